@@ -1,0 +1,124 @@
+//! Tells a running gateway's state over a Unix socket that is always there.
+//!
+//! The socket has an abstract name made from the site and the config's path: it
+//! needs no writable folder, leaves no file behind, and `status` finds it with
+//! the same config. Only the gateway's own user and root are answered.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::registry::{Counts, LinkStatus};
+use crate::session::Shared;
+
+/// For one question and its answer.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// The most bytes of an answer.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// What `status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway's site.
+    pub site: String,
+    /// Its host.
+    pub node: String,
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When its certificate expires, seconds since 1970.
+    pub certificate_expires: i64,
+    /// Names of the masters it offers.
+    pub masters: Vec<String>,
+    /// Names of the far masters it offers to replicas here.
+    pub replicas: Vec<String>,
+    /// Live links.
+    pub links: Vec<LinkStatus>,
+    /// Since the start.
+    pub counts: Counts,
+}
+
+/// The socket's name for a config.
+fn name(site: &str, config: &Path) -> String {
+    let path = std::fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{site}\n{}", path.display()).as_bytes());
+    let digest: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\0replgate-{digest}")
+}
+
+/// Whether the process at the other end may ask or answer: same user, or root.
+fn is_trusted(socket: &UnixStream) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = std::fs::metadata("/proc/self").map(|meta| meta.uid()).ok();
+    socket.peer_cred().is_ok_and(|peer| peer.uid() == 0 || Some(peer.uid()) == own)
+}
+
+/// Answers every question until the gateway stops.
+pub async fn serve(shared: Arc<Shared>) {
+    let listener = match UnixListener::bind(name(&shared.config.site, &shared.config.path)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!("`replgate status` will find nothing: {error}; is this config running already?");
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, _)) if is_trusted(&socket) => {
+                let _ = timeout(DEADLINE, answer(&shared, socket)).await;
+            }
+            Ok(_) => debug!("a stranger asked for the status"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> {
+    let (links, counts) = shared.registry.snapshot();
+    let status = Status {
+        site: shared.config.site.clone(),
+        node: shared.config.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        certificate_expires: shared.material.leaf.not_after,
+        masters: shared.config.masters.iter().map(|master| master.name.clone()).collect(),
+        replicas: shared.config.replicas.iter().map(|replica| replica.name.clone()).collect(),
+        links,
+        counts,
+    };
+    socket.write_all(&serde_json::to_vec(&status)?).await?;
+    socket.shutdown().await
+}
+
+/// Asks the gateway that runs with this config. `None` if none does.
+pub async fn ask(site: &str, config: &Path) -> std::io::Result<Option<Status>> {
+    let answer = timeout(DEADLINE, async {
+        let socket = match UnixStream::connect(name(site, config)).await {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !is_trusted(&socket) {
+            return Err(std::io::Error::other("the socket belongs to another user"));
+        }
+        let mut text = Vec::new();
+        socket.take(MAX_ANSWER).read_to_end(&mut text).await?;
+        if text.is_empty() {
+            return Err(std::io::Error::other("the gateway does not answer this user; ask as its user or as root"));
+        }
+        Ok(Some(serde_json::from_slice(&text)?))
+    });
+    answer.await.map_err(|_| std::io::Error::other("no answer in time"))?
+}

@@ -1,0 +1,59 @@
+//! `issued.toml`: every certificate that the CA has signed.
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::store::Folder;
+
+/// One certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The site.
+    pub site: String,
+    /// Serial number, colon-separated hex.
+    pub serial: String,
+    /// All names it carries.
+    pub names: String,
+    /// When, seconds since 1970.
+    pub issued: i64,
+    /// Until when, seconds since 1970.
+    pub expires: i64,
+    /// SHA-256 of the certificate.
+    pub fingerprint: String,
+    /// When it was revoked, seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<i64>,
+}
+
+impl Issued {
+    pub(super) fn serial_bytes(&self) -> anyhow::Result<Vec<u8>> {
+        let bytes: Result<Vec<u8>, _> = self.serial.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+        bytes.with_context(|| format!("issued.toml: serial {:?} is no serial number", self.serial))
+    }
+}
+
+/// The file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Ledger {
+    /// Revocations so far; numbers the lists.
+    #[serde(default)]
+    pub(super) list_number: u64,
+    #[serde(default, rename = "certificate")]
+    pub(super) certificates: Vec<Issued>,
+}
+
+impl Ledger {
+    /// Reads a folder's ledger. One that is missing or broken is an error: without
+    /// it a new revocation list would forget the old revocations.
+    pub(super) fn load(folder: &Folder) -> anyhow::Result<Self> {
+        let path = folder.ca().join("issued.toml");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}: it is the record of what was issued and revoked; restore it from a backup", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// The file's text.
+    pub(super) fn text(&self) -> anyhow::Result<String> {
+        let head = "# Every certificate that this CA has signed; written by replgate certs. Keep it with the CA:\n# the revocation list is made from it.\n\n";
+        Ok(head.to_owned() + &toml::to_string(self)?)
+    }
+}

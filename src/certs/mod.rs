@@ -1,0 +1,367 @@
+//! Makes and manages the certificates of all sites: a small CA in a folder.
+//!
+//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` is the CA's; each
+//! `DIR/SITE/{tls.crt,tls.key,ca.crt,crl.pem}` is copied whole to that site's
+//! host and holds no CA key. Knows neither the gateway nor any socket.
+
+pub mod authority;
+pub mod ledger;
+pub mod store;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use rcgen::{KeyPair, PublicKeyData, SubjectPublicKeyInfo};
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::{FromDer, X509CertificationRequest};
+
+use self::authority::Authority;
+use self::ledger::{Issued, Ledger};
+use self::store::{Folder, New};
+use crate::clock;
+use crate::config::units;
+use crate::tls::pem;
+use crate::x509::{self, Certificate};
+
+/// Days that a site's certificate is good for, unless told otherwise.
+pub const LEAF_DAYS: u32 = 365;
+
+/// The names that a certificate carries besides the site.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// DNS names, the site first.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+impl Names {
+    /// The site and `more`, each a DNS name or an address.
+    pub fn new(site: &str, more: &[String]) -> anyhow::Result<Self> {
+        let mut names = Self { dns: vec![units::site(site).map_err(anyhow::Error::msg)?], ips: Vec::new() };
+        ensure!(!["ca", ".", ".."].contains(&site), "a site cannot be called {site:?}: that folder belongs to the CA");
+        for name in more {
+            match name.parse() {
+                Ok(ip) if !names.ips.contains(&ip) => names.ips.push(ip),
+                Ok(_) => {}
+                Err(_) => {
+                    let name = units::site(name).map_err(|error| anyhow::anyhow!("--san {error}"))?;
+                    if !names.dns.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
+                        names.dns.push(name);
+                    }
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// The site: the first DNS name.
+    pub fn site(&self) -> &str {
+        &self.dns[0]
+    }
+
+    /// All names as one text.
+    pub fn text(&self) -> String {
+        self.dns.iter().cloned().chain(self.ips.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A certificate that was just made.
+#[derive(Debug)]
+pub struct Made {
+    /// The site.
+    pub site: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The certificate.
+    pub facts: Certificate,
+    /// Whether its key was made here as well.
+    pub with_key: bool,
+}
+
+/// Makes the CA in `dir`. With `force`, a CA that is there is moved aside, whole,
+/// and where to is the answer.
+pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate, Option<PathBuf>)> {
+    let folder = Folder::new(dir);
+    let mut aside = None;
+    if folder.has_ca() {
+        ensure!(
+            force,
+            "there is a CA in {} already; nothing was changed. To add a site: replgate certs issue SITE. To start anew, which every site must follow: add --force, the old CA is moved aside",
+            folder.ca().display()
+        );
+        aside = Some(folder.move_ca_aside()?);
+    }
+    let (certificate, key, authority) = Authority::make(name)?;
+    let ledger = Ledger::default();
+    let list = authority.revocation_list(&ledger)?;
+    folder.write(&[
+        New::secret(folder.ca().join("ca.key"), key),
+        New::public(folder.ca().join("ca.crt"), certificate),
+        New::public(folder.ca().join("crl.pem"), list),
+        New::public(folder.ca().join("issued.toml"), ledger.text()?),
+    ])?;
+    Ok((authority.facts, aside))
+}
+
+/// Makes a key and a certificate for a site. A certificate that is there is only
+/// replaced with `force`.
+pub fn issue(dir: &Path, names: &Names, days: u32, force: bool) -> anyhow::Result<Made> {
+    let folder = Folder::new(dir);
+    let _lock = folder.lock()?;
+    let place = folder.site(names.site());
+    for file in ["tls.key", "tls.crt"] {
+        ensure!(
+            force || !place.join(file).exists(),
+            "{} is there already; nothing was changed. To replace it before it expires: replgate certs renew {}; to start anew: add --force",
+            place.join(file).display(),
+            names.site()
+        );
+    }
+    let key = KeyPair::generate().context("make a key")?;
+    let secret = key.serialize_pem();
+    place_certificate(&folder, names, days, &key, Some(secret))
+}
+
+/// Makes a key and a signing request for a site, without any CA: the key never
+/// leaves this host. Answers the request's path and the fingerprint of its key.
+pub fn request(dir: &Path, names: &Names, force: bool) -> anyhow::Result<(PathBuf, String)> {
+    let folder = Folder::new(dir);
+    let place = folder.site(names.site());
+    let (key_path, request_path) = (place.join("tls.key"), place.join("tls.csr"));
+    ensure!(force || !key_path.exists(), "{} is there already; nothing was changed. To make a new key: add --force", key_path.display());
+    let key = KeyPair::generate().context("make a key")?;
+    let text = authority::request(names, &key)?;
+    let fingerprint = x509::fingerprint(&key.subject_public_key_info());
+    folder.write(&[New::secret(key_path, key.serialize_pem()), New::public(request_path.clone(), text)])?;
+    Ok((request_path, fingerprint))
+}
+
+/// What a signing request asks for. None of it is trusted.
+#[derive(Debug)]
+pub struct Asked {
+    /// The names it would like.
+    pub dns: Vec<String>,
+    /// The addresses it would like.
+    pub ips: Vec<IpAddr>,
+    /// Its common name.
+    pub common_name: Option<String>,
+    /// Fingerprint of its public key, to compare over another channel.
+    pub fingerprint: String,
+    /// Kind of its public key.
+    pub key: String,
+    public_key: Vec<u8>,
+}
+
+/// Reads a signing request and proves that its sender has the key.
+pub fn read_request(path: &Path) -> anyhow::Result<Asked> {
+    let der = pem::signing_request(path)?;
+    let (rest, request) = X509CertificationRequest::from_der(&der).with_context(|| format!("read {}", path.display()))?;
+    ensure!(rest.is_empty(), "{}: bytes after the end of the request", path.display());
+    request.verify_signature().with_context(|| format!("{}: the request is not signed by its own key", path.display()))?;
+    let info = &request.certification_request_info;
+    let (mut dns, mut ips) = (Vec::new(), Vec::new());
+    for extension in request.requested_extensions().into_iter().flatten() {
+        if let ParsedExtension::SubjectAlternativeName(names) = extension {
+            x509::alternative_names(&names.general_names, &mut dns, &mut ips);
+        }
+    }
+    let common_name = info.subject.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+    Ok(Asked {
+        dns,
+        ips,
+        common_name,
+        fingerprint: x509::fingerprint(info.subject_pki.raw),
+        key: x509::key_kind(&info.subject_pki),
+        public_key: info.subject_pki.raw.to_vec(),
+    })
+}
+
+/// Signs the key of a request for `names`, which the operator has confirmed, and
+/// nothing else of it.
+pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) -> anyhow::Result<Made> {
+    let folder = Folder::new(dir);
+    let _lock = folder.lock()?;
+    let path = folder.site(names.site()).join("tls.crt");
+    ensure!(force || !path.exists(), "{} is there already; nothing was changed. To replace it: add --force", path.display());
+    let key = SubjectPublicKeyInfo::from_der(&asked.public_key).context("a public key of a kind that cannot be signed")?;
+    place_certificate(&folder, names, days, &key, None)
+}
+
+/// Makes the certificate of a site anew, with the same names. The key is made anew
+/// as well where it is in the folder; one that never left its host is kept.
+pub fn renew(dir: &Path, site: &str, days: u32) -> anyhow::Result<Made> {
+    let folder = Folder::new(dir);
+    let _lock = folder.lock()?;
+    let current = current(&folder, site)?;
+    let more: Vec<String> = current.dns.iter().cloned().chain(current.ips.iter().map(ToString::to_string)).collect();
+    let names = Names::new(site, &more)?;
+    if folder.site(site).join("tls.key").exists() {
+        let key = KeyPair::generate().context("make a key")?;
+        let secret = key.serialize_pem();
+        return place_certificate(&folder, &names, days, &key, Some(secret));
+    }
+    let key = SubjectPublicKeyInfo::from_der(&current.public_key).context("a public key of a kind that cannot be signed")?;
+    place_certificate(&folder, &names, days, &key, None)
+}
+
+/// Whether a site's certificate has less than a third of its life left.
+pub fn is_due(dir: &Path, site: &str) -> anyhow::Result<bool> {
+    let facts = current(&Folder::new(dir), site)?;
+    Ok(facts.not_after - clock::now() < (facts.not_after - facts.not_before) / 3)
+}
+
+/// Sites that have a certificate here.
+pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
+    Folder::new(dir).sites()
+}
+
+/// Revokes by serial number, or everything that a site has that is not expired,
+/// and refreshes every site's folder. Answers what was revoked.
+pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
+    let folder = Folder::new(dir);
+    let _lock = folder.lock()?;
+    let authority = Authority::load(&folder)?;
+    let mut ledger = Ledger::load(&folder)?;
+    let now = clock::now();
+    let wanted = |entry: &Issued| entry.serial.eq_ignore_ascii_case(what) || (entry.site.eq_ignore_ascii_case(what) && entry.expires > now);
+    let known = ledger.certificates.iter().filter(|entry| wanted(entry)).count();
+    let mut revoked = Vec::new();
+    for entry in ledger.certificates.iter_mut().filter(|entry| wanted(entry) && entry.revoked.is_none()) {
+        entry.revoked = Some(now);
+        revoked.push(entry.clone());
+    }
+    if revoked.is_empty() {
+        match known {
+            0 => bail!("no certificate of {what:?} was issued here; replgate certs list shows sites and serial numbers"),
+            _ => bail!("{what:?} is revoked already; nothing was changed"),
+        }
+    }
+    ledger.list_number += 1;
+    let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
+    files.extend(refreshed(&folder, &authority, &ledger)?);
+    folder.write(&files)?;
+    Ok(revoked)
+}
+
+/// Everything that was issued here.
+pub fn list(dir: &Path) -> anyhow::Result<Vec<Issued>> {
+    let folder = Folder::new(dir);
+    ensure!(folder.has_ca(), no_ca(&folder));
+    Ok(Ledger::load(&folder)?.certificates)
+}
+
+fn current(folder: &Folder, site: &str) -> anyhow::Result<Certificate> {
+    let path = folder.site(site).join("tls.crt");
+    ensure!(path.exists(), "{} is not there: {site} has no certificate here yet; replgate certs issue {site}", path.display());
+    let leaf = pem::certificates(&path)?.remove(0);
+    Certificate::read(&leaf).with_context(|| format!("read {}", path.display()))
+}
+
+/// Signs, writes the site's folder and the ledger, and refreshes the other sites.
+fn place_certificate(folder: &Folder, names: &Names, days: u32, key: &impl PublicKeyData, secret: Option<String>) -> anyhow::Result<Made> {
+    let authority = Authority::load(folder)?;
+    let mut ledger = Ledger::load(folder)?;
+    let (text, facts) = authority.sign(names, days, key)?;
+    ledger.certificates.push(Issued {
+        site: names.site().to_owned(),
+        serial: facts.serial_text(),
+        names: names.text(),
+        issued: clock::now(),
+        expires: facts.not_after,
+        fingerprint: facts.fingerprint.clone(),
+        revoked: None,
+    });
+    let place = folder.site(names.site());
+    let with_key = secret.is_some();
+    // The ledger first: a certificate that was made must never be unknown to it.
+    let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
+    files.extend(secret.map(|secret| New::secret(place.join("tls.key"), secret)));
+    files.push(New::public(place.join("tls.crt"), text));
+    files.extend(refreshed(folder, &authority, &ledger)?);
+    if !folder.sites()?.iter().any(|site| site == names.site()) {
+        files.extend(common(&place, &authority, &authority.revocation_list(&ledger)?));
+    }
+    folder.write(&files)?;
+    Ok(Made { site: names.site().to_owned(), folder: place, facts, with_key })
+}
+
+/// The CA's revocation list and every site's copy of it and of the CA.
+fn refreshed(folder: &Folder, authority: &Authority, ledger: &Ledger) -> anyhow::Result<Vec<New>> {
+    let list = authority.revocation_list(ledger)?;
+    let mut files = vec![New::public(folder.ca().join("crl.pem"), list.clone())];
+    for site in folder.sites()? {
+        files.extend(common(&folder.site(&site), authority, &list));
+    }
+    Ok(files)
+}
+
+fn common(place: &Path, authority: &Authority, list: &str) -> [New; 2] {
+    [New::public(place.join("ca.crt"), authority.certificate.clone()), New::public(place.join("crl.pem"), list.to_owned())]
+}
+
+fn no_ca(folder: &Folder) -> String {
+    format!("there is no CA in {}; make one: replgate certs init SITE…", folder.ca().display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_and_not_repeated() {
+        let names = Names::new("dc1", &["gw.dc1.example".into(), "DC1".into(), "10.0.0.1".into()]).unwrap();
+        assert_eq!(names.text(), "dc1, gw.dc1.example, 10.0.0.1");
+        for wrong in ["ca", "..", "*.dc1", "a/b"] {
+            assert!(Names::new(wrong, &[]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_overwritten_unless_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = Names::new("dc1", &[]).unwrap();
+        init(dir.path(), "test CA", false).unwrap();
+        let first = issue(dir.path(), &names, 10, false).unwrap();
+        assert!(init(dir.path(), "test CA", false).is_err());
+        assert!(issue(dir.path(), &names, 10, false).is_err());
+        assert!(request(dir.path(), &names, false).is_err());
+        let second = issue(dir.path(), &names, 10, true).unwrap();
+        assert_ne!(first.facts.serial, second.facts.serial);
+        let (_, aside) = init(dir.path(), "test CA", true).unwrap();
+        assert!(aside.unwrap().join("ca.key").exists());
+    }
+
+    #[test]
+    fn a_request_gets_only_its_key_and_the_confirmed_names() {
+        let (dir, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        init(dir.path(), "test CA", false).unwrap();
+        let (path, fingerprint) = request(host.path(), &Names::new("dc2", &["evil.example".into()]).unwrap(), false).unwrap();
+        let asked = read_request(&path).unwrap();
+        assert_eq!((asked.fingerprint.as_str(), asked.dns.len()), (fingerprint.as_str(), 2));
+        let made = sign(dir.path(), &asked, &Names::new("dc2", &[]).unwrap(), 10, false).unwrap();
+        assert_eq!(made.facts.dns, ["dc2"]);
+        assert!(!made.facts.is_ca && !made.folder.join("tls.key").exists());
+        // Renewing keeps the key that never left its host.
+        let renewed = renew(dir.path(), "dc2", 20).unwrap();
+        assert_eq!(renewed.facts.public_key, made.facts.public_key);
+        assert_ne!(renewed.facts.serial, made.facts.serial);
+    }
+
+    #[test]
+    fn revoking_reaches_every_site_and_is_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path(), "test CA", false).unwrap();
+        for site in ["dc1", "dc2"] {
+            issue(dir.path(), &Names::new(site, &[]).unwrap(), 10, false).unwrap();
+        }
+        let revoked = revoke(dir.path(), "dc2").unwrap();
+        assert_eq!(revoked.len(), 1);
+        assert!(revoke(dir.path(), "dc2").is_err() && revoke(dir.path(), "dc9").is_err());
+        for site in ["ca", "dc1", "dc2"] {
+            let lists = pem::revocation_lists(&dir.path().join(site).join("crl.pem")).unwrap();
+            assert_eq!(x509::RevocationList::read(&lists[0]).unwrap().revoked.len(), 1, "{site}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The folder on disk: names, modes, and writes that are whole or not at all.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// A folder of certificates.
+pub(super) struct Folder {
+    dir: PathBuf,
+}
+
+/// A file to be written.
+pub(super) struct New {
+    path: PathBuf,
+    text: String,
+    mode: u32,
+}
+
+impl New {
+    /// A private key: readable by its owner alone.
+    pub(super) fn secret(path: PathBuf, text: String) -> Self {
+        Self { path, text, mode: 0o600 }
+    }
+
+    /// Anything else.
+    pub(super) fn public(path: PathBuf, text: String) -> Self {
+        Self { path, text, mode: 0o644 }
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.path.with_file_name(format!(".{name}.{}", std::process::id()))
+    }
+}
+
+impl Folder {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// The CA's folder.
+    pub(super) fn ca(&self) -> PathBuf {
+        self.dir.join("ca")
+    }
+
+    /// A site's folder.
+    pub(super) fn site(&self, site: &str) -> PathBuf {
+        self.dir.join(site)
+    }
+
+    pub(super) fn has_ca(&self) -> bool {
+        self.ca().join("ca.crt").exists() || self.ca().join("ca.key").exists()
+    }
+
+    /// Sites with a certificate, sorted.
+    pub(super) fn sites(&self) -> anyhow::Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.dir).with_context(|| format!("read {}", self.dir.display()))?;
+        let mut sites: Vec<String> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().join("tls.crt").exists())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        sites.sort();
+        Ok(sites)
+    }
+
+    /// Keeps other processes out of the CA until the answer is dropped.
+    pub(super) fn lock(&self) -> anyhow::Result<File> {
+        anyhow::ensure!(self.has_ca(), super::no_ca(self));
+        let lock = File::open(self.ca()).with_context(|| format!("open {}", self.ca().display()))?;
+        lock.lock().with_context(|| format!("lock {}", self.ca().display()))?;
+        Ok(lock)
+    }
+
+    /// Moves the CA's folder aside and answers where to.
+    pub(super) fn move_ca_aside(&self) -> anyhow::Result<PathBuf> {
+        let stamp = crate::clock::utc(crate::clock::now()).replace(':', "");
+        let mut aside = self.dir.join(format!("ca.old-{stamp}"));
+        let mut count = 1;
+        while aside.exists() {
+            count += 1;
+            aside = self.dir.join(format!("ca.old-{stamp}-{count}"));
+        }
+        std::fs::rename(self.ca(), &aside).with_context(|| format!("move {} to {}", self.ca().display(), aside.display()))?;
+        Ok(aside)
+    }
+
+    /// Writes all files, or on an error none: everything is on disk under another
+    /// name before the first file is put in its place.
+    pub(super) fn write(&self, files: &[New]) -> anyhow::Result<()> {
+        let written = files.iter().try_for_each(prepare);
+        if let Err(error) = written {
+            for file in files {
+                let _ = std::fs::remove_file(file.temporary());
+            }
+            return Err(error.context("nothing was changed"));
+        }
+        for file in files {
+            let temporary = file.temporary();
+            std::fs::rename(&temporary, &file.path).with_context(|| format!("put {} in its place", file.path.display()))?;
+            if let Some(folder) = file.path.parent() {
+                let _ = File::open(folder).and_then(|folder| folder.sync_all());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn prepare(file: &New) -> anyhow::Result<()> {
+    let failed = || format!("write {}", file.path.display());
+    if let Some(folder) = file.path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    let temporary = file.temporary();
+    let _ = std::fs::remove_file(&temporary);
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(file.mode).open(&temporary).with_context(failed)?;
+    out.write_all(file.text.as_bytes()).with_context(failed)?;
+    out.sync_all().with_context(failed)
+}

@@ -1,0 +1,454 @@
+//! `replgate certs`: says what it made, where it is, and what comes next.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use super::{Failure, Outcome, block_on};
+use crate::certs::{self, LEAF_DAYS, Made, Names};
+use crate::clock;
+use crate::config::units;
+use crate::tls::material::{Material, Paths};
+use crate::tls::{peek, pem};
+use crate::x509::{Certificate, RevocationList};
+
+/// A small CA in a folder. Keep DIR/ca on one safe machine; copy DIR/SITE, whole,
+/// to that site's gateway.
+#[derive(Debug, Args)]
+pub(super) struct Certs {
+    /// The folder with the CA and the sites
+    #[arg(long, global = true, value_name = "DIR", default_value = "certs")]
+    dir: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make the CA, and a certificate for each SITE
+    Init {
+        /// Sites to make certificates for; more can be issued later
+        sites: Vec<String>,
+        /// The CA's name
+        #[arg(long, default_value = "replgate CA")]
+        name: String,
+        /// Days that site certificates are good for
+        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Start anew: a CA that is there is moved aside, and site certificates are replaced
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a key and a certificate for a site
+    Issue {
+        /// The site's name, as `site` in its gateway.toml
+        site: String,
+        #[command(flatten)]
+        names: MoreNames,
+        /// Days that the certificate is good for
+        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Replace a certificate that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// On a site's own host: make a key, which stays there, and a request to be signed
+    Request {
+        /// The site's name, as `site` in its gateway.toml
+        site: String,
+        #[command(flatten)]
+        names: MoreNames,
+        /// Replace a key that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Where the CA is: sign a site's request, for the names that you confirm
+    Sign {
+        /// The request
+        file: PathBuf,
+        /// The site to sign it for; without it the names are shown and asked for
+        #[arg(long)]
+        site: Option<String>,
+        #[command(flatten)]
+        names: MoreNames,
+        /// Days that the certificate is good for
+        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Replace a certificate that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show what a PEM file holds, or the certificate that a gateway shows
+    Inspect {
+        /// A file, or HOST:PORT
+        what: String,
+    },
+    /// Prove sites' folders: chain, revocation, key, names, expiry
+    Verify {
+        /// Sites; all of them by default
+        sites: Vec<String>,
+    },
+    /// Make sites' certificates anew, with the same names
+    Renew {
+        /// Sites; all of them by default
+        sites: Vec<String>,
+        /// Only those with less than a third of their life left
+        #[arg(long)]
+        if_due: bool,
+        /// Shell command to run after each renewal, with REPLGATE_SITE and REPLGATE_DIR set
+        #[arg(long, value_name = "CMD")]
+        hook: Option<String>,
+        /// Days that the certificate is good for
+        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
+    /// Revoke a certificate, or all that a site has, and refresh every site's folder
+    Revoke {
+        /// A site, or a serial number as `list` shows it
+        what: String,
+    },
+    /// Show everything that was issued
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Names beside the site's.
+#[derive(Debug, Args)]
+struct MoreNames {
+    /// One more DNS name or address; may be given again
+    #[arg(long = "san", value_name = "NAME")]
+    sans: Vec<String>,
+}
+
+impl Certs {
+    pub(super) fn execute(self) -> Outcome {
+        let dir = self.dir.as_path();
+        match self.action {
+            Action::Init { sites, name, days, force } => init(dir, &sites, &name, days, force),
+            Action::Issue { site, names, days, force } => {
+                let made = certs::issue(dir, &wanted(&site, &names)?, days, force)?;
+                tell(&made)?;
+                next(&[made])
+            }
+            Action::Request { site, names, force } => request(dir, &wanted(&site, &names)?, force),
+            Action::Sign { file, site, names, days, force } => sign(dir, &file, site.as_deref(), &names, days, force),
+            Action::Inspect { what } => inspect(&what),
+            Action::Verify { sites } => verify(dir, sites),
+            Action::Renew { sites, if_due, hook, days } => renew(dir, sites, if_due, hook.as_deref(), days),
+            Action::Revoke { what } => revoke(dir, &what),
+            Action::List { json } => list(dir, json),
+        }
+    }
+}
+
+fn wanted(site: &str, more: &MoreNames) -> Result<Names, Failure> {
+    Names::new(site, &more.sans).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Outcome {
+    // All names are judged before anything is made.
+    let all = sites.iter().map(|site| wanted(site, &MoreNames { sans: Vec::new() })).collect::<Result<Vec<_>, _>>()?;
+    if !force {
+        for names in &all {
+            let there = dir.join(names.site()).join("tls.key");
+            if there.exists() {
+                return Err(anyhow::anyhow!("{} is there already; nothing was changed. To start anew: add --force", there.display()).into());
+            }
+        }
+    }
+    let (facts, aside) = certs::init(dir, name, force)?;
+    let mut out = std::io::stdout().lock();
+    if let Some(aside) = aside {
+        writeln!(out, "the old CA was moved to {}; certificates of it are not trusted by new ones\n", aside.display())?;
+    }
+    writeln!(out, "CA {}", facts.subject)?;
+    writeln!(out, "  certificate  {}", dir.join("ca/ca.crt").display())?;
+    writeln!(out, "  key          {} (0600; keep it here, copy it to no gateway)", dir.join("ca/ca.key").display())?;
+    writeln!(out, "  sha256       {}", facts.fingerprint)?;
+    writeln!(out, "  expires      {}", expiry(&facts))?;
+    drop(out);
+    let mut made = Vec::new();
+    for names in &all {
+        let one = certs::issue(dir, names, days, force)?;
+        tell(&one)?;
+        made.push(one);
+    }
+    if made.is_empty() {
+        println!("\nnext: replgate certs issue SITE, once for each site");
+        return Ok(());
+    }
+    next(&made)
+}
+
+/// What was made for one site.
+fn tell(made: &Made) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    let folder = made.folder.display();
+    writeln!(out, "\nsite {}", made.site)?;
+    writeln!(out, "  certificate  {folder}/tls.crt, for {}", names_of(&made.facts))?;
+    match made.with_key {
+        true => writeln!(out, "  key          {folder}/tls.key (0600)")?,
+        false => writeln!(out, "  key          stays on the site's host")?,
+    }
+    writeln!(out, "  serial       {}", made.facts.serial_text())?;
+    writeln!(out, "  sha256       {}", made.facts.fingerprint)?;
+    writeln!(out, "  expires      {}", expiry(&made.facts))?;
+    writeln!(out, "  in its gateway.toml:\n")?;
+    writeln!(out, "    site = \"{}\"\n\n    [tls]", made.site)?;
+    for (key, file) in [("ca  ", "ca.crt"), ("cert", "tls.crt"), ("key ", "tls.key"), ("crl ", "crl.pem")] {
+        writeln!(out, "    {key} = \"{folder}/{file}\"")?;
+    }
+    Ok(())
+}
+
+fn next(made: &[Made]) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\nnext:")?;
+    for made in made {
+        let folder = made.folder.display();
+        if made.with_key {
+            writeln!(out, "  copy {folder}, whole, to the host of {}, for example: scp -rp {folder} {}-host:{folder}", made.site, made.site)?;
+        } else {
+            writeln!(out, "  copy tls.crt, ca.crt and crl.pem from {folder} to the host of {}, beside its tls.key", made.site)?;
+        }
+    }
+    writeln!(out, "  then on each host: replgate check --offline && replgate run")?;
+    Ok(())
+}
+
+fn names_of(facts: &Certificate) -> String {
+    facts.dns.iter().cloned().chain(facts.ips.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
+}
+
+fn expiry(facts: &Certificate) -> String {
+    let left = facts.not_after - clock::now();
+    let span = clock::span(left);
+    format!("{} ({})", clock::utc(facts.not_after), if left < 0 { format!("{span} ago") } else { format!("in {span}") })
+}
+
+fn request(dir: &Path, names: &Names, force: bool) -> Outcome {
+    let (path, fingerprint) = certs::request(dir, names, force)?;
+    let folder = path.parent().unwrap_or(dir).display();
+    println!("request for {}", names.text());
+    println!("  request      {}", path.display());
+    println!("  key          {folder}/tls.key (0600; it stays on this host)");
+    println!("  key sha256   {fingerprint}");
+    println!("\nnext: copy {} to where the CA is, and sign it there:", path.display());
+    println!("  replgate certs sign tls.csr --site {}", names.site());
+    println!("  compare the key's sha256 over another channel; then bring tls.crt, ca.crt and crl.pem back to {folder}");
+    Ok(())
+}
+
+fn sign(dir: &Path, file: &Path, site: Option<&str>, more: &MoreNames, days: u32, force: bool) -> Outcome {
+    let asked = certs::read_request(file)?;
+    let wishes: Vec<String> = asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string)).collect();
+    let shown = |text: &str| crate::escape::shown(text.as_bytes());
+    println!("request {}", file.display());
+    println!("  key          {}", asked.key);
+    println!("  key sha256   {}", asked.fingerprint);
+    println!("  asks for     {}", if wishes.is_empty() { "no names".to_owned() } else { wishes.iter().map(|wish| shown(wish)).collect::<Vec<_>>().join(", ") });
+    let names = match site {
+        Some(site) => wanted(site, more)?,
+        None => {
+            let first = wishes.first().or(asked.common_name.as_ref()).cloned();
+            let Some(first) = first else { return Err(Failure::Usage("the request names no site; say which: --site SITE".to_owned())) };
+            let mut rest: Vec<String> = wishes.iter().skip(1).cloned().collect();
+            rest.extend(more.sans.iter().cloned());
+            let names = Names::new(&first, &rest)?;
+            confirm(&names)?;
+            names
+        }
+    };
+    let made = certs::sign(dir, &asked, &names, days, force)?;
+    tell(&made)?;
+    next(&[made])
+}
+
+/// Asks the operator for a yes to these names.
+fn confirm(names: &Names) -> Outcome {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!("confirm the names of the certificate: --site {}{}", names.site(), names.dns.iter().skip(1).map(|name| format!(" --san {name}")).collect::<String>())));
+    }
+    print!("sign it for {}? [y/N] ", names.text());
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(anyhow::anyhow!("not signed").into()),
+    }
+}
+
+fn inspect(what: &str) -> Outcome {
+    let path = Path::new(what);
+    if path.exists() {
+        return inspect_file(path);
+    }
+    let Ok(address) = units::address(what) else {
+        return Err(anyhow::anyhow!("{what}: there is no such file, and it is no HOST:PORT").into());
+    };
+    let chain = block_on(peek::chain(&address))?.with_context(|| format!("look at {address}"))?;
+    println!("{address} shows (not verified):");
+    for certificate in chain {
+        print_certificate(&Certificate::read(&certificate)?)?;
+    }
+    Ok(())
+}
+
+fn inspect_file(path: &Path) -> Outcome {
+    let mut found = false;
+    for certificate in pem::certificates(path).unwrap_or_default() {
+        print_certificate(&Certificate::read(&certificate)?)?;
+        found = true;
+    }
+    for list in pem::revocation_lists(path).unwrap_or_default() {
+        let list = RevocationList::read(&list)?;
+        println!("revocation list");
+        println!("  issuer       {}", list.issuer);
+        println!("  made         {}", clock::utc(list.this_update));
+        println!("  good until   {}", list.next_update.map_or_else(|| "not stated".to_owned(), clock::utc));
+        println!("  revoked      {}", list.revoked.len());
+        for (serial, when) in list.revoked {
+            println!("               {} on {}", crate::x509::hex(&serial), clock::utc(when));
+        }
+        found = true;
+    }
+    if pem::signing_request(path).is_ok() {
+        let asked = certs::read_request(path)?;
+        let shown = |text: &String| crate::escape::shown(text.as_bytes());
+        println!("signing request");
+        println!("  key          {}", asked.key);
+        println!("  key sha256   {}", asked.fingerprint);
+        println!("  asks for     {}", asked.dns.iter().map(shown).chain(asked.ips.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", "));
+        found = true;
+    }
+    match pem::private_key(path) {
+        Ok(_) => {
+            println!("private key (not shown)");
+            found = true;
+        }
+        Err(error @ pem::PemError::Encrypted { .. }) => return Err(error.into()),
+        Err(_) => {}
+    }
+    if !found {
+        pem::certificates(path)?;
+    }
+    Ok(())
+}
+
+fn print_certificate(facts: &Certificate) -> Outcome {
+    let usage: Vec<&str> = [(facts.client_auth, "clientAuth"), (facts.server_auth, "serverAuth")].iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+    println!("{}", if facts.is_ca { "CA certificate" } else { "certificate" });
+    println!("  subject      {}", crate::escape::shown(facts.subject.as_bytes()));
+    println!("  issuer       {}", crate::escape::shown(facts.issuer.as_bytes()));
+    println!("  names        {}", crate::escape::shown(names_of(facts).as_bytes()));
+    println!("  serial       {}", facts.serial_text());
+    println!("  valid from   {}", clock::utc(facts.not_before));
+    println!("  expires      {}", expiry(facts));
+    println!("  key          {}", facts.key);
+    match (facts.is_ca, facts.path_length) {
+        (true, Some(length)) => println!("  may sign     sites, and CAs {length} deep"),
+        (true, None) => println!("  may sign     sites and CAs"),
+        (false, _) => println!("  good for     {}", usage.join(", ")),
+    }
+    println!("  sha256       {}", facts.fingerprint);
+    Ok(())
+}
+
+fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
+    let sites = if sites.is_empty() { certs::sites(dir)? } else { sites };
+    if sites.is_empty() {
+        return Err(anyhow::anyhow!("no site has a certificate in {}; replgate certs issue SITE", dir.display()).into());
+    }
+    let mut failed = false;
+    for site in sites {
+        let folder = dir.join(&site);
+        let paths = Paths { ca: folder.join("ca.crt"), cert: folder.join("tls.crt"), key: folder.join("tls.key"), crl: Some(folder.join("crl.pem")) };
+        match Material::load(&paths, &site) {
+            Ok(material) => {
+                println!("ok    {site}: good until {}", expiry(&material.leaf));
+                for warning in material.warnings {
+                    println!("warn  {site}: {warning}");
+                }
+            }
+            Err(faults) => {
+                failed = true;
+                for fault in faults {
+                    println!("fail  {site}: {fault}");
+                }
+            }
+        }
+    }
+    if failed { Err(Failure::Unwell) } else { Ok(()) }
+}
+
+fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days: u32) -> Outcome {
+    let sites = if sites.is_empty() { certs::sites(dir)? } else { sites };
+    let mut made = Vec::new();
+    for site in sites {
+        if if_due && !certs::is_due(dir, &site)? {
+            println!("{site}: not due yet");
+            continue;
+        }
+        let one = certs::renew(dir, &site, days)?;
+        tell(&one)?;
+        if let Some(hook) = hook {
+            let status = std::process::Command::new("/bin/sh")
+                .args(["-c", hook])
+                .env("REPLGATE_SITE", &one.site)
+                .env("REPLGATE_DIR", &one.folder)
+                .status()
+                .with_context(|| format!("run the hook {hook:?}"))?;
+            if !status.success() {
+                return Err(anyhow::anyhow!("{site} is renewed, but the hook {hook:?} failed: {status}").into());
+            }
+        }
+        made.push(one);
+    }
+    if made.is_empty() {
+        return Ok(());
+    }
+    println!("\nthe certificates before are good until they expire; revoke them by serial number if a key was lost");
+    next(&made)?;
+    println!("  a running gateway uses its new certificate after a restart");
+    Ok(())
+}
+
+fn revoke(dir: &Path, what: &str) -> Outcome {
+    for revoked in certs::revoke(dir, what)? {
+        println!("revoked {} of site {} (good until {})", revoked.serial, revoked.site, clock::utc(revoked.expires));
+    }
+    println!("\nnext: it is refused only where the new list is: copy crl.pem to every site and restart its gateway");
+    for site in certs::sites(dir)? {
+        println!("  {}", dir.join(site).join("crl.pem").display());
+    }
+    Ok(())
+}
+
+fn list(dir: &Path, json: bool) -> Outcome {
+    let entries = certs::list(dir)?;
+    if json {
+        println!("{}", serde_json::to_string(&entries)?);
+        return Ok(());
+    }
+    if entries.is_empty() {
+        println!("nothing was issued yet");
+        return Ok(());
+    }
+    let now = clock::now();
+    println!("{:<16}  {:<12}  {:<20}  {:<47}  NAMES", "SITE", "STATE", "EXPIRES", "SERIAL");
+    for entry in entries {
+        let state = match entry.revoked {
+            Some(_) => "revoked",
+            None if entry.expires < now => "expired",
+            None => "good",
+        };
+        println!("{:<16}  {:<12}  {:<20}  {:<47}  {}", entry.site, state, clock::utc(entry.expires), entry.serial, entry.names);
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! The command line: one file a subcommand.
+//!
+//! stdout is data, stderr is talk. Exit 0 is fine, 1 means that the thing
+//! examined is not well or the work failed, 2 is usage or config.
+
+mod certs;
+mod check;
+//DEMO mod demo;
+mod log;
+mod run;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, file::Faults};
+
+/// Carries Redis replication between datacenters over mutual TLS.
+#[derive(Debug, Parser)]
+#[command(name = "replgate", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run this site's gateway
+    Run(run::Run),
+    /// Check files, names, the way to the far site and Redis: one ok/warn/fail line a step
+    Check(check::Check),
+    /// Show what the running gateway carries
+    Status(status::Show),
+    /// Make and manage the certificates of all sites
+    Certs(certs::Certs),
+    //DEMO1
+    //DEMO2
+}
+
+/// Where the config is.
+#[derive(Debug, Args)]
+struct ConfigPath {
+    /// The gateway's config file
+    #[arg(short, long, value_name = "FILE", default_value = "gateway.toml")]
+    config: PathBuf,
+}
+
+impl ConfigPath {
+    fn path(&self) -> &Path {
+        &self.config
+    }
+
+    fn load(&self) -> Result<Config, Failure> {
+        Config::load(&self.config).map_err(Failure::Config)
+    }
+}
+
+/// How a subcommand fails.
+#[derive(Debug)]
+enum Failure {
+    /// The config is wrong: exit 2.
+    Config(Faults),
+    /// The words are wrong: exit 2.
+    Usage(String),
+    /// What was examined is not well, and that has been told: exit 1.
+    Unwell,
+    /// The work failed: exit 1.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Parses the arguments, does the work, and says how it went.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(run) => run.execute(),
+        Command::Check(check) => check.execute(),
+        Command::Status(status) => status.execute(),
+        Command::Certs(certs) => certs.execute(),
+        //DEMO3
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Unwell) => ExitCode::from(1),
+        Err(Failure::Failed(error)) => {
+            if !is_broken_pipe(&error) {
+                eprintln!("replgate: {error:#}");
+            }
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(text)) => {
+            eprintln!("replgate: {text}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Config(faults)) => {
+            eprintln!("{faults}");
+            if faults.count() > 1 {
+                eprintln!("replgate: {} faults in the config", faults.count());
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Runs `work` on a small runtime: for subcommands that are no gateway.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(work))
+}
+
+/// Whether to colour what a person reads.
+fn colours() -> bool {
+    use std::io::IsTerminal;
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stdout().is_terminal()
+}

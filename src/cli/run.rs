@@ -1,0 +1,49 @@
+//! `replgate run`: this site's gateway, until a signal.
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::log::{self, Format};
+use super::{ConfigPath, Failure, Outcome};
+use crate::gateway;
+use crate::tls::material::Material;
+
+/// Runs until SIGTERM or SIGINT, then ends every link in good order and exits 0.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    config: ConfigPath,
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "text", env = "REPLGATE_LOG_FORMAT")]
+    log_format: Format,
+    /// What is logged: error, warn, info, debug or trace
+    #[arg(long, default_value = "info", env = "REPLGATE_LOG_LEVEL")]
+    log_level: String,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> Outcome {
+        let config = self.config.load()?;
+        let material = Material::load(&config.tls, &config.site).map_err(|faults| Failure::Usage(faults.join("\nreplgate: ")))?;
+        let guard = log::start(self.log_format, &self.log_level).map_err(Failure::Usage)?;
+        if let Some(key) = super::check::readable_ca_key(&config) {
+            tracing::warn!("the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine", key.display());
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let outcome = runtime.block_on(async {
+            // In place before anything starts: as process 1 the default would be to
+            // ignore them.
+            let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let shutdown = async move {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            gateway::run(config, material, shutdown).await
+        });
+        runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+        drop(guard);
+        Ok(outcome?)
+    }
+}

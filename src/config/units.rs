@@ -1,0 +1,174 @@
+//! Durations, sizes, addresses and networks as the config writes them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Reads `250ms`, `10s`, `5m`, `2h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text);
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a duration; write one like \"10s\" or \"250ms\""))?;
+    let factor = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{text:?} has no unit that is known; write ms, s, m or h, as in \"10s\"")),
+    };
+    Duration::try_from_secs_f64(number * factor).ok().filter(|time| *time <= Duration::from_secs(86_400)).ok_or_else(|| format!("{text:?} is not between 0 and a day"))
+}
+
+/// Reads `64MiB`, `512KiB`, `1GiB`, `1000B`, into bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a size; write one like \"64MiB\""))?;
+    let factor = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(format!("{text:?} has no unit that is known; write B, KiB, MiB or GiB, as in \"64MiB\"")),
+    };
+    number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let at = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    (&text[..at], text[at..].trim())
+}
+
+/// A host name or address with a port, resolved anew at each use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Name or IP address, without brackets.
+    pub host: String,
+    /// Port, never 0.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+    }
+}
+
+/// Reads `host:port` or `[v6]:port`.
+pub fn address(text: &str) -> Result<Address, String> {
+    let wrong = || format!("{text:?} is not an address; write \"host:port\", or \"[address]:port\" for IPv6");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?.to_string(),
+        None if host.is_empty() || host.contains([':', '[', ']', ' ', '/']) => return Err(wrong()),
+        None => host.to_owned(),
+    };
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    if port == 0 { Err(wrong()) } else { Ok(Address { host, port }) }
+}
+
+/// Reads the address of a listener: an IP address and a port.
+pub fn listener(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
+}
+
+/// An address range, `10.0.0.0/8` or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    base: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// The loopback ranges of IPv4 and IPv6.
+    pub fn loopback() -> Vec<Self> {
+        ["127.0.0.0/8", "::1/128"].iter().map(|text| network(text).expect("these are networks")).collect()
+    }
+
+    /// Whether `address` lies in the range; a v4 address in v6 form counts as v4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.base, address.to_canonical()) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => (base.to_bits() ^ address.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0,
+            (IpAddr::V6(base), IpAddr::V6(address)) => (base.to_bits() ^ address.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0,
+            _ => false,
+        }
+    }
+}
+
+/// Reads a [`Network`].
+pub fn network(text: &str) -> Result<Network, String> {
+    let wrong = || format!("{text:?} is not a network; write \"10.1.0.0/16\" or one address");
+    let (base, bits) = text.split_once('/').map_or((text, None), |(base, bits)| (base, Some(bits)));
+    let base: IpAddr = base.parse().map_err(|_| wrong())?;
+    let most = if base.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| wrong()))?;
+    if bits > most {
+        return Err(wrong());
+    }
+    Ok(Network { base, bits })
+}
+
+/// Reads the name of a site or a master: letters, digits, `-`, `_` and `.`, and
+/// for a site a DNS name in full.
+pub fn name(text: &str) -> Result<String, String> {
+    let good = (1..=253).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
+    if good { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a name; use letters, digits, \"-\", \"_\" and \".\"")) }
+}
+
+/// Reads a site's name: a DNS name, without a wildcard.
+pub fn site(text: &str) -> Result<String, String> {
+    if text.contains('*') {
+        return Err(format!("{text:?}: a site is one exact name, wildcards are not understood"));
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
+    };
+    let all_digits = text.rsplit('.').next().is_some_and(|last| last.chars().all(|letter| letter.is_ascii_digit()));
+    if text.len() <= 253 && text.split('.').all(label) && !all_digits {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not a site's name: it must be a DNS name such as \"dc1\" or \"gw.dc1.example\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_need_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        for wrong in ["10", "s", "-1s", "10 weeks", "", "9999h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["64", "64MB", "1.5MiB", "99999999999GiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_may_be_names_or_v6() {
+        assert_eq!(address("gw.dc1.example:7379").unwrap().to_string(), "gw.dc1.example:7379");
+        assert_eq!(address("[::1]:7379").unwrap().to_string(), "[::1]:7379");
+        for wrong in ["gw", "gw:", ":7379", "::1:7379", "gw:0", "gw:99999", "http://gw:80"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks_contain_what_they_say() {
+        let net = network("10.1.0.0/16").unwrap();
+        assert!(net.contains("10.1.255.1".parse().unwrap()) && !net.contains("10.2.0.1".parse().unwrap()));
+        assert!(net.contains("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(network("0.0.0.0/0").unwrap().contains("8.8.8.8".parse().unwrap()));
+        assert!(network("::1").unwrap().contains("::1".parse().unwrap()));
+        assert!(network("10.0.0.0/33").is_err() && network("host").is_err());
+    }
+
+    #[test]
+    fn a_site_is_one_exact_dns_name() {
+        assert!(site("dc1").is_ok() && site("gw.dc1.example").is_ok());
+        for wrong in ["*.dc1", "", "dc1.", "-dc", "10.0.0.1", "dc 1", "dc1\n"] {
+            assert!(site(wrong).is_err(), "{wrong}");
+        }
+    }
+}

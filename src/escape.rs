@@ -1,0 +1,23 @@
+//! Makes words from the other side safe to show: in a log, on a terminal, in RESP.
+
+/// The most bytes of foreign text that are shown.
+pub const LIMIT: usize = 200;
+
+/// `bytes` cut at [`LIMIT`] and with everything but printable ASCII escaped.
+pub fn shown(bytes: &[u8]) -> String {
+    let cut = bytes.len() > LIMIT;
+    let mut out: String = bytes[..bytes.len().min(LIMIT)].escape_ascii().to_string();
+    if cut {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn control_bytes_and_length_are_tamed() {
+        assert_eq!(super::shown(b"a\x1b[31m\r\n"), r"a\x1b[31m\r\n");
+        assert!(super::shown(&[b'x'; 5000]).len() < 210);
+    }
+}

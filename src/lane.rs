@@ -1,0 +1,272 @@
+//! One TLS connection between two gateways, carrying frames.
+//!
+//! Owns the socket, the TLS records and the frame decoder, and nothing of what
+//! the frames mean. Buffers are borrowed while bytes are in them and given back
+//! once it is drained.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::buffer;
+use crate::link::frame::{Decoder, Frame, FrameError, Item};
+use crate::link::tlv::Refuse;
+use crate::tls::explain;
+use crate::tls::material::Dial;
+use crate::tls::record::{Records, sealed_length};
+use crate::tls::ALPN;
+use crate::x509::Certificate;
+
+/// The largest frame that is sealed at once.
+const MAX_FRAME: usize = buffer::HEADROOM + buffer::PAYLOAD;
+
+/// How a lane failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// The socket.
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// TLS, in the operator's words.
+    #[error("{0}")]
+    Tls(String),
+    /// Bytes that are no frame of this protocol.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// The far end closed the connection.
+    #[error("the far side closed the connection")]
+    Closed,
+    /// The acceptor said no, in these words.
+    #[error("refused: {}", crate::escape::shown(.0.why.text.as_bytes()))]
+    Refused(Refuse),
+    /// A frame that does not open a lane.
+    #[error("the far side answered with a frame that does not belong here")]
+    Unexpected,
+}
+
+/// A connection on which frames go both ways.
+pub struct Lane {
+    socket: TcpStream,
+    peer: SocketAddr,
+    records: Records,
+    decoder: Decoder,
+    leaf: Certificate,
+    /// Opened and not yet decoded: what came together with the opening frames.
+    early: Vec<u8>,
+    /// Sealed and not yet sent: `out[sent..used]`.
+    out: Vec<u8>,
+    sent: usize,
+    used: usize,
+}
+
+impl Lane {
+    /// Shakes hands as the dialler. No deadline of its own; cancelling it closes
+    /// the socket. `ours` is this gateway's certificate, to explain a refusal.
+    pub async fn dial(socket: TcpStream, dial: &Dial, ours: &Certificate) -> Result<Self, LaneError> {
+        let records = Records::client(Arc::clone(&dial.config), dial.name.clone()).map_err(|error| LaneError::Tls(error.to_string()))?;
+        Self::open(socket, records, ours).await
+    }
+
+    /// Shakes hands as the acceptor; otherwise as [`Lane::dial`].
+    pub async fn accept(socket: TcpStream, config: Arc<ServerConfig>, ours: &Certificate) -> Result<Self, LaneError> {
+        let records = Records::server(config).map_err(|error| LaneError::Tls(error.to_string()))?;
+        Self::open(socket, records, ours).await
+    }
+
+    async fn open(mut socket: TcpStream, mut records: Records, ours: &Certificate) -> Result<Self, LaneError> {
+        let peer = socket.peer_addr()?;
+        loop {
+            let mut out = Vec::new();
+            let done = records.handshake(&mut out);
+            if !out.is_empty() {
+                let written = socket.write_all(&out).await;
+                // An alert that cannot be delivered must not hide its reason.
+                if done.is_ok() {
+                    written?;
+                }
+            }
+            if done.map_err(|error| LaneError::Tls(explain::handshake(&error, ours)))? {
+                break;
+            }
+            let count = socket.read(records.spare()).await?;
+            if count == 0 {
+                return Err(LaneError::Closed);
+            }
+            records.filled(count);
+        }
+        if records.alpn() != Some(ALPN) {
+            return Err(LaneError::Tls("the far side does not offer the protocol replgate/1".to_owned()));
+        }
+        let leaf = records.peer_certificates().first().ok_or_else(|| LaneError::Tls("the far side showed no certificate".to_owned()))?;
+        let leaf = Certificate::read(leaf).map_err(|error| LaneError::Tls(error.to_string()))?;
+        Ok(Self { socket, peer, records, decoder: Decoder::default(), leaf, early: Vec::new(), out: Vec::new(), sent: 0, used: 0 })
+    }
+
+    /// The far end's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The far gateway's certificate, verified.
+    pub fn leaf(&self) -> &Certificate {
+        &self.leaf
+    }
+
+    /// Sends one opening frame and waits until the kernel has it.
+    pub async fn send(&mut self, frame: &Frame) -> Result<(), LaneError> {
+        self.push(&frame.encode())?;
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await?;
+        Ok(())
+    }
+
+    /// The next opening frame. Whatever came behind it is kept for
+    /// [`Lane::poll_read`]. `ours` is this gateway's certificate, to explain a
+    /// refusal: under TLS 1.3 the dialler hears only now that its own was refused.
+    pub async fn receive(&mut self, ours: &Certificate) -> Result<Frame, LaneError> {
+        loop {
+            let mut input = &self.early[..];
+            let item = self.decoder.next(&mut input)?;
+            let used = self.early.len() - input.len();
+            match item {
+                Some(Item::Frame(frame)) => {
+                    self.early.drain(..used);
+                    return Ok(frame);
+                }
+                Some(Item::Data { .. }) => return Err(LaneError::Unexpected),
+                None => self.early.clear(),
+            }
+            let mut answer = Vec::new();
+            let opened = self.records.open(&mut answer, &mut |plain| self.early.extend_from_slice(plain));
+            self.append(&answer);
+            opened.map_err(|error| LaneError::Tls(explain::handshake(&error, ours)))?;
+            if !self.early.is_empty() {
+                continue;
+            }
+            let count = self.socket.read(self.records.spare()).await?;
+            if count == 0 {
+                return Err(LaneError::Closed);
+            }
+            self.records.filled(count);
+        }
+    }
+
+    /// Reads once and gives every frame that is whole, and every piece of data, to
+    /// `sink`. `Pending` means that the socket was read empty.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(Item<'_>)) -> Poll<Result<(), LaneError>> {
+        if !self.early.is_empty() {
+            let early = std::mem::take(&mut self.early);
+            decode(&mut self.decoder, &early, sink)?;
+            return Poll::Ready(Ok(()));
+        }
+        let mut space = ReadBuf::new(self.records.spare());
+        let read = Pin::new(&mut self.socket).poll_read(cx, &mut space);
+        let count = space.filled().len();
+        match read {
+            Poll::Pending => {
+                self.records.rest();
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+            Poll::Ready(Ok(())) if count == 0 => return Poll::Ready(Err(LaneError::Closed)),
+            Poll::Ready(Ok(())) => self.records.filled(count),
+        }
+        self.open_records(sink)
+    }
+
+    fn open_records(&mut self, sink: &mut dyn FnMut(Item<'_>)) -> Poll<Result<(), LaneError>> {
+        let (mut answer, mut fault) = (Vec::new(), None);
+        let decoder = &mut self.decoder;
+        let opened = self.records.open(&mut answer, &mut |plain| {
+            if fault.is_none() {
+                fault = decode(decoder, plain, sink).err();
+            }
+        });
+        self.append(&answer);
+        opened.map_err(|error| LaneError::Tls(error.to_string()))?;
+        match fault {
+            Some(fault) => Poll::Ready(Err(fault.into())),
+            None if self.records.peer_closed() => Poll::Ready(Err(LaneError::Closed)),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether a frame of any size may be pushed now.
+    pub fn has_room(&self) -> bool {
+        self.used + sealed_length(MAX_FRAME) <= buffer::STORAGE
+    }
+
+    /// Seals a whole frame; [`Lane::has_room`] must hold.
+    pub fn push(&mut self, frame: &[u8]) -> Result<(), LaneError> {
+        if self.out.is_empty() {
+            self.out = buffer::borrow();
+        }
+        self.used = self.records.seal(frame, &mut self.out, self.used).map_err(|error| LaneError::Tls(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Hands what is sealed to the kernel; ready once nothing is left.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.used {
+            let rest = IoSlice::new(&self.out[self.sent..self.used]);
+            match ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &[rest]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.sent += count,
+            }
+        }
+        if !self.out.is_empty() {
+            buffer::give(std::mem::take(&mut self.out));
+        }
+        (self.sent, self.used) = (0, 0);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends TLS in good order and closes; what was pushed is sent before. No
+    /// deadline of its own.
+    pub async fn close(mut self) {
+        if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() {
+            let mut alert = Vec::new();
+            self.records.close(&mut alert);
+            let _ = self.socket.write_all(&alert).await;
+            let _ = self.socket.shutdown().await;
+        }
+    }
+
+    /// Closes by reset: what the kernel still holds is dropped on both sides.
+    pub fn reset(self) {
+        let _ = socket2::SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    /// Appends records that TLS itself wants sent.
+    fn append(&mut self, records: &[u8]) {
+        if records.is_empty() {
+            return;
+        }
+        if self.out.is_empty() {
+            self.out = buffer::borrow();
+        }
+        if self.used + records.len() > self.out.len() {
+            self.out.resize(self.used + records.len(), 0);
+        }
+        self.out[self.used..self.used + records.len()].copy_from_slice(records);
+        self.used += records.len();
+    }
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+fn decode(decoder: &mut Decoder, plain: &[u8], sink: &mut dyn FnMut(Item<'_>)) -> Result<(), FrameError> {
+    let mut input = plain;
+    while let Some(item) = decoder.next(&mut input)? {
+        sink(item);
+    }
+    Ok(())
+}

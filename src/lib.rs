@@ -1,0 +1,26 @@
+//! A TLS-secured replication tunnel gateway for Redis.
+//!
+//! A pair of gateways streams a replica's connection to its master over mutually
+//! authenticated TLS 1.3. Data flows one way through these modules:
+//!
+//! `config` → `gateway` → `listener` → `session` → `link` → `lane` → `tls`
+//!
+//! A byte's own way is told in [`session::relay`]; the wire in [`link`].
+
+pub mod admin;
+pub mod buffer;
+pub mod certs;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod escape;
+pub mod gateway;
+pub mod lane;
+pub mod link;
+pub mod listener;
+pub mod redis;
+pub mod registry;
+pub mod session;
+pub mod tap;
+pub mod tls;
+pub mod x509;

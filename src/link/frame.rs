@@ -1,0 +1,305 @@
+//! The frames of `replgate/1` and their encoding.
+//!
+//! Every frame starts with eight bytes: type, three reserved zero bytes, and the
+//! length of what follows as a big-endian `u32`. The decoder is fed whatever a
+//! TLS record held and hands DATA on piece by piece, without waiting for the
+//! frame's end; every other frame is small and is handed on whole. Pure: no I/O.
+
+use super::tlv;
+use crate::buffer::{HEADROOM, PAYLOAD};
+
+/// Bytes before every frame's content.
+pub const HEADER: usize = 8;
+
+/// The largest DATA payload that this implementation sends and accepts.
+pub const MAX_DATA: usize = PAYLOAD;
+
+/// The largest content of any other frame.
+pub const MAX_CONTROL: usize = 4096;
+
+const HELLO: u8 = 0x01;
+const ACCEPT: u8 = 0x02;
+const REFUSE: u8 = 0x03;
+const DATA: u8 = 0x10;
+const ACK: u8 = 0x11;
+const ARMED: u8 = 0x12;
+const HEARTBEAT: u8 = 0x13;
+const END: u8 = 0x14;
+const ABORT: u8 = 0x15;
+const GOODBYE: u8 = 0x16;
+
+/// A frame type with this bit may be skipped by who does not know it; any other
+/// unknown type ends the lane.
+const OPTIONAL: u8 = 0x80;
+
+/// A frame other than DATA, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// First frame of a lane, from the dialler.
+    Hello(tlv::Hello),
+    /// The acceptor takes the lane.
+    Accept(tlv::Accept),
+    /// The acceptor does not, and says why.
+    Refuse(tlv::Refuse),
+    /// All bytes below this offset were written to the local Redis socket.
+    Ack(u64),
+    /// From this offset of the acceptor's stream on, the link may be resumed.
+    Armed(u64),
+    /// Nothing to say, but alive.
+    Heartbeat,
+    /// No bytes follow this offset; the reason tells why the stream ended.
+    End { offset: u64, why: tlv::Why },
+    /// The link is over, drop what is buffered.
+    Abort(tlv::Why),
+    /// The sender stops as planned; what it sent before may be delivered.
+    Goodbye(tlv::Why),
+}
+
+/// What the decoder found in its input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A piece of a DATA frame: `bytes` start at `offset` of the stream, and
+    /// `left` more bytes of the frame are to come.
+    Data { offset: u64, bytes: &'a [u8], left: usize },
+    /// A whole frame of another type.
+    Frame(Frame),
+}
+
+/// Input that is no frame of this protocol. The lane it came on must end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A type that must be understood and is not.
+    #[error("unknown frame type {0:#04x}")]
+    UnknownType(u8),
+    /// A length that the type does not have, or above the limit.
+    #[error("frame type {kind:#04x} with a length of {length} bytes")]
+    Length {
+        /// The frame's type byte.
+        kind: u8,
+        /// The length its header states.
+        length: usize,
+    },
+    /// A DATA frame that runs past the last offset there is.
+    #[error("data beyond the end of the offsets")]
+    Offset,
+    /// A field inside the frame.
+    #[error(transparent)]
+    Field(#[from] tlv::FieldError),
+}
+
+/// The sixteen bytes in front of a DATA payload of `length` bytes at `offset`.
+pub fn data_header(offset: u64, length: usize) -> [u8; HEADROOM] {
+    let content = u32::try_from(length + 8).expect("a chunk is far smaller than 4 GiB");
+    let mut header = [0; HEADROOM];
+    header[0] = DATA;
+    header[4..8].copy_from_slice(&content.to_be_bytes());
+    header[8..].copy_from_slice(&offset.to_be_bytes());
+    header
+}
+
+impl Frame {
+    /// The frame as it goes on the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, content) = match self {
+            Self::Hello(hello) => (HELLO, hello.encode()),
+            Self::Accept(accept) => (ACCEPT, accept.encode()),
+            Self::Refuse(refuse) => (REFUSE, refuse.encode()),
+            Self::Ack(offset) => (ACK, offset.to_be_bytes().to_vec()),
+            Self::Armed(offset) => (ARMED, offset.to_be_bytes().to_vec()),
+            Self::Heartbeat => (HEARTBEAT, Vec::new()),
+            Self::End { offset, why } => {
+                let mut content = offset.to_be_bytes().to_vec();
+                content.extend(why.encode());
+                (END, content)
+            }
+            Self::Abort(why) => (ABORT, why.encode()),
+            Self::Goodbye(why) => (GOODBYE, why.encode()),
+        };
+        let mut frame = vec![kind, 0, 0, 0];
+        let length = u32::try_from(content.len()).expect("control frames are small");
+        frame.extend(length.to_be_bytes());
+        frame.extend(content);
+        frame
+    }
+
+    fn decode(kind: u8, content: &[u8]) -> Result<Option<Self>, FrameError> {
+        let wrong = || FrameError::Length { kind, length: content.len() };
+        let offset = || -> Result<u64, FrameError> { Ok(u64::from_be_bytes(content.try_into().map_err(|_| wrong())?)) };
+        Ok(Some(match kind {
+            HELLO => Self::Hello(tlv::Hello::decode(content)?),
+            ACCEPT => Self::Accept(tlv::Accept::decode(content)?),
+            REFUSE => Self::Refuse(tlv::Refuse::decode(content)?),
+            ACK => Self::Ack(offset()?),
+            ARMED => Self::Armed(offset()?),
+            HEARTBEAT => Self::Heartbeat,
+            END => {
+                let (head, why) = content.split_at_checked(8).ok_or_else(wrong)?;
+                let offset = u64::from_be_bytes(head.try_into().expect("split at eight"));
+                Self::End { offset, why: tlv::Why::decode(why)? }
+            }
+            ABORT => Self::Abort(tlv::Why::decode(content)?),
+            GOODBYE => Self::Goodbye(tlv::Why::decode(content)?),
+            _ if kind & OPTIONAL != 0 => return Ok(None),
+            _ => return Err(FrameError::UnknownType(kind)),
+        }))
+    }
+}
+
+/// Turns the bytes of a lane, cut anywhere, into frames.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The bytes of a header, or of a whole control frame, read so far.
+    held: Vec<u8>,
+    /// The DATA frame being passed on: next offset and bytes left.
+    data: Option<(u64, usize)>,
+}
+
+impl Decoder {
+    /// Takes from the front of `input` up to the end of the next item.
+    ///
+    /// `None` means that all of `input` was taken and more is needed. After an
+    /// error the decoder must not be used again.
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Item<'a>>, FrameError> {
+        loop {
+            if let Some((offset, left)) = self.data {
+                if left == 0 {
+                    self.data = None;
+                    continue;
+                }
+                if input.is_empty() {
+                    return Ok(None);
+                }
+                let (bytes, rest) = input.split_at(left.min(input.len()));
+                *input = rest;
+                let left = left - bytes.len();
+                self.data = Some((offset + bytes.len() as u64, left));
+                return Ok(Some(Item::Data { offset, bytes, left }));
+            }
+            if !self.hold(input, HEADER) {
+                return Ok(None);
+            }
+            let kind = self.held[0];
+            let length = u32::from_be_bytes(self.held[4..8].try_into().expect("four bytes")) as usize;
+            if kind == DATA {
+                if !(9..=8 + MAX_DATA).contains(&length) {
+                    return Err(FrameError::Length { kind, length });
+                }
+                if !self.hold(input, HEADROOM) {
+                    return Ok(None);
+                }
+                let offset = u64::from_be_bytes(self.held[8..16].try_into().expect("eight bytes"));
+                offset.checked_add(length as u64).ok_or(FrameError::Offset)?;
+                self.held.clear();
+                self.data = Some((offset, length - 8));
+                continue;
+            }
+            if length > MAX_CONTROL {
+                return Err(FrameError::Length { kind, length });
+            }
+            if !self.hold(input, HEADER + length) {
+                return Ok(None);
+            }
+            let frame = Frame::decode(kind, &self.held[HEADER..])?;
+            self.held.clear();
+            if let Some(frame) = frame {
+                return Ok(Some(Item::Frame(frame)));
+            }
+        }
+    }
+
+    /// Fills `held` up to `want` bytes; false if the input ended before.
+    fn hold(&mut self, input: &mut &[u8], want: usize) -> bool {
+        let missing = want.saturating_sub(self.held.len()).min(input.len());
+        let (taken, rest) = input.split_at(missing);
+        self.held.extend_from_slice(taken);
+        *input = rest;
+        self.held.len() >= want
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames() -> Vec<Frame> {
+        vec![
+            Frame::Ack(7),
+            Frame::Heartbeat,
+            Frame::Armed(u64::MAX),
+            Frame::End { offset: 99, why: tlv::Why::new(tlv::Code::MasterClosed, "") },
+            Frame::Abort(tlv::Why::new(tlv::Code::ReplicaClosed, "replica closed")),
+            Frame::Goodbye(tlv::Why::new(tlv::Code::Stopping, "site dc1 stops")),
+            Frame::Hello(tlv::Hello::sample()),
+            Frame::Accept(tlv::Accept::sample()),
+            Frame::Refuse(tlv::Refuse { why: tlv::Why::new(tlv::Code::NotAvailable, "no"), clock: Some(5) }),
+        ]
+    }
+
+    /// Everything that was decoded, with DATA pieces of one run joined.
+    fn decode(pieces: &[&[u8]]) -> Result<(Vec<Frame>, Vec<(u64, Vec<u8>)>), FrameError> {
+        let mut decoder = Decoder::default();
+        let (mut seen, mut data) = (Vec::new(), Vec::<(u64, Vec<u8>)>::new());
+        for piece in pieces {
+            let mut input = *piece;
+            while let Some(item) = decoder.next(&mut input)? {
+                match item {
+                    Item::Frame(frame) => seen.push(frame),
+                    Item::Data { offset, bytes, .. } => match data.last_mut() {
+                        Some((start, run)) if *start + run.len() as u64 == offset => run.extend(bytes),
+                        _ => data.push((offset, bytes.to_vec())),
+                    },
+                }
+            }
+        }
+        Ok((seen, data))
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cut(cuts in proptest::collection::vec(1usize..60, 1..80), payload in proptest::collection::vec(any::<u8>(), 1..500)) {
+            let mut wire = Vec::new();
+            for frame in frames() {
+                wire.extend(frame.encode());
+                wire.extend(data_header(1000, payload.len()));
+                wire.extend(&payload);
+            }
+            let (mut pieces, mut rest, mut cuts) = (Vec::new(), &wire[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (piece, tail) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
+                pieces.push(piece);
+                rest = tail;
+            }
+            let (seen, data) = decode(&pieces).unwrap();
+            prop_assert_eq!(seen, frames());
+            prop_assert_eq!(data.len(), frames().len());
+            for (offset, run) in data {
+                prop_assert_eq!(offset, 1000);
+                prop_assert_eq!(&run, &payload);
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = decode(&[&bytes]);
+        }
+    }
+
+    #[test]
+    fn an_unknown_optional_frame_is_skipped_and_any_other_refused() {
+        let mut wire = vec![0x90, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3];
+        wire.extend(Frame::Heartbeat.encode());
+        assert_eq!(decode(&[&wire]).unwrap().0, [Frame::Heartbeat]);
+        assert_eq!(decode(&[&[0x77, 0, 0, 0, 0, 0, 0, 0]]), Err(FrameError::UnknownType(0x77)));
+    }
+
+    #[test]
+    fn lengths_are_judged_before_anything_is_stored() {
+        let huge = [DATA, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
+        assert!(matches!(decode(&[&huge]), Err(FrameError::Length { .. })));
+        let empty = [DATA, 0, 0, 0, 0, 0, 0, 8];
+        assert!(matches!(decode(&[&empty]), Err(FrameError::Length { .. })));
+        let control = [HELLO, 0, 0, 0, 0, 1, 0, 0];
+        assert!(matches!(decode(&[&control]), Err(FrameError::Length { .. })));
+    }
+}

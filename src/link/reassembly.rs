@@ -1,0 +1,251 @@
+//! The receiving half of a link: pieces in any order come out as one stream.
+//!
+//! Over one lane every piece arrives in order and takes the short path. Pieces
+//! may also come twice, overlap, or leave gaps for another lane to fill; what
+//! lies beyond a gap is stored, bounded by the window and by the count of gaps.
+//! Pure: no I/O, no clock.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::buffer::Chunk;
+
+/// What a stored piece counts for at least, however short it is: a flood of
+/// one-byte pieces must not cost more memory than the window says.
+const LEAST_CHARGE: u64 = 256;
+
+/// Pieces beyond a gap that are stored at once, at most.
+const MAX_STORED: usize = 4096;
+
+/// Data that breaks the rules of the link: it must be aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// Further ahead of what was written than the window allows.
+    #[error("data at offset {0}, beyond the window")]
+    BeyondWindow(u64),
+    /// More scattered pieces than are stored.
+    #[error("too many gaps in the data")]
+    TooManyGaps,
+    /// Data beyond the end that the sender declared.
+    #[error("data at offset {0}, beyond the declared end")]
+    BeyondEnd(u64),
+    /// An end below what was received, or a second, different one.
+    #[error("an impossible end of the stream, at offset {0}")]
+    End(u64),
+}
+
+/// What was received and not yet written to the local Redis.
+#[derive(Debug)]
+pub struct Reassembly {
+    ready: VecDeque<Chunk>,
+    beyond: BTreeMap<u64, Chunk>,
+    charged: u64,
+    received: u64,
+    written: u64,
+    end: Option<u64>,
+    limit: u64,
+}
+
+impl Reassembly {
+    /// Takes at most `limit` bytes beyond what was written.
+    pub fn new(limit: u64) -> Self {
+        Self { ready: VecDeque::new(), beyond: BTreeMap::new(), charged: 0, received: 0, written: 0, end: None, limit }
+    }
+
+    /// The offset below which everything was received.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The offset below which everything was written to the local Redis.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether the stream has ended and all of it was written.
+    pub fn finished(&self) -> bool {
+        self.end == Some(self.written)
+    }
+
+    /// Takes a piece; `left` more bytes of its frame are to come, which only
+    /// sizes the storage.
+    pub fn insert(&mut self, offset: u64, bytes: &[u8], left: usize) -> Result<(), DataError> {
+        let end = offset + bytes.len() as u64;
+        if end > self.written + self.limit {
+            return Err(DataError::BeyondWindow(offset));
+        }
+        if self.end.is_some_and(|last| end > last) {
+            return Err(DataError::BeyondEnd(offset));
+        }
+        if offset <= self.received {
+            let known = usize::try_from(self.received - offset).unwrap_or(usize::MAX);
+            if let Some(news) = bytes.get(known..).filter(|news| !news.is_empty()) {
+                self.append(news, left);
+                self.join();
+            }
+            return Ok(());
+        }
+        self.store(offset, bytes)
+    }
+
+    /// The sender declares that nothing follows `offset`.
+    pub fn declare_end(&mut self, offset: u64) -> Result<(), DataError> {
+        let stored = self.beyond.last_key_value().map_or(0, |(start, chunk)| start + chunk.len() as u64);
+        if offset < self.received.max(stored) || self.end.is_some_and(|end| end != offset) {
+            return Err(DataError::End(offset));
+        }
+        self.end = Some(offset);
+        Ok(())
+    }
+
+    /// The next received bytes, in order. They count as written only once
+    /// [`Reassembly::wrote`] says so.
+    pub fn take(&mut self) -> Option<Chunk> {
+        self.ready.pop_front()
+    }
+
+    /// Whether [`Reassembly::take`] has anything.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// `count` more bytes of the stream have been written.
+    pub fn wrote(&mut self, count: u64) {
+        self.written += count;
+        debug_assert!(self.written <= self.received);
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.ready.clear();
+        self.beyond.clear();
+        self.charged = 0;
+    }
+
+    fn append(&mut self, mut bytes: &[u8], left: usize) {
+        self.received += bytes.len() as u64;
+        if let Some(last) = self.ready.back_mut() {
+            let taken = last.append(bytes);
+            bytes = &bytes[taken..];
+        }
+        while !bytes.is_empty() {
+            let mut chunk = Chunk::for_payload(bytes.len() + left);
+            let taken = chunk.append(bytes);
+            bytes = &bytes[taken..];
+            self.ready.push_back(chunk);
+        }
+    }
+
+    /// Moves what the newly received bytes have made contiguous.
+    fn join(&mut self) {
+        while let Some(entry) = self.beyond.first_entry() {
+            if *entry.key() > self.received {
+                return;
+            }
+            let (start, mut chunk) = entry.remove_entry();
+            self.charged -= charge(chunk.len());
+            let known = usize::try_from(self.received - start).unwrap_or(usize::MAX);
+            if known < chunk.len() {
+                chunk.consume(known);
+                self.received += chunk.len() as u64;
+                self.ready.push_back(chunk);
+            }
+        }
+    }
+
+    fn store(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DataError> {
+        // Only what no stored piece covers is kept: cut at both neighbours, and
+        // where a stored piece lies inside, keep what is before it and go on.
+        let (mut offset, mut bytes) = (offset, bytes);
+        while !bytes.is_empty() {
+            if let Some((start, before)) = self.beyond.range(..=offset).next_back() {
+                let covered = (start + before.len() as u64).saturating_sub(offset);
+                let covered = usize::try_from(covered).unwrap_or(usize::MAX).min(bytes.len());
+                offset += covered as u64;
+                bytes = &bytes[covered..];
+            }
+            let until = self.beyond.range(offset..).next().map_or(u64::MAX, |(start, _)| *start);
+            let free = usize::try_from(until - offset).unwrap_or(usize::MAX).min(bytes.len());
+            let (news, rest) = bytes.split_at(free);
+            if !news.is_empty() {
+                self.charged += charge(news.len());
+                if self.beyond.len() >= MAX_STORED || self.charged > self.limit {
+                    return Err(DataError::TooManyGaps);
+                }
+                self.beyond.insert(offset, Chunk::copied(news));
+            }
+            offset += free as u64;
+            bytes = rest;
+        }
+        Ok(())
+    }
+}
+
+fn charge(length: usize) -> u64 {
+    (length as u64).max(LEAST_CHARGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn drain(reassembly: &mut Reassembly) -> Vec<u8> {
+        let mut out = Vec::new();
+        while let Some(chunk) = reassembly.take() {
+            out.extend_from_slice(chunk.bytes());
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_overlap_and_repetition_gives_the_identical_bytes(
+            length in 1usize..3000,
+            picks in proptest::collection::vec((any::<prop::sample::Index>(), 1usize..400), 0..60),
+            order in any::<u64>(),
+        ) {
+            let stream: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
+            let mut pieces: Vec<(usize, usize)> = picks
+                .iter()
+                .map(|(start, size)| { let start = start.index(length); (start, (start + size).min(length)) })
+                .collect();
+            pieces.extend((0..length).step_by(97).map(|start| (start, (start + 97).min(length))));
+            // A cheap seeded shuffle.
+            let mut seed = order | 1;
+            for at in (1..pieces.len()).rev() {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                pieces.swap(at, (seed >> 33) as usize % (at + 1));
+            }
+            let mut reassembly = Reassembly::new(1 << 20);
+            let mut out = Vec::new();
+            for (start, end) in pieces {
+                reassembly.insert(start as u64, &stream[start..end], 0).unwrap();
+                let fresh = drain(&mut reassembly);
+                reassembly.wrote(fresh.len() as u64);
+                out.extend(fresh);
+            }
+            prop_assert_eq!(out, stream);
+            prop_assert_eq!(reassembly.charged, 0);
+            reassembly.declare_end(length as u64).unwrap();
+            prop_assert!(reassembly.finished());
+        }
+    }
+
+    #[test]
+    fn data_beyond_the_window_or_the_end_is_refused() {
+        let mut reassembly = Reassembly::new(100);
+        assert_eq!(reassembly.insert(90, &[0; 11], 0), Err(DataError::BeyondWindow(90)));
+        reassembly.insert(0, &[0; 10], 0).unwrap();
+        assert_eq!(reassembly.declare_end(9), Err(DataError::End(9)));
+        reassembly.declare_end(20).unwrap();
+        assert_eq!(reassembly.declare_end(21), Err(DataError::End(21)));
+        assert_eq!(reassembly.insert(15, &[0; 6], 0), Err(DataError::BeyondEnd(15)));
+    }
+
+    #[test]
+    fn one_byte_pieces_beyond_a_gap_are_charged_what_they_cost() {
+        let mut reassembly = Reassembly::new(64 * 1024);
+        let refused = (0..).find(|at| reassembly.insert(2 + at * 2, &[0], 0).is_err()).unwrap();
+        assert_eq!(refused, 64 * 1024 / 256);
+    }
+}

@@ -1,0 +1,5 @@
+//! The `replgate` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    replgate::cli::main()
+}

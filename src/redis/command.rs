@@ -1,0 +1,196 @@
+//! Reads one command as a replica sends it: a RESP array or an inline line.
+//!
+//! Stricter than Redis on purpose: what this accepts, Redis reads the same way.
+//! Numbers must be canonical, both bytes after a bulk string must be CR LF (Redis
+//! skips them unseen), an inline line holds printable ASCII without quotes. Every
+//! length is judged before anything is stored.
+
+/// The most arguments of one command, its name included.
+pub const MAX_ARGUMENTS: usize = 32;
+
+/// The longest argument in bytes.
+pub const MAX_ARGUMENT: usize = 4096;
+
+/// The longest command in bytes.
+pub const MAX_COMMAND: usize = 16 * 1024;
+
+/// What stands at the front of the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed<'a> {
+    /// A whole command of this many bytes.
+    Command {
+        /// Bytes it takes.
+        length: usize,
+        /// Name and arguments.
+        arguments: Vec<&'a [u8]>,
+    },
+    /// Empty lines, this many bytes of them: a replica's signs of life while it
+    /// loads.
+    Newline(usize),
+    /// The command is not whole yet.
+    Incomplete,
+    /// Nothing that a replica sends.
+    Malformed(&'static str),
+}
+
+/// Reads the command at the front of `bytes`, which must not be empty.
+pub fn parse(bytes: &[u8]) -> Parsed<'_> {
+    match bytes[0] {
+        b'\n' => Parsed::Newline(bytes.iter().take_while(|byte| **byte == b'\n').count()),
+        b'*' => array(bytes),
+        _ => inline(bytes),
+    }
+}
+
+fn inline(bytes: &[u8]) -> Parsed<'_> {
+    let window = &bytes[..bytes.len().min(MAX_ARGUMENT)];
+    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+        let strange = window.iter().any(|byte| !printable(*byte) && *byte != b'\r');
+        return match (strange, window.len() == MAX_ARGUMENT) {
+            (true, _) => Parsed::Malformed("bytes that are no command"),
+            (false, true) => Parsed::Malformed("a line that is too long"),
+            (false, false) => Parsed::Incomplete,
+        };
+    };
+    let line = window[..end].strip_suffix(b"\r").unwrap_or(&window[..end]);
+    if line.is_empty() {
+        return Parsed::Newline(end + 1);
+    }
+    if line.iter().any(|byte| !printable(*byte)) {
+        return Parsed::Malformed("bytes that are no command");
+    }
+    let arguments: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
+    match arguments.len() {
+        0 => Parsed::Malformed("a line of blanks"),
+        1..=MAX_ARGUMENTS => Parsed::Command { length: end + 1, arguments },
+        _ => Parsed::Malformed("too many arguments"),
+    }
+}
+
+fn printable(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte) && !matches!(byte, b'"' | b'\'' | b'\\')
+}
+
+fn array(bytes: &[u8]) -> Parsed<'_> {
+    let (count, mut at) = match number(&bytes[1..], MAX_ARGUMENTS, "too many arguments") {
+        Ok((count, used)) => (count, 1 + used),
+        Err(other) => return other,
+    };
+    if count == 0 {
+        return Parsed::Malformed("an empty command");
+    }
+    let mut arguments = Vec::with_capacity(count);
+    for _ in 0..count {
+        match bytes.get(at) {
+            None => return Parsed::Incomplete,
+            Some(b'$') => {}
+            Some(_) => return Parsed::Malformed("an argument that is no bulk string"),
+        }
+        let (length, used) = match number(&bytes[at + 1..], MAX_ARGUMENT, "an argument that is too long") {
+            Ok(found) => found,
+            Err(other) => return other,
+        };
+        let start = at + 1 + used;
+        let end = start + length;
+        if end + 2 > MAX_COMMAND {
+            return Parsed::Malformed("a command that is too long");
+        }
+        match bytes.get(end..end + 2) {
+            Some(b"\r\n") => {}
+            Some(_) => return Parsed::Malformed("an argument of another length than it says"),
+            None => return Parsed::Incomplete,
+        }
+        arguments.push(&bytes[start..end]);
+        at = end + 2;
+    }
+    Parsed::Command { length: at, arguments }
+}
+
+/// A canonical number up to `most`, with its CR LF.
+fn number<'a>(bytes: &[u8], most: usize, above: &'static str) -> Result<(usize, usize), Parsed<'a>> {
+    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let value = bytes[..digits].iter().try_fold(0usize, |value, digit| {
+        let value = value * 10 + usize::from(digit - b'0');
+        (value <= most).then_some(value)
+    });
+    let Some(value) = value else { return Err(Parsed::Malformed(above)) };
+    if digits > 1 && bytes[0] == b'0' {
+        return Err(Parsed::Malformed("a length with leading zeros"));
+    }
+    match (digits, &bytes[digits..]) {
+        (_, [] | [b'\r']) if digits > 0 || bytes.is_empty() => Err(Parsed::Incomplete),
+        (1.., [b'\r', b'\n', ..]) => Ok((value, digits + 2)),
+        _ => Err(Parsed::Malformed("a length that is no number")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(bytes: &[u8]) -> (usize, Vec<String>) {
+        match parse(bytes) {
+            Parsed::Command { length, arguments } => (length, arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn both_forms_are_read() {
+        assert_eq!(words(b"PING\r\n*1"), (6, vec!["PING".to_owned()]));
+        assert_eq!(words(b"REPLCONF  ACK 5\n").1, ["REPLCONF", "ACK", "5"]);
+        assert_eq!(words(b"*2\r\n$4\r\nAUTH\r\n$3\r\na\nb\r\nrest"), (23, vec!["AUTH".to_owned(), "a\nb".to_owned()]));
+        assert_eq!(parse(b"\n\nPING"), Parsed::Newline(2));
+        assert_eq!(parse(b"\r\nX"), Parsed::Newline(2));
+    }
+
+    #[test]
+    fn what_redis_could_read_otherwise_is_malformed() {
+        for bytes in [
+            &b"*-1\r\n"[..],
+            b"*0\r\n",
+            b"*01\r\n",
+            b"*+1\r\n",
+            b"*1\n",
+            b"*33\r\n",
+            b"*99999999999999999999\r\n",
+            b"*1\r\n$-1\r\n",
+            b"*1\r\n$536870912\r\n",
+            b"*1\r\n$04\r\nPING\r\n",
+            b"*1\r\n$4\r\nPINGXX",
+            b"*1\r\n:4\r\n",
+            b"PING\0\r\n",
+            b"PING \"x\"\r\n",
+            b"\x16\x03\x01",
+            b" \r\n",
+        ] {
+            assert!(matches!(parse(bytes), Parsed::Malformed(_)), "{}: {:?}", bytes.escape_ascii(), parse(bytes));
+        }
+        assert!(matches!(parse(&[b'A'; MAX_ARGUMENT]), Parsed::Malformed(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_command_is_incomplete_until_its_last_byte(arguments in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..8)) {
+            let mut wire = format!("*{}\r\n", arguments.len()).into_bytes();
+            for argument in &arguments {
+                wire.extend(format!("${}\r\n", argument.len()).into_bytes());
+                wire.extend(argument);
+                wire.extend(b"\r\n");
+            }
+            for end in 1..wire.len() {
+                prop_assert_eq!(parse(&wire[..end]), Parsed::Incomplete, "cut at {}", end);
+            }
+            let read = parse(&wire);
+            prop_assert_eq!(read, Parsed::Command { length: wire.len(), arguments: arguments.iter().map(Vec::as_slice).collect() });
+        }
+
+        #[test]
+        fn garbage_never_panics_and_never_reads_past_its_end(bytes in proptest::collection::vec(any::<u8>(), 1..300)) {
+            if let Parsed::Command { length, .. } | Parsed::Newline(length) = parse(&bytes) {
+                prop_assert!(length <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The replies that a gateway itself gives to a replica: errors, in the handshake.
+//!
+//! A replica reads at most 255 bytes of a reply line and logs it when it gives
+//! up, so a sentence here is how the reason reaches Redis' own log.
+
+use crate::escape::shown;
+
+/// The most bytes of sentence in an error reply.
+const MOST: usize = 220;
+
+/// `-ERR replgate SITE: …`, one whole line, safe whatever `sentence` holds.
+pub fn error(site: &str, sentence: &str) -> Vec<u8> {
+    let mut text = format!("-ERR replgate {site}: {}", shown(sentence.as_bytes()));
+    let mut end = text.len().min(MOST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text.push_str("\r\n");
+    text.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_error_is_one_short_line() {
+        let line = super::error("dc2", &format!("bad\r\n+OK{}", "x".repeat(900)));
+        assert!(line.len() <= 222 && line.ends_with(b"\r\n"));
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+}

@@ -1,0 +1,318 @@
+//! What is live now: every link with its counts, and how often what was refused.
+//!
+//! Sessions write, `status` reads. Counting is a relaxed addition, so that the
+//! data path pays next to nothing for being watched.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::config::Limits;
+use crate::link::Side;
+use crate::link::tlv::Id;
+use crate::tap::Flow;
+
+/// Distinct refusals that are remembered to keep the log short.
+const MAX_REMEMBERED: usize = 1024;
+
+/// A refusal that repeats within this time is not logged as news.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// One live link.
+#[derive(Debug)]
+pub struct LinkEntry {
+    /// Counts up within this process.
+    pub number: u64,
+    /// The name of the `[[master]]` or `[[replica]]`.
+    pub name: String,
+    /// Which end this is.
+    pub side: Side,
+    /// The far site.
+    pub site: String,
+    /// The far gateway's instance.
+    pub instance: Id,
+    /// The far gateway's address.
+    pub far: SocketAddr,
+    /// The local Redis' address.
+    pub redis: SocketAddr,
+    /// When it began.
+    pub since: Instant,
+    began: i64,
+    to_replica: AtomicU64,
+    to_master: AtomicU64,
+    syncing: AtomicBool,
+}
+
+impl LinkEntry {
+    /// Notes `count` bytes that crossed the local socket.
+    pub fn count(&self, flow: Flow, count: usize) {
+        let counter = match flow {
+            Flow::ToMaster => &self.to_master,
+            Flow::ToReplica => &self.to_replica,
+        };
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// The sync has begun.
+    pub fn note_syncing(&self) {
+        self.syncing.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes so far: towards the replica, towards the master.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.to_replica.load(Ordering::Relaxed), self.to_master.load(Ordering::Relaxed))
+    }
+}
+
+/// A link as `status` tells it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Counts up within the gateway's process.
+    pub number: u64,
+    /// The name of the `[[master]]` or `[[replica]]`.
+    pub name: String,
+    /// `master` where the master is here, `replica` where the replica is here.
+    pub role: String,
+    /// The far site.
+    pub site: String,
+    /// The far gateway's address.
+    pub far: String,
+    /// The local Redis' address.
+    pub redis: String,
+    /// `handshake`, `syncing` once the sync has begun, `tunnel` for plain ones.
+    pub state: String,
+    /// Seconds since 1970.
+    pub since: i64,
+    /// Age in seconds.
+    pub seconds: u64,
+    /// Payload bytes towards the replica.
+    pub to_replica_bytes: u64,
+    /// Payload bytes towards the master.
+    pub to_master_bytes: u64,
+}
+
+/// Everything that [`Registry`] tells.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Links that came up since the start.
+    pub opened: u64,
+    /// Links that ended since the start.
+    pub closed: u64,
+    /// Connections and links that were refused since the start, by this side.
+    pub refused: u64,
+    /// Links that this side asked for and did not get.
+    pub failed: u64,
+}
+
+#[derive(Default)]
+struct State {
+    links: Vec<Arc<LinkEntry>>,
+    counts: Counts,
+    next: u64,
+    opened: HashMap<(String, String), VecDeque<Instant>>,
+    told: HashMap<String, Instant>,
+}
+
+/// The live state of one gateway.
+#[derive(Default)]
+pub struct Registry {
+    state: Mutex<State>,
+}
+
+/// A link's place in the registry: given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    registry: Arc<Registry>,
+    entry: Arc<LinkEntry>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Registry")
+    }
+}
+
+impl std::ops::Deref for Place {
+    type Target = LinkEntry;
+
+    fn deref(&self) -> &LinkEntry {
+        &self.entry
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.registry.lock();
+        state.links.retain(|link| link.number != self.entry.number);
+        state.counts.closed += 1;
+    }
+}
+
+/// Who a new link is with.
+#[derive(Debug)]
+pub struct With<'a> {
+    /// The name of the `[[master]]` or `[[replica]]`.
+    pub name: &'a str,
+    /// Which end this is.
+    pub side: Side,
+    /// The far site.
+    pub site: &'a str,
+    /// The far gateway's instance.
+    pub instance: Id,
+    /// The far gateway's address.
+    pub far: SocketAddr,
+    /// The local Redis' address.
+    pub redis: SocketAddr,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the registry")
+    }
+
+    /// Notes a link that is up.
+    pub fn open(self: &Arc<Self>, with: &With<'_>) -> Place {
+        let mut state = self.lock();
+        state.next += 1;
+        state.counts.opened += 1;
+        let entry = Arc::new(LinkEntry {
+            number: state.next,
+            name: with.name.to_owned(),
+            side: with.side,
+            site: with.site.to_owned(),
+            instance: with.instance,
+            far: with.far,
+            redis: with.redis,
+            since: Instant::now(),
+            began: clock::now(),
+            to_replica: AtomicU64::new(0),
+            to_master: AtomicU64::new(0),
+            syncing: AtomicBool::new(false),
+        });
+        state.links.push(Arc::clone(&entry));
+        Place { registry: Arc::clone(self), entry }
+    }
+
+    /// Asks whether a site may open one more link to a master here; the answer is
+    /// the limit that is reached. A yes counts.
+    pub fn admit(&self, site: &str, master: &str, limits: &Limits) -> Result<(), String> {
+        let mut state = self.lock();
+        let live = state.links.iter().filter(|link| link.side == Side::Acceptor && link.site.eq_ignore_ascii_case(site)).count();
+        if live >= limits.links_per_site {
+            return Err(format!("site {site} already has {live} links here (links_per_site)"));
+        }
+        let now = Instant::now();
+        let recent = state.opened.entry((site.to_ascii_lowercase(), master.to_owned())).or_default();
+        while recent.front().is_some_and(|then| now.duration_since(*then) > Duration::from_secs(60)) {
+            recent.pop_front();
+        }
+        if recent.len() >= limits.new_links_per_minute {
+            return Err(format!("site {site} opened {} links within a minute (new_links_per_minute)", recent.len()));
+        }
+        recent.push_back(now);
+        Ok(())
+    }
+
+    /// The far address and instance of the newest live link of a `[[replica]]`:
+    /// the two connections of one sync must reach the same gateway.
+    pub fn sibling(&self, name: &str) -> Option<(SocketAddr, Id)> {
+        let state = self.lock();
+        let newest = state.links.iter().rev().find(|link| link.side == Side::Dialler && link.name == name)?;
+        Some((newest.far, newest.instance))
+    }
+
+    /// Counts a refusal by this side; true if the same was not told lately.
+    pub fn refused(&self, what: &str) -> bool {
+        self.lock().counts.refused += 1;
+        self.is_news(what)
+    }
+
+    /// Counts a link that could not be had; true if the same was not told lately.
+    pub fn failed(&self, what: &str) -> bool {
+        self.lock().counts.failed += 1;
+        self.is_news(what)
+    }
+
+    /// Forgets that `prefix…` was told, so that its next failure is news again.
+    pub fn well_again(&self, prefix: &str) {
+        self.lock().told.retain(|what, _| !what.starts_with(prefix));
+    }
+
+    fn is_news(&self, what: &str) -> bool {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if state.told.get(what).is_some_and(|then| now.duration_since(*then) < QUIET) {
+            return false;
+        }
+        if state.told.len() >= MAX_REMEMBERED {
+            state.told.retain(|_, then| now.duration_since(*then) < QUIET);
+        }
+        if state.told.len() < MAX_REMEMBERED {
+            state.told.insert(what.to_owned(), now);
+        }
+        true
+    }
+
+    /// Every live link and the counts.
+    pub fn snapshot(&self) -> (Vec<LinkStatus>, Counts) {
+        let state = self.lock();
+        let links = state.links.iter().map(|link| {
+            let (to_replica_bytes, to_master_bytes) = link.counts();
+            LinkStatus {
+                number: link.number,
+                name: link.name.clone(),
+                role: if link.side == Side::Acceptor { "master" } else { "replica" }.to_owned(),
+                site: link.site.clone(),
+                far: link.far.to_string(),
+                redis: link.redis.to_string(),
+                state: if link.syncing.load(Ordering::Relaxed) { "syncing" } else { "handshake" }.to_owned(),
+                since: link.began,
+                seconds: link.since.elapsed().as_secs(),
+                to_replica_bytes,
+                to_master_bytes,
+            }
+        });
+        (links.collect(), state.counts.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_beyond_the_limits_are_not_admitted() {
+        let registry = Arc::new(Registry::default());
+        let limits = Limits { links_per_site: 1, new_links_per_minute: 2 };
+        let with = With {
+            name: "orders",
+            side: Side::Acceptor,
+            site: "dc2",
+            instance: Id([0; 16]),
+            far: ([127, 0, 0, 1], 1).into(),
+            redis: ([127, 0, 0, 1], 2).into(),
+        };
+        registry.admit("dc2", "orders", &limits).unwrap();
+        let place = registry.open(&with);
+        assert!(registry.admit("DC2", "orders", &limits).unwrap_err().contains("links_per_site"));
+        registry.admit("dc3", "orders", &limits).unwrap();
+        drop(place);
+        registry.admit("dc2", "orders", &limits).unwrap();
+        assert!(registry.admit("dc2", "orders", &limits).unwrap_err().contains("new_links_per_minute"));
+    }
+
+    #[test]
+    fn a_repeated_refusal_is_news_only_once_a_while() {
+        let registry = Registry::default();
+        assert!(registry.failed("replica orders: down"));
+        assert!(!registry.failed("replica orders: down"));
+        registry.well_again("replica orders");
+        assert!(registry.failed("replica orders: down"));
+        assert_eq!(registry.snapshot().1.failed, 3);
+    }
+}

@@ -1,0 +1,229 @@
+//! Serves a replica that connected here: finds a way to the far site, opens a
+//! link, and hands both to the relay.
+//!
+//! A replica that cannot be served is told why in an error reply to its first
+//! command, so that the reason stands in Redis' own log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::relay::{self, Relay};
+use super::{HELLO_DEADLINE, Shared, terms, tune};
+use crate::config::{Announced, Congestion, Replica};
+use crate::lane::{Lane, LaneError};
+use crate::link::frame::Frame;
+use crate::link::tlv::{Accept, Hello, Id, VERSION, Want};
+use crate::link::{Link, Side};
+use crate::redis::announce::Announce;
+use crate::redis::reply;
+use crate::registry::With;
+use crate::tap::{Blind, Flow, Tap};
+use crate::tls::material::Dial;
+
+/// For one address to take a TCP connection.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// For the far gateway to answer HELLO; it may be waiting for its Redis.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(6);
+
+/// For all addresses of all peers together.
+const DIAL_DEADLINE: Duration = Duration::from_secs(12);
+
+/// For a replica that is refused to send its first command and read the answer.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a dialler needs for one `[[replica]]`.
+#[derive(Debug)]
+pub struct Site {
+    /// From the config.
+    pub replica: Replica,
+    /// TLS towards its site.
+    pub dial: Dial,
+}
+
+/// Carries one replica's connection from its accept to its end.
+pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpStream, from: SocketAddr) {
+    tune(&redis);
+    let name = &site.replica.name;
+    let news = format!("replica {name}: ");
+    let want = |sibling| Want::New { master: site.replica.master.clone(), sibling };
+    let reached = tokio::select! {
+        reached = reach(&shared, &site, want) => reached,
+        () = shared.stop.cancelled() => return,
+    };
+    let (lane, accept) = match reached {
+        Ok(reached) => reached,
+        Err(reason) => {
+            if shared.registry.failed(&format!("{news}{reason}")) {
+                warn!(link = %name, site = %site.replica.site, replica = %from, "no link: {reason}");
+            } else {
+                debug!(link = %name, site = %site.replica.site, replica = %from, "no link: {reason}");
+            }
+            refuse(&mut redis, &reply::error(&shared.config.site, &reason)).await;
+            return;
+        }
+    };
+    shared.registry.well_again(&news);
+    if is_gone(&redis).await {
+        debug!(link = %name, replica = %from, "the replica left while the link was opened");
+        return;
+    }
+    let far = lane.peer();
+    let place = shared.registry.open(&With {
+        name,
+        side: Side::Dialler,
+        site: &site.replica.site,
+        instance: accept.identity.instance,
+        far,
+        redis: from,
+    });
+    info!(link = %name, number = place.number, site = %site.replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, replica = %from, plain = accept.plain, "link up");
+    let ours = terms(&site.replica.link);
+    let tap: Box<dyn Tap> = match &site.replica.announce {
+        Announced::As { host, port } if !accept.plain => Box::new(Announce::new(host.clone(), *port)),
+        _ => Box::new(Blind),
+    };
+    let relay = Relay {
+        link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
+        lane,
+        redis,
+        inward: Flow::ToReplica,
+        plain: accept.plain,
+        tap,
+        entry: &place,
+        site: &shared.config.site,
+    };
+    let end = relay::run(relay, &shared.stop).await;
+    super::log_end(&place, &end, "the replica closed its connection");
+}
+
+/// Asks the far site about a master without opening a link.
+pub async fn probe(shared: &Shared, site: &Site) -> Result<(SocketAddr, Accept), String> {
+    let (lane, accept) = reach(shared, site, |_| Want::Probe { master: site.replica.master.clone() }).await?;
+    let peer = lane.peer();
+    let _ = timeout(Duration::from_secs(1), lane.close()).await;
+    Ok((peer, accept))
+}
+
+/// Tries every address of every peer in order until one accepts; while other
+/// links of this replica entry are up, theirs comes first.
+async fn reach(shared: &Shared, site: &Site, want: impl Fn(Option<Id>) -> Want) -> Result<(Lane, Accept), String> {
+    let mut failures = Vec::new();
+    let tried = timeout(DIAL_DEADLINE, async {
+        let sibling = shared.registry.sibling(&site.replica.name);
+        if let Some((address, instance)) = sibling {
+            match open(shared, site, address, want(Some(instance))).await {
+                Ok(reached) => return Some(reached),
+                Err(error) => failures.push(format!("{address}: {error}")),
+            }
+        }
+        for peer in &site.replica.peers {
+            let addresses = match timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
+                Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
+                Ok(Err(error)) => {
+                    failures.push(format!("{peer}: cannot be resolved: {error}"));
+                    continue;
+                }
+                Err(_) => {
+                    failures.push(format!("{peer}: the name was not resolved in time"));
+                    continue;
+                }
+            };
+            for address in addresses {
+                if sibling.is_some_and(|(tried, _)| tried == address) {
+                    continue;
+                }
+                match open(shared, site, address, want(None)).await {
+                    Ok(reached) => return Some(reached),
+                    Err(error) => failures.push(format!("{peer}: {error}")),
+                }
+            }
+        }
+        None
+    })
+    .await;
+    match tried {
+        Ok(Some(reached)) => Ok(reached),
+        Ok(None) => Err(failures.join("; ")),
+        Err(_) => {
+            failures.push(format!("no gateway of {} answered within {} s", site.replica.site, DIAL_DEADLINE.as_secs()));
+            Err(failures.join("; "))
+        }
+    }
+}
+
+/// One lane to one address, accepted in so many words.
+async fn open(shared: &Shared, site: &Site, address: SocketAddr, want: Want) -> Result<(Lane, Accept), String> {
+    let socket = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err(format!("no answer within {} s", CONNECT_DEADLINE.as_secs())),
+    };
+    tune(&socket);
+    congestion(&socket, &site.replica.link.congestion);
+    let ours = &shared.material.leaf;
+    let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, &site.dial, ours)).await {
+        Ok(lane) => lane.map_err(|error| error.to_string())?,
+        Err(_) => return Err("TCP connects, but TLS gets no answer".to_owned()),
+    };
+    let hello = Hello { version: VERSION, identity: shared.identity(), want, terms: terms(&site.replica.link) };
+    let answer = timeout(ANSWER_DEADLINE, async {
+        lane.send(&Frame::Hello(hello)).await?;
+        lane.receive(ours).await
+    })
+    .await;
+    match answer {
+        Ok(Ok(Frame::Accept(accept))) if !accept.identity.site.eq_ignore_ascii_case(&site.replica.site) => {
+            Err(format!("its certificate is good for {}, but it calls itself {}", site.replica.site, crate::escape::shown(accept.identity.site.as_bytes())))
+        }
+        Ok(Ok(Frame::Accept(accept))) => Ok((lane, accept)),
+        Ok(Ok(Frame::Refuse(refuse))) => Err(LaneError::Refused(refuse).to_string()),
+        Ok(Ok(_)) => Err(LaneError::Unexpected.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the far gateway did not answer within {} s", ANSWER_DEADLINE.as_secs())),
+    }
+}
+
+/// Sets the congestion control of a lane. Auto takes bbr where the system allows
+/// it, and is silent where it does not.
+pub fn congestion(socket: &TcpStream, wanted: &Congestion) {
+    let socket = socket2::SockRef::from(socket);
+    match wanted {
+        Congestion::Auto => {
+            let _ = socket.set_tcp_congestion(b"bbr");
+        }
+        Congestion::Named(name) => {
+            if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
+                debug!(%name, "congestion control is not to be had: {error}");
+            }
+        }
+    }
+}
+
+/// Answers the first command of a replica with an error and closes.
+async fn refuse(redis: &mut TcpStream, reply: &[u8]) {
+    let _ = timeout(REFUSAL_DEADLINE, async {
+        let mut command = [0; 1024];
+        if redis.read(&mut command).await? == 0 {
+            return Ok(());
+        }
+        redis.write_all(reply).await?;
+        redis.shutdown().await?;
+        // Until the replica has closed: a reset could overtake the reply.
+        while redis.read(&mut command).await? > 0 {}
+        std::io::Result::Ok(())
+    })
+    .await;
+}
+
+/// Whether the other end has closed already.
+async fn is_gone(redis: &TcpStream) -> bool {
+    let ready = timeout(Duration::ZERO, redis.ready(Interest::READABLE)).await;
+    matches!(ready, Ok(Ok(ready)) if ready.is_read_closed()) || matches!(ready, Ok(Err(_)))
+}

@@ -1,0 +1,107 @@
+//! What a gateway does with one connection, from its first byte to its last.
+//!
+//! [`dial`] serves a replica that connected to this site; [`serve`] answers a
+//! gateway that dialled it; both end in [`relay`], which moves the bytes.
+
+pub mod dial;
+pub mod relay;
+pub mod serve;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::config::{Config, LinkSettings};
+use crate::escape::shown;
+use crate::link::{End, frame};
+use crate::link::tlv::{Id, Identity, Terms};
+use crate::registry::{Place, Registry};
+use crate::tls::material::Material;
+
+/// From a connection's accept to the HELLO that says what it is for.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// For the local Redis to take a connection.
+pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
+
+/// What every session of this gateway shares.
+pub struct Shared {
+    /// The config as believed.
+    pub config: Config,
+    /// Certificate, key, CAs.
+    pub material: Material,
+    /// This process, in every HELLO and ACCEPT.
+    pub instance: Id,
+    /// What is live now.
+    pub registry: Arc<Registry>,
+    /// Cancelled when the gateway stops.
+    pub stop: CancellationToken,
+}
+
+impl Shared {
+    /// Who this gateway says it is.
+    pub fn identity(&self) -> Identity {
+        Identity { site: self.config.site.clone(), node: self.config.node.clone(), instance: self.instance, clock: clock::now_millis() }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("site", &self.config.site).finish_non_exhaustive()
+    }
+}
+
+/// What this build and these settings offer for a link.
+pub fn terms(settings: &LinkSettings) -> Terms {
+    Terms {
+        window: settings.window,
+        max_frame: u32::try_from(frame::MAX_DATA).expect("a frame is far below 4 GiB"),
+        heartbeat: settings.heartbeat,
+        dead_after: settings.dead_after,
+        hold: Duration::ZERO,
+        lanes: 1,
+        compression: 0,
+    }
+}
+
+/// No delay, and keepalive so that a host that vanished is noticed even on the
+/// plain side, where nothing else is sent.
+pub fn tune(socket: &TcpStream) {
+    let _ = socket.set_nodelay(true);
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+    let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
+}
+
+/// One line for the end of a link. `local` says what it means here that the local
+/// Redis closed.
+fn log_end(place: &Place, end: &End, local: &str) {
+    let (to_replica, to_master) = place.counts();
+    let seconds = format!("{:.1}", place.since.elapsed().as_secs_f64());
+    let reason = describe(end, local);
+    match end {
+        End::CommandRefused(_) | End::Protocol(_) | End::LaneLost(_) | End::NotDelivered => {
+            warn!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {reason}");
+        }
+        _ => info!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {reason}"),
+    }
+}
+
+/// For the log: what ended a link.
+fn describe(end: &End, local: &str) -> String {
+    let shown = |text: &str| shown(text.as_bytes());
+    match end {
+        End::LocalClosed => local.to_owned(),
+        End::Far(why) => format!("ended by the far side: {}", shown(&why.text)),
+        End::FarStopping(why) => format!("the far gateway stops: {}", shown(&why.text)),
+        End::Stopping => "this gateway stops".to_owned(),
+        End::CommandRefused(reason) => format!("refused {reason}"),
+        End::LaneLost(loss) => format!("lane lost: {loss}"),
+        End::Protocol(fault) => format!("the far gateway broke the protocol: {}", shown(fault)),
+        End::NotDelivered => "Redis here did not take the last bytes in time".to_owned(),
+        End::Finished => "both directions ended".to_owned(),
+    }
+}

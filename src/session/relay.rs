@@ -1,0 +1,432 @@
+//! Moves the bytes of one link between the local Redis and its lane.
+//!
+//! A byte's way out: Redis, tap, link, lane; its way in: lane, link, tap, Redis.
+//! One task drives both, polls each socket once a round, and judges time only
+//! when the lane was read empty. Reading the lane never waits for Redis: the
+//! link's window bounds what is stored.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::buffer::Chunk;
+use crate::lane::{Lane, LaneError};
+use crate::link::tlv::{Code, Why};
+use crate::link::{End, LaneLoss, Link};
+use crate::registry::LinkEntry;
+use crate::tap::{Flow, Tap, Verdict};
+
+/// For the frames that end a link to reach the far side.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// For what was read before a stop to be sent.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How often a Redis socket that is not being read is looked at for its end.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Rounds before other tasks get their turn.
+const ROUNDS: usize = 32;
+
+/// The most bytes that a tap may hold while it decides.
+const MAX_HELD: usize = 64 * 1024;
+
+/// Everything one link needs to run.
+pub struct Relay<'a> {
+    /// The state machine.
+    pub link: Link,
+    /// The far gateway.
+    pub lane: Lane,
+    /// The local Redis.
+    pub redis: TcpStream,
+    /// Which way bytes from the lane flow.
+    pub inward: Flow,
+    /// Whether each direction closes on its own.
+    pub plain: bool,
+    /// What looks into the bytes.
+    pub tap: Box<dyn Tap>,
+    /// Where the counts go.
+    pub entry: &'a LinkEntry,
+    /// This site's name, for the words of an end.
+    pub site: &'a str,
+}
+
+/// Runs a link to its end and says why it ended. The Redis socket and the lane
+/// are closed by then. Cancelling `stop` ends it with a GOODBYE.
+pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> End {
+    let mut driver = Driver::new(relay);
+    let stopped = tokio::select! {
+        biased;
+        () = poll_fn(|cx| driver.poll(cx)) => false,
+        () = stop.cancelled() => true,
+    };
+    if stopped {
+        driver.relay.link.stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.relay.site)));
+        let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
+    }
+    driver.finish().await
+}
+
+/// Bytes for the local Redis, and how many carried bytes they stand for.
+struct Outgoing {
+    chunk: Chunk,
+    carried: u64,
+}
+
+/// One direction's place at the tap.
+#[derive(Default)]
+struct AtTap {
+    held: Vec<u8>,
+    detached: bool,
+    /// The tap has ended the link: nothing more passes.
+    stopped: bool,
+}
+
+/// What the tap made of a chunk.
+enum Made {
+    Forward { chunk: Chunk, carried: u64, armed: bool },
+    Stop { reply: Vec<u8>, reason: String },
+}
+
+struct Driver<'a> {
+    relay: Relay<'a>,
+    inward: AtTap,
+    outward: AtTap,
+    to_redis: VecDeque<Outgoing>,
+    /// The local Redis has sent its end.
+    redis_ended: bool,
+    /// The writing half towards Redis was closed; only in a plain tunnel.
+    redis_shut: bool,
+    sleep: Pin<Box<Sleep>>,
+    /// Since when Redis has not been read for want of room, and the offset then.
+    unread: Option<(Instant, u64)>,
+}
+
+impl<'a> Driver<'a> {
+    fn new(relay: Relay<'a>) -> Self {
+        Self {
+            relay,
+            inward: AtTap::default(),
+            outward: AtTap::default(),
+            to_redis: VecDeque::new(),
+            redis_ended: false,
+            redis_shut: false,
+            sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
+            unread: None,
+        }
+    }
+
+    /// Ready once the link has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            let now = Instant::now();
+            let (mut moved, lane_empty) = self.hear(cx, now);
+            moved |= self.deliver(cx, now);
+            moved |= self.collect(cx, now);
+            moved |= self.transmit(cx, now);
+            if lane_empty {
+                self.relay.link.handle_timeout(now);
+            }
+            if self.relay.link.ended().is_some() {
+                return Poll::Ready(());
+            }
+            if !moved && self.sleeps(cx) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Lane to link. Whether anything came, and whether the socket is empty.
+    fn hear(&mut self, cx: &mut Context<'_>, now: Instant) -> (bool, bool) {
+        let Relay { lane, link, .. } = &mut self.relay;
+        match lane.poll_read(cx, &mut |item| link.handle(item, now)) {
+            Poll::Pending => (false, true),
+            Poll::Ready(Ok(())) => {
+                link.heard(now);
+                (true, false)
+            }
+            Poll::Ready(Err(error)) => {
+                self.lost(error);
+                (true, true)
+            }
+        }
+    }
+
+    /// Link to tap to Redis.
+    fn deliver(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut moved = false;
+        while self.to_redis.len() < 64
+            && let Some(chunk) = self.relay.link.take()
+        {
+            moved = true;
+            let flow = self.relay.inward;
+            for made in self.inward.through(self.relay.tap.as_mut(), flow, chunk) {
+                match made {
+                    Made::Forward { chunk, carried, .. } => self.to_redis.push_back(Outgoing { chunk, carried }),
+                    Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
+                }
+            }
+        }
+        while let Some(front) = self.to_redis.front_mut() {
+            if front.chunk.is_empty() {
+                let carried = front.carried;
+                self.to_redis.pop_front();
+                self.relay.link.wrote(carried, now);
+                continue;
+            }
+            match Pin::new(&mut self.relay.redis).poll_write(cx, front.chunk.bytes()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(count)) => {
+                    front.chunk.consume(count);
+                    self.relay.entry.count(self.relay.inward, count);
+                    moved = true;
+                }
+                Poll::Ready(Err(_)) => {
+                    self.to_redis.clear();
+                    self.relay.link.local_broken(now);
+                    return true;
+                }
+            }
+        }
+        if self.relay.plain && !self.redis_shut && self.to_redis.is_empty() && self.relay.link.receive_finished() {
+            self.redis_shut = true;
+            moved = true;
+            let _ = Pin::new(&mut self.relay.redis).poll_shutdown(cx);
+        }
+        moved
+    }
+
+    /// Redis to tap to link.
+    fn collect(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let room = usize::try_from(self.relay.link.read_room()).unwrap_or(usize::MAX);
+        if self.redis_ended {
+            return false;
+        }
+        if room == 0 {
+            return self.watch(cx, now);
+        }
+        self.unread = None;
+        let mut chunk = Chunk::pooled();
+        let spare = chunk.spare();
+        let limit = spare.len().min(room);
+        let mut space = ReadBuf::new(&mut spare[..limit]);
+        let read = Pin::new(&mut self.relay.redis).poll_read(cx, &mut space);
+        let count = space.filled().len();
+        match read {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) if count > 0 => chunk.filled(count),
+            Poll::Ready(Ok(())) => {
+                self.redis_ended = true;
+                self.relay.link.local_closed(now);
+                return true;
+            }
+            Poll::Ready(Err(_)) => {
+                self.redis_ended = true;
+                self.relay.link.local_broken(now);
+                return true;
+            }
+        }
+        let flow = self.outward_flow();
+        self.relay.entry.count(flow, count);
+        for made in self.outward.through(self.relay.tap.as_mut(), flow, chunk.settled()) {
+            match made {
+                Made::Forward { chunk, armed, .. } => {
+                    self.relay.link.offer(chunk);
+                    if armed {
+                        self.relay.link.arm();
+                    }
+                }
+                Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
+            }
+        }
+        true
+    }
+
+    /// Link to lane.
+    fn transmit(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut moved = false;
+        loop {
+            let pushed = self.push(now);
+            moved |= pushed;
+            match self.relay.lane.poll_flush(cx) {
+                Poll::Pending => return moved,
+                Poll::Ready(Ok(())) if pushed => {}
+                Poll::Ready(Ok(())) => return moved,
+                Poll::Ready(Err(error)) => {
+                    self.lost(error.into());
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Seals what the link wants sent, as far as the lane has room.
+    fn push(&mut self, now: Instant) -> bool {
+        let Relay { lane, link, .. } = &mut self.relay;
+        let mut pushed = false;
+        while lane.has_room() {
+            let mut sealed = Ok(());
+            if !link.poll_transmit(now, &mut |frame| sealed = lane.push(frame)) {
+                break;
+            }
+            pushed = true;
+            if let Err(error) = sealed {
+                self.lost(error);
+                break;
+            }
+        }
+        pushed
+    }
+
+    /// A socket that is not being read is still watched for its end.
+    fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let offered = self.relay.link.offered();
+        let (since, _) = *self.unread.get_or_insert((now, offered));
+        if now < since + WATCH {
+            return false;
+        }
+        self.unread = Some((now, offered));
+        let ready = pin!(self.relay.redis.ready(Interest::READABLE)).poll(cx);
+        let gone = match ready {
+            Poll::Ready(Ok(ready)) if self.relay.plain => ready.is_error() || ready.is_write_closed(),
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        };
+        if gone {
+            self.redis_ended = true;
+            self.relay.link.local_broken(now);
+        }
+        gone
+    }
+
+    /// Whether there is nothing to do before the time or a socket says so.
+    fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
+        let watch = self.unread.map(|(since, _)| since + WATCH);
+        let Some(next) = [self.relay.link.next_timeout(), watch].into_iter().flatten().min() else { return true };
+        let next = tokio::time::Instant::from_std(next);
+        if self.sleep.deadline() != next {
+            self.sleep.as_mut().reset(next);
+        }
+        self.sleep.as_mut().poll(cx).is_pending()
+    }
+
+    /// The tap has refused what came: last words to the replica, then the end.
+    fn refuse(&mut self, reply: &[u8], reason: String, now: Instant) {
+        if self.outward_flow() == Flow::ToReplica {
+            if !reply.is_empty() {
+                self.relay.link.offer(Chunk::copied(reply));
+            }
+            let why = Why::new(Code::CommandRefused, &format!("site {} refused {reason}", self.relay.site));
+            self.relay.link.finish(why, End::CommandRefused(reason), now);
+        } else {
+            let why = Why::new(Code::CommandRefused, &reason);
+            self.relay.link.abort(why, End::CommandRefused(reason));
+        }
+    }
+
+    fn outward_flow(&self) -> Flow {
+        match self.relay.inward {
+            Flow::ToMaster => Flow::ToReplica,
+            Flow::ToReplica => Flow::ToMaster,
+        }
+    }
+
+    fn lost(&mut self, error: LaneError) {
+        let loss = match error {
+            LaneError::Closed => LaneLoss::Closed,
+            LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => LaneLoss::Failed("the connection to the far gateway was reset".to_owned()),
+            LaneError::Frame(error) => return self.relay.link.fault(&error.to_string()),
+            other => LaneLoss::Failed(other.to_string()),
+        };
+        self.relay.link.lane_lost(loss);
+    }
+
+    /// Closes both sides and answers why the link ended.
+    async fn finish(mut self) -> End {
+        let end = self.relay.link.ended().cloned().unwrap_or(End::Stopping);
+        self.push(Instant::now());
+        let Relay { lane, redis, .. } = self.relay;
+        drop(redis);
+        if matches!(end, End::LaneLost(_)) {
+            // By reset: nothing that still waits in the kernel may arrive late.
+            lane.reset();
+        } else {
+            let _ = timeout(LAST_WORDS, lane.close()).await;
+        }
+        end
+    }
+}
+
+impl AtTap {
+    /// Shows a chunk to the tap until it has decided on all of it, or wants more.
+    fn through(&mut self, tap: &mut dyn Tap, flow: Flow, chunk: Chunk) -> Vec<Made> {
+        if self.stopped {
+            return Vec::new();
+        }
+        if self.detached && self.held.is_empty() {
+            let carried = chunk.len() as u64;
+            return vec![Made::Forward { chunk, carried, armed: false }];
+        }
+        self.held.extend_from_slice(chunk.bytes());
+        drop(chunk);
+        let mut made = Vec::new();
+        let mut at = 0;
+        while at < self.held.len() {
+            let rest = &self.held[at..];
+            let verdict = if self.detached { Verdict::Pass(rest.len()) } else { tap.look(flow, rest) };
+            match verdict {
+                Verdict::Pass(count) | Verdict::PassAndArm(count) => {
+                    let armed = matches!(verdict, Verdict::PassAndArm(_));
+                    forward(&mut made, &rest[..count], count, armed);
+                    at += count;
+                }
+                Verdict::Replace(count, bytes) => {
+                    forward(&mut made, &bytes, count, false);
+                    at += count;
+                }
+                Verdict::Detach => self.detached = true,
+                Verdict::Hold if rest.len() <= MAX_HELD => break,
+                Verdict::Hold => {
+                    made.push(Made::Stop { reply: Vec::new(), reason: "more bytes than a handshake has".to_owned() });
+                    self.stopped = true;
+                    break;
+                }
+                Verdict::Stop { pass, reply, reason } => {
+                    forward(&mut made, &rest[..pass], pass, false);
+                    made.push(Made::Stop { reply, reason });
+                    self.stopped = true;
+                    break;
+                }
+            }
+        }
+        if self.stopped {
+            self.held = Vec::new();
+        } else {
+            self.held.drain(..at);
+        }
+        made
+    }
+}
+
+/// Adds `bytes`, which stand for `carried` bytes of the stream.
+fn forward(made: &mut Vec<Made>, bytes: &[u8], carried: usize, armed: bool) {
+    let mut pieces = bytes.chunks(crate::buffer::PAYLOAD).peekable();
+    let mut left = carried;
+    while let Some(piece) = pieces.next() {
+        let last = pieces.peek().is_none();
+        let share = if last { left } else { piece.len().min(left) };
+        left -= share;
+        made.push(Made::Forward { chunk: Chunk::copied(piece), carried: share as u64, armed: armed && last });
+    }
+}

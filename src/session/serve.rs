@@ -1,0 +1,191 @@
+//! Answers a gateway that dialled this site: judges its HELLO, connects to the
+//! master's Redis, accepts in so many words, and hands both to the relay.
+//!
+//! A site that may not replicate a master hears the same as one that asks for a
+//! master there is none of; only the log here tells which it was.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::relay::{self, Relay};
+use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, dial, terms, tune};
+use crate::clock;
+use crate::config::Master;
+use crate::escape::shown;
+use crate::lane::{Lane, LaneError};
+use crate::link::frame::Frame;
+use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
+use crate::link::{Link, Side};
+use crate::redis::gate::Gate;
+use crate::registry::With;
+use crate::tap::{Blind, Flow, Tap};
+
+/// A refusal: what the far side hears, and what the log says.
+struct No {
+    why: Why,
+    log: String,
+}
+
+impl No {
+    fn new(code: Code, heard: &str) -> Self {
+        Self { why: Why::new(code, heard), log: heard.to_owned() }
+    }
+
+    /// What an unknown and a forbidden master have in common.
+    fn not_available(master: &str, log: String) -> Self {
+        Self { why: Why::new(Code::NotAvailable, &format!("master {master:?} is not available to this site")), log }
+    }
+}
+
+/// Opens TLS and reads HELLO, within the deadline from accept to hello. An error
+/// here is already told.
+pub async fn greet(shared: &Shared, config: Arc<ServerConfig>, socket: TcpStream, from: SocketAddr) -> Option<(Lane, Hello)> {
+    tune(&socket);
+    dial::congestion(&socket, &shared.config.link.congestion);
+    let ours = &shared.material.leaf;
+    let greeted = timeout(HELLO_DEADLINE, async {
+        let mut lane = Lane::accept(socket, config, ours).await?;
+        match lane.receive(ours).await {
+            Ok(Frame::Hello(hello)) => Ok((lane, hello)),
+            Ok(_) => Err(LaneError::Unexpected),
+            Err(LaneError::Frame(error)) => {
+                let why = Why::new(Code::Version, &format!("the hello is not understood: {error}"));
+                let _ = lane.send(&Frame::Refuse(Refuse { why, clock: Some(clock::now_millis()) })).await;
+                lane.close().await;
+                Err(error.into())
+            }
+            Err(error) => Err(error),
+        }
+    })
+    .await;
+    let reason = match greeted {
+        Ok(Ok(greeted)) => return Some(greeted),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no hello within {} s", HELLO_DEADLINE.as_secs()),
+    };
+    if shared.registry.refused(&format!("connection from {}: {reason}", from.ip())) {
+        warn!(%from, "connection refused: {reason}");
+    } else {
+        debug!(%from, "connection refused: {reason}");
+    }
+    None
+}
+
+/// Carries one lane from its HELLO to its end.
+pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
+    let (from, site) = (lane.peer(), hello.identity.site.clone());
+    let judged = tokio::select! {
+        judged = judge(&shared, &lane, &hello) => judged,
+        () = shared.stop.cancelled() => Err(No::new(Code::Stopping, &format!("the gateway of site {} stops", shared.config.site))),
+    };
+    let (master, redis) = match judged {
+        Ok(judged) => judged,
+        Err(no) => {
+            if shared.registry.refused(&format!("site {site}: {}", no.log)) {
+                warn!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
+            } else {
+                debug!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
+            }
+            let refuse = Frame::Refuse(Refuse { why: no.why, clock: Some(clock::now_millis()) });
+            let _ = timeout(Duration::from_secs(2), async {
+                lane.send(&refuse).await?;
+                lane.close().await;
+                Ok::<_, LaneError>(())
+            })
+            .await;
+            return;
+        }
+    };
+    let ours = terms(&shared.config.link);
+    let probe = matches!(hello.want, Want::Probe { .. });
+    let accept = Frame::Accept(Accept {
+        version: VERSION,
+        identity: shared.identity(),
+        terms: ours.clone(),
+        link: (!probe).then(Id::random),
+        received: 0,
+        plain: master.plain,
+    });
+    if !matches!(timeout(Duration::from_secs(5), lane.send(&accept)).await, Ok(Ok(()))) {
+        debug!(%from, %site, "the far gateway left before it was accepted");
+        return;
+    }
+    if probe {
+        drop(redis);
+        debug!(%from, %site, master = %master.name, "probed");
+        let _ = timeout(Duration::from_secs(2), lane.close()).await;
+        return;
+    }
+    let Ok(address) = redis.peer_addr() else { return };
+    let place = shared.registry.open(&With {
+        name: &master.name,
+        side: Side::Acceptor,
+        site: &site,
+        instance: hello.identity.instance,
+        far: from,
+        redis: address,
+    });
+    info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = master.plain, "link up");
+    let tap: Box<dyn Tap> = if master.plain { Box::new(Blind) } else { Box::new(Gate::new(&shared.config.site)) };
+    let relay = Relay {
+        link: Link::new(Side::Acceptor, master.plain, &ours, &hello.terms, Instant::now()),
+        lane,
+        redis,
+        inward: Flow::ToMaster,
+        plain: master.plain,
+        tap,
+        entry: &place,
+        site: &shared.config.site,
+    };
+    let end = relay::run(relay, &shared.stop).await;
+    super::log_end(&place, &end, "the master closed its connection");
+}
+
+/// Decides on a HELLO. A yes comes with the connection to the master.
+async fn judge<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, TcpStream), No> {
+    let claimed = &hello.identity.site;
+    if hello.version != VERSION {
+        return Err(No::new(Code::Version, &format!("protocol version {} is not spoken here, only {VERSION}", hello.version)));
+    }
+    if !lane.leaf().carries(claimed) {
+        let carried = lane.leaf().dns.join(", ");
+        return Err(No::new(Code::SiteMismatch, &format!("you call yourself {claimed}, but your certificate carries {carried}")));
+    }
+    let (name, sibling, opens) = match &hello.want {
+        Want::New { master, sibling } => (master, sibling, true),
+        Want::Probe { master } => (master, &None, false),
+        Want::Attach { .. } => return Err(No::new(Code::UnknownLink, "no such link here")),
+    };
+    let master = match shared.config.master(name) {
+        None => return Err(No::not_available(name, format!("it asks for the master {:?}, which is not offered here", shown(name.as_bytes())))),
+        Some(master) if !master.allow.iter().any(|site| site.eq_ignore_ascii_case(claimed)) => {
+            return Err(No::not_available(name, format!("master {name:?} does not list {claimed:?} in `allow`")));
+        }
+        Some(master) => master,
+    };
+    if sibling.is_some_and(|instance| instance != shared.instance) {
+        return Err(No::new(Code::WrongInstance, "this replica's other connection runs over another gateway; it will be tried again"));
+    }
+    let redis = match timeout(REDIS_DEADLINE, TcpStream::connect((master.redis.host.as_str(), master.redis.port))).await {
+        Ok(Ok(redis)) => redis,
+        Ok(Err(error)) => {
+            let no = No::new(Code::RedisDown, &format!("the master's Redis is down: {error}"));
+            return Err(No { log: format!("Redis of master {name:?} at {} cannot be reached: {error}", master.redis), ..no });
+        }
+        Err(_) => {
+            let no = No::new(Code::RedisDown, "the master's Redis does not answer");
+            return Err(No { log: format!("Redis of master {name:?} at {} does not answer within {} s", master.redis, REDIS_DEADLINE.as_secs()), ..no });
+        }
+    };
+    tune(&redis);
+    if opens {
+        shared.registry.admit(claimed, name, &shared.config.limits).map_err(|limit| No::new(Code::Limit, &format!("too many links: {limit}")))?;
+    }
+    Ok((master, redis))
+}

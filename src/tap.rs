@@ -1,0 +1,56 @@
+//! What looks into a link's bytes: the only seam between the data path and Redis.
+//!
+//! One tap a link sees both directions. It is shown the bytes that have not been
+//! decided on, from the first, and answers what becomes of them. The data path
+//! does as it is told and knows no Redis.
+
+/// Which way bytes flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// From the replica to the master.
+    ToMaster,
+    /// From the master to the replica.
+    ToReplica,
+}
+
+/// What becomes of the bytes that were shown.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The first bytes go on as they are; the rest is shown again.
+    Pass(usize),
+    /// As [`Verdict::Pass`], and with them the sync's reply is complete.
+    PassAndArm(usize),
+    /// Others go on in place of the first bytes.
+    Replace(usize, Vec<u8>),
+    /// More is needed to decide; everything is shown again once more has come.
+    Hold,
+    /// The link ends. The first `pass` bytes still go on; then the replica gets
+    /// `reply`, where it is not empty. `reason` is for the log.
+    Stop {
+        /// Bytes that still go on.
+        pass: usize,
+        /// Last words to the replica, as RESP.
+        reply: Vec<u8>,
+        /// For the log; never holds a payload.
+        reason: String,
+    },
+    /// This direction needs no more looking: everything goes on.
+    Detach,
+}
+
+/// Looks into one link.
+pub trait Tap: Send {
+    /// Judges `bytes`, never empty, of one direction. Anything but
+    /// [`Verdict::Hold`] is asked again with what is left.
+    fn look(&mut self, flow: Flow, bytes: &[u8]) -> Verdict;
+}
+
+/// The tap of a plain tunnel: looks at nothing.
+#[derive(Debug)]
+pub struct Blind;
+
+impl Tap for Blind {
+    fn look(&mut self, _: Flow, _: &[u8]) -> Verdict {
+        Verdict::Detach
+    }
+}

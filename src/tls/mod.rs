@@ -1,0 +1,25 @@
+//! Mutual TLS 1.3 between gateways: material, verification and records.
+//!
+//! Knows nothing of links. Both sides are always verified against the `ca` of the
+//! config, there is no resumption, no ticket and no early data, and a peer is
+//! only ever identified by an exact DNS name in its certificate.
+
+pub mod explain;
+pub mod material;
+pub mod peek;
+pub mod pem;
+pub mod record;
+pub mod verify;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+/// The application protocol of both sides; a peer that offers another one, or
+/// none, is refused.
+pub const ALPN: &[u8] = b"replgate/1";
+
+/// The cryptography used everywhere: aws-lc, X25519MLKEM768 preferred.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}

@@ -1,0 +1,201 @@
+//! What a certificate and a revocation list say, in this project's words.
+//!
+//! Only reads. The gateway, `check` and `certs` use the same reading.
+
+use std::net::IpAddr;
+
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
+
+/// Bytes that are not a certificate or list of the expected form.
+#[derive(Debug, thiserror::Error)]
+#[error("not a valid {what}: {error}")]
+pub struct Unreadable {
+    what: &'static str,
+    error: String,
+}
+
+fn unreadable(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Unreadable {
+    move |error| Unreadable { what, error: error.to_string() }
+}
+
+/// The facts of one certificate.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// Subject, as text.
+    pub subject: String,
+    /// Issuer, as text.
+    pub issuer: String,
+    /// Issuer, as encoded.
+    pub issuer_raw: Vec<u8>,
+    /// Subject, as encoded.
+    pub subject_raw: Vec<u8>,
+    /// Common name of the subject, if it has one. Never used to identify a peer.
+    pub common_name: Option<String>,
+    /// Serial number, big-endian.
+    pub serial: Vec<u8>,
+    /// Valid from, seconds since 1970.
+    pub not_before: i64,
+    /// Valid until, seconds since 1970.
+    pub not_after: i64,
+    /// DNS names of the subject alternative name.
+    pub dns: Vec<String>,
+    /// IP addresses of the subject alternative name.
+    pub ips: Vec<IpAddr>,
+    /// Whether its extended key usage names clientAuth.
+    pub client_auth: bool,
+    /// Whether its extended key usage names serverAuth.
+    pub server_auth: bool,
+    /// Whether it is a CA.
+    pub is_ca: bool,
+    /// How many CAs may stand between this one and a leaf, where limited.
+    pub path_length: Option<u32>,
+    /// Kind of the public key.
+    pub key: String,
+    /// Public key as encoded.
+    pub public_key: Vec<u8>,
+    /// Subject key identifier.
+    pub key_id: Option<Vec<u8>>,
+    /// SHA-256 over the whole certificate.
+    pub fingerprint: String,
+}
+
+impl Certificate {
+    /// Reads a certificate.
+    pub fn read(der: &[u8]) -> Result<Self, Unreadable> {
+        let what = unreadable("certificate");
+        let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| what(&error))?;
+        if !rest.is_empty() {
+            return Err(what(&"bytes after its end"));
+        }
+        let (mut dns, mut ips) = (Vec::new(), Vec::new());
+        if let Some(names) = certificate.subject_alternative_name().map_err(|error| what(&error))? {
+            alternative_names(&names.value.general_names, &mut dns, &mut ips);
+        }
+        let usage = certificate.extended_key_usage().map_err(|error| what(&error))?;
+        let constraints = certificate.basic_constraints().map_err(|error| what(&error))?;
+        let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+        Ok(Self {
+            subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
+            issuer_raw: certificate.issuer().as_raw().to_vec(),
+            subject_raw: certificate.subject().as_raw().to_vec(),
+            common_name,
+            serial: certificate.raw_serial().to_vec(),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+            dns,
+            ips,
+            client_auth: usage.as_ref().is_some_and(|usage| usage.value.client_auth),
+            server_auth: usage.as_ref().is_some_and(|usage| usage.value.server_auth),
+            is_ca: constraints.as_ref().is_some_and(|constraints| constraints.value.ca),
+            path_length: constraints.and_then(|constraints| constraints.value.path_len_constraint),
+            key: key_kind(certificate.public_key()),
+            public_key: certificate.public_key().raw.to_vec(),
+            key_id: certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            }),
+            fingerprint: fingerprint(der),
+        })
+    }
+
+    /// Whether it carries exactly this site: a DNS name, whatever the case, never
+    /// a wildcard and never the common name.
+    pub fn carries(&self, site: &str) -> bool {
+        self.dns.iter().any(|name| name.eq_ignore_ascii_case(site))
+    }
+
+    /// The serial number as colon-separated hex.
+    pub fn serial_text(&self) -> String {
+        hex(&self.serial)
+    }
+}
+
+/// The facts of one revocation list.
+#[derive(Clone, Debug)]
+pub struct RevocationList {
+    /// Issuer, as text.
+    pub issuer: String,
+    /// Issuer, as encoded.
+    pub issuer_raw: Vec<u8>,
+    /// Made at, seconds since 1970.
+    pub this_update: i64,
+    /// Stale after, seconds since 1970.
+    pub next_update: Option<i64>,
+    /// Revoked serial numbers and when.
+    pub revoked: Vec<(Vec<u8>, i64)>,
+}
+
+impl RevocationList {
+    /// Reads a list without judging its signature; see [`RevocationList::signed_by`].
+    pub fn read(der: &[u8]) -> Result<Self, Unreadable> {
+        let list = parse_list(der)?;
+        Ok(Self {
+            issuer: list.issuer().to_string(),
+            issuer_raw: list.issuer().as_raw().to_vec(),
+            this_update: list.last_update().timestamp(),
+            next_update: list.next_update().map(|time| time.timestamp()),
+            revoked: list
+                .iter_revoked_certificates()
+                .map(|entry| (entry.raw_serial().to_vec(), entry.revocation_date.timestamp()))
+                .collect(),
+        })
+    }
+
+    /// Whether the list `der` carries the signature of the CA `ca`.
+    pub fn signed_by(der: &[u8], ca: &[u8]) -> bool {
+        let (Ok(list), Ok((_, ca))) = (parse_list(der), X509Certificate::from_der(ca)) else { return false };
+        list.issuer().as_raw() == ca.subject().as_raw() && list.verify_signature(ca.public_key()).is_ok()
+    }
+}
+
+fn parse_list(der: &[u8]) -> Result<CertificateRevocationList<'_>, Unreadable> {
+    let what = unreadable("certificate revocation list");
+    let (rest, list) = CertificateRevocationList::from_der(der).map_err(|error| what(&error))?;
+    if rest.is_empty() { Ok(list) } else { Err(what(&"bytes after its end")) }
+}
+
+/// Sorts general names into DNS names and addresses.
+pub fn alternative_names(names: &[GeneralName<'_>], dns: &mut Vec<String>, ips: &mut Vec<IpAddr>) {
+    for name in names {
+        match name {
+            GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => {
+                let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                ips.extend(v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What kind of public key this is.
+pub fn key_kind(key: &SubjectPublicKeyInfo<'_>) -> String {
+    match key.algorithm.algorithm.to_id_string().as_str() {
+        "1.2.840.113549.1.1.1" => format!("RSA {}", key.parsed().map(|key| key.key_size()).unwrap_or(0)),
+        "1.3.101.112" => "Ed25519".to_owned(),
+        "1.2.840.10045.2.1" => {
+            let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok()).map(|oid| oid.to_id_string());
+            match curve.as_deref() {
+                Some("1.2.840.10045.3.1.7") => "ECDSA P-256".to_owned(),
+                Some("1.3.132.0.34") => "ECDSA P-384".to_owned(),
+                Some("1.3.132.0.35") => "ECDSA P-521".to_owned(),
+                other => format!("EC {}", other.unwrap_or("of an unnamed curve")),
+            }
+        }
+        other => other.to_owned(),
+    }
+}
+
+/// SHA-256 of `der` as colon-separated upper-case hex, as `openssl x509
+/// -fingerprint -sha256` prints it.
+pub fn fingerprint(der: &[u8]) -> String {
+    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref())
+}
+
+/// Colon-separated upper-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
