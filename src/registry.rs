@@ -40,6 +40,8 @@ pub struct LinkEntry {
     pub far: SocketAddr,
     /// The local Redis' address.
     pub redis: SocketAddr,
+    /// Whether any command passes.
+    pub plain: bool,
     /// When it began.
     pub since: Instant,
     began: i64,
@@ -84,7 +86,7 @@ pub struct LinkStatus {
     pub far: String,
     /// The local Redis' address.
     pub redis: String,
-    /// `handshake`, `syncing` once the sync has begun, `tunnel` for plain ones.
+    /// `handshake`, `syncing` from the sync's reply on, `tunnel` for a plain one.
     pub state: String,
     /// Seconds since 1970.
     pub since: i64,
@@ -168,6 +170,8 @@ pub struct With<'a> {
     pub far: SocketAddr,
     /// The local Redis' address.
     pub redis: SocketAddr,
+    /// Whether any command passes.
+    pub plain: bool,
 }
 
 impl Registry {
@@ -188,6 +192,7 @@ impl Registry {
             instance: with.instance,
             far: with.far,
             redis: with.redis,
+            plain: with.plain,
             since: Instant::now(),
             began: clock::now(),
             to_replica: AtomicU64::new(0),
@@ -270,7 +275,12 @@ impl Registry {
                 site: link.site.clone(),
                 far: link.far.to_string(),
                 redis: link.redis.to_string(),
-                state: if link.syncing.load(Ordering::Relaxed) { "syncing" } else { "handshake" }.to_owned(),
+                state: match (link.plain, link.syncing.load(Ordering::Relaxed)) {
+                    (true, _) => "tunnel",
+                    (false, true) => "syncing",
+                    (false, false) => "handshake",
+                }
+                .to_owned(),
                 since: link.began,
                 seconds: link.since.elapsed().as_secs(),
                 to_replica_bytes,
@@ -296,6 +306,7 @@ mod tests {
             instance: Id([0; 16]),
             far: ([127, 0, 0, 1], 1).into(),
             redis: ([127, 0, 0, 1], 2).into(),
+            plain: false,
         };
         registry.admit("dc2", "orders", &limits).unwrap();
         let place = registry.open(&with);

@@ -82,6 +82,7 @@ pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpS
         instance: accept.identity.instance,
         far,
         redis: from,
+        plain: accept.plain,
     });
     info!(link = %name, number = place.number, site = %site.replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, replica = %from, plain = accept.plain, "link up");
     let ours = terms(&site.replica.link);

@@ -106,6 +106,8 @@ struct Driver<'a> {
     /// The writing half towards Redis was closed; only in a plain tunnel.
     redis_shut: bool,
     sleep: Pin<Box<Sleep>>,
+    /// The sync's beginning was noted.
+    syncing: bool,
     /// Since when Redis has not been read for want of room, and the offset then.
     unread: Option<(Instant, u64)>,
 }
@@ -120,6 +122,7 @@ impl<'a> Driver<'a> {
             redis_ended: false,
             redis_shut: false,
             sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
+            syncing: false,
             unread: None,
         }
     }
@@ -137,6 +140,10 @@ impl<'a> Driver<'a> {
             }
             if self.relay.link.ended().is_some() {
                 return Poll::Ready(());
+            }
+            if !self.syncing && self.relay.link.is_armed() {
+                self.syncing = true;
+                self.relay.entry.note_syncing();
             }
             if !moved && self.sleeps(cx) {
                 return Poll::Pending;

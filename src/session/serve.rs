@@ -130,6 +130,7 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         instance: hello.identity.instance,
         far: from,
         redis: address,
+        plain: master.plain,
     });
     info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = master.plain, "link up");
     let tap: Box<dyn Tap> = if master.plain { Box::new(Blind) } else { Box::new(Gate::new(&shared.config.site)) };

@@ -1,0 +1,15 @@
+# make demo, make test and make bench install what they need; see scripts/setup.
+.PHONY: demo test bench
+
+demo:
+	@scripts/setup demo
+	cargo build --release --locked
+	target/release/replgate demo
+
+test:
+	@scripts/setup test
+	cargo test --locked -- --test-threads=4
+
+bench:
+	@scripts/setup bench
+	cargo bench --locked --bench pair

@@ -1,0 +1,206 @@
+//! A pair of gateways beside a pair of nginx stream proxies with 64k buffers, both
+//! over mutual TLS 1.3, in one interleaved run: CPU-seconds per GB of both
+//! processes together, and GB/s, of a bulk transfer from master to replica.
+//!
+//! `cargo bench --bench pair [-- --gigabytes 2 --rounds 5]`
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What one transfer cost.
+#[derive(Clone, Copy)]
+struct Cost {
+    cpu: f64,
+    wall: f64,
+}
+
+/// Two processes and the address that a client connects to.
+struct Pair {
+    name: &'static str,
+    children: Vec<Child>,
+    entry: SocketAddr,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let pids = tree(child.id());
+            for pid in pids.iter().rev() {
+                let _ = Command::new("kill").arg(pid.to_string()).status();
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
+fn main() {
+    let argument = |name: &str, default: u64| {
+        let mut arguments = std::env::args().skip_while(|argument| argument != name);
+        arguments.nth(1).and_then(|value| value.parse().ok()).unwrap_or(default)
+    };
+    let (gigabytes, rounds) = (argument("--gigabytes", 2), argument("--rounds", 5));
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    certificates(dir.path());
+    let master = serve(gigabytes * 1_000_000_000);
+    let mut pairs = vec![replgate(dir.path(), master)];
+    match nginx(dir.path(), master) {
+        Some(pair) => pairs.push(pair),
+        None => println!("nginx with its stream module is not installed (Debian: nginx libnginx-mod-stream); only replgate is measured"),
+    }
+    let mut costs = vec![Vec::new(); pairs.len()];
+    for round in 0..=rounds {
+        for (pair, costs) in pairs.iter().zip(&mut costs) {
+            let cost = transfer(pair, gigabytes);
+            // The first round warms up.
+            if round > 0 {
+                println!("round {round}  {:<10} {:.2} CPU-s/GB  {:.2} GB/s", pair.name, cost.cpu, 1.0 / cost.wall);
+                costs.push(cost);
+            }
+        }
+    }
+    println!("\nmedians of {rounds} rounds of {gigabytes} GB");
+    let medians: Vec<Cost> = costs.iter().map(|costs| Cost { cpu: median(costs.iter().map(|cost| cost.cpu)), wall: median(costs.iter().map(|cost| cost.wall)) }).collect();
+    for (pair, cost) in pairs.iter().zip(&medians) {
+        println!("{:<10} {:.2} CPU-s/GB  {:.2} GB/s", pair.name, cost.cpu, 1.0 / cost.wall);
+    }
+    if let [ours, theirs] = &medians[..] {
+        let ratios = costs[0].iter().zip(&costs[1]);
+        println!("ratio replgate/nginx: CPU {:.2} (median of pairs), speed {:.2}", median(ratios.map(|(ours, theirs)| ours.cpu / theirs.cpu)), theirs.wall / ours.wall);
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Reads everything through a pair; costs are per GB.
+fn transfer(pair: &Pair, gigabytes: u64) -> Cost {
+    let processes: Vec<u32> = pair.children.iter().flat_map(|child| tree(child.id())).collect();
+    let before: f64 = processes.iter().map(|pid| cpu(*pid)).sum();
+    let start = Instant::now();
+    let mut socket = TcpStream::connect(pair.entry).expect("the pair accepts");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout can be set");
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    loop {
+        match socket.read(&mut buffer).expect("the transfer goes on") {
+            0 => break,
+            count => total += count as u64,
+        }
+    }
+    assert_eq!(total, gigabytes * 1_000_000_000, "{} delivered every byte", pair.name);
+    let wall = start.elapsed().as_secs_f64();
+    let after: f64 = processes.iter().map(|pid| cpu(*pid)).sum();
+    Cost { cpu: (after - before) / gigabytes as f64, wall: wall / gigabytes as f64 }
+}
+
+/// A server that sends `size` bytes to whoever connects, and then closes.
+fn serve(size: u64) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let Ok(mut socket) = socket else { continue };
+            std::thread::spawn(move || {
+                let block = vec![b'x'; 1 << 20];
+                let mut left = size;
+                while left > 0 {
+                    let part = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+                    if socket.write_all(&block[..part]).is_err() {
+                        return;
+                    }
+                    left -= part as u64;
+                }
+            });
+        }
+    });
+    address
+}
+
+fn certificates(dir: &Path) {
+    let made = Command::new(env!("CARGO_BIN_EXE_replgate")).current_dir(dir).args(["certs", "init", "dc1", "dc2"]).stdout(Stdio::null()).status();
+    assert!(made.expect("replgate runs").success());
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free").port()
+}
+
+fn replgate(dir: &Path, master: SocketAddr) -> Pair {
+    let (wan, entry) = (free_port(), free_port());
+    let tls = |site: &str| format!("[tls]\nca = \"certs/{site}/ca.crt\"\ncert = \"certs/{site}/tls.crt\"\nkey = \"certs/{site}/tls.key\"\ncrl = \"certs/{site}/crl.pem\"\n");
+    let dc1 = format!(
+        "site = \"dc1\"\n{}[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n[[master]]\nname = \"bulk\"\nredis = \"{master}\"\nallow = [\"dc2\"]\ncommands = \"any\"\n",
+        tls("dc1")
+    );
+    let dc2 = format!(
+        "site = \"dc2\"\n{}[[replica]]\nname = \"bulk\"\nlisten = \"127.0.0.1:{entry}\"\nsite = \"dc1\"\npeers = [\"127.0.0.1:{wan}\"]\n",
+        tls("dc2")
+    );
+    let children = [("dc1", dc1), ("dc2", dc2)].map(|(site, text)| {
+        let config = dir.join(format!("{site}.toml"));
+        std::fs::write(&config, text).expect("the folder is writable");
+        let log = std::fs::File::create(dir.join(format!("{site}.log"))).expect("the folder is writable");
+        Command::new(env!("CARGO_BIN_EXE_replgate")).arg("run").arg("-c").arg(config).stderr(log).spawn().expect("replgate runs")
+    });
+    ready("replgate", children.into(), wan, entry)
+}
+
+fn nginx(dir: &Path, master: SocketAddr) -> Option<Pair> {
+    let module = PathBuf::from("/usr/lib/nginx/modules/ngx_stream_module.so");
+    let binary = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).exists()).filter(|_| module.exists())?;
+    let (wan, entry) = (free_port(), free_port());
+    let certs = dir.join("certs");
+    let certs = certs.display();
+    let server = format!(
+        "listen 127.0.0.1:{wan} ssl; proxy_pass {master}; ssl_protocols TLSv1.3; ssl_certificate {certs}/dc1/tls.crt; ssl_certificate_key {certs}/dc1/tls.key; ssl_client_certificate {certs}/dc1/ca.crt; ssl_verify_client on;"
+    );
+    let client = format!(
+        "listen 127.0.0.1:{entry}; proxy_pass 127.0.0.1:{wan}; proxy_ssl on; proxy_ssl_protocols TLSv1.3; proxy_ssl_certificate {certs}/dc2/tls.crt; proxy_ssl_certificate_key {certs}/dc2/tls.key; proxy_ssl_trusted_certificate {certs}/dc2/ca.crt; proxy_ssl_verify on; proxy_ssl_name dc1; proxy_ssl_server_name on;"
+    );
+    let children = [("server", server), ("client", client)].map(|(name, block)| {
+        let text = format!(
+            "load_module {}; daemon off; worker_processes 1; pid {}/{name}.pid; error_log {}/{name}.err; events {{}} stream {{ tcp_nodelay on; proxy_buffer_size 64k; server {{ {block} }} }}",
+            module.display(),
+            dir.display(),
+            dir.display()
+        );
+        let config = dir.join(format!("{name}.conf"));
+        std::fs::write(&config, text).expect("the folder is writable");
+        Command::new(binary).arg("-c").arg(config).stderr(Stdio::null()).spawn().expect("nginx runs")
+    });
+    Some(ready("nginx", children.into(), wan, entry))
+}
+
+fn ready(name: &'static str, children: Vec<Child>, wan: u16, entry: u16) -> Pair {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for port in [wan, entry] {
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "{name} listens in time");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Pair { name, children, entry: ([127, 0, 0, 1], entry).into() }
+}
+
+/// A process and its children.
+fn tree(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let mut all = vec![pid];
+    all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()).flat_map(tree));
+    all
+}
+
+/// CPU time that a process has used, user and system, in seconds.
+fn cpu(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name in parentheses; utime and stime are fields 14 and 15.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}

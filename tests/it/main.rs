@@ -1,0 +1,11 @@
+//! Whole behaviours against real processes: real redis-server of several
+//! versions, real TLS, the real binary. `make test` brings what they need.
+
+mod support;
+
+mod attacks;
+mod certs;
+mod files;
+mod life;
+mod refusals;
+mod replication;

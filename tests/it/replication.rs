@@ -1,0 +1,348 @@
+//! What replication is for, through the tunnel, on real Redis.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::gateway::{Lab, master_config, replica_block, replica_config, tls};
+use crate::support::redis::{ALL, Client, Redis, Version};
+use crate::support::{SOON, eventually, free_port};
+
+/// Writes steadily until dropped.
+struct Load {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<u64>>,
+}
+
+impl Load {
+    fn on(redis: &Redis, value: usize, pause: Duration) -> Self {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (mut client, flag) = (redis.client(), std::sync::Arc::clone(&stop));
+        let value = "v".repeat(value);
+        let thread = std::thread::spawn(move || {
+            let mut count = 0;
+            while !flag.load(std::sync::atomic::Ordering::Relaxed) {
+                client.ask(&["SET", &format!("load:{}", count % 5000), &format!("{count}{value}")]);
+                client.ask(&["INCR", "counter"]);
+                count += 1;
+                std::thread::sleep(pause);
+            }
+            count
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    fn finish(mut self) -> u64 {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.take().expect("finished once").join().expect("the load runs")
+    }
+}
+
+#[test]
+fn data_of_every_type_and_the_live_stream_arrive_on_every_version() {
+    let lab = Lab::new();
+    for version in ALL {
+        let alpha = Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &[]);
+        alpha.fill();
+        let pair = lab.pair(alpha.port);
+        let bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &[]);
+        bravo.ask(&["SLAVEOF", "127.0.0.1", &pair.entry.to_string()]);
+        bravo.wait_equal(&alpha);
+        let load = Load::on(&alpha, 500, Duration::ZERO);
+        eventually("the live stream arrives", SOON, || bravo.info_number("slave_repl_offset") > 2_000_000);
+        assert!(load.finish() > 1000);
+        bravo.wait_equal(&alpha);
+        assert_eq!(alpha.info_number("sync_full"), 1, "one full sync was enough");
+        let (links, status) = (pair.first.links(), pair.first.status());
+        assert_eq!((links, status["links"][0]["state"].as_str()), (1, Some("syncing")));
+        assert!(status["links"][0]["to_replica_bytes"].as_u64() > Some(2_000_000));
+    }
+}
+
+#[test]
+fn an_older_replica_follows_a_newer_master_and_the_other_way_round() {
+    let lab = Lab::new();
+    for (old, new) in [(Version::V6, Version::System), (Version::System, Version::V8)] {
+        // A newer replica reads an older master's snapshot; the other way round
+        // only the handshake can be promised.
+        let alpha = Redis::start(old, lab.path(), &format!("alpha-{old:?}"), &[]);
+        alpha.fill();
+        let pair = lab.pair(alpha.port);
+        let bravo = Redis::start(new, lab.path(), &format!("bravo-{new:?}"), &[]);
+        bravo.replicaof(pair.entry);
+        bravo.wait_equal(&alpha);
+    }
+}
+
+#[test]
+fn disk_and_diskless_syncs_at_both_ends_give_the_same_data() {
+    let lab = Lab::new();
+    for version in ALL {
+        for (master, replica) in [("no", "disabled"), ("no", "swapdb"), ("yes", "disabled"), ("yes", "swapdb")] {
+            let alpha = Redis::start(version, lab.path(), &format!("a-{version:?}-{master}-{replica}"), &["--repl-diskless-sync", master]);
+            alpha.fill();
+            let pair = lab.pair(alpha.port);
+            let bravo = Redis::start(version, lab.path(), &format!("b-{version:?}-{master}-{replica}"), &["--repl-diskless-load", replica]);
+            bravo.replicaof(pair.entry);
+            bravo.wait_equal(&alpha);
+            let log = alpha.log();
+            let diskless = log.contains("target: replicas sockets") || log.contains("replicas sockets (rdb-channel)");
+            assert_eq!(diskless, master == "yes", "{version:?}: the master synced as configured\n{log}");
+        }
+    }
+}
+
+#[test]
+fn redis_8_syncs_over_two_connections_through_the_tunnel() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::V8, lab.path(), "alpha", &["--repl-rdb-channel", "yes", "--repl-diskless-sync", "yes"]);
+    alpha.ask(&["DEBUG", "POPULATE", "200000", "key", "100"]);
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::V8, lab.path(), "bravo", &["--repl-rdb-channel", "yes", "--repl-diskless-load", "swapdb"]);
+    let load = Load::on(&alpha, 100, Duration::ZERO);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal_when(load, &alpha);
+    let opened = pair.first.status()["counts"]["opened"].as_u64();
+    assert_eq!(opened, Some(2), "the main connection and the one for the snapshot");
+    eventually("only the main connection is left", SOON, || pair.first.links() == 1);
+    assert_eq!(alpha.info_number("sync_full"), 1);
+}
+
+impl Redis {
+    /// Waits for the sync to be over, ends the load, and compares.
+    fn wait_equal_when(&self, load: Load, master: &Redis) {
+        eventually("the sync is over", Duration::from_secs(40), || self.info("master_link_status") == "up");
+        load.finish();
+        self.wait_equal(master);
+    }
+}
+
+#[test]
+fn a_restarted_replica_continues_where_it_was() {
+    let lab = Lab::new();
+    for version in ALL {
+        let alpha = Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &[]);
+        alpha.fill();
+        let pair = lab.pair(alpha.port);
+        let entry = pair.entry.to_string();
+        let mut bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &["--replicaof", "127.0.0.1", &entry]);
+        bravo.wait_equal(&alpha);
+        bravo.restart(SOON);
+        alpha.ask(&["SET", "while", "restarting"]);
+        bravo.wait_equal(&alpha);
+        assert_eq!((alpha.info_number("sync_full"), alpha.info_number("sync_partial_ok")), (1, 1), "{version:?}");
+    }
+}
+
+#[test]
+fn wait_counts_a_replica_behind_the_tunnel() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    let mut client = alpha.client();
+    for round in 0..100 {
+        client.ask(&["SET", "key", &round.to_string()]);
+        assert_eq!(client.ask(&["WAIT", "1", "5000"]).text(), "1");
+        assert_eq!(bravo.ask(&["GET", "key"]), round.to_string());
+    }
+}
+
+#[test]
+fn a_deeper_tree_of_replicas_gets_everything() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    alpha.fill();
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
+    let delta = Redis::start(Version::System, lab.path(), "delta", &[]);
+    bravo.replicaof(pair.entry);
+    charli.replicaof(pair.entry);
+    delta.replicaof(bravo.port);
+    alpha.ask(&["SET", "late", "write"]);
+    for replica in [&bravo, &charli, &delta] {
+        replica.wait_equal(&alpha);
+    }
+    assert_eq!(alpha.info("connected_slaves"), "2");
+    assert_eq!(bravo.info("slave_read_only"), "1");
+}
+
+#[test]
+fn different_masters_reach_different_replicas_through_one_pair() {
+    let lab = Lab::new();
+    let orders = Redis::start(Version::System, lab.path(), "orders", &[]);
+    let stock = Redis::start(Version::V8, lab.path(), "stock", &[]);
+    orders.ask(&["SET", "which", "orders"]);
+    stock.ask(&["SET", "which", "stock"]);
+    let (wan, one, two) = (free_port(), free_port(), free_port());
+    let _first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", orders.port), ("stock", stock.port)], ""));
+    let both = tls("dc2") + &replica_block("orders", one, wan, "") + &replica_block("copy", two, wan, "master = \"stock\"");
+    let _second = lab.gateway("dc2", &both);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let charli = Redis::start(Version::V8, lab.path(), "charli", &[]);
+    bravo.replicaof(one);
+    charli.replicaof(two);
+    bravo.wait_equal(&orders);
+    charli.wait_equal(&stock);
+    assert_eq!((bravo.ask(&["GET", "which"]), charli.ask(&["GET", "which"])), ("orders".into(), "stock".into()));
+}
+
+#[test]
+fn passwords_and_least_privileged_users_pass() {
+    let lab = Lab::new();
+    for version in ALL {
+        let alpha = Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &["--requirepass", "secret"]);
+        alpha.ask(&["ACL", "SETUSER", "repl", "on", ">least", "+ping", "+replconf", "+psync"]);
+        alpha.fill();
+        let pair = lab.pair(alpha.port);
+        let bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &["--masterauth", "secret"]);
+        let charli = Redis::start(version, lab.path(), &format!("charli-{version:?}"), &["--masteruser", "repl", "--masterauth", "least"]);
+        let wrong = Redis::start(version, lab.path(), &format!("wrong-{version:?}"), &["--masterauth", "guess"]);
+        for replica in [&bravo, &charli, &wrong] {
+            replica.replicaof(pair.entry);
+        }
+        bravo.wait_equal(&alpha);
+        charli.wait_equal(&alpha);
+        eventually("the wrong password is told to the replica", SOON, || wrong.log().contains("WRONGPASS") || wrong.log().contains("invalid"));
+        for log in [pair.first.log(), pair.second.log()] {
+            assert!(!log.contains("secret") && !log.contains("guess") && !log.contains("least"), "no password in a log");
+        }
+    }
+}
+
+#[test]
+fn a_permanent_replicaof_works_in_every_start_order() {
+    let lab = Lab::new();
+    let orders: [[usize; 4]; 6] = [[0, 1, 2, 3], [3, 2, 1, 0], [3, 0, 1, 2], [2, 3, 0, 1], [1, 3, 2, 0], [3, 1, 0, 2]];
+    for (round, order) in orders.iter().enumerate() {
+        let (master, wan, entry, replica) = (free_port(), free_port(), free_port(), free_port());
+        let (mut redis, mut gateways) = (Vec::new(), Vec::new());
+        for what in order {
+            match what {
+                0 => {
+                    let alpha = Redis::start_unready(Version::System, lab.path(), &format!("alpha-{round}"), master, &[]);
+                    alpha.wait_ready();
+                    alpha.ask(&["SET", "round", &round.to_string()]);
+                    redis.push((0, alpha));
+                }
+                1 => gateways.push(lab.gateway("dc1", &master_config("dc1", wan, &[("orders", master)], ""))),
+                2 => gateways.push(lab.gateway("dc2", &replica_config("dc2", entry, wan, ""))),
+                _ => {
+                    let bravo = Redis::start_unready(Version::System, lab.path(), &format!("bravo-{round}"), replica, &["--replicaof", "127.0.0.1", &entry.to_string()]);
+                    bravo.wait_ready();
+                    redis.push((1, bravo));
+                }
+            }
+        }
+        redis.sort_by_key(|(which, _)| *which);
+        redis[1].1.wait_equal(&redis[0].1);
+        assert_eq!(redis[1].1.ask(&["GET", "round"]), round.to_string(), "order {order:?}");
+    }
+}
+
+#[test]
+fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "64mb"]);
+    alpha.fill();
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
+    bravo.replicaof(pair.entry);
+    charli.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    charli.wait_equal(&alpha);
+    let load = Load::on(&alpha, 1000, Duration::from_millis(1));
+    bravo.process.signal("STOP");
+    let paused = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while paused.elapsed() < Duration::from_secs(60) {
+        // The other replica goes on as if nothing had happened.
+        let began = Instant::now();
+        alpha.ask(&["SET", "probe", &format!("{began:?}")]);
+        let wanted = alpha.ask(&["GET", "probe"]);
+        eventually("the other replica gets a write", Duration::from_secs(5), || charli.ask(&["GET", "probe"]) == wanted);
+        slowest = slowest.max(began.elapsed());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    bravo.process.signal("CONT");
+    load.finish();
+    bravo.wait_equal(&alpha);
+    charli.wait_equal(&alpha);
+    assert_eq!(alpha.info_number("sync_full"), 2, "no full sync beside the first two; slowest write {slowest:?}");
+}
+
+#[test]
+fn the_master_lists_a_replica_by_its_site_and_a_replica_may_say_otherwise() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let listed = |text: &str| {
+        let (wan, entry) = (free_port(), free_port());
+        let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
+        (lab.gateway("dc2", &replica_config("dc2", entry, wan, text)), first, entry)
+    };
+    for (announce, own, expected) in [
+        ("", &[][..], "ip=dc2,port="),
+        ("announce = \"keep\"", &[], "ip=127.0.0.1,port="),
+        ("announce = { host = \"bravo.example\", port = 7000 }", &[], "ip=bravo.example,port=7000,"),
+        ("", &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"], "ip=own.example,port=7001,"),
+    ] {
+        let (_second, _first, entry) = listed(announce);
+        let bravo = Redis::start(Version::System, lab.path(), &format!("bravo-{entry}"), own);
+        bravo.replicaof(entry);
+        bravo.wait_equal(&alpha);
+        assert!(alpha.info("slave0").contains(expected), "{announce}: {}", alpha.info("slave0"));
+        bravo.ask(&["REPLICAOF", "NO", "ONE"]);
+        eventually("the master lets go", SOON, || alpha.info("connected_slaves") == "0");
+    }
+}
+
+#[test]
+fn a_redis_8_replica_is_listed_once_and_by_its_site() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::V8, lab.path(), "alpha", &["--repl-diskless-sync", "yes"]);
+    alpha.fill();
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::V8, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    eventually("one replica is listed", SOON, || alpha.info("connected_slaves") == "1");
+    assert!(alpha.info("slave0").contains("ip=dc2"), "{}", alpha.info("slave0"));
+}
+
+#[test]
+fn a_full_sync_under_load_loses_no_write() {
+    let lab = Lab::new();
+    for version in ALL {
+        let alpha = Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &[]);
+        alpha.ask(&["DEBUG", "POPULATE", "300000", "key", "200"]);
+        let pair = lab.pair(alpha.port);
+        let bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &[]);
+        let load = Load::on(&alpha, 2000, Duration::ZERO);
+        bravo.replicaof(pair.entry);
+        bravo.wait_equal_when(load, &alpha);
+        assert_eq!(alpha.ask(&["GET", "counter"]), bravo.ask(&["GET", "counter"]));
+    }
+}
+
+#[test]
+fn a_plain_tunnel_carries_any_command_and_closes_each_way_on_its_own() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair_with(alpha.port, "commands = \"any\"", "");
+    pair.first.wait_log("every command of the sites in `allow` reaches this Redis");
+    let mut client = Client::connect(pair.entry).expect("the gateway accepts");
+    assert_eq!(client.ask(&["SET", "through", "tunnel"]).text(), "OK");
+    assert_eq!(client.ask(&["CONFIG", "GET", "maxmemory"]).text(), "maxmemory 0");
+    drop(client);
+    assert_eq!(alpha.ask(&["GET", "through"]), "tunnel");
+    // A client that closes its writing half still gets its answers.
+    let output = Command::new("bash")
+        .args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET through\\r\\nQUIT\\r\\n' >&3; cat <&3", pair.entry)])
+        .output()
+        .expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "$6\r\ntunnel\r\n+OK\r\n");
+    eventually("no link is left", SOON, || pair.first.links() == 0 && pair.second.links() == 0);
+}

@@ -1,0 +1,150 @@
+//! Gateways under test and the folder they share.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Process, REPLGATE, SOON, eventually, free_port, replgate_ok};
+
+/// A folder with certificates for dc1, dc2 and dc3, of one CA.
+pub struct Lab {
+    pub dir: TempDir,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("replgate-test-").tempdir().expect("a temporary folder");
+        replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2", "dc3"]);
+        Self { dir }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The usual pair: dc1 offers the Redis on `master` as "orders" to dc2.
+    pub fn pair(&self, master: u16) -> Pair {
+        self.pair_with(master, "", "")
+    }
+
+    /// The usual pair with more lines in the `[[master]]` and the `[[replica]]`.
+    pub fn pair_with(&self, master: u16, more_master: &str, more_replica: &str) -> Pair {
+        let (wan, entry) = (free_port(), free_port());
+        let first = self.gateway("dc1", &master_config("dc1", wan, &[("orders", master)], more_master));
+        let second = self.gateway("dc2", &replica_config("dc2", entry, wan, more_replica));
+        Pair { first, second, wan, entry }
+    }
+
+    /// Writes `SITE.toml` and starts a gateway with it.
+    pub fn gateway(&self, site: &str, text: &str) -> Gateway {
+        let config = self.path().join(format!("{site}.toml"));
+        std::fs::write(&config, text).expect("the test's folder is writable");
+        let gateway = Gateway::start(&config, site);
+        gateway.wait_ready();
+        gateway
+    }
+}
+
+/// The `[tls]` lines of a site of the lab.
+pub fn tls(site: &str) -> String {
+    tls_in(site, &format!("certs/{site}"))
+}
+
+/// The head of a config whose TLS files lie in `folder`.
+pub fn tls_in(site: &str, folder: &str) -> String {
+    format!("site = \"{site}\"\n[tls]\nca = \"{folder}/ca.crt\"\ncert = \"{folder}/tls.crt\"\nkey = \"{folder}/tls.key\"\ncrl = \"{folder}/crl.pem\"\n")
+}
+
+pub fn master_config(site: &str, wan: u16, masters: &[(&str, u16)], more: &str) -> String {
+    let mut text = format!("{}[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n", tls(site));
+    for (name, port) in masters {
+        text += &format!("[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:{port}\"\nallow = [\"dc2\"]\n{more}\n");
+    }
+    text
+}
+
+pub fn replica_config(site: &str, entry: u16, wan: u16, more: &str) -> String {
+    format!("{}{}", tls(site), replica_block("orders", entry, wan, more))
+}
+
+pub fn replica_block(name: &str, entry: u16, wan: u16, more: &str) -> String {
+    format!("[[replica]]\nname = \"{name}\"\nlisten = \"127.0.0.1:{entry}\"\nsite = \"dc1\"\npeers = [\"127.0.0.1:{wan}\"]\n{more}\n")
+}
+
+/// Both ends.
+pub struct Pair {
+    pub first: Gateway,
+    pub second: Gateway,
+    /// Where dc1 listens for sites.
+    pub wan: u16,
+    /// Where dc2 listens for replicas.
+    pub entry: u16,
+}
+
+pub struct Gateway {
+    pub process: Process,
+    pub config: PathBuf,
+    site: String,
+}
+
+impl Gateway {
+    pub fn start(config: &Path, site: &str) -> Self {
+        let mut command = Command::new(REPLGATE);
+        command.args(["run", "--log-level", "debug", "-c"]).arg(config).env("NO_COLOR", "1");
+        Self::start_by(config, site, &mut command)
+    }
+
+    pub fn start_by(config: &Path, site: &str, command: &mut Command) -> Self {
+        let process = Process::start(&format!("gateway {site}"), config.with_extension("log"), command);
+        Self { process, config: config.to_owned(), site: site.to_owned() }
+    }
+
+    pub fn wait_ready(&self) {
+        eventually(&format!("gateway {} is up", self.site), SOON, || self.log().contains("gateway up"));
+    }
+
+    pub fn log(&self) -> String {
+        self.process.log_text()
+    }
+
+    #[track_caller]
+    pub fn wait_log(&self, words: &str) {
+        eventually(&format!("gateway {} logs {words:?}", self.site), SOON, || self.log().contains(words));
+    }
+
+    /// kill -9 and a new process with the same config.
+    pub fn kill_and_start(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    pub fn kill(&mut self) {
+        self.process.child.kill().expect("the gateway runs");
+        let _ = self.process.child.wait();
+    }
+
+    pub fn start_again(&mut self) {
+        let ups = self.log().matches("gateway up").count();
+        let fresh = Self::start(&self.config, &self.site);
+        *self = fresh;
+        eventually("the gateway is up again", SOON, || self.log().matches("gateway up").count() > ups);
+    }
+
+    /// SIGTERM and the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.process.signal("TERM");
+        self.process.exit_code(Duration::from_secs(12))
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        let config = self.config.to_string_lossy().into_owned();
+        let text = replgate_ok(Path::new("/"), &["status", "--json", "-c", &config]);
+        serde_json::from_str(&text).expect("status prints JSON")
+    }
+
+    pub fn links(&self) -> usize {
+        self.status()["links"].as_array().map_or(0, Vec::len)
+    }
+}

@@ -1,0 +1,135 @@
+//! Starts and watches the processes of a test, and cleans up after them.
+//!
+//! Ports come from the OS, readiness is polled to a deadline, and a failing test
+//! prints every process's log.
+
+pub mod gateway;
+pub mod path;
+pub mod pki;
+pub mod redis;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a condition may take that should hold soon.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The binary under test.
+pub const REPLGATE: &str = env!("CARGO_BIN_EXE_replgate");
+
+/// A port that is free now. Handed out in sequence per process, below the range
+/// from which the system takes ports for outgoing connections.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + (std::process::id() % 20_000) as u16;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("::1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Polls until `condition` holds; `what` says in the failure what did not.
+#[track_caller]
+pub fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asserts that `condition` holds all the time, for `during`.
+#[track_caller]
+pub fn always(what: &str, during: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + during;
+    while Instant::now() < deadline {
+        assert!(condition(), "no longer: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A process with its log file; killed on drop, and its log printed if the test
+/// fails.
+pub struct Process {
+    pub child: Child,
+    pub log: PathBuf,
+    name: String,
+}
+
+impl Process {
+    /// Starts `command` with stdout and stderr in `log`.
+    pub fn start(name: &str, log: PathBuf, command: &mut Command) -> Self {
+        let file = std::fs::File::options().create(true).append(true).open(&log).expect("the test's folder is writable");
+        let child = command.stdout(file.try_clone().expect("a file can be cloned")).stderr(file).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}; run: make test"));
+        Self { child, log, name: name.to_owned() }
+    }
+
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        kill(signal, self.child.id());
+    }
+
+    /// Waits for the exit and answers its code.
+    #[track_caller]
+    pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
+        let mut status = None;
+        eventually(&format!("{} exits", self.name), within, || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_running() {
+            self.signal("CONT");
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- log of {} ({}) ----\n{}", self.name, self.log.display(), self.log_text());
+        }
+    }
+}
+
+pub fn kill(signal: &str, pid: u32) {
+    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();
+    assert!(status.expect("kill runs").success(), "kill -{signal} {pid}");
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs the binary with these arguments in a folder; exit code, stdout, stderr.
+#[track_caller]
+pub fn replgate(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let output = run(Command::new(REPLGATE).current_dir(folder).args(arguments).stdin(std::process::Stdio::null()));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// As [`replgate`], and it must succeed.
+#[track_caller]
+pub fn replgate_ok(folder: &Path, arguments: &[&str]) -> String {
+    let (code, out, err) = replgate(folder, arguments);
+    assert_eq!(code, 0, "replgate {}\n{out}\n{err}", arguments.join(" "));
+    out
+}
