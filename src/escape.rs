@@ -5,10 +5,15 @@ pub const LIMIT: usize = 200;
 
 /// `bytes` cut at [`LIMIT`] and with everything but printable ASCII escaped.
 pub fn shown(bytes: &[u8]) -> String {
-    let cut = bytes.len() > LIMIT;
-    let mut out: String = bytes[..bytes.len().min(LIMIT)].escape_ascii().to_string();
-    if cut {
-        out.push('…');
+    let mut out = String::new();
+    for byte in &bytes[..bytes.len().min(LIMIT)] {
+        match byte {
+            b'"' | b'\'' => out.push(char::from(*byte)),
+            _ => out.extend(byte.escape_ascii().map(char::from)),
+        }
+    }
+    if bytes.len() > LIMIT {
+        out.push_str("...");
     }
     out
 }
@@ -17,7 +22,7 @@ pub fn shown(bytes: &[u8]) -> String {
 mod tests {
     #[test]
     fn control_bytes_and_length_are_tamed() {
-        assert_eq!(super::shown(b"a\x1b[31m\r\n"), r"a\x1b[31m\r\n");
+        assert_eq!(super::shown(b"a's \"\x1b[31m\"\r\n"), r#"a's "\x1b[31m"\r\n"#);
         assert!(super::shown(&[b'x'; 5000]).len() < 210);
     }
 }

@@ -171,7 +171,7 @@ async fn open(shared: &Shared, site: &Site, address: SocketAddr, want: Want) -> 
     let ours = &shared.material.leaf;
     let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, &site.dial, ours)).await {
         Ok(lane) => lane.map_err(|error| error.to_string())?,
-        Err(_) => return Err("TCP connects, but TLS gets no answer".to_owned()),
+        Err(_) => return Err("TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis?".to_owned()),
     };
     let hello = Hello { version: VERSION, identity: shared.identity(), want, terms: terms(&site.replica.link) };
     let answer = timeout(ANSWER_DEADLINE, async {

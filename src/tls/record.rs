@@ -178,16 +178,12 @@ impl Records {
         }
     }
 
-    /// After an error: the alert that tells the peer.
+    /// After an error: the alert that tells the peer. It is handed out before
+    /// anything else is looked at; asking a second time would go back to the
+    /// message that failed.
     fn last_words(&mut self, out: &mut Vec<u8>) {
-        for _ in 0..8 {
-            let (_, step) = each!(&mut self.connection, connection => {
-                step(connection.process_tls_records(&mut []), out, &mut None)
-            });
-            if !matches!(step, Ok(Step::Again)) {
-                return;
-            }
-        }
+        let incoming = &mut self.incoming[self.start..self.end];
+        let _ = each!(&mut self.connection, connection => step(connection.process_tls_records(incoming), out, &mut None));
     }
 }
 

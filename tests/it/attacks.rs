@@ -1,1 +1,234 @@
+//! What a stranger, a broken program or a bad site can do: nothing.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::gateway::{Gateway, Lab, master_config, replica_config};
+use crate::support::redis::{Answer, Client, Redis, Version};
+use crate::support::{REPLGATE, SOON, eventually, free_port};
+
+/// A master with data, a pair, and what must not change.
+struct Target {
+    alpha: Redis,
+    pair: crate::support::gateway::Pair,
+    digest: String,
+    /// Last, so that the logs are still there when the others are dropped.
+    lab: Lab,
+}
+
+impl Target {
+    fn new() -> Self {
+        let lab = Lab::new();
+        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        alpha.fill();
+        let pair = lab.pair(alpha.port);
+        let digest = alpha.digest();
+        Self { lab, alpha, pair, digest }
+    }
+
+    /// A replica gets through, and the data is what it was.
+    #[track_caller]
+    fn is_unharmed(&self) {
+        let bravo = Redis::start(Version::System, self.lab.path(), "bravo", &[]);
+        bravo.replicaof(self.pair.entry);
+        bravo.wait_equal(&self.alpha);
+        assert_eq!(self.alpha.digest(), self.digest);
+        assert_eq!(self.alpha.ask(&["CONFIG", "GET", "maxmemory"]), "maxmemory 0");
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.pair.entry).expect("the gateway accepts")
+    }
+}
+
+#[test]
+fn forbidden_commands_before_the_sync_get_an_error_and_reach_nothing() {
+    let target = Target::new();
+    for command in [
+        &["FLUSHALL"][..],
+        &["flushall"],
+        &["CONFIG", "SET", "maxmemory", "1"],
+        &["EVAL", "return redis.call('flushall')", "0"],
+        &["SHUTDOWN", "NOSAVE"],
+        &["REPLICAOF", "NO", "ONE"],
+        &["GET", "string:1"],
+        &["MONITOR"],
+        &["SYNC"],
+        &["PSYNC", "0123456789012345678901234567890123456789", "1", "FAILOVER"],
+        &["REPLCONF", "rdb-only", "1"],
+        &["CLUSTER", "SYNCSLOTS", "SYNC"],
+        &["DEBUG", "SLEEP", "0"],
+    ] {
+        let mut client = target.client();
+        let Some(Answer::Error(error)) = client.try_ask(command) else { panic!("{command:?} gets an error") };
+        assert!(error.starts_with("ERR replgate dc1: the command ") || error.contains("FAILOVER"), "{command:?}: {error}");
+        assert_eq!(client.rest(SOON), (Vec::new(), true), "{command:?} ends the link");
+    }
+    target.pair.first.wait_log("refused the command FLUSHALL is no part of replication");
+    target.is_unharmed();
+}
+
+#[test]
+fn forbidden_commands_behind_a_legitimate_handshake_are_answered_in_order_or_in_silence() {
+    let target = Target::new();
+    // Pipelined behind commands that are still being answered.
+    let mut client = target.client();
+    let burst = [Client::encode(&["PING"]), Client::encode(&["REPLCONF", "listening-port", "7"]), Client::encode(&["FLUSHALL"]), Client::encode(&["PING"])].concat();
+    client.send(&burst);
+    assert_eq!(client.line().as_deref(), Some("+PONG"));
+    assert_eq!(client.line().as_deref(), Some("+OK"));
+    assert!(client.line().is_some_and(|line| line.starts_with("-ERR replgate dc1: the command FLUSHALL")));
+    assert_eq!(client.rest(SOON), (Vec::new(), true));
+    // Behind a PSYNC: silence, no word into the stream.
+    for command in [&["FLUSHALL"][..], &["CONFIG", "SET", "maxmemory", "1"]] {
+        let mut client = target.client();
+        client.ask(&["PING"]);
+        client.ask(&["REPLCONF", "listening-port", "7", "capa", "eof", "capa", "psync2"]);
+        client.send(&Client::encode(&["PSYNC", "?", "-1"]));
+        assert!(client.line().is_some_and(|line| line.starts_with("+FULLRESYNC")));
+        for byte in Client::encode(command) {
+            client.send(&[byte]);
+        }
+        let (rest, ended) = client.rest(SOON);
+        assert!(ended, "the link ends");
+        assert!(!rest.windows(4).any(|window| window == b"-ERR"), "no reply in the stream");
+    }
+    target.pair.first.wait_log("the command CONFIG after the sync was asked for");
+    eventually("no phantom replica is left", SOON, || target.alpha.info("connected_slaves") == "0");
+    target.is_unharmed();
+}
+
+#[test]
+fn shapes_that_redis_might_read_otherwise_reach_nothing() {
+    let target = Target::new();
+    let long = [&b"*1\r\n$400000\r\n"[..], &[b'x'; 400_000]].concat();
+    for bytes in [
+        &b"*1\r\n$536870912\r\nFLUSHALL\r\n"[..],
+        b"*-1\r\n*1\r\n$8\r\nFLUSHALL\r\n",
+        b"*1\r\n$-1\r\n",
+        b"*1000000000\r\n",
+        b"*1\r\n$4\r\nPINGxx*1\r\n$8\r\nFLUSHALL\r\n",
+        b"PING\0FLUSHALL\r\n",
+        b"PI\x1b[31mNG\r\n",
+        b"\"FLUSHALL\"\r\n",
+        b"\x16\x03\x01\x02\x00",
+        &long,
+        &[b'A'; 70_000],
+    ] {
+        let mut client = target.client();
+        client.send(bytes);
+        let (rest, ended) = client.rest(SOON);
+        assert!(ended, "{}", bytes[..bytes.len().min(40)].escape_ascii());
+        assert!(rest.starts_with(b"-ERR replgate dc1: ") || rest.is_empty(), "{}", rest.escape_ascii());
+    }
+    // Newlines are what a loading replica sends: they pass, but cost no memory.
+    let mut client = target.client();
+    for _ in 0..100 {
+        client.send(&[b'\n'; 100_000]);
+    }
+    assert_eq!(client.ask(&["PING"]).text(), "PONG");
+    assert!(!target.pair.first.log().contains('\x1b'), "no terminal escape in the log");
+    assert!(memory(&target.pair.first) < 100 << 20, "memory stays bounded: {}", memory(&target.pair.first));
+    drop(client);
+    target.is_unharmed();
+}
+
+/// Resident memory of a gateway, in bytes.
+fn memory(gateway: &Gateway) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.child.id())).expect("the gateway runs");
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
+}
+
+/// CPU seconds of a gateway so far.
+fn cpu(gateway: &Gateway) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.process.child.id())).expect("the gateway runs");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
+}
+
+#[test]
+fn strangers_on_the_tls_port_are_told_apart_and_closed() {
+    let target = Target::new();
+    for bytes in [&b"PING\r\n"[..], b"*1\r\n$4\r\nPING\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", &[0xff; 5000], &[0; 100]] {
+        let mut socket = TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
+        let _ = socket.write_all(bytes);
+        socket.set_read_timeout(Some(SOON)).expect("a timeout can be set");
+        // A TLS alert at most, never an answer of Redis.
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        assert!(answer.len() < 64 && !answer.starts_with(b"+"), "{}", answer.escape_ascii());
+    }
+    target.pair.first.wait_log("what came is not TLS: is this a plain Redis, HTTP or other port?");
+    target.is_unharmed();
+}
+
+#[test]
+fn a_plain_redis_in_place_of_the_far_gateway_is_told() {
+    let lab = Lab::new();
+    let plain = Redis::start(Version::System, lab.path(), "plain", &[]);
+    let entry = free_port();
+    let second = lab.gateway("dc2", &replica_config("dc2", entry, plain.port, ""));
+    let mut client = Client::connect(entry).expect("the gateway accepts");
+    let Answer::Error(error) = client.ask(&["PING"]) else { panic!("an error") };
+    // Redis waits for the end of what it takes for a command.
+    assert!(error.contains("TLS gets no answer: is a gateway on that port, or a plain Redis?"), "{error}");
+    second.wait_log("TLS gets no answer");
+}
+
+#[test]
+fn a_hello_that_never_comes_is_given_up_after_five_seconds() {
+    let target = Target::new();
+    let mut silent = TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
+    silent.set_read_timeout(Some(SOON)).expect("a timeout can be set");
+    let began = Instant::now();
+    let mut rest = Vec::new();
+    let _ = silent.read_to_end(&mut rest);
+    assert!(rest.is_empty() && (Duration::from_secs(4)..Duration::from_secs(9)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    target.pair.first.wait_log("no hello within 5 s");
+    // TLS done, but no hello: the same.
+    let output = Command::new("bash")
+        .args(["-c", &format!("(sleep 15) | timeout 14 openssl s_client -quiet -connect 127.0.0.1:{} -cert certs/dc2/tls.crt -key certs/dc2/tls.key -CAfile certs/dc1/ca.crt -tls1_3 -alpn replgate/1; echo gone $?", target.pair.wan)])
+        .current_dir(target.lab.path())
+        .output()
+        .expect("bash runs");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("gone 124"), "the gateway closed first");
+    target.is_unharmed();
+}
+
+#[test]
+fn three_hundred_silent_connections_keep_nobody_out() {
+    let target = Target::new();
+    let mut silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts")).collect();
+    let began = Instant::now();
+    target.is_unharmed();
+    assert!(began.elapsed() < SOON);
+    for socket in &mut silent {
+        socket.set_read_timeout(Some(SOON)).expect("a timeout can be set");
+        let _ = socket.read(&mut [0; 1]).expect("the gateway closes it");
+    }
+}
+
+#[test]
+fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let (wan, entry) = (free_port(), free_port());
+    let config = lab.path().join("dc1.toml");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("ulimit -n 40; exec {REPLGATE} run -c {}", config.display())]).env("NO_COLOR", "1");
+    let first = Gateway::start_by(&config, "dc1", &mut command);
+    first.wait_ready();
+    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(("127.0.0.1", wan)).expect("the system accepts")).collect();
+    first.wait_log("connections cannot be accepted");
+    let before = cpu(&first);
+    std::thread::sleep(Duration::from_secs(2)); // Time itself is measured here.
+    assert!(cpu(&first) - before < 0.5, "it does not spin");
+    drop(silent);
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+}

@@ -1,1 +1,315 @@
+//! A gateway's life: start, stop, kill, and paths that break.
 
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::support::gateway::{Gateway, Lab, master_config, replica_config, tls};
+use crate::support::path::Path;
+use crate::support::redis::{Client, Redis, Version};
+use crate::support::{REPLGATE, SOON, always, eventually, free_port, replgate};
+
+#[test]
+fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    for signal in ["TERM", "INT"] {
+        let mut pair = lab.pair(alpha.port);
+        let bravo = Redis::start(Version::System, lab.path(), &format!("bravo-{signal}"), &[]);
+        bravo.replicaof(pair.entry);
+        bravo.wait_equal(&alpha);
+        pair.first.process.signal(signal);
+        assert_eq!(pair.first.process.exit_code(Duration::from_secs(10)), Some(0));
+        assert!(pair.first.log().contains("link down: this gateway stops") && pair.first.log().contains("stopped"));
+        pair.second.wait_log("link down: the far gateway stops: the gateway of site dc1 stops");
+        assert_eq!(alpha.info("connected_slaves"), "0");
+        pair.first.start_again();
+        bravo.wait_equal(&alpha);
+        assert_eq!(pair.second.stop(), Some(0));
+    }
+}
+
+#[test]
+fn a_gateway_that_is_killed_leaves_no_phantom_and_replication_goes_on_after_its_restart() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "16mb"]);
+    alpha.fill();
+    let mut pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    for round in 0..2 {
+        let gateway = if round == 0 { &mut pair.first } else { &mut pair.second };
+        gateway.kill();
+        eventually("the master lets go", Duration::from_secs(5), || alpha.info("connected_slaves") == "0");
+        alpha.ask(&["SET", "while", &format!("down {round}")]);
+        gateway.start_again();
+        bravo.wait_equal(&alpha);
+    }
+    assert_eq!((alpha.info_number("sync_full"), alpha.info_number("sync_partial_ok")), (1, 2));
+    assert_eq!(alpha.info("connected_slaves"), "1");
+}
+
+#[test]
+fn a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_replaced() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "16mb"]);
+    let (wan, entry) = (free_port(), free_port());
+    let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
+    let path = Path::to(wan);
+    let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, ""));
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+    path.silence(true);
+    first.wait_log("lane lost: nothing heard from the far gateway for");
+    second.wait_log("lane lost: nothing heard from the far gateway for");
+    eventually("no phantom replica is left", SOON, || alpha.info("connected_slaves") == "0");
+    path.cut();
+    path.silence(false);
+    alpha.ask(&["SET", "after", "the break"]);
+    bravo.wait_equal(&alpha);
+    // Reset instead of silent: at once.
+    path.cut();
+    bravo.wait_equal(&alpha);
+    assert_eq!(alpha.info_number("sync_full"), 1, "the backlog was enough");
+}
+
+#[test]
+fn only_ciphertext_crosses_between_the_gateways() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let marker = "a-marker-that-would-be-seen";
+    alpha.ask(&["SET", "key", marker]);
+    let (wan, entry) = (free_port(), free_port());
+    let _first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
+    let path = Path::to(wan);
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, ""));
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &["--rdbcompression", "no"]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+    alpha.ask(&["SET", "live", marker]);
+    bravo.wait_equal(&alpha);
+    let holds = |seen: &[u8], word: &str| seen.windows(word.len()).any(|window| window == word.as_bytes());
+    let seen = path.seen();
+    assert!(seen.len() > 1000);
+    for word in [marker, "PSYNC", "REPLCONF", "FULLRESYNC", "orders", "dc2"] {
+        assert!(!holds(&seen, word), "{word} crossed in the clear");
+    }
+    // The same check finds the marker when the tunnel is left out.
+    let bare = Path::to(alpha.port);
+    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
+    charli.replicaof(bare.port);
+    charli.wait_equal(&alpha);
+    assert!(holds(&bare.seen(), marker));
+}
+
+#[test]
+fn a_replica_that_leaves_is_gone_at_the_master_at_once() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let mut bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    bravo.kill();
+    eventually("the master lets go", Duration::from_secs(3), || alpha.info("connected_slaves") == "0");
+    pair.second.wait_log("link down: the replica closed its connection");
+    pair.first.wait_log("link down: ended by the far side: the replica closed its connection");
+}
+
+#[test]
+fn a_master_that_stops_is_told_to_the_replica_at_once() {
+    let lab = Lab::new();
+    let mut alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    alpha.kill();
+    eventually("the replica knows", Duration::from_secs(3), || bravo.info("master_link_status") == "down");
+    pair.first.wait_log("link down: the master closed its connection");
+    pair.second.wait_log("link down: ended by the far side: the master closed its connection");
+}
+
+#[test]
+fn a_gateway_works_as_process_one() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let wan = free_port();
+    let config = lab.path().join("dc1.toml");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--pid", "--fork", REPLGATE, "run", "-c"]).arg(&config).env("NO_COLOR", "1");
+    let mut first = Gateway::start_by(&config, "dc1", &mut command);
+    eventually("it is up, or namespaces are not to be had", SOON, || first.log().contains("gateway up") || !first.process.is_running());
+    if !first.process.is_running() && first.log().contains("unshare") {
+        assert!(std::env::var_os("CI").is_none(), "namespaces are needed in CI: {}", first.log());
+        eprintln!("skipped: {}", first.log());
+        return;
+    }
+    let inner = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", first.process.child.id())).expect("unshare has a child");
+    crate::support::kill("TERM", inner.trim().parse().expect("one child"));
+    assert_eq!(first.process.exit_code(Duration::from_secs(10)), Some(0));
+    assert!(first.log().contains("stopped"));
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let wan = free_port();
+    let config = lab.path().join("dc1.toml");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
+    let mut child = Command::new(REPLGATE).args(["run", "--log-level", "trace", "-c"]).arg(&config).stderr(Stdio::piped()).spawn().expect("replgate runs");
+    eventually("it listens", SOON, || std::net::TcpStream::connect(("127.0.0.1", wan)).is_ok());
+    // Each leaves a line; the pipe takes 64 KiB.
+    for _ in 0..2000 {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", wan)).expect("the gateway accepts");
+        let _ = std::io::Write::write_all(&mut socket, b"no TLS at all\r\n");
+    }
+    let entry = free_port();
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+    crate::support::kill("TERM", child.id());
+    eventually("it exits", SOON, || child.try_wait().expect("a child can be waited for").is_some());
+}
+
+#[test]
+fn logs_in_json_are_json_and_one_line_a_start_and_one_an_end() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let (wan, entry) = (free_port(), free_port());
+    let config = lab.path().join("dc1.toml");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
+    let mut command = Command::new(REPLGATE);
+    command.args(["run", "--log-format", "json", "-c"]).arg(&config);
+    let first = Gateway::start_by(&config, "dc1", &mut command);
+    first.wait_ready();
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    let mut client = Client::connect(entry).expect("the gateway accepts");
+    client.ask(&["PING"]);
+    drop(client);
+    first.wait_log("link down");
+    let lines: Vec<serde_json::Value> = first.log().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect();
+    let of = |what: &str| lines.iter().filter(|line| line["message"].as_str().is_some_and(|message| message.starts_with(what))).collect::<Vec<_>>();
+    let (up, down) = (of("link up"), of("link down"));
+    assert_eq!((up.len(), down.len()), (1, 1));
+    assert_eq!((up[0]["link"].as_str(), up[0]["site"].as_str()), (Some("orders"), Some("dc2")));
+    assert!(down[0]["to_replica"].as_u64() > Some(0) && down[0]["seconds"].is_string());
+}
+
+#[test]
+fn ipv6_works_on_every_leg() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--bind", "127.0.0.1", "::1"]);
+    let (wan, entry) = (free_port(), free_port());
+    let dc1 = master_config("dc1", wan, &[("orders", alpha.port)], "").replace("127.0.0.1", "[::1]");
+    let dc2 = replica_config("dc2", entry, wan, "").replace("127.0.0.1", "[::1]");
+    let (_first, _second) = (lab.gateway("dc1", &dc1), lab.gateway("dc2", &dc2));
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.ask(&["REPLICAOF", "::1", &entry.to_string()]);
+    bravo.wait_equal(&alpha);
+}
+
+#[test]
+fn peers_are_tried_in_order_until_one_accepts() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let (dead, wan, entry) = (free_port(), free_port(), free_port());
+    let _first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
+    let peers = format!("peers = [\"127.0.0.1:{dead}\", \"no-such-host.invalid:7379\", \"localhost:{wan}\"]");
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, "").replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers));
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+}
+
+#[test]
+fn status_tells_what_is_carried_and_says_when_nothing_runs() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let mut pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    let (code, out, _) = replgate(lab.path(), &["status", "-c", "dc2.toml"]);
+    assert!(code == 0 && out.contains("site dc2") && out.contains("orders") && out.contains("syncing"), "{out}");
+    assert_eq!(pair.second.status()["links"][0]["role"], "replica");
+    assert_eq!(pair.first.status()["links"][0]["site"], "dc2");
+    pair.second.stop();
+    let (code, _, err) = replgate(lab.path(), &["status", "-c", "dc2.toml"]);
+    assert!(code == 1 && err.contains("no gateway runs with dc2.toml"), "{err}");
+}
+
+#[test]
+fn check_goes_the_whole_way_and_names_what_is_wrong() {
+    let lab = Lab::new();
+    let mut alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let mut pair = lab.pair(alpha.port);
+    // The lab keeps the CA beside the sites, which check calls by its name.
+    let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
+    assert!(code == 1 && out.matches("fail ").count() == 1 && out.contains("CA's private key"), "{out}");
+    std::fs::remove_file(lab.path().join("certs/ca/ca.key")).expect("the lab has a CA key");
+    let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
+    assert!(code == 0 && out.contains("offers master \"orders\" to us, and its Redis is up") && out.contains("the clock at"), "{out}");
+    let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc1.toml"]);
+    assert!(code == 0 && out.contains("is a master at offset"), "{out}");
+    assert_eq!(pair.first.status()["counts"]["opened"], 0, "a probe opens no link");
+    alpha.kill();
+    let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
+    assert!(code == 1 && out.contains("the master's Redis is down"), "{out}");
+    let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc1.toml"]);
+    assert!(code == 1 && out.contains("replicas will be refused until it is up"), "{out}");
+    pair.first.stop();
+    let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
+    assert!(code == 1 && out.contains("Connection refused") && out.contains("no way to dc1"), "{out}");
+    let (code, out, _) = replgate(lab.path(), &["check", "--offline", "-c", "dc2.toml"]);
+    assert!(code == 0 && !out.contains("peer"), "{out}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_before_anything_is_accepted() {
+    let lab = Lab::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = taken.local_addr().expect("bound").port();
+    std::fs::write(lab.path().join("dc2.toml"), replica_config("dc2", port, 1, "")).expect("the test's folder is writable");
+    let (code, _, err) = replgate(lab.path(), &["run", "-c", "dc2.toml"]);
+    assert!(code == 1 && err.contains(&format!("replica \"orders\": listen on 127.0.0.1:{port}: Address already in use")), "{err}");
+}
+
+#[test]
+fn a_gateway_with_both_roles_serves_both() {
+    let lab = Lab::new();
+    let east = Redis::start(Version::System, lab.path(), "east", &[]);
+    let west = Redis::start(Version::System, lab.path(), "west", &[]);
+    let (wan1, wan2, entry1, entry2) = (free_port(), free_port(), free_port(), free_port());
+    let site = |own: &str, far: &str, wan: u16, far_wan: u16, entry: u16, redis: u16| {
+        format!(
+            "{}[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n[[master]]\nname = \"{own}\"\nredis = \"127.0.0.1:{redis}\"\nallow = [\"{far}\"]\n[[replica]]\nname = \"{far}\"\nlisten = \"127.0.0.1:{entry}\"\nsite = \"{far}\"\npeers = [\"127.0.0.1:{far_wan}\"]\n",
+            tls(own)
+        )
+    };
+    let _first = lab.gateway("dc1", &site("dc1", "dc2", wan1, wan2, entry1, east.port));
+    let _second = lab.gateway("dc2", &site("dc2", "dc1", wan2, wan1, entry2, west.port));
+    let copy_of_west = Redis::start(Version::System, lab.path(), "copy-of-west", &[]);
+    let copy_of_east = Redis::start(Version::System, lab.path(), "copy-of-east", &[]);
+    east.ask(&["SET", "from", "east"]);
+    west.ask(&["SET", "from", "west"]);
+    copy_of_west.replicaof(entry1);
+    copy_of_east.replicaof(entry2);
+    copy_of_west.wait_equal(&west);
+    copy_of_east.wait_equal(&east);
+}
+
+#[test]
+fn an_idle_link_stays_up() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let mut client = Client::connect(pair.entry).expect("the gateway accepts");
+    client.ask(&["PING"]);
+    always("the link is up", Duration::from_secs(8), || pair.first.links() == 1);
+    assert_eq!(client.ask(&["PING"]).text(), "PONG");
+}
