@@ -156,7 +156,13 @@ impl<'a, 'i> Table<'a, 'i> {
         self.parsed(key, read)
     }
 
-    /// The value of `key` as a list of strings, each read by `read`.
+    /// Whether `key` is there; asks for nothing.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The value of `key` as a list of strings, each read by `read`; `None` unless
+    /// all of them are good.
     pub fn list<T>(&self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<At<Vec<T>>> {
         let value = self.get(key)?;
         let Some(array) = value.get_ref().as_array() else {
@@ -171,7 +177,7 @@ impl<'a, 'i> Table<'a, 'i> {
                 None => self.expected(item, key, "a string in quotes"),
             }
         }
-        Some(At { value: out, span: value.span() })
+        (out.len() == array.len()).then(|| At { value: out, span: value.span() })
     }
 
     /// The value of `key` as a whole number within bounds.

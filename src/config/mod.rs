@@ -222,6 +222,7 @@ fn master(table: &Table<'_, '_>) -> Option<(Master, At<String>)> {
     let redis = table.required("redis", "\"127.0.0.1:6379\", the master's own address", units::address);
     let allow = table.list("allow", units::site);
     match &allow {
+        None if table.has("allow") => {}
         None => table.fault(format!("{}`allow` is missing; write allow = [\"dc2\"], the sites that may replicate it", table.prefix())),
         Some(allow) if allow.value.is_empty() => table.fault(format!("{}`allow` is empty: no site could replicate it", table.prefix())),
         Some(_) => {}
@@ -246,11 +247,12 @@ fn replica(table: &Table<'_, '_>, own: Option<&str>, defaults: &LinkSettings, fi
     let site = table.required("site", "\"dc1\", the site that must answer", units::site);
     let peers = table.list("peers", units::address);
     match &peers {
+        None if table.has("peers") => {}
         None => table.fault(format!("{}`peers` is missing; write peers = [\"gw.dc1.example:7379\"], ways to that site", table.prefix())),
         Some(peers) if peers.value.is_empty() => table.fault(format!("{}`peers` is empty: there is no way to the far site", table.prefix())),
         Some(_) => {}
     }
-    if let (Some(listen), None) = (&listen, &clients)
+    if let (Some(listen), false) = (&listen, table.has("clients"))
         && !listen.value.ip().is_loopback()
     {
         file.fault(

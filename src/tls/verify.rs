@@ -2,8 +2,8 @@
 //!
 //! Each CA of the config is tried with its own revocation lists: `webpki` alone
 //! would take the first list with a matching issuer name, which after a rollover
-//! may be another CA's. The extended key usage must be there; webpki alone would
-//! let a certificate without any pass. A wildcard or a common name never counts.
+//! may be another CA's. The leaf's extended key usage must be there; webpki alone
+//! would let one without any pass. A wildcard or a common name never counts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -71,10 +71,9 @@ enum Role {
 
 impl Role {
     fn usage(self) -> KeyUsage {
-        // Object identifiers without tag and length: 1.3.6.1.5.5.7.3.{1,2}.
         match self {
-            Self::Server => KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 1]),
-            Self::Client => KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 2]),
+            Self::Server => KeyUsage::server_auth(),
+            Self::Client => KeyUsage::client_auth(),
         }
     }
 
@@ -109,6 +108,13 @@ impl Verifier {
         }
         answer?;
         let facts = Certificate::read(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let there = match role {
+            Role::Client => facts.client_auth,
+            Role::Server => facts.server_auth,
+        };
+        if !there {
+            return Err(refused(Refused::Purpose(role.name())));
+        }
         match &self.site {
             Some(wanted) if !facts.carries(wanted) => {
                 let found = if facts.dns.is_empty() { "no DNS name".to_owned() } else { facts.dns.join(", ") };

@@ -1,1 +1,107 @@
+//! The files that ship, and configs as operators get them wrong.
 
+use std::path::Path;
+
+use crate::support::gateway::{Gateway, Lab};
+use crate::support::redis::{Redis, Version};
+use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, replgate_ok};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn every_example_config_is_loaded() {
+    let mut found = vec![root().join("gateway.toml")];
+    found.extend(std::fs::read_dir(root().join("examples")).expect("examples are there").map(|entry| entry.expect("an entry").path()));
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    assert_eq!(found.len(), 3, "{found:?}");
+    for path in found {
+        let config = replgate::config::Config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(config.masters.len() + config.replicas.len(), 1);
+    }
+}
+
+#[test]
+fn the_commented_lines_of_the_example_are_true_as_well() {
+    let text = std::fs::read_to_string(root().join("gateway.toml")).expect("the example is there");
+    let uncommented: String = text
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.starts_with('[') || rest.split_once('=').is_some_and(|(key, _)| key.trim().chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')) => rest.to_owned() + "\n",
+            _ => line.to_owned() + "\n",
+        })
+        .collect();
+    let config = replgate::config::Config::parse(Path::new("gateway.toml"), &uncommented).unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
+    // What the comments call the defaults are the defaults.
+    let plain = replgate::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
+    assert_eq!((config.replicas.len(), &config.link, &config.limits, &config.masters), (1, &plain.link, &plain.limits, &plain.masters));
+}
+
+#[test]
+fn the_example_runs_as_it_stands_after_certs_init() {
+    let dir = tempfile::tempdir().expect("a folder");
+    replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
+    // As it stands but for the ports, which the tests share with others.
+    let (wan, master) = (free_port(), free_port());
+    let text = std::fs::read_to_string(root().join("gateway.toml")).expect("the example is there");
+    let text = text.replace("0.0.0.0:7379", &format!("127.0.0.1:{wan}")).replace("127.0.0.1:6379", &format!("127.0.0.1:{master}"));
+    let config = dir.path().join("gateway.toml");
+    std::fs::write(&config, text).expect("the folder is writable");
+    let mut command = std::process::Command::new(REPLGATE);
+    command.arg("run").current_dir(dir.path()).env("NO_COLOR", "1");
+    let gateway = Gateway::start_by(&config, "dc1", &mut command);
+    gateway.wait_ready();
+    eventually("it listens", SOON, || std::net::TcpStream::connect(("127.0.0.1", wan)).is_ok());
+}
+
+#[test]
+fn both_ends_of_the_example_pair_replicate() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let (wan, entry) = (free_port(), free_port());
+    let adapt = |file: &str| {
+        let text = std::fs::read_to_string(root().join("examples").join(file)).expect("the example is there");
+        text.replace("/etc/replgate/certs", &lab.path().join("certs").to_string_lossy())
+            .replace("0.0.0.0:7379", &format!("127.0.0.1:{wan}"))
+            .replace("gw.dc1.example:7379", &format!("127.0.0.1:{wan}"))
+            .replace("127.0.0.1:6379", &format!("127.0.0.1:{}", alpha.port))
+            .replace("127.0.0.1:6390", &format!("127.0.0.1:{entry}"))
+    };
+    let (_first, _second) = (lab.gateway("dc1", &adapt("dc1.toml")), lab.gateway("dc2", &adapt("dc2.toml")));
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+}
+
+#[test]
+fn a_config_with_three_mistakes_tells_all_three_and_runs_nothing() {
+    let lab = Lab::new();
+    let text = "site = \"dc1\"\n[tls]\nca = \"certs/dc1/ca.crt\"\ncert = \"certs/dc1/tls.crt\"\nkee = \"certs/dc1/tls.key\"\n[tunnel]\nlisten = \"7379\"\n[[master]]\nname = \"orders\"\nredis = \"127.0.0.1:6379\"\nallow = [\"*.dc2\"]\n";
+    std::fs::write(lab.path().join("bad.toml"), text).expect("the lab is writable");
+    for command in ["run", "check", "status"] {
+        let (code, out, err) = replgate(lab.path(), &[command, "-c", "bad.toml"]);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        for words in [
+            "bad.toml:2:1: [tls]: `key` is missing",
+            "bad.toml:5:1: [tls]: unknown key `kee`; did you mean `key`?",
+            "bad.toml:7:10: [tunnel]: listen: \"7379\" is not an address to listen on",
+            "bad.toml:11:10: master \"orders\": allow: \"*.dc2\": a site is one exact name, wildcards are not understood",
+            "4 faults in the config",
+        ] {
+            assert!(err.contains(words), "{words}\n{err}");
+        }
+    }
+}
+
+#[test]
+fn usage_faults_exit_with_two_and_help_with_zero() {
+    let dir = tempfile::tempdir().expect("a folder");
+    assert_eq!(replgate(dir.path(), &["run", "-c", "none.toml"]).0, 2);
+    assert_eq!(replgate(dir.path(), &["walk"]).0, 2);
+    assert_eq!(replgate(dir.path(), &["certs", "issue", "*.dc1"]).0, 2);
+    assert_eq!(replgate(dir.path(), &["certs", "issue", "dc1"]).0, 1);
+    for command in [&["--help"][..], &["run", "--help"], &["certs", "--help"], &["certs", "init", "--help"], &["demo", "--help"]] {
+        assert_eq!(replgate(dir.path(), command).0, 0, "{command:?}");
+    }
+}

@@ -91,9 +91,13 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(config: &Path, site: &str) -> Self {
+        Self { process: Self::spawn(config, site), config: config.to_owned(), site: site.to_owned() }
+    }
+
+    fn spawn(config: &Path, site: &str) -> Process {
         let mut command = Command::new(REPLGATE);
         command.args(["run", "--log-level", "debug", "-c"]).arg(config).env("NO_COLOR", "1");
-        Self::start_by(config, site, &mut command)
+        Process::start(&format!("gateway {site}"), config.with_extension("log"), &mut command)
     }
 
     pub fn start_by(config: &Path, site: &str, command: &mut Command) -> Self {
@@ -114,12 +118,7 @@ impl Gateway {
         eventually(&format!("gateway {} logs {words:?}", self.site), SOON, || self.log().contains(words));
     }
 
-    /// kill -9 and a new process with the same config.
-    pub fn kill_and_start(&mut self) {
-        self.kill();
-        self.start_again();
-    }
-
+    /// kill -9.
     pub fn kill(&mut self) {
         self.process.child.kill().expect("the gateway runs");
         let _ = self.process.child.wait();
@@ -127,8 +126,7 @@ impl Gateway {
 
     pub fn start_again(&mut self) {
         let ups = self.log().matches("gateway up").count();
-        let fresh = Self::start(&self.config, &self.site);
-        *self = fresh;
+        self.process = Self::spawn(&self.config, &self.site);
         eventually("the gateway is up again", SOON, || self.log().matches("gateway up").count() > ups);
     }
 
@@ -146,5 +144,14 @@ impl Gateway {
 
     pub fn links(&self) -> usize {
         self.status()["links"].as_array().map_or(0, Vec::len)
+    }
+}
+
+impl Drop for Gateway {
+    /// A gateway never panics, whatever a test does to it.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert!(!self.log().contains("panicked"), "gateway {}: {}", self.site, self.log());
+        }
     }
 }
