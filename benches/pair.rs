@@ -48,7 +48,9 @@ fn main() {
     let mut pairs = vec![replgate(dir.path(), master)];
     match nginx(dir.path(), master) {
         Some(pair) => pairs.push(pair),
-        None => println!("nginx with its stream module is not installed (Debian: nginx libnginx-mod-stream); only replgate is measured"),
+        None => println!(
+            "nginx with its stream module is not installed (Debian: nginx libnginx-mod-stream); only replgate is measured"
+        ),
     }
     let mut costs = vec![Vec::new(); pairs.len()];
     for round in 0..=rounds {
@@ -56,19 +58,34 @@ fn main() {
             let cost = transfer(pair, gigabytes);
             // The first round warms up.
             if round > 0 {
-                println!("round {round}  {:<10} {:.2} CPU-s/GB  {:.2} GB/s", pair.name, cost.cpu, 1.0 / cost.wall);
+                println!(
+                    "round {round}  {:<10} {:.2} CPU-s/GB  {:.2} GB/s",
+                    pair.name,
+                    cost.cpu,
+                    1.0 / cost.wall
+                );
                 costs.push(cost);
             }
         }
     }
     println!("\nmedians of {rounds} rounds of {gigabytes} GB");
-    let medians: Vec<Cost> = costs.iter().map(|costs| Cost { cpu: median(costs.iter().map(|cost| cost.cpu)), wall: median(costs.iter().map(|cost| cost.wall)) }).collect();
+    let medians: Vec<Cost> = costs
+        .iter()
+        .map(|costs| Cost {
+            cpu: median(costs.iter().map(|cost| cost.cpu)),
+            wall: median(costs.iter().map(|cost| cost.wall)),
+        })
+        .collect();
     for (pair, cost) in pairs.iter().zip(&medians) {
         println!("{:<10} {:.2} CPU-s/GB  {:.2} GB/s", pair.name, cost.cpu, 1.0 / cost.wall);
     }
     if let [ours, theirs] = &medians[..] {
         let ratios = costs[0].iter().zip(&costs[1]);
-        println!("ratio replgate/nginx: CPU {:.2} (median of pairs), speed {:.2}", median(ratios.map(|(ours, theirs)| ours.cpu / theirs.cpu)), theirs.wall / ours.wall);
+        println!(
+            "ratio replgate/nginx: CPU {:.2} (median of pairs), speed {:.2}",
+            median(ratios.map(|(ours, theirs)| ours.cpu / theirs.cpu)),
+            theirs.wall / ours.wall
+        );
     }
 }
 
@@ -123,17 +140,28 @@ fn serve(size: u64) -> SocketAddr {
 }
 
 fn certificates(dir: &Path) {
-    let made = Command::new(env!("CARGO_BIN_EXE_replgate")).current_dir(dir).args(["certs", "init", "dc1", "dc2"]).stdout(Stdio::null()).status();
+    let made = Command::new(env!("CARGO_BIN_EXE_replgate"))
+        .current_dir(dir)
+        .args(["certs", "init", "dc1", "dc2"])
+        .stdout(Stdio::null())
+        .status();
     assert!(made.expect("replgate runs").success());
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free").port()
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port is free")
+        .port()
 }
 
 fn replgate(dir: &Path, master: SocketAddr) -> Pair {
     let (wan, entry) = (free_port(), free_port());
-    let tls = |site: &str| format!("[tls]\nca = \"certs/{site}/ca.crt\"\ncert = \"certs/{site}/tls.crt\"\nkey = \"certs/{site}/tls.key\"\ncrl = \"certs/{site}/crl.pem\"\n");
+    let tls = |site: &str| {
+        format!(
+            "[tls]\nca = \"certs/{site}/ca.crt\"\ncert = \"certs/{site}/tls.crt\"\nkey = \"certs/{site}/tls.key\"\ncrl = \"certs/{site}/crl.pem\"\n"
+        )
+    };
     let dc1 = format!(
         "site = \"dc1\"\n{}[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n[[master]]\nname = \"bulk\"\nredis = \"{master}\"\nallow = [\"dc2\"]\ncommands = \"any\"\n",
         tls("dc1")
@@ -146,14 +174,23 @@ fn replgate(dir: &Path, master: SocketAddr) -> Pair {
         let config = dir.join(format!("{site}.toml"));
         std::fs::write(&config, text).expect("the folder is writable");
         let log = std::fs::File::create(dir.join(format!("{site}.log"))).expect("the folder is writable");
-        Command::new(env!("CARGO_BIN_EXE_replgate")).arg("run").arg("-c").arg(config).stderr(log).spawn().expect("replgate runs")
+        Command::new(env!("CARGO_BIN_EXE_replgate"))
+            .arg("run")
+            .arg("-c")
+            .arg(config)
+            .stderr(log)
+            .spawn()
+            .expect("replgate runs")
     });
     ready("replgate", children.into(), wan, entry)
 }
 
 fn nginx(dir: &Path, master: SocketAddr) -> Option<Pair> {
     let module = PathBuf::from("/usr/lib/nginx/modules/ngx_stream_module.so");
-    let binary = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).exists()).filter(|_| module.exists())?;
+    let binary = ["/usr/sbin/nginx", "/usr/bin/nginx"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .filter(|_| module.exists())?;
     let (wan, entry) = (free_port(), free_port());
     let certs = dir.join("certs");
     let certs = certs.display();

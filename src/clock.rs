@@ -19,7 +19,10 @@ pub fn now_millis() -> u64 {
 
 /// `2027-11-22T15:04:05Z`.
 pub fn utc(seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| format!("@{seconds}"))
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("@{seconds}"))
 }
 
 /// `3 days`, `5 hours`, `20 s`: a span in its largest fitting unit.

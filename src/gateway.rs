@@ -27,10 +27,20 @@ const STOP_DEADLINE: Duration = Duration::from_secs(8);
 ///
 /// Fails before anything is accepted where a listener cannot be bound or TLS
 /// cannot be set up; afterwards it only ends through `shutdown`.
-pub async fn run(config: Config, material: Material, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    material: Material,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let shared = Arc::new(Shared { config, material, instance: Id::random(), registry: Arc::new(Registry::default()), stop: stop.clone() });
+    let shared = Arc::new(Shared {
+        config,
+        material,
+        instance: Id::random(),
+        registry: Arc::new(Registry::default()),
+        stop: stop.clone(),
+    });
     for warning in &shared.material.warnings {
         warn!("{warning}");
     }
@@ -39,7 +49,10 @@ pub async fn run(config: Config, material: Material, shutdown: impl Future<Outpu
     let mut replicas = Vec::new();
     for replica in &shared.config.replicas {
         let listener = bind(replica.listen, &format!("replica {:?}", replica.name))?;
-        let dial = shared.material.client(&replica.site).with_context(|| format!("set up TLS towards {}", replica.site))?;
+        let dial = shared
+            .material
+            .client(&replica.site)
+            .with_context(|| format!("set up TLS towards {}", replica.site))?;
         replicas.push((listener, Arc::new(dial::Site { replica: replica.clone(), dial })));
     }
     tasks.spawn(admin::serve(Arc::clone(&shared)));
@@ -74,7 +87,12 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListen
     })
 }
 
-fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, server: &Arc<rustls::ServerConfig>, tasks: &TaskTracker) {
+fn accept_sites(
+    shared: &Arc<Shared>,
+    listener: tokio::net::TcpListener,
+    server: &Arc<rustls::ServerConfig>,
+    tasks: &TaskTracker,
+) {
     for master in &shared.config.masters {
         if master.plain {
             warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, FLUSHALL and CONFIG too");
@@ -104,7 +122,12 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, server:
     }));
 }
 
-fn accept_replicas(shared: &Arc<Shared>, listener: tokio::net::TcpListener, site: Arc<dial::Site>, tasks: &TaskTracker) {
+fn accept_replicas(
+    shared: &Arc<Shared>,
+    listener: tokio::net::TcpListener,
+    site: Arc<dial::Site>,
+    tasks: &TaskTracker,
+) {
     let replica = &site.replica;
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
     let (shared, inner) = (Arc::clone(shared), tasks.clone());

@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use crate::buffer;
 use crate::link::frame::{Decoder, Frame, FrameError, Item};
 use crate::link::tlv::Refuse;
+use crate::tls::ALPN;
 use crate::tls::explain;
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
-use crate::tls::ALPN;
 use crate::x509::Certificate;
 
 /// The largest frame that is sealed at once.
@@ -68,17 +68,26 @@ impl Lane {
     /// Shakes hands as the dialler. No deadline of its own; cancelling it closes
     /// the socket. `ours` is this gateway's certificate, to explain a refusal.
     pub async fn dial(socket: TcpStream, dial: &Dial, ours: &Certificate) -> Result<Self, LaneError> {
-        let records = Records::client(Arc::clone(&dial.config), dial.name.clone()).map_err(|error| LaneError::Tls(error.to_string()))?;
+        let records = Records::client(Arc::clone(&dial.config), dial.name.clone())
+            .map_err(|error| LaneError::Tls(error.to_string()))?;
         Self::open(socket, records, ours).await
     }
 
     /// Shakes hands as the acceptor; otherwise as [`Lane::dial`].
-    pub async fn accept(socket: TcpStream, config: Arc<ServerConfig>, ours: &Certificate) -> Result<Self, LaneError> {
+    pub async fn accept(
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        ours: &Certificate,
+    ) -> Result<Self, LaneError> {
         let records = Records::server(config).map_err(|error| LaneError::Tls(error.to_string()))?;
         Self::open(socket, records, ours).await
     }
 
-    async fn open(mut socket: TcpStream, mut records: Records, ours: &Certificate) -> Result<Self, LaneError> {
+    async fn open(
+        mut socket: TcpStream,
+        mut records: Records,
+        ours: &Certificate,
+    ) -> Result<Self, LaneError> {
         let peer = socket.peer_addr()?;
         loop {
             let mut out = Vec::new();
@@ -102,9 +111,22 @@ impl Lane {
         if records.alpn() != Some(ALPN) {
             return Err(LaneError::Tls("the far side does not offer the protocol replgate/1".to_owned()));
         }
-        let leaf = records.peer_certificates().first().ok_or_else(|| LaneError::Tls("the far side showed no certificate".to_owned()))?;
+        let leaf = records
+            .peer_certificates()
+            .first()
+            .ok_or_else(|| LaneError::Tls("the far side showed no certificate".to_owned()))?;
         let leaf = Certificate::read(leaf).map_err(|error| LaneError::Tls(error.to_string()))?;
-        Ok(Self { socket, peer, records, decoder: Decoder::default(), leaf, early: Vec::new(), out: Vec::new(), sent: 0, used: 0 })
+        Ok(Self {
+            socket,
+            peer,
+            records,
+            decoder: Decoder::default(),
+            leaf,
+            early: Vec::new(),
+            out: Vec::new(),
+            sent: 0,
+            used: 0,
+        })
     }
 
     /// The far end's address.
@@ -157,7 +179,11 @@ impl Lane {
 
     /// Reads once and gives every frame that is whole, and every piece of data, to
     /// `sink`. `Pending` means that the socket was read empty.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(Item<'_>)) -> Poll<Result<(), LaneError>> {
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(Item<'_>),
+    ) -> Poll<Result<(), LaneError>> {
         if !self.early.is_empty() {
             let early = std::mem::take(&mut self.early);
             decode(&mut self.decoder, &early, sink)?;
@@ -205,7 +231,10 @@ impl Lane {
         if self.out.is_empty() {
             self.out = buffer::borrow();
         }
-        self.used = self.records.seal(frame, &mut self.out, self.used).map_err(|error| LaneError::Tls(error.to_string()))?;
+        self.used = self
+            .records
+            .seal(frame, &mut self.out, self.used)
+            .map_err(|error| LaneError::Tls(error.to_string()))?;
         Ok(())
     }
 

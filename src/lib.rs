@@ -13,6 +13,7 @@ pub mod certs;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod escape;
 pub mod gateway;
 pub mod lane;

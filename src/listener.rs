@@ -38,7 +38,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until `stop`, and hands each connection to `take`, which must not
 /// block. Out of file descriptors or memory, it pauses instead of spinning.
-pub async fn accept(listener: TcpListener, stop: CancellationToken, mut take: impl FnMut(TcpStream, SocketAddr)) {
+pub async fn accept(
+    listener: TcpListener,
+    stop: CancellationToken,
+    mut take: impl FnMut(TcpStream, SocketAddr),
+) {
     let mut starved = false;
     loop {
         let accepted = tokio::select! {
@@ -56,7 +60,9 @@ pub async fn accept(listener: TcpListener, stop: CancellationToken, mut take: im
             Err(failed) if is_of_one_connection(&failed) => {}
             Err(failed) => {
                 if !starved {
-                    error!("connections cannot be accepted: {failed}; raise the limit of open files (LimitNOFILE=, ulimit -n)");
+                    error!(
+                        "connections cannot be accepted: {failed}; raise the limit of open files (LimitNOFILE=, ulimit -n)"
+                    );
                     starved = true;
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -68,8 +74,13 @@ pub async fn accept(listener: TcpListener, stop: CancellationToken, mut take: im
 /// Errors that belong to the connection that was to be accepted, not to the
 /// listener; see accept(2).
 fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable | TimedOut)
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable | TimedOut
+    )
 }
 
 /// The connections whose far side is not known yet. When full, the oldest goes:
@@ -132,7 +143,8 @@ mod tests {
     fn one_source_only_pushes_out_its_own_handshakes() {
         let handshakes = Handshakes::default();
         let other = handshakes.enter("10.0.0.2".parse().unwrap());
-        let flood: Vec<_> = (0..MAX_PER_SOURCE + 1).map(|_| handshakes.enter("10.0.0.1".parse().unwrap())).collect();
+        let flood: Vec<_> =
+            (0..MAX_PER_SOURCE + 1).map(|_| handshakes.enter("10.0.0.1".parse().unwrap())).collect();
         assert!(!other.evicted.is_cancelled());
         assert!(flood[0].evicted.is_cancelled() && !flood[1].evicted.is_cancelled());
     }
@@ -142,7 +154,8 @@ mod tests {
         let handshakes = Handshakes::default();
         drop(handshakes.enter("10.0.0.1".parse().unwrap()));
         assert!(handshakes.waiting.lock().unwrap().is_empty());
-        let flood: Vec<_> = (0..=MAX_HANDSHAKES as u32).map(|at| handshakes.enter(IpAddr::from(at.to_be_bytes()))).collect();
+        let flood: Vec<_> =
+            (0..=MAX_HANDSHAKES as u32).map(|at| handshakes.enter(IpAddr::from(at.to_be_bytes()))).collect();
         assert!(flood[0].evicted.is_cancelled() && !flood[1].evicted.is_cancelled());
     }
 }

@@ -207,7 +207,11 @@ impl Registry {
     /// the limit that is reached. A yes counts.
     pub fn admit(&self, site: &str, master: &str, limits: &Limits) -> Result<(), String> {
         let mut state = self.lock();
-        let live = state.links.iter().filter(|link| link.side == Side::Acceptor && link.site.eq_ignore_ascii_case(site)).count();
+        let live = state
+            .links
+            .iter()
+            .filter(|link| link.side == Side::Acceptor && link.site.eq_ignore_ascii_case(site))
+            .count();
         if live >= limits.links_per_site {
             return Err(format!("site {site} already has {live} links here (links_per_site)"));
         }
@@ -217,7 +221,10 @@ impl Registry {
             recent.pop_front();
         }
         if recent.len() >= limits.new_links_per_minute {
-            return Err(format!("site {site} opened {} links within a minute (new_links_per_minute)", recent.len()));
+            return Err(format!(
+                "site {site} opened {} links within a minute (new_links_per_minute)",
+                recent.len()
+            ));
         }
         recent.push_back(now);
         Ok(())

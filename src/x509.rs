@@ -75,7 +75,12 @@ impl Certificate {
         }
         let usage = certificate.extended_key_usage().map_err(|error| what(&error))?;
         let constraints = certificate.basic_constraints().map_err(|error| what(&error))?;
-        let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+        let common_name = certificate
+            .subject()
+            .iter_common_name()
+            .next()
+            .and_then(|name| name.as_str().ok())
+            .map(str::to_owned);
         Ok(Self {
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
@@ -177,7 +182,12 @@ pub fn key_kind(key: &SubjectPublicKeyInfo<'_>) -> String {
         "1.2.840.113549.1.1.1" => format!("RSA {}", key.parsed().map(|key| key.key_size()).unwrap_or(0)),
         "1.3.101.112" => "Ed25519".to_owned(),
         "1.2.840.10045.2.1" => {
-            let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok()).map(|oid| oid.to_id_string());
+            let curve = key
+                .algorithm
+                .parameters
+                .as_ref()
+                .and_then(|parameters| parameters.as_oid().ok())
+                .map(|oid| oid.to_id_string());
             match curve.as_deref() {
                 Some("1.2.840.10045.3.1.7") => "ECDSA P-256".to_owned(),
                 Some("1.3.132.0.34") => "ECDSA P-384".to_owned(),

@@ -49,7 +49,10 @@ pub struct Status {
 /// The socket's name for a config.
 fn name(site: &str, config: &Path) -> String {
     let path = std::fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{site}\n{}", path.display()).as_bytes());
+    let digest = aws_lc_rs::digest::digest(
+        &aws_lc_rs::digest::SHA256,
+        format!("{site}\n{}", path.display()).as_bytes(),
+    );
     let digest: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("\0replgate-{digest}")
 }
@@ -116,7 +119,9 @@ pub async fn ask(site: &str, config: &Path) -> std::io::Result<Option<Status>> {
         let mut text = Vec::new();
         socket.take(MAX_ANSWER).read_to_end(&mut text).await?;
         if text.is_empty() {
-            return Err(std::io::Error::other("the gateway does not answer this user; ask as its user or as root"));
+            return Err(std::io::Error::other(
+                "the gateway does not answer this user; ask as its user or as root",
+            ));
         }
         Ok(Some(serde_json::from_slice(&text)?))
     });

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, ensure};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PublicKeyData, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -47,26 +48,45 @@ impl Authority {
         ensure!(folder.has_ca(), no_ca(folder));
         let (certificate_path, key_path) = (folder.ca().join("ca.crt"), folder.ca().join("ca.key"));
         let der = pem::certificates(&certificate_path)?.remove(0);
-        let certificate = String::from_utf8(pem::read(&certificate_path)?).with_context(|| format!("read {}", certificate_path.display()))?;
-        let facts = Certificate::read(&der).with_context(|| format!("read {}", certificate_path.display()))?;
+        let certificate = String::from_utf8(pem::read(&certificate_path)?)
+            .with_context(|| format!("read {}", certificate_path.display()))?;
+        let facts =
+            Certificate::read(&der).with_context(|| format!("read {}", certificate_path.display()))?;
         ensure!(facts.is_ca, "{} is not a CA certificate", certificate_path.display());
-        let key = KeyPair::try_from(&pem::private_key(&key_path)?).with_context(|| format!("read {}", key_path.display()))?;
-        ensure!(key.subject_public_key_info() == facts.public_key, "{} does not belong to {}", key_path.display(), certificate_path.display());
-        let issuer = Issuer::from_ca_cert_der(&der, key).with_context(|| format!("use {}", certificate_path.display()))?;
+        let key = KeyPair::try_from(&pem::private_key(&key_path)?)
+            .with_context(|| format!("read {}", key_path.display()))?;
+        ensure!(
+            key.subject_public_key_info() == facts.public_key,
+            "{} does not belong to {}",
+            key_path.display(),
+            certificate_path.display()
+        );
+        let issuer = Issuer::from_ca_cert_der(&der, key)
+            .with_context(|| format!("use {}", certificate_path.display()))?;
         Ok(Self { issuer, certificate, facts })
     }
 
     /// A site's certificate for `key`, as PEM and as read back. Never outlives the
     /// CA.
-    pub(super) fn sign(&self, names: &Names, days: u32, key: &impl PublicKeyData) -> anyhow::Result<(String, Certificate)> {
+    pub(super) fn sign(
+        &self,
+        names: &Names,
+        days: u32,
+        key: &impl PublicKeyData,
+    ) -> anyhow::Result<(String, Certificate)> {
         let mut params = params(names.site(), i64::from(days))?;
         let last = OffsetDateTime::from_unix_timestamp(self.facts.not_after)?;
-        ensure!(last > OffsetDateTime::now_utc(), "the CA expired on {}; make a new one: replgate certs init --force", crate::clock::utc(self.facts.not_after));
+        ensure!(
+            last > OffsetDateTime::now_utc(),
+            "the CA expired on {}; make a new one: replgate certs init --force",
+            crate::clock::utc(self.facts.not_after)
+        );
         params.not_after = params.not_after.min(last);
         params.subject_alt_names = alternative_names(names)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(key, &self.issuer).context("sign the certificate")?;
         Ok((certificate.pem(), Certificate::read(certificate.der())?))

@@ -27,7 +27,8 @@ pub struct Issued {
 
 impl Issued {
     pub(super) fn serial_bytes(&self) -> anyhow::Result<Vec<u8>> {
-        let bytes: Result<Vec<u8>, _> = self.serial.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+        let bytes: Result<Vec<u8>, _> =
+            self.serial.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
         bytes.with_context(|| format!("issued.toml: serial {:?} is no serial number", self.serial))
     }
 }
@@ -47,7 +48,12 @@ impl Ledger {
     /// it a new revocation list would forget the old revocations.
     pub(super) fn load(folder: &Folder) -> anyhow::Result<Self> {
         let path = folder.ca().join("issued.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}: it is the record of what was issued and revoked; restore it from a backup", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "read {}: it is the record of what was issued and revoked; restore it from a backup",
+                path.display()
+            )
+        })?;
         toml::from_str(&text).with_context(|| format!("read {}", path.display()))
     }
 

@@ -40,7 +40,10 @@ impl Names {
     /// The site and `more`, each a DNS name or an address.
     pub fn new(site: &str, more: &[String]) -> anyhow::Result<Self> {
         let mut names = Self { dns: vec![units::site(site).map_err(anyhow::Error::msg)?], ips: Vec::new() };
-        ensure!(!["ca", ".", ".."].contains(&site), "a site cannot be called {site:?}: that folder belongs to the CA");
+        ensure!(
+            !["ca", ".", ".."].contains(&site),
+            "a site cannot be called {site:?}: that folder belongs to the CA"
+        );
         for name in more {
             match name.parse() {
                 Ok(ip) if !names.ips.contains(&ip) => names.ips.push(ip),
@@ -63,7 +66,12 @@ impl Names {
 
     /// All names as one text.
     pub fn text(&self) -> String {
-        self.dns.iter().cloned().chain(self.ips.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
+        self.dns
+            .iter()
+            .cloned()
+            .chain(self.ips.iter().map(ToString::to_string))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -130,7 +138,11 @@ pub fn request(dir: &Path, names: &Names, force: bool) -> anyhow::Result<(PathBu
     let folder = Folder::new(dir);
     let place = folder.site(names.site());
     let (key_path, request_path) = (place.join("tls.key"), place.join("tls.csr"));
-    ensure!(force || !key_path.exists(), "{} is there already; nothing was changed. To make a new key: add --force", key_path.display());
+    ensure!(
+        force || !key_path.exists(),
+        "{} is there already; nothing was changed. To make a new key: add --force",
+        key_path.display()
+    );
     let key = KeyPair::generate().context("make a key")?;
     let text = authority::request(names, &key)?;
     let fingerprint = x509::fingerprint(&key.subject_public_key_info());
@@ -157,9 +169,12 @@ pub struct Asked {
 /// Reads a signing request and proves that its sender has the key.
 pub fn read_request(path: &Path) -> anyhow::Result<Asked> {
     let der = pem::signing_request(path)?;
-    let (rest, request) = X509CertificationRequest::from_der(&der).with_context(|| format!("read {}", path.display()))?;
+    let (rest, request) =
+        X509CertificationRequest::from_der(&der).with_context(|| format!("read {}", path.display()))?;
     ensure!(rest.is_empty(), "{}: bytes after the end of the request", path.display());
-    request.verify_signature().with_context(|| format!("{}: the request is not signed by its own key", path.display()))?;
+    request
+        .verify_signature()
+        .with_context(|| format!("{}: the request is not signed by its own key", path.display()))?;
     let info = &request.certification_request_info;
     let (mut dns, mut ips) = (Vec::new(), Vec::new());
     for extension in request.requested_extensions().into_iter().flatten() {
@@ -167,7 +182,8 @@ pub fn read_request(path: &Path) -> anyhow::Result<Asked> {
             x509::alternative_names(&names.general_names, &mut dns, &mut ips);
         }
     }
-    let common_name = info.subject.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+    let common_name =
+        info.subject.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
     Ok(Asked {
         dns,
         ips,
@@ -184,8 +200,13 @@ pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) ->
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
     let path = folder.site(names.site()).join("tls.crt");
-    ensure!(force || !path.exists(), "{} is there already; nothing was changed. To replace it: add --force", path.display());
-    let key = SubjectPublicKeyInfo::from_der(&asked.public_key).context("a public key of a kind that cannot be signed")?;
+    ensure!(
+        force || !path.exists(),
+        "{} is there already; nothing was changed. To replace it: add --force",
+        path.display()
+    );
+    let key = SubjectPublicKeyInfo::from_der(&asked.public_key)
+        .context("a public key of a kind that cannot be signed")?;
     place_certificate(&folder, names, days, &key, None)
 }
 
@@ -195,14 +216,16 @@ pub fn renew(dir: &Path, site: &str, days: u32) -> anyhow::Result<Made> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
     let current = current(&folder, site)?;
-    let more: Vec<String> = current.dns.iter().cloned().chain(current.ips.iter().map(ToString::to_string)).collect();
+    let more: Vec<String> =
+        current.dns.iter().cloned().chain(current.ips.iter().map(ToString::to_string)).collect();
     let names = Names::new(site, &more)?;
     if folder.site(site).join("tls.key").exists() {
         let key = KeyPair::generate().context("make a key")?;
         let secret = key.serialize_pem();
         return place_certificate(&folder, &names, days, &key, Some(secret));
     }
-    let key = SubjectPublicKeyInfo::from_der(&current.public_key).context("a public key of a kind that cannot be signed")?;
+    let key = SubjectPublicKeyInfo::from_der(&current.public_key)
+        .context("a public key of a kind that cannot be signed")?;
     place_certificate(&folder, &names, days, &key, None)
 }
 
@@ -225,7 +248,10 @@ pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
     let authority = Authority::load(&folder)?;
     let mut ledger = Ledger::load(&folder)?;
     let now = clock::now();
-    let wanted = |entry: &Issued| entry.serial.eq_ignore_ascii_case(what) || (entry.site.eq_ignore_ascii_case(what) && entry.expires > now);
+    let wanted = |entry: &Issued| {
+        entry.serial.eq_ignore_ascii_case(what)
+            || (entry.site.eq_ignore_ascii_case(what) && entry.expires > now)
+    };
     let known = ledger.certificates.iter().filter(|entry| wanted(entry)).count();
     let mut revoked = Vec::new();
     for entry in ledger.certificates.iter_mut().filter(|entry| wanted(entry) && entry.revoked.is_none()) {
@@ -234,7 +260,9 @@ pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
     }
     if revoked.is_empty() {
         match known {
-            0 => bail!("no certificate of {what:?} was issued here; replgate certs list shows sites and serial numbers"),
+            0 => bail!(
+                "no certificate of {what:?} was issued here; replgate certs list shows sites and serial numbers"
+            ),
             _ => bail!("{what:?} is revoked already; nothing was changed"),
         }
     }
@@ -254,13 +282,23 @@ pub fn list(dir: &Path) -> anyhow::Result<Vec<Issued>> {
 
 fn current(folder: &Folder, site: &str) -> anyhow::Result<Certificate> {
     let path = folder.site(site).join("tls.crt");
-    ensure!(path.exists(), "{} is not there: {site} has no certificate here yet; replgate certs issue {site}", path.display());
+    ensure!(
+        path.exists(),
+        "{} is not there: {site} has no certificate here yet; replgate certs issue {site}",
+        path.display()
+    );
     let leaf = pem::certificates(&path)?.remove(0);
     Certificate::read(&leaf).with_context(|| format!("read {}", path.display()))
 }
 
 /// Signs, writes the site's folder and the ledger, and refreshes the other sites.
-fn place_certificate(folder: &Folder, names: &Names, days: u32, key: &impl PublicKeyData, secret: Option<String>) -> anyhow::Result<Made> {
+fn place_certificate(
+    folder: &Folder,
+    names: &Names,
+    days: u32,
+    key: &impl PublicKeyData,
+    secret: Option<String>,
+) -> anyhow::Result<Made> {
     let authority = Authority::load(folder)?;
     let mut ledger = Ledger::load(folder)?;
     let (text, facts) = authority.sign(names, days, key)?;
@@ -298,7 +336,10 @@ fn refreshed(folder: &Folder, authority: &Authority, ledger: &Ledger) -> anyhow:
 }
 
 fn common(place: &Path, authority: &Authority, list: &str) -> [New; 2] {
-    [New::public(place.join("ca.crt"), authority.certificate.clone()), New::public(place.join("crl.pem"), list.to_owned())]
+    [
+        New::public(place.join("ca.crt"), authority.certificate.clone()),
+        New::public(place.join("crl.pem"), list.to_owned()),
+    ]
 }
 
 fn no_ca(folder: &Folder) -> String {
@@ -337,7 +378,8 @@ mod tests {
     fn a_request_gets_only_its_key_and_the_confirmed_names() {
         let (dir, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         init(dir.path(), "test CA", false).unwrap();
-        let (path, fingerprint) = request(host.path(), &Names::new("dc2", &["evil.example".into()]).unwrap(), false).unwrap();
+        let (path, fingerprint) =
+            request(host.path(), &Names::new("dc2", &["evil.example".into()]).unwrap(), false).unwrap();
         let asked = read_request(&path).unwrap();
         assert_eq!((asked.fingerprint.as_str(), asked.dns.len()), (fingerprint.as_str(), 2));
         let made = sign(dir.path(), &asked, &Names::new("dc2", &[]).unwrap(), 10, false).unwrap();

@@ -84,7 +84,8 @@ impl Folder {
             count += 1;
             aside = self.dir.join(format!("ca.old-{stamp}-{count}"));
         }
-        std::fs::rename(self.ca(), &aside).with_context(|| format!("move {} to {}", self.ca().display(), aside.display()))?;
+        std::fs::rename(self.ca(), &aside)
+            .with_context(|| format!("move {} to {}", self.ca().display(), aside.display()))?;
         Ok(aside)
     }
 
@@ -100,7 +101,8 @@ impl Folder {
         }
         for file in files {
             let temporary = file.temporary();
-            std::fs::rename(&temporary, &file.path).with_context(|| format!("put {} in its place", file.path.display()))?;
+            std::fs::rename(&temporary, &file.path)
+                .with_context(|| format!("put {} in its place", file.path.display()))?;
             if let Some(folder) = file.path.parent() {
                 let _ = File::open(folder).and_then(|folder| folder.sync_all());
             }
@@ -112,11 +114,20 @@ impl Folder {
 fn prepare(file: &New) -> anyhow::Result<()> {
     let failed = || format!("write {}", file.path.display());
     if let Some(folder) = file.path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| format!("make {}", folder.display()))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("make {}", folder.display()))?;
     }
     let temporary = file.temporary();
     let _ = std::fs::remove_file(&temporary);
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(file.mode).open(&temporary).with_context(failed)?;
+    let mut out = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(file.mode)
+        .open(&temporary)
+        .with_context(failed)?;
     out.write_all(file.text.as_bytes()).with_context(failed)?;
     out.sync_all().with_context(failed)
 }

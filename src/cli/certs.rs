@@ -136,7 +136,9 @@ impl Certs {
                 next(&[made])
             }
             Action::Request { site, names, force } => request(dir, &wanted(&site, &names)?, force),
-            Action::Sign { file, site, names, days, force } => sign(dir, &file, site.as_deref(), &names, days, force),
+            Action::Sign { file, site, names, days, force } => {
+                sign(dir, &file, site.as_deref(), &names, days, force)
+            }
             Action::Inspect { what } => inspect(&what),
             Action::Verify { sites } => verify(dir, sites),
             Action::Renew { sites, if_due, hook, days } => renew(dir, sites, if_due, hook.as_deref(), days),
@@ -152,23 +154,38 @@ fn wanted(site: &str, more: &MoreNames) -> Result<Names, Failure> {
 
 fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Outcome {
     // All names are judged before anything is made.
-    let all = sites.iter().map(|site| wanted(site, &MoreNames { sans: Vec::new() })).collect::<Result<Vec<_>, _>>()?;
+    let all = sites
+        .iter()
+        .map(|site| wanted(site, &MoreNames { sans: Vec::new() }))
+        .collect::<Result<Vec<_>, _>>()?;
     if !force {
         for names in &all {
             let there = dir.join(names.site()).join("tls.key");
             if there.exists() {
-                return Err(anyhow::anyhow!("{} is there already; nothing was changed. To start anew: add --force", there.display()).into());
+                return Err(anyhow::anyhow!(
+                    "{} is there already; nothing was changed. To start anew: add --force",
+                    there.display()
+                )
+                .into());
             }
         }
     }
     let (facts, aside) = certs::init(dir, name, force)?;
     let mut out = std::io::stdout().lock();
     if let Some(aside) = aside {
-        writeln!(out, "the old CA was moved to {}; certificates of it are not trusted by new ones\n", aside.display())?;
+        writeln!(
+            out,
+            "the old CA was moved to {}; certificates of it are not trusted by new ones\n",
+            aside.display()
+        )?;
     }
     writeln!(out, "CA {}", facts.subject)?;
     writeln!(out, "  certificate  {}", dir.join("ca/ca.crt").display())?;
-    writeln!(out, "  key          {} (0600; keep it here, copy it to no gateway)", dir.join("ca/ca.key").display())?;
+    writeln!(
+        out,
+        "  key          {} (0600; keep it here, copy it to no gateway)",
+        dir.join("ca/ca.key").display()
+    )?;
     writeln!(out, "  sha256       {}", facts.fingerprint)?;
     writeln!(out, "  expires      {}", expiry(&facts))?;
     drop(out);
@@ -212,9 +229,17 @@ fn next(made: &[Made]) -> Outcome {
     for made in made {
         let folder = made.folder.display();
         if made.with_key {
-            writeln!(out, "  copy {folder}, whole, to the host of {}, for example: scp -rp {folder} {}-host:{folder}", made.site, made.site)?;
+            writeln!(
+                out,
+                "  copy {folder}, whole, to the host of {}, for example: scp -rp {folder} {}-host:{folder}",
+                made.site, made.site
+            )?;
         } else {
-            writeln!(out, "  copy tls.crt, ca.crt and crl.pem from {folder} to the host of {}, beside its tls.key", made.site)?;
+            writeln!(
+                out,
+                "  copy tls.crt, ca.crt and crl.pem from {folder} to the host of {}, beside its tls.key",
+                made.site
+            )?;
         }
     }
     writeln!(out, "  then on each host: replgate check --offline && replgate run")?;
@@ -228,7 +253,11 @@ fn names_of(facts: &Certificate) -> String {
 fn expiry(facts: &Certificate) -> String {
     let left = facts.not_after - clock::now();
     let span = clock::span(left);
-    format!("{} ({})", clock::utc(facts.not_after), if left < 0 { format!("{span} ago") } else { format!("in {span}") })
+    format!(
+        "{} ({})",
+        clock::utc(facts.not_after),
+        if left < 0 { format!("{span} ago") } else { format!("in {span}") }
+    )
 }
 
 fn request(dir: &Path, names: &Names, force: bool) -> Outcome {
@@ -240,23 +269,35 @@ fn request(dir: &Path, names: &Names, force: bool) -> Outcome {
     println!("  key sha256   {fingerprint}");
     println!("\nnext: copy {} to where the CA is, and sign it there:", path.display());
     println!("  replgate certs sign tls.csr --site {}", names.site());
-    println!("  compare the key's sha256 over another channel; then bring tls.crt, ca.crt and crl.pem back to {folder}");
+    println!(
+        "  compare the key's sha256 over another channel; then bring tls.crt, ca.crt and crl.pem back to {folder}"
+    );
     Ok(())
 }
 
 fn sign(dir: &Path, file: &Path, site: Option<&str>, more: &MoreNames, days: u32, force: bool) -> Outcome {
     let asked = certs::read_request(file)?;
-    let wishes: Vec<String> = asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string)).collect();
+    let wishes: Vec<String> =
+        asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string)).collect();
     let shown = |text: &str| crate::escape::shown(text.as_bytes());
     println!("request {}", file.display());
     println!("  key          {}", asked.key);
     println!("  key sha256   {}", asked.fingerprint);
-    println!("  asks for     {}", if wishes.is_empty() { "no names".to_owned() } else { wishes.iter().map(|wish| shown(wish)).collect::<Vec<_>>().join(", ") });
+    println!(
+        "  asks for     {}",
+        if wishes.is_empty() {
+            "no names".to_owned()
+        } else {
+            wishes.iter().map(|wish| shown(wish)).collect::<Vec<_>>().join(", ")
+        }
+    );
     let names = match site {
         Some(site) => wanted(site, more)?,
         None => {
             let first = wishes.first().or(asked.common_name.as_ref()).cloned();
-            let Some(first) = first else { return Err(Failure::Usage("the request names no site; say which: --site SITE".to_owned())) };
+            let Some(first) = first else {
+                return Err(Failure::Usage("the request names no site; say which: --site SITE".to_owned()));
+            };
             let mut rest: Vec<String> = wishes.iter().skip(1).cloned().collect();
             rest.extend(more.sans.iter().cloned());
             let names = Names::new(&first, &rest)?;
@@ -272,7 +313,11 @@ fn sign(dir: &Path, file: &Path, site: Option<&str>, more: &MoreNames, days: u32
 /// Asks the operator for a yes to these names.
 fn confirm(names: &Names) -> Outcome {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("confirm the names of the certificate: --site {}{}", names.site(), names.dns.iter().skip(1).map(|name| format!(" --san {name}")).collect::<String>())));
+        return Err(Failure::Usage(format!(
+            "confirm the names of the certificate: --site {}{}",
+            names.site(),
+            names.dns.iter().skip(1).map(|name| format!(" --san {name}")).collect::<String>()
+        )));
     }
     print!("sign it for {}? [y/N] ", names.text());
     std::io::stdout().flush()?;
@@ -324,7 +369,16 @@ fn inspect_file(path: &Path) -> Outcome {
         println!("signing request");
         println!("  key          {}", asked.key);
         println!("  key sha256   {}", asked.fingerprint);
-        println!("  asks for     {}", asked.dns.iter().map(shown).chain(asked.ips.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", "));
+        println!(
+            "  asks for     {}",
+            asked
+                .dns
+                .iter()
+                .map(shown)
+                .chain(asked.ips.iter().map(ToString::to_string))
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
         found = true;
     }
     match pem::private_key(path) {
@@ -342,7 +396,11 @@ fn inspect_file(path: &Path) -> Outcome {
 }
 
 fn print_certificate(facts: &Certificate) -> Outcome {
-    let usage: Vec<&str> = [(facts.client_auth, "clientAuth"), (facts.server_auth, "serverAuth")].iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+    let usage: Vec<&str> = [(facts.client_auth, "clientAuth"), (facts.server_auth, "serverAuth")]
+        .iter()
+        .filter(|(there, _)| *there)
+        .map(|(_, name)| *name)
+        .collect();
     println!("{}", if facts.is_ca { "CA certificate" } else { "certificate" });
     println!("  subject      {}", crate::escape::shown(facts.subject.as_bytes()));
     println!("  issuer       {}", crate::escape::shown(facts.issuer.as_bytes()));
@@ -363,12 +421,21 @@ fn print_certificate(facts: &Certificate) -> Outcome {
 fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
     let sites = if sites.is_empty() { certs::sites(dir)? } else { sites };
     if sites.is_empty() {
-        return Err(anyhow::anyhow!("no site has a certificate in {}; replgate certs issue SITE", dir.display()).into());
+        return Err(anyhow::anyhow!(
+            "no site has a certificate in {}; replgate certs issue SITE",
+            dir.display()
+        )
+        .into());
     }
     let mut failed = false;
     for site in sites {
         let folder = dir.join(&site);
-        let paths = Paths { ca: folder.join("ca.crt"), cert: folder.join("tls.crt"), key: folder.join("tls.key"), crl: Some(folder.join("crl.pem")) };
+        let paths = Paths {
+            ca: folder.join("ca.crt"),
+            cert: folder.join("tls.crt"),
+            key: folder.join("tls.key"),
+            crl: Some(folder.join("crl.pem")),
+        };
         match Material::load(&paths, &site) {
             Ok(material) => {
                 println!("ok    {site}: good until {}", expiry(&material.leaf));
@@ -405,7 +472,9 @@ fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days:
                 .status()
                 .with_context(|| format!("run the hook {hook:?}"))?;
             if !status.success() {
-                return Err(anyhow::anyhow!("{site} is renewed, but the hook {hook:?} failed: {status}").into());
+                return Err(
+                    anyhow::anyhow!("{site} is renewed, but the hook {hook:?} failed: {status}").into()
+                );
             }
         }
         made.push(one);
@@ -413,7 +482,9 @@ fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days:
     if made.is_empty() {
         return Ok(());
     }
-    println!("\nthe certificates before are good until they expire; revoke them by serial number if a key was lost");
+    println!(
+        "\nthe certificates before are good until they expire; revoke them by serial number if a key was lost"
+    );
     next(&made)?;
     println!("  a running gateway uses its new certificate after a restart");
     Ok(())
@@ -421,9 +492,16 @@ fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days:
 
 fn revoke(dir: &Path, what: &str) -> Outcome {
     for revoked in certs::revoke(dir, what)? {
-        println!("revoked {} of site {} (good until {})", revoked.serial, revoked.site, clock::utc(revoked.expires));
+        println!(
+            "revoked {} of site {} (good until {})",
+            revoked.serial,
+            revoked.site,
+            clock::utc(revoked.expires)
+        );
     }
-    println!("\nnext: it is refused only where the new list is: copy crl.pem to every site and restart its gateway");
+    println!(
+        "\nnext: it is refused only where the new list is: copy crl.pem to every site and restart its gateway"
+    );
     for site in certs::sites(dir)? {
         println!("  {}", dir.join(site).join("crl.pem").display());
     }
@@ -448,7 +526,14 @@ fn list(dir: &Path, json: bool) -> Outcome {
             None if entry.expires < now => "expired",
             None => "good",
         };
-        println!("{:<16}  {:<12}  {:<20}  {:<47}  {}", entry.site, state, clock::utc(entry.expires), entry.serial, entry.names);
+        println!(
+            "{:<16}  {:<12}  {:<20}  {:<47}  {}",
+            entry.site,
+            state,
+            clock::utc(entry.expires),
+            entry.serial,
+            entry.names
+        );
     }
     Ok(())
 }

@@ -65,7 +65,13 @@ impl Check {
     pub(super) fn execute(self) -> Outcome {
         let config = self.config.load()?;
         let mut report = Report::default();
-        report.ok(&format!("config {}: site {}, {} masters, {} replicas", self.config.path().display(), config.site, config.masters.len(), config.replicas.len()));
+        report.ok(&format!(
+            "config {}: site {}, {} masters, {} replicas",
+            self.config.path().display(),
+            config.site,
+            config.masters.len(),
+            config.replicas.len()
+        ));
         let material = Material::load(&config.tls, &config.site);
         match &material {
             Ok(material) => {
@@ -92,26 +98,36 @@ impl Check {
 /// certificate, or in the folder that `replgate certs` gives it.
 pub(super) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
     let beside = config.tls.ca.with_file_name("ca.key");
-    let folders = [&config.tls.ca, &config.tls.cert, &config.tls.key].map(|path| path.parent().map(|folder| folder.join("../ca/ca.key")));
+    let folders = [&config.tls.ca, &config.tls.cert, &config.tls.key]
+        .map(|path| path.parent().map(|folder| folder.join("../ca/ca.key")));
     std::iter::once(Some(beside)).chain(folders).flatten().find(|key| File::open(key).is_ok())
 }
 
 async fn online(config: &Config, material: Option<Material>, report: &mut Report) {
     let running = matches!(admin::ask(&config.site, &config.path).await, Ok(Some(_)));
     let listeners = config.listen.iter().map(|address| ("[tunnel]".to_owned(), *address));
-    let listeners = listeners.chain(config.replicas.iter().map(|replica| (format!("replica {:?}", replica.name), replica.listen)));
+    let listeners = listeners
+        .chain(config.replicas.iter().map(|replica| (format!("replica {:?}", replica.name), replica.listen)));
     for (what, address) in listeners {
         match (running, crate::listener::bind(address)) {
             (true, _) => report.ok(&format!("{what}: this gateway is running and listens on {address}")),
             (false, Ok(_)) => report.ok(&format!("{what}: {address} is free to listen on")),
-            (false, Err(error)) => report.fail(&format!("{what}: cannot listen on {address}: {error}; what has it? (ss -ltnp)")),
+            (false, Err(error)) => {
+                report.fail(&format!("{what}: cannot listen on {address}: {error}; what has it? (ss -ltnp)"))
+            }
         }
     }
     for master in &config.masters {
         redis(master, report).await;
     }
     let Some(material) = material else { return };
-    let shared = Shared { config: config.clone(), material, instance: Id::random(), registry: Arc::new(Registry::default()), stop: CancellationToken::new() };
+    let shared = Shared {
+        config: config.clone(),
+        material,
+        instance: Id::random(),
+        registry: Arc::new(Registry::default()),
+        stop: CancellationToken::new(),
+    };
     for replica in &config.replicas {
         way(&shared, replica, report).await;
     }
@@ -122,17 +138,21 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
     let what = format!("replica {:?}", replica.name);
     let mut working = 0;
     for peer in &replica.peers {
-        let addresses: Vec<SocketAddr> = match timeout(DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
-            Ok(Ok(addresses)) => addresses.collect(),
-            Ok(Err(error)) => {
-                report.warn(&format!("{what}: peer {peer} cannot be resolved: {error}"));
-                continue;
-            }
-            Err(_) => {
-                report.warn(&format!("{what}: peer {peer}: the name was not resolved within {} s", DEADLINE.as_secs()));
-                continue;
-            }
-        };
+        let addresses: Vec<SocketAddr> =
+            match timeout(DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
+                Ok(Ok(addresses)) => addresses.collect(),
+                Ok(Err(error)) => {
+                    report.warn(&format!("{what}: peer {peer} cannot be resolved: {error}"));
+                    continue;
+                }
+                Err(_) => {
+                    report.warn(&format!(
+                        "{what}: peer {peer}: the name was not resolved within {} s",
+                        DEADLINE.as_secs()
+                    ));
+                    continue;
+                }
+            };
         let one = Replica { peers: vec![peer.clone()], ..replica.clone() };
         let dialled = match shared.material.client(&replica.site) {
             Ok(dial) => dial::probe(shared, &dial::Site { replica: one, dial }).await,
@@ -142,11 +162,20 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
         match dialled {
             Ok((address, accept)) => {
                 working += 1;
-                report.ok(&format!("{what}: {peer} ({list}) is {} on {}, offers master {:?} to us, and its Redis is up", replica.site, shown(accept.identity.node.as_bytes()), replica.master));
+                report.ok(&format!(
+                    "{what}: {peer} ({list}) is {} on {}, offers master {:?} to us, and its Redis is up",
+                    replica.site,
+                    shown(accept.identity.node.as_bytes()),
+                    replica.master
+                ));
                 let (here, there) = (clock::now_millis(), accept.identity.clock);
                 let skew = here.abs_diff(there);
                 let text = format!("{what}: the clock at {address} differs by {:.1} s", skew as f64 / 1000.0);
-                if skew > SKEW { report.warn(&format!("{text}: certificates are judged by it; set both by NTP")) } else { report.ok(&text) }
+                if skew > SKEW {
+                    report.warn(&format!("{text}: certificates are judged by it; set both by NTP"))
+                } else {
+                    report.ok(&text)
+                }
             }
             Err(error) => report.warn(&format!("{what}: peer {error}")),
         }
@@ -160,16 +189,34 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
 async fn redis(master: &Master, report: &mut Report) {
     let what = format!("master {:?}", master.name);
     match timeout(DEADLINE, role(&master.redis)).await {
-        Err(_) => report.fail(&format!("{what}: Redis at {} does not answer within {} s", master.redis, DEADLINE.as_secs())),
-        Ok(Err(error)) => report.fail(&format!("{what}: Redis at {}: {error}; replicas will be refused until it is up", master.redis)),
+        Err(_) => report.fail(&format!(
+            "{what}: Redis at {} does not answer within {} s",
+            master.redis,
+            DEADLINE.as_secs()
+        )),
+        Ok(Err(error)) => report.fail(&format!(
+            "{what}: Redis at {}: {error}; replicas will be refused until it is up",
+            master.redis
+        )),
         Ok(Ok(answer)) => match answer.lines().nth(2) {
             Some("master") => {
-                let offset = answer.lines().nth(3).and_then(|line| line.strip_prefix(':')).unwrap_or("?").to_owned();
+                let offset =
+                    answer.lines().nth(3).and_then(|line| line.strip_prefix(':')).unwrap_or("?").to_owned();
                 report.ok(&format!("{what}: Redis at {} is a master at offset {offset}", master.redis));
             }
-            Some("slave") => report.ok(&format!("{what}: Redis at {} is itself a replica: replicas behind it form a chain", master.redis)),
-            _ if answer.starts_with("-NOAUTH") => report.ok(&format!("{what}: Redis at {} is up and wants a password, which the replicas must have (masterauth)", master.redis)),
-            _ => report.warn(&format!("{what}: Redis at {} answers ROLE with {}", master.redis, shown(answer.lines().next().unwrap_or_default().as_bytes()))),
+            Some("slave") => report.ok(&format!(
+                "{what}: Redis at {} is itself a replica: replicas behind it form a chain",
+                master.redis
+            )),
+            _ if answer.starts_with("-NOAUTH") => report.ok(&format!(
+                "{what}: Redis at {} is up and wants a password, which the replicas must have (masterauth)",
+                master.redis
+            )),
+            _ => report.warn(&format!(
+                "{what}: Redis at {} answers ROLE with {}",
+                master.redis,
+                shown(answer.lines().next().unwrap_or_default().as_bytes())
+            )),
         },
     }
 }
@@ -180,7 +227,10 @@ async fn role(redis: &Address) -> std::io::Result<String> {
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
     // A master's answer is `*3 $6 master :offset …`; four lines are enough.
-    while answer.len() < 4096 && answer.iter().filter(|byte| **byte == b'\n').count() < 4 && !answer.starts_with(b"-") {
+    while answer.len() < 4096
+        && answer.iter().filter(|byte| **byte == b'\n').count() < 4
+        && !answer.starts_with(b"-")
+    {
         match socket.read(&mut piece).await? {
             0 => break,
             count => answer.extend_from_slice(&piece[..count]),

@@ -5,7 +5,7 @@
 
 mod certs;
 mod check;
-//DEMO mod demo;
+mod demo;
 mod log;
 mod run;
 mod status;
@@ -35,8 +35,8 @@ enum Command {
     Status(status::Show),
     /// Make and manage the certificates of all sites
     Certs(certs::Certs),
-    //DEMO1
-    //DEMO2
+    /// Two sites on this machine, with real redis-server processes: the whole product in a minute
+    Demo(demo::Demo),
 }
 
 /// Where the config is.
@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Status(status) => status.execute(),
         Command::Certs(certs) => certs.execute(),
-        //DEMO3
+        Command::Demo(demo) => demo.execute(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,16 +24,21 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> Outcome {
         let config = self.config.load()?;
-        let material = Material::load(&config.tls, &config.site).map_err(|faults| Failure::Usage(faults.join("\nreplgate: ")))?;
+        let material = Material::load(&config.tls, &config.site)
+            .map_err(|faults| Failure::Usage(faults.join("\nreplgate: ")))?;
         let guard = log::start(self.log_format, &self.log_level).map_err(Failure::Usage)?;
         if let Some(key) = super::check::readable_ca_key(&config) {
-            tracing::warn!("the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine", key.display());
+            tracing::warn!(
+                "the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine",
+                key.display()
+            );
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let outcome = runtime.block_on(async {
             // In place before anything starts: as process 1 the default would be to
             // ignore them.
-            let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let (mut terminate, mut interrupt) =
+                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
             let shutdown = async move {
                 tokio::select! {
                     _ = terminate.recv() => {}

@@ -29,7 +29,11 @@ impl Show {
             loop {
                 let status = admin::ask(&config.site, self.config.path()).await?;
                 let Some(status) = status else {
-                    eprintln!("replgate: no gateway runs with {}; start it: replgate run -c {}", self.config.path().display(), self.config.path().display());
+                    eprintln!(
+                        "replgate: no gateway runs with {}; start it: replgate run -c {}",
+                        self.config.path().display(),
+                        self.config.path().display()
+                    );
                     return Err(Failure::Unwell);
                 };
                 let mut out = std::io::stdout().lock();
@@ -53,7 +57,10 @@ impl Show {
 }
 
 fn table(status: &Status) -> String {
-    let mut out = format!("site {} on {}, replgate {}, process {}\n", status.site, status.node, status.version, status.pid);
+    let mut out = format!(
+        "site {} on {}, replgate {}, process {}\n",
+        status.site, status.node, status.version, status.pid
+    );
     out += &format!(
         "certificate good until {} ({})\n",
         clock::utc(status.certificate_expires),
@@ -66,11 +73,30 @@ fn table(status: &Status) -> String {
         out += &format!("far masters offered: {}\n", status.replicas.join(", "));
     }
     let counts = &status.counts;
-    out += &format!("links: {} up, {} opened, {} closed, {} refused here, {} not had\n", status.links.len(), counts.opened, counts.closed, counts.refused, counts.failed);
+    out += &format!(
+        "links: {} up, {} opened, {} closed, {} refused here, {} not had\n",
+        status.links.len(),
+        counts.opened,
+        counts.closed,
+        counts.refused,
+        counts.failed
+    );
     if status.links.is_empty() {
         return out;
     }
-    let head = ["LINK", "NAME", "HERE", "FAR SITE", "FAR GATEWAY", "REDIS HERE", "STATE", "AGE", "TO REPLICA", "TO MASTER"].map(str::to_owned);
+    let head = [
+        "LINK",
+        "NAME",
+        "HERE",
+        "FAR SITE",
+        "FAR GATEWAY",
+        "REDIS HERE",
+        "STATE",
+        "AGE",
+        "TO REPLICA",
+        "TO MASTER",
+    ]
+    .map(str::to_owned);
     let rows = status.links.iter().map(|link| {
         [
             link.number.to_string(),

@@ -63,6 +63,7 @@ impl std::fmt::Display for Faults {
 }
 
 /// The file while it is being read.
+#[derive(Debug)]
 pub struct File<'i> {
     path: &'i Path,
     source: &'i str,
@@ -74,13 +75,25 @@ impl<'i> File<'i> {
     /// Parses `source`; faults of the TOML itself are kept with the others.
     pub fn parse(path: &'i Path, source: &'i str) -> Self {
         let (root, errors) = DeTable::parse_recoverable(source);
-        let faults = errors.iter().map(|error| Fault { at: error.span().map(|span| span.start), text: error.message().replace('\n', ", ") }).collect();
+        let faults = errors
+            .iter()
+            .map(|error| Fault {
+                at: error.span().map(|span| span.start),
+                text: error.message().replace('\n', ", "),
+            })
+            .collect();
         Self { path, source, root, faults: RefCell::new(faults) }
     }
 
     /// The outermost table.
     pub fn root(&self) -> Table<'_, 'i> {
-        Table { file: self, table: self.root.get_ref(), span: 0..0, name: String::new(), asked: RefCell::default() }
+        Table {
+            file: self,
+            table: self.root.get_ref(),
+            span: 0..0,
+            name: String::new(),
+            asked: RefCell::default(),
+        }
     }
 
     /// Notes a fault at a place of the file.
@@ -98,7 +111,11 @@ impl<'i> File<'i> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|fault| fault.at.unwrap_or(usize::MAX));
         faults.dedup();
-        (!faults.is_empty()).then(|| Faults { path: self.path.to_owned(), source: self.source.to_owned(), faults })
+        (!faults.is_empty()).then(|| Faults {
+            path: self.path.to_owned(),
+            source: self.source.to_owned(),
+            faults,
+        })
     }
 }
 
@@ -112,6 +129,7 @@ pub struct At<T> {
 }
 
 /// One table of the file.
+#[derive(Debug)]
 pub struct Table<'a, 'i> {
     file: &'a File<'i>,
     table: &'a DeTable<'i>,
@@ -149,7 +167,12 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// As [`Table::parsed`], for a key that must be there; `hint` shows how.
-    pub fn required<T>(&self, key: &str, hint: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<At<T>> {
+    pub fn required<T>(
+        &self,
+        key: &str,
+        hint: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<At<T>> {
         if !self.table.contains_key(key) {
             self.fault(format!("{}`{key}` is missing; write {key} = {hint}", self.prefix()));
         }
@@ -183,9 +206,14 @@ impl<'a, 'i> Table<'a, 'i> {
     /// The value of `key` as a whole number within bounds.
     pub fn number(&self, key: &str, least: u64, most: u64) -> Option<At<u64>> {
         let value = self.get(key)?;
-        let number = value.get_ref().as_integer().and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
+        let number = value
+            .get_ref()
+            .as_integer()
+            .and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
         match number {
-            Some(number) if (least..=most).contains(&number) => Some(At { value: number, span: value.span() }),
+            Some(number) if (least..=most).contains(&number) => {
+                Some(At { value: number, span: value.span() })
+            }
             _ => {
                 self.expected(value, key, &format!("a whole number from {least} to {most}"));
                 None
@@ -200,7 +228,13 @@ impl<'a, 'i> Table<'a, 'i> {
             self.expected(value, key, &format!("a table, as in [{key}]"));
             return None;
         };
-        Some(Table { file: self.file, table, span: value.span(), name: self.child(key), asked: RefCell::default() })
+        Some(Table {
+            file: self.file,
+            table,
+            span: value.span(),
+            name: self.child(key),
+            asked: RefCell::default(),
+        })
     }
 
     /// The tables of `[[key]]`.
@@ -214,8 +248,17 @@ impl<'a, 'i> Table<'a, 'i> {
         for item in array.iter() {
             match item.get_ref().as_table() {
                 Some(table) => {
-                    let name = table.get("name").and_then(|name| name.get_ref().as_str()).map_or_else(|| key.to_owned(), |name| format!("{key} {name:?}"));
-                    tables.push(Table { file: self.file, table, span: item.span(), name, asked: RefCell::default() });
+                    let name = table
+                        .get("name")
+                        .and_then(|name| name.get_ref().as_str())
+                        .map_or_else(|| key.to_owned(), |name| format!("{key} {name:?}"));
+                    tables.push(Table {
+                        file: self.file,
+                        table,
+                        span: item.span(),
+                        name,
+                        asked: RefCell::default(),
+                    });
                 }
                 None => self.expected(item, key, &format!("a table: write [[{key}]]")),
             }
@@ -241,7 +284,10 @@ impl<'a, 'i> Table<'a, 'i> {
         for key in self.table.keys() {
             let name: &str = key.get_ref().as_ref();
             if !asked.contains(name) {
-                let near = asked.iter().filter(|known| distance(known, name) <= 2).min_by_key(|known| distance(known, name));
+                let near = asked
+                    .iter()
+                    .filter(|known| distance(known, name) <= 2)
+                    .min_by_key(|known| distance(known, name));
                 let hint = match near {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known here: {}", asked.iter().cloned().collect::<Vec<_>>().join(", ")),

@@ -117,7 +117,12 @@ pub struct Limits {
 
 impl Default for LinkSettings {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(1), dead_after: Duration::from_secs(3), window: 64 << 20, congestion: Congestion::Auto }
+        Self {
+            heartbeat: Duration::from_secs(1),
+            dead_after: Duration::from_secs(3),
+            window: 64 << 20,
+            congestion: Congestion::Auto,
+        }
     }
 }
 
@@ -154,12 +159,15 @@ impl Config {
 fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
     let root = file.root();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    let site = root.required("site", "\"dc1\", this gateway's name as its certificate carries it", units::site);
+    let site =
+        root.required("site", "\"dc1\", this gateway's name as its certificate carries it", units::site);
     let node = root.parsed("node", units::name);
     let tls = match root.table("tls") {
         Some(table) => paths(&table, &folder),
         None => {
-            file.fault_whole("[tls] is missing: it names `ca`, `cert` and `key`; replgate certs init prints the lines");
+            file.fault_whole(
+                "[tls] is missing: it names `ca`, `cert` and `key`; replgate certs init prints the lines",
+            );
             None
         }
     };
@@ -168,21 +176,37 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
         table.finish();
         listen
     });
-    let link = root.table("link").map_or_else(|| Some(LinkSettings::default()), |table| settings(&table, &LinkSettings::default(), file));
+    let link = root.table("link").map_or_else(
+        || Some(LinkSettings::default()),
+        |table| settings(&table, &LinkSettings::default(), file),
+    );
     let limits = root.table("limits").map_or_else(|| Some(limits(None)), |table| Some(limits(Some(&table))));
     root.not_yet("admin", "`replgate status` works without it; leave [admin] out");
     let own = site.as_ref().map(|site| site.value.clone());
-    let masters: Vec<_> = root.tables("master").iter().map(|table| (table.span.clone(), master(table))).collect();
+    let masters: Vec<_> =
+        root.tables("master").iter().map(|table| (table.span.clone(), master(table))).collect();
     let defaults = link.clone().unwrap_or_default();
-    let replicas: Vec<_> = root.tables("replica").iter().map(|table| (table.span.clone(), replica(table, own.as_deref(), &defaults, file))).collect();
+    let replicas: Vec<_> = root
+        .tables("replica")
+        .iter()
+        .map(|table| (table.span.clone(), replica(table, own.as_deref(), &defaults, file)))
+        .collect();
     root.finish();
 
     unique(file, "master", masters.iter().filter_map(|(_, master)| master.as_ref()).map(|(_, name)| name));
-    unique(file, "replica", replicas.iter().filter_map(|(_, replica)| replica.as_ref()).map(|(_, name, _)| name));
-    let mut listeners: Vec<(&SocketAddr, &std::ops::Range<usize>)> = listen.iter().map(|at| (&at.value, &at.span)).collect();
+    unique(
+        file,
+        "replica",
+        replicas.iter().filter_map(|(_, replica)| replica.as_ref()).map(|(_, name, _)| name),
+    );
+    let mut listeners: Vec<(&SocketAddr, &std::ops::Range<usize>)> =
+        listen.iter().map(|at| (&at.value, &at.span)).collect();
     for (_, _, listen) in replicas.iter().filter_map(|(_, replica)| replica.as_ref()) {
         if listeners.iter().any(|(other, _)| **other == listen.value) {
-            file.fault(&listen.span, format!("listen: {} is used twice; each listener needs an address of its own", listen.value));
+            file.fault(
+                &listen.span,
+                format!("listen: {} is used twice; each listener needs an address of its own", listen.value),
+            );
         }
         listeners.push((&listen.value, &listen.span));
     }
@@ -192,7 +216,9 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
         file.fault(span, "a [[master]] needs [tunnel] with `listen`, where other sites connect; write listen = \"0.0.0.0:7379\"");
     }
     if masters.is_empty() && replicas.is_empty() {
-        file.fault_whole("nothing to do: add a [[master]] where the master is, or a [[replica]] where the replicas are");
+        file.fault_whole(
+            "nothing to do: add a [[master]] where the master is, or a [[replica]] where the replicas are",
+        );
     }
     Some(Config {
         path: path.to_owned(),
@@ -200,15 +226,22 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
         node: node.map_or_else(host_name, |node| node.value),
         tls: tls?,
         listen: listen.map(|listen| listen.value),
-        masters: masters.into_iter().map(|(_, master)| master.map(|(master, _)| master)).collect::<Option<_>>()?,
-        replicas: replicas.into_iter().map(|(_, replica)| replica.map(|(replica, _, _)| replica)).collect::<Option<_>>()?,
+        masters: masters
+            .into_iter()
+            .map(|(_, master)| master.map(|(master, _)| master))
+            .collect::<Option<_>>()?,
+        replicas: replicas
+            .into_iter()
+            .map(|(_, replica)| replica.map(|(replica, _, _)| replica))
+            .collect::<Option<_>>()?,
         link: link?,
         limits: limits?,
     })
 }
 
 fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<Paths> {
-    let path = |text: &str| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) };
+    let path =
+        |text: &str| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) };
     let ca = table.required("ca", "\"certs/SITE/ca.crt\"", path);
     let cert = table.required("cert", "\"certs/SITE/tls.crt\"", path);
     let key = table.required("key", "\"certs/SITE/tls.key\"", path);
@@ -223,23 +256,40 @@ fn master(table: &Table<'_, '_>) -> Option<(Master, At<String>)> {
     let allow = table.list("allow", units::site);
     match &allow {
         None if table.has("allow") => {}
-        None => table.fault(format!("{}`allow` is missing; write allow = [\"dc2\"], the sites that may replicate it", table.prefix())),
-        Some(allow) if allow.value.is_empty() => table.fault(format!("{}`allow` is empty: no site could replicate it", table.prefix())),
+        None => table.fault(format!(
+            "{}`allow` is missing; write allow = [\"dc2\"], the sites that may replicate it",
+            table.prefix()
+        )),
+        Some(allow) if allow.value.is_empty() => {
+            table.fault(format!("{}`allow` is empty: no site could replicate it", table.prefix()))
+        }
         Some(_) => {}
     }
     let plain = table.parsed("commands", |text| match text {
         "replication" => Ok(false),
         "any" => Ok(true),
-        other => Err(format!("{other:?} is unknown; write \"replication\" (the default), or \"any\" for a plain tunnel")),
+        other => Err(format!(
+            "{other:?} is unknown; write \"replication\" (the default), or \"any\" for a plain tunnel"
+        )),
     });
     table.not_yet("auth", "let the replica authenticate itself (masterauth, masteruser)");
     table.finish();
     let name = name?;
-    let master = Master { name: name.value.clone(), redis: redis?.value, allow: allow?.value, plain: plain.is_some_and(|plain| plain.value) };
+    let master = Master {
+        name: name.value.clone(),
+        redis: redis?.value,
+        allow: allow?.value,
+        plain: plain.is_some_and(|plain| plain.value),
+    };
     Some((master, name))
 }
 
-fn replica(table: &Table<'_, '_>, own: Option<&str>, defaults: &LinkSettings, file: &File<'_>) -> Option<(Replica, At<String>, At<SocketAddr>)> {
+fn replica(
+    table: &Table<'_, '_>,
+    own: Option<&str>,
+    defaults: &LinkSettings,
+    file: &File<'_>,
+) -> Option<(Replica, At<String>, At<SocketAddr>)> {
     let name = table.required("name", "\"orders\"", units::name);
     let master = table.parsed("master", units::name);
     let listen = table.required("listen", "\"127.0.0.1:6390\", where the replicas connect", units::listener);
@@ -248,8 +298,13 @@ fn replica(table: &Table<'_, '_>, own: Option<&str>, defaults: &LinkSettings, fi
     let peers = table.list("peers", units::address);
     match &peers {
         None if table.has("peers") => {}
-        None => table.fault(format!("{}`peers` is missing; write peers = [\"gw.dc1.example:7379\"], ways to that site", table.prefix())),
-        Some(peers) if peers.value.is_empty() => table.fault(format!("{}`peers` is empty: there is no way to the far site", table.prefix())),
+        None => table.fault(format!(
+            "{}`peers` is missing; write peers = [\"gw.dc1.example:7379\"], ways to that site",
+            table.prefix()
+        )),
+        Some(peers) if peers.value.is_empty() => {
+            table.fault(format!("{}`peers` is empty: there is no way to the far site", table.prefix()))
+        }
         Some(_) => {}
     }
     if let (Some(listen), false) = (&listen, table.has("clients"))
@@ -263,10 +318,17 @@ fn replica(table: &Table<'_, '_>, own: Option<&str>, defaults: &LinkSettings, fi
     if let (Some(site), Some(own)) = (&site, own)
         && site.value.eq_ignore_ascii_case(own)
     {
-        file.fault(&site.span, format!("{}site: {own:?} is this gateway itself; name the far site, where the master is", table.prefix()));
+        file.fault(
+            &site.span,
+            format!(
+                "{}site: {own:?} is this gateway itself; name the far site, where the master is",
+                table.prefix()
+            ),
+        );
     }
     let announce = announced(table, own);
-    let link = table.table("link").map_or_else(|| Some(defaults.clone()), |table| settings(&table, defaults, file));
+    let link =
+        table.table("link").map_or_else(|| Some(defaults.clone()), |table| settings(&table, defaults, file));
     table.finish();
     let (name, listen) = (name?, listen?);
     let replica = Replica {
@@ -303,14 +365,23 @@ fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> 
     let bounded = |least: Duration, most: Duration| {
         move |text: &str| {
             let time = units::duration(text)?;
-            if (least..=most).contains(&time) { Ok(time) } else { Err(format!("must be from {least:?} to {most:?}")) }
+            if (least..=most).contains(&time) {
+                Ok(time)
+            } else {
+                Err(format!("must be from {least:?} to {most:?}"))
+            }
         }
     };
     let heartbeat = table.parsed("heartbeat", bounded(Duration::from_millis(50), Duration::from_secs(60)));
-    let dead_after = table.parsed("dead_after", bounded(Duration::from_millis(200), Duration::from_secs(300)));
+    let dead_after =
+        table.parsed("dead_after", bounded(Duration::from_millis(200), Duration::from_secs(300)));
     let window = table.parsed("window", |text| {
         let size = units::size(text)?;
-        if (1 << 20..=4 << 30).contains(&size) { Ok(size) } else { Err("must be from 1MiB to 4GiB".to_owned()) }
+        if (1 << 20..=4 << 30).contains(&size) {
+            Ok(size)
+        } else {
+            Err("must be from 1MiB to 4GiB".to_owned())
+        }
     });
     let congestion = table.parsed("congestion", |text| match text {
         "auto" => Ok(Congestion::Auto),
@@ -321,7 +392,13 @@ fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> 
     }
     table.not_yet("hold", "a link ends with its lane, and Redis resumes from its backlog; leave it out");
     if table.is_string("compression") {
-        table.parsed("compression", |text| if text == "off" { Ok(()) } else { Err("not in this release; write \"off\" or leave it out".to_owned()) });
+        table.parsed("compression", |text| {
+            if text == "off" {
+                Ok(())
+            } else {
+                Err("not in this release; write \"off\" or leave it out".to_owned())
+            }
+        });
     }
     table.finish();
     let settings = LinkSettings {
@@ -332,7 +409,15 @@ fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> 
     };
     if settings.dead_after < settings.heartbeat * 2 {
         let span = dead_after.map_or_else(|| table.span.clone(), |time| time.span);
-        file.fault(&span, format!("{}dead_after ({:?}) must be at least twice heartbeat ({:?})", table.prefix(), settings.dead_after, settings.heartbeat));
+        file.fault(
+            &span,
+            format!(
+                "{}dead_after ({:?}) must be at least twice heartbeat ({:?})",
+                table.prefix(),
+                settings.dead_after,
+                settings.heartbeat
+            ),
+        );
         return None;
     }
     Some(settings)
@@ -358,13 +443,17 @@ fn unique<'n>(file: &File<'_>, kind: &str, names: impl Iterator<Item = &'n At<St
     let mut seen = HashSet::new();
     for name in names {
         if !seen.insert(&name.value) {
-            file.fault(&name.span, format!("{kind} {:?} is there twice; give each {kind} a name of its own", name.value));
+            file.fault(
+                &name.span,
+                format!("{kind} {:?} is there twice; give each {kind} a name of its own", name.value),
+            );
         }
     }
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

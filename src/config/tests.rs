@@ -7,7 +7,9 @@ fn parse(source: &str) -> Result<Config, String> {
 const TLS: &str = "[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"/abs/tls.key\"\n";
 
 fn replica(more: &str) -> String {
-    format!("site = \"dc2\"\n{TLS}[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc1\"\npeers = [\"gw:7379\"]\n{more}")
+    format!(
+        "site = \"dc2\"\n{TLS}[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc1\"\npeers = [\"gw:7379\"]\n{more}"
+    )
 }
 
 #[test]
@@ -37,7 +39,10 @@ fn every_fault_is_told_at_once_with_its_place() {
         ("dir/gateway.toml:8:9:", "master \"x\": redis: \"nowhere\" is not an address"),
         ("dir/gateway.toml:9:1:", "unknown key `alow`; did you mean `allow`?"),
     ] {
-        assert!(lines.iter().any(|line| line.starts_with(place) && line.contains(words)), "{place} {words}\n{faults}");
+        assert!(
+            lines.iter().any(|line| line.starts_with(place) && line.contains(words)),
+            "{place} {words}\n{faults}"
+        );
     }
     assert_eq!(lines.len(), 8, "{faults}");
 }
@@ -52,35 +57,65 @@ fn a_listener_that_others_reach_needs_clients() {
 
 #[test]
 fn names_and_listeners_are_unique_and_a_site_is_not_its_own_far_site() {
-    let twice = replica("[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc2\"\npeers = [\"gw:7379\"]\n");
+    let twice = replica(
+        "[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc2\"\npeers = [\"gw:7379\"]\n",
+    );
     let faults = parse(&twice).unwrap_err();
-    assert!(faults.contains("replica \"orders\" is there twice") && faults.contains("used twice") && faults.contains("is this gateway itself"), "{faults}");
+    assert!(
+        faults.contains("replica \"orders\" is there twice")
+            && faults.contains("used twice")
+            && faults.contains("is this gateway itself"),
+        "{faults}"
+    );
 }
 
 #[test]
 fn a_link_can_be_set_for_all_and_for_one() {
-    let config = parse(&replica("[replica.link]\nwindow = \"2MiB\"\n[link]\nheartbeat = \"500ms\"\ncongestion = \"cubic\"\n")).unwrap();
+    let config = parse(&replica(
+        "[replica.link]\nwindow = \"2MiB\"\n[link]\nheartbeat = \"500ms\"\ncongestion = \"cubic\"\n",
+    ))
+    .unwrap();
     assert_eq!(config.replicas[0].link.window, 2 << 20);
     assert_eq!(config.replicas[0].link.heartbeat, Duration::from_millis(500));
     assert_eq!(config.link.congestion, Congestion::Named("cubic".into()));
-    assert!(parse(&replica("[link]\nheartbeat = \"2s\"\n")).unwrap_err().contains("at least twice heartbeat"));
+    assert!(
+        parse(&replica("[link]\nheartbeat = \"2s\"\n")).unwrap_err().contains("at least twice heartbeat")
+    );
 }
 
 #[test]
 fn what_this_release_does_not_do_is_refused_and_not_ignored() {
-    for (more, key) in [("[link]\nhold = \"45s\"\n", "hold"), ("[link]\nlanes = 4\n", "lanes"), ("[link]\ncompression = \"zstd\"\n", "compression"), ("[admin]\nlisten = \"127.0.0.1:1\"\n", "admin"), ("[limits]\nmemory = \"25%\"\n", "memory")] {
+    for (more, key) in [
+        ("[link]\nhold = \"45s\"\n", "hold"),
+        ("[link]\nlanes = 4\n", "lanes"),
+        ("[link]\ncompression = \"zstd\"\n", "compression"),
+        ("[admin]\nlisten = \"127.0.0.1:1\"\n", "admin"),
+        ("[limits]\nmemory = \"25%\"\n", "memory"),
+    ] {
         let faults = parse(&replica(more)).unwrap_err();
-        assert!(faults.contains(key) && faults.contains("not in this release") && faults.lines().count() == 1, "{faults}");
+        assert!(
+            faults.contains(key) && faults.contains("not in this release") && faults.lines().count() == 1,
+            "{faults}"
+        );
     }
     parse(&replica("[link]\nlanes = 1\ncompression = \"off\"\n")).unwrap();
 }
 
 #[test]
 fn announce_takes_its_three_forms() {
-    let announce = |text: &str| parse(&replica(&format!("announce = {text}\n"))).map(|config| config.replicas[0].announce.clone());
+    let announce = |text: &str| {
+        parse(&replica(&format!("announce = {text}\n"))).map(|config| config.replicas[0].announce.clone())
+    };
     assert_eq!(announce("\"keep\"").unwrap(), Announced::Keep);
-    assert_eq!(announce("{ host = \"bravo\", port = 6379 }").unwrap(), Announced::As { host: "bravo".into(), port: Some(6379) });
-    assert!(announce("\"bravo\"").is_err() && announce("{ port = 1 }").is_err() && announce("{ host = \"b\", port = 0 }").is_err());
+    assert_eq!(
+        announce("{ host = \"bravo\", port = 6379 }").unwrap(),
+        Announced::As { host: "bravo".into(), port: Some(6379) }
+    );
+    assert!(
+        announce("\"bravo\"").is_err()
+            && announce("{ port = 1 }").is_err()
+            && announce("{ host = \"b\", port = 0 }").is_err()
+    );
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::time::Duration;
 /// Reads `250ms`, `10s`, `5m`, `2h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a duration; write one like \"10s\" or \"250ms\""))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is not a duration; write one like \"10s\" or \"250ms\""))?;
     let factor = match unit {
         "ms" => 0.001,
         "s" => 1.0,
@@ -14,19 +16,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("{text:?} has no unit that is known; write ms, s, m or h, as in \"10s\"")),
     };
-    Duration::try_from_secs_f64(number * factor).ok().filter(|time| *time <= Duration::from_secs(86_400)).ok_or_else(|| format!("{text:?} is not between 0 and a day"))
+    Duration::try_from_secs_f64(number * factor)
+        .ok()
+        .filter(|time| *time <= Duration::from_secs(86_400))
+        .ok_or_else(|| format!("{text:?} is not between 0 and a day"))
 }
 
 /// Reads `64MiB`, `512KiB`, `1GiB`, `1000B`, into bytes.
 pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a size; write one like \"64MiB\""))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text:?} is not a size; write one like \"64MiB\""))?;
     let factor = match unit {
         "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        _ => return Err(format!("{text:?} has no unit that is known; write B, KiB, MiB or GiB, as in \"64MiB\"")),
+        _ => {
+            return Err(format!(
+                "{text:?} has no unit that is known; write B, KiB, MiB or GiB, as in \"64MiB\""
+            ));
+        }
     };
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large"))
 }
@@ -48,7 +58,11 @@ pub struct Address {
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -86,8 +100,12 @@ impl Network {
     /// Whether `address` lies in the range; a v4 address in v6 form counts as v4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {
-            (IpAddr::V4(base), IpAddr::V4(address)) => (base.to_bits() ^ address.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0,
-            (IpAddr::V6(base), IpAddr::V6(address)) => (base.to_bits() ^ address.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0,
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                (base.to_bits() ^ address.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                (base.to_bits() ^ address.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0
+            }
             _ => false,
         }
     }
@@ -109,8 +127,13 @@ pub fn network(text: &str) -> Result<Network, String> {
 /// Reads the name of a site or a master: letters, digits, `-`, `_` and `.`, and
 /// for a site a DNS name in full.
 pub fn name(text: &str) -> Result<String, String> {
-    let good = (1..=253).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
-    if good { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a name; use letters, digits, \"-\", \"_\" and \".\"")) }
+    let good = (1..=253).contains(&text.len())
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a name; use letters, digits, \"-\", \"_\" and \".\""))
+    }
 }
 
 /// Reads a site's name: a DNS name, without a wildcard.
@@ -119,9 +142,13 @@ pub fn site(text: &str) -> Result<String, String> {
         return Err(format!("{text:?}: a site is one exact name, wildcards are not understood"));
     }
     let label = |label: &str| {
-        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
     };
-    let all_digits = text.rsplit('.').next().is_some_and(|last| last.chars().all(|letter| letter.is_ascii_digit()));
+    let all_digits =
+        text.rsplit('.').next().is_some_and(|last| last.chars().all(|letter| letter.is_ascii_digit()));
     if text.len() <= 253 && text.split('.').all(label) && !all_digits {
         return Ok(text.to_owned());
     }

@@ -48,7 +48,12 @@ pub enum Frame {
     /// Nothing to say, but alive.
     Heartbeat,
     /// No bytes follow this offset; the reason tells why the stream ended.
-    End { offset: u64, why: tlv::Why },
+    End {
+        /// The offset after the last byte.
+        offset: u64,
+        /// Why it ended.
+        why: tlv::Why,
+    },
     /// The link is over, drop what is buffered.
     Abort(tlv::Why),
     /// The sender stops as planned; what it sent before may be delivered.
@@ -58,9 +63,15 @@ pub enum Frame {
 /// What the decoder found in its input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// A piece of a DATA frame: `bytes` start at `offset` of the stream, and
-    /// `left` more bytes of the frame are to come.
-    Data { offset: u64, bytes: &'a [u8], left: usize },
+    /// A piece of a DATA frame.
+    Data {
+        /// Where in the stream the piece starts.
+        offset: u64,
+        /// The piece.
+        bytes: &'a [u8],
+        /// Bytes of the frame that are still to come.
+        left: usize,
+    },
     /// A whole frame of another type.
     Frame(Frame),
 }
@@ -124,7 +135,9 @@ impl Frame {
 
     fn decode(kind: u8, content: &[u8]) -> Result<Option<Self>, FrameError> {
         let wrong = || FrameError::Length { kind, length: content.len() };
-        let offset = || -> Result<u64, FrameError> { Ok(u64::from_be_bytes(content.try_into().map_err(|_| wrong())?)) };
+        let offset = || -> Result<u64, FrameError> {
+            Ok(u64::from_be_bytes(content.try_into().map_err(|_| wrong())?))
+        };
         Ok(Some(match kind {
             HELLO => Self::Hello(tlv::Hello::decode(content)?),
             ACCEPT => Self::Accept(tlv::Accept::decode(content)?),
@@ -236,8 +249,11 @@ mod tests {
         ]
     }
 
+    /// Frames, and runs of data with their offsets.
+    type Decoded = (Vec<Frame>, Vec<(u64, Vec<u8>)>);
+
     /// Everything that was decoded, with DATA pieces of one run joined.
-    fn decode(pieces: &[&[u8]]) -> Result<(Vec<Frame>, Vec<(u64, Vec<u8>)>), FrameError> {
+    fn decode(pieces: &[&[u8]]) -> Result<Decoded, FrameError> {
         let mut decoder = Decoder::default();
         let (mut seen, mut data) = (Vec::new(), Vec::<(u64, Vec<u8>)>::new());
         for piece in pieces {

@@ -77,7 +77,9 @@ pub enum LaneLoss {
 impl std::fmt::Display for LaneLoss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Silent(time) => write!(f, "nothing heard from the far gateway for {:.1} s", time.as_secs_f64()),
+            Self::Silent(time) => {
+                write!(f, "nothing heard from the far gateway for {:.1} s", time.as_secs_f64())
+            }
             Self::Closed => f.write_str("the far gateway closed the connection without ending the link"),
             Self::Failed(error) => f.write_str(error),
         }
@@ -90,10 +92,16 @@ enum Phase {
     Open,
     /// This end takes nothing more from its Redis; it ends once all that was read
     /// is acknowledged, or at the time given.
-    LastSent { until: Instant, end: End },
+    LastSent {
+        until: Instant,
+        end: End,
+    },
     /// Nothing more comes from the far side; it ends once what came is written,
     /// or at the time given.
-    LastReceived { until: Instant, end: End },
+    LastReceived {
+        until: Instant,
+        end: End,
+    },
     Ended(End),
 }
 
@@ -229,9 +237,14 @@ impl Link {
                 self.last.get_or_insert(Why::new(Code::Finished, ""));
                 self.check_ends();
             }
-            (false, Side::Dialler) => self.abort(Why::new(Code::ReplicaClosed, "the replica closed its connection"), End::LocalClosed),
+            (false, Side::Dialler) => self
+                .abort(Why::new(Code::ReplicaClosed, "the replica closed its connection"), End::LocalClosed),
             (false, Side::Acceptor) => {
-                self.finish(Why::new(Code::MasterClosed, "the master closed its connection"), End::LocalClosed, now);
+                self.finish(
+                    Why::new(Code::MasterClosed, "the master closed its connection"),
+                    End::LocalClosed,
+                    now,
+                );
             }
         }
     }
@@ -239,7 +252,10 @@ impl Link {
     /// The local socket broke: whatever the kind of link, it is over.
     pub fn local_broken(&mut self, now: Instant) {
         if self.plain {
-            self.abort(Why::new(Code::ReplicaClosed, "the connection at the other end broke"), End::LocalClosed);
+            self.abort(
+                Why::new(Code::ReplicaClosed, "the connection at the other end broke"),
+                End::LocalClosed,
+            );
         } else {
             self.local_closed(now);
         }
@@ -300,7 +316,9 @@ impl Link {
             return;
         }
         let fault = match item {
-            Item::Data { offset, bytes, left } => self.receive.insert(offset, bytes, left).err().map(|error| error.to_string()),
+            Item::Data { offset, bytes, left } => {
+                self.receive.insert(offset, bytes, left).err().map(|error| error.to_string())
+            }
             Item::Frame(Frame::Ack(offset)) => {
                 let fault = self.send.acknowledge(offset).err().map(|error| error.to_string());
                 self.check_ends();
@@ -325,7 +343,9 @@ impl Link {
                 self.check_ends();
                 None
             }
-            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_)) => Some("a frame that only opens a lane".to_owned()),
+            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_)) => {
+                Some("a frame that only opens a lane".to_owned())
+            }
         };
         if let Some(fault) = fault {
             self.fault(&fault);
@@ -354,7 +374,8 @@ impl Link {
         let unacknowledged = self.receive.written() - self.acknowledged;
         let ack_now = unacknowledged >= ACK_BYTES
             || self.ack_due.is_some_and(|due| due <= now)
-            || (unacknowledged > 0 && (self.send.unsent() > 0 || self.receive.finished() || self.ended().is_some()));
+            || (unacknowledged > 0
+                && (self.send.unsent() > 0 || self.receive.finished() || self.ended().is_some()));
         if ack_now && unacknowledged > 0 {
             self.acknowledged = self.receive.written();
             self.ack_due = None;
@@ -433,7 +454,9 @@ impl Link {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
         let all_written = self.receive.written() == self.receive.received();
         let end = match &self.phase {
-            Phase::Open if self.plain && self.last_sent && all_acknowledged && self.receive.finished() => End::Finished,
+            Phase::Open if self.plain && self.last_sent && all_acknowledged && self.receive.finished() => {
+                End::Finished
+            }
             Phase::LastSent { end, .. } if self.last_sent && all_acknowledged => end.clone(),
             Phase::LastReceived { end, .. } if all_written => end.clone(),
             _ => return,

@@ -48,7 +48,15 @@ pub struct Reassembly {
 impl Reassembly {
     /// Takes at most `limit` bytes beyond what was written.
     pub fn new(limit: u64) -> Self {
-        Self { ready: VecDeque::new(), beyond: BTreeMap::new(), charged: 0, received: 0, written: 0, end: None, limit }
+        Self {
+            ready: VecDeque::new(),
+            beyond: BTreeMap::new(),
+            charged: 0,
+            received: 0,
+            written: 0,
+            end: None,
+            limit,
+        }
     }
 
     /// The offset below which everything was received.

@@ -16,7 +16,11 @@ struct Half {
 impl Half {
     fn new(side: Side, plain: bool, now: Instant) -> Self {
         let terms = Terms::sample();
-        Self { link: Link::new(side, plain, &terms, &terms, now), decoder: Decoder::default(), written: Vec::new() }
+        Self {
+            link: Link::new(side, plain, &terms, &terms, now),
+            decoder: Decoder::default(),
+            written: Vec::new(),
+        }
     }
 
     /// Everything the link wants sent now, as bytes.
@@ -55,7 +59,11 @@ struct Two {
 impl Two {
     fn new(plain: bool) -> Self {
         let now = Instant::now();
-        Self { dialler: Half::new(Side::Dialler, plain, now), acceptor: Half::new(Side::Acceptor, plain, now), now }
+        Self {
+            dialler: Half::new(Side::Dialler, plain, now),
+            acceptor: Half::new(Side::Acceptor, plain, now),
+            now,
+        }
     }
 
     /// Exchanges until nothing is left to say at this time.
@@ -214,11 +222,19 @@ fn the_sync_is_armed_once_its_reply_is_written_and_acknowledged() {
 
 #[test]
 fn what_cannot_be_ends_the_link_on_both_sides() {
-    for frame in [Frame::Ack(99), Frame::Armed(3), Frame::Hello(tlv::Hello::sample()), Frame::End { offset: 3, why: Why::new(Code::MasterClosed, "") }] {
+    for frame in [
+        Frame::Ack(99),
+        Frame::Armed(3),
+        Frame::Hello(tlv::Hello::sample()),
+        Frame::End { offset: 3, why: Why::new(Code::MasterClosed, "") },
+    ] {
         let mut two = Two::new(false);
         two.acceptor.hears(&frame.encode(), true, two.now);
         assert!(matches!(two.acceptor.link.ended(), Some(End::Protocol(_))), "{frame:?}");
         two.exchange();
-        assert!(matches!(two.dialler.link.ended(), Some(End::Far(why)) if why.code == Code::Protocol), "{frame:?}");
+        assert!(
+            matches!(two.dialler.link.ended(), Some(End::Far(why)) if why.code == Code::Protocol),
+            "{frame:?}"
+        );
     }
 }

@@ -109,14 +109,30 @@ pub struct Identity {
 /// What the dialler wants of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// A new link to the master of this name. `sibling` is the instance that
-    /// carries the replica's other connection, where there is one.
-    New { master: String, sibling: Option<Id> },
-    /// To carry a link that exists: its id, a lane number that only grows, the
-    /// lanes the dialler thinks alive, and its received offset.
-    Attach { link: Id, lane: u32, alive: Vec<u32>, received: u64 },
-    /// Only to ask whether a new link to this master would be accepted.
-    Probe { master: String },
+    /// A new link.
+    New {
+        /// The name of the master.
+        master: String,
+        /// The acceptor's instance that carries the replica's other connection,
+        /// where there is one.
+        sibling: Option<Id>,
+    },
+    /// To carry a link that exists.
+    Attach {
+        /// The link.
+        link: Id,
+        /// The number of this lane; only grows.
+        lane: u32,
+        /// The lanes that the dialler thinks alive.
+        alive: Vec<u32>,
+        /// The dialler's received offset.
+        received: u64,
+    },
+    /// Only to ask whether a new link would be accepted.
+    Probe {
+        /// The name of the master.
+        master: String,
+    },
 }
 
 /// First frame of a lane.
@@ -389,7 +405,12 @@ impl Hello {
     pub(super) fn sample() -> Self {
         Self {
             version: VERSION,
-            identity: Identity { site: "dc2".into(), node: "host-2".into(), instance: Id([3; 16]), clock: 1_700_000_000_000 },
+            identity: Identity {
+                site: "dc2".into(),
+                node: "host-2".into(),
+                instance: Id([3; 16]),
+                clock: 1_700_000_000_000,
+            },
             want: Want::Attach { link: Id([4; 16]), lane: 3, alive: vec![1, 2], received: 77 },
             terms: Terms::sample(),
         }
@@ -482,7 +503,10 @@ fn attach(value: &[u8]) -> Result<Want, FieldError> {
         link: Id(head[..16].try_into().expect("sixteen bytes")),
         lane: u32::from_be_bytes(head[16..20].try_into().expect("four bytes")),
         received: u64::from_be_bytes(head[20..28].try_into().expect("eight bytes")),
-        alive: lanes.chunks_exact(4).map(|lane| u32::from_be_bytes(lane.try_into().expect("four bytes"))).collect(),
+        alive: lanes
+            .chunks_exact(4)
+            .map(|lane| u32::from_be_bytes(lane.try_into().expect("four bytes")))
+            .collect(),
     })
 }
 
@@ -499,7 +523,10 @@ impl Writer {
 }
 
 /// Calls `take` with each field; `take` answers whether it knows the tag.
-fn fields(mut content: &[u8], mut take: impl FnMut(u16, &[u8]) -> Result<bool, FieldError>) -> Result<(), FieldError> {
+fn fields(
+    mut content: &[u8],
+    mut take: impl FnMut(u16, &[u8]) -> Result<bool, FieldError>,
+) -> Result<(), FieldError> {
     let mut seen = Vec::new();
     while !content.is_empty() {
         let (head, rest) = content.split_at_checked(4).ok_or(FieldError::Short)?;

@@ -24,7 +24,7 @@ impl Announce {
     }
 
     fn rewritten(&self, arguments: &[&[u8]]) -> Option<Vec<u8>> {
-        let options = arguments.get(1..).filter(|options| options.len() % 2 == 0)?;
+        let options = arguments.get(1..).filter(|options| options.len().is_multiple_of(2))?;
         let is = |option: &[u8], name: &str| option.eq_ignore_ascii_case(name.as_bytes());
         let own = options.chunks_exact(2).any(|option| is(option[0], "ip-address"));
         if own || !options.chunks_exact(2).any(|option| is(option[0], "listening-port")) {
@@ -85,8 +85,14 @@ mod tests {
         let expected = b"*5\r\n$8\r\nREPLCONF\r\n$14\r\nlistening-port\r\n$4\r\n6380\r\n$10\r\nip-address\r\n$3\r\ndc2\r\n";
         assert_eq!(look(&mut announce, wire), Verdict::Replace(wire.len(), expected.to_vec()));
         let mut announce = Announce::new("203.0.113.7".into(), Some(7000));
-        let Verdict::Replace(_, wire) = look(&mut announce, b"REPLCONF listening-port 6380\r\n") else { panic!() };
-        assert!(String::from_utf8(wire).unwrap().contains("$4\r\n7000\r\n$10\r\nip-address\r\n$11\r\n203.0.113.7"));
+        let Verdict::Replace(_, wire) = look(&mut announce, b"REPLCONF listening-port 6380\r\n") else {
+            panic!()
+        };
+        assert!(
+            String::from_utf8(wire)
+                .unwrap()
+                .contains("$4\r\n7000\r\n$10\r\nip-address\r\n$11\r\n203.0.113.7")
+        );
     }
 
     #[test]
@@ -94,7 +100,10 @@ mod tests {
         let mut announce = Announce::new("dc2".into(), None);
         assert_eq!(look(&mut announce, b"PING\r\n"), Verdict::Pass(6));
         assert_eq!(look(&mut announce, b"REPLCONF ip-address 10.0.0.1\r\n"), Verdict::Pass(30));
-        assert_eq!(look(&mut announce, b"REPLCONF listening-port 1 ip-address 10.0.0.1\r\n"), Verdict::Pass(47));
+        assert_eq!(
+            look(&mut announce, b"REPLCONF listening-port 1 ip-address 10.0.0.1\r\n"),
+            Verdict::Pass(47)
+        );
         assert_eq!(look(&mut announce, b"REPLCONF capa eof capa psync2\r\n"), Verdict::Pass(31));
         assert_eq!(look(&mut announce, b"*3\r\n$8\r\nREPLC"), Verdict::Hold);
         assert_eq!(look(&mut announce, b"PSYNC ? -1\r\n"), Verdict::Detach);

@@ -131,7 +131,9 @@ mod tests {
 
     fn words(bytes: &[u8]) -> (usize, Vec<String>) {
         match parse(bytes) {
-            Parsed::Command { length, arguments } => (length, arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect()),
+            Parsed::Command { length, arguments } => {
+                (length, arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -140,7 +142,10 @@ mod tests {
     fn both_forms_are_read() {
         assert_eq!(words(b"PING\r\n*1"), (6, vec!["PING".to_owned()]));
         assert_eq!(words(b"REPLCONF  ACK 5\n").1, ["REPLCONF", "ACK", "5"]);
-        assert_eq!(words(b"*2\r\n$4\r\nAUTH\r\n$3\r\na\nb\r\nrest"), (23, vec!["AUTH".to_owned(), "a\nb".to_owned()]));
+        assert_eq!(
+            words(b"*2\r\n$4\r\nAUTH\r\n$3\r\na\nb\r\nrest"),
+            (23, vec!["AUTH".to_owned(), "a\nb".to_owned()])
+        );
         assert_eq!(parse(b"\n\nPING"), Parsed::Newline(2));
         assert_eq!(parse(b"\r\nX"), Parsed::Newline(2));
     }
@@ -165,7 +170,12 @@ mod tests {
             b"\x16\x03\x01",
             b" \r\n",
         ] {
-            assert!(matches!(parse(bytes), Parsed::Malformed(_)), "{}: {:?}", bytes.escape_ascii(), parse(bytes));
+            assert!(
+                matches!(parse(bytes), Parsed::Malformed(_)),
+                "{}: {:?}",
+                bytes.escape_ascii(),
+                parse(bytes)
+            );
         }
         assert!(matches!(parse(&[b'A'; MAX_ARGUMENT]), Parsed::Malformed(_)));
     }

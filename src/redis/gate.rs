@@ -45,7 +45,7 @@ impl Gate {
         Self { site: site.to_owned(), phase: Phase::Handshake, unanswered: 0, may_sync: false, refusal: None }
     }
 
-    fn from_replica(&mut self, bytes: &[u8]) -> Verdict {
+    fn replica_says(&mut self, bytes: &[u8]) -> Verdict {
         if self.refusal.is_some() {
             return Verdict::Hold;
         }
@@ -73,7 +73,8 @@ impl Gate {
             }
             b"PSYNC" => {
                 if options.get(2).is_some_and(|third| third.eq_ignore_ascii_case(b"failover")) {
-                    return self.refuse("PSYNC with FAILOVER, which would promote a second master".to_owned());
+                    return self
+                        .refuse("PSYNC with FAILOVER, which would promote a second master".to_owned());
                 }
                 let allowed = is_psync(options);
                 if allowed {
@@ -110,7 +111,7 @@ impl Gate {
         Verdict::Hold
     }
 
-    fn from_master(&mut self, bytes: &[u8]) -> Verdict {
+    fn master_says(&mut self, bytes: &[u8]) -> Verdict {
         if self.phase == Phase::Syncing {
             return Verdict::Detach;
         }
@@ -121,14 +122,24 @@ impl Gate {
         }
         let Some(end) = bytes.iter().take(MAX_LINE).position(|byte| *byte == b'\n') else {
             return match bytes.len() {
-                MAX_LINE.. => Verdict::Stop { pass: 0, reply: Vec::new(), reason: "the master answered with a line that is no reply".to_owned() },
+                MAX_LINE.. => Verdict::Stop {
+                    pass: 0,
+                    reply: Vec::new(),
+                    reason: "the master answered with a line that is no reply".to_owned(),
+                },
                 _ => Verdict::Hold,
             };
         };
         let (line, length) = (&bytes[..end], end + 1);
         match self.phase {
             Phase::AskedSync if line.starts_with(b"$") => self.synced(length),
-            Phase::AskedPsync if line.starts_with(b"+FULLRESYNC") || line.starts_with(b"+CONTINUE") || line.starts_with(b"+RDBCHANNELSYNC") => self.synced(length),
+            Phase::AskedPsync
+                if line.starts_with(b"+FULLRESYNC")
+                    || line.starts_with(b"+CONTINUE")
+                    || line.starts_with(b"+RDBCHANNELSYNC") =>
+            {
+                self.synced(length)
+            }
             // Valkey: this connection asks again once the snapshot's is set up.
             Phase::AskedPsync if line.starts_with(b"+DUALCHANNELSYNC") => {
                 self.phase = Phase::Handshake;
@@ -164,8 +175,8 @@ impl Gate {
 impl Tap for Gate {
     fn look(&mut self, flow: Flow, bytes: &[u8]) -> Verdict {
         match flow {
-            Flow::ToMaster => self.from_replica(bytes),
-            Flow::ToReplica => self.from_master(bytes),
+            Flow::ToMaster => self.replica_says(bytes),
+            Flow::ToReplica => self.master_says(bytes),
         }
     }
 }
@@ -174,22 +185,35 @@ impl Tap for Gate {
 fn named(arguments: &[&[u8]]) -> String {
     let name = &arguments[0][..arguments[0].len().min(32)];
     let sub = match arguments.get(1) {
-        Some(option) if arguments[0].eq_ignore_ascii_case(b"REPLCONF") => format!(" {}", shown(&option[..option.len().min(32)])),
+        Some(option) if arguments[0].eq_ignore_ascii_case(b"REPLCONF") => {
+            format!(" {}", shown(&option[..option.len().min(32)]))
+        }
         _ => String::new(),
     };
     format!("{}{sub}", shown(name))
 }
 
 fn has(options: &[&[u8]], name: &str, value: &str) -> bool {
-    options.chunks_exact(2).any(|option| option[0].eq_ignore_ascii_case(name.as_bytes()) && option[1] == value.as_bytes())
+    options
+        .chunks_exact(2)
+        .any(|option| option[0].eq_ignore_ascii_case(name.as_bytes()) && option[1] == value.as_bytes())
 }
 
 /// `ACK <offset>` with, from Redis 7.2, `FACK <offset>`.
 fn is_ack(options: &[&[u8]]) -> bool {
-    let number = |word: &[u8]| !word.is_empty() && word.len() <= 20 && word.strip_prefix(b"-").unwrap_or(word).iter().all(u8::is_ascii_digit);
+    let number = |word: &[u8]| {
+        !word.is_empty()
+            && word.len() <= 20
+            && word.strip_prefix(b"-").unwrap_or(word).iter().all(u8::is_ascii_digit)
+    };
     match options {
         [ack, offset] => ack.eq_ignore_ascii_case(b"ack") && number(offset),
-        [ack, offset, fack, persisted] => ack.eq_ignore_ascii_case(b"ack") && fack.eq_ignore_ascii_case(b"fack") && number(offset) && number(persisted),
+        [ack, offset, fack, persisted] => {
+            ack.eq_ignore_ascii_case(b"ack")
+                && fack.eq_ignore_ascii_case(b"fack")
+                && number(offset)
+                && number(persisted)
+        }
         _ => false,
     }
 }
@@ -212,7 +236,10 @@ fn is_handshake(options: &[&[u8]]) -> bool {
     ];
     let known = |option: &[u8]| KNOWN.iter().any(|name| option.eq_ignore_ascii_case(name.as_bytes()));
     let dump = has(options, "rdb-only", "1") && !has(options, "rdb-channel", "1");
-    !options.is_empty() && options.len() % 2 == 0 && options.chunks_exact(2).all(|option| known(option[0])) && !dump
+    !options.is_empty()
+        && options.len().is_multiple_of(2)
+        && options.chunks_exact(2).all(|option| known(option[0]))
+        && !dump
 }
 
 /// `<replication id or ?> <offset>`.
@@ -240,7 +267,11 @@ mod tests {
             for piece in bytes.chunks(cut) {
                 held[way].extend_from_slice(piece);
                 while !held[way].is_empty() {
-                    let verdict = if detached[way] { Verdict::Pass(held[way].len()) } else { gate.look(*flow, &held[way]) };
+                    let verdict = if detached[way] {
+                        Verdict::Pass(held[way].len())
+                    } else {
+                        gate.look(*flow, &held[way])
+                    };
                     let out = if way == 0 { &mut master } else { &mut replica };
                     match verdict {
                         Verdict::Pass(count) => out.extend(held[way].drain(..count)),
@@ -303,10 +334,20 @@ mod tests {
     #[test]
     fn sync_follows_only_a_refused_psync_or_a_paired_connection() {
         assert!(converse(9, &[(UP, b"SYNC\r\n")]).2.is_some());
-        let steps = [(UP, PSYNC), (DOWN, &b"-ERR unknown command 'PSYNC'\r\n"[..]), (UP, b"SYNC\r\n"), (DOWN, b"\n$5\r\nREDIS")];
+        let steps = [
+            (UP, PSYNC),
+            (DOWN, &b"-ERR unknown command 'PSYNC'\r\n"[..]),
+            (UP, b"SYNC\r\n"),
+            (DOWN, b"\n$5\r\nREDIS"),
+        ];
         let (_, _, end, armed) = converse(9, &steps);
         assert_eq!((end, armed), (None, Some(35)));
-        let steps = [(UP, &b"REPLCONF capa eof rdb-only 1 rdb-channel 1 listening-port 7\r\n"[..]), (DOWN, b"+OK\r\n"), (UP, b"SYNC\r\n"), (DOWN, b"$ENDOFF:5 x 0 7\r\nREDIS")];
+        let steps = [
+            (UP, &b"REPLCONF capa eof rdb-only 1 rdb-channel 1 listening-port 7\r\n"[..]),
+            (DOWN, b"+OK\r\n"),
+            (UP, b"SYNC\r\n"),
+            (DOWN, b"$ENDOFF:5 x 0 7\r\nREDIS"),
+        ];
         assert_eq!(converse(9, &steps).2, None);
     }
 

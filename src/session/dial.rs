@@ -114,7 +114,11 @@ pub async fn probe(shared: &Shared, site: &Site) -> Result<(SocketAddr, Accept),
 
 /// Tries every address of every peer in order until one accepts; while other
 /// links of this replica entry are up, theirs comes first.
-async fn reach(shared: &Shared, site: &Site, want: impl Fn(Option<Id>) -> Want) -> Result<(Lane, Accept), String> {
+async fn reach(
+    shared: &Shared,
+    site: &Site,
+    want: impl Fn(Option<Id>) -> Want,
+) -> Result<(Lane, Accept), String> {
     let mut failures = Vec::new();
     let tried = timeout(DIAL_DEADLINE, async {
         let sibling = shared.registry.sibling(&site.replica.name);
@@ -125,17 +129,18 @@ async fn reach(shared: &Shared, site: &Site, want: impl Fn(Option<Id>) -> Want) 
             }
         }
         for peer in &site.replica.peers {
-            let addresses = match timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
-                Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
-                Ok(Err(error)) => {
-                    failures.push(format!("{peer}: cannot be resolved: {error}"));
-                    continue;
-                }
-                Err(_) => {
-                    failures.push(format!("{peer}: the name was not resolved in time"));
-                    continue;
-                }
-            };
+            let addresses =
+                match timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
+                    Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
+                    Ok(Err(error)) => {
+                        failures.push(format!("{peer}: cannot be resolved: {error}"));
+                        continue;
+                    }
+                    Err(_) => {
+                        failures.push(format!("{peer}: the name was not resolved in time"));
+                        continue;
+                    }
+                };
             for address in addresses {
                 if sibling.is_some_and(|(tried, _)| tried == address) {
                     continue;
@@ -153,14 +158,23 @@ async fn reach(shared: &Shared, site: &Site, want: impl Fn(Option<Id>) -> Want) 
         Ok(Some(reached)) => Ok(reached),
         Ok(None) => Err(failures.join("; ")),
         Err(_) => {
-            failures.push(format!("no gateway of {} answered within {} s", site.replica.site, DIAL_DEADLINE.as_secs()));
+            failures.push(format!(
+                "no gateway of {} answered within {} s",
+                site.replica.site,
+                DIAL_DEADLINE.as_secs()
+            ));
             Err(failures.join("; "))
         }
     }
 }
 
 /// One lane to one address, accepted in so many words.
-async fn open(shared: &Shared, site: &Site, address: SocketAddr, want: Want) -> Result<(Lane, Accept), String> {
+async fn open(
+    shared: &Shared,
+    site: &Site,
+    address: SocketAddr,
+    want: Want,
+) -> Result<(Lane, Accept), String> {
     let socket = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return Err(error.to_string()),
@@ -171,9 +185,13 @@ async fn open(shared: &Shared, site: &Site, address: SocketAddr, want: Want) -> 
     let ours = &shared.material.leaf;
     let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, &site.dial, ours)).await {
         Ok(lane) => lane.map_err(|error| error.to_string())?,
-        Err(_) => return Err("TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis?".to_owned()),
+        Err(_) => {
+            return Err("TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis?"
+                .to_owned());
+        }
     };
-    let hello = Hello { version: VERSION, identity: shared.identity(), want, terms: terms(&site.replica.link) };
+    let hello =
+        Hello { version: VERSION, identity: shared.identity(), want, terms: terms(&site.replica.link) };
     let answer = timeout(ANSWER_DEADLINE, async {
         lane.send(&Frame::Hello(hello)).await?;
         lane.receive(ours).await
@@ -181,7 +199,11 @@ async fn open(shared: &Shared, site: &Site, address: SocketAddr, want: Want) -> 
     .await;
     match answer {
         Ok(Ok(Frame::Accept(accept))) if !accept.identity.site.eq_ignore_ascii_case(&site.replica.site) => {
-            Err(format!("its certificate is good for {}, but it calls itself {}", site.replica.site, crate::escape::shown(accept.identity.site.as_bytes())))
+            Err(format!(
+                "its certificate is good for {}, but it calls itself {}",
+                site.replica.site,
+                crate::escape::shown(accept.identity.site.as_bytes())
+            ))
         }
         Ok(Ok(Frame::Accept(accept))) => Ok((lane, accept)),
         Ok(Ok(Frame::Refuse(refuse))) => Err(LaneError::Refused(refuse).to_string()),

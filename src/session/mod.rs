@@ -17,8 +17,8 @@ use tracing::{info, warn};
 use crate::clock;
 use crate::config::{Config, LinkSettings};
 use crate::escape::shown;
-use crate::link::{End, frame};
 use crate::link::tlv::{Id, Identity, Terms};
+use crate::link::{End, frame};
 use crate::registry::{Place, Registry};
 use crate::tls::material::Material;
 
@@ -45,7 +45,12 @@ pub struct Shared {
 impl Shared {
     /// Who this gateway says it is.
     pub fn identity(&self) -> Identity {
-        Identity { site: self.config.site.clone(), node: self.config.node.clone(), instance: self.instance, clock: clock::now_millis() }
+        Identity {
+            site: self.config.site.clone(),
+            node: self.config.node.clone(),
+            instance: self.instance,
+            clock: clock::now_millis(),
+        }
     }
 }
 
@@ -72,7 +77,10 @@ pub fn terms(settings: &LinkSettings) -> Terms {
 /// plain side, where nothing else is sent.
 pub fn tune(socket: &TcpStream) {
     let _ = socket.set_nodelay(true);
-    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
     let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
@@ -86,7 +94,9 @@ fn log_end(place: &Place, end: &End, local: &str) {
         End::CommandRefused(_) | End::Protocol(_) | End::LaneLost(_) | End::NotDelivered => {
             warn!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {reason}");
         }
-        _ => info!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {reason}"),
+        _ => {
+            info!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {reason}")
+        }
     }
 }
 

@@ -69,10 +69,19 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> End {
         () = stop.cancelled() => true,
     };
     if stopped {
-        driver.relay.link.stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.relay.site)));
+        driver
+            .relay
+            .link
+            .stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.relay.site)));
         let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
     }
     driver.finish().await
+}
+
+impl std::fmt::Debug for Relay<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("lane", &self.lane).field("link", &self.link).finish_non_exhaustive()
+    }
 }
 
 /// Bytes for the local Redis, and how many carried bytes they stand for.
@@ -179,7 +188,9 @@ impl<'a> Driver<'a> {
             let flow = self.relay.inward;
             for made in self.inward.through(self.relay.tap.as_mut(), flow, chunk) {
                 match made {
-                    Made::Forward { chunk, carried, .. } => self.to_redis.push_back(Outgoing { chunk, carried }),
+                    Made::Forward { chunk, carried, .. } => {
+                        self.to_redis.push_back(Outgoing { chunk, carried })
+                    }
                     Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
                 }
             }
@@ -205,7 +216,11 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        if self.relay.plain && !self.redis_shut && self.to_redis.is_empty() && self.relay.link.receive_finished() {
+        if self.relay.plain
+            && !self.redis_shut
+            && self.to_redis.is_empty()
+            && self.relay.link.receive_finished()
+        {
             self.redis_shut = true;
             moved = true;
             let _ = Pin::new(&mut self.relay.redis).poll_shutdown(cx);
@@ -320,7 +335,9 @@ impl<'a> Driver<'a> {
     /// Whether there is nothing to do before the time or a socket says so.
     fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
         let watch = self.unread.map(|(since, _)| since + WATCH);
-        let Some(next) = [self.relay.link.next_timeout(), watch].into_iter().flatten().min() else { return true };
+        let Some(next) = [self.relay.link.next_timeout(), watch].into_iter().flatten().min() else {
+            return true;
+        };
         let next = tokio::time::Instant::from_std(next);
         if self.sleep.deadline() != next {
             self.sleep.as_mut().reset(next);
@@ -352,7 +369,9 @@ impl<'a> Driver<'a> {
     fn lost(&mut self, error: LaneError) {
         let loss = match error {
             LaneError::Closed => LaneLoss::Closed,
-            LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => LaneLoss::Failed("the connection to the far gateway was reset".to_owned()),
+            LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
+            }
             LaneError::Frame(error) => return self.relay.link.fault(&error.to_string()),
             other => LaneLoss::Failed(other.to_string()),
         };
@@ -405,7 +424,10 @@ impl AtTap {
                 Verdict::Detach => self.detached = true,
                 Verdict::Hold if rest.len() <= MAX_HELD => break,
                 Verdict::Hold => {
-                    made.push(Made::Stop { reply: Vec::new(), reason: "more bytes than a handshake has".to_owned() });
+                    made.push(Made::Stop {
+                        reply: Vec::new(),
+                        reason: "more bytes than a handshake has".to_owned(),
+                    });
                     self.stopped = true;
                     break;
                 }

@@ -39,13 +39,21 @@ impl No {
 
     /// What an unknown and a forbidden master have in common.
     fn not_available(master: &str, log: String) -> Self {
-        Self { why: Why::new(Code::NotAvailable, &format!("master {master:?} is not available to this site")), log }
+        Self {
+            why: Why::new(Code::NotAvailable, &format!("master {master:?} is not available to this site")),
+            log,
+        }
     }
 }
 
 /// Opens TLS and reads HELLO, within the deadline from accept to hello. An error
 /// here is already told.
-pub async fn greet(shared: &Shared, config: Arc<ServerConfig>, socket: TcpStream, from: SocketAddr) -> Option<(Lane, Hello)> {
+pub async fn greet(
+    shared: &Shared,
+    config: Arc<ServerConfig>,
+    socket: TcpStream,
+    from: SocketAddr,
+) -> Option<(Lane, Hello)> {
     tune(&socket);
     dial::congestion(&socket, &shared.config.link.congestion);
     let ours = &shared.material.leaf;
@@ -133,7 +141,8 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         plain: master.plain,
     });
     info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = master.plain, "link up");
-    let tap: Box<dyn Tap> = if master.plain { Box::new(Blind) } else { Box::new(Gate::new(&shared.config.site)) };
+    let tap: Box<dyn Tap> =
+        if master.plain { Box::new(Blind) } else { Box::new(Gate::new(&shared.config.site)) };
     let relay = Relay {
         link: Link::new(Side::Acceptor, master.plain, &ours, &hello.terms, Instant::now()),
         lane,
@@ -152,11 +161,17 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
 async fn judge<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, TcpStream), No> {
     let claimed = &hello.identity.site;
     if hello.version != VERSION {
-        return Err(No::new(Code::Version, &format!("protocol version {} is not spoken here, only {VERSION}", hello.version)));
+        return Err(No::new(
+            Code::Version,
+            &format!("protocol version {} is not spoken here, only {VERSION}", hello.version),
+        ));
     }
     if !lane.leaf().carries(claimed) {
         let carried = lane.leaf().dns.join(", ");
-        return Err(No::new(Code::SiteMismatch, &format!("you call yourself {claimed}, but your certificate carries {carried}")));
+        return Err(No::new(
+            Code::SiteMismatch,
+            &format!("you call yourself {claimed}, but your certificate carries {carried}"),
+        ));
     }
     let (name, sibling, opens) = match &hello.want {
         Want::New { master, sibling } => (master, sibling, true),
@@ -164,29 +179,56 @@ async fn judge<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'
         Want::Attach { .. } => return Err(No::new(Code::UnknownLink, "no such link here")),
     };
     let master = match shared.config.master(name) {
-        None => return Err(No::not_available(name, format!("it asks for the master {:?}, which is not offered here", shown(name.as_bytes())))),
+        None => {
+            return Err(No::not_available(
+                name,
+                format!("it asks for the master {:?}, which is not offered here", shown(name.as_bytes())),
+            ));
+        }
         Some(master) if !master.allow.iter().any(|site| site.eq_ignore_ascii_case(claimed)) => {
-            return Err(No::not_available(name, format!("master {name:?} does not list {claimed:?} in `allow`")));
+            return Err(No::not_available(
+                name,
+                format!("master {name:?} does not list {claimed:?} in `allow`"),
+            ));
         }
         Some(master) => master,
     };
     if sibling.is_some_and(|instance| instance != shared.instance) {
-        return Err(No::new(Code::WrongInstance, "this replica's other connection runs over another gateway; it will be tried again"));
+        return Err(No::new(
+            Code::WrongInstance,
+            "this replica's other connection runs over another gateway; it will be tried again",
+        ));
     }
-    let redis = match timeout(REDIS_DEADLINE, TcpStream::connect((master.redis.host.as_str(), master.redis.port))).await {
-        Ok(Ok(redis)) => redis,
-        Ok(Err(error)) => {
-            let no = No::new(Code::RedisDown, &format!("the master's Redis is down: {error}"));
-            return Err(No { log: format!("Redis of master {name:?} at {} cannot be reached: {error}", master.redis), ..no });
-        }
-        Err(_) => {
-            let no = No::new(Code::RedisDown, "the master's Redis does not answer");
-            return Err(No { log: format!("Redis of master {name:?} at {} does not answer within {} s", master.redis, REDIS_DEADLINE.as_secs()), ..no });
-        }
-    };
+    let redis =
+        match timeout(REDIS_DEADLINE, TcpStream::connect((master.redis.host.as_str(), master.redis.port)))
+            .await
+        {
+            Ok(Ok(redis)) => redis,
+            Ok(Err(error)) => {
+                let no = No::new(Code::RedisDown, &format!("the master's Redis is down: {error}"));
+                return Err(No {
+                    log: format!("Redis of master {name:?} at {} cannot be reached: {error}", master.redis),
+                    ..no
+                });
+            }
+            Err(_) => {
+                let no = No::new(Code::RedisDown, "the master's Redis does not answer");
+                return Err(No {
+                    log: format!(
+                        "Redis of master {name:?} at {} does not answer within {} s",
+                        master.redis,
+                        REDIS_DEADLINE.as_secs()
+                    ),
+                    ..no
+                });
+            }
+        };
     tune(&redis);
     if opens {
-        shared.registry.admit(claimed, name, &shared.config.limits).map_err(|limit| No::new(Code::Limit, &format!("too many links: {limit}")))?;
+        shared
+            .registry
+            .admit(claimed, name, &shared.config.limits)
+            .map_err(|limit| No::new(Code::Limit, &format!("too many links: {limit}")))?;
     }
     Ok((master, redis))
 }

@@ -10,16 +10,28 @@ use crate::x509::Certificate;
 /// this gateway's certificate.
 pub fn handshake(error: &Error, ours: &Certificate) -> String {
     match error {
-        Error::InvalidCertificate(error) => format!("the far gateway's certificate is refused: {}", certificate(error)),
+        Error::InvalidCertificate(error) => {
+            format!("the far gateway's certificate is refused: {}", certificate(error))
+        }
         Error::AlertReceived(alert) => alert_received(*alert, ours),
-        Error::NoCertificatesPresented => "the far side showed no certificate: only gateways with one from the shared CA are let in".to_owned(),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::MessageTooLarge | InvalidMessage::InvalidEmptyPayload | InvalidMessage::UnknownProtocolVersion) => {
-            "what came is not TLS: is this a plain Redis, HTTP or other port?".to_owned()
+        Error::NoCertificatesPresented => {
+            "the far side showed no certificate: only gateways with one from the shared CA are let in"
+                .to_owned()
         }
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType
+            | InvalidMessage::MessageTooLarge
+            | InvalidMessage::InvalidEmptyPayload
+            | InvalidMessage::UnknownProtocolVersion,
+        ) => "what came is not TLS: is this a plain Redis, HTTP or other port?".to_owned(),
         Error::InvalidMessage(_) => "what came is not valid TLS".to_owned(),
-        Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic | PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig | PeerIncompatible::Tls12NotOfferedOrEnabled) => {
-            "the far side does not speak TLS 1.3".to_owned()
-        }
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls13RequiredForQuic
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ) => "the far side does not speak TLS 1.3".to_owned(),
         Error::NoApplicationProtocol => "the far side offers another protocol than replgate/1".to_owned(),
         other => shown(other.to_string().as_bytes()),
     }
@@ -29,7 +41,10 @@ pub fn handshake(error: &Error, ours: &Certificate) -> String {
 pub fn own(error: &Error, leaf: &Certificate) -> String {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!("no CA in `ca` has signed it (issuer {}); put that CA, and any intermediate after the certificate in `cert`", leaf.issuer)
+            format!(
+                "no CA in `ca` has signed it (issuer {}); put that CA, and any intermediate after the certificate in `cert`",
+                leaf.issuer
+            )
         }
         Error::InvalidCertificate(error) => certificate(error),
         other => other.to_string(),
@@ -38,14 +53,26 @@ pub fn own(error: &Error, leaf: &Certificate) -> String {
 
 fn certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "no CA in our `ca` has signed it; both sites need the same CA".to_owned(),
-        CertificateError::BadSignature => "its signature does not fit our CA: a CA of the same name with another key?".to_owned(),
+        CertificateError::UnknownIssuer => {
+            "no CA in our `ca` has signed it; both sites need the same CA".to_owned()
+        }
+        CertificateError::BadSignature => {
+            "its signature does not fit our CA: a CA of the same name with another key?".to_owned()
+        }
         CertificateError::Revoked => "it has been revoked".to_owned(),
         CertificateError::ExpiredContext { time, not_after } => {
-            format!("it expired at {}; this host's clock says {}", utc(not_after.as_secs()), utc(time.as_secs()))
+            format!(
+                "it expired at {}; this host's clock says {}",
+                utc(not_after.as_secs()),
+                utc(time.as_secs())
+            )
         }
         CertificateError::NotValidYetContext { time, not_before } => {
-            format!("it is not valid before {}; this host's clock says {}", utc(not_before.as_secs()), utc(time.as_secs()))
+            format!(
+                "it is not valid before {}; this host's clock says {}",
+                utc(not_before.as_secs()),
+                utc(time.as_secs())
+            )
         }
         CertificateError::Other(reason) => shown(reason.to_string().as_bytes()),
         other => shown(other.to_string().as_bytes()),
@@ -56,16 +83,39 @@ fn certificate(error: &CertificateError) -> String {
 /// certificate and clock.
 fn alert_received(alert: AlertDescription, ours: &Certificate) -> String {
     let now = clock::utc(clock::now());
-    let until = format!("ours is good from {} until {} and this host's clock says {now}", clock::utc(ours.not_before), clock::utc(ours.not_after));
+    let until = format!(
+        "ours is good from {} until {} and this host's clock says {now}",
+        clock::utc(ours.not_before),
+        clock::utc(ours.not_after)
+    );
     match alert {
-        AlertDescription::UnknownCA => "the far gateway does not know the CA that signed our certificate; both sites need the same CA".to_owned(),
-        AlertDescription::CertificateExpired => format!("the far gateway says that our certificate is expired or not valid yet: {until}; compare the far host's clock"),
-        AlertDescription::CertificateRevoked => format!("the far gateway says that our certificate has been revoked (serial {})", ours.serial_text()),
-        AlertDescription::CertificateRequired => "the far gateway wants a certificate, and this side showed none".to_owned(),
-        AlertDescription::CertificateUnknown | AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate | AlertDescription::AccessDenied | AlertDescription::DecryptError => {
-            format!("the far gateway refuses our certificate, which names {}; its log says why", ours.dns.join(", "))
+        AlertDescription::UnknownCA => {
+            "the far gateway does not know the CA that signed our certificate; both sites need the same CA"
+                .to_owned()
         }
-        AlertDescription::NoApplicationProtocol => "the far side does not speak replgate/1: is another TLS service on that port?".to_owned(),
+        AlertDescription::CertificateExpired => format!(
+            "the far gateway says that our certificate is expired or not valid yet: {until}; compare the far host's clock"
+        ),
+        AlertDescription::CertificateRevoked => format!(
+            "the far gateway says that our certificate has been revoked (serial {})",
+            ours.serial_text()
+        ),
+        AlertDescription::CertificateRequired => {
+            "the far gateway wants a certificate, and this side showed none".to_owned()
+        }
+        AlertDescription::CertificateUnknown
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => {
+            format!(
+                "the far gateway refuses our certificate, which names {}; its log says why",
+                ours.dns.join(", ")
+            )
+        }
+        AlertDescription::NoApplicationProtocol => {
+            "the far side does not speak replgate/1: is another TLS service on that port?".to_owned()
+        }
         AlertDescription::ProtocolVersion => "the far side does not speak TLS 1.3".to_owned(),
         AlertDescription::HandshakeFailure => "the far side found no common TLS parameters".to_owned(),
         other => format!("the far side ended TLS with the alert {other:?}"),

@@ -59,7 +59,8 @@ impl Material {
         let key = keep(pem::private_key(&paths.key), &mut faults);
         private_mode(paths, &mut warnings, &mut faults);
         let leaf = chain.as_ref().and_then(|chain| {
-            let leaf = Certificate::read(&chain[0]).map_err(|error| format!("{}: {error}", paths.cert.display()));
+            let leaf =
+                Certificate::read(&chain[0]).map_err(|error| format!("{}: {error}", paths.cert.display()));
             keep(leaf, &mut faults)
         });
         if let (Some(chain), Some(leaf)) = (&chain, &leaf) {
@@ -72,7 +73,9 @@ impl Material {
             }
         }
         match (chain, key, anchors, leaf) {
-            (Some(chain), Some(key), Some(anchors), Some(leaf)) if faults.is_empty() => Ok(Self { chain, key, anchors, leaf, warnings, findings }),
+            (Some(chain), Some(key), Some(anchors), Some(leaf)) if faults.is_empty() => {
+                Ok(Self { chain, key, anchors, leaf, warnings, findings })
+            }
             _ => Err(faults),
         }
     }
@@ -102,7 +105,8 @@ impl Material {
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
-        let name = ServerName::try_from(site.to_owned()).map_err(|_| rustls::Error::General(format!("{site} is not a DNS name")))?;
+        let name = ServerName::try_from(site.to_owned())
+            .map_err(|_| rustls::Error::General(format!("{site} is not a DNS name")))?;
         Ok(Dial { config: Arc::new(config), name })
     }
 }
@@ -118,7 +122,12 @@ pub struct Dial {
 
 /// The CAs of `ca`, each with its newest list out of `crl`; reports like
 /// [`Material::load`].
-pub fn load_anchors(paths: &Paths, faults: &mut Vec<String>, warnings: &mut Vec<String>, findings: &mut Vec<String>) -> Option<Arc<Vec<Anchor>>> {
+pub fn load_anchors(
+    paths: &Paths,
+    faults: &mut Vec<String>,
+    warnings: &mut Vec<String>,
+    findings: &mut Vec<String>,
+) -> Option<Arc<Vec<Anchor>>> {
     let cas = keep(pem::certificates(&paths.ca), faults)?;
     let lists = match &paths.crl {
         Some(path) => keep(pem::revocation_lists(path), faults)?,
@@ -130,16 +139,34 @@ pub fn load_anchors(paths: &Paths, faults: &mut Vec<String>, warnings: &mut Vec<
         let loaded = (|| {
             let facts = Certificate::read(ca).map_err(|error| error.to_string())?;
             if !facts.is_ca {
-                return Err(format!("{} is not a CA certificate; put the CA that signs gateways here", facts.subject));
+                return Err(format!(
+                    "{} is not a CA certificate; put the CA that signs gateways here",
+                    facts.subject
+                ));
             }
-            let trust = webpki::anchor_from_trusted_cert(ca).map_err(|error| format!("{}: {error}", facts.subject))?.to_owned();
+            let trust = webpki::anchor_from_trusted_cert(ca)
+                .map_err(|error| format!("{}: {error}", facts.subject))?
+                .to_owned();
             Ok((facts, trust))
         })();
-        let Some((facts, trust)) = keep(loaded.map_err(|error| format!("{}: {error}", paths.ca.display())), faults) else { continue };
+        let Some((facts, trust)) =
+            keep(loaded.map_err(|error| format!("{}: {error}", paths.ca.display())), faults)
+        else {
+            continue;
+        };
         let now = clock::now();
         if now > facts.not_after || now < facts.not_before {
-            let span = format!("it is good from {} until {}", clock::utc(facts.not_before), clock::utc(facts.not_after));
-            warnings.push(format!("{}: the CA {} is not valid now ({}): {span}", paths.ca.display(), facts.subject, clock::utc(now)));
+            let span = format!(
+                "it is good from {} until {}",
+                clock::utc(facts.not_before),
+                clock::utc(facts.not_after)
+            );
+            warnings.push(format!(
+                "{}: the CA {} is not valid now ({}): {span}",
+                paths.ca.display(),
+                facts.subject,
+                clock::utc(now)
+            ));
         }
         let newest = lists
             .iter()
@@ -148,7 +175,10 @@ pub fn load_anchors(paths: &Paths, faults: &mut Vec<String>, warnings: &mut Vec<
             .inspect(|(at, _)| used[*at] = true)
             .filter_map(|(_, list)| Some((RevocationList::read(list).ok()?, list)))
             .max_by_key(|(facts, _)| facts.this_update);
-        let list = newest.as_ref().and_then(|(_, der)| webpki::OwnedCertRevocationList::from_der(der).ok()).map(Into::into);
+        let list = newest
+            .as_ref()
+            .and_then(|(_, der)| webpki::OwnedCertRevocationList::from_der(der).ok())
+            .map(Into::into);
         match &newest {
             None => warnings.push(format!("no revocation list for the CA {}: a certificate of it that was revoked would be accepted", facts.subject)),
             Some((list, _)) if list.next_update.is_some_and(|next| next < now) => warnings.push(format!(
@@ -164,7 +194,10 @@ pub fn load_anchors(paths: &Paths, faults: &mut Vec<String>, warnings: &mut Vec<
     for (list, _) in lists.iter().zip(used).filter(|(_, used)| !used) {
         let issuer = RevocationList::read(list).map_or_else(|error| error.to_string(), |list| list.issuer);
         let crl = paths.crl.as_deref().unwrap_or(&paths.ca).display();
-        faults.push(format!("{crl}: a revocation list that no CA in {} has signed: {issuer}", paths.ca.display()));
+        faults.push(format!(
+            "{crl}: a revocation list that no CA in {} has signed: {issuer}",
+            paths.ca.display()
+        ));
     }
     Some(Arc::new(anchors))
 }
@@ -197,16 +230,26 @@ fn judge_leaf(
         faults.push(format!("{path}: {}", explain::own(&error, leaf)));
     }
     if faults.len() == before {
-        findings.push(format!("certificate {path} for {} until {} ({})", leaf.dns.join(", "), clock::utc(leaf.not_after), leaf.key));
+        findings.push(format!(
+            "certificate {path} for {} until {} ({})",
+            leaf.dns.join(", "),
+            clock::utc(leaf.not_after),
+            leaf.key
+        ));
         let left = leaf.not_after - clock::now();
         if left < (leaf.not_after - leaf.not_before) / 3 {
-            warnings.push(format!("{path}: the certificate expires in {}, on {}; renew it: replgate certs renew {site}", clock::span(left), clock::utc(leaf.not_after)));
+            warnings.push(format!(
+                "{path}: the certificate expires in {}, on {}; renew it: replgate certs renew {site}",
+                clock::span(left),
+                clock::utc(leaf.not_after)
+            ));
         }
     }
 }
 
 fn key_matches(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Result<(), String> {
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(|error| format!("a private key of a kind that TLS 1.3 does not use: {error}"))?;
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
+        .map_err(|error| format!("a private key of a kind that TLS 1.3 does not use: {error}"))?;
     CertifiedKey::new(chain.to_vec(), key)
         .keys_match()
         .map_err(|_| "the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned())

@@ -26,17 +26,35 @@ struct Onlooker {
 }
 
 impl ServerCertVerifier for Onlooker {
-    fn verify_server_cert(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, Error> {
-        let seen = std::iter::once(leaf).chain(chain).map(|certificate| certificate.clone().into_owned()).collect();
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let seen =
+            std::iter::once(leaf).chain(chain).map(|certificate| certificate.clone().into_owned()).collect();
         *self.seen.lock().expect("no code panics while it holds the chain") = seen;
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         Err(Error::General("TLS 1.2 is not offered".into()))
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -47,10 +65,18 @@ impl ServerCertVerifier for Onlooker {
 
 /// The chain that a TLS 1.3 server shows, leaf first.
 pub async fn chain(address: &Address) -> io::Result<Vec<CertificateDer<'static>>> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer within {} s", DEADLINE.as_secs()));
-    let socket = timeout(DEADLINE, TcpStream::connect((address.host.as_str(), address.port))).await.map_err(late)??;
+    let late = |_| {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("{address} does not answer within {} s", DEADLINE.as_secs()),
+        )
+    };
+    let socket = timeout(DEADLINE, TcpStream::connect((address.host.as_str(), address.port)))
+        .await
+        .map_err(late)??;
     let provider = provider();
-    let onlooker = Arc::new(Onlooker { algorithms: provider.signature_verification_algorithms, seen: Mutex::default() });
+    let onlooker =
+        Arc::new(Onlooker { algorithms: provider.signature_verification_algorithms, seen: Mutex::default() });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
@@ -59,7 +85,8 @@ pub async fn chain(address: &Address) -> io::Result<Vec<CertificateDer<'static>>
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-    let shaken = timeout(DEADLINE, TlsConnector::from(Arc::new(config)).connect(name, socket)).await.map_err(late)?;
+    let shaken =
+        timeout(DEADLINE, TlsConnector::from(Arc::new(config)).connect(name, socket)).await.map_err(late)?;
     let seen = std::mem::take(&mut *onlooker.seen.lock().expect("no code panics while it holds the chain"));
     match shaken {
         Err(error) if seen.is_empty() => Err(error),

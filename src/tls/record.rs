@@ -51,6 +51,13 @@ pub struct Records {
     peer_closed: bool,
 }
 
+/// Shows no byte of what is in its buffer.
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Records").field("waiting", &(self.end - self.start)).finish_non_exhaustive()
+    }
+}
+
 /// What stopped [`Records::advance`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
@@ -105,7 +112,7 @@ impl Records {
     /// Opens every whole record that has come; its plaintext goes to `sink`.
     /// What TLS itself has to answer is appended to `out`, and must be sent before
     /// anything that is sealed later.
-    pub fn open(&mut self, out: &mut Vec<u8>, sink: &mut dyn FnMut(&[u8])) -> Result<(), rustls::Error> {
+    pub fn open(&mut self, out: &mut Vec<u8>, sink: Sink<'_>) -> Result<(), rustls::Error> {
         self.advance(out, Some(sink)).map(|_| ())
     }
 
@@ -114,7 +121,8 @@ impl Records {
     /// Data that came together with the end of the handshake stays for
     /// [`Records::open`].
     pub fn handshake(&mut self, out: &mut Vec<u8>) -> Result<bool, rustls::Error> {
-        Ok(self.advance(out, None)? == Stop::Ready && !each!(&self.connection, connection => connection.is_handshaking()))
+        Ok(self.advance(out, None)? == Stop::Ready
+            && !each!(&self.connection, connection => connection.is_handshaking()))
     }
 
     /// Whether the peer has ended the connection in good order.
@@ -159,7 +167,7 @@ impl Records {
 
     /// Goes from state to state until the peer must speak. Without a `sink` it
     /// stops before the first application data.
-    fn advance(&mut self, out: &mut Vec<u8>, mut sink: Option<&mut dyn FnMut(&[u8])>) -> Result<Stop, rustls::Error> {
+    fn advance(&mut self, out: &mut Vec<u8>, mut sink: Option<Sink<'_>>) -> Result<Stop, rustls::Error> {
         loop {
             let incoming = &mut self.incoming[self.start..self.end];
             let (discard, step) = each!(&mut self.connection, connection => {
@@ -187,6 +195,9 @@ impl Records {
     }
 }
 
+/// Takes the plaintext of one record.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]);
+
 enum Step {
     Again,
     PeerClosed,
@@ -198,7 +209,7 @@ enum Step {
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     out: &mut Vec<u8>,
-    sink: &mut Option<&mut dyn FnMut(&[u8])>,
+    sink: &mut Option<Sink<'_>>,
 ) -> (usize, Result<Step, rustls::Error>) {
     let UnbufferedStatus { mut discard, state } = status;
     let step = match state {

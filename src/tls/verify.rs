@@ -12,8 +12,13 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
-use webpki::{CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy,
+};
 
 use crate::x509::Certificate;
 
@@ -88,11 +93,20 @@ impl Role {
 impl Verifier {
     /// A verifier for `anchors`; with `site`, only that site may answer.
     pub fn new(provider: &CryptoProvider, anchors: Arc<Vec<Anchor>>, site: Option<String>) -> Self {
-        let hints = anchors.iter().map(|anchor| DistinguishedName::in_sequence(anchor.trust.subject.as_ref())).collect();
+        let hints = anchors
+            .iter()
+            .map(|anchor| DistinguishedName::in_sequence(anchor.trust.subject.as_ref()))
+            .collect();
         Self { algorithms: provider.signature_verification_algorithms, anchors, hints, site }
     }
 
-    fn judge(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], role: Role, now: UnixTime) -> Result<(), Error> {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<(), Error> {
         let parsed = EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
         let mut answer = Err(Error::from(CertificateError::UnknownIssuer));
         for anchor in self.anchors.iter() {
@@ -101,7 +115,9 @@ impl Verifier {
                     answer = Ok(());
                     break;
                 }
-                Err(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {}
+                Err(Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                )) => {}
                 // A telling answer of one CA outranks another's "not mine".
                 Err(error) => answer = Err(error),
             }
@@ -117,14 +133,22 @@ impl Verifier {
         }
         match &self.site {
             Some(wanted) if !facts.carries(wanted) => {
-                let found = if facts.dns.is_empty() { "no DNS name".to_owned() } else { facts.dns.join(", ") };
+                let found =
+                    if facts.dns.is_empty() { "no DNS name".to_owned() } else { facts.dns.join(", ") };
                 Err(refused(Refused::WrongSite { wanted: wanted.clone(), found }))
             }
             _ => Ok(()),
         }
     }
 
-    fn judge_by(&self, anchor: &Anchor, leaf: &EndEntityCert<'_>, chain: &[CertificateDer<'_>], role: Role, now: UnixTime) -> Result<(), Error> {
+    fn judge_by(
+        &self,
+        anchor: &Anchor,
+        leaf: &EndEntityCert<'_>,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<(), Error> {
         let lists: Vec<&CertRevocationList<'_>> = anchor.list.iter().collect();
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             options
@@ -133,8 +157,16 @@ impl Verifier {
                 .with_expiration_policy(ExpirationPolicy::Ignore)
                 .build()
         });
-        leaf.verify_for_usage(self.algorithms.all, std::slice::from_ref(&anchor.trust), chain, now, role.usage(), revocation, None)
-            .map_err(|error| certificate_error(error, role))?;
+        leaf.verify_for_usage(
+            self.algorithms.all,
+            std::slice::from_ref(&anchor.trust),
+            chain,
+            now,
+            role.usage(),
+            revocation,
+            None,
+        )
+        .map_err(|error| certificate_error(error, role))?;
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if seconds < anchor.facts.not_before || seconds > anchor.facts.not_after {
             return Err(refused(Refused::CaOutOfDate {
@@ -146,12 +178,19 @@ impl Verifier {
         Ok(())
     }
 
-    fn signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn schemes(&self) -> Vec<SignatureScheme> {
-        use SignatureScheme::{ECDSA_SHA1_Legacy, RSA_PKCS1_SHA1, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512};
+        use SignatureScheme::{
+            ECDSA_SHA1_Legacy, RSA_PKCS1_SHA1, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512,
+        };
         let older = [ECDSA_SHA1_Legacy, RSA_PKCS1_SHA1, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512];
         self.algorithms.supported_schemes().into_iter().filter(|scheme| !older.contains(scheme)).collect()
     }
@@ -159,7 +198,12 @@ impl Verifier {
 
 /// Verifies a chain as a gateway would, for `certs verify` and `check`: in both
 /// roles, and for `site` where one is given.
-pub fn judge_both(anchors: Arc<Vec<Anchor>>, site: Option<&str>, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+pub fn judge_both(
+    anchors: Arc<Vec<Anchor>>,
+    site: Option<&str>,
+    leaf: &CertificateDer<'_>,
+    chain: &[CertificateDer<'_>],
+) -> Result<(), Error> {
     let verifier = Verifier::new(&super::provider(), anchors, site.map(str::to_owned));
     verifier.judge(leaf, chain, Role::Client, UnixTime::now())?;
     verifier.judge(leaf, chain, Role::Server, UnixTime::now())
@@ -207,11 +251,21 @@ impl ServerCertVerifier for Verifier {
         self.judge(leaf, chain, Role::Server, now).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         Err(not_offered())
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         self.signature(message, certificate, signed)
     }
 
@@ -225,15 +279,30 @@ impl ClientCertVerifier for Verifier {
         &self.hints
     }
 
-    fn verify_client_cert(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, Error> {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
         self.judge(leaf, chain, Role::Client, now).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         Err(not_offered())
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         self.signature(message, certificate, signed)
     }
 

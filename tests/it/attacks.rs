@@ -63,7 +63,10 @@ fn forbidden_commands_before_the_sync_get_an_error_and_reach_nothing() {
     ] {
         let mut client = target.client();
         let Some(Answer::Error(error)) = client.try_ask(command) else { panic!("{command:?} gets an error") };
-        assert!(error.starts_with("ERR replgate dc1: the command ") || error.contains("FAILOVER"), "{command:?}: {error}");
+        assert!(
+            error.starts_with("ERR replgate dc1: the command ") || error.contains("FAILOVER"),
+            "{command:?}: {error}"
+        );
         assert_eq!(client.rest(SOON), (Vec::new(), true), "{command:?} ends the link");
     }
     target.pair.first.wait_log("refused the command FLUSHALL is no part of replication");
@@ -75,7 +78,13 @@ fn forbidden_commands_behind_a_legitimate_handshake_are_answered_in_order_or_in_
     let target = Target::new();
     // Pipelined behind commands that are still being answered.
     let mut client = target.client();
-    let burst = [Client::encode(&["PING"]), Client::encode(&["REPLCONF", "listening-port", "7"]), Client::encode(&["FLUSHALL"]), Client::encode(&["PING"])].concat();
+    let burst = [
+        Client::encode(&["PING"]),
+        Client::encode(&["REPLCONF", "listening-port", "7"]),
+        Client::encode(&["FLUSHALL"]),
+        Client::encode(&["PING"]),
+    ]
+    .concat();
     client.send(&burst);
     assert_eq!(client.line().as_deref(), Some("+PONG"));
     assert_eq!(client.line().as_deref(), Some("+OK"));
@@ -137,13 +146,15 @@ fn shapes_that_redis_might_read_otherwise_reach_nothing() {
 
 /// Resident memory of a gateway, in bytes.
 fn memory(gateway: &Gateway) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.child.id())).expect("the gateway runs");
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.child.id()))
+        .expect("the gateway runs");
     statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
 }
 
 /// CPU seconds of a gateway so far.
 fn cpu(gateway: &Gateway) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.process.child.id())).expect("the gateway runs");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.process.child.id()))
+        .expect("the gateway runs");
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
     fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
 }
@@ -151,7 +162,13 @@ fn cpu(gateway: &Gateway) -> f64 {
 #[test]
 fn strangers_on_the_tls_port_are_told_apart_and_closed() {
     let target = Target::new();
-    for bytes in [&b"PING\r\n"[..], b"*1\r\n$4\r\nPING\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", &[0xff; 5000], &[0; 100]] {
+    for bytes in [
+        &b"PING\r\n"[..],
+        b"*1\r\n$4\r\nPING\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[0xff; 5000],
+        &[0; 100],
+    ] {
         let mut socket = TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
         let _ = socket.write_all(bytes);
         socket.set_read_timeout(Some(SOON)).expect("a timeout can be set");
@@ -185,7 +202,11 @@ fn a_hello_that_never_comes_is_given_up_after_five_seconds() {
     let began = Instant::now();
     let mut rest = Vec::new();
     let _ = silent.read_to_end(&mut rest);
-    assert!(rest.is_empty() && (Duration::from_secs(4)..Duration::from_secs(9)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert!(
+        rest.is_empty() && (Duration::from_secs(4)..Duration::from_secs(9)).contains(&began.elapsed()),
+        "{:?}",
+        began.elapsed()
+    );
     target.pair.first.wait_log("no hello within 5 s");
     // TLS done, but no hello: the same.
     let output = Command::new("bash")
@@ -200,7 +221,9 @@ fn a_hello_that_never_comes_is_given_up_after_five_seconds() {
 #[test]
 fn three_hundred_silent_connections_keep_nobody_out() {
     let target = Target::new();
-    let mut silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts")).collect();
+    let mut silent: Vec<TcpStream> = (0..300)
+        .map(|_| TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts"))
+        .collect();
     let began = Instant::now();
     target.is_unharmed();
     assert!(began.elapsed() < SOON);
@@ -216,12 +239,16 @@ fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let (wan, entry) = (free_port(), free_port());
     let config = lab.path().join("dc1.toml");
-    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
+        .expect("the test's folder is writable");
     let mut command = Command::new("bash");
-    command.args(["-c", &format!("ulimit -n 40; exec {REPLGATE} run -c {}", config.display())]).env("NO_COLOR", "1");
+    command
+        .args(["-c", &format!("ulimit -n 40; exec {REPLGATE} run -c {}", config.display())])
+        .env("NO_COLOR", "1");
     let first = Gateway::start_by(&config, "dc1", &mut command);
     first.wait_ready();
-    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(("127.0.0.1", wan)).expect("the system accepts")).collect();
+    let silent: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(("127.0.0.1", wan)).expect("the system accepts")).collect();
     first.wait_log("connections cannot be accepted");
     let before = cpu(&first);
     std::thread::sleep(Duration::from_secs(2)); // Time itself is measured here.

@@ -12,7 +12,10 @@ use crate::support::{Process, SOON, eventually, free_port, replgate, replgate_ok
 /// Runs a shell script in a folder; its success and everything it said.
 fn shell(folder: &Path, script: &str) -> (bool, String) {
     let output = run(Command::new("bash").args(["-euc", script]).current_dir(folder).stdin(Stdio::null()));
-    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+    )
 }
 
 #[track_caller]
@@ -23,25 +26,41 @@ fn shell_ok(folder: &Path, script: &str) -> String {
 }
 
 fn mode(path: &Path) -> u32 {
-    std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode() & 0o7777
+    std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
+        & 0o7777
 }
 
 #[test]
 fn openssl_believes_what_is_made() {
     let dir = tempfile::tempdir().expect("a folder");
     let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
-    for words in ["site dc1", "sha256", "expires", "ca   = \"certs/dc1/ca.crt\"", "crl  = \"certs/dc2/crl.pem\"", "next:"] {
+    for words in [
+        "site dc1",
+        "sha256",
+        "expires",
+        "ca   = \"certs/dc1/ca.crt\"",
+        "crl  = \"certs/dc2/crl.pem\"",
+        "next:",
+    ] {
         assert!(said.contains(words), "{words}\n{said}");
     }
     let text = shell_ok(dir.path(), "openssl x509 -in certs/dc1/tls.crt -noout -text -fingerprint -sha256");
-    for words in ["CA:FALSE", "DNS:dc1", "TLS Web Client Authentication, TLS Web Server Authentication", "Digital Signature", "prime256v1", "Authority Key Identifier"] {
+    for words in [
+        "CA:FALSE",
+        "DNS:dc1",
+        "TLS Web Client Authentication, TLS Web Server Authentication",
+        "Digital Signature",
+        "prime256v1",
+        "Authority Key Identifier",
+    ] {
         assert!(text.contains(words), "{words}\n{text}");
     }
     let fingerprint = text.lines().find_map(|line| line.split_once("ingerprint=")).expect("a fingerprint").1;
     assert!(said.contains(fingerprint), "{fingerprint}\n{said}");
     let text = shell_ok(dir.path(), "openssl x509 -in certs/ca/ca.crt -noout -text");
     assert!(text.contains("CA:TRUE, pathlen:0") && text.contains("Certificate Sign, CRL Sign"), "{text}");
-    let verify = "openssl verify -x509_strict -crl_check -CAfile certs/dc2/ca.crt -CRLfile certs/dc2/crl.pem -purpose";
+    let verify =
+        "openssl verify -x509_strict -crl_check -CAfile certs/dc2/ca.crt -CRLfile certs/dc2/crl.pem -purpose";
     for site in ["dc1", "dc2"] {
         for purpose in ["sslclient", "sslserver"] {
             shell_ok(dir.path(), &format!("{verify} {purpose} certs/{site}/tls.crt"));
@@ -57,7 +76,10 @@ fn openssl_believes_what_is_made() {
 fn keys_are_private_folders_closed_and_a_site_folder_holds_no_ca_key() {
     let dir = tempfile::tempdir().expect("a folder");
     // Whatever the umask.
-    shell_ok(dir.path(), &format!("umask 000; {} certs init dc1 > /dev/null", env!("CARGO_BIN_EXE_replgate")));
+    shell_ok(
+        dir.path(),
+        &format!("umask 000; {} certs init dc1 > /dev/null", env!("CARGO_BIN_EXE_replgate")),
+    );
     let certs = dir.path().join("certs");
     for key in ["ca/ca.key", "dc1/tls.key"] {
         assert_eq!(mode(&certs.join(key)), 0o600, "{key}");
@@ -65,7 +87,10 @@ fn keys_are_private_folders_closed_and_a_site_folder_holds_no_ca_key() {
     for folder in ["", "ca", "dc1"] {
         assert_eq!(mode(&certs.join(folder)), 0o700, "{folder}");
     }
-    let mut files: Vec<String> = std::fs::read_dir(certs.join("dc1")).expect("a folder").map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let mut files: Vec<String> = std::fs::read_dir(certs.join("dc1"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
     files.sort();
     assert_eq!(files, ["ca.crt", "crl.pem", "tls.crt", "tls.key"]);
 }
@@ -90,7 +115,10 @@ fn a_request_is_signed_for_what_the_operator_confirms() {
     assert!(text.contains("DNS:dc2\n") && !text.contains("evil"), "{text}");
     assert!(!dir.path().join("certs/dc2/tls.key").exists());
     // A request that would be a CA is not made one.
-    shell_ok(host.path(), "openssl req -new -newkey rsa:2048 -nodes -keyout ca.key -subj /CN=dc3 -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign -out ca.csr 2>/dev/null");
+    shell_ok(
+        host.path(),
+        "openssl req -new -newkey rsa:2048 -nodes -keyout ca.key -subj /CN=dc3 -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign -out ca.csr 2>/dev/null",
+    );
     let csr = host.path().join("ca.csr").to_string_lossy().into_owned();
     replgate_ok(dir.path(), &["certs", "sign", &csr, "--site", "dc3"]);
     let text = shell_ok(dir.path(), "openssl x509 -in certs/dc3/tls.crt -noout -text");
@@ -121,7 +149,8 @@ fn renewing_keeps_the_names_runs_the_hook_and_only_when_due() {
     replgate_ok(dir.path(), &["certs", "verify"]);
     let (code, _, err) = replgate(dir.path(), &["certs", "renew", "dc1", "--hook", "exit 3"]);
     assert!(code == 1 && err.contains("dc1 is renewed, but the hook"), "{err}");
-    let list: serde_json::Value = serde_json::from_str(&replgate_ok(dir.path(), &["certs", "list", "--json"])).expect("JSON");
+    let list: serde_json::Value =
+        serde_json::from_str(&replgate_ok(dir.path(), &["certs", "list", "--json"])).expect("JSON");
     assert_eq!(list.as_array().map(Vec::len), Some(3));
 }
 
@@ -129,11 +158,22 @@ fn renewing_keeps_the_names_runs_the_hook_and_only_when_due() {
 fn verify_names_what_is_wrong_with_a_folder() {
     let lab = Lab::new();
     assert_eq!(replgate_ok(lab.path(), &["certs", "verify"]).matches("ok ").count(), 3);
-    std::fs::copy(lab.path().join("certs/dc2/tls.key"), lab.path().join("certs/dc1/tls.key")).expect("a copy");
-    std::fs::copy(lab.path().join("certs/dc2/tls.crt"), lab.path().join("certs/dc3/tls.crt")).expect("a copy");
+    std::fs::copy(lab.path().join("certs/dc2/tls.key"), lab.path().join("certs/dc1/tls.key"))
+        .expect("a copy");
+    std::fs::copy(lab.path().join("certs/dc2/tls.crt"), lab.path().join("certs/dc3/tls.crt"))
+        .expect("a copy");
     let (code, out, _) = replgate(lab.path(), &["certs", "verify"]);
-    assert!(code == 1 && out.contains("fail  dc1: certs/dc1/tls.key: the private key does not belong to the certificate"), "{out}");
-    assert!(out.contains("fail  dc3: certs/dc3/tls.crt: the certificate carries dc2, not the site dc3") && out.contains("ok    dc2"), "{out}");
+    assert!(
+        code == 1
+            && out
+                .contains("fail  dc1: certs/dc1/tls.key: the private key does not belong to the certificate"),
+        "{out}"
+    );
+    assert!(
+        out.contains("fail  dc3: certs/dc3/tls.crt: the certificate carries dc2, not the site dc3")
+            && out.contains("ok    dc2"),
+        "{out}"
+    );
     replgate_ok(lab.path(), &["certs", "revoke", "dc2"]);
     let (code, out, _) = replgate(lab.path(), &["certs", "verify", "dc2"]);
     assert!(code == 1 && out.contains("it has been revoked"), "{out}");
@@ -145,7 +185,11 @@ fn inspect_reads_files_and_a_live_gateway() {
     let pair = lab.pair(1);
     let out = replgate_ok(lab.path(), &["certs", "inspect", &format!("127.0.0.1:{}", pair.wan)]);
     assert!(out.contains("names        dc1") && out.contains("good for     clientAuth, serverAuth"), "{out}");
-    for (file, words) in [("certs/ca/ca.crt", "CA certificate"), ("certs/dc1/crl.pem", "revocation list"), ("certs/dc1/tls.key", "private key (not shown)")] {
+    for (file, words) in [
+        ("certs/ca/ca.crt", "CA certificate"),
+        ("certs/dc1/crl.pem", "revocation list"),
+        ("certs/dc1/tls.key", "private key (not shown)"),
+    ] {
         let out = replgate_ok(lab.path(), &["certs", "inspect", file]);
         assert!(out.contains(words) && !out.contains("BEGIN"), "{out}");
     }
@@ -159,27 +203,60 @@ fn a_real_openssl_server_and_client_meet_a_gateway() {
     // A gateway dials openssl: the handshake is right, then nobody answers HELLO.
     let wan = free_port();
     let mut server = Command::new("openssl");
-    server.args(["s_server", "-accept", &format!("127.0.0.1:{wan}"), "-cert", "certs/dc1/tls.crt", "-key", "certs/dc1/tls.key", "-CAfile", "certs/dc1/ca.crt", "-CRL", "certs/dc1/crl.pem", "-crl_check", "-Verify", "1", "-verify_return_error", "-tls1_3", "-alpn", "replgate/1"]);
-    let server = Process::start("openssl s_server", lab.path().join("openssl.log"), server.current_dir(lab.path()).stdin(Stdio::piped()));
+    server.args([
+        "s_server",
+        "-accept",
+        &format!("127.0.0.1:{wan}"),
+        "-cert",
+        "certs/dc1/tls.crt",
+        "-key",
+        "certs/dc1/tls.key",
+        "-CAfile",
+        "certs/dc1/ca.crt",
+        "-CRL",
+        "certs/dc1/crl.pem",
+        "-crl_check",
+        "-Verify",
+        "1",
+        "-verify_return_error",
+        "-tls1_3",
+        "-alpn",
+        "replgate/1",
+    ]);
+    let server = Process::start(
+        "openssl s_server",
+        lab.path().join("openssl.log"),
+        server.current_dir(lab.path()).stdin(Stdio::piped()),
+    );
     eventually("openssl listens", SOON, || server.log_text().contains("ACCEPT"));
     let entry = free_port();
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
     bravo.replicaof(entry);
-    eventually("openssl has verified dc2", SOON, || server.log_text().contains("ALPN protocols selected: replgate/1") || server.log_text().contains("CIPHER is TLS_"));
+    eventually("openssl has verified dc2", SOON, || {
+        server.log_text().contains("ALPN protocols selected: replgate/1")
+            || server.log_text().contains("CIPHER is TLS_")
+    });
     second.wait_log("the far gateway did not answer within");
     // openssl dials a gateway.
     let pair = lab.pair(1);
     let said = shell_ok(
         lab.path(),
-        &format!("timeout 10 openssl s_client -connect 127.0.0.1:{} -cert certs/dc2/tls.crt -key certs/dc2/tls.key -CAfile certs/dc2/ca.crt -verify_return_error -verify_hostname dc1 -tls1_3 -alpn replgate/1 </dev/null 2>&1", pair.wan),
+        &format!(
+            "timeout 10 openssl s_client -connect 127.0.0.1:{} -cert certs/dc2/tls.crt -key certs/dc2/tls.key -CAfile certs/dc2/ca.crt -verify_return_error -verify_hostname dc1 -tls1_3 -alpn replgate/1 </dev/null 2>&1",
+            pair.wan
+        ),
     );
     assert!(said.contains("Verify return code: 0 (ok)") && said.contains("TLSv1.3"), "{said}");
 }
 
 #[test]
 fn certificates_of_openssl_work_in_a_gateway() {
-    for (kind, make_key) in [("rsa", "genrsa -out"), ("p384", "ecparam -name secp384r1 -genkey -noout -out"), ("ed25519", "genpkey -algorithm ed25519 -out")] {
+    for (kind, make_key) in [
+        ("rsa", "genrsa -out"),
+        ("p384", "ecparam -name secp384r1 -genkey -noout -out"),
+        ("ed25519", "genpkey -algorithm ed25519 -out"),
+    ] {
         let lab = Lab::new();
         // The CA signs an intermediate, and that one the sites; the sites' `ca`
         // holds an unrelated CA as well, as during a rollover.
@@ -207,7 +284,11 @@ fn certificates_of_openssl_work_in_a_gateway() {
         );
         let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
         let (wan, entry) = (free_port(), free_port());
-        let own = |text: String| text.replace("\"certs/", "\"own/").replace("crl = \"own/dc1/crl.pem\"\n", "").replace("crl = \"own/dc2/crl.pem\"\n", "");
+        let own = |text: String| {
+            text.replace("\"certs/", "\"own/")
+                .replace("crl = \"own/dc1/crl.pem\"\n", "")
+                .replace("crl = \"own/dc2/crl.pem\"\n", "")
+        };
         let first = lab.gateway("dc1", &own(master_config("dc1", wan, &[("orders", alpha.port)], "")));
         let _second = lab.gateway("dc2", &own(replica_config("dc2", entry, wan, "")));
         first.wait_log("no revocation list for the CA CN=Company root");
@@ -223,14 +304,18 @@ fn keys_that_cannot_work_get_their_own_sentence() {
     let lab = Lab::new();
     let start = |what: &str| {
         let text = tls_in("dc2", "certs/dc2") + &replica_block("orders", free_port(), 1, "");
-        std::fs::write(lab.path().join("odd.toml"), text.replace("certs/dc2/tls.key", what)).expect("the lab is writable");
+        std::fs::write(lab.path().join("odd.toml"), text.replace("certs/dc2/tls.key", what))
+            .expect("the lab is writable");
         let (code, _, err) = replgate(lab.path(), &["run", "-c", "odd.toml"]);
         assert_eq!(code, 2, "{err}");
         let (code, out, _) = replgate(lab.path(), &["check", "--offline", "-c", "odd.toml"]);
         assert!(code == 1 && out.contains("fail "), "{out}");
         err
     };
-    shell_ok(lab.path(), "openssl ec -in certs/dc2/tls.key -aes256 -passout pass:x -out sec1.key 2>/dev/null; openssl pkcs8 -topk8 -in certs/dc2/tls.key -passout pass:x -out pkcs8.key; echo nonsense > text.key; : > empty.key");
+    shell_ok(
+        lab.path(),
+        "openssl ec -in certs/dc2/tls.key -aes256 -passout pass:x -out sec1.key 2>/dev/null; openssl pkcs8 -topk8 -in certs/dc2/tls.key -passout pass:x -out pkcs8.key; echo nonsense > text.key; : > empty.key",
+    );
     for encrypted in ["sec1.key", "pkcs8.key"] {
         assert!(start(encrypted).contains("encrypted with a passphrase"), "{encrypted}");
     }
@@ -263,8 +348,13 @@ fn a_disk_that_is_full_loses_nothing() {
         bin = env!("CARGO_BIN_EXE_replgate")
     );
     let (good, said) = {
-        let output = run(Command::new("unshare").args(["--user", "--map-root-user", "--mount", "bash", "-euc", &script]).current_dir(dir.path()));
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        let output = run(Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "bash", "-euc", &script])
+            .current_dir(dir.path()));
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
     };
     if !good && said.contains("unshare") {
         assert!(std::env::var_os("CI").is_none(), "namespaces are needed in CI: {said}");

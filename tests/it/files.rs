@@ -13,7 +13,11 @@ fn root() -> &'static Path {
 #[test]
 fn every_example_config_is_loaded() {
     let mut found = vec![root().join("gateway.toml")];
-    found.extend(std::fs::read_dir(root().join("examples")).expect("examples are there").map(|entry| entry.expect("an entry").path()));
+    found.extend(
+        std::fs::read_dir(root().join("examples"))
+            .expect("examples are there")
+            .map(|entry| entry.expect("an entry").path()),
+    );
     found.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     assert_eq!(found.len(), 3, "{found:?}");
     for path in found {
@@ -28,14 +32,25 @@ fn the_commented_lines_of_the_example_are_true_as_well() {
     let uncommented: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.starts_with('[') || rest.split_once('=').is_some_and(|(key, _)| key.trim().chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')) => rest.to_owned() + "\n",
+            Some(rest)
+                if rest.starts_with('[')
+                    || rest.split_once('=').is_some_and(|(key, _)| {
+                        key.trim().chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
+                    }) =>
+            {
+                rest.to_owned() + "\n"
+            }
             _ => line.to_owned() + "\n",
         })
         .collect();
-    let config = replgate::config::Config::parse(Path::new("gateway.toml"), &uncommented).unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
+    let config = replgate::config::Config::parse(Path::new("gateway.toml"), &uncommented)
+        .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
     // What the comments call the defaults are the defaults.
     let plain = replgate::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
-    assert_eq!((config.replicas.len(), &config.link, &config.limits, &config.masters), (1, &plain.link, &plain.limits, &plain.masters));
+    assert_eq!(
+        (config.replicas.len(), &config.link, &config.limits, &config.masters),
+        (1, &plain.link, &plain.limits, &plain.masters)
+    );
 }
 
 #[test]
@@ -45,7 +60,9 @@ fn the_example_runs_as_it_stands_after_certs_init() {
     // As it stands but for the ports, which the tests share with others.
     let (wan, master) = (free_port(), free_port());
     let text = std::fs::read_to_string(root().join("gateway.toml")).expect("the example is there");
-    let text = text.replace("0.0.0.0:7379", &format!("127.0.0.1:{wan}")).replace("127.0.0.1:6379", &format!("127.0.0.1:{master}"));
+    let text = text
+        .replace("0.0.0.0:7379", &format!("127.0.0.1:{wan}"))
+        .replace("127.0.0.1:6379", &format!("127.0.0.1:{master}"));
     let config = dir.path().join("gateway.toml");
     std::fs::write(&config, text).expect("the folder is writable");
     let mut command = std::process::Command::new(REPLGATE);
@@ -101,7 +118,50 @@ fn usage_faults_exit_with_two_and_help_with_zero() {
     assert_eq!(replgate(dir.path(), &["walk"]).0, 2);
     assert_eq!(replgate(dir.path(), &["certs", "issue", "*.dc1"]).0, 2);
     assert_eq!(replgate(dir.path(), &["certs", "issue", "dc1"]).0, 1);
-    for command in [&["--help"][..], &["run", "--help"], &["certs", "--help"], &["certs", "init", "--help"], &["demo", "--help"]] {
+    for command in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["certs", "--help"],
+        &["certs", "init", "--help"],
+        &["demo", "--help"],
+    ] {
         assert_eq!(replgate(dir.path(), command).0, 0, "{command:?}");
     }
+}
+
+#[test]
+fn the_demo_proves_its_points_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let output =
+        crate::support::run(std::process::Command::new(REPLGATE).arg("demo").env("TMPDIR", dir.path()));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("8 of 8 checks good") && !said.contains("FAIL"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "no folder is left");
+    assert!(!processes_in(dir.path()), "no process is left");
+}
+
+#[test]
+fn a_demo_that_is_kept_stays_up_until_interrupted_and_then_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let log = dir.path().join("log");
+    let inner = dir.path().join("tmp");
+    std::fs::create_dir(&inner).expect("the folder is writable");
+    let mut command = std::process::Command::new(REPLGATE);
+    let mut demo =
+        crate::support::Process::start("demo", log, command.args(["demo", "--keep"]).env("TMPDIR", &inner));
+    eventually("it is left up", SOON * 2, || demo.log_text().contains("Ctrl-C stops"));
+    assert!(processes_in(&inner) && demo.is_running());
+    demo.signal("INT");
+    assert_eq!(demo.exit_code(SOON), Some(0));
+    assert!(!processes_in(&inner), "no process is left");
+    assert_eq!(std::fs::read_dir(&inner).expect("a folder").count(), 0, "no folder is left");
+}
+
+/// Whether any process was started with this folder among its arguments.
+fn processes_in(folder: &Path) -> bool {
+    let output = crate::support::run(std::process::Command::new("pgrep").arg("-f").arg(folder));
+    output.status.success()
 }

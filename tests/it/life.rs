@@ -19,7 +19,10 @@ fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
         bravo.wait_equal(&alpha);
         pair.first.process.signal(signal);
         assert_eq!(pair.first.process.exit_code(Duration::from_secs(10)), Some(0));
-        assert!(pair.first.log().contains("link down: this gateway stops") && pair.first.log().contains("stopped"));
+        assert!(
+            pair.first.log().contains("link down: this gateway stops")
+                && pair.first.log().contains("stopped")
+        );
         pair.second.wait_log("link down: the far gateway stops: the gateway of site dc1 stops");
         assert_eq!(alpha.info("connected_slaves"), "0");
         pair.first.start_again();
@@ -137,17 +140,24 @@ fn a_gateway_works_as_process_one() {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let wan = free_port();
     let config = lab.path().join("dc1.toml");
-    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
+        .expect("the test's folder is writable");
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--pid", "--fork", REPLGATE, "run", "-c"]).arg(&config).env("NO_COLOR", "1");
+    command
+        .args(["--user", "--map-root-user", "--pid", "--fork", REPLGATE, "run", "-c"])
+        .arg(&config)
+        .env("NO_COLOR", "1");
     let mut first = Gateway::start_by(&config, "dc1", &mut command);
-    eventually("it is up, or namespaces are not to be had", SOON, || first.log().contains("gateway up") || !first.process.is_running());
+    eventually("it is up, or namespaces are not to be had", SOON, || {
+        first.log().contains("gateway up") || !first.process.is_running()
+    });
     if !first.process.is_running() && first.log().contains("unshare") {
         assert!(std::env::var_os("CI").is_none(), "namespaces are needed in CI: {}", first.log());
         eprintln!("skipped: {}", first.log());
         return;
     }
-    let inner = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", first.process.child.id())).expect("unshare has a child");
+    let inner = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", first.process.child.id()))
+        .expect("unshare has a child");
     crate::support::kill("TERM", inner.trim().parse().expect("one child"));
     assert_eq!(first.process.exit_code(Duration::from_secs(10)), Some(0));
     assert!(first.log().contains("stopped"));
@@ -159,8 +169,14 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let wan = free_port();
     let config = lab.path().join("dc1.toml");
-    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
-    let mut child = Command::new(REPLGATE).args(["run", "--log-level", "trace", "-c"]).arg(&config).stderr(Stdio::piped()).spawn().expect("replgate runs");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
+        .expect("the test's folder is writable");
+    let mut child = Command::new(REPLGATE)
+        .args(["run", "--log-level", "trace", "-c"])
+        .arg(&config)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("replgate runs");
     eventually("it listens", SOON, || std::net::TcpStream::connect(("127.0.0.1", wan)).is_ok());
     // Each leaves a line; the pipe takes 64 KiB.
     for _ in 0..2000 {
@@ -182,7 +198,8 @@ fn logs_in_json_are_json_and_one_line_a_start_and_one_an_end() {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let (wan, entry) = (free_port(), free_port());
     let config = lab.path().join("dc1.toml");
-    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], "")).expect("the test's folder is writable");
+    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
+        .expect("the test's folder is writable");
     let mut command = Command::new(REPLGATE);
     command.args(["run", "--log-format", "json", "-c"]).arg(&config);
     let first = Gateway::start_by(&config, "dc1", &mut command);
@@ -192,8 +209,17 @@ fn logs_in_json_are_json_and_one_line_a_start_and_one_an_end() {
     client.ask(&["PING"]);
     drop(client);
     first.wait_log("link down");
-    let lines: Vec<serde_json::Value> = first.log().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect();
-    let of = |what: &str| lines.iter().filter(|line| line["message"].as_str().is_some_and(|message| message.starts_with(what))).collect::<Vec<_>>();
+    let lines: Vec<serde_json::Value> = first
+        .log()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+        .collect();
+    let of = |what: &str| {
+        lines
+            .iter()
+            .filter(|line| line["message"].as_str().is_some_and(|message| message.starts_with(what)))
+            .collect::<Vec<_>>()
+    };
     let (up, down) = (of("link up"), of("link down"));
     assert_eq!((up.len(), down.len()), (1, 1));
     assert_eq!((up[0]["link"].as_str(), up[0]["site"].as_str()), (Some("orders"), Some("dc2")));
@@ -220,7 +246,10 @@ fn peers_are_tried_in_order_until_one_accepts() {
     let (dead, wan, entry) = (free_port(), free_port(), free_port());
     let _first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
     let peers = format!("peers = [\"127.0.0.1:{dead}\", \"no-such-host.invalid:7379\", \"localhost:{wan}\"]");
-    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, "").replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers));
+    let _second = lab.gateway(
+        "dc2",
+        &replica_config("dc2", entry, wan, "").replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers),
+    );
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
     bravo.replicaof(entry);
     bravo.wait_equal(&alpha);
@@ -235,7 +264,10 @@ fn status_tells_what_is_carried_and_says_when_nothing_runs() {
     bravo.replicaof(pair.entry);
     bravo.wait_equal(&alpha);
     let (code, out, _) = replgate(lab.path(), &["status", "-c", "dc2.toml"]);
-    assert!(code == 0 && out.contains("site dc2") && out.contains("orders") && out.contains("syncing"), "{out}");
+    assert!(
+        code == 0 && out.contains("site dc2") && out.contains("orders") && out.contains("syncing"),
+        "{out}"
+    );
     assert_eq!(pair.second.status()["links"][0]["role"], "replica");
     assert_eq!(pair.first.status()["links"][0]["site"], "dc2");
     pair.second.stop();
@@ -253,7 +285,12 @@ fn check_goes_the_whole_way_and_names_what_is_wrong() {
     assert!(code == 1 && out.matches("fail ").count() == 1 && out.contains("CA's private key"), "{out}");
     std::fs::remove_file(lab.path().join("certs/ca/ca.key")).expect("the lab has a CA key");
     let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
-    assert!(code == 0 && out.contains("offers master \"orders\" to us, and its Redis is up") && out.contains("the clock at"), "{out}");
+    assert!(
+        code == 0
+            && out.contains("offers master \"orders\" to us, and its Redis is up")
+            && out.contains("the clock at"),
+        "{out}"
+    );
     let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc1.toml"]);
     assert!(code == 0 && out.contains("is a master at offset"), "{out}");
     assert_eq!(pair.first.status()["counts"]["opened"], 0, "a probe opens no link");
@@ -274,9 +311,15 @@ fn a_port_that_is_taken_is_told_before_anything_is_accepted() {
     let lab = Lab::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = taken.local_addr().expect("bound").port();
-    std::fs::write(lab.path().join("dc2.toml"), replica_config("dc2", port, 1, "")).expect("the test's folder is writable");
+    std::fs::write(lab.path().join("dc2.toml"), replica_config("dc2", port, 1, ""))
+        .expect("the test's folder is writable");
     let (code, _, err) = replgate(lab.path(), &["run", "-c", "dc2.toml"]);
-    assert!(code == 1 && err.contains(&format!("replica \"orders\": listen on 127.0.0.1:{port}: Address already in use")), "{err}");
+    assert!(
+        code == 1
+            && err
+                .contains(&format!("replica \"orders\": listen on 127.0.0.1:{port}: Address already in use")),
+        "{err}"
+    );
 }
 
 #[test]

@@ -39,7 +39,9 @@ impl Odd {
     fn is_refused(&self, acceptor: &str, dialler: &str, replica: &str) {
         self.pair.first.wait_log(acceptor);
         self.pair.second.wait_log(dialler);
-        eventually(&format!("the replica's log says {replica:?}"), SOON, || self.bravo.log().contains(replica));
+        eventually(&format!("the replica's log says {replica:?}"), SOON, || {
+            self.bravo.log().contains(replica)
+        });
         assert_eq!(self.bravo.ask(&["EXISTS", "secret"]), "0");
         assert_eq!(self.alpha.info("connected_slaves"), "0");
         assert_eq!(self.pair.first.links(), 0);
@@ -50,7 +52,8 @@ impl Odd {
     fn good_site_is_served(&self) {
         let entry = free_port();
         let config = self.lab.path().join("good.toml");
-        std::fs::write(&config, replica_config("dc2", entry, self.pair.wan, "")).expect("the test's folder is writable");
+        std::fs::write(&config, replica_config("dc2", entry, self.pair.wan, ""))
+            .expect("the test's folder is writable");
         let gateway = Gateway::start(&config, "good");
         gateway.wait_ready();
         let charli = Redis::start(Version::System, self.lab.path(), "charli", &[]);
@@ -80,7 +83,9 @@ fn a_certificate_of_a_foreign_ca_is_refused_by_both_ends() {
             Ca::new("foreign CA").folder(&lab.path().join("other"), &Leaf::good("dc2"));
             // A gateway refuses to start with a certificate that its `ca` has not
             // signed: it trusts both, as a careless operator might.
-            let both = ["other/ca.crt", "certs/dc2/ca.crt"].map(|file| std::fs::read_to_string(lab.path().join(file)).expect("a file")).concat();
+            let both = ["other/ca.crt", "certs/dc2/ca.crt"]
+                .map(|file| std::fs::read_to_string(lab.path().join(file)).expect("a file"))
+                .concat();
             std::fs::write(lab.path().join("other/ca.crt"), both).expect("the test's folder is writable");
         },
         other_files,
@@ -91,8 +96,15 @@ fn a_certificate_of_a_foreign_ca_is_refused_by_both_ends() {
         "-ERR replgate dc2: 127.0.0.1",
     );
     // Trusts another CA alone: the dialler refuses dc1.
-    let odd = Odd::new(|lab| Ca::new("foreign CA").folder(&lab.path().join("other"), &Leaf::good("dc2")), other_files);
-    odd.is_refused("connection refused", "the far gateway's certificate is refused: no CA in our `ca` has signed it", "both sites need the same CA");
+    let odd = Odd::new(
+        |lab| Ca::new("foreign CA").folder(&lab.path().join("other"), &Leaf::good("dc2")),
+        other_files,
+    );
+    odd.is_refused(
+        "connection refused",
+        "the far gateway's certificate is refused: no CA in our `ca` has signed it",
+        "both sites need the same CA",
+    );
 }
 
 /// A gateway would not start with a certificate that is expired or not valid yet,
@@ -100,7 +112,19 @@ fn a_certificate_of_a_foreign_ca_is_refused_by_both_ends() {
 /// the dialling end is openssl, with the same certificate.
 fn dial_with_openssl(lab: &Lab, wan: u16, extra: &[&str]) -> String {
     let output = std::process::Command::new("timeout")
-        .args(["10", "openssl", "s_client", "-connect", &format!("127.0.0.1:{wan}"), "-CAfile", "certs/dc1/ca.crt", "-tls1_3", "-alpn", "replgate/1", "-ign_eof"])
+        .args([
+            "10",
+            "openssl",
+            "s_client",
+            "-connect",
+            &format!("127.0.0.1:{wan}"),
+            "-CAfile",
+            "certs/dc1/ca.crt",
+            "-tls1_3",
+            "-alpn",
+            "replgate/1",
+            "-ign_eof",
+        ])
         .args(extra)
         .current_dir(lab.path())
         .stdin(std::process::Stdio::piped())
@@ -112,8 +136,16 @@ fn dial_with_openssl(lab: &Lab, wan: u16, extra: &[&str]) -> String {
 #[test]
 fn a_certificate_out_of_its_time_is_refused_with_both_times() {
     for (leaf, told, own) in [
-        (Leaf { until: Days::hours(-2), from: Days::days(-30), ..Leaf::good("dc2") }, "it expired at", "it expired at"),
-        (Leaf { from: Days::days(2), ..Leaf::good("dc2") }, "it is not valid before", "it is not valid before"),
+        (
+            Leaf { until: Days::hours(-2), from: Days::days(-30), ..Leaf::good("dc2") },
+            "it expired at",
+            "it expired at",
+        ),
+        (
+            Leaf { from: Days::days(2), ..Leaf::good("dc2") },
+            "it is not valid before",
+            "it is not valid before",
+        ),
     ] {
         let lab = Lab::new();
         own_ca(&lab, &leaf);
@@ -137,8 +169,28 @@ fn an_expired_acceptor_is_refused_by_the_dialler_with_both_times() {
     own_ca(&lab, &Leaf { until: Days::hours(-2), from: Days::days(-30), ..Leaf::good("dc1") });
     let wan = free_port();
     let mut server = std::process::Command::new("openssl");
-    server.args(["s_server", "-accept", &format!("127.0.0.1:{wan}"), "-cert", "other/tls.crt", "-key", "other/tls.key", "-CAfile", "other/ca.crt", "-Verify", "1", "-tls1_3", "-alpn", "replgate/1", "-quiet"]);
-    let _server = crate::support::Process::start("openssl s_server", lab.path().join("openssl.log"), server.current_dir(lab.path()).stdin(std::process::Stdio::piped()));
+    server.args([
+        "s_server",
+        "-accept",
+        &format!("127.0.0.1:{wan}"),
+        "-cert",
+        "other/tls.crt",
+        "-key",
+        "other/tls.key",
+        "-CAfile",
+        "other/ca.crt",
+        "-Verify",
+        "1",
+        "-tls1_3",
+        "-alpn",
+        "replgate/1",
+        "-quiet",
+    ]);
+    let _server = crate::support::Process::start(
+        "openssl s_server",
+        lab.path().join("openssl.log"),
+        server.current_dir(lab.path()).stdin(std::process::Stdio::piped()),
+    );
     let entry = free_port();
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
@@ -154,28 +206,53 @@ fn a_revoked_certificate_is_refused() {
             replgate_ok(lab.path(), &["certs", "issue", "lost"]);
             std::fs::create_dir(lab.path().join("other")).expect("the test's folder is writable");
             for file in ["ca.crt", "crl.pem", "tls.crt", "tls.key"] {
-                std::fs::copy(lab.path().join("certs/lost").join(file), lab.path().join("other").join(file)).expect("a copy");
+                std::fs::copy(lab.path().join("certs/lost").join(file), lab.path().join("other").join(file))
+                    .expect("a copy");
             }
             replgate_ok(lab.path(), &["certs", "revoke", "lost"]);
         },
         // The thief's own list is older and knows nothing of it.
         |entry, wan| tls_in("lost", "other") + &replica_block("orders", entry, wan, ""),
     );
-    odd.is_refused("the far gateway's certificate is refused: it has been revoked", "our certificate has been revoked", "has been revoked");
+    odd.is_refused(
+        "the far gateway's certificate is refused: it has been revoked",
+        "our certificate has been revoked",
+        "has been revoked",
+    );
 }
 
 #[test]
 fn a_site_that_is_not_allowed_hears_the_same_as_for_a_master_that_is_not_there() {
-    let odd = Odd::new(|_| {}, |entry, wan| crate::support::gateway::tls("dc3") + &replica_block("orders", entry, wan, ""));
-    odd.is_refused("master \"orders\" does not list \"dc3\" in `allow`", "refused: master \"orders\" is not available to this site", "is not available to this site");
+    let odd = Odd::new(
+        |_| {},
+        |entry, wan| crate::support::gateway::tls("dc3") + &replica_block("orders", entry, wan, ""),
+    );
+    odd.is_refused(
+        "master \"orders\" does not list \"dc3\" in `allow`",
+        "refused: master \"orders\" is not available to this site",
+        "is not available to this site",
+    );
     let odd = Odd::new(|_| {}, |entry, wan| replica_config("dc2", entry, wan, "master = \"nothing\""));
-    odd.is_refused("it asks for the master \"nothing\", which is not offered here", "is not available to this site", "is not available to this site");
+    odd.is_refused(
+        "it asks for the master \"nothing\", which is not offered here",
+        "is not available to this site",
+        "is not available to this site",
+    );
 }
 
 #[test]
 fn another_site_than_demanded_is_refused_by_the_dialler() {
-    let odd = Odd::new(|_| {}, |entry, wan| replica_config("dc2", entry, wan, "").replace("site = \"dc1\"\npeers", "site = \"dc9\"\npeers"));
-    odd.is_refused("refuses our certificate, which names dc1", "the far gateway is not dc9: its certificate carries dc1", "is not dc9");
+    let odd = Odd::new(
+        |_| {},
+        |entry, wan| {
+            replica_config("dc2", entry, wan, "").replace("site = \"dc1\"\npeers", "site = \"dc9\"\npeers")
+        },
+    );
+    odd.is_refused(
+        "refuses our certificate, which names dc1",
+        "the far gateway is not dc9: its certificate carries dc1",
+        "is not dc9",
+    );
 }
 
 #[test]
@@ -197,10 +274,14 @@ fn a_site_cannot_call_itself_by_another_name() {
 
 #[test]
 fn a_certificate_for_one_role_only_gets_its_own_sentence() {
-    for (usage, missing) in [(ExtendedKeyUsagePurpose::ClientAuth, "serverAuth"), (ExtendedKeyUsagePurpose::ServerAuth, "clientAuth")] {
+    for (usage, missing) in [
+        (ExtendedKeyUsagePurpose::ClientAuth, "serverAuth"),
+        (ExtendedKeyUsagePurpose::ServerAuth, "clientAuth"),
+    ] {
         let lab = Lab::new();
         own_ca(&lab, &Leaf { usage: vec![usage], ..Leaf::good("dc2") });
-        std::fs::write(lab.path().join("odd.toml"), other_files(free_port(), 1)).expect("the test's folder is writable");
+        std::fs::write(lab.path().join("odd.toml"), other_files(free_port(), 1))
+            .expect("the test's folder is writable");
         let (code, _, err) = crate::support::replgate(lab.path(), &["run", "-c", "odd.toml"]);
         assert!(code == 2 && err.contains(&format!("lacks {missing}")), "{err}");
     }
@@ -219,7 +300,16 @@ fn old_tls_no_certificate_and_no_protocol_are_refused() {
     let pair = lab.pair(alpha.port);
     let dial = |arguments: &[&str]| {
         let output = std::process::Command::new("timeout")
-            .args(["10", "openssl", "s_client", "-connect", &format!("127.0.0.1:{}", pair.wan), "-CAfile", "certs/dc1/ca.crt", "-ign_eof"])
+            .args([
+                "10",
+                "openssl",
+                "s_client",
+                "-connect",
+                &format!("127.0.0.1:{}", pair.wan),
+                "-CAfile",
+                "certs/dc1/ca.crt",
+                "-ign_eof",
+            ])
             .args(arguments)
             .current_dir(lab.path())
             .stdin(std::process::Stdio::piped())
@@ -239,7 +329,10 @@ fn old_tls_no_certificate_and_no_protocol_are_refused() {
     assert!(said.contains("no application protocol"), "{said}");
     // With everything right, TLS is there, and no ticket to come back with.
     let said = dial(&[&["-tls1_3", "-alpn", "replgate/1"], &own[..]].concat());
-    assert!(said.contains("ALPN protocol: replgate/1") && !said.contains("Post-Handshake New Session Ticket"), "{said}");
+    assert!(
+        said.contains("ALPN protocol: replgate/1") && !said.contains("Post-Handshake New Session Ticket"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -276,9 +369,13 @@ fn a_site_that_opens_too_many_links_is_held_back() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let (wan, entry) = (free_port(), free_port());
-    let first = lab.gateway("dc1", &(master_config("dc1", wan, &[("orders", alpha.port)], "") + "[limits]\nlinks_per_site = 3\n"));
+    let first = lab.gateway(
+        "dc1",
+        &(master_config("dc1", wan, &[("orders", alpha.port)], "") + "[limits]\nlinks_per_site = 3\n"),
+    );
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-    let clients: Vec<_> = (0..5).map(|_| crate::support::redis::Client::connect(entry).expect("the gateway accepts")).collect();
+    let clients: Vec<_> =
+        (0..5).map(|_| crate::support::redis::Client::connect(entry).expect("the gateway accepts")).collect();
     eventually("three links are up", SOON, || first.links() == 3);
     second.wait_log("too many links");
     assert_eq!(first.links(), 3);

@@ -77,15 +77,28 @@ fn an_older_replica_follows_a_newer_master_and_the_other_way_round() {
 fn disk_and_diskless_syncs_at_both_ends_give_the_same_data() {
     let lab = Lab::new();
     for version in ALL {
-        for (master, replica) in [("no", "disabled"), ("no", "swapdb"), ("yes", "disabled"), ("yes", "swapdb")] {
-            let alpha = Redis::start(version, lab.path(), &format!("a-{version:?}-{master}-{replica}"), &["--repl-diskless-sync", master]);
+        for (master, replica) in
+            [("no", "disabled"), ("no", "swapdb"), ("yes", "disabled"), ("yes", "swapdb")]
+        {
+            let alpha = Redis::start(
+                version,
+                lab.path(),
+                &format!("a-{version:?}-{master}-{replica}"),
+                &["--repl-diskless-sync", master],
+            );
             alpha.fill();
             let pair = lab.pair(alpha.port);
-            let bravo = Redis::start(version, lab.path(), &format!("b-{version:?}-{master}-{replica}"), &["--repl-diskless-load", replica]);
+            let bravo = Redis::start(
+                version,
+                lab.path(),
+                &format!("b-{version:?}-{master}-{replica}"),
+                &["--repl-diskless-load", replica],
+            );
             bravo.replicaof(pair.entry);
             bravo.wait_equal(&alpha);
             let log = alpha.log();
-            let diskless = log.contains("target: replicas sockets") || log.contains("replicas sockets (rdb-channel)");
+            let diskless =
+                log.contains("target: replicas sockets") || log.contains("replicas sockets (rdb-channel)");
             assert_eq!(diskless, master == "yes", "{version:?}: the master synced as configured\n{log}");
         }
     }
@@ -94,10 +107,20 @@ fn disk_and_diskless_syncs_at_both_ends_give_the_same_data() {
 #[test]
 fn redis_8_syncs_over_two_connections_through_the_tunnel() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::V8, lab.path(), "alpha", &["--repl-rdb-channel", "yes", "--repl-diskless-sync", "yes"]);
+    let alpha = Redis::start(
+        Version::V8,
+        lab.path(),
+        "alpha",
+        &["--repl-rdb-channel", "yes", "--repl-diskless-sync", "yes"],
+    );
     alpha.ask(&["DEBUG", "POPULATE", "200000", "key", "100"]);
     let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::V8, lab.path(), "bravo", &["--repl-rdb-channel", "yes", "--repl-diskless-load", "swapdb"]);
+    let bravo = Redis::start(
+        Version::V8,
+        lab.path(),
+        "bravo",
+        &["--repl-rdb-channel", "yes", "--repl-diskless-load", "swapdb"],
+    );
     let load = Load::on(&alpha, 100, Duration::ZERO);
     bravo.replicaof(pair.entry);
     bravo.wait_equal_when(load, &alpha);
@@ -124,12 +147,21 @@ fn a_restarted_replica_continues_where_it_was() {
         alpha.fill();
         let pair = lab.pair(alpha.port);
         let entry = pair.entry.to_string();
-        let mut bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &["--replicaof", "127.0.0.1", &entry]);
+        let mut bravo = Redis::start(
+            version,
+            lab.path(),
+            &format!("bravo-{version:?}"),
+            &["--replicaof", "127.0.0.1", &entry],
+        );
         bravo.wait_equal(&alpha);
         bravo.restart(SOON);
         alpha.ask(&["SET", "while", "restarting"]);
         bravo.wait_equal(&alpha);
-        assert_eq!((alpha.info_number("sync_full"), alpha.info_number("sync_partial_ok")), (1, 1), "{version:?}");
+        assert_eq!(
+            (alpha.info_number("sync_full"), alpha.info_number("sync_partial_ok")),
+            (1, 1),
+            "{version:?}"
+        );
     }
 }
 
@@ -177,8 +209,11 @@ fn different_masters_reach_different_replicas_through_one_pair() {
     orders.ask(&["SET", "which", "orders"]);
     stock.ask(&["SET", "which", "stock"]);
     let (wan, one, two) = (free_port(), free_port(), free_port());
-    let _first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", orders.port), ("stock", stock.port)], ""));
-    let both = tls("dc2") + &replica_block("orders", one, wan, "") + &replica_block("copy", two, wan, "master = \"stock\"");
+    let _first =
+        lab.gateway("dc1", &master_config("dc1", wan, &[("orders", orders.port), ("stock", stock.port)], ""));
+    let both = tls("dc2")
+        + &replica_block("orders", one, wan, "")
+        + &replica_block("copy", two, wan, "master = \"stock\"");
     let _second = lab.gateway("dc2", &both);
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
     let charli = Redis::start(Version::V8, lab.path(), "charli", &[]);
@@ -186,28 +221,44 @@ fn different_masters_reach_different_replicas_through_one_pair() {
     charli.replicaof(two);
     bravo.wait_equal(&orders);
     charli.wait_equal(&stock);
-    assert_eq!((bravo.ask(&["GET", "which"]), charli.ask(&["GET", "which"])), ("orders".into(), "stock".into()));
+    assert_eq!(
+        (bravo.ask(&["GET", "which"]), charli.ask(&["GET", "which"])),
+        ("orders".into(), "stock".into())
+    );
 }
 
 #[test]
 fn passwords_and_least_privileged_users_pass() {
     let lab = Lab::new();
     for version in ALL {
-        let alpha = Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &["--requirepass", "secret"]);
+        let alpha =
+            Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &["--requirepass", "secret"]);
         alpha.ask(&["ACL", "SETUSER", "repl", "on", ">least", "+ping", "+replconf", "+psync"]);
         alpha.fill();
         let pair = lab.pair(alpha.port);
-        let bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &["--masterauth", "secret"]);
-        let charli = Redis::start(version, lab.path(), &format!("charli-{version:?}"), &["--masteruser", "repl", "--masterauth", "least"]);
-        let wrong = Redis::start(version, lab.path(), &format!("wrong-{version:?}"), &["--masterauth", "guess"]);
+        let bravo =
+            Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &["--masterauth", "secret"]);
+        let charli = Redis::start(
+            version,
+            lab.path(),
+            &format!("charli-{version:?}"),
+            &["--masteruser", "repl", "--masterauth", "least"],
+        );
+        let wrong =
+            Redis::start(version, lab.path(), &format!("wrong-{version:?}"), &["--masterauth", "guess"]);
         for replica in [&bravo, &charli, &wrong] {
             replica.replicaof(pair.entry);
         }
         bravo.wait_equal(&alpha);
         charli.wait_equal(&alpha);
-        eventually("the wrong password is told to the replica", SOON, || wrong.log().contains("WRONGPASS") || wrong.log().contains("invalid"));
+        eventually("the wrong password is told to the replica", SOON, || {
+            wrong.log().contains("WRONGPASS") || wrong.log().contains("invalid")
+        });
         for log in [pair.first.log(), pair.second.log()] {
-            assert!(!log.contains("secret") && !log.contains("guess") && !log.contains("least"), "no password in a log");
+            assert!(
+                !log.contains("secret") && !log.contains("guess") && !log.contains("least"),
+                "no password in a log"
+            );
         }
     }
 }
@@ -215,14 +266,21 @@ fn passwords_and_least_privileged_users_pass() {
 #[test]
 fn a_permanent_replicaof_works_in_every_start_order() {
     let lab = Lab::new();
-    let orders: [[usize; 4]; 6] = [[0, 1, 2, 3], [3, 2, 1, 0], [3, 0, 1, 2], [2, 3, 0, 1], [1, 3, 2, 0], [3, 1, 0, 2]];
+    let orders: [[usize; 4]; 6] =
+        [[0, 1, 2, 3], [3, 2, 1, 0], [3, 0, 1, 2], [2, 3, 0, 1], [1, 3, 2, 0], [3, 1, 0, 2]];
     for (round, order) in orders.iter().enumerate() {
         let (master, wan, entry, replica) = (free_port(), free_port(), free_port(), free_port());
         let (mut redis, mut gateways) = (Vec::new(), Vec::new());
         for what in order {
             match what {
                 0 => {
-                    let alpha = Redis::start_unready(Version::System, lab.path(), &format!("alpha-{round}"), master, &[]);
+                    let alpha = Redis::start_unready(
+                        Version::System,
+                        lab.path(),
+                        &format!("alpha-{round}"),
+                        master,
+                        &[],
+                    );
                     alpha.wait_ready();
                     alpha.ask(&["SET", "round", &round.to_string()]);
                     redis.push((0, alpha));
@@ -230,7 +288,13 @@ fn a_permanent_replicaof_works_in_every_start_order() {
                 1 => gateways.push(lab.gateway("dc1", &master_config("dc1", wan, &[("orders", master)], ""))),
                 2 => gateways.push(lab.gateway("dc2", &replica_config("dc2", entry, wan, ""))),
                 _ => {
-                    let bravo = Redis::start_unready(Version::System, lab.path(), &format!("bravo-{round}"), replica, &["--replicaof", "127.0.0.1", &entry.to_string()]);
+                    let bravo = Redis::start_unready(
+                        Version::System,
+                        lab.path(),
+                        &format!("bravo-{round}"),
+                        replica,
+                        &["--replicaof", "127.0.0.1", &entry.to_string()],
+                    );
                     bravo.wait_ready();
                     redis.push((1, bravo));
                 }
@@ -263,7 +327,9 @@ fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
         let began = Instant::now();
         alpha.ask(&["SET", "probe", &format!("{began:?}")]);
         let wanted = alpha.ask(&["GET", "probe"]);
-        eventually("the other replica gets a write", Duration::from_secs(5), || charli.ask(&["GET", "probe"]) == wanted);
+        eventually("the other replica gets a write", Duration::from_secs(5), || {
+            charli.ask(&["GET", "probe"]) == wanted
+        });
         slowest = slowest.max(began.elapsed());
         std::thread::sleep(Duration::from_millis(500));
     }
@@ -271,7 +337,11 @@ fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
     load.finish();
     bravo.wait_equal(&alpha);
     charli.wait_equal(&alpha);
-    assert_eq!(alpha.info_number("sync_full"), 2, "no full sync beside the first two; slowest write {slowest:?}");
+    assert_eq!(
+        alpha.info_number("sync_full"),
+        2,
+        "no full sync beside the first two; slowest write {slowest:?}"
+    );
 }
 
 #[test]
@@ -287,7 +357,11 @@ fn the_master_lists_a_replica_by_its_site_and_a_replica_may_say_otherwise() {
         ("", &[][..], "ip=dc2,port="),
         ("announce = \"keep\"", &[], "ip=127.0.0.1,port="),
         ("announce = { host = \"bravo.example\", port = 7000 }", &[], "ip=bravo.example,port=7000,"),
-        ("", &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"], "ip=own.example,port=7001,"),
+        (
+            "",
+            &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"],
+            "ip=own.example,port=7001,",
+        ),
     ] {
         let (_second, _first, entry) = listed(announce);
         let bravo = Redis::start(Version::System, lab.path(), &format!("bravo-{entry}"), own);
@@ -340,7 +414,13 @@ fn a_plain_tunnel_carries_any_command_and_closes_each_way_on_its_own() {
     assert_eq!(alpha.ask(&["GET", "through"]), "tunnel");
     // A client that closes its writing half still gets its answers.
     let output = Command::new("bash")
-        .args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET through\\r\\nQUIT\\r\\n' >&3; cat <&3", pair.entry)])
+        .args([
+            "-c",
+            &format!(
+                "exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET through\\r\\nQUIT\\r\\n' >&3; cat <&3",
+                pair.entry
+            ),
+        ])
         .output()
         .expect("bash runs");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "$6\r\ntunnel\r\n+OK\r\n");

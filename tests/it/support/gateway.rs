@@ -54,13 +54,17 @@ pub fn tls(site: &str) -> String {
 
 /// The head of a config whose TLS files lie in `folder`.
 pub fn tls_in(site: &str, folder: &str) -> String {
-    format!("site = \"{site}\"\n[tls]\nca = \"{folder}/ca.crt\"\ncert = \"{folder}/tls.crt\"\nkey = \"{folder}/tls.key\"\ncrl = \"{folder}/crl.pem\"\n")
+    format!(
+        "site = \"{site}\"\n[tls]\nca = \"{folder}/ca.crt\"\ncert = \"{folder}/tls.crt\"\nkey = \"{folder}/tls.key\"\ncrl = \"{folder}/crl.pem\"\n"
+    )
 }
 
 pub fn master_config(site: &str, wan: u16, masters: &[(&str, u16)], more: &str) -> String {
     let mut text = format!("{}[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n", tls(site));
     for (name, port) in masters {
-        text += &format!("[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:{port}\"\nallow = [\"dc2\"]\n{more}\n");
+        text += &format!(
+            "[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:{port}\"\nallow = [\"dc2\"]\n{more}\n"
+        );
     }
     text
 }
@@ -70,7 +74,9 @@ pub fn replica_config(site: &str, entry: u16, wan: u16, more: &str) -> String {
 }
 
 pub fn replica_block(name: &str, entry: u16, wan: u16, more: &str) -> String {
-    format!("[[replica]]\nname = \"{name}\"\nlisten = \"127.0.0.1:{entry}\"\nsite = \"dc1\"\npeers = [\"127.0.0.1:{wan}\"]\n{more}\n")
+    format!(
+        "[[replica]]\nname = \"{name}\"\nlisten = \"127.0.0.1:{entry}\"\nsite = \"dc1\"\npeers = [\"127.0.0.1:{wan}\"]\n{more}\n"
+    )
 }
 
 /// Both ends.

@@ -64,7 +64,11 @@ pub struct Process {
 impl Process {
     /// Starts `command` with stdout and stderr in `log`.
     pub fn start(name: &str, log: PathBuf, command: &mut Command) -> Self {
-        let file = std::fs::File::options().create(true).append(true).open(&log).expect("the test's folder is writable");
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the test's folder is writable");
         let child = command.stdout(file.try_clone().expect("a file can be cloned")).stderr(file).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}; run: make test"));
         Self { child, log, name: name.to_owned() }
@@ -121,7 +125,8 @@ pub fn run(command: &mut Command) -> Output {
 /// Runs the binary with these arguments in a folder; exit code, stdout, stderr.
 #[track_caller]
 pub fn replgate(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = run(Command::new(REPLGATE).current_dir(folder).args(arguments).stdin(std::process::Stdio::null()));
+    let output =
+        run(Command::new(REPLGATE).current_dir(folder).args(arguments).stdin(std::process::Stdio::null()));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }

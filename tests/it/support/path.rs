@@ -9,7 +9,6 @@ use std::time::Duration;
 #[derive(Default)]
 struct State {
     silent: AtomicBool,
-    refusing: AtomicBool,
     generation: AtomicU64,
     seen: Mutex<Vec<u8>>,
 }
@@ -28,12 +27,12 @@ impl Path {
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for socket in listener.incoming().flatten() {
-                if shared.refusing.load(Ordering::SeqCst) {
-                    continue;
-                }
                 let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
                 for (from, to) in [(&socket, &far), (&far, &socket)] {
-                    let (from, to) = (from.try_clone().expect("a socket can be cloned"), to.try_clone().expect("a socket can be cloned"));
+                    let (from, to) = (
+                        from.try_clone().expect("a socket can be cloned"),
+                        to.try_clone().expect("a socket can be cloned"),
+                    );
                     let shared = Arc::clone(&shared);
                     std::thread::spawn(move || forward(&from, &to, &shared));
                 }
@@ -45,11 +44,6 @@ impl Path {
     /// Nothing passes any more and nobody is told: the connections hang.
     pub fn silence(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::SeqCst);
-    }
-
-    /// New connections are closed at once.
-    pub fn refuse(&self, refusing: bool) {
-        self.state.refusing.store(refusing, Ordering::SeqCst);
     }
 
     /// Resets every open connection.
@@ -88,7 +82,8 @@ fn forward(from: &TcpStream, to: &TcpStream, state: &State) {
                     return;
                 }
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
             Err(_) => {
                 let _ = to.shutdown(Shutdown::Both);
                 return;

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber,
+};
 use time::{Duration, OffsetDateTime};
 
 /// A CA of the test's own.
@@ -21,7 +24,12 @@ pub struct Leaf<'a> {
 
 impl<'a> Leaf<'a> {
     pub fn good(site: &'a str) -> Self {
-        Self { site, from: Duration::hours(-1), until: Duration::days(30), usage: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth] }
+        Self {
+            site,
+            from: Duration::hours(-1),
+            until: Duration::days(30),
+            usage: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+        }
     }
 }
 
@@ -64,7 +72,12 @@ impl Ca {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let list = list.signed_by(&self.issuer).expect("a list").pem().expect("a list");
-        for (name, text) in [("ca.crt", self.pem.clone()), ("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem()), ("crl.pem", list)] {
+        for (name, text) in [
+            ("ca.crt", self.pem.clone()),
+            ("tls.crt", certificate.pem()),
+            ("tls.key", key.serialize_pem()),
+            ("crl.pem", list),
+        ] {
             std::fs::write(folder.join(name), text).expect("the test's folder is writable");
         }
     }

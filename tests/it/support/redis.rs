@@ -81,12 +81,17 @@ impl Redis {
         std::fs::create_dir_all(&dir).expect("the test's folder is writable");
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let process = spawn(version, &dir, port, &arguments);
-        let password = arguments.windows(2).find(|pair| pair[0] == "--requirepass").map(|pair| pair[1].clone());
+        let password =
+            arguments.windows(2).find(|pair| pair[0] == "--requirepass").map(|pair| pair[1].clone());
         Self { process, port, version, dir, arguments, password }
     }
 
     pub fn wait_ready(&self) {
-        eventually(&format!("redis on {} answers", self.port), SOON, || matches!(self.try_ask(&["PING"]), Some(answer) if answer.text() == "PONG" || answer.text().starts_with("LOADING")));
+        eventually(
+            &format!("redis on {} answers", self.port),
+            SOON,
+            || matches!(self.try_ask(&["PING"]), Some(answer) if answer.text() == "PONG" || answer.text().starts_with("LOADING")),
+        );
     }
 
     /// Stops in good order, keeping its data and offset, and starts again.
@@ -136,7 +141,8 @@ impl Redis {
     /// A field of INFO.
     pub fn info(&self, field: &str) -> String {
         let info = self.try_ask(&["INFO", "everything"]).map(|answer| answer.text()).unwrap_or_default();
-        let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned));
+        let line =
+            info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned));
         line.unwrap_or_default()
     }
 
@@ -158,7 +164,8 @@ impl Redis {
     #[track_caller]
     pub fn wait_equal_within(&self, master: &Redis, within: Duration) {
         eventually(&format!("the replica on {} is in sync", self.port), within, || {
-            self.info("master_link_status") == "up" && self.info_number("slave_repl_offset") == master.info_number("master_repl_offset")
+            self.info("master_link_status") == "up"
+                && self.info_number("slave_repl_offset") == master.info_number("master_repl_offset")
         });
         assert_eq!(self.digest(), master.digest(), "the replica's data equals the master's");
     }
@@ -197,7 +204,14 @@ impl Redis {
 
 fn spawn(version: Version, dir: &Path, port: u16, arguments: &[String]) -> Process {
     let mut command = Command::new(version.binary());
-    command.args(["--port", &port.to_string(), "--dir"]).arg(dir).args(["--save", "", "--repl-diskless-sync-delay", "0", "--bind", "127.0.0.1"]);
+    command.args(["--port", &port.to_string(), "--dir"]).arg(dir).args([
+        "--save",
+        "",
+        "--repl-diskless-sync-delay",
+        "0",
+        "--bind",
+        "127.0.0.1",
+    ]);
     command.args(version.debug()).args(arguments);
     Process::start(&format!("redis on {port}"), dir.join("redis.log"), &mut command)
 }

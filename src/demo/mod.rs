@@ -1,0 +1,388 @@
+//! The demo: two sites on this machine with real redis-server processes, and
+//! proof on the screen. Starts everything, shows it, checks it, and leaves
+//! nothing behind.
+
+mod capture;
+mod redis;
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use self::capture::Capture;
+use self::redis::Redis;
+use crate::certs::{self, Names};
+
+/// How long any one step may take.
+const STEP: Duration = Duration::from_secs(30);
+
+/// A word that is written to alpha and looked for on the wire.
+const MARKER: &str = "marker-that-must-not-cross-in-the-clear";
+
+/// Ends the demo early when set.
+pub type Interrupt = Arc<AtomicBool>;
+
+/// One row of the closing table.
+struct Row {
+    what: &'static str,
+    good: bool,
+    seen: String,
+}
+
+/// A process that ends with the demo.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The folder of the demo, removed at the end.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Everything that runs. Processes go before the folder they write to.
+struct Stage {
+    redis: Vec<Redis>,
+    gateways: Vec<Running>,
+    wire: Capture,
+    entry: u16,
+    folder: Folder,
+    interrupt: Interrupt,
+}
+
+/// Runs the demo with the program `replgate`. True if every check is good; with
+/// `keep` it then waits for `interrupt`.
+pub fn run(replgate: &Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result<bool> {
+    let began = Instant::now();
+    let stage = Stage::build(replgate, interrupt)?;
+    let mut rows = Vec::new();
+    stage.replicate(&mut rows)?;
+    stage.show_info(&mut rows)?;
+    stage.prove_ciphertext(&mut rows)?;
+    stage.refuse_flush(&mut rows)?;
+    let good = rows.iter().all(|row| row.good);
+    let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
+    println!("\n      {:<width$}  SEEN", "CHECK");
+    for row in &rows {
+        println!("{:<4}  {:<width$}  {}", if row.good { "ok" } else { "FAIL" }, row.what, row.seen);
+    }
+    println!(
+        "\n{} of {} checks good, {:.1} s",
+        rows.iter().filter(|row| row.good).count(),
+        rows.len(),
+        began.elapsed().as_secs_f64()
+    );
+    if keep {
+        stage.keep(replgate);
+    }
+    drop(stage);
+    println!("everything is stopped and removed");
+    Ok(good)
+}
+
+fn step(text: &str) {
+    println!("==> {text}");
+}
+
+impl Stage {
+    fn build(replgate: &Path, interrupt: &Interrupt) -> anyhow::Result<Self> {
+        let version = redis::version()?;
+        let folder = Folder(std::env::temp_dir().join(format!("replgate-demo-{}", std::process::id())));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder.0)
+            .with_context(|| format!("make {}", folder.0.display()))?;
+        step(&format!(
+            "certificates for two sites, dc1 and dc2, of one CA ({})",
+            folder.0.join("certs").display()
+        ));
+        let certificates = folder.0.join("certs");
+        certs::init(&certificates, "demo CA", false)?;
+        for site in ["dc1", "dc2"] {
+            certs::issue(&certificates, &Names::new(site, &[])?, 2, false)?;
+        }
+        step(&format!("three Redis servers without TLS ({version}): alpha at dc1, bravo and charli at dc2"));
+        let mut servers = Vec::new();
+        for name in ["alpha", "bravo", "charli"] {
+            servers.push(Redis::start(&folder.0, name)?);
+        }
+        let (wan, entry) = (free_port()?, free_port()?);
+        let wire = Capture::to(wan)?;
+        step("a gateway at each site; every byte between them is captured");
+        let tls = |site: &str| {
+            format!(
+                "site = \"{site}\"\n\n[tls]\nca   = \"certs/{site}/ca.crt\"\ncert = \"certs/{site}/tls.crt\"\nkey  = \"certs/{site}/tls.key\"\ncrl  = \"certs/{site}/crl.pem\"\n"
+            )
+        };
+        let first = format!(
+            "{}\n[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n\n[[master]]\nname  = \"alpha\"\nredis = \"127.0.0.1:{}\"\nallow = [\"dc2\"]\n",
+            tls("dc1"),
+            servers[0].port
+        );
+        let second = format!(
+            "{}\n[[replica]]\nname   = \"alpha\"\nlisten = \"127.0.0.1:{entry}\"\nsite   = \"dc1\"\npeers  = [\"127.0.0.1:{}\"]\n",
+            tls("dc2"),
+            wire.port
+        );
+        let mut stage = Self {
+            redis: servers,
+            gateways: Vec::new(),
+            wire,
+            entry,
+            folder,
+            interrupt: Arc::clone(interrupt),
+        };
+        for (site, text) in [("dc1", first), ("dc2", second)] {
+            stage.gateways.push(stage.gateway(replgate, site, &text)?);
+        }
+        Ok(stage)
+    }
+
+    fn gateway(&self, replgate: &Path, site: &str, text: &str) -> anyhow::Result<Running> {
+        let (config, log) =
+            (self.folder.0.join(format!("{site}.toml")), self.folder.0.join(format!("{site}.log")));
+        std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let out = std::fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
+        let child = Command::new(replgate)
+            .args(["run", "-c"])
+            .arg(&config)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stderr(out)
+            .spawn();
+        let mut running = Running(child.with_context(|| format!("start {}", replgate.display()))?);
+        let read = || std::fs::read_to_string(&log).unwrap_or_default();
+        let up = self
+            .eventually(|| Ok(read().contains("gateway up") || !matches!(running.0.try_wait(), Ok(None))))?;
+        if !up || !read().contains("gateway up") {
+            bail!("the gateway of {site} does not start: {}", read());
+        }
+        Ok(running)
+    }
+
+    fn alpha(&self) -> &Redis {
+        &self.redis[0]
+    }
+
+    fn replicas(&self) -> &[Redis] {
+        &self.redis[1..3]
+    }
+
+    /// Polls `condition` for as long as a step may take.
+    fn eventually(&self, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + STEP;
+        while Instant::now() < deadline {
+            if self.interrupt.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            if condition()? {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        Ok(false)
+    }
+
+    /// REPLICAOF on both replicas, and writes on alpha that are read on both.
+    fn replicate(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        for key in 0..1000 {
+            self.alpha().ask(&["SET", &format!("before:{key}"), &format!("value {key}")])?;
+        }
+        for replica in self.replicas() {
+            step(&format!(
+                "{}: REPLICAOF 127.0.0.1 {} (the gateway of its own site)",
+                replica.name, self.entry
+            ));
+            replica.ask(&["REPLICAOF", "127.0.0.1", &self.entry.to_string()])?;
+        }
+        let online = self.eventually(|| {
+            let mut all = true;
+            for replica in self.replicas() {
+                all &= replica.info("master_link_status")? == "up";
+            }
+            Ok(all)
+        })?;
+        rows.push(Row {
+            what: "both replicas are in sync with their master",
+            good: online,
+            seen: self
+                .replicas()
+                .iter()
+                .map(|replica| {
+                    format!("{}: {}", replica.name, replica.info("master_link_status").unwrap_or_default())
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
+        });
+        step("alpha: SET greeting, and 1000 INCRs");
+        self.alpha().ask(&["SET", "greeting", "hello from dc1"])?;
+        for _ in 0..1000 {
+            self.alpha().ask(&["INCR", "counter"])?;
+        }
+        let arrived = self.eventually(|| {
+            let mut all = true;
+            for replica in self.replicas() {
+                all &= replica.ask(&["GET", "counter"])? == "1000";
+            }
+            Ok(all)
+        })?;
+        let mut seen = String::new();
+        for replica in self.replicas() {
+            let (greeting, counter) = (replica.ask(&["GET", "greeting"])?, replica.ask(&["GET", "counter"])?);
+            println!("    {}: GET greeting -> {greeting:?}, GET counter -> {counter}", replica.name);
+            let _ = write!(seen, "{}{}: {counter}", if seen.is_empty() { "" } else { ", " }, replica.name);
+        }
+        rows.push(Row { what: "writes on alpha are read on bravo and charli", good: arrived, seen });
+        let sizes: Vec<String> =
+            self.redis.iter().map(|redis| redis.ask(&["DBSIZE"])).collect::<Result<_, _>>()?;
+        rows.push(Row {
+            what: "all three hold the same number of keys",
+            good: sizes.iter().all(|size| *size == sizes[0] && size != "0"),
+            seen: sizes.join(", "),
+        });
+        Ok(())
+    }
+
+    /// `INFO replication`, as an operator reads it.
+    fn show_info(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        let listed = || -> anyhow::Result<[String; 2]> {
+            Ok([self.alpha().info("slave0")?, self.alpha().info("slave1")?])
+        };
+        let good = self.eventually(|| {
+            Ok(listed()?
+                .iter()
+                .all(|replica| replica.contains("ip=dc2,") && replica.contains("state=online")))
+        })?;
+        let shown = [
+            "role",
+            "connected_slaves",
+            "slave0",
+            "slave1",
+            "master_host",
+            "master_port",
+            "master_link_status",
+            "slave_read_only",
+            "master_repl_offset",
+        ];
+        for redis in &self.redis {
+            step(&format!("{}: INFO replication", redis.name));
+            let info = redis.ask(&["INFO", "replication"]).unwrap_or_default();
+            for line in
+                info.lines().filter(|line| line.split_once(':').is_some_and(|(key, _)| shown.contains(&key)))
+            {
+                println!("    {line}");
+            }
+        }
+        let seen = listed()?
+            .iter()
+            .map(|replica| replica.split(",offset").next().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+            .join("  ");
+        rows.push(Row { what: "alpha lists two replicas, online, at site dc2", good, seen });
+        let read_only = self.replicas().iter().all(|replica| {
+            replica.ask(&["SET", "x", "y"]).is_err_and(|error| format!("{error:#}").contains("READONLY"))
+        });
+        rows.push(Row {
+            what: "a write on a replica is refused (read-only)",
+            good: read_only,
+            seen: if read_only { "READONLY" } else { "accepted" }.to_owned(),
+        });
+        Ok(())
+    }
+
+    /// The marker crosses the tunnel unseen, and is seen where the tunnel is left
+    /// out: the check can fail.
+    fn prove_ciphertext(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        step(&format!("alpha: SET secret {MARKER}"));
+        self.alpha().ask(&["SET", "secret", MARKER])?;
+        let arrived = self.eventually(|| Ok(self.replicas()[0].ask(&["GET", "secret"])? == MARKER))?;
+        let (bytes, found) = (self.wire.size(), self.wire.holds(MARKER));
+        println!(
+            "    {bytes} bytes crossed between the gateways; the value is {} among them",
+            if found { "FOUND" } else { "not" }
+        );
+        rows.push(Row {
+            what: "the wire between the sites is ciphertext",
+            good: arrived && bytes > 0 && !found,
+            seen: format!("{bytes} bytes, value {}", if found { "found" } else { "not found" }),
+        });
+        step("the same without the tunnel: a fourth Redis replicates from alpha over a bare relay");
+        let bare = Capture::to(self.alpha().port)?;
+        let delta = Redis::start(&self.folder.0, "delta")?;
+        delta.ask(&["REPLICAOF", "127.0.0.1", &bare.port.to_string()])?;
+        self.eventually(|| Ok(delta.info("master_link_status")? == "up"))?;
+        let marker = format!("{MARKER}, again");
+        self.alpha().ask(&["SET", "secret", &marker])?;
+        self.eventually(|| Ok(delta.ask(&["GET", "secret"])? == marker))?;
+        let (bytes, found) = (bare.size(), bare.holds(MARKER));
+        println!(
+            "    {bytes} bytes crossed the bare relay; the value is {} among them",
+            if found { "found" } else { "NOT" }
+        );
+        rows.push(Row {
+            what: "the same check finds it where the tunnel is bypassed",
+            good: found,
+            seen: format!("{bytes} bytes, value {}", if found { "found" } else { "not found" }),
+        });
+        Ok(())
+    }
+
+    /// FLUSHALL through the gateway of dc2, and so with dc2's own certificate.
+    fn refuse_flush(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        step("FLUSHALL to alpha, sent with dc2's own certificate");
+        let before = self.alpha().ask(&["DBSIZE"])?;
+        let answer = redis::ask_at(self.entry, &["FLUSHALL"])
+            .map_or_else(|error| error.to_string(), |answer| format!("accepted: {answer}"));
+        let after = self.alpha().ask(&["DBSIZE"])?;
+        println!("    {answer}");
+        println!("    alpha: DBSIZE -> {after}");
+        let good = answer.contains("refused") && before == after && before != "0";
+        rows.push(Row {
+            what: "FLUSHALL from the replica site is refused, data intact",
+            good,
+            seen: format!("{before} keys before, {after} after"),
+        });
+        Ok(())
+    }
+
+    /// Prints what to try and waits until interrupted.
+    fn keep(&self, replgate: &Path) {
+        let folder = self.folder.0.display();
+        println!("\nleft up; try in another terminal:");
+        for redis in &self.redis {
+            println!("  redis-cli -p {:<5}                      # {}", redis.port, redis.name);
+        }
+        println!("  redis-cli -p {} INFO replication", self.alpha().port);
+        for site in ["dc1", "dc2"] {
+            println!("  {} status -c {folder}/{site}.toml", replgate.display());
+        }
+        println!("  {} check -c {folder}/dc2.toml", replgate.display());
+        println!("  tail -f {folder}/dc1.log {folder}/dc2.log");
+        println!("  redis-cli -p {} CONFIG GET '*'           # through the tunnel: refused", self.entry);
+        println!("Ctrl-C stops and removes everything");
+        while !self.interrupt.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        println!();
+    }
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr()?.port())
+}
