@@ -116,6 +116,7 @@ struct State {
     links: Vec<Arc<LinkEntry>>,
     counts: Counts,
     next: u64,
+    admitted: HashMap<String, usize>,
     opened: HashMap<(String, String), VecDeque<Instant>>,
     told: HashMap<String, Instant>,
 }
@@ -131,6 +132,22 @@ pub struct Registry {
 pub struct Place {
     registry: Arc<Registry>,
     entry: Arc<LinkEntry>,
+}
+
+/// A site's permission for one link: given back when dropped.
+#[derive(Debug)]
+pub struct Admission {
+    registry: Arc<Registry>,
+    site: String,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut state = self.registry.lock();
+        if let Some(live) = state.admitted.get_mut(&self.site) {
+            *live -= 1;
+        }
+    }
 }
 
 impl std::fmt::Debug for Registry {
@@ -204,19 +221,16 @@ impl Registry {
     }
 
     /// Asks whether a site may open one more link to a master here; the answer is
-    /// the limit that is reached. A yes counts.
-    pub fn admit(&self, site: &str, master: &str, limits: &Limits) -> Result<(), String> {
+    /// a place that the link keeps until its end, or the limit that is reached.
+    pub fn admit(self: &Arc<Self>, site: &str, master: &str, limits: &Limits) -> Result<Admission, String> {
+        let site = site.to_ascii_lowercase();
         let mut state = self.lock();
-        let live = state
-            .links
-            .iter()
-            .filter(|link| link.side == Side::Acceptor && link.site.eq_ignore_ascii_case(site))
-            .count();
+        let live = state.admitted.get(&site).copied().unwrap_or(0);
         if live >= limits.links_per_site {
             return Err(format!("site {site} already has {live} links here (links_per_site)"));
         }
         let now = Instant::now();
-        let recent = state.opened.entry((site.to_ascii_lowercase(), master.to_owned())).or_default();
+        let recent = state.opened.entry((site.clone(), master.to_owned())).or_default();
         while recent.front().is_some_and(|then| now.duration_since(*then) > Duration::from_secs(60)) {
             recent.pop_front();
         }
@@ -227,7 +241,8 @@ impl Registry {
             ));
         }
         recent.push_back(now);
-        Ok(())
+        *state.admitted.entry(site.clone()).or_default() += 1;
+        Ok(Admission { registry: Arc::clone(self), site })
     }
 
     /// The far address and instance of the newest live link of a `[[replica]]`:
@@ -306,21 +321,11 @@ mod tests {
     fn links_beyond_the_limits_are_not_admitted() {
         let registry = Arc::new(Registry::default());
         let limits = Limits { links_per_site: 1, new_links_per_minute: 2 };
-        let with = With {
-            name: "orders",
-            side: Side::Acceptor,
-            site: "dc2",
-            instance: Id([0; 16]),
-            far: ([127, 0, 0, 1], 1).into(),
-            redis: ([127, 0, 0, 1], 2).into(),
-            plain: false,
-        };
-        registry.admit("dc2", "orders", &limits).unwrap();
-        let place = registry.open(&with);
+        let place = registry.admit("dc2", "orders", &limits).unwrap();
         assert!(registry.admit("DC2", "orders", &limits).unwrap_err().contains("links_per_site"));
-        registry.admit("dc3", "orders", &limits).unwrap();
+        drop(registry.admit("dc3", "orders", &limits).unwrap());
         drop(place);
-        registry.admit("dc2", "orders", &limits).unwrap();
+        drop(registry.admit("dc2", "orders", &limits).unwrap());
         assert!(registry.admit("dc2", "orders", &limits).unwrap_err().contains("new_links_per_minute"));
     }
 

@@ -49,6 +49,8 @@ pub struct Records {
     start: usize,
     end: usize,
     peer_closed: bool,
+    /// An error was met: the connection must not be asked again.
+    failed: bool,
 }
 
 /// Shows no byte of what is in its buffer.
@@ -79,7 +81,7 @@ impl Records {
     }
 
     fn new(connection: Connection) -> Self {
-        Self { connection, incoming: Vec::new(), start: 0, end: 0, peer_closed: false }
+        Self { connection, incoming: Vec::new(), start: 0, end: 0, peer_closed: false, failed: false }
     }
 
     /// Where the next bytes from the socket go. Never empty: a whole record always
@@ -143,6 +145,7 @@ impl Records {
     /// Seals `plain` into `out` from `used` on and says where the records end.
     /// There must be room for [`sealed_length`] bytes.
     pub fn seal(&mut self, plain: &[u8], out: &mut [u8], used: usize) -> Result<usize, rustls::Error> {
+        self.usable()?;
         let incoming = &mut self.incoming[self.start..self.end];
         each!(&mut self.connection, connection => match connection.process_tls_records(incoming).state? {
             ConnectionState::WriteTraffic(mut traffic) => match traffic.encrypt(plain, &mut out[used..]) {
@@ -156,6 +159,9 @@ impl Records {
 
     /// Appends a close_notify to `out`; nothing may be sealed after it.
     pub fn close(&mut self, out: &mut Vec<u8>) {
+        if self.failed {
+            return;
+        }
         let mut alert = [0; 64];
         let incoming = &mut self.incoming[self.start..self.end];
         let written = each!(&mut self.connection, connection => match connection.process_tls_records(incoming).state {
@@ -165,9 +171,18 @@ impl Records {
         out.extend_from_slice(&alert[..written]);
     }
 
+    fn usable(&self) -> Result<(), rustls::Error> {
+        if self.failed {
+            Err(rustls::Error::General("the TLS connection has failed before".into()))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Goes from state to state until the peer must speak. Without a `sink` it
     /// stops before the first application data.
     fn advance(&mut self, out: &mut Vec<u8>, mut sink: Option<Sink<'_>>) -> Result<Stop, rustls::Error> {
+        self.usable()?;
         loop {
             let incoming = &mut self.incoming[self.start..self.end];
             let (discard, step) = each!(&mut self.connection, connection => {
@@ -186,12 +201,18 @@ impl Records {
         }
     }
 
-    /// After an error: the alert that tells the peer. It is handed out before
-    /// anything else is looked at; asking a second time would go back to the
-    /// message that failed.
+    /// After an error: what was queued before it, and the alert that tells the
+    /// peer. Only what is queued is taken, from the same buffer as ever: going
+    /// back to the record that failed is an assertion inside rustls.
     fn last_words(&mut self, out: &mut Vec<u8>) {
-        let incoming = &mut self.incoming[self.start..self.end];
-        let _ = each!(&mut self.connection, connection => step(connection.process_tls_records(incoming), out, &mut None));
+        self.failed = true;
+        while each!(&self.connection, connection => connection.wants_write()) {
+            let incoming = &mut self.incoming[self.start..self.end];
+            let (_, step) = each!(&mut self.connection, connection => step(connection.process_tls_records(incoming), out, &mut None));
+            if !matches!(step, Ok(Step::Again)) {
+                return;
+            }
+        }
     }
 }
 
@@ -249,4 +270,147 @@ fn step<Data>(
         Ok(_) => Err(rustls::Error::General("early data, which is never offered".into())),
     };
     (discard, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::certs::{self, Names};
+    use crate::tls::material::{Material, Paths};
+
+    fn material(dir: &Path, site: &str) -> Material {
+        certs::issue(dir, &Names::new(site, &[]).unwrap(), 10, false).unwrap();
+        let file = |name: &str| dir.join(site).join(name);
+        let paths = Paths {
+            ca: file("ca.crt"),
+            cert: file("tls.crt"),
+            key: file("tls.key"),
+            crl: Some(file("crl.pem")),
+        };
+        Material::load(&paths, site).unwrap()
+    }
+
+    /// Both ends of a connection, and configs for more.
+    struct Two {
+        dial: crate::tls::material::Dial,
+        server: Arc<ServerConfig>,
+    }
+
+    impl Two {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            certs::init(dir.path(), "test CA", false).unwrap();
+            let (dc1, dc2) = (material(dir.path(), "dc1"), material(dir.path(), "dc2"));
+            Self { dial: dc2.client("dc1").unwrap(), server: dc1.server().unwrap() }
+        }
+
+        fn connect(&self) -> (Records, Records) {
+            let client = Records::client(Arc::clone(&self.dial.config), self.dial.name.clone()).unwrap();
+            (client, Records::server(Arc::clone(&self.server)).unwrap())
+        }
+    }
+
+    fn feed(
+        records: &mut Records,
+        mut bytes: &[u8],
+        piece: usize,
+        mut take: impl FnMut(&mut Records) -> bool,
+    ) -> bool {
+        while !bytes.is_empty() {
+            let spare = records.spare();
+            let count = bytes.len().min(piece).min(spare.len());
+            spare[..count].copy_from_slice(&bytes[..count]);
+            records.filled(count);
+            bytes = &bytes[count..];
+            if !take(records) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives `bytes` to a shaking end in pieces; its answer, and whether it goes on.
+    fn shake_one(end: &mut Records, bytes: &[u8], piece: usize, done: &mut bool) -> (Vec<u8>, bool) {
+        let mut answer = Vec::new();
+        let good = feed(end, bytes, piece, |end| match end.handshake(&mut answer) {
+            Ok(now) => {
+                *done = now;
+                true
+            }
+            Err(_) => false,
+        });
+        (answer, good)
+    }
+
+    /// Shakes hands in pieces; `twist` may change each flight. Whether both ends
+    /// are done.
+    fn shake(
+        client: &mut Records,
+        server: &mut Records,
+        piece: usize,
+        mut twist: impl FnMut(&mut Vec<u8>),
+    ) -> bool {
+        let mut done = (false, false);
+        let mut flight = Vec::new();
+        client.handshake(&mut flight).unwrap();
+        for _ in 0..4 {
+            twist(&mut flight);
+            let (mut answer, good) = shake_one(server, &flight, piece, &mut done.1);
+            twist(&mut answer);
+            let (next, also) = shake_one(client, &answer, piece, &mut done.0);
+            if !good || !also {
+                return false;
+            }
+            flight = next;
+        }
+        done == (true, true)
+    }
+
+    #[test]
+    fn what_is_sealed_is_opened_however_it_is_cut() {
+        let two = Two::new();
+        for piece in [1, 7, 1000, 100_000] {
+            let (mut client, mut server) = two.connect();
+            assert!(shake(&mut client, &mut server, piece, |_| ()), "in pieces of {piece}");
+            assert_eq!(client.alpn(), Some(&b"replgate/1"[..]));
+            let plain: Vec<u8> = (0..200_000u32).map(|at| (at % 251) as u8).collect();
+            let mut sealed = vec![0; sealed_length(plain.len())];
+            let used = server.seal(&plain, &mut sealed, 0).unwrap();
+            let (mut opened, mut answer) = (Vec::new(), Vec::new());
+            let good = feed(&mut client, &sealed[..used], piece, |client| {
+                client.open(&mut answer, &mut |plain| opened.extend_from_slice(plain)).is_ok()
+            });
+            assert!(good && opened == plain && answer.is_empty());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn a_broken_handshake_fails_without_a_panic(
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..4),
+            flight in 0usize..4,
+            piece in prop::sample::select(vec![1usize, 50, 5000]),
+        ) {
+            thread_local!(static TWO: Two = Two::new());
+            TWO.with(|two| {
+                let (mut client, mut server) = two.connect();
+                let mut count = 0;
+                shake(&mut client, &mut server, piece, |bytes| {
+                    if count == flight && !bytes.is_empty() {
+                        for (at, mask) in &flips {
+                            let at = at.index(bytes.len());
+                            bytes[at] ^= mask;
+                        }
+                    }
+                    count += 1;
+                });
+            });
+        }
+    }
 }
