@@ -102,6 +102,8 @@ impl Lane {
             if done.map_err(|error| LaneError::Tls(explain::handshake(&error, ours)))? {
                 break;
             }
+            // A silent stranger costs no buffer.
+            socket.readable().await?;
             let count = socket.read(records.spare()).await?;
             if count == 0 {
                 return Err(LaneError::Closed);
@@ -257,12 +259,23 @@ impl Lane {
     /// Ends TLS in good order and closes; what was pushed is sent before. No
     /// deadline of its own.
     pub async fn close(mut self) {
-        if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() {
-            let mut alert = Vec::new();
-            self.records.close(&mut alert);
-            let _ = self.socket.write_all(&alert).await;
-            let _ = self.socket.shutdown().await;
+        if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_err() {
+            return;
         }
+        let mut alert = Vec::new();
+        self.records.close(&mut alert);
+        let _ = self.socket.write_all(&alert).await;
+        let _ = self.socket.shutdown().await;
+        // Until the far side has closed: what it sends to a closed socket would be
+        // answered by a reset, and that drops what it has not read yet.
+        let mut rest = buffer::borrow();
+        while self.socket.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+        buffer::give(rest);
+    }
+
+    /// Whether the kernel holds bytes, or an end, that were not read yet.
+    pub fn has_unread(&self) -> bool {
+        socket2::SockRef::from(&self.socket).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok()
     }
 
     /// Closes by reset: what the kernel still holds is dropped on both sides.

@@ -109,6 +109,7 @@ pub struct Handshake {
 impl Handshakes {
     /// Takes a place for a connection from `source`.
     pub fn enter(&self, source: IpAddr) -> Handshake {
+        let source = source_of(source);
         let mut waiting = self.waiting.lock().expect("no code panics while it holds the handshakes");
         let of_source = waiting.iter().filter(|other| other.source == source).count();
         let oldest = if of_source >= MAX_PER_SOURCE {
@@ -125,6 +126,15 @@ impl Handshakes {
         let evicted = CancellationToken::new();
         waiting.push_back(Waiting { source, number, evicted: evicted.clone() });
         Handshake { all: self.clone(), number, evicted }
+    }
+}
+
+/// Who counts as one source: an IPv4 address, or an IPv6 network of 64 bits, which
+/// is what one host is given.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -139,6 +139,17 @@ pub struct Place {
 pub struct Admission {
     registry: Arc<Registry>,
     site: String,
+    master: String,
+}
+
+impl Admission {
+    /// Does not count it among the site's new links of this minute.
+    pub fn forgive(self) {
+        let mut state = self.registry.lock();
+        if let Some(recent) = state.opened.get_mut(&(self.site.clone(), self.master.clone())) {
+            recent.pop_back();
+        }
+    }
 }
 
 impl Drop for Admission {
@@ -242,7 +253,7 @@ impl Registry {
         }
         recent.push_back(now);
         *state.admitted.entry(site.clone()).or_default() += 1;
-        Ok(Admission { registry: Arc::clone(self), site })
+        Ok(Admission { registry: Arc::clone(self), site, master: master.to_owned() })
     }
 
     /// The far address and instance of the newest live link of a `[[replica]]`:
@@ -270,7 +281,8 @@ impl Registry {
         self.lock().told.retain(|what, _| !what.starts_with(prefix));
     }
 
-    fn is_news(&self, what: &str) -> bool {
+    /// Whether this was not told within the last minute; it counts as told now.
+    pub fn is_news(&self, what: &str) -> bool {
         let mut state = self.lock();
         let now = Instant::now();
         if state.told.get(what).is_some_and(|then| now.duration_since(*then) < QUIET) {
@@ -279,9 +291,11 @@ impl Registry {
         if state.told.len() >= MAX_REMEMBERED {
             state.told.retain(|_, then| now.duration_since(*then) < QUIET);
         }
-        if state.told.len() < MAX_REMEMBERED {
-            state.told.insert(what.to_owned(), now);
+        // A flood of ever new reasons is no news either.
+        if state.told.len() >= MAX_REMEMBERED {
+            return false;
         }
+        state.told.insert(what.to_owned(), now);
         true
     }
 

@@ -25,8 +25,12 @@ const ACK_BYTES: u64 = 1024 * 1024;
 /// Written bytes are acknowledged after this time, however few they are.
 const ACK_DELAY: Duration = Duration::from_millis(20);
 
-/// How long what was read before an end may still be delivered.
+/// How long what was read before an end may still be delivered without any
+/// progress.
 pub const DELIVER: Duration = Duration::from_secs(5);
+
+/// And how long in all.
+pub const DELIVER_AT_MOST: Duration = Duration::from_secs(600);
 
 /// Unsent bytes above which no more is read from the local Redis.
 const READ_AHEAD: u64 = 1024 * 1024;
@@ -57,7 +61,7 @@ pub enum End {
     LaneLost(LaneLoss),
     /// The far side broke the protocol.
     Protocol(String),
-    /// The local Redis did not take what was left within [`DELIVER`].
+    /// What was left could not be delivered: no progress for [`DELIVER`].
     NotDelivered,
     /// Both directions of a plain tunnel ended.
     Finished,
@@ -91,18 +95,29 @@ impl std::fmt::Display for LaneLoss {
 enum Phase {
     Open,
     /// This end takes nothing more from its Redis; it ends once all that was read
-    /// is acknowledged, or at the time given.
-    LastSent {
-        until: Instant,
-        end: End,
-    },
-    /// Nothing more comes from the far side; it ends once what came is written,
-    /// or at the time given.
-    LastReceived {
-        until: Instant,
-        end: End,
-    },
+    /// is acknowledged, or without progress.
+    LastSent(Deadline, End),
+    /// Nothing more comes from the far side; it ends once what came is written, or
+    /// without progress.
+    LastReceived(Deadline, End),
     Ended(End),
+}
+
+/// Moves on with progress, up to a limit.
+#[derive(Debug)]
+struct Deadline {
+    until: Instant,
+    limit: Instant,
+}
+
+impl Deadline {
+    fn new(now: Instant) -> Self {
+        Self { until: now + DELIVER, limit: now + DELIVER_AT_MOST }
+    }
+
+    fn progress(&mut self, now: Instant) {
+        self.until = (now + DELIVER).min(self.limit);
+    }
 }
 
 #[derive(Debug)]
@@ -119,6 +134,9 @@ pub struct Link {
     send: Window,
     receive: Reassembly,
     lane: LaneClock,
+    /// The lane is gone, and the link lives on only to write what came over it.
+    lane_gone: bool,
+    max_payload: usize,
     speak_every: Duration,
     dead_after: Duration,
     phase: Phase,
@@ -147,6 +165,8 @@ impl Link {
             send: Window::new(window),
             receive: Reassembly::new(window),
             lane: LaneClock { heard: now, spoke: now },
+            lane_gone: false,
+            max_payload: frame::MAX_DATA.min(theirs.max_frame as usize),
             speak_every: ours.heartbeat.min(theirs.dead_after / 3),
             dead_after: ours.dead_after,
             phase: Phase::Open,
@@ -185,7 +205,17 @@ impl Link {
         self.send.room().min(READ_AHEAD.saturating_sub(self.send.unsent()))
     }
 
-    /// Takes bytes read from the local Redis.
+    /// The largest chunk that the far side takes.
+    pub fn max_payload(&self) -> usize {
+        self.max_payload
+    }
+
+    /// Whether the lane is gone and must not be used any more.
+    pub fn lane_is_gone(&self) -> bool {
+        self.lane_gone
+    }
+
+    /// Takes bytes read from the local Redis, at most [`Link::max_payload`] of them.
     pub fn offer(&mut self, chunk: Chunk) {
         if matches!(self.phase, Phase::Open) {
             self.send.offer(chunk);
@@ -215,6 +245,9 @@ impl Link {
     /// Redis, or need no writing.
     pub fn wrote(&mut self, count: u64, now: Instant) {
         self.receive.wrote(count);
+        if let Phase::LastReceived(deadline, _) = &mut self.phase {
+            deadline.progress(now);
+        }
         if self.ack_due.is_none() && self.receive.written() > self.acknowledged {
             self.ack_due = Some(now + ACK_DELAY);
         }
@@ -265,7 +298,7 @@ impl Link {
     pub fn finish(&mut self, why: Why, end: End, now: Instant) {
         if matches!(self.phase, Phase::Open) {
             self.last = Some(why);
-            self.phase = Phase::LastSent { until: now + DELIVER, end };
+            self.phase = Phase::LastSent(Deadline::new(now), end);
             self.check_ends();
         }
     }
@@ -290,19 +323,25 @@ impl Link {
         }
     }
 
-    /// The lane is gone.
+    /// The lane is gone. What had come over it before the far side ended the link
+    /// in good order is still written; anything else ends at once.
     pub fn lane_lost(&mut self, loss: LaneLoss) {
-        if self.ended().is_none() {
-            self.send.clear();
-            self.receive.clear();
-            self.urgent.clear();
-            // A far end that had declared its end and then closed has only
-            // stopped waiting for the acknowledgement.
-            self.phase = Phase::Ended(match std::mem::replace(&mut self.phase, Phase::Open) {
-                Phase::LastReceived { end, .. } | Phase::LastSent { end, .. } => end,
-                _ => End::LaneLost(loss),
-            });
+        if self.ended().is_some() || self.lane_gone {
+            return;
         }
+        self.send.clear();
+        self.urgent.clear();
+        self.lane_gone = true;
+        let end = match &self.phase {
+            Phase::LastReceived(..) => return self.check_ends(),
+            Phase::LastSent(_, End::LocalClosed) => End::NotDelivered,
+            Phase::LastSent(_, end) => end.clone(),
+            // The far side was done first, and closed.
+            Phase::Open if self.plain && self.last_sent && self.receive.finished() => End::Finished,
+            _ => End::LaneLost(loss),
+        };
+        self.receive.clear();
+        self.phase = Phase::Ended(end);
     }
 
     /// Any byte on the lane is a sign of life.
@@ -321,6 +360,9 @@ impl Link {
             }
             Item::Frame(Frame::Ack(offset)) => {
                 let fault = self.send.acknowledge(offset).err().map(|error| error.to_string());
+                if let Phase::LastSent(deadline, _) = &mut self.phase {
+                    deadline.progress(now);
+                }
                 self.check_ends();
                 fault
             }
@@ -339,7 +381,7 @@ impl Link {
             }
             Item::Frame(Frame::Goodbye(why)) => {
                 self.send.clear();
-                self.phase = Phase::LastReceived { until: now + DELIVER, end: End::FarStopping(why) };
+                self.phase = Phase::LastReceived(Deadline::new(now), End::FarStopping(why));
                 self.check_ends();
                 None
             }
@@ -389,6 +431,7 @@ impl Link {
         if let Some(why) = self.last.as_ref().filter(|_| !self.last_sent) {
             put(&Frame::End { offset: self.send.offered(), why: why.clone() }.encode());
             self.last_sent = true;
+            self.check_ends();
             return true;
         }
         if let Some(why) = self.goodbye.take() {
@@ -405,30 +448,40 @@ impl Link {
 
     /// When [`Link::handle_timeout`] and [`Link::poll_transmit`] next want the time.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let phase = match self.phase {
+        let phase = match &self.phase {
             Phase::Open => None,
-            Phase::LastSent { until, .. } | Phase::LastReceived { until, .. } => Some(until),
+            Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) => Some(deadline.until),
             Phase::Ended(_) => return None,
         };
+        if self.lane_gone {
+            return phase;
+        }
         let beat = self.lane.spoke + self.speak_every;
         let dead = self.lane.heard + self.dead_after;
         [phase, Some(beat), Some(dead), self.ack_due].into_iter().flatten().min()
     }
 
+    /// Whether [`Link::handle_timeout`] would judge the lane dead.
+    pub fn lane_seems_dead(&self, now: Instant) -> bool {
+        !self.lane_gone && now >= self.lane.heard + self.dead_after
+    }
+
     /// Judges what the time has brought. Call it only after the lane's socket was
     /// read empty: bytes that wait there are a sign of life.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if now >= self.lane.heard + self.dead_after {
+        if self.lane_seems_dead(now) {
             self.lane_lost(LaneLoss::Silent(now - self.lane.heard));
         }
         match &self.phase {
-            Phase::LastSent { until, end } if now >= *until => {
-                self.phase = Phase::Ended(end.clone());
-                self.send.clear();
+            Phase::LastSent(deadline, end) if now >= deadline.until => {
+                let end = if *end == End::LocalClosed { End::NotDelivered } else { end.clone() };
+                self.abort(Why::new(Code::TimedOut, "the last bytes could not be delivered in time"), end);
             }
-            Phase::LastReceived { until, .. } if now >= *until => {
-                self.receive.clear();
-                self.phase = Phase::Ended(End::NotDelivered);
+            Phase::LastReceived(deadline, _) if now >= deadline.until => {
+                self.abort(
+                    Why::new(Code::TimedOut, "the last bytes could not be delivered in time"),
+                    End::NotDelivered,
+                );
             }
             _ => {}
         }
@@ -443,7 +496,7 @@ impl Link {
         }
         if !self.plain {
             self.send.clear();
-            self.phase = Phase::LastReceived { until: now + DELIVER, end: End::Far(why) };
+            self.phase = Phase::LastReceived(Deadline::new(now), End::Far(why));
         }
         self.check_ends();
         None
@@ -452,13 +505,18 @@ impl Link {
     /// Ends the link where all that remained to be done is done.
     fn check_ends(&mut self) {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
-        let all_written = self.receive.written() == self.receive.received();
+        let all_written = match self.receive.declared_end() {
+            Some(_) => self.receive.finished(),
+            None => self.receive.all_taken(),
+        };
         let end = match &self.phase {
             Phase::Open if self.plain && self.last_sent && all_acknowledged && self.receive.finished() => {
                 End::Finished
             }
-            Phase::LastSent { end, .. } if self.last_sent && all_acknowledged => end.clone(),
-            Phase::LastReceived { end, .. } if all_written => end.clone(),
+            Phase::LastSent(_, end) if self.last_sent && all_acknowledged => end.clone(),
+            Phase::LastReceived(_, end) if all_written => end.clone(),
+            // Bytes that were declared and never came.
+            Phase::LastReceived(..) if self.lane_gone && self.receive.all_taken() => End::NotDelivered,
             _ => return,
         };
         self.phase = Phase::Ended(end);

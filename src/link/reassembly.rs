@@ -13,6 +13,9 @@ use crate::buffer::Chunk;
 /// one-byte pieces must not cost more memory than the window says.
 const LEAST_CHARGE: u64 = 256;
 
+/// Room of a chunk that is started for a small piece, in bytes.
+const LEAST_ROOM: usize = 4096;
+
 /// Pieces beyond a gap that are stored at once, at most.
 const MAX_STORED: usize = 4096;
 
@@ -72,6 +75,16 @@ impl Reassembly {
     /// Whether the stream has ended and all of it was written.
     pub fn finished(&self) -> bool {
         self.end == Some(self.written)
+    }
+
+    /// The offset that nothing follows, if the sender has declared it.
+    pub fn declared_end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Whether everything that was received was written.
+    pub fn all_taken(&self) -> bool {
+        self.written == self.received
     }
 
     /// Takes a piece; `left` more bytes of its frame are to come, which only
@@ -136,7 +149,8 @@ impl Reassembly {
             bytes = &bytes[taken..];
         }
         while !bytes.is_empty() {
-            let mut chunk = Chunk::for_payload(bytes.len() + left);
+            // Room for more than came: small pieces gather in one chunk.
+            let mut chunk = Chunk::for_payload((bytes.len() + left).max(LEAST_ROOM));
             let taken = chunk.append(bytes);
             bytes = &bytes[taken..];
             self.ready.push_back(chunk);
@@ -248,6 +262,13 @@ mod tests {
         reassembly.declare_end(20).unwrap();
         assert_eq!(reassembly.declare_end(21), Err(DataError::End(21)));
         assert_eq!(reassembly.insert(15, &[0; 6], 0), Err(DataError::BeyondEnd(15)));
+    }
+
+    #[test]
+    fn one_byte_pieces_in_order_gather_in_few_chunks() {
+        let mut reassembly = Reassembly::new(64 * 1024);
+        (0..50_000).for_each(|at| reassembly.insert(at, &[0], 0).unwrap());
+        assert!(reassembly.ready.len() <= 50_000 / LEAST_ROOM + 1);
     }
 
     #[test]

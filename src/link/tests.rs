@@ -175,7 +175,7 @@ fn a_last_byte_that_redis_never_takes_does_not_hold_the_link_for_ever() {
     assert_eq!(two.dialler.link.ended(), Some(&End::NotDelivered));
     two.acceptor.link.heard(later);
     two.acceptor.link.handle_timeout(later);
-    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed));
+    assert_eq!(two.acceptor.link.ended(), Some(&End::NotDelivered));
 }
 
 #[test]
@@ -237,4 +237,61 @@ fn what_cannot_be_ends_the_link_on_both_sides() {
             "{frame:?}"
         );
     }
+}
+
+#[test]
+fn what_came_before_the_far_side_left_in_good_order_is_still_written() {
+    for planned in [true, false] {
+        let mut two = Two::new(false);
+        offer(&mut two.acceptor, &[1; 5000]);
+        match planned {
+            true => two.acceptor.link.stop(Why::new(Code::Stopping, "dc1 stops")),
+            false => two.acceptor.link.local_closed(two.now),
+        }
+        let last = two.acceptor.sends(two.now);
+        two.dialler.hears(&last, false, two.now);
+        two.dialler.link.lane_lost(LaneLoss::Closed);
+        assert!(two.dialler.link.ended().is_none() && two.dialler.link.lane_is_gone());
+        two.dialler.write(two.now);
+        assert_eq!(two.dialler.written.len(), 5000);
+        let ended = two.dialler.link.ended();
+        assert!(matches!(ended, Some(End::FarStopping(_) | End::Far(_))), "{ended:?}");
+    }
+}
+
+#[test]
+fn slow_delivery_goes_on_for_as_long_as_it_makes_progress() {
+    let mut two = Two::new(false);
+    for _ in 0..10 {
+        // One chunk each, so that each is written on its own.
+        offer(&mut two.acceptor, &[1; 100_000]);
+    }
+    two.acceptor.link.local_closed(two.now);
+    while two.dialler.written.len() < 1_000_000 {
+        let (up, down) = (two.dialler.sends(two.now), two.acceptor.sends(two.now));
+        two.acceptor.hears(&up, true, two.now);
+        two.dialler.hears(&down, false, two.now);
+        if let Some(chunk) = two.dialler.link.take() {
+            two.dialler.written.extend_from_slice(chunk.bytes());
+            two.dialler.link.wrote(chunk.len() as u64, two.now);
+        }
+        two.now += Duration::from_secs(2);
+        for half in [&mut two.dialler, &mut two.acceptor] {
+            half.link.heard(two.now);
+            half.link.handle_timeout(two.now);
+        }
+    }
+    two.exchange();
+    assert!(matches!(two.dialler.link.ended(), Some(End::Far(_))));
+    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed));
+}
+
+#[test]
+fn an_end_whose_bytes_never_came_is_not_called_delivered() {
+    let mut two = Two::new(false);
+    let end = Frame::End { offset: 500, why: Why::new(Code::MasterClosed, "") };
+    two.dialler.hears(&end.encode(), true, two.now);
+    assert!(two.dialler.link.ended().is_none());
+    two.dialler.link.lane_lost(LaneLoss::Closed);
+    assert_eq!(two.dialler.link.ended(), Some(&End::NotDelivered));
 }

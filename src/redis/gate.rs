@@ -5,6 +5,8 @@
 //! error reply in its order, after it in silence, since a reply there would
 //! corrupt the stream. It fails closed: what it cannot read never passes.
 
+use std::collections::VecDeque;
+
 use super::command::{self, Parsed};
 use super::reply;
 use crate::escape::shown;
@@ -12,6 +14,9 @@ use crate::tap::{Flow, Tap, Verdict};
 
 /// The longest reply line that a master gives to a replica's handshake.
 const MAX_LINE: usize = 1024;
+
+/// The most commands that may wait for their replies.
+const MAX_UNANSWERED: usize = 256;
 
 /// Where the replica's connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +36,11 @@ enum Phase {
 pub struct Gate {
     site: String,
     phase: Phase,
-    /// Commands whose reply line has not passed yet.
-    unanswered: usize,
+    /// Commands whose reply line has not passed yet; true for one that asks for a
+    /// snapshot alone.
+    unanswered: VecDeque<bool>,
+    /// The master may take this connection for one that dumps its data.
+    dump: bool,
     /// A PSYNC that got an error: the replica goes back to SYNC.
     may_sync: bool,
     /// The link ends once everything is answered: the reply and the log's reason.
@@ -42,7 +50,14 @@ pub struct Gate {
 impl Gate {
     /// A gate for a new connection; `site` is this gateway's name, for replies.
     pub fn new(site: &str) -> Self {
-        Self { site: site.to_owned(), phase: Phase::Handshake, unanswered: 0, may_sync: false, refusal: None }
+        Self {
+            site: site.to_owned(),
+            phase: Phase::Handshake,
+            unanswered: VecDeque::new(),
+            dump: false,
+            may_sync: false,
+            refusal: None,
+        }
     }
 
     fn replica_says(&mut self, bytes: &[u8]) -> Verdict {
@@ -62,6 +77,16 @@ impl Gate {
         }
         if self.phase != Phase::Handshake {
             return self.refuse(format!("the command {} after the sync was asked for", named(&arguments)));
+        }
+        if matches!(name.as_slice(), b"PSYNC" | b"SYNC") {
+            // No replica asks for a sync before its last reply has come.
+            if !self.unanswered.is_empty() {
+                return self
+                    .refuse(format!("the command {} before the replies to earlier ones", named(&arguments)));
+            }
+            if self.dump {
+                return self.refuse("a sync that would only dump the data".to_owned());
+            }
         }
         let allowed = match name.as_slice() {
             b"PING" | b"REPLPING" => options.is_empty(),
@@ -91,8 +116,11 @@ impl Gate {
         if !allowed {
             return self.refuse(format!("the command {} is no part of replication", named(&arguments)));
         }
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            return self.refuse("more commands at once than a handshake has".to_owned());
+        }
         if self.phase == Phase::Handshake {
-            self.unanswered += 1;
+            self.unanswered.push_back(has(options, "rdb-only", "1"));
         }
         Verdict::Pass(length)
     }
@@ -100,11 +128,12 @@ impl Gate {
     /// Ends the link: at once where nothing is unanswered, else after the last
     /// outstanding reply.
     fn refuse(&mut self, reason: String) -> Verdict {
+        let reason = format!("{reason}; refused");
         if self.phase != Phase::Handshake {
             return Verdict::Stop { pass: 0, reply: Vec::new(), reason };
         }
-        let reply = reply::error(&self.site, &format!("{reason}; refused"));
-        if self.unanswered == 0 {
+        let reply = reply::error(&self.site, &reason);
+        if self.unanswered.is_empty() {
             return Verdict::Stop { pass: 0, reply, reason };
         }
         self.refusal = Some((reply, reason));
@@ -157,8 +186,12 @@ impl Gate {
                 Verdict::Pass(length)
             }
             Phase::Handshake | Phase::Syncing => {
-                self.unanswered = self.unanswered.saturating_sub(1);
-                match self.refusal.take_if(|_| self.unanswered == 0) {
+                // A master that knows `rdb-only` and not the option that pairs the
+                // connection has taken the first all the same.
+                if self.unanswered.pop_front() == Some(true) && line.starts_with(b"-") {
+                    self.dump = true;
+                }
+                match self.refusal.take_if(|_| self.unanswered.is_empty()) {
                     Some((reply, reason)) => Verdict::Stop { pass: length, reply, reason },
                     None => Verdict::Pass(length),
                 }
@@ -235,7 +268,13 @@ fn is_handshake(options: &[&[u8]]) -> bool {
         "rdb-only",
     ];
     let known = |option: &[u8]| KNOWN.iter().any(|name| option.eq_ignore_ascii_case(name.as_bytes()));
-    let dump = has(options, "rdb-only", "1") && !has(options, "rdb-channel", "1");
+    let values = |name: &'static str| {
+        let named =
+            options.chunks_exact(2).filter(move |option| option[0].eq_ignore_ascii_case(name.as_bytes()));
+        named.map(|option| option[1])
+    };
+    let alone = values("rdb-only").next().is_some() && values("rdb-channel").next().is_none();
+    let dump = alone || values("rdb-only").chain(values("rdb-channel")).any(|value| value != b"1");
     !options.is_empty()
         && options.len().is_multiple_of(2)
         && options.chunks_exact(2).all(|option| known(option[0]))
@@ -391,6 +430,20 @@ mod tests {
         ] {
             let (master, _, end, _) = converse(64, &[(UP, bytes)]);
             assert!(end.is_some() && master.is_empty(), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_dump_cannot_be_had_by_way_of_an_option_that_an_older_master_refuses() {
+        let ask = &b"REPLCONF rdb-only 1 rdb-channel 1\r\n"[..];
+        let steps = [(UP, ask), (DOWN, b"-ERR Unrecognized REPLCONF option: rdb-channel\r\n"), (UP, PSYNC)];
+        let (master, _, end, _) = converse(64, &steps);
+        assert!(end.is_some() && master == ask);
+        // Nor by asking before the refusal has come.
+        let (master, _, end, _) = converse(640, &[(UP, &[ask, PSYNC].concat()), (DOWN, b"-ERR no\r\n")]);
+        assert!(end.is_some() && master == ask);
+        for twice in ["REPLCONF rdb-channel 0\r\n", "REPLCONF rdb-only 1 rdb-channel 1 rdb-channel 0\r\n"] {
+            assert!(converse(64, &[(UP, twice.as_bytes())]).2.is_some(), "{twice}");
         }
     }
 

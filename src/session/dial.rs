@@ -70,7 +70,7 @@ pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpS
         }
     };
     shared.registry.well_again(&news);
-    if is_gone(&redis).await {
+    if !accept.plain && is_gone(&redis).await {
         debug!(link = %name, replica = %from, "the replica left while the link was opened");
         return;
     }
@@ -181,7 +181,7 @@ async fn open(
         Err(_) => return Err(format!("no answer within {} s", CONNECT_DEADLINE.as_secs())),
     };
     tune(&socket);
-    congestion(&socket, &site.replica.link.congestion);
+    congestion(shared, &socket, &site.replica.link.congestion);
     let ours = &shared.material.leaf;
     let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, &site.dial, ours)).await {
         Ok(lane) => lane.map_err(|error| error.to_string())?,
@@ -215,15 +215,19 @@ async fn open(
 
 /// Sets the congestion control of a lane. Auto takes bbr where the system allows
 /// it, and is silent where it does not.
-pub fn congestion(socket: &TcpStream, wanted: &Congestion) {
+pub fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
     let socket = socket2::SockRef::from(socket);
     match wanted {
         Congestion::Auto => {
             let _ = socket.set_tcp_congestion(b"bbr");
         }
         Congestion::Named(name) => {
-            if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
-                debug!(%name, "congestion control is not to be had: {error}");
+            if let Err(error) = socket.set_tcp_congestion(name.as_bytes())
+                && shared.registry.is_news(&format!("congestion {name}"))
+            {
+                warn!(
+                    "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
+                );
             }
         }
     }

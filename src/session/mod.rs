@@ -108,10 +108,10 @@ fn describe(end: &End, local: &str) -> String {
         End::Far(why) => format!("ended by the far side: {}", shown(&why.text)),
         End::FarStopping(why) => format!("the far gateway stops: {}", shown(&why.text)),
         End::Stopping => "this gateway stops".to_owned(),
-        End::CommandRefused(reason) => format!("refused {reason}"),
+        End::CommandRefused(reason) => reason.clone(),
         End::LaneLost(loss) => format!("lane lost: {loss}"),
         End::Protocol(fault) => format!("the far gateway broke the protocol: {}", shown(fault)),
-        End::NotDelivered => "Redis here did not take the last bytes in time".to_owned(),
+        End::NotDelivered => "the last bytes could not be delivered in time, and are dropped".to_owned(),
         End::Finished => "both directions ended".to_owned(),
     }
 }

@@ -112,13 +112,15 @@ struct Driver<'a> {
     to_redis: VecDeque<Outgoing>,
     /// The local Redis has sent its end.
     redis_ended: bool,
+    /// The local Redis takes nothing more; what is for it is dropped.
+    redis_deaf: bool,
     /// The writing half towards Redis was closed; only in a plain tunnel.
     redis_shut: bool,
     sleep: Pin<Box<Sleep>>,
     /// The sync's beginning was noted.
     syncing: bool,
-    /// Since when Redis has not been read for want of room, and the offset then.
-    unread: Option<(Instant, u64)>,
+    /// Since when Redis has not been read for want of room.
+    unread: Option<Instant>,
 }
 
 impl<'a> Driver<'a> {
@@ -129,6 +131,7 @@ impl<'a> Driver<'a> {
             outward: AtTap::default(),
             to_redis: VecDeque::new(),
             redis_ended: false,
+            redis_deaf: false,
             redis_shut: false,
             sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
             syncing: false,
@@ -141,10 +144,19 @@ impl<'a> Driver<'a> {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let (mut moved, lane_empty) = self.hear(cx, now);
+            if self.relay.link.ended().is_some() {
+                // What came is of a link that is over: nothing of it may arrive late.
+                self.to_redis.clear();
+                return Poll::Ready(());
+            }
             moved |= self.deliver(cx, now);
             moved |= self.collect(cx, now);
             moved |= self.transmit(cx, now);
             if lane_empty {
+                if self.relay.link.lane_seems_dead(now) && self.relay.lane.has_unread() {
+                    // The kernel has bytes of which the runtime has not told yet.
+                    self.relay.link.heard(now);
+                }
                 self.relay.link.handle_timeout(now);
             }
             if self.relay.link.ended().is_some() {
@@ -164,6 +176,9 @@ impl<'a> Driver<'a> {
 
     /// Lane to link. Whether anything came, and whether the socket is empty.
     fn hear(&mut self, cx: &mut Context<'_>, now: Instant) -> (bool, bool) {
+        if self.relay.link.lane_is_gone() {
+            return (false, true);
+        }
         let Relay { lane, link, .. } = &mut self.relay;
         match lane.poll_read(cx, &mut |item| link.handle(item, now)) {
             Poll::Pending => (false, true),
@@ -196,7 +211,7 @@ impl<'a> Driver<'a> {
             }
         }
         while let Some(front) = self.to_redis.front_mut() {
-            if front.chunk.is_empty() {
+            if front.chunk.is_empty() || self.redis_deaf {
                 let carried = front.carried;
                 self.to_redis.pop_front();
                 self.relay.link.wrote(carried, now);
@@ -210,8 +225,11 @@ impl<'a> Driver<'a> {
                     moved = true;
                 }
                 Poll::Ready(Err(_)) => {
-                    self.to_redis.clear();
-                    self.relay.link.local_broken(now);
+                    self.redis_deaf = true;
+                    if self.relay.inward == Flow::ToReplica || self.relay.plain {
+                        self.relay.link.local_broken(now);
+                    }
+                    // A master that takes nothing more may still have been read from.
                     return true;
                 }
             }
@@ -232,6 +250,7 @@ impl<'a> Driver<'a> {
     fn collect(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let room = usize::try_from(self.relay.link.read_room()).unwrap_or(usize::MAX);
         if self.redis_ended {
+            self.unread = None;
             return false;
         }
         if room == 0 {
@@ -240,7 +259,7 @@ impl<'a> Driver<'a> {
         self.unread = None;
         let mut chunk = Chunk::pooled();
         let spare = chunk.spare();
-        let limit = spare.len().min(room);
+        let limit = spare.len().min(room).min(self.relay.link.max_payload());
         let mut space = ReadBuf::new(&mut spare[..limit]);
         let read = Pin::new(&mut self.relay.redis).poll_read(cx, &mut space);
         let count = space.filled().len();
@@ -277,7 +296,7 @@ impl<'a> Driver<'a> {
     /// Link to lane.
     fn transmit(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut moved = false;
-        loop {
+        while !self.relay.link.lane_is_gone() {
             let pushed = self.push(now);
             moved |= pushed;
             match self.relay.lane.poll_flush(cx) {
@@ -285,11 +304,14 @@ impl<'a> Driver<'a> {
                 Poll::Ready(Ok(())) if pushed => {}
                 Poll::Ready(Ok(())) => return moved,
                 Poll::Ready(Err(error)) => {
+                    // The far side's last words may still wait to be read.
+                    while let (true, false) = self.hear(cx, now) {}
                     self.lost(error.into());
                     return true;
                 }
             }
         }
+        moved
     }
 
     /// Seals what the link wants sent, as far as the lane has room.
@@ -312,19 +334,21 @@ impl<'a> Driver<'a> {
 
     /// A socket that is not being read is still watched for its end.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let offered = self.relay.link.offered();
-        let (since, _) = *self.unread.get_or_insert((now, offered));
+        let since = *self.unread.get_or_insert(now);
         if now < since + WATCH {
             return false;
         }
-        self.unread = Some((now, offered));
-        let ready = pin!(self.relay.redis.ready(Interest::READABLE)).poll(cx);
-        let gone = match ready {
-            Poll::Ready(Ok(ready)) if self.relay.plain => ready.is_error() || ready.is_write_closed(),
+        self.unread = Some(now);
+        // A replica that closes is gone; a master's or a plain end's last bytes are
+        // still to be read, so that only an error ends it.
+        let replica = !self.relay.plain && self.relay.inward == Flow::ToReplica;
+        let mut closed = || match pin!(self.relay.redis.ready(Interest::READABLE)).poll(cx) {
             Poll::Ready(Ok(ready)) => ready.is_read_closed(),
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
         };
+        let failed = !matches!(self.relay.redis.take_error(), Ok(None));
+        let gone = failed || replica && closed();
         if gone {
             self.redis_ended = true;
             self.relay.link.local_broken(now);
@@ -334,7 +358,7 @@ impl<'a> Driver<'a> {
 
     /// Whether there is nothing to do before the time or a socket says so.
     fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
-        let watch = self.unread.map(|(since, _)| since + WATCH);
+        let watch = self.unread.map(|since| since + WATCH);
         let Some(next) = [self.relay.link.next_timeout(), watch].into_iter().flatten().min() else {
             return true;
         };
@@ -381,15 +405,19 @@ impl<'a> Driver<'a> {
     /// Closes both sides and answers why the link ended.
     async fn finish(mut self) -> End {
         let end = self.relay.link.ended().cloned().unwrap_or(End::Stopping);
-        self.push(Instant::now());
-        let Relay { lane, redis, .. } = self.relay;
-        drop(redis);
-        if matches!(end, End::LaneLost(_)) {
+        if matches!(end, End::LaneLost(_)) || self.relay.link.lane_is_gone() {
             // By reset: nothing that still waits in the kernel may arrive late.
-            lane.reset();
-        } else {
-            let _ = timeout(LAST_WORDS, lane.close()).await;
+            self.relay.lane.reset();
+            return end;
         }
+        let _ = timeout(LAST_WORDS, async {
+            while self.push(Instant::now()) {
+                poll_fn(|cx| self.relay.lane.poll_flush(cx)).await?;
+            }
+            self.relay.lane.close().await;
+            io::Result::Ok(())
+        })
+        .await;
         end
     }
 }
@@ -424,10 +452,8 @@ impl AtTap {
                 Verdict::Detach => self.detached = true,
                 Verdict::Hold if rest.len() <= MAX_HELD => break,
                 Verdict::Hold => {
-                    made.push(Made::Stop {
-                        reply: Vec::new(),
-                        reason: "more bytes than a handshake has".to_owned(),
-                    });
+                    let reason = "more bytes than a handshake has; refused".to_owned();
+                    made.push(Made::Stop { reply: Vec::new(), reason });
                     self.stopped = true;
                     break;
                 }

@@ -23,7 +23,7 @@ use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::link::{Link, Side};
 use crate::redis::gate::Gate;
-use crate::registry::With;
+use crate::registry::{Admission, With};
 use crate::tap::{Blind, Flow, Tap};
 
 /// A refusal: what the far side hears, and what the log says.
@@ -55,7 +55,7 @@ pub async fn greet(
     from: SocketAddr,
 ) -> Option<(Lane, Hello)> {
     tune(&socket);
-    dial::congestion(&socket, &shared.config.link.congestion);
+    dial::congestion(shared, &socket, &shared.config.link.congestion);
     let ours = &shared.material.leaf;
     let greeted = timeout(HELLO_DEADLINE, async {
         let mut lane = Lane::accept(socket, config, ours).await?;
@@ -92,7 +92,7 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         judged = judge(&shared, &lane, &hello) => judged,
         () = shared.stop.cancelled() => Err(No::new(Code::Stopping, &format!("the gateway of site {} stops", shared.config.site))),
     };
-    let (master, redis) = match judged {
+    let (master, redis, _admission) = match judged {
         Ok(judged) => judged,
         Err(no) => {
             if shared.registry.refused(&format!("site {site}: {}", no.log)) {
@@ -157,8 +157,13 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
     super::log_end(&place, &end, "the master closed its connection");
 }
 
-/// Decides on a HELLO. A yes comes with the connection to the master.
-async fn judge<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, TcpStream), No> {
+/// Decides on a HELLO. A yes comes with the connection to the master and the
+/// admission that the link keeps.
+async fn judge<'s>(
+    shared: &'s Shared,
+    lane: &Lane,
+    hello: &Hello,
+) -> Result<(&'s Master, TcpStream, Admission), No> {
     let claimed = &hello.identity.site;
     if hello.version != VERSION {
         return Err(No::new(
@@ -167,15 +172,15 @@ async fn judge<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'
         ));
     }
     if !lane.leaf().carries(claimed) {
-        let carried = lane.leaf().dns.join(", ");
+        let carried = shown(lane.leaf().dns.join(", ").as_bytes());
         return Err(No::new(
             Code::SiteMismatch,
             &format!("you call yourself {claimed}, but your certificate carries {carried}"),
         ));
     }
-    let (name, sibling, opens) = match &hello.want {
-        Want::New { master, sibling } => (master, sibling, true),
-        Want::Probe { master } => (master, &None, false),
+    let (name, sibling) = match &hello.want {
+        Want::New { master, sibling } => (master, sibling),
+        Want::Probe { master } => (master, &None),
         Want::Attach { .. } => return Err(No::new(Code::UnknownLink, "no such link here")),
     };
     let master = match shared.config.master(name) {
@@ -199,36 +204,22 @@ async fn judge<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'
             "this replica's other connection runs over another gateway; it will be tried again",
         ));
     }
-    let redis =
-        match timeout(REDIS_DEADLINE, TcpStream::connect((master.redis.host.as_str(), master.redis.port)))
-            .await
-        {
-            Ok(Ok(redis)) => redis,
-            Ok(Err(error)) => {
-                let no = No::new(Code::RedisDown, &format!("the master's Redis is down: {error}"));
-                return Err(No {
-                    log: format!("Redis of master {name:?} at {} cannot be reached: {error}", master.redis),
-                    ..no
-                });
-            }
-            Err(_) => {
-                let no = No::new(Code::RedisDown, "the master's Redis does not answer");
-                return Err(No {
-                    log: format!(
-                        "Redis of master {name:?} at {} does not answer within {} s",
-                        master.redis,
-                        REDIS_DEADLINE.as_secs()
-                    ),
-                    ..no
-                });
-            }
-        };
-    tune(&redis);
-    if opens {
-        shared
-            .registry
-            .admit(claimed, name, &shared.config.limits)
-            .map_err(|limit| No::new(Code::Limit, &format!("too many links: {limit}")))?;
-    }
-    Ok((master, redis))
+    // Before any connection to Redis is made, and for a probe as well.
+    let admission = shared
+        .registry
+        .admit(claimed, name, &shared.config.limits)
+        .map_err(|limit| No::new(Code::Limit, &format!("too many links: {limit}")))?;
+    let connect = TcpStream::connect((master.redis.host.as_str(), master.redis.port));
+    let failed = match timeout(REDIS_DEADLINE, connect).await {
+        Ok(Ok(redis)) => {
+            tune(&redis);
+            return Ok((master, redis, admission));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", REDIS_DEADLINE.as_secs()),
+    };
+    // Replicas ask again every second: that must not use up the site's links.
+    admission.forgive();
+    let why = Why::new(Code::RedisDown, &format!("the master's Redis is down: {failed}"));
+    Err(No { why, log: format!("Redis of master {name:?} at {} cannot be reached: {failed}", master.redis) })
 }

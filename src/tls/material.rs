@@ -175,10 +175,18 @@ pub fn load_anchors(
             .inspect(|(at, _)| used[*at] = true)
             .filter_map(|(_, list)| Some((RevocationList::read(list).ok()?, list)))
             .max_by_key(|(facts, _)| facts.this_update);
-        let list = newest
-            .as_ref()
-            .and_then(|(_, der)| webpki::OwnedCertRevocationList::from_der(der).ok())
-            .map(Into::into);
+        let list = match newest.as_ref().map(|(_, der)| webpki::OwnedCertRevocationList::from_der(der)) {
+            Some(Ok(list)) => Some(list.into()),
+            Some(Err(error)) => {
+                let crl = paths.crl.as_deref().unwrap_or(&paths.ca).display();
+                faults.push(format!(
+                    "{crl}: the revocation list of {} is of a form that cannot be used ({error:?}): it must be a full version 2 list, with a CRL number (openssl ca: crl_extensions)",
+                    facts.subject
+                ));
+                None
+            }
+            None => None,
+        };
         match &newest {
             None => warnings.push(format!("no revocation list for the CA {}: a certificate of it that was revoked would be accepted", facts.subject)),
             Some((list, _)) if list.next_update.is_some_and(|next| next < now) => warnings.push(format!(
@@ -267,4 +275,101 @@ fn private_mode(paths: &Paths, warnings: &mut Vec<String>, _: &mut [String]) {
 
 fn keep<T, E: ToString>(result: Result<T, E>, faults: &mut Vec<String>) -> Option<T> {
     result.map_err(|error| faults.push(error.to_string())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+        ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+        SerialNumber,
+    };
+    use time::{Duration, OffsetDateTime};
+
+    use super::*;
+
+    type Ca = CertifiedIssuer<'static, KeyPair>;
+
+    fn ca(name: &str, by: Option<&Ca>) -> Ca {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(1);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        match by {
+            None => Ca::self_signed(params, key).unwrap(),
+            Some(by) => Ca::signed_by(params, key, by).unwrap(),
+        }
+    }
+
+    fn list(by: &Ca, serials: &[u64]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now - Duration::hours(1),
+            next_update: now + Duration::days(1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(by).unwrap().pem().unwrap()
+    }
+
+    /// A site's folder with a leaf of `by`, serial 77.
+    fn folder(dir: &Path, by: &Ca, cas: &[&Ca], lists: &str) -> Paths {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName("dc1".try_into().unwrap())];
+        params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(1);
+        params.serial_number = Some(SerialNumber::from(77));
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let chain = params.signed_by(&key, by).unwrap().pem() + &by.pem();
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.join(name), text).unwrap();
+            dir.join(name)
+        };
+        Paths {
+            ca: write("ca.crt", &cas.iter().map(|ca| ca.pem()).collect::<String>()),
+            cert: write("tls.crt", &chain),
+            key: write("tls.key", &key.serialize_pem()),
+            crl: Some(write("crl.pem", lists)),
+        }
+    }
+
+    #[test]
+    fn a_revocation_counts_whichever_of_several_cas_the_chain_ends_at() {
+        let (root, dir) = (ca("root", None), tempfile::tempdir().unwrap());
+        let sub = ca("sub", Some(&root));
+        for cas in [[&root, &sub], [&sub, &root]] {
+            let lists = |serials: &[u64]| list(&root, &[]) + &list(&sub, serials);
+            Material::load(&folder(dir.path(), &sub, &cas, &lists(&[5])), "dc1").unwrap();
+            let faults = Material::load(&folder(dir.path(), &sub, &cas, &lists(&[77])), "dc1").unwrap_err();
+            assert!(faults[0].contains("it has been revoked"), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn two_cas_of_one_name_are_told_apart_by_their_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (ca("same name", None), ca("same name", None));
+        for cas in [[&old, &new], [&new, &old]] {
+            let lists = list(&old, &[77]) + &list(&new, &[]);
+            Material::load(&folder(dir.path(), &new, &cas, &lists), "dc1").unwrap();
+            let faults = Material::load(&folder(dir.path(), &old, &cas, &lists), "dc1").unwrap_err();
+            assert!(faults[0].contains("it has been revoked"), "{faults:?}");
+        }
+    }
 }

@@ -17,6 +17,9 @@ use crate::buffer;
 /// What sealing adds to each record: header, content type and tag.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 
+/// Room for what comes during the handshake: the largest message that rustls takes.
+const HANDSHAKE: usize = 80 * 1024;
+
 /// The most plaintext in one record.
 const RECORD: usize = 16_384;
 
@@ -88,7 +91,8 @@ impl Records {
     /// fits.
     pub fn spare(&mut self) -> &mut [u8] {
         if self.incoming.is_empty() {
-            self.incoming = buffer::borrow();
+            let shaking = each!(&self.connection, connection => connection.is_handshaking());
+            self.incoming = if shaking { vec![0; HANDSHAKE] } else { buffer::borrow() };
         }
         if self.start > 0 {
             self.incoming.copy_within(self.start..self.end, 0);

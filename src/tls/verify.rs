@@ -111,15 +111,15 @@ impl Verifier {
         let mut answer = Err(Error::from(CertificateError::UnknownIssuer));
         for anchor in self.anchors.iter() {
             match self.judge_by(anchor, &parsed, chain, role, now) {
-                Ok(()) => {
-                    answer = Ok(());
-                    break;
-                }
+                Ok(()) => answer = Ok(()),
+                // Final, whatever the other CAs say.
+                Err(error @ Error::InvalidCertificate(CertificateError::Revoked)) => return Err(error),
                 Err(Error::InvalidCertificate(
                     CertificateError::UnknownIssuer | CertificateError::BadSignature,
                 )) => {}
                 // A telling answer of one CA outranks another's "not mine".
-                Err(error) => answer = Err(error),
+                Err(error) if answer.is_err() => answer = Err(error),
+                Err(_) => {}
             }
         }
         answer?;
@@ -149,7 +149,11 @@ impl Verifier {
         role: Role,
         now: UnixTime,
     ) -> Result<(), Error> {
-        let lists: Vec<&CertRevocationList<'_>> = anchor.list.iter().collect();
+        // Another CA's list counts where that CA has another name: it may be an
+        // intermediate of this chain. Of two CAs of one name only the own list fits.
+        let others = self.anchors.iter().filter(|other| other.trust.subject != anchor.trust.subject);
+        let lists: Vec<&CertRevocationList<'_>> =
+            std::iter::once(anchor).chain(others).filter_map(|anchor| anchor.list.as_ref()).collect();
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             options
                 .with_depth(RevocationCheckDepth::EndEntity)

@@ -356,3 +356,67 @@ fn an_idle_link_stays_up() {
     always("the link is up", Duration::from_secs(8), || pair.first.links() == 1);
     assert_eq!(client.ask(&["PING"]).text(), "PONG");
 }
+
+/// A server that sends `size` bytes to each client and closes.
+fn sender(size: usize) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut socket, &vec![7; size]);
+        }
+    });
+    port
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte_of_a_sender_that_has_closed() {
+    let lab = Lab::new();
+    let size = 40_000_000;
+    for stop in [false, true] {
+        let pair = lab.pair_with(sender(size), "commands = \"any\"", "");
+        let mut client =
+            std::net::TcpStream::connect(("127.0.0.1", pair.entry)).expect("the gateway accepts");
+        let (mut buffer, mut total, mut count) = (vec![0; 200_000], 0, 1);
+        while count > 0 {
+            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+            total += count;
+            // Slow on purpose: longer in all than the five seconds that an end may
+            // take without progress.
+            std::thread::sleep(Duration::from_millis(40));
+            if stop && total > size / 2 {
+                // Everything was read from the sender long ago.
+                pair.first.process.signal("TERM");
+                break;
+            }
+        }
+        while count > 0 {
+            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+            total += count;
+        }
+        assert_eq!(total, size, "stopped: {stop}");
+        drop(client);
+        pair.second.wait_log("link down");
+        assert!(!pair.second.log().contains("lane lost"), "{}", pair.second.log());
+    }
+}
+
+#[test]
+fn a_request_that_is_half_closed_before_the_link_is_up_gets_its_answer() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair_with(alpha.port, "commands = \"any\"", "");
+    for _ in 0..20 {
+        let mut client =
+            std::net::TcpStream::connect(("127.0.0.1", pair.entry)).expect("the gateway accepts");
+        std::io::Write::write_all(&mut client, b"PING\r\n").expect("the gateway reads");
+        client.shutdown(std::net::Shutdown::Write).expect("a socket can be half closed");
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut client, &mut answer).expect("the gateway answers");
+        assert_eq!(answer, "+PONG\r\n");
+    }
+    eventually("no link is left", SOON, || pair.first.links() == 0 && pair.second.links() == 0);
+    for log in [pair.first.log(), pair.second.log()] {
+        assert!(!log.contains("lane lost"), "a normal end is no fault: {log}");
+    }
+}
