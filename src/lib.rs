@@ -21,6 +21,7 @@ pub mod link;
 pub mod listener;
 pub mod redis;
 pub mod registry;
+mod say;
 pub mod session;
 pub mod tap;
 pub mod tls;

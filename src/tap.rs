@@ -43,6 +43,12 @@ pub trait Tap: Send {
     /// Judges `bytes`, never empty, of one direction. Anything but
     /// [`Verdict::Hold`] is asked again with what is left.
     fn look(&mut self, flow: Flow, bytes: &[u8]) -> Verdict;
+
+    /// Whether the replica has asked for what it came for. Until then its link
+    /// has a deadline.
+    fn has_asked(&self) -> bool {
+        true
+    }
 }
 
 /// The tap of a plain tunnel: looks at nothing.

@@ -36,6 +36,8 @@ pub struct Status {
     pub pid: u32,
     /// When its certificate expires, seconds since 1970.
     pub certificate_expires: i64,
+    /// Addresses it listens on.
+    pub listeners: Vec<std::net::SocketAddr>,
     /// Names of the masters it offers.
     pub masters: Vec<String>,
     /// Names of the far masters it offers to replicas here.
@@ -48,7 +50,7 @@ pub struct Status {
 
 /// The socket's name for a config.
 fn name(site: &str, config: &Path) -> String {
-    let path = std::fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
+    let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     let digest = aws_lc_rs::digest::digest(
         &aws_lc_rs::digest::SHA256,
         format!("{site}\n{}", path.display()).as_bytes(),
@@ -96,6 +98,7 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> 
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         certificate_expires: shared.material.leaf.not_after,
+        listeners: shared.config.listeners().collect(),
         masters: shared.config.masters.iter().map(|master| master.name.clone()).collect(),
         replicas: shared.config.replicas.iter().map(|replica| replica.name.clone()).collect(),
         links,

@@ -4,6 +4,8 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::store::Folder;
+use crate::tls::pem;
+use crate::x509::{self, RevocationList};
 
 /// One certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +39,6 @@ impl Issued {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ledger {
     /// Revocations so far; numbers the lists.
-    #[serde(default)]
     pub(super) list_number: u64,
     #[serde(default, rename = "certificate")]
     pub(super) certificates: Vec<Issued>,
@@ -54,7 +55,33 @@ impl Ledger {
                 path.display()
             )
         })?;
-        toml::from_str(&text).with_context(|| format!("read {}", path.display()))
+        let ledger: Self = toml::from_str(&text)
+            .with_context(|| format!("read {}: it is damaged; restore it from a backup", path.display()))?;
+        ledger.knows_all_revoked(folder)?;
+        Ok(ledger)
+    }
+
+    /// The list that is out must hold nothing that the ledger has forgotten: a new
+    /// one would take the revocation back.
+    fn knows_all_revoked(&self, folder: &Folder) -> anyhow::Result<()> {
+        let path = folder.ca().join("crl.pem");
+        if !path.exists() {
+            return Ok(());
+        }
+        for list in pem::revocation_lists(&path)? {
+            for (serial, _) in RevocationList::read(&list)?.revoked {
+                let serial = x509::hex(&serial);
+                let known =
+                    self.certificates.iter().any(|entry| entry.serial == serial && entry.revoked.is_some());
+                anyhow::ensure!(
+                    known,
+                    "{} does not know that {serial} was revoked, though {} says so: it is older or damaged; restore it from a backup",
+                    folder.ca().join("issued.toml").display(),
+                    path.display()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The file's text.

@@ -86,12 +86,15 @@ pub struct Made {
     pub facts: Certificate,
     /// Whether its key was made here as well.
     pub with_key: bool,
+    /// Where a key went that was here and does not belong to it.
+    pub old_key: Option<PathBuf>,
 }
 
 /// Makes the CA in `dir`. With `force`, a CA that is there is moved aside, whole,
 /// and where to is the answer.
 pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate, Option<PathBuf>)> {
     let folder = Folder::new(dir);
+    let _lock = folder.lock_all()?;
     let mut aside = None;
     if folder.has_ca() {
         ensure!(
@@ -101,6 +104,14 @@ pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate,
         );
         aside = Some(folder.move_ca_aside()?);
     }
+    let made = make_ca(&folder, name);
+    if let (Err(_), Some(aside)) = (&made, &aside) {
+        folder.move_ca_back(aside)?;
+    }
+    Ok((made?, aside))
+}
+
+fn make_ca(folder: &Folder, name: &str) -> anyhow::Result<Certificate> {
     let (certificate, key, authority) = Authority::make(name)?;
     let ledger = Ledger::default();
     let list = authority.revocation_list(&ledger)?;
@@ -110,7 +121,7 @@ pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate,
         New::public(folder.ca().join("crl.pem"), list),
         New::public(folder.ca().join("issued.toml"), ledger.text()?),
     ])?;
-    Ok((authority.facts, aside))
+    Ok(authority.facts)
 }
 
 /// Makes a key and a certificate for a site. A certificate that is there is only
@@ -207,7 +218,9 @@ pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) ->
     );
     let key = SubjectPublicKeyInfo::from_der(&asked.public_key)
         .context("a public key of a kind that cannot be signed")?;
-    place_certificate(&folder, names, days, &key, None)
+    let mut made = place_certificate(&folder, names, days, &key, None)?;
+    made.old_key = folder.move_key_aside(names.site())?;
+    Ok(made)
 }
 
 /// Makes the certificate of a site anew, with the same names. The key is made anew
@@ -216,6 +229,12 @@ pub fn renew(dir: &Path, site: &str, days: u32) -> anyhow::Result<Made> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
     let current = current(&folder, site)?;
+    let ledger = Ledger::load(&folder)?;
+    let serial = current.serial_text();
+    ensure!(
+        !ledger.certificates.iter().any(|entry| entry.serial == serial && entry.revoked.is_some()),
+        "the certificate of {site} is revoked and is not renewed; to let the site in again, with a new key: replgate certs issue {site} --force"
+    );
     let more: Vec<String> =
         current.dns.iter().cloned().chain(current.ips.iter().map(ToString::to_string)).collect();
     let names = Names::new(site, &more)?;
@@ -241,7 +260,8 @@ pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Revokes by serial number, or everything that a site has that is not expired,
-/// and refreshes every site's folder. Answers what was revoked.
+/// and refreshes every site's folder. Answers what was revoked; nothing where all of
+/// it was before.
 pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
@@ -258,15 +278,12 @@ pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
         entry.revoked = Some(now);
         revoked.push(entry.clone());
     }
-    if revoked.is_empty() {
-        match known {
-            0 => bail!(
-                "no certificate of {what:?} was issued here; replgate certs list shows sites and serial numbers"
-            ),
-            _ => bail!("{what:?} is revoked already; nothing was changed"),
-        }
+    if known == 0 {
+        bail!(
+            "no certificate of {what:?} was issued here; replgate certs list shows sites and serial numbers"
+        );
     }
-    ledger.list_number += 1;
+    ledger.list_number += u64::from(!revoked.is_empty());
     let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
     files.extend(refreshed(&folder, &authority, &ledger)?);
     folder.write(&files)?;
@@ -322,7 +339,7 @@ fn place_certificate(
         files.extend(common(&place, &authority, &authority.revocation_list(&ledger)?));
     }
     folder.write(&files)?;
-    Ok(Made { site: names.site().to_owned(), folder: place, facts, with_key })
+    Ok(Made { site: names.site().to_owned(), folder: place, facts, with_key, old_key: None })
 }
 
 /// The CA's revocation list and every site's copy of it and of the CA.
@@ -392,6 +409,22 @@ mod tests {
     }
 
     #[test]
+    fn a_ledger_that_has_forgotten_a_revocation_signs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path(), "test CA", false).unwrap();
+        let ledger = dir.path().join("ca/issued.toml");
+        let names = |site| Names::new(site, &[]).unwrap();
+        issue(dir.path(), &names("dc1"), 10, false).unwrap();
+        let before = std::fs::read(&ledger).unwrap();
+        revoke(dir.path(), "dc1").unwrap();
+        for damaged in [before, Vec::new(), b"list_number = 1\n".to_vec()] {
+            std::fs::write(&ledger, damaged).unwrap();
+            let error = issue(dir.path(), &names("dc2"), 10, false).unwrap_err();
+            assert!(format!("{error:#}").contains("restore it from a backup"), "{error:#}");
+        }
+    }
+
+    #[test]
     fn revoking_reaches_every_site_and_is_said_once() {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), "test CA", false).unwrap();
@@ -400,7 +433,8 @@ mod tests {
         }
         let revoked = revoke(dir.path(), "dc2").unwrap();
         assert_eq!(revoked.len(), 1);
-        assert!(revoke(dir.path(), "dc2").is_err() && revoke(dir.path(), "dc9").is_err());
+        assert!(revoke(dir.path(), "dc2").unwrap().is_empty() && revoke(dir.path(), "dc9").is_err());
+        assert!(renew(dir.path(), "dc2", 10).is_err(), "what is revoked is not renewed");
         for site in ["ca", "dc1", "dc2"] {
             let lists = pem::revocation_lists(&dir.path().join(site).join("crl.pem")).unwrap();
             assert_eq!(x509::RevocationList::read(&lists[0]).unwrap().revoked.len(), 1, "{site}");

@@ -52,7 +52,9 @@ impl Folder {
     }
 
     pub(super) fn has_ca(&self) -> bool {
-        self.ca().join("ca.crt").exists() || self.ca().join("ca.key").exists()
+        // What may not be looked at is there.
+        let there = |name: &str| self.ca().join(name).try_exists().unwrap_or(true);
+        there("ca.crt") || there("ca.key")
     }
 
     /// Sites with a certificate, sorted.
@@ -73,6 +75,32 @@ impl Folder {
         let lock = File::open(self.ca()).with_context(|| format!("open {}", self.ca().display()))?;
         lock.lock().with_context(|| format!("lock {}", self.ca().display()))?;
         Ok(lock)
+    }
+
+    /// Keeps other processes from making a CA at the same time.
+    pub(super) fn lock_all(&self) -> anyhow::Result<File> {
+        make(&self.dir)?;
+        let lock = File::open(&self.dir).with_context(|| format!("open {}", self.dir.display()))?;
+        lock.lock().with_context(|| format!("lock {}", self.dir.display()))?;
+        Ok(lock)
+    }
+
+    /// Puts a CA that was moved aside back in its place.
+    pub(super) fn move_ca_back(&self, aside: &Path) -> anyhow::Result<()> {
+        let _ = std::fs::remove_dir_all(self.ca());
+        std::fs::rename(aside, self.ca())
+            .with_context(|| format!("move {} back to {}", aside.display(), self.ca().display()))
+    }
+
+    /// Moves a key that does not belong to a new certificate aside.
+    pub(super) fn move_key_aside(&self, site: &str) -> anyhow::Result<Option<PathBuf>> {
+        let key = self.site(site).join("tls.key");
+        if !key.exists() {
+            return Ok(None);
+        }
+        let aside = key.with_extension("key.old");
+        std::fs::rename(&key, &aside).with_context(|| format!("move {} aside", key.display()))?;
+        Ok(Some(aside))
     }
 
     /// Moves the CA's folder aside and answers where to.
@@ -99,10 +127,18 @@ impl Folder {
             }
             return Err(error.context("nothing was changed"));
         }
-        for file in files {
-            let temporary = file.temporary();
-            std::fs::rename(&temporary, &file.path)
-                .with_context(|| format!("put {} in its place", file.path.display()))?;
+        for (done, file) in files.iter().enumerate() {
+            if let Err(error) = std::fs::rename(file.temporary(), &file.path) {
+                for left in &files[done..] {
+                    let _ = std::fs::remove_file(left.temporary());
+                }
+                let context = format!(
+                    "{done} of {} files were written, then {} could not be put in its place; mend that and run the same command again",
+                    files.len(),
+                    file.path.display()
+                );
+                return Err(anyhow::Error::new(error).context(context));
+            }
             if let Some(folder) = file.path.parent() {
                 let _ = File::open(folder).and_then(|folder| folder.sync_all());
             }
@@ -111,14 +147,16 @@ impl Folder {
     }
 }
 
+/// A folder for its owner alone.
+fn make(folder: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("make {}", folder.display()))
+}
+
 fn prepare(file: &New) -> anyhow::Result<()> {
     let failed = || format!("write {}", file.path.display());
     if let Some(folder) = file.path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .with_context(|| format!("make {}", folder.display()))?;
+        make(folder)?;
     }
     let temporary = file.temporary();
     let _ = std::fs::remove_file(&temporary);

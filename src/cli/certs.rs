@@ -153,6 +153,9 @@ fn wanted(site: &str, more: &MoreNames) -> Result<Names, Failure> {
 }
 
 fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Outcome {
+    if let Some(twice) = sites.iter().enumerate().find(|(at, site)| sites[..*at].contains(site)) {
+        return Err(Failure::Usage(format!("the site {:?} is named twice", twice.1)));
+    }
     // All names are judged before anything is made.
     let all = sites
         .iter()
@@ -163,7 +166,7 @@ fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Out
             let there = dir.join(names.site()).join("tls.key");
             if there.exists() {
                 return Err(anyhow::anyhow!(
-                    "{} is there already; nothing was changed. To start anew: add --force",
+                    "{} is there already; nothing was changed. To add other sites: replgate certs issue SITE. To start anew with a new CA, which every site must follow: add --force",
                     there.display()
                 )
                 .into());
@@ -196,7 +199,7 @@ fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Out
         made.push(one);
     }
     if made.is_empty() {
-        println!("\nnext: replgate certs issue SITE, once for each site");
+        crate::say::say!("\nnext: replgate certs issue SITE, once for each site");
         return Ok(());
     }
     next(&made)
@@ -211,6 +214,9 @@ fn tell(made: &Made) -> Outcome {
     match made.with_key {
         true => writeln!(out, "  key          {folder}/tls.key (0600)")?,
         false => writeln!(out, "  key          stays on the site's host")?,
+    }
+    if let Some(old) = &made.old_key {
+        writeln!(out, "  old key      moved to {}: it does not belong to this certificate", old.display())?;
     }
     writeln!(out, "  serial       {}", made.facts.serial_text())?;
     writeln!(out, "  sha256       {}", made.facts.fingerprint)?;
@@ -263,13 +269,13 @@ fn expiry(facts: &Certificate) -> String {
 fn request(dir: &Path, names: &Names, force: bool) -> Outcome {
     let (path, fingerprint) = certs::request(dir, names, force)?;
     let folder = path.parent().unwrap_or(dir).display();
-    println!("request for {}", names.text());
-    println!("  request      {}", path.display());
-    println!("  key          {folder}/tls.key (0600; it stays on this host)");
-    println!("  key sha256   {fingerprint}");
-    println!("\nnext: copy {} to where the CA is, and sign it there:", path.display());
-    println!("  replgate certs sign tls.csr --site {}", names.site());
-    println!(
+    crate::say::say!("request for {}", names.text());
+    crate::say::say!("  request      {}", path.display());
+    crate::say::say!("  key          {folder}/tls.key (0600; it stays on this host)");
+    crate::say::say!("  key sha256   {fingerprint}");
+    crate::say::say!("\nnext: copy {} to where the CA is, and sign it there:", path.display());
+    crate::say::say!("  replgate certs sign tls.csr --site {}", names.site());
+    crate::say::say!(
         "  compare the key's sha256 over another channel; then bring tls.crt, ca.crt and crl.pem back to {folder}"
     );
     Ok(())
@@ -280,10 +286,10 @@ fn sign(dir: &Path, file: &Path, site: Option<&str>, more: &MoreNames, days: u32
     let wishes: Vec<String> =
         asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string)).collect();
     let shown = |text: &str| crate::escape::shown(text.as_bytes());
-    println!("request {}", file.display());
-    println!("  key          {}", asked.key);
-    println!("  key sha256   {}", asked.fingerprint);
-    println!(
+    crate::say::say!("request {}", file.display());
+    crate::say::say!("  key          {}", asked.key);
+    crate::say::say!("  key sha256   {}", asked.fingerprint);
+    crate::say::say!(
         "  asks for     {}",
         if wishes.is_empty() {
             "no names".to_owned()
@@ -316,7 +322,7 @@ fn confirm(names: &Names) -> Outcome {
         return Err(Failure::Usage(format!(
             "confirm the names of the certificate: --site {}{}",
             names.site(),
-            names.dns.iter().skip(1).map(|name| format!(" --san {name}")).collect::<String>()
+            names.text().split(", ").skip(1).map(|name| format!(" --san {name}")).collect::<String>()
         )));
     }
     print!("sign it for {}? [y/N] ", names.text());
@@ -338,7 +344,7 @@ fn inspect(what: &str) -> Outcome {
         return Err(anyhow::anyhow!("{what}: there is no such file, and it is no HOST:PORT").into());
     };
     let chain = block_on(peek::chain(&address))?.with_context(|| format!("look at {address}"))?;
-    println!("{address} shows (not verified):");
+    crate::say::say!("{address} shows (not verified):");
     for certificate in chain {
         print_certificate(&Certificate::read(&certificate)?)?;
     }
@@ -353,23 +359,26 @@ fn inspect_file(path: &Path) -> Outcome {
     }
     for list in pem::revocation_lists(path).unwrap_or_default() {
         let list = RevocationList::read(&list)?;
-        println!("revocation list");
-        println!("  issuer       {}", list.issuer);
-        println!("  made         {}", clock::utc(list.this_update));
-        println!("  good until   {}", list.next_update.map_or_else(|| "not stated".to_owned(), clock::utc));
-        println!("  revoked      {}", list.revoked.len());
+        crate::say::say!("revocation list");
+        crate::say::say!("  issuer       {}", crate::escape::shown(list.issuer.as_bytes()));
+        crate::say::say!("  made         {}", clock::utc(list.this_update));
+        crate::say::say!(
+            "  good until   {}",
+            list.next_update.map_or_else(|| "not stated".to_owned(), clock::utc)
+        );
+        crate::say::say!("  revoked      {}", list.revoked.len());
         for (serial, when) in list.revoked {
-            println!("               {} on {}", crate::x509::hex(&serial), clock::utc(when));
+            crate::say::say!("               {} on {}", crate::x509::hex(&serial), clock::utc(when));
         }
         found = true;
     }
     if pem::signing_request(path).is_ok() {
         let asked = certs::read_request(path)?;
         let shown = |text: &String| crate::escape::shown(text.as_bytes());
-        println!("signing request");
-        println!("  key          {}", asked.key);
-        println!("  key sha256   {}", asked.fingerprint);
-        println!(
+        crate::say::say!("signing request");
+        crate::say::say!("  key          {}", asked.key);
+        crate::say::say!("  key sha256   {}", asked.fingerprint);
+        crate::say::say!(
             "  asks for     {}",
             asked
                 .dns
@@ -383,7 +392,7 @@ fn inspect_file(path: &Path) -> Outcome {
     }
     match pem::private_key(path) {
         Ok(_) => {
-            println!("private key (not shown)");
+            crate::say::say!("private key (not shown)");
             found = true;
         }
         Err(error @ pem::PemError::Encrypted { .. }) => return Err(error.into()),
@@ -401,20 +410,20 @@ fn print_certificate(facts: &Certificate) -> Outcome {
         .filter(|(there, _)| *there)
         .map(|(_, name)| *name)
         .collect();
-    println!("{}", if facts.is_ca { "CA certificate" } else { "certificate" });
-    println!("  subject      {}", crate::escape::shown(facts.subject.as_bytes()));
-    println!("  issuer       {}", crate::escape::shown(facts.issuer.as_bytes()));
-    println!("  names        {}", crate::escape::shown(names_of(facts).as_bytes()));
-    println!("  serial       {}", facts.serial_text());
-    println!("  valid from   {}", clock::utc(facts.not_before));
-    println!("  expires      {}", expiry(facts));
-    println!("  key          {}", facts.key);
+    crate::say::say!("{}", if facts.is_ca { "CA certificate" } else { "certificate" });
+    crate::say::say!("  subject      {}", crate::escape::shown(facts.subject.as_bytes()));
+    crate::say::say!("  issuer       {}", crate::escape::shown(facts.issuer.as_bytes()));
+    crate::say::say!("  names        {}", crate::escape::shown(names_of(facts).as_bytes()));
+    crate::say::say!("  serial       {}", facts.serial_text());
+    crate::say::say!("  valid from   {}", clock::utc(facts.not_before));
+    crate::say::say!("  expires      {}", expiry(facts));
+    crate::say::say!("  key          {}", facts.key);
     match (facts.is_ca, facts.path_length) {
-        (true, Some(length)) => println!("  may sign     sites, and CAs {length} deep"),
-        (true, None) => println!("  may sign     sites and CAs"),
-        (false, _) => println!("  good for     {}", usage.join(", ")),
+        (true, Some(length)) => crate::say::say!("  may sign     sites, and CAs {length} deep"),
+        (true, None) => crate::say::say!("  may sign     sites and CAs"),
+        (false, _) => crate::say::say!("  good for     {}", usage.join(", ")),
     }
-    println!("  sha256       {}", facts.fingerprint);
+    crate::say::say!("  sha256       {}", facts.fingerprint);
     Ok(())
 }
 
@@ -430,80 +439,129 @@ fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
     let mut failed = false;
     for site in sites {
         let folder = dir.join(&site);
+        let mut faults = outdated(dir, &folder);
         let paths = Paths {
             ca: folder.join("ca.crt"),
             cert: folder.join("tls.crt"),
             key: folder.join("tls.key"),
             crl: Some(folder.join("crl.pem")),
         };
-        match Material::load(&paths, &site) {
-            Ok(material) => {
-                println!("ok    {site}: good until {}", expiry(&material.leaf));
-                for warning in material.warnings {
-                    println!("warn  {site}: {warning}");
+        let (mut warnings, mut good) = (Vec::new(), String::new());
+        if paths.key.exists() {
+            match Material::load(&paths, &site) {
+                Ok(material) => {
+                    good = expiry(&material.leaf);
+                    warnings = material.warnings;
                 }
+                Err(found) => faults.extend(found),
             }
-            Err(faults) => {
-                failed = true;
-                for fault in faults {
-                    println!("fail  {site}: {fault}");
+        } else {
+            match Material::judge(&paths, &site) {
+                Ok((leaf, found)) => {
+                    good = format!("{} (its key is on its own host)", expiry(&leaf));
+                    warnings = found;
                 }
+                Err(found) => faults.extend(found),
             }
         }
+        failed |= !faults.is_empty();
+        if faults.is_empty() {
+            crate::say::say!("ok    {site}: good until {good}");
+        }
+        warnings.iter().for_each(|warning| crate::say::say!("warn  {site}: {warning}"));
+        faults.iter().for_each(|fault| crate::say::say!("fail  {site}: {fault}"));
     }
     if failed { Err(Failure::Unwell) } else { Ok(()) }
 }
 
+/// What in a site's folder is not as the CA beside it has it.
+fn outdated(dir: &Path, folder: &Path) -> Vec<String> {
+    let mut faults = Vec::new();
+    for name in ["ca.crt", "crl.pem"] {
+        let (own, of_ca) = (std::fs::read(folder.join(name)), std::fs::read(dir.join("ca").join(name)));
+        if let (Ok(own), Ok(of_ca)) = (own, of_ca)
+            && own != of_ca
+        {
+            faults.push(format!(
+                "{} is not the same as {}: copy it there",
+                folder.join(name).display(),
+                dir.join("ca").join(name).display()
+            ));
+        }
+    }
+    faults
+}
+
 fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days: u32) -> Outcome {
     let sites = if sites.is_empty() { certs::sites(dir)? } else { sites };
-    let mut made = Vec::new();
+    let (mut made, mut failures) = (Vec::new(), Vec::new());
     for site in sites {
-        if if_due && !certs::is_due(dir, &site)? {
-            println!("{site}: not due yet");
-            continue;
+        // One site's fault does not keep the others from being renewed.
+        match renew_one(dir, &site, if_due, hook, days) {
+            Ok(one) => made.extend(one),
+            Err(error) => failures.push(format!("{error:#}")),
         }
-        let one = certs::renew(dir, &site, days)?;
-        tell(&one)?;
-        if let Some(hook) = hook {
-            let status = std::process::Command::new("/bin/sh")
-                .args(["-c", hook])
-                .env("REPLGATE_SITE", &one.site)
-                .env("REPLGATE_DIR", &one.folder)
-                .status()
-                .with_context(|| format!("run the hook {hook:?}"))?;
-            if !status.success() {
-                return Err(
-                    anyhow::anyhow!("{site} is renewed, but the hook {hook:?} failed: {status}").into()
-                );
-            }
-        }
-        made.push(one);
+    }
+    if !failures.is_empty() {
+        failures.iter().for_each(|failure| eprintln!("replgate: {failure}"));
+        return Err(Failure::Unwell);
     }
     if made.is_empty() {
         return Ok(());
     }
-    println!(
+    crate::say::say!(
         "\nthe certificates before are good until they expire; revoke them by serial number if a key was lost"
     );
     next(&made)?;
-    println!("  a running gateway uses its new certificate after a restart");
+    crate::say::say!("  a running gateway uses its new certificate after a restart");
     Ok(())
 }
 
+fn renew_one(
+    dir: &Path,
+    site: &str,
+    if_due: bool,
+    hook: Option<&str>,
+    days: u32,
+) -> anyhow::Result<Option<Made>> {
+    if if_due && !certs::is_due(dir, site)? {
+        crate::say::say!("{site}: not due yet");
+        return Ok(None);
+    }
+    let made = certs::renew(dir, site, days)?;
+    tell(&made).map_err(|_| anyhow::anyhow!("{site} is renewed, but that could not be printed"))?;
+    let Some(hook) = hook else { return Ok(Some(made)) };
+    let status = std::process::Command::new("/bin/sh")
+        .args(["-c", hook])
+        .env("REPLGATE_SITE", &made.site)
+        .env("REPLGATE_DIR", &made.folder)
+        .status()
+        .with_context(|| format!("run the hook {hook:?}"))?;
+    anyhow::ensure!(
+        status.success(),
+        "{site} is renewed, but the hook {hook:?} failed: {status}; it is not run again by --if-due, so run it by hand"
+    );
+    Ok(Some(made))
+}
+
 fn revoke(dir: &Path, what: &str) -> Outcome {
-    for revoked in certs::revoke(dir, what)? {
-        println!(
+    let all = certs::revoke(dir, what)?;
+    if all.is_empty() {
+        crate::say::say!("{what} was revoked before; the lists of all sites were written again");
+    }
+    for revoked in all {
+        crate::say::say!(
             "revoked {} of site {} (good until {})",
             revoked.serial,
             revoked.site,
             clock::utc(revoked.expires)
         );
     }
-    println!(
+    crate::say::say!(
         "\nnext: it is refused only where the new list is: copy crl.pem to every site and restart its gateway"
     );
     for site in certs::sites(dir)? {
-        println!("  {}", dir.join(site).join("crl.pem").display());
+        crate::say::say!("  {}", dir.join(site).join("crl.pem").display());
     }
     Ok(())
 }
@@ -511,22 +569,22 @@ fn revoke(dir: &Path, what: &str) -> Outcome {
 fn list(dir: &Path, json: bool) -> Outcome {
     let entries = certs::list(dir)?;
     if json {
-        println!("{}", serde_json::to_string(&entries)?);
+        crate::say::say!("{}", serde_json::to_string(&entries)?);
         return Ok(());
     }
     if entries.is_empty() {
-        println!("nothing was issued yet");
+        crate::say::say!("nothing was issued yet");
         return Ok(());
     }
     let now = clock::now();
-    println!("{:<16}  {:<12}  {:<20}  {:<47}  NAMES", "SITE", "STATE", "EXPIRES", "SERIAL");
+    crate::say::say!("{:<16}  {:<12}  {:<20}  {:<47}  NAMES", "SITE", "STATE", "EXPIRES", "SERIAL");
     for entry in entries {
         let state = match entry.revoked {
             Some(_) => "revoked",
             None if entry.expires < now => "expired",
             None => "good",
         };
-        println!(
+        crate::say::say!(
             "{:<16}  {:<12}  {:<20}  {:<47}  {}",
             entry.site,
             state,

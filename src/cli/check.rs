@@ -48,16 +48,16 @@ struct Report {
 
 impl Report {
     fn ok(&self, text: &str) {
-        println!("ok    {text}");
+        crate::say::say!("ok    {text}");
     }
 
     fn warn(&self, text: &str) {
-        println!("warn  {text}");
+        crate::say::say!("warn  {text}");
     }
 
     fn fail(&mut self, text: &str) {
         self.failed = true;
-        println!("fail  {text}");
+        crate::say::say!("fail  {text}");
     }
 }
 
@@ -104,19 +104,36 @@ pub(super) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
 }
 
 async fn online(config: &Config, material: Option<Material>, report: &mut Report) {
-    let running = matches!(admin::ask(&config.site, &config.path).await, Ok(Some(_)));
-    let listeners = config.listen.iter().map(|address| ("[tunnel]".to_owned(), *address));
-    let listeners = listeners
-        .chain(config.replicas.iter().map(|replica| (format!("replica {:?}", replica.name), replica.listen)));
-    for (what, address) in listeners {
-        match (running, crate::listener::bind(address)) {
-            (true, _) => report.ok(&format!("{what}: this gateway is running and listens on {address}")),
-            (false, Ok(_)) => report.ok(&format!("{what}: {address} is free to listen on")),
-            (false, Err(error)) => {
-                report.fail(&format!("{what}: cannot listen on {address}: {error}; what has it? (ss -ltnp)"))
+    let running = match admin::ask(&config.site, &config.path).await {
+        Ok(status) => status,
+        Err(error) => {
+            report.warn(&format!("a gateway runs with this config, but cannot be asked: {error}"));
+            None
+        }
+    };
+    let names = config.listen.iter().map(|_| "[tunnel]".to_owned());
+    let names = names.chain(config.replicas.iter().map(|replica| format!("replica {:?}", replica.name)));
+    // All are held until the last is tried: two of them may be in each other's way.
+    let mut held = Vec::new();
+    for (what, address) in names.zip(config.listeners()) {
+        match &running {
+            Some(status) if status.listeners.contains(&address) => {
+                report.ok(&format!("{what}: this gateway is running and listens on {address}"));
             }
+            Some(_) => report.warn(&format!(
+                "{what}: the running gateway does not listen on {address}: restart it to use this config"
+            )),
+            None => match crate::listener::bind(address) {
+                Ok(listener) => {
+                    held.push(listener);
+                    report.ok(&format!("{what}: {address} is free to listen on"));
+                }
+                Err(error) => report
+                    .fail(&format!("{what}: cannot listen on {address}: {error}; what has it? (ss -ltnp)")),
+            },
         }
     }
+    drop(held);
     for master in &config.masters {
         redis(master, report).await;
     }

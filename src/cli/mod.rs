@@ -88,6 +88,10 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.execute(),
     };
     match outcome {
+        Ok(()) if crate::say::failed() => {
+            eprintln!("replgate: the output could not be written; the work is done");
+            ExitCode::from(1)
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Unwell) => ExitCode::from(1),
         Err(Failure::Failed(error)) => {

@@ -39,6 +39,14 @@ impl Run {
             // ignore them.
             let (mut terminate, mut interrupt) =
                 (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let mut hangup = signal(SignalKind::hangup())?;
+            tokio::spawn(async move {
+                while hangup.recv().await.is_some() {
+                    tracing::warn!(
+                        "SIGHUP: nothing is read again by a running gateway; restart it to use new files"
+                    );
+                }
+            });
             let shutdown = async move {
                 tokio::select! {
                     _ = terminate.recv() => {}

@@ -215,7 +215,15 @@ impl<'a, 'i> Table<'a, 'i> {
                 Some(At { value: number, span: value.span() })
             }
             _ => {
-                self.expected(value, key, &format!("a whole number from {least} to {most}"));
+                let found =
+                    value.get_ref().as_integer().map_or("another kind of value", |number| number.as_str());
+                self.file.fault(
+                    &value.span(),
+                    format!(
+                        "{}{key}: expected a whole number from {least} to {most}, found {found}",
+                        self.prefix()
+                    ),
+                );
                 None
             }
         }
@@ -292,7 +300,14 @@ impl<'a, 'i> Table<'a, 'i> {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known here: {}", asked.iter().cloned().collect::<Vec<_>>().join(", ")),
                 };
-                self.file.fault(&key.span(), format!("{}unknown key `{name}`; {hint}", self.prefix()));
+                self.file.fault(
+                    &key.span(),
+                    format!(
+                        "{}unknown key `{}`; {hint}",
+                        self.prefix(),
+                        crate::escape::shown(name.as_bytes())
+                    ),
+                );
             }
         }
     }

@@ -150,6 +150,11 @@ impl Config {
         }
     }
 
+    /// Every address to listen on: other sites first, then replicas.
+    pub fn listeners(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.into_iter().chain(self.replicas.iter().map(|replica| replica.listen))
+    }
+
     /// The master of this name.
     pub fn master(&self, name: &str) -> Option<&Master> {
         self.masters.iter().find(|master| master.name == name)
@@ -164,6 +169,7 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
     let node = root.parsed("node", units::name);
     let tls = match root.table("tls") {
         Some(table) => paths(&table, &folder),
+        None if root.has("tls") => None,
         None => {
             file.fault_whole(
                 "[tls] is missing: it names `ca`, `cert` and `key`; replgate certs init prints the lines",
@@ -193,15 +199,11 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
         .collect();
     root.finish();
 
-    unique(file, "master", masters.iter().filter_map(|(_, master)| master.as_ref()).map(|(_, name)| name));
-    unique(
-        file,
-        "replica",
-        replicas.iter().filter_map(|(_, replica)| replica.as_ref()).map(|(_, name, _)| name),
-    );
+    unique(file, "master", masters.iter().filter_map(|(_, (name, _))| name.as_ref()));
+    unique(file, "replica", replicas.iter().filter_map(|(_, (name, _, _))| name.as_ref()));
     let mut listeners: Vec<(&SocketAddr, &std::ops::Range<usize>)> =
         listen.iter().map(|at| (&at.value, &at.span)).collect();
-    for (_, _, listen) in replicas.iter().filter_map(|(_, replica)| replica.as_ref()) {
+    for listen in replicas.iter().filter_map(|(_, (_, listen, _))| listen.as_ref()) {
         if listeners.iter().any(|(other, _)| **other == listen.value) {
             file.fault(
                 &listen.span,
@@ -211,11 +213,11 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
         listeners.push((&listen.value, &listen.span));
     }
     if let (Some((span, _)), None) = (masters.first(), &listen)
-        && root.table("tunnel").is_none()
+        && !root.has("tunnel")
     {
         file.fault(span, "a [[master]] needs [tunnel] with `listen`, where other sites connect; write listen = \"0.0.0.0:7379\"");
     }
-    if masters.is_empty() && replicas.is_empty() {
+    if !root.has("master") && !root.has("replica") {
         file.fault_whole(
             "nothing to do: add a [[master]] where the master is, or a [[replica]] where the replicas are",
         );
@@ -226,14 +228,8 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
         node: node.map_or_else(host_name, |node| node.value),
         tls: tls?,
         listen: listen.map(|listen| listen.value),
-        masters: masters
-            .into_iter()
-            .map(|(_, master)| master.map(|(master, _)| master))
-            .collect::<Option<_>>()?,
-        replicas: replicas
-            .into_iter()
-            .map(|(_, replica)| replica.map(|(replica, _, _)| replica))
-            .collect::<Option<_>>()?,
+        masters: masters.into_iter().map(|(_, (_, master))| master).collect::<Option<_>>()?,
+        replicas: replicas.into_iter().map(|(_, (_, _, replica))| replica).collect::<Option<_>>()?,
         link: link?,
         limits: limits?,
     })
@@ -250,7 +246,8 @@ fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<Paths> {
     Some(Paths { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) })
 }
 
-fn master(table: &Table<'_, '_>) -> Option<(Master, At<String>)> {
+/// Its name, and the master where all of it is good.
+fn master(table: &Table<'_, '_>) -> (Option<At<String>>, Option<Master>) {
     let name = table.required("name", "\"orders\", the name that other sites ask for", units::name);
     let redis = table.required("redis", "\"127.0.0.1:6379\", the master's own address", units::address);
     let allow = table.list("allow", units::site);
@@ -274,22 +271,24 @@ fn master(table: &Table<'_, '_>) -> Option<(Master, At<String>)> {
     });
     table.not_yet("auth", "let the replica authenticate itself (masterauth, masteruser)");
     table.finish();
-    let name = name?;
-    let master = Master {
-        name: name.value.clone(),
-        redis: redis?.value,
-        allow: allow?.value,
-        plain: plain.is_some_and(|plain| plain.value),
-    };
-    Some((master, name))
+    let master = (|| {
+        Some(Master {
+            name: name.as_ref()?.value.clone(),
+            redis: redis?.value,
+            allow: allow?.value,
+            plain: plain.is_some_and(|plain| plain.value),
+        })
+    })();
+    (name, master)
 }
 
+/// Its name, where it listens, and the replica where all of it is good.
 fn replica(
     table: &Table<'_, '_>,
     own: Option<&str>,
     defaults: &LinkSettings,
     file: &File<'_>,
-) -> Option<(Replica, At<String>, At<SocketAddr>)> {
+) -> (Option<At<String>>, Option<At<SocketAddr>>, Option<Replica>) {
     let name = table.required("name", "\"orders\"", units::name);
     let master = table.parsed("master", units::name);
     let listen = table.required("listen", "\"127.0.0.1:6390\", where the replicas connect", units::listener);
@@ -330,18 +329,23 @@ fn replica(
     let link =
         table.table("link").map_or_else(|| Some(defaults.clone()), |table| settings(&table, defaults, file));
     table.finish();
-    let (name, listen) = (name?, listen?);
-    let replica = Replica {
-        name: name.value.clone(),
-        master: master.map_or_else(|| name.value.clone(), |master| master.value),
-        listen: listen.value,
-        clients: clients.map_or_else(Network::loopback, |clients| clients.value),
-        site: site?.value,
-        peers: peers?.value,
-        announce: announce?,
-        link: link?,
-    };
-    Some((replica, name, listen))
+    if clients.as_ref().is_some_and(|clients| clients.value.is_empty()) {
+        table.fault(format!("{}`clients` is empty: nobody could connect", table.prefix()));
+    }
+    let replica = (|| {
+        let name = name.as_ref()?;
+        Some(Replica {
+            name: name.value.clone(),
+            master: master.map_or_else(|| name.value.clone(), |master| master.value),
+            listen: listen.as_ref()?.value,
+            clients: clients.map_or_else(Network::loopback, |clients| clients.value),
+            site: site?.value,
+            peers: peers?.value,
+            announce: announce?,
+            link: link?,
+        })
+    })();
+    (name, listen, replica)
 }
 
 fn announced(table: &Table<'_, '_>, own: Option<&str>) -> Option<Announced> {
@@ -391,15 +395,10 @@ fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> 
         table.not_yet("lanes", "a link rides on one lane; write lanes = 1 or leave it out");
     }
     table.not_yet("hold", "a link ends with its lane, and Redis resumes from its backlog; leave it out");
-    if table.is_string("compression") {
-        table.parsed("compression", |text| {
-            if text == "off" {
-                Ok(())
-            } else {
-                Err("not in this release; write \"off\" or leave it out".to_owned())
-            }
-        });
-    }
+    table.parsed("compression", |text| match text {
+        "off" => Ok(()),
+        _ => Err("not in this release; write \"off\" or leave it out".to_owned()),
+    });
     table.finish();
     let settings = LinkSettings {
         heartbeat: heartbeat.map_or(defaults.heartbeat, |time| time.value),

@@ -123,3 +123,36 @@ fn broken_toml_is_told_with_its_place_and_the_rest_is_still_read() {
     let faults = parse(&replica("x = = 1\nannounce = \"nowhere\"\n")).unwrap_err();
     assert!(faults.contains("gateway.toml:11:5:") && faults.contains("nowhere"), "{faults}");
 }
+
+#[test]
+fn one_mistake_is_told_once() {
+    let master = format!(
+        "site = \"dc1\"\n{TLS}[tunnel]\nlisten = \"0.0.0.0:7379\"\n[[master]]\nname = \"orders\"\nredis = \"127.0.0.1:6379\"\nallow = [\"dc2\"]\n"
+    );
+    parse(&master).unwrap();
+    for (right, wrong, words) in [
+        ("allow = [\"dc2\"]", "allow = \"dc2\"", "expected a list"),
+        ("[[master]]", "[master]", "write [[master]], with two brackets"),
+        ("0.0.0.0:7379", "0.0.0.0:0", "is not an address to listen on"),
+        ("site = \"dc1\"", "site = 1", "expected a string"),
+    ] {
+        let faults = parse(&master.replace(right, wrong)).unwrap_err();
+        assert!(faults.contains(words), "{wrong}: {faults}");
+        assert_eq!(faults.lines().count(), 1, "{wrong}: {faults}");
+    }
+    for (more, words) in [
+        ("clients = \"10.0.0.0/8\"\n", "expected a list"),
+        ("clients = []\n", "nobody could connect"),
+        ("[limits]\nlinks_per_site = 0\n", "from 1 to 100000, found 0"),
+        ("[link]\ncompression = 5\n", "compression: expected a string"),
+        (
+            "[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:1\"\nsite = \"dc1\"\npeers = [\"gw:1\"]\n",
+            "is there twice",
+        ),
+    ] {
+        let faults = parse(&replica(more)).unwrap_err();
+        assert!(faults.contains(words) && faults.lines().count() == 1, "{more}: {faults}");
+    }
+    let tls = replica("").replace(TLS, "tls = \"certs\"\n");
+    assert_eq!(parse(&tls).unwrap_err().lines().count(), 1);
+}

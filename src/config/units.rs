@@ -81,7 +81,7 @@ pub fn address(text: &str) -> Result<Address, String> {
 
 /// Reads the address of a listener: an IP address and a port.
 pub fn listener(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
+    text.parse().ok().filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
 }
 
 /// An address range, `10.0.0.0/8` or one address.

@@ -77,11 +77,11 @@ pub fn run(replgate: &Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result
     stage.refuse_flush(&mut rows)?;
     let good = rows.iter().all(|row| row.good);
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
-    println!("\n      {:<width$}  SEEN", "CHECK");
+    crate::say::say!("\n      {:<width$}  SEEN", "CHECK");
     for row in &rows {
-        println!("{:<4}  {:<width$}  {}", if row.good { "ok" } else { "FAIL" }, row.what, row.seen);
+        crate::say::say!("{:<4}  {:<width$}  {}", if row.good { "ok" } else { "FAIL" }, row.what, row.seen);
     }
-    println!(
+    crate::say::say!(
         "\n{} of {} checks good, {:.1} s",
         rows.iter().filter(|row| row.good).count(),
         rows.len(),
@@ -91,12 +91,12 @@ pub fn run(replgate: &Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result
         stage.keep(replgate);
     }
     drop(stage);
-    println!("everything is stopped and removed");
+    crate::say::say!("everything is stopped and removed");
     Ok(good)
 }
 
 fn step(text: &str) {
-    println!("==> {text}");
+    crate::say::say!("==> {text}");
 }
 
 impl Stage {
@@ -244,7 +244,7 @@ impl Stage {
         let mut seen = String::new();
         for replica in self.replicas() {
             let (greeting, counter) = (replica.ask(&["GET", "greeting"])?, replica.ask(&["GET", "counter"])?);
-            println!("    {}: GET greeting -> {greeting:?}, GET counter -> {counter}", replica.name);
+            crate::say::say!("    {}: GET greeting -> {greeting:?}, GET counter -> {counter}", replica.name);
             let _ = write!(seen, "{}{}: {counter}", if seen.is_empty() { "" } else { ", " }, replica.name);
         }
         rows.push(Row { what: "writes on alpha are read on bravo and charli", good: arrived, seen });
@@ -285,7 +285,7 @@ impl Stage {
             for line in
                 info.lines().filter(|line| line.split_once(':').is_some_and(|(key, _)| shown.contains(&key)))
             {
-                println!("    {line}");
+                crate::say::say!("    {line}");
             }
         }
         let seen = listed()?
@@ -312,7 +312,7 @@ impl Stage {
         self.alpha().ask(&["SET", "secret", MARKER])?;
         let arrived = self.eventually(|| Ok(self.replicas()[0].ask(&["GET", "secret"])? == MARKER))?;
         let (bytes, found) = (self.wire.size(), self.wire.holds(MARKER));
-        println!(
+        crate::say::say!(
             "    {bytes} bytes crossed between the gateways; the value is {} among them",
             if found { "FOUND" } else { "not" }
         );
@@ -330,7 +330,7 @@ impl Stage {
         self.alpha().ask(&["SET", "secret", &marker])?;
         self.eventually(|| Ok(delta.ask(&["GET", "secret"])? == marker))?;
         let (bytes, found) = (bare.size(), bare.holds(MARKER));
-        println!(
+        crate::say::say!(
             "    {bytes} bytes crossed the bare relay; the value is {} among them",
             if found { "found" } else { "NOT" }
         );
@@ -349,8 +349,8 @@ impl Stage {
         let answer = redis::ask_at(self.entry, &["FLUSHALL"])
             .map_or_else(|error| error.to_string(), |answer| format!("accepted: {answer}"));
         let after = self.alpha().ask(&["DBSIZE"])?;
-        println!("    {answer}");
-        println!("    alpha: DBSIZE -> {after}");
+        crate::say::say!("    {answer}");
+        crate::say::say!("    alpha: DBSIZE -> {after}");
         let good = answer.contains("refused") && before == after && before != "0";
         rows.push(Row {
             what: "FLUSHALL from the replica site is refused, data intact",
@@ -363,22 +363,25 @@ impl Stage {
     /// Prints what to try and waits until interrupted.
     fn keep(&self, replgate: &Path) {
         let folder = self.folder.0.display();
-        println!("\nleft up; try in another terminal:");
+        crate::say::say!("\nleft up; try in another terminal:");
         for redis in &self.redis {
-            println!("  redis-cli -p {:<5}                      # {}", redis.port, redis.name);
+            crate::say::say!("  redis-cli -p {:<5}                      # {}", redis.port, redis.name);
         }
-        println!("  redis-cli -p {} INFO replication", self.alpha().port);
+        crate::say::say!("  redis-cli -p {} INFO replication", self.alpha().port);
         for site in ["dc1", "dc2"] {
-            println!("  {} status -c {folder}/{site}.toml", replgate.display());
+            crate::say::say!("  {} status -c {folder}/{site}.toml", replgate.display());
         }
-        println!("  {} check -c {folder}/dc2.toml", replgate.display());
-        println!("  tail -f {folder}/dc1.log {folder}/dc2.log");
-        println!("  redis-cli -p {} CONFIG GET '*'           # through the tunnel: refused", self.entry);
-        println!("Ctrl-C stops and removes everything");
+        crate::say::say!("  {} check -c {folder}/dc2.toml", replgate.display());
+        crate::say::say!("  tail -f {folder}/dc1.log {folder}/dc2.log");
+        crate::say::say!(
+            "  redis-cli -p {} CONFIG GET '*'           # through the tunnel: refused",
+            self.entry
+        );
+        crate::say::say!("Ctrl-C stops and removes everything");
         while !self.interrupt.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(100));
         }
-        println!();
+        crate::say::say!("");
     }
 }
 

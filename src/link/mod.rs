@@ -163,7 +163,7 @@ impl Link {
             side,
             plain,
             send: Window::new(window),
-            receive: Reassembly::new(window),
+            receive: Reassembly::new(window, ours.lanes.min(theirs.lanes) > 1),
             lane: LaneClock { heard: now, spoke: now },
             lane_gone: false,
             max_payload: frame::MAX_DATA.min(theirs.max_frame as usize),

@@ -41,6 +41,8 @@ pub struct Gate {
     unanswered: VecDeque<bool>,
     /// The master may take this connection for one that dumps its data.
     dump: bool,
+    /// A sync was asked for.
+    asked: bool,
     /// A PSYNC that got an error: the replica goes back to SYNC.
     may_sync: bool,
     /// The link ends once everything is answered: the reply and the log's reason.
@@ -55,6 +57,7 @@ impl Gate {
             phase: Phase::Handshake,
             unanswered: VecDeque::new(),
             dump: false,
+            asked: false,
             may_sync: false,
             refusal: None,
         }
@@ -119,6 +122,7 @@ impl Gate {
         if self.unanswered.len() >= MAX_UNANSWERED {
             return self.refuse("more commands at once than a handshake has".to_owned());
         }
+        self.asked |= self.phase != Phase::Handshake;
         if self.phase == Phase::Handshake {
             self.unanswered.push_back(has(options, "rdb-only", "1"));
         }
@@ -211,6 +215,10 @@ impl Tap for Gate {
             Flow::ToMaster => self.replica_says(bytes),
             Flow::ToReplica => self.master_says(bytes),
         }
+    }
+
+    fn has_asked(&self) -> bool {
+        self.asked
     }
 }
 

@@ -21,6 +21,7 @@ use crate::buffer::Chunk;
 use crate::lane::{Lane, LaneError};
 use crate::link::tlv::{Code, Why};
 use crate::link::{End, LaneLoss, Link};
+use crate::redis::reply;
 use crate::registry::LinkEntry;
 use crate::tap::{Flow, Tap, Verdict};
 
@@ -29,6 +30,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// For what was read before a stop to be sent.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// For a replica to ask for a sync; Redis does so at once.
+const ASK: Duration = Duration::from_secs(20);
 
 /// How often a Redis socket that is not being read is looked at for its end.
 const WATCH: Duration = Duration::from_millis(500);
@@ -117,6 +121,8 @@ struct Driver<'a> {
     /// The writing half towards Redis was closed; only in a plain tunnel.
     redis_shut: bool,
     sleep: Pin<Box<Sleep>>,
+    /// When the replica must have asked for a sync.
+    ask_by: Option<Instant>,
     /// The sync's beginning was noted.
     syncing: bool,
     /// Since when Redis has not been read for want of room.
@@ -134,6 +140,7 @@ impl<'a> Driver<'a> {
             redis_deaf: false,
             redis_shut: false,
             sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
+            ask_by: Some(Instant::now() + ASK),
             syncing: false,
             unread: None,
         }
@@ -161,6 +168,14 @@ impl<'a> Driver<'a> {
             }
             if self.relay.link.ended().is_some() {
                 return Poll::Ready(());
+            }
+            if self.ask_by.is_some_and(|by| by <= now) {
+                self.ask_by = None;
+                if !self.relay.tap.has_asked() {
+                    let reason = format!("no sync was asked for within {} s", ASK.as_secs());
+                    self.refuse(&reply::error(self.relay.site, &reason), reason.clone(), now);
+                    continue;
+                }
             }
             if !self.syncing && self.relay.link.is_armed() {
                 self.syncing = true;
@@ -359,7 +374,8 @@ impl<'a> Driver<'a> {
     /// Whether there is nothing to do before the time or a socket says so.
     fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
         let watch = self.unread.map(|since| since + WATCH);
-        let Some(next) = [self.relay.link.next_timeout(), watch].into_iter().flatten().min() else {
+        let times = [self.relay.link.next_timeout(), watch, self.ask_by];
+        let Some(next) = times.into_iter().flatten().min() else {
             return true;
         };
         let next = tokio::time::Instant::from_std(next);

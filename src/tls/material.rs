@@ -57,7 +57,7 @@ impl Material {
         let anchors = load_anchors(paths, &mut faults, &mut warnings, &mut findings);
         let chain = keep(pem::certificates(&paths.cert), &mut faults);
         let key = keep(pem::private_key(&paths.key), &mut faults);
-        private_mode(paths, &mut warnings, &mut faults);
+        private_mode(paths, &mut warnings);
         let leaf = chain.as_ref().and_then(|chain| {
             let leaf =
                 Certificate::read(&chain[0]).map_err(|error| format!("{}: {error}", paths.cert.display()));
@@ -76,6 +76,22 @@ impl Material {
             (Some(chain), Some(key), Some(anchors), Some(leaf)) if faults.is_empty() => {
                 Ok(Self { chain, key, anchors, leaf, warnings, findings })
             }
+            _ => Err(faults),
+        }
+    }
+
+    /// Judges everything but the key, for a certificate whose key is elsewhere; the
+    /// certificate and warnings, or all faults.
+    pub fn judge(paths: &Paths, site: &str) -> Result<(Certificate, Vec<String>), Vec<String>> {
+        let (mut faults, mut warnings, mut findings) = (Vec::new(), Vec::new(), Vec::new());
+        let anchors = load_anchors(paths, &mut faults, &mut warnings, &mut findings);
+        let chain = keep(pem::certificates(&paths.cert), &mut faults);
+        let leaf = chain.as_ref().and_then(|chain| keep(Certificate::read(&chain[0]), &mut faults));
+        if let (Some(chain), Some(leaf)) = (&chain, &leaf) {
+            judge_leaf(paths, site, chain, leaf, anchors.as_ref(), &mut faults, &mut warnings, &mut findings);
+        }
+        match leaf {
+            Some(leaf) if faults.is_empty() => Ok((leaf, warnings)),
             _ => Err(faults),
         }
     }
@@ -263,7 +279,7 @@ fn key_matches(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) 
         .map_err(|_| "the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned())
 }
 
-fn private_mode(paths: &Paths, warnings: &mut Vec<String>, _: &mut [String]) {
+fn private_mode(paths: &Paths, warnings: &mut Vec<String>) {
     use std::os::unix::fs::PermissionsExt;
     let Ok(meta) = std::fs::metadata(&paths.key) else { return };
     let mode = meta.permissions().mode() & 0o777;

@@ -54,6 +54,9 @@ pub enum Refused {
         /// End of its validity.
         until: String,
     },
+    /// A CA's own certificate, or a self-signed one that says so.
+    #[error("it is a CA's certificate: a gateway needs one that a CA has signed for it")]
+    IsCa,
     /// The extended key usage does not allow this role.
     #[error("its extended key usage lacks {0}: a gateway's certificate needs clientAuth and serverAuth")]
     Purpose(&'static str),
@@ -227,6 +230,7 @@ fn certificate_error(error: webpki::Error, role: Role) -> Error {
         W::UnknownIssuer => CertificateError::UnknownIssuer,
         W::CertRevoked => CertificateError::Revoked,
         W::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        W::CaUsedAsEndEntity => return refused(Refused::IsCa),
         W::RequiredEkuNotFoundContext(_) => return refused(Refused::Purpose(role.name())),
         other => CertificateError::Other(OtherError(Arc::new(other))),
     };

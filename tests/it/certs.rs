@@ -147,6 +147,12 @@ fn renewing_keeps_the_names_runs_the_hook_and_only_when_due() {
     let text = shell_ok(dir.path(), "openssl x509 -in certs/dc1/tls.crt -noout -text");
     assert!(text.contains("DNS:dc1, DNS:gw.dc1.example, IP Address:10.1.2.3"), "{text}");
     replgate_ok(dir.path(), &["certs", "verify"]);
+    // One site's fault does not keep the others from their renewal.
+    std::fs::create_dir(dir.path().join("certs/aaa")).expect("the folder is writable");
+    std::fs::write(dir.path().join("certs/aaa/tls.crt"), "junk").expect("the folder is writable");
+    let (code, out, err) = replgate(dir.path(), &["certs", "renew", "--if-due"]);
+    assert!(code == 1 && out.contains("dc1: not due yet") && err.contains("certs/aaa/tls.crt"), "{out}{err}");
+    std::fs::remove_dir_all(dir.path().join("certs/aaa")).expect("the folder is writable");
     let (code, _, err) = replgate(dir.path(), &["certs", "renew", "dc1", "--hook", "exit 3"]);
     assert!(code == 1 && err.contains("dc1 is renewed, but the hook"), "{err}");
     let list: serde_json::Value =
@@ -362,4 +368,49 @@ fn a_disk_that_is_full_loses_nothing() {
         return;
     }
     assert!(good && said.matches("ok ").count() == 5 && !said.contains("certs/."), "{said}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_fault_and_the_work_is_done() {
+    let lab = Lab::new();
+    let bin = env!("CARGO_BIN_EXE_replgate");
+    for command in
+        ["certs list", "certs verify", "certs revoke dc3", "certs inspect certs/ca/ca.crt", "certs --help"]
+    {
+        let said = shell_ok(
+            lab.path(),
+            &format!("set -o pipefail; {bin} {command} 2>&1 >&- | cat; {bin} {command} | true || true"),
+        );
+        assert!(!said.contains("panicked"), "{command}: {said}");
+    }
+    assert!(replgate_ok(lab.path(), &["certs", "list"]).contains("revoked"));
+    let (good, said) = shell(lab.path(), &format!("{bin} certs list > /dev/full"));
+    assert!(
+        !good && said.contains("the output could not be written") && !said.contains("panicked"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_folder_that_is_behind_its_ca_does_not_verify() {
+    let lab = Lab::new();
+    let list = lab.path().join("certs/dc1/crl.pem");
+    let before = std::fs::read(&list).expect("a list");
+    replgate_ok(lab.path(), &["certs", "revoke", "dc3"]);
+    std::fs::write(&list, before).expect("the lab is writable");
+    let (code, out, _) = replgate(lab.path(), &["certs", "verify", "dc1", "dc2"]);
+    assert!(
+        code == 1 && out.contains("fail  dc1: certs/dc1/crl.pem is not the same as certs/ca/crl.pem"),
+        "{out}"
+    );
+    // Revoking again writes the lists again.
+    let said = replgate_ok(lab.path(), &["certs", "revoke", "dc3"]);
+    assert!(said.contains("was revoked before"), "{said}");
+    replgate_ok(lab.path(), &["certs", "verify", "dc1", "dc2"]);
+    // A site whose key is on its own host verifies without it.
+    let host = tempfile::tempdir().expect("a folder");
+    replgate_ok(host.path(), &["certs", "request", "dc4"]);
+    let csr = host.path().join("certs/dc4/tls.csr").to_string_lossy().into_owned();
+    replgate_ok(lab.path(), &["certs", "sign", &csr, "--site", "dc4"]);
+    assert!(replgate_ok(lab.path(), &["certs", "verify", "dc4"]).contains("its key is on its own host"));
 }

@@ -420,3 +420,29 @@ fn a_request_that_is_half_closed_before_the_link_is_up_gets_its_answer() {
         assert!(!log.contains("lane lost"), "a normal end is no fault: {log}");
     }
 }
+
+#[test]
+fn a_hangup_ends_nothing_and_says_what_to_do() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    pair.first.process.signal("HUP");
+    pair.first.wait_log("SIGHUP: nothing is read again by a running gateway; restart it");
+    assert_eq!(pair.first.links(), 1);
+}
+
+#[test]
+fn a_connection_that_never_asks_for_a_sync_does_not_hold_a_link_for_ever() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let mut silent = Client::connect(pair.entry).expect("the gateway accepts");
+    eventually("the link is up", SOON, || pair.first.links() == 1);
+    let (rest, ended) = silent.rest(SOON * 2);
+    assert!(ended && String::from_utf8_lossy(&rest).contains("no sync was asked for within 20 s"));
+    eventually("the link is gone", SOON, || pair.first.links() == 0);
+    pair.first.wait_log("link down: no sync was asked for within 20 s");
+}

@@ -41,6 +41,8 @@ impl Lab {
     pub fn gateway(&self, site: &str, text: &str) -> Gateway {
         let config = self.path().join(format!("{site}.toml"));
         std::fs::write(&config, text).expect("the test's folder is writable");
+        // An earlier gateway's log would say that this one is up.
+        let _ = std::fs::remove_file(config.with_extension("log"));
         let gateway = Gateway::start(&config, site);
         gateway.wait_ready();
         gateway
