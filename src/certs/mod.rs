@@ -285,7 +285,7 @@ pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
     }
     ledger.list_number += u64::from(!revoked.is_empty());
     let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
-    files.extend(refreshed(&folder, &authority, &ledger)?);
+    files.extend(refreshed(&folder, &authority, &ledger, None)?);
     folder.write(&files)?;
     Ok(revoked)
 }
@@ -334,29 +334,28 @@ fn place_certificate(
     let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
     files.extend(secret.map(|secret| New::secret(place.join("tls.key"), secret)));
     files.push(New::public(place.join("tls.crt"), text));
-    files.extend(refreshed(folder, &authority, &ledger)?);
-    if !folder.sites()?.iter().any(|site| site == names.site()) {
-        files.extend(common(&place, &authority, &authority.revocation_list(&ledger)?));
-    }
+    files.extend(refreshed(folder, &authority, &ledger, Some(names.site()))?);
     folder.write(&files)?;
     Ok(Made { site: names.site().to_owned(), folder: place, facts, with_key, old_key: None })
 }
 
-/// The CA's revocation list and every site's copy of it and of the CA.
-fn refreshed(folder: &Folder, authority: &Authority, ledger: &Ledger) -> anyhow::Result<Vec<New>> {
+/// The CA's revocation list, and every site's copy of it and of the CA; `new` is a
+/// site that has no certificate yet.
+fn refreshed(
+    folder: &Folder,
+    authority: &Authority,
+    ledger: &Ledger,
+    new: Option<&str>,
+) -> anyhow::Result<Vec<New>> {
     let list = authority.revocation_list(ledger)?;
+    let mut sites = folder.sites()?;
+    sites.extend(new.filter(|new| !sites.iter().any(|site| site == new)).map(str::to_owned));
     let mut files = vec![New::public(folder.ca().join("crl.pem"), list.clone())];
-    for site in folder.sites()? {
-        files.extend(common(&folder.site(&site), authority, &list));
+    for place in sites.iter().map(|site| folder.site(site)) {
+        files.push(New::public(place.join("ca.crt"), authority.certificate.clone()));
+        files.push(New::public(place.join("crl.pem"), list.clone()));
     }
     Ok(files)
-}
-
-fn common(place: &Path, authority: &Authority, list: &str) -> [New; 2] {
-    [
-        New::public(place.join("ca.crt"), authority.certificate.clone()),
-        New::public(place.join("crl.pem"), list.to_owned()),
-    ]
 }
 
 fn no_ca(folder: &Folder) -> String {
