@@ -4,6 +4,11 @@
 //! decided on, from the first, and answers what becomes of them. The data path
 //! does as it is told and knows no Redis.
 
+use std::time::Duration;
+
+/// For a replica to ask for what it came for.
+pub const OPENING: Duration = Duration::from_secs(20);
+
 /// Which way bytes flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -44,10 +49,11 @@ pub trait Tap: Send {
     /// [`Verdict::Hold`] is asked again with what is left.
     fn look(&mut self, flow: Flow, bytes: &[u8]) -> Verdict;
 
-    /// Whether the replica has asked for what it came for. Until then its link
-    /// has a deadline.
-    fn has_asked(&self) -> bool {
-        true
+    /// Asked once, after the link has been up for [`OPENING`]: last words to the
+    /// replica and a reason for the log, where it must go because it has not asked
+    /// for anything.
+    fn overdue(&self) -> Option<(Vec<u8>, String)> {
+        None
     }
 }
 

@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use super::{Failure, Outcome, block_on};
 use crate::certs::{self, LEAF_DAYS, Made, Names};
 use crate::clock;
-use crate::config::units;
-use crate::tls::material::{Material, Paths};
+use crate::config::{TlsFiles, units};
+use crate::tls::material::Material;
 use crate::tls::{peek, pem};
 use crate::x509::{Certificate, RevocationList};
 
@@ -440,7 +440,7 @@ fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
     for site in sites {
         let folder = dir.join(&site);
         let mut faults = outdated(dir, &folder);
-        let paths = Paths {
+        let paths = TlsFiles {
             ca: folder.join("ca.crt"),
             cert: folder.join("tls.crt"),
             key: folder.join("tls.key"),

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use self::file::{At, Faults, File, Table};
 use self::units::{Address, Network};
-use crate::tls::material::Paths;
 
 /// What one gateway does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub struct Config {
     /// This host's name, for people.
     pub node: String,
     /// Certificate, key, CAs, revocation lists.
-    pub tls: Paths,
+    pub tls: TlsFiles,
     /// Where other sites connect; there whenever there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.
@@ -34,6 +33,19 @@ pub struct Config {
     pub link: LinkSettings,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// Where the files are, as the config names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// CAs that may sign the far side.
+    pub ca: PathBuf,
+    /// This gateway's certificate, with intermediates after it.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Revocation lists.
+    pub crl: Option<PathBuf>,
 }
 
 /// A master of this site, offered to others.
@@ -235,7 +247,7 @@ fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
     })
 }
 
-fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<Paths> {
+fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<TlsFiles> {
     let path =
         |text: &str| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) };
     let ca = table.required("ca", "\"certs/SITE/ca.crt\"", path);
@@ -243,7 +255,7 @@ fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<Paths> {
     let key = table.required("key", "\"certs/SITE/tls.key\"", path);
     let crl = table.parsed("crl", path);
     table.finish();
-    Some(Paths { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) })
+    Some(TlsFiles { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) })
 }
 
 /// Its name, and the master where all of it is good.

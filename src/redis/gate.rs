@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::command::{self, Parsed};
 use super::reply;
 use crate::escape::shown;
-use crate::tap::{Flow, Tap, Verdict};
+use crate::tap::{Flow, OPENING, Tap, Verdict};
 
 /// The longest reply line that a master gives to a replica's handshake.
 const MAX_LINE: usize = 1024;
@@ -217,8 +217,9 @@ impl Tap for Gate {
         }
     }
 
-    fn has_asked(&self) -> bool {
-        self.asked
+    fn overdue(&self) -> Option<(Vec<u8>, String)> {
+        let reason = format!("no sync was asked for within {} s", OPENING.as_secs());
+        (!self.asked).then(|| (reply::error(&self.site, &reason), reason))
     }
 }
 

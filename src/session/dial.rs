@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::relay::{self, Relay};
-use super::{HELLO_DEADLINE, Shared, terms, tune};
-use crate::config::{Announced, Congestion, Replica};
+use super::{HELLO_DEADLINE, Shared, congestion, terms, tune};
+use crate::config::{Announced, Replica};
 use crate::lane::{Lane, LaneError};
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Hello, Id, VERSION, Want};
@@ -210,26 +210,6 @@ async fn open(
         Ok(Ok(_)) => Err(LaneError::Unexpected.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("the far gateway did not answer within {} s", ANSWER_DEADLINE.as_secs())),
-    }
-}
-
-/// Sets the congestion control of a lane. Auto takes bbr where the system allows
-/// it, and is silent where it does not.
-pub fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
-    let socket = socket2::SockRef::from(socket);
-    match wanted {
-        Congestion::Auto => {
-            let _ = socket.set_tcp_congestion(b"bbr");
-        }
-        Congestion::Named(name) => {
-            if let Err(error) = socket.set_tcp_congestion(name.as_bytes())
-                && shared.registry.is_news(&format!("congestion {name}"))
-            {
-                warn!(
-                    "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
-                );
-            }
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::config::{Config, LinkSettings};
+use crate::config::{Config, Congestion, LinkSettings};
 use crate::escape::shown;
 use crate::link::tlv::{Id, Identity, Terms};
 use crate::link::{End, frame};
@@ -82,6 +82,26 @@ pub fn tune(socket: &TcpStream) {
         .with_interval(Duration::from_secs(5))
         .with_retries(3);
     let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
+}
+
+/// Sets the congestion control of a lane. Auto takes bbr where the system allows
+/// it, and is silent where it does not.
+fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
+    let socket = socket2::SockRef::from(socket);
+    match wanted {
+        Congestion::Auto => {
+            let _ = socket.set_tcp_congestion(b"bbr");
+        }
+        Congestion::Named(name) => {
+            if let Err(error) = socket.set_tcp_congestion(name.as_bytes())
+                && shared.registry.is_news(&format!("congestion {name}"))
+            {
+                warn!(
+                    "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
+                );
+            }
+        }
+    }
 }
 
 /// One line for the end of a link. `local` says what it means here that the local

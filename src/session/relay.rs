@@ -21,18 +21,14 @@ use crate::buffer::Chunk;
 use crate::lane::{Lane, LaneError};
 use crate::link::tlv::{Code, Why};
 use crate::link::{End, LaneLoss, Link};
-use crate::redis::reply;
 use crate::registry::LinkEntry;
-use crate::tap::{Flow, Tap, Verdict};
+use crate::tap::{Flow, OPENING, Tap, Verdict};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// For what was read before a stop to be sent.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// For a replica to ask for a sync; Redis does so at once.
-const ASK: Duration = Duration::from_secs(20);
 
 /// How often a Redis socket that is not being read is looked at for its end.
 const WATCH: Duration = Duration::from_millis(500);
@@ -121,7 +117,7 @@ struct Driver<'a> {
     /// The writing half towards Redis was closed; only in a plain tunnel.
     redis_shut: bool,
     sleep: Pin<Box<Sleep>>,
-    /// When the replica must have asked for a sync.
+    /// When the tap is asked whether the replica is overdue.
     ask_by: Option<Instant>,
     /// The sync's beginning was noted.
     syncing: bool,
@@ -140,7 +136,7 @@ impl<'a> Driver<'a> {
             redis_deaf: false,
             redis_shut: false,
             sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
-            ask_by: Some(Instant::now() + ASK),
+            ask_by: Some(Instant::now() + OPENING),
             syncing: false,
             unread: None,
         }
@@ -171,9 +167,8 @@ impl<'a> Driver<'a> {
             }
             if self.ask_by.is_some_and(|by| by <= now) {
                 self.ask_by = None;
-                if !self.relay.tap.has_asked() {
-                    let reason = format!("no sync was asked for within {} s", ASK.as_secs());
-                    self.refuse(&reply::error(self.relay.site, &reason), reason.clone(), now);
+                if let Some((reply, reason)) = self.relay.tap.overdue() {
+                    self.refuse(&reply, reason, now);
                     continue;
                 }
             }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::relay::{self, Relay};
-use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, dial, terms, tune};
+use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, congestion, terms, tune};
 use crate::clock;
 use crate::config::Master;
 use crate::escape::shown;
@@ -55,7 +55,7 @@ pub async fn greet(
     from: SocketAddr,
 ) -> Option<(Lane, Hello)> {
     tune(&socket);
-    dial::congestion(shared, &socket, &shared.config.link.congestion);
+    congestion(shared, &socket, &shared.config.link.congestion);
     let ours = &shared.material.leaf;
     let greeted = timeout(HELLO_DEADLINE, async {
         let mut lane = Lane::accept(socket, config, ours).await?;

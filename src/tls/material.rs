@@ -3,7 +3,6 @@
 //! Everything that can be wrong with the files is found here, before the first
 //! connection, and every fault is reported at once.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -15,20 +14,8 @@ use rustls::{ClientConfig, ServerConfig};
 use super::verify::{Anchor, Verifier, judge_both};
 use super::{ALPN, explain, pem, provider};
 use crate::clock;
+use crate::config::TlsFiles;
 use crate::x509::{Certificate, RevocationList};
-
-/// Where the files are, as the config names them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paths {
-    /// CAs that may sign the far side.
-    pub ca: PathBuf,
-    /// This gateway's certificate, with intermediates after it.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// Revocation lists.
-    pub crl: Option<PathBuf>,
-}
 
 /// Loaded files, good to use.
 pub struct Material {
@@ -52,7 +39,7 @@ impl std::fmt::Debug for Material {
 impl Material {
     /// Loads and judges the files for `site`. All faults come back, not only the
     /// first.
-    pub fn load(paths: &Paths, site: &str) -> Result<Self, Vec<String>> {
+    pub fn load(paths: &TlsFiles, site: &str) -> Result<Self, Vec<String>> {
         let (mut faults, mut warnings, mut findings) = (Vec::new(), Vec::new(), Vec::new());
         let anchors = load_anchors(paths, &mut faults, &mut warnings, &mut findings);
         let chain = keep(pem::certificates(&paths.cert), &mut faults);
@@ -82,7 +69,7 @@ impl Material {
 
     /// Judges everything but the key, for a certificate whose key is elsewhere; the
     /// certificate and warnings, or all faults.
-    pub fn judge(paths: &Paths, site: &str) -> Result<(Certificate, Vec<String>), Vec<String>> {
+    pub fn judge(paths: &TlsFiles, site: &str) -> Result<(Certificate, Vec<String>), Vec<String>> {
         let (mut faults, mut warnings, mut findings) = (Vec::new(), Vec::new(), Vec::new());
         let anchors = load_anchors(paths, &mut faults, &mut warnings, &mut findings);
         let chain = keep(pem::certificates(&paths.cert), &mut faults);
@@ -139,7 +126,7 @@ pub struct Dial {
 /// The CAs of `ca`, each with its newest list out of `crl`; reports like
 /// [`Material::load`].
 pub fn load_anchors(
-    paths: &Paths,
+    paths: &TlsFiles,
     faults: &mut Vec<String>,
     warnings: &mut Vec<String>,
     findings: &mut Vec<String>,
@@ -228,7 +215,7 @@ pub fn load_anchors(
 
 #[allow(clippy::too_many_arguments)]
 fn judge_leaf(
-    paths: &Paths,
+    paths: &TlsFiles,
     site: &str,
     chain: &[CertificateDer<'static>],
     leaf: &Certificate,
@@ -279,7 +266,7 @@ fn key_matches(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) 
         .map_err(|_| "the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned())
 }
 
-fn private_mode(paths: &Paths, warnings: &mut Vec<String>) {
+fn private_mode(paths: &TlsFiles, warnings: &mut Vec<String>) {
     use std::os::unix::fs::PermissionsExt;
     let Ok(meta) = std::fs::metadata(&paths.key) else { return };
     let mode = meta.permissions().mode() & 0o777;
@@ -343,7 +330,7 @@ mod tests {
     }
 
     /// A site's folder with a leaf of `by`, serial 77.
-    fn folder(dir: &Path, by: &Ca, cas: &[&Ca], lists: &str) -> Paths {
+    fn folder(dir: &Path, by: &Ca, cas: &[&Ca], lists: &str) -> TlsFiles {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::DnsName("dc1".try_into().unwrap())];
         params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
@@ -357,7 +344,7 @@ mod tests {
             std::fs::write(dir.join(name), text).unwrap();
             dir.join(name)
         };
-        Paths {
+        TlsFiles {
             ca: write("ca.crt", &cas.iter().map(|ca| ca.pem()).collect::<String>()),
             cert: write("tls.crt", &chain),
             key: write("tls.key", &key.serialize_pem()),

@@ -284,12 +284,13 @@ mod tests {
 
     use super::*;
     use crate::certs::{self, Names};
-    use crate::tls::material::{Material, Paths};
+    use crate::config::TlsFiles;
+    use crate::tls::material::Material;
 
     fn material(dir: &Path, site: &str) -> Material {
         certs::issue(dir, &Names::new(site, &[]).unwrap(), 10, false).unwrap();
         let file = |name: &str| dir.join(site).join(name);
-        let paths = Paths {
+        let paths = TlsFiles {
             ca: file("ca.crt"),
             cert: file("tls.crt"),
             key: file("tls.key"),
