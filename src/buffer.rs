@@ -12,18 +12,18 @@ use std::sync::Mutex;
 /// header and payload are sealed from one piece of memory.
 pub const HEADROOM: usize = 16;
 
-/// The most payload one chunk carries: with its header, exactly sixteen full
+/// The most payload one chunk carries: with its header, exactly thirty-two full
 /// TLS records.
-pub const PAYLOAD: usize = 16 * 16_384 - HEADROOM;
+pub const PAYLOAD: usize = 32 * 16_384 - HEADROOM;
 
 /// Storage of one pooled buffer: a chunk, or the same chunk sealed (22 bytes a
 /// record and a few small frames more).
 pub const STORAGE: usize = HEADROOM + PAYLOAD + 4096;
 
 /// Free buffers kept for reuse, process-wide; more are given back to the system.
-const KEEP: usize = 32;
+const KEEP: usize = 16;
 
-/// Payloads below this are copied to storage of their own.
+/// Payloads that are expected to be smaller get storage of their own.
 const SMALL: usize = 32 * 1024;
 
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -71,14 +71,19 @@ impl Chunk {
         if expected >= SMALL {
             return Self::pooled();
         }
-        Self { storage: vec![0; HEADROOM + expected], start: HEADROOM, end: HEADROOM }
+        Self::sized(expected)
+    }
+
+    /// An empty chunk for up to `length` bytes, in storage of its own.
+    fn sized(length: usize) -> Self {
+        Self { storage: vec![0; HEADROOM + length], start: HEADROOM, end: HEADROOM }
     }
 
     /// A chunk with a copy of `bytes`, in storage of its own.
     ///
     /// `bytes` must be no longer than [`PAYLOAD`].
     pub fn copied(bytes: &[u8]) -> Self {
-        let mut chunk = Self::for_payload(bytes.len());
+        let mut chunk = Self::sized(bytes.len());
         let taken = chunk.append(bytes);
         debug_assert_eq!(taken, bytes.len());
         chunk
@@ -139,10 +144,15 @@ impl Chunk {
         &self.storage[..self.end]
     }
 
-    /// The same payload in the least storage that suits it: a small payload in a
-    /// large buffer is copied out and the buffer given back.
+    /// The same payload in storage that suits it: a large buffer that is not even
+    /// half full is copied out of and given back, so that what waits for its
+    /// acknowledgement takes at most twice its size.
     pub fn settled(self) -> Self {
-        if self.storage.len() == STORAGE && self.len() < SMALL { Self::copied(self.bytes()) } else { self }
+        if self.storage.len() == STORAGE && self.len() < PAYLOAD / 2 {
+            Self::copied(self.bytes())
+        } else {
+            self
+        }
     }
 
     fn limit(&self) -> usize {

@@ -33,6 +33,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How often a Redis socket that is not being read is looked at for its end.
 const WATCH: Duration = Duration::from_millis(500);
 
+/// Chunks that wait between the tap and Redis; the rest stays with the link.
+const MAX_QUEUED: usize = 4;
+
 /// Rounds before other tasks get their turn.
 const ROUNDS: usize = 32;
 
@@ -206,7 +209,7 @@ impl<'a> Driver<'a> {
     /// Link to tap to Redis.
     fn deliver(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut moved = false;
-        while self.to_redis.len() < 64
+        while self.to_redis.len() < MAX_QUEUED
             && let Some(chunk) = self.relay.link.take()
         {
             moved = true;
