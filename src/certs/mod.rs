@@ -219,7 +219,8 @@ pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) ->
     let key = SubjectPublicKeyInfo::from_der(&asked.public_key)
         .context("a public key of a kind that cannot be signed")?;
     let mut made = place_certificate(&folder, names, days, &key, None)?;
-    made.old_key = folder.move_key_aside(names.site())?;
+    made.old_key = folder.move_other_key_aside(names.site(), &asked.public_key)?;
+    made.with_key = made.folder.join("tls.key").exists();
     Ok(made)
 }
 
@@ -401,10 +402,25 @@ mod tests {
         let made = sign(dir.path(), &asked, &Names::new("dc2", &[]).unwrap(), 10, false).unwrap();
         assert_eq!(made.facts.dns, ["dc2"]);
         assert!(!made.facts.is_ca && !made.folder.join("tls.key").exists());
+        assert!(made.old_key.is_none());
         // Renewing keeps the key that never left its host.
         let renewed = renew(dir.path(), "dc2", 20).unwrap();
         assert_eq!(renewed.facts.public_key, made.facts.public_key);
         assert_ne!(renewed.facts.serial, made.facts.serial);
+    }
+
+    #[test]
+    fn signing_where_the_request_was_made_keeps_its_key_and_moves_another_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = Names::new("dc2", &[]).unwrap();
+        init(dir.path(), "test CA", false).unwrap();
+        let (path, _) = request(dir.path(), &names, false).unwrap();
+        let first = read_request(&path).unwrap();
+        let made = sign(dir.path(), &first, &names, 10, false).unwrap();
+        assert!(made.with_key && made.old_key.is_none());
+        request(dir.path(), &names, true).unwrap();
+        let made = sign(dir.path(), &first, &names, 10, true).unwrap();
+        assert!(!made.with_key && made.old_key.is_some_and(|old| old.exists()));
     }
 
     #[test]

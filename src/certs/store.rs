@@ -6,6 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use rcgen::{KeyPair, PublicKeyData};
+
+use crate::tls::pem;
 
 /// A folder of certificates.
 pub(super) struct Folder {
@@ -72,12 +75,12 @@ impl Folder {
     /// Keeps other processes out of the CA until the answer is dropped.
     pub(super) fn lock(&self) -> anyhow::Result<File> {
         anyhow::ensure!(self.has_ca(), super::no_ca(self));
-        let lock = File::open(self.ca()).with_context(|| format!("open {}", self.ca().display()))?;
-        lock.lock().with_context(|| format!("lock {}", self.ca().display()))?;
+        let lock = self.lock_all()?;
+        anyhow::ensure!(self.has_ca(), super::no_ca(self));
         Ok(lock)
     }
 
-    /// Keeps other processes from making a CA at the same time.
+    /// As [`Folder::lock`], where there may be no CA yet.
     pub(super) fn lock_all(&self) -> anyhow::Result<File> {
         make(&self.dir)?;
         let lock = File::open(&self.dir).with_context(|| format!("open {}", self.dir.display()))?;
@@ -92,13 +95,26 @@ impl Folder {
             .with_context(|| format!("move {} back to {}", aside.display(), self.ca().display()))
     }
 
-    /// Moves a key that does not belong to a new certificate aside.
-    pub(super) fn move_key_aside(&self, site: &str) -> anyhow::Result<Option<PathBuf>> {
+    /// Moves a site's key aside unless it is the one of `public_key`.
+    pub(super) fn move_other_key_aside(
+        &self,
+        site: &str,
+        public_key: &[u8],
+    ) -> anyhow::Result<Option<PathBuf>> {
         let key = self.site(site).join("tls.key");
         if !key.exists() {
             return Ok(None);
         }
-        let aside = key.with_extension("key.old");
+        let own = pem::private_key(&key).ok().and_then(|key| KeyPair::try_from(&key).ok());
+        if own.is_some_and(|own| own.subject_public_key_info() == public_key) {
+            return Ok(None);
+        }
+        let mut aside = key.with_extension("key.old");
+        let mut count = 1;
+        while aside.exists() {
+            count += 1;
+            aside = key.with_extension(format!("key.old-{count}"));
+        }
         std::fs::rename(&key, &aside).with_context(|| format!("move {} aside", key.display()))?;
         Ok(Some(aside))
     }

@@ -136,6 +136,8 @@ pub struct Link {
     lane: LaneClock,
     /// The lane is gone, and the link lives on only to write what came over it.
     lane_gone: bool,
+    /// The far side's stream has ended and all of it was written.
+    delivered: bool,
     max_payload: usize,
     speak_every: Duration,
     dead_after: Duration,
@@ -166,6 +168,7 @@ impl Link {
             receive: Reassembly::new(window, ours.lanes.min(theirs.lanes) > 1),
             lane: LaneClock { heard: now, spoke: now },
             lane_gone: false,
+            delivered: false,
             max_payload: frame::MAX_DATA.min(theirs.max_frame as usize),
             speak_every: ours.heartbeat.min(theirs.dead_after / 3),
             dead_after: ours.dead_after,
@@ -254,6 +257,12 @@ impl Link {
         self.check_ends();
     }
 
+    /// Whether the link ended with everything that the far side sent written to the
+    /// local Redis, which may still have to read it.
+    pub fn is_delivered(&self) -> bool {
+        self.delivered
+    }
+
     /// Whether the far side's stream has ended and all of it was written: time to
     /// close the writing half of a plain tunnel's local socket.
     pub fn receive_finished(&self) -> bool {
@@ -337,7 +346,11 @@ impl Link {
             Phase::LastSent(_, End::LocalClosed) => End::NotDelivered,
             Phase::LastSent(_, end) => end.clone(),
             // The far side was done first, and closed.
-            Phase::Open if self.plain && self.last_sent && self.receive.finished() => End::Finished,
+            Phase::Open
+                if loss == LaneLoss::Closed && self.plain && self.last_sent && self.receive.finished() =>
+            {
+                End::Finished
+            }
             _ => End::LaneLost(loss),
         };
         self.receive.clear();
@@ -447,7 +460,10 @@ impl Link {
     }
 
     /// When [`Link::handle_timeout`] and [`Link::poll_transmit`] next want the time.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    ///
+    /// While the lane has no room, `can_send` is false: what is due to be sent then
+    /// waits for room and not for a time.
+    pub fn next_timeout(&self, can_send: bool) -> Option<Instant> {
         let phase = match &self.phase {
             Phase::Open => None,
             Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) => Some(deadline.until),
@@ -456,9 +472,10 @@ impl Link {
         if self.lane_gone {
             return phase;
         }
-        let beat = self.lane.spoke + self.speak_every;
+        let beat = Some(self.lane.spoke + self.speak_every);
         let dead = self.lane.heard + self.dead_after;
-        [phase, Some(beat), Some(dead), self.ack_due].into_iter().flatten().min()
+        let to_send = [beat, self.ack_due].into_iter().flatten().filter(|_| can_send);
+        phase.into_iter().chain([dead]).chain(to_send).min()
     }
 
     /// Whether [`Link::handle_timeout`] would judge the lane dead.
@@ -514,7 +531,10 @@ impl Link {
                 End::Finished
             }
             Phase::LastSent(_, end) if self.last_sent && all_acknowledged => end.clone(),
-            Phase::LastReceived(_, end) if all_written => end.clone(),
+            Phase::LastReceived(_, end) if all_written => {
+                self.delivered = true;
+                end.clone()
+            }
             // Bytes that were declared and never came.
             Phase::LastReceived(..) if self.lane_gone && self.receive.all_taken() => End::NotDelivered,
             _ => return,

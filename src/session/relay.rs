@@ -12,7 +12,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,10 @@ use crate::tap::{Flow, OPENING, Tap, Verdict};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// For Redis to read the last bytes that were written to it, and to close: as
+/// long as Redis itself waits for a peer by default.
+const LINGER: Duration = Duration::from_secs(60);
 
 /// For what was read before a stop to be sent.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -329,20 +333,10 @@ impl<'a> Driver<'a> {
 
     /// Seals what the link wants sent, as far as the lane has room.
     fn push(&mut self, now: Instant) -> bool {
-        let Relay { lane, link, .. } = &mut self.relay;
-        let mut pushed = false;
-        while lane.has_room() {
-            let mut sealed = Ok(());
-            if !link.poll_transmit(now, &mut |frame| sealed = lane.push(frame)) {
-                break;
-            }
-            pushed = true;
-            if let Err(error) = sealed {
-                self.lost(error);
-                break;
-            }
-        }
-        pushed
+        seal(&mut self.relay.link, &mut self.relay.lane, now).unwrap_or_else(|error| {
+            self.lost(error);
+            true
+        })
     }
 
     /// A socket that is not being read is still watched for its end.
@@ -372,7 +366,9 @@ impl<'a> Driver<'a> {
     /// Whether there is nothing to do before the time or a socket says so.
     fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
         let watch = self.unread.map(|since| since + WATCH);
-        let times = [self.relay.link.next_timeout(), watch, self.ask_by];
+        // What waits for room on the lane is woken by the lane, not by the time.
+        let can_send = self.relay.lane.has_room();
+        let times = [self.relay.link.next_timeout(can_send), watch, self.ask_by];
         let Some(next) = times.into_iter().flatten().min() else {
             return true;
         };
@@ -385,6 +381,11 @@ impl<'a> Driver<'a> {
 
     /// The tap has refused what came: last words to the replica, then the end.
     fn refuse(&mut self, reply: &[u8], reason: String, now: Instant) {
+        // Nothing that came behind it is looked at any more.
+        for way in [&mut self.inward, &mut self.outward] {
+            way.stopped = true;
+            way.held = Vec::new();
+        }
         if self.outward_flow() == Flow::ToReplica {
             if !reply.is_empty() {
                 self.relay.link.offer(Chunk::copied(reply));
@@ -417,23 +418,61 @@ impl<'a> Driver<'a> {
     }
 
     /// Closes both sides and answers why the link ended.
-    async fn finish(mut self) -> End {
-        let end = self.relay.link.ended().cloned().unwrap_or(End::Stopping);
-        if matches!(end, End::LaneLost(_)) || self.relay.link.lane_is_gone() {
-            // By reset: nothing that still waits in the kernel may arrive late.
-            self.relay.lane.reset();
-            return end;
-        }
-        let _ = timeout(LAST_WORDS, async {
-            while self.push(Instant::now()) {
-                poll_fn(|cx| self.relay.lane.poll_flush(cx)).await?;
+    async fn finish(self) -> End {
+        let Relay { mut link, mut lane, redis, .. } = self.relay;
+        let end = link.ended().cloned().unwrap_or(End::Stopping);
+        // Closed at once, unless Redis here is still to read what was delivered: a
+        // stale connection would show as a second replica.
+        let redis = link.is_delivered().then_some(redis);
+        let last_words = async {
+            if matches!(end, End::LaneLost(_)) || link.lane_is_gone() {
+                // By reset: nothing that still waits in the kernel may arrive late.
+                return lane.reset();
             }
-            self.relay.lane.close().await;
-            io::Result::Ok(())
-        })
-        .await;
+            let sent = timeout(LAST_WORDS, async {
+                loop {
+                    poll_fn(|cx| lane.poll_flush(cx)).await?;
+                    if !seal(&mut link, &mut lane, Instant::now())? {
+                        break;
+                    }
+                }
+                lane.close().await;
+                Ok::<_, LaneError>(())
+            });
+            let _ = sent.await;
+        };
+        let lingers = async {
+            if let Some(redis) = redis {
+                let _ = timeout(LINGER, read_to_its_end(redis)).await;
+            }
+        };
+        tokio::join!(last_words, lingers);
         end
     }
+}
+
+/// Seals what the link wants sent, as far as the lane has room; whether anything.
+fn seal(link: &mut Link, lane: &mut Lane, now: Instant) -> Result<bool, LaneError> {
+    let mut pushed = false;
+    while lane.has_room() {
+        let mut sealed = Ok(());
+        if !link.poll_transmit(now, &mut |frame| sealed = lane.push(frame)) {
+            break;
+        }
+        pushed = true;
+        sealed?;
+    }
+    Ok(pushed)
+}
+
+/// Ends the writing half and waits until the other end has read everything and
+/// closed. Dropping a socket on which bytes wait unread, or to which more are sent
+/// afterwards, resets it, and a reset takes back what the other end has not read.
+async fn read_to_its_end(mut redis: TcpStream) -> io::Result<()> {
+    redis.shutdown().await?;
+    let mut rest = [0; 4096];
+    while redis.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 impl AtTap {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::gateway::{Gateway, Lab, master_config, replica_config};
 use crate::support::redis::{Answer, Client, Redis, Version};
-use crate::support::{REPLGATE, SOON, eventually, free_port};
+use crate::support::{REPLGATE, SOON, cpu, eventually, free_port};
 
 /// A master with data, a pair, and what must not change.
 struct Target {
@@ -151,14 +151,6 @@ fn memory(gateway: &Gateway) -> u64 {
     statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
 }
 
-/// CPU seconds of a gateway so far.
-fn cpu(gateway: &Gateway) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.process.child.id()))
-        .expect("the gateway runs");
-    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
-}
-
 #[test]
 fn strangers_on_the_tls_port_are_told_apart_and_closed() {
     let target = Target::new();
@@ -250,9 +242,9 @@ fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
     let silent: Vec<TcpStream> =
         (0..100).map(|_| TcpStream::connect(("127.0.0.1", wan)).expect("the system accepts")).collect();
     first.wait_log("connections cannot be accepted");
-    let before = cpu(&first);
+    let before = cpu(first.process.child.id());
     std::thread::sleep(Duration::from_secs(2)); // Time itself is measured here.
-    assert!(cpu(&first) - before < 0.5, "it does not spin");
+    assert!(cpu(first.process.child.id()) - before < 0.5, "it does not spin");
     drop(silent);
     let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);

@@ -446,3 +446,65 @@ fn a_connection_that_never_asks_for_a_sync_does_not_hold_a_link_for_ever() {
     eventually("the link is gone", SOON, || pair.first.links() == 0);
     pair.first.wait_log("link down: no sync was asked for within 20 s");
 }
+
+#[test]
+fn a_replica_that_still_reads_gets_the_last_bytes_of_a_master_that_has_closed() {
+    let lab = Lab::new();
+    let reply = format!("+FULLRESYNC {} 0\r\n$2000000\r\n", "a".repeat(40));
+    // A master that hands over a snapshot and closes; a replica that says it is
+    // alive while it is slow to read.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let master = listener.local_addr().expect("bound").port();
+    let snapshot = reply.clone().into_bytes();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let _ = std::io::Read::read(&mut socket, &mut [0; 1000]);
+            let _ = std::io::Write::write_all(&mut socket, &[snapshot.as_slice(), &[7; 2_000_000]].concat());
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        }
+    });
+    let pair = lab.pair(master);
+    let mut replica = std::net::TcpStream::connect(("127.0.0.1", pair.entry)).expect("the gateway accepts");
+    std::io::Write::write_all(&mut replica, b"PSYNC ? -1\r\n").expect("the gateway reads");
+    let mut other = replica.try_clone().expect("a socket can be cloned");
+    let alive = std::thread::spawn(move || {
+        for _ in 0..15 {
+            std::thread::sleep(Duration::from_millis(200));
+            let _ = std::io::Write::write_all(&mut other, b"\n");
+        }
+    });
+    alive.join().expect("the replica lives");
+    let mut all = Vec::new();
+    std::io::Read::read_to_end(&mut replica, &mut all).expect("no reset");
+    assert_eq!(all.len(), reply.len() + 2_000_000);
+    drop(replica);
+    pair.second.wait_log("link down: ended by the far side: the master closed its connection");
+}
+
+#[test]
+fn a_slow_path_is_waited_for_and_not_spun_on() {
+    let lab = Lab::new();
+    let (wan, entry) = (free_port(), free_port());
+    let dc1 = master_config("dc1", wan, &[("orders", sender(50_000_000))], "commands = \"any\"");
+    let first = lab.gateway("dc1", &dc1);
+    let path = Path::to(wan);
+    path.slow_down(Duration::from_millis(100));
+    let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, ""));
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", entry)).expect("the gateway accepts");
+    let mut buffer = vec![0; 100_000];
+    let mut total = 0;
+    while total < 1_000_000 {
+        total += std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+    }
+    let used =
+        || crate::support::cpu(first.process.child.id()) + crate::support::cpu(second.process.child.id());
+    let before = used();
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        // A word the other way, so that acknowledgements are due while bytes wait.
+        std::io::Write::write_all(&mut client, b"word").expect("the gateway reads");
+        let _ = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+    }
+    assert!(used() - before < 1.0, "{} CPU seconds in 4 s of waiting", used() - before);
+}

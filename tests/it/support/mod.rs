@@ -138,3 +138,10 @@ pub fn replgate_ok(folder: &Path, arguments: &[&str]) -> String {
     assert_eq!(code, 0, "replgate {}\n{out}\n{err}", arguments.join(" "));
     out
 }
+
+/// CPU seconds of a process so far, user and system.
+pub fn cpu(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 struct State {
     silent: AtomicBool,
     generation: AtomicU64,
+    pause_ms: AtomicU64,
     seen: Mutex<Vec<u8>>,
 }
 
@@ -46,6 +47,11 @@ impl Path {
         self.state.silent.store(silent, Ordering::SeqCst);
     }
 
+    /// Waits this long before each piece of at most 64 KiB.
+    pub fn slow_down(&self, pause: Duration) {
+        self.state.pause_ms.store(pause.as_millis() as u64, Ordering::SeqCst);
+    }
+
     /// Resets every open connection.
     pub fn cut(&self) {
         self.state.generation.fetch_add(1, Ordering::SeqCst);
@@ -71,6 +77,7 @@ fn forward(from: &TcpStream, to: &TcpStream, state: &State) {
             std::thread::sleep(Duration::from_millis(20));
             continue;
         }
+        std::thread::sleep(Duration::from_millis(state.pause_ms.load(Ordering::SeqCst)));
         match reader.read(&mut buffer) {
             Ok(0) => {
                 let _ = to.shutdown(Shutdown::Write);
