@@ -390,7 +390,7 @@ impl<'a> Driver<'a> {
             if !reply.is_empty() {
                 self.relay.link.offer(Chunk::copied(reply));
             }
-            let why = Why::new(Code::CommandRefused, &format!("site {} refused {reason}", self.relay.site));
+            let why = Why::new(Code::CommandRefused, &format!("site {}: {reason}", self.relay.site));
             self.relay.link.finish(why, End::CommandRefused(reason), now);
         } else {
             let why = Why::new(Code::CommandRefused, &reason);

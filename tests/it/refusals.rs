@@ -107,9 +107,8 @@ fn a_certificate_of_a_foreign_ca_is_refused_by_both_ends() {
     );
 }
 
-/// A gateway would not start with a certificate that is expired or not valid yet,
-/// so its clock is set to a time when it is: by faketime there is none here, so
-/// the dialling end is openssl, with the same certificate.
+/// Dials a gateway with openssl: what a gateway itself would not do, such as
+/// showing a certificate that is out of its time. What openssl said.
 fn dial_with_openssl(lab: &Lab, wan: u16, extra: &[&str]) -> String {
     let output = std::process::Command::new("timeout")
         .args([
