@@ -1,5 +1,5 @@
-# make demo, make test and make bench install what they need; see scripts/setup.
-.PHONY: demo test bench
+# Each installs what it needs; see scripts/setup.
+.PHONY: demo test bench dist
 
 demo:
 	@scripts/setup demo
@@ -13,3 +13,6 @@ test:
 bench:
 	@scripts/setup bench
 	cargo bench --locked --bench pair
+
+dist:
+	scripts/package target/dist

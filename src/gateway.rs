@@ -26,10 +26,11 @@ const STOP_DEADLINE: Duration = Duration::from_secs(8);
 /// Runs a gateway until `shutdown` completes, then ends every link with a GOODBYE.
 ///
 /// Fails before anything is accepted where a listener cannot be bound or TLS
-/// cannot be set up; afterwards it only ends through `shutdown`.
+/// cannot be set up; once it is `up` it only ends through `shutdown`.
 pub async fn run(
     config: Config,
     material: Material,
+    up: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
@@ -64,6 +65,7 @@ pub async fn run(
         accept_replicas(&shared, listener, site, &tasks);
     }
     info!(site = %shared.config.site, node = %shared.config.node, version = env!("CARGO_PKG_VERSION"), "gateway up");
+    up();
 
     shutdown.await;
     info!("stopping");

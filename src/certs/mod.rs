@@ -260,6 +260,24 @@ pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
     Folder::new(dir).sites()
 }
 
+/// Whether there is a CA in `dir`.
+pub fn has_ca(dir: &Path) -> bool {
+    Folder::new(dir).has_ca()
+}
+
+/// Refuses a site whose certificate is not one that the CA in `dir` has issued.
+pub fn ensure_issued_here(dir: &Path, site: &str) -> anyhow::Result<()> {
+    let folder = Folder::new(dir);
+    let serial = current(&folder, site)?.serial_text();
+    ensure!(
+        Ledger::load(&folder)?.certificates.iter().any(|entry| entry.serial == serial),
+        "{} was not issued by the CA in {}; nothing was changed. To replace it: replgate certs issue {site} --force",
+        folder.site(site).join("tls.crt").display(),
+        folder.ca().display()
+    );
+    Ok(())
+}
+
 /// Revokes by serial number, or everything that a site has that is not expired,
 /// and refreshes every site's folder. Answers what was revoked; nothing where all of
 /// it was before.

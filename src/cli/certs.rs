@@ -40,6 +40,9 @@ enum Action {
         /// Start anew: a CA that is there is moved aside, and site certificates are replaced
         #[arg(long)]
         force: bool,
+        /// Make only what is not there yet, and leave the rest as it is: for scripts and containers
+        #[arg(long, conflicts_with = "force")]
+        if_missing: bool,
     },
     /// Make a key and a certificate for a site
     Issue {
@@ -129,7 +132,14 @@ impl Certs {
     pub(super) fn execute(self) -> Outcome {
         let dir = self.dir.as_path();
         match self.action {
-            Action::Init { sites, name, days, force } => init(dir, &sites, &name, days, force),
+            Action::Init { sites, name, days, force, if_missing } => {
+                let existing = match (force, if_missing) {
+                    (true, _) => Existing::Replaced,
+                    (_, true) => Existing::Kept,
+                    _ => Existing::Refused,
+                };
+                init(dir, &sites, &name, days, existing)
+            }
             Action::Issue { site, names, days, force } => {
                 let made = certs::issue(dir, &wanted(&site, &names)?, days, force)?;
                 tell(&made)?;
@@ -152,27 +162,65 @@ fn wanted(site: &str, more: &MoreNames) -> Result<Names, Failure> {
     Names::new(site, &more.sans).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Outcome {
+/// What `init` does where something is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Refused,
+    Replaced,
+    Kept,
+}
+
+fn init(dir: &Path, sites: &[String], name: &str, days: u32, existing: Existing) -> Outcome {
     if let Some(twice) = sites.iter().enumerate().find(|(at, site)| sites[..*at].contains(site)) {
         return Err(Failure::Usage(format!("the site {:?} is named twice", twice.1)));
     }
     // All names are judged before anything is made.
-    let all = sites
+    let mut all = sites
         .iter()
         .map(|site| wanted(site, &MoreNames { sans: Vec::new() }))
         .collect::<Result<Vec<_>, _>>()?;
-    if !force {
+    let keeps_ca = existing == Existing::Kept && certs::has_ca(dir);
+    if keeps_ca {
+        for names in all.extract_if(.., |names| dir.join(names.site()).join("tls.crt").exists()) {
+            certs::ensure_issued_here(dir, names.site())?;
+            crate::say::say!("site {}: left as it is", names.site());
+        }
+    } else if existing != Existing::Replaced {
         for names in &all {
             let there = dir.join(names.site()).join("tls.key");
             if there.exists() {
+                let next = match certs::has_ca(dir) {
+                    true => "To add other sites: replgate certs issue SITE",
+                    false => "The CA is not there: put it back to go on with it",
+                };
                 return Err(anyhow::anyhow!(
-                    "{} is there already; nothing was changed. To add other sites: replgate certs issue SITE. To start anew with a new CA, which every site must follow: add --force",
+                    "{} is there already; nothing was changed. {next}. To start anew with a new CA, which every site must follow: add --force",
                     there.display()
                 )
                 .into());
             }
         }
     }
+    if keeps_ca {
+        crate::say::say!("CA in {}: left as it is", dir.join("ca").display());
+    } else {
+        make_ca(dir, name, existing == Existing::Replaced)?;
+    }
+    let mut made = Vec::new();
+    for names in &all {
+        let one = certs::issue(dir, names, days, existing == Existing::Replaced)?;
+        tell(&one)?;
+        made.push(one);
+    }
+    match made.is_empty() {
+        true if keeps_ca => {}
+        true => crate::say::say!("\nnext: replgate certs issue SITE, once for each site"),
+        false => next(&made)?,
+    }
+    Ok(())
+}
+
+fn make_ca(dir: &Path, name: &str, force: bool) -> Outcome {
     let (facts, aside) = certs::init(dir, name, force)?;
     let mut out = std::io::stdout().lock();
     if let Some(aside) = aside {
@@ -191,18 +239,7 @@ fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Out
     )?;
     writeln!(out, "  sha256       {}", facts.fingerprint)?;
     writeln!(out, "  expires      {}", expiry(&facts))?;
-    drop(out);
-    let mut made = Vec::new();
-    for names in &all {
-        let one = certs::issue(dir, names, days, force)?;
-        tell(&one)?;
-        made.push(one);
-    }
-    if made.is_empty() {
-        crate::say::say!("\nnext: replgate certs issue SITE, once for each site");
-        return Ok(());
-    }
-    next(&made)
+    Ok(())
 }
 
 /// What was made for one site.

@@ -1,6 +1,7 @@
 //! `replgate run`: this site's gateway, until a signal.
 
 use clap::Args;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::log::{self, Format};
@@ -52,11 +53,20 @@ impl Run {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
+                tell_service_manager(NotifyState::Stopping);
             };
-            gateway::run(config, material, shutdown).await
+            let up = || tell_service_manager(NotifyState::Ready);
+            gateway::run(config, material, up, shutdown).await
         });
         runtime.shutdown_timeout(std::time::Duration::from_millis(500));
         drop(guard);
         Ok(outcome?)
+    }
+}
+
+/// Tells systemd, where it has started this process as `Type=notify`.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!("the service manager cannot be told: {error}");
     }
 }

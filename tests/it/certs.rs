@@ -96,6 +96,36 @@ fn keys_are_private_folders_closed_and_a_site_folder_holds_no_ca_key() {
 }
 
 #[test]
+fn init_if_missing_completes_what_is_there_and_changes_nothing_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let read = |file: &str| std::fs::read(dir.path().join("certs").join(file)).expect("it is there");
+    replgate_ok(dir.path(), &["certs", "init", "dc1", "--if-missing"]);
+    let before = ["ca/ca.key", "ca/ca.crt", "dc1/tls.key", "dc1/tls.crt"].map(read);
+    // A site more, the CA and the first one as they were.
+    let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2", "--if-missing"]);
+    assert!(said.contains("site dc1: left as it is") && said.contains("dc2/tls.crt"), "{said}");
+    let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2", "--if-missing"]);
+    assert!(said.contains("site dc2: left as it is") && !said.contains("next:"), "{said}");
+    assert_eq!(["ca/ca.key", "ca/ca.crt", "dc1/tls.key", "dc1/tls.crt"].map(read), before);
+    replgate_ok(dir.path(), &["certs", "verify"]);
+    // A certificate of another CA is no certificate of this one.
+    std::fs::remove_dir_all(dir.path().join("certs/ca")).expect("it is there");
+    let (code, _, err) = replgate(dir.path(), &["certs", "init", "dc1", "--if-missing"]);
+    assert!(
+        code == 1 && err.contains("dc1/tls.key is there already") && err.contains("put it back"),
+        "{err}"
+    );
+    assert!(!dir.path().join("certs/ca").exists(), "no CA beside certificates that it has not signed");
+    std::fs::rename(dir.path().join("certs/dc1"), dir.path().join("dc1")).expect("it is there");
+    std::fs::remove_dir_all(dir.path().join("certs/dc2")).expect("it is there");
+    replgate_ok(dir.path(), &["certs", "init", "dc2", "--if-missing"]);
+    std::fs::rename(dir.path().join("dc1"), dir.path().join("certs/dc1")).expect("it is there");
+    let (code, _, err) = replgate(dir.path(), &["certs", "init", "dc1", "--if-missing"]);
+    assert!(code == 1 && err.contains("was not issued by the CA"), "{err}");
+    assert_eq!(replgate(dir.path(), &["certs", "init", "--force", "--if-missing"]).0, 2);
+}
+
+#[test]
 fn a_request_is_signed_for_what_the_operator_confirms() {
     let dir = tempfile::tempdir().expect("a folder");
     let host = tempfile::tempdir().expect("a folder");

@@ -7,6 +7,7 @@ mod support;
 
 mod attacks;
 mod certs;
+mod documents;
 mod files;
 mod life;
 mod refusals;

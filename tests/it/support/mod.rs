@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod path;
 pub mod pki;
 pub mod redis;
+pub mod transcript;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

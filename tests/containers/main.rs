@@ -1,0 +1,58 @@
+//! Runs what is shipped for containers and for Debian, unchanged, against a Docker
+//! engine. Without one, each test says that it is skipped; with `CI=true` it fails.
+
+#![allow(unreachable_pub)] // A test binary has no outside.
+
+mod compose;
+mod engine;
+mod package;
+#[path = "../it/support/transcript.rs"]
+mod transcript;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// How long a container may take to do what it should.
+const SOON: Duration = Duration::from_secs(60);
+
+/// The project's own folder.
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Polls until `condition` holds; what it answers last is in the failure.
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> Result<(), String>) {
+    let deadline = Instant::now() + SOON;
+    while let Err(seen) = condition() {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}; seen: {seen}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// `text` where it holds `wanted`, all of it.
+fn holds(text: &str, wanted: &[&str]) -> Result<(), String> {
+    let missing: Vec<_> = wanted.iter().filter(|wanted| !text.contains(**wanted)).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("no {missing:?} in:\n{text}")) }
+}
+
+/// Runs a command that must succeed, and answers what it printed.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a command to its end.
+#[track_caller]
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; run: make test"))
+}

@@ -1,0 +1,235 @@
+//! The Debian package, on a Debian that systemd has booted, and the other files of a
+//! release.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::engine::{DEBIAN, Engine, release, release_in, released};
+use crate::{eventually, holds, output, run};
+
+/// A booted Debian in a container.
+struct Host<'a> {
+    engine: &'a Engine,
+    id: String,
+}
+
+/// Boots systemd; where the machine has only a cgroup v1 without systemd's own
+/// hierarchy, it is mounted first.
+const BOOT: &str = "if [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then \
+        mount -t tmpfs cgroup /sys/fs/cgroup && mkdir /sys/fs/cgroup/systemd && \
+        mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd; fi; exec /sbin/init";
+
+impl<'a> Host<'a> {
+    fn boot(engine: &'a Engine) -> Self {
+        let mut command = engine.docker();
+        command.args(["run", "-d", "--cap-add", "SYS_ADMIN", "--cgroupns", "private"]);
+        command.args(["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]);
+        command.args([
+            "--tmpfs",
+            "/run",
+            "--tmpfs",
+            "/run/lock",
+            "--tmpfs",
+            "/tmp",
+            DEBIAN,
+            "sh",
+            "-c",
+            BOOT,
+        ]);
+        let host = Self { engine, id: run(&mut command).trim().to_owned() };
+        // The package redis-server brings a service of its own, which is not wanted.
+        eventually("systemd is up", || {
+            let seen = host.output("systemctl is-system-running; systemctl list-units");
+            holds(&seen.1, &["multi-user.target"])
+        });
+        host
+    }
+
+    fn output(&self, script: &str) -> (bool, String) {
+        let output = output(self.engine.docker().args(["exec", &self.id, "sh", "-c", script]));
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Runs a script that must succeed, and answers what it said.
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
+        let (good, text) = self.output(script);
+        assert!(good, "{script}: {text}\n{}", self.output("journalctl --no-pager -n 30 -u replgate").1);
+        text
+    }
+
+    fn copy(&self, from: &Path, to: &str) {
+        run(self.engine.docker().arg("cp").arg(from).arg(format!("{}:{to}", self.id)));
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        let _ = self.engine.docker().args(["rm", "--force", &self.id]).output();
+    }
+}
+
+/// The package again, as a release before this one.
+fn older(package: &Path, folder: &Path) {
+    let tree = folder.join("tree");
+    run(Command::new("dpkg-deb").arg("-R").args([package, &*tree]));
+    let control = tree.join("DEBIAN/control");
+    let text = std::fs::read_to_string(&control).expect("a package has one");
+    let version = format!("Version: {}-1\n", env!("CARGO_PKG_VERSION"));
+    assert!(text.contains(&version), "{text}");
+    std::fs::write(&control, text.replace(&version, "Version: 0.0.9-1\n")).expect("it is writable");
+    run(Command::new("dpkg-deb")
+        .args(["-b", "-Znone", "--root-owner-group"])
+        .args([&*tree, &*folder.join("older.deb")]));
+}
+
+#[test]
+fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expects() {
+    let Some(mut engine) = Engine::or_skip("the Debian package") else { return };
+    engine.need_debian();
+    let folder = tempfile::tempdir().expect("a folder");
+    let package = released(".deb");
+    older(&package, folder.path());
+    let host = Host::boot(&engine);
+    host.copy(&folder.path().join("older.deb"), "/root/older.deb");
+    host.copy(&package, "/root/replgate.deb");
+
+    // Installed: a user, no service yet, and what to do next.
+    let said = host.run("dpkg -i /root/older.deb");
+    holds(&said, &["/etc/replgate/gateway.toml", "README.Debian"]).expect("it says what is next");
+    holds(
+        &host.run("getent passwd replgate; stat -c %U:%G:%a /etc/replgate"),
+        &["replgate:x:", "root:replgate:750"],
+    )
+    .expect("a user and a folder for it");
+    assert_eq!(host.output("systemctl is-active replgate").1.trim(), "inactive");
+    assert!(!host.output("systemctl is-enabled replgate").0, "not before there is a config");
+    holds(
+        &host.run("ls /usr/share/doc/replgate /usr/share/man/man1; replgate --version"),
+        &[
+            "README.Debian",
+            "THIRD-PARTY-LICENCES",
+            "replgate-certs-init.1.gz",
+            concat!("replgate ", env!("CARGO_PKG_VERSION")),
+        ],
+    )
+    .expect("documents, man pages and the program");
+    host.run("bash -c '. /usr/share/bash-completion/completions/replgate && complete -p replgate'");
+
+    // Started without a config: it fails, says why, and does not try for ever.
+    assert!(!host.output("systemctl start replgate").0);
+    eventually("the journal says what is missing", || {
+        holds(
+            &host.output("journalctl --no-pager -u replgate; systemctl show -p SubState replgate").1,
+            &["/etc/replgate/gateway.toml", "SubState=failed"],
+        )
+    });
+
+    // As README.Debian says, with both sites on this one host.
+    host.run("cd /root && replgate certs init dc1 dc2 && \
+        for site in dc1 dc2; do install -d -o replgate -g replgate -m 0700 /etc/replgate/certs/$site && \
+            cp certs/$site/* /etc/replgate/certs/$site/ && chown replgate: /etc/replgate/certs/$site/*; done && \
+        cp /usr/share/doc/replgate/examples/dc1.toml /etc/replgate/gateway.toml && \
+        sed 's/gw.dc1.example/127.0.0.1/' /usr/share/doc/replgate/examples/dc2.toml > /etc/replgate/dc2.toml");
+    host.run("redis-server --port 6379 --daemonize yes && redis-server --port 6380 --daemonize yes --replicaof 127.0.0.1 6390");
+    host.run("systemctl enable --now replgate");
+    // Type=notify: once `start` returns, it listens.
+    holds(
+        &host.run("runuser -u replgate -- replgate status -c /etc/replgate/gateway.toml"),
+        &["masters offered: orders"],
+    )
+    .expect("it runs");
+    host.run("systemd-run -q --unit far --uid replgate replgate run -c /etc/replgate/dc2.toml");
+    let in_sync = |what: &str| {
+        eventually(what, || {
+            let seen = host.output("redis-cli -p 6379 SET at \"$(date +%s%N)\"; sleep 0.1; redis-cli -p 6379 GET at; redis-cli -p 6380 GET at; redis-cli -p 6380 INFO replication").1;
+            let lines: Vec<&str> = seen.lines().map(str::trim).collect();
+            if lines.len() > 3 && lines[1] == lines[2] {
+                holds(&seen, &["master_link_status:up"])
+            } else {
+                Err(seen)
+            }
+        });
+    };
+    in_sync("replication through the service");
+    holds(&host.run("stat -c %U /proc/$(systemctl show -p MainPID --value replgate); systemctl show -p CapabilityBoundingSet -p NoNewPrivileges -p ProtectSystem replgate"),
+        &["replgate", "NoNewPrivileges=yes", "ProtectSystem=strict"]).expect("the unit's limits are in force");
+
+    // Killed: systemd starts it again. Upgraded: it runs the new program.
+    let pid = || host.run("systemctl show -p MainPID --value replgate").trim().to_owned();
+    let first = pid();
+    host.run(&format!("kill -KILL {first}"));
+    eventually("it is started again", || {
+        let seen = host.output("systemctl is-active replgate").1;
+        if seen.trim() == "active" && pid() != first { Ok(()) } else { Err(seen) }
+    });
+    in_sync("replication after a kill");
+    let second = pid();
+    host.run("dpkg -i /root/replgate.deb");
+    assert_ne!(pid(), second, "an upgrade restarts what runs");
+    holds(
+        &host.run("dpkg-query -W replgate; systemctl is-active replgate; systemctl is-enabled replgate"),
+        &[env!("CARGO_PKG_VERSION"), "active", "enabled"],
+    )
+    .expect("still enabled, and up");
+    in_sync("replication after an upgrade");
+
+    // Removed and purged: stopped, gone, and nobody's keys are.
+    host.run("dpkg -r replgate");
+    assert!(
+        !host.output("grep -l '[r]eplgate.run.-c./etc/replgate/gateway.toml' /proc/[0-9]*/cmdline").0,
+        "it still runs"
+    );
+    host.run("test ! -e /usr/bin/replgate && test -e /etc/replgate/gateway.toml");
+    host.run(
+        "dpkg -P replgate && test -e /etc/replgate/certs/dc1/tls.key && test -e /etc/replgate/gateway.toml",
+    );
+    assert!(!host.output("systemctl cat replgate").0, "the unit is gone");
+}
+
+#[test]
+fn a_release_is_self_contained_and_says_what_is_in_it() {
+    let Some(mut engine) = Engine::or_skip("the release's files") else { return };
+    engine.need_debian();
+    let folder = tempfile::tempdir().expect("a folder");
+    let unpacked = release_in(folder.path());
+    // No interpreter and no library is asked for.
+    let headers = run(Command::new("readelf").arg("-ld").arg(unpacked.join("replgate")));
+    assert!(!headers.contains("INTERP") && !headers.contains("NEEDED"), "{headers}");
+    // It resolves names and runs where there is nothing else at all.
+    let root = folder.path().join("root");
+    std::fs::create_dir_all(root.join("etc")).expect("the folder is writable");
+    std::fs::copy(unpacked.join("replgate"), root.join("replgate")).expect("the folder is writable");
+    std::fs::write(root.join("etc/hosts"), "127.0.0.1 somewhere.example\n").expect("the folder is writable");
+    let inspected = output(Command::new("chroot").arg(&root).args([
+        "/replgate",
+        "certs",
+        "inspect",
+        "somewhere.example:1",
+    ]));
+    let said = String::from_utf8_lossy(&inspected.stderr).into_owned();
+    assert!(!inspected.status.success() && said.contains("refused"), "it looked the name up: {said}");
+    for file in [
+        "THIRD-PARTY-LICENCES",
+        "replgate.service",
+        "man/replgate-run.1",
+        "completions/_replgate",
+        "examples/dc1.toml",
+    ] {
+        assert!(unpacked.join(file).exists(), "{file}");
+    }
+    let list = std::fs::read_to_string(released(".cdx.json")).expect("it was just made");
+    let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    let names: Vec<&str> = list["components"]
+        .as_array()
+        .expect("components")
+        .iter()
+        .filter_map(|c| c["name"].as_str())
+        .collect();
+    for name in ["tokio", "rustls", "aws-lc-sys", "clap"] {
+        assert!(names.contains(&name), "{name} is linked in, but not listed");
+    }
+    assert!(!names.contains(&"proptest"), "a tool of the tests is listed as part of the product");
+    run(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(release()));
+}
