@@ -4,7 +4,8 @@
 #   docker run -v ./gateway.toml:/etc/replgate/gateway.toml:ro -v ./certs/dc1:/etc/replgate/certs/dc1:ro \
 #     --read-only --cap-drop ALL -p 7379:7379 replgate
 #
-# Files that are mounted must be readable by user 65532, the key by nobody else.
+# Files that are mounted must be readable by user 65532, the key by nobody else. The health
+# check asks the gateway that runs with /etc/replgate/gateway.toml.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src

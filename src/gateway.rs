@@ -56,7 +56,9 @@ pub async fn run(
             .with_context(|| format!("set up TLS towards {}", replica.site))?;
         replicas.push((listener, Arc::new(dial::Site { replica: replica.clone(), dial })));
     }
-    tasks.spawn(admin::serve(Arc::clone(&shared)));
+    if let Some(listener) = admin::bind(&shared) {
+        tasks.spawn(admin::serve(Arc::clone(&shared), listener));
+    }
     if let Some(listener) = wan {
         let server = shared.material.server().context("set up TLS for other sites")?;
         accept_sites(&shared, listener, &server, &tasks);

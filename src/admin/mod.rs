@@ -66,15 +66,18 @@ fn is_trusted(socket: &UnixStream) -> bool {
     socket.peer_cred().is_ok_and(|peer| peer.uid() == 0 || Some(peer.uid()) == own)
 }
 
-/// Answers every question until the gateway stops.
-pub async fn serve(shared: Arc<Shared>) {
-    let listener = match UnixListener::bind(name(&shared.config.site, &shared.config.path)) {
-        Ok(listener) => listener,
-        Err(error) => {
+/// Binds the socket, from when on `status` is answered. A gateway runs without it too.
+pub fn bind(shared: &Shared) -> Option<UnixListener> {
+    let bound = UnixListener::bind(name(&shared.config.site, &shared.config.path));
+    bound
+        .map_err(|error| {
             warn!("`replgate status` will find nothing: {error}; is this config running already?");
-            return;
-        }
-    };
+        })
+        .ok()
+}
+
+/// Answers every question until the gateway stops.
+pub async fn serve(shared: Arc<Shared>, listener: UnixListener) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

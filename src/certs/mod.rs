@@ -5,6 +5,7 @@
 //! host and holds no CA key. Knows neither the gateway nor any socket.
 
 pub mod authority;
+pub mod complete;
 pub mod ledger;
 pub mod store;
 
@@ -115,11 +116,12 @@ fn make_ca(folder: &Folder, name: &str) -> anyhow::Result<Certificate> {
     let (certificate, key, authority) = Authority::make(name)?;
     let ledger = Ledger::default();
     let list = authority.revocation_list(&ledger)?;
+    // The certificate last: once it is there, so is everything else.
     folder.write(&[
+        New::public(folder.ca().join("issued.toml"), ledger.text()?),
+        New::public(folder.ca().join("crl.pem"), list),
         New::secret(folder.ca().join("ca.key"), key),
         New::public(folder.ca().join("ca.crt"), certificate),
-        New::public(folder.ca().join("crl.pem"), list),
-        New::public(folder.ca().join("issued.toml"), ledger.text()?),
     ])?;
     Ok(authority.facts)
 }
@@ -260,24 +262,6 @@ pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
     Folder::new(dir).sites()
 }
 
-/// Whether there is a CA in `dir`.
-pub fn has_ca(dir: &Path) -> bool {
-    Folder::new(dir).has_ca()
-}
-
-/// Refuses a site whose certificate is not one that the CA in `dir` has issued.
-pub fn ensure_issued_here(dir: &Path, site: &str) -> anyhow::Result<()> {
-    let folder = Folder::new(dir);
-    let serial = current(&folder, site)?.serial_text();
-    ensure!(
-        Ledger::load(&folder)?.certificates.iter().any(|entry| entry.serial == serial),
-        "{} was not issued by the CA in {}; nothing was changed. To replace it: replgate certs issue {site} --force",
-        folder.site(site).join("tls.crt").display(),
-        folder.ca().display()
-    );
-    Ok(())
-}
-
 /// Revokes by serial number, or everything that a site has that is not expired,
 /// and refreshes every site's folder. Answers what was revoked; nothing where all of
 /// it was before.
@@ -349,11 +333,12 @@ fn place_certificate(
     });
     let place = folder.site(names.site());
     let with_key = secret.is_some();
-    // The ledger first: a certificate that was made must never be unknown to it.
+    // The ledger first: a certificate that was made must never be unknown to it. The
+    // certificate last: once it is there, so is everything else.
     let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
+    files.extend(refreshed(folder, &authority, &ledger, Some(names.site()))?);
     files.extend(secret.map(|secret| New::secret(place.join("tls.key"), secret)));
     files.push(New::public(place.join("tls.crt"), text));
-    files.extend(refreshed(folder, &authority, &ledger, Some(names.site()))?);
     folder.write(&files)?;
     Ok(Made { site: names.site().to_owned(), folder: place, facts, with_key, old_key: None })
 }

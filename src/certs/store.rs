@@ -33,6 +33,11 @@ impl New {
         Self { path, text, mode: 0o644 }
     }
 
+    /// Whether a file of that name is there already.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
     fn temporary(&self) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         self.path.with_file_name(format!(".{name}.{}", std::process::id()))
@@ -62,10 +67,19 @@ impl Folder {
 
     /// Sites with a certificate, sorted.
     pub(super) fn sites(&self) -> anyhow::Result<Vec<String>> {
+        self.sites_with(&["tls.crt"])
+    }
+
+    /// Sites with a certificate or a key, sorted.
+    pub(super) fn occupied(&self) -> anyhow::Result<Vec<String>> {
+        self.sites_with(&["tls.crt", "tls.key"])
+    }
+
+    fn sites_with(&self, files: &[&str]) -> anyhow::Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.dir).with_context(|| format!("read {}", self.dir.display()))?;
         let mut sites: Vec<String> = entries
             .filter_map(Result::ok)
-            .filter(|entry| entry.path().join("tls.crt").exists())
+            .filter(|entry| files.iter().any(|file| entry.path().join(file).exists()))
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
         sites.sort();

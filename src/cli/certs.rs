@@ -40,7 +40,7 @@ enum Action {
         /// Start anew: a CA that is there is moved aside, and site certificates are replaced
         #[arg(long)]
         force: bool,
-        /// Make only what is not there yet, and leave the rest as it is: for scripts and containers
+        /// Make only what is missing: keys and certificates that are there stay. For scripts and containers
         #[arg(long, conflicts_with = "force")]
         if_missing: bool,
     },
@@ -132,14 +132,8 @@ impl Certs {
     pub(super) fn execute(self) -> Outcome {
         let dir = self.dir.as_path();
         match self.action {
-            Action::Init { sites, name, days, force, if_missing } => {
-                let existing = match (force, if_missing) {
-                    (true, _) => Existing::Replaced,
-                    (_, true) => Existing::Kept,
-                    _ => Existing::Refused,
-                };
-                init(dir, &sites, &name, days, existing)
-            }
+            Action::Init { sites, name, days, if_missing: true, .. } => complete(dir, &sites, &name, days),
+            Action::Init { sites, name, days, force, .. } => init(dir, &sites, &name, days, force),
             Action::Issue { site, names, days, force } => {
                 let made = certs::issue(dir, &wanted(&site, &names)?, days, force)?;
                 tell(&made)?;
@@ -162,74 +156,68 @@ fn wanted(site: &str, more: &MoreNames) -> Result<Names, Failure> {
     Names::new(site, &more.sans).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// What `init` does where something is there already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Existing {
-    Refused,
-    Replaced,
-    Kept,
-}
-
-fn init(dir: &Path, sites: &[String], name: &str, days: u32, existing: Existing) -> Outcome {
+/// The names of all sites, judged before anything is made.
+fn all_names(sites: &[String]) -> Result<Vec<Names>, Failure> {
     if let Some(twice) = sites.iter().enumerate().find(|(at, site)| sites[..*at].contains(site)) {
         return Err(Failure::Usage(format!("the site {:?} is named twice", twice.1)));
     }
-    // All names are judged before anything is made.
-    let mut all = sites
-        .iter()
-        .map(|site| wanted(site, &MoreNames { sans: Vec::new() }))
-        .collect::<Result<Vec<_>, _>>()?;
-    let keeps_ca = existing == Existing::Kept && certs::has_ca(dir);
-    if keeps_ca {
-        for names in all.extract_if(.., |names| dir.join(names.site()).join("tls.crt").exists()) {
-            certs::ensure_issued_here(dir, names.site())?;
-            crate::say::say!("site {}: left as it is", names.site());
-        }
-    } else if existing != Existing::Replaced {
+    sites.iter().map(|site| wanted(site, &MoreNames { sans: Vec::new() })).collect()
+}
+
+fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Outcome {
+    let all = all_names(sites)?;
+    if !force {
         for names in &all {
             let there = dir.join(names.site()).join("tls.key");
             if there.exists() {
-                let next = match certs::has_ca(dir) {
-                    true => "To add other sites: replgate certs issue SITE",
-                    false => "The CA is not there: put it back to go on with it",
-                };
                 return Err(anyhow::anyhow!(
-                    "{} is there already; nothing was changed. {next}. To start anew with a new CA, which every site must follow: add --force",
+                    "{} is there already; nothing was changed. To add other sites: replgate certs issue SITE. To start anew with a new CA, which every site must follow: add --force",
                     there.display()
                 )
                 .into());
             }
         }
     }
-    if keeps_ca {
-        crate::say::say!("CA in {}: left as it is", dir.join("ca").display());
-    } else {
-        make_ca(dir, name, existing == Existing::Replaced)?;
+    let (facts, aside) = certs::init(dir, name, force)?;
+    if let Some(aside) = aside {
+        crate::say::say!(
+            "the old CA was moved to {}; certificates of it are not trusted by new ones\n",
+            aside.display()
+        );
     }
+    tell_ca(dir, &facts)?;
     let mut made = Vec::new();
     for names in &all {
-        let one = certs::issue(dir, names, days, existing == Existing::Replaced)?;
+        let one = certs::issue(dir, names, days, force)?;
         tell(&one)?;
         made.push(one);
     }
-    match made.is_empty() {
-        true if keeps_ca => {}
-        true => crate::say::say!("\nnext: replgate certs issue SITE, once for each site"),
-        false => next(&made)?,
+    if made.is_empty() {
+        crate::say::say!("\nnext: replgate certs issue SITE, once for each site");
+        return Ok(());
     }
-    Ok(())
+    next(&made)
 }
 
-fn make_ca(dir: &Path, name: &str, force: bool) -> Outcome {
-    let (facts, aside) = certs::init(dir, name, force)?;
-    let mut out = std::io::stdout().lock();
-    if let Some(aside) = aside {
-        writeln!(
-            out,
-            "the old CA was moved to {}; certificates of it are not trusted by new ones\n",
-            aside.display()
-        )?;
+fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> Outcome {
+    let done = certs::complete::complete(dir, &all_names(sites)?, name, days)?;
+    match &done.ca {
+        Some(facts) => tell_ca(dir, facts)?,
+        None => crate::say::say!("CA in {}: left as it is", dir.join("ca").display()),
     }
+    done.made.iter().try_for_each(tell)?;
+    for site in &done.kept {
+        crate::say::say!("site {site}: left as it is");
+    }
+    if !done.made.is_empty() {
+        next(&done.made)?;
+    }
+    // What was left may be expired, revoked or damaged: that is for its owner to mend.
+    if done.kept.is_empty() { Ok(()) } else { verify(dir, done.kept) }
+}
+
+fn tell_ca(dir: &Path, facts: &Certificate) -> Outcome {
+    let mut out = std::io::stdout().lock();
     writeln!(out, "CA {}", facts.subject)?;
     writeln!(out, "  certificate  {}", dir.join("ca/ca.crt").display())?;
     writeln!(
@@ -238,7 +226,7 @@ fn make_ca(dir: &Path, name: &str, force: bool) -> Outcome {
         dir.join("ca/ca.key").display()
     )?;
     writeln!(out, "  sha256       {}", facts.fingerprint)?;
-    writeln!(out, "  expires      {}", expiry(&facts))?;
+    writeln!(out, "  expires      {}", expiry(facts))?;
     Ok(())
 }
 

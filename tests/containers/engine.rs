@@ -1,9 +1,8 @@
-//! A Docker engine, and images where no registry can be reached.
+//! A Docker engine, and images without any registry.
 //!
-//! Base images that are missing are replaced, for the time of a test, by stand-ins
-//! under their own names: a Debian made with debootstrap for `redis`, and the same
-//! with the ready program in place of a compiler for `rust`. So the Dockerfile and the
-//! compose file run as they are.
+//! Base images are stand-ins under their own names: a Debian made with debootstrap for
+//! `redis`, and the same with the ready program in place of a compiler for `rust`. So
+//! the Dockerfile and the compose file run as they are, and in seconds.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -11,10 +10,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{eventually, output, project, run};
+use crate::{SOON, eventually, output, project, run};
 
 /// The image of Redis in docker-compose.yml.
 pub const REDIS: &str = "redis:7";
@@ -25,78 +25,98 @@ const RUST: &str = "rust:1.95-slim-bookworm";
 /// A bare Debian that boots, for the package.
 pub const DEBIAN: &str = "replgate-test-debian";
 
-/// Marks what is built from stand-ins, so that it can be found and removed.
-const LABEL: &str = "replgate.test";
-
-/// An engine to use, one test at a time.
+/// An engine of the test's own, in a network namespace of its own: it ends with the
+/// test, and neither sees nor changes images, networks or firewall of this machine.
 pub struct Engine {
-    socket: Option<String>,
-    daemon: Option<(Child, TempDir)>,
-    stand_ins: Vec<&'static str>,
+    daemon: Child,
+    folder: TempDir,
+    socket: String,
     _turn: MutexGuard<'static, ()>,
 }
 
+/// What is missing here for the tests of containers and packages.
+fn missing() -> Option<String> {
+    if run(Command::new("id").arg("-u")).trim() != "0" {
+        return Some("images are made and packets captured as root; run it as root".to_owned());
+    }
+    let programs = [
+        ("dockerd", "docker.io"),
+        ("docker", "docker.io"),
+        ("debootstrap", "debootstrap"),
+        ("tcpdump", "tcpdump"),
+    ];
+    programs.into_iter().find_map(|(program, package)| {
+        let there = output(Command::new("sh").args(["-c", &format!("command -v {program}")]));
+        (!there.status.success()).then(|| format!("no {program}; install {package}"))
+    })
+}
+
+/// Whether a test cannot run here; if so, it says so.
+pub fn skips(test: &str) -> bool {
+    missing().is_some_and(|why| {
+        skip(test, &why);
+        true
+    })
+}
+
+/// Says that a test is skipped, past the capture: who runs the tests is to see it. With
+/// `CI=true` that is a failure.
+pub fn skip(test: &str, why: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} cannot run: {why}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
 impl Engine {
-    /// An engine, or nothing where there is none and that may be.
+    /// An engine, or nothing where there can be none.
     pub fn or_skip(test: &str) -> Option<Self> {
-        match Self::find() {
+        static TURN: Mutex<()> = Mutex::new(());
+        if skips(test) {
+            return None;
+        }
+        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match Self::start(turn) {
             Ok(engine) => Some(engine),
             Err(why) => {
-                assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} cannot run: {why}");
-                // Past the capture: who runs the tests is to see it.
-                let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+                skip(test, &why);
                 None
             }
         }
     }
 
-    fn find() -> Result<Self, String> {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut engine = Self { socket: None, daemon: None, stand_ins: Vec::new(), _turn: turn };
-        if run(Command::new("id").arg("-u")).trim() != "0" {
-            return Err("images are made and packets captured as root; run it as root".to_owned());
-        }
-        for (program, package) in
-            [("docker", "docker.io"), ("debootstrap", "debootstrap"), ("tcpdump", "tcpdump")]
-        {
-            let there = output(Command::new("sh").args(["-c", &format!("command -v {program}")]));
-            if !there.status.success() {
-                return Err(format!("no {program}; install {package}"));
-            }
-        }
-        if !engine.answers() {
-            engine.start()?;
-        }
-        Ok(engine)
-    }
-
-    fn answers(&self) -> bool {
-        output(self.docker().args(["version", "--format", "{{.Server.Version}}"])).status.success()
-    }
-
-    /// Starts an engine of its own, which ends with it.
-    fn start(&mut self) -> Result<(), String> {
+    fn start(turn: MutexGuard<'static, ()>) -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix("engine").tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         let log = File::create(path("log")).expect("the folder is writable");
+        // The machine's own settings may name the folders that are given here.
+        std::fs::write(path("settings"), "{}").expect("the folder is writable");
         let socket = format!("unix://{}", path("socket").display());
-        let mut dockerd = Command::new("dockerd");
-        dockerd.args(["--host", &socket]);
+        let mut dockerd = Command::new("unshare");
+        dockerd.args(["--net", "--mount", "sh", "-c", "ip link set lo up; exec dockerd \"$@\"", "sh"]);
+        dockerd.args(["--host", &socket]).arg("--config-file").arg(path("settings"));
         for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             dockerd.arg(flag).arg(path(name));
         }
         dockerd.stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
-        let child = dockerd.spawn().map_err(|error| {
-            format!("no Docker engine answers, and dockerd cannot be started: {error}; install docker.io")
-        })?;
-        let log = path("log");
-        self.socket = Some(socket);
-        self.daemon = Some((child, folder));
-        eventually("a Docker engine of its own", || {
-            if self.answers() { Ok(()) } else { Err(std::fs::read_to_string(&log).unwrap_or_default()) }
+        let daemon = dockerd.spawn().map_err(|error| format!("unshare: {error}; install util-linux"))?;
+        let mut engine = Self { daemon, folder, socket, _turn: turn };
+        let mut ended = false;
+        eventually("a Docker engine", || {
+            ended = engine.daemon.try_wait().is_ok_and(|status| status.is_some());
+            let up = output(engine.docker().args(["version", "--format", "{{.Server.Version}}"]));
+            if ended || up.status.success() { Ok(()) } else { Err("no answer".to_owned()) }
         });
-        Ok(())
+        if ended {
+            let said = std::fs::read_to_string(engine.folder.path().join("log")).unwrap_or_default();
+            return Err(format!("a Docker engine cannot run here:\n{said}"));
+        }
+        Ok(engine)
+    }
+
+    /// A command in the network that the containers' networks are in.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.daemon.id())).arg(program);
+        command
     }
 
     /// A command for this engine.
@@ -105,9 +125,7 @@ impl Engine {
         command.current_dir(project()).stdin(Stdio::null());
         // The builder that asks for nothing beside the engine.
         command.envs([("DOCKER_BUILDKIT", "0"), ("COMPOSE_DOCKER_CLI_BUILD", "0")]);
-        if let Some(socket) = &self.socket {
-            command.env("DOCKER_HOST", socket);
-        }
+        command.env("DOCKER_HOST", &self.socket);
         command
     }
 
@@ -116,26 +134,23 @@ impl Engine {
         self.command("docker")
     }
 
-    fn has(&self, image: &str) -> bool {
-        output(self.docker().args(["image", "inspect", image])).status.success()
-    }
-
-    /// Provides the images that docker-compose.yml and the Dockerfile start from.
-    pub fn need_base_images(&mut self) {
-        let pulled = || output(self.docker().args(["pull", "--quiet", REDIS])).status.success();
-        if !self.has(REDIS) && !pulled() {
-            self.import(REDIS, &["CMD [\"redis-server\"]", "WORKDIR /data", "VOLUME /data"]);
-        }
-        if self.has(RUST) {
-            return;
-        }
+    /// Provides what docker-compose.yml and the Dockerfile start from.
+    pub fn need_base_images(&self) {
+        self.import(REDIS, &["CMD [\"redis-server\"]", "WORKDIR /data", "VOLUME /data"]);
         self.import(DEBIAN, &[]);
         let folder = tempfile::tempdir().expect("a folder");
         let unpacked = release_in(folder.path());
         std::fs::copy(unpacked.join("replgate"), folder.path().join("program")).expect("a program");
         let folder_of = "target/$(uname -m)-unknown-linux-musl/release";
         let tools = [
-            ("cargo", format!("mkdir -p {folder_of} && cp /program {folder_of}/replgate")),
+            // Cargo would refuse a context that lacks what Cargo.toml names.
+            (
+                "cargo",
+                format!(
+                    "set -e\nfor file in Cargo.lock src/main.rs benches/pair.rs packaging/manual.rs; do test -e $file; done\n\
+                     mkdir -p {folder_of}\ncp /program {folder_of}/replgate"
+                ),
+            ),
             ("cc", String::new()),
             ("musl-gcc", String::new()),
             ("rustup", String::new()),
@@ -146,43 +161,37 @@ impl Engine {
             std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("the folder is writable");
             std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is there");
         }
-        let dockerfile =
-            format!("FROM {DEBIAN}\nLABEL {LABEL}=yes\nCOPY program /program\nCOPY bin /usr/local/bin\n");
+        let dockerfile = format!("FROM {DEBIAN}\nCOPY program /program\nCOPY bin /usr/local/bin\n");
         std::fs::write(folder.path().join("Dockerfile"), dockerfile).expect("the folder is writable");
         run(self.docker().args(["build", "--quiet", "--tag", RUST]).arg(folder.path()));
-        self.stand_ins.push(RUST);
     }
 
     /// A Debian with Redis and systemd in it, as an image.
-    pub fn need_debian(&mut self) {
+    pub fn need_debian(&self) {
         self.import(DEBIAN, &[]);
     }
 
-    fn import(&mut self, name: &'static str, changes: &[&str]) {
+    fn import(&self, name: &str, changes: &[&str]) {
         let mut import = self.docker();
         import.arg("import");
         for change in changes {
             import.args(["--change", change]);
         }
         run(import.arg(debian()).arg(name));
-        if !self.stand_ins.contains(&name) {
-            self.stand_ins.push(name);
-        }
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        for name in self.stand_ins.iter().rev() {
-            let _ = self.docker().args(["image", "rm", "--force", name]).output();
+        let _ = Command::new("kill").arg(self.daemon.id().to_string()).status();
+        let deadline = Instant::now() + SOON;
+        while matches!(self.daemon.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
         }
-        let filter = format!("label={LABEL}");
-        let _ = self.docker().args(["image", "prune", "--force", "--filter", &filter]).output();
-        if let Some((mut daemon, folder)) = self.daemon.take() {
-            let _ = Command::new("kill").arg(daemon.id().to_string()).status();
-            let _ = daemon.wait();
-            let _ = Command::new("rm").arg("-rf").arg(folder.path()).status();
-        }
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        // Files of other users are in it: not for tempfile to delete.
+        let _ = Command::new("rm").arg("-rf").arg(self.folder.path()).status();
     }
 }
 
@@ -196,7 +205,11 @@ fn debian() -> PathBuf {
     std::fs::create_dir_all(folder).expect("target is writable");
     let root = tempfile::Builder::new().prefix("root").tempdir_in(folder).expect("target is writable");
     run(Command::new("debootstrap")
-        .args(["--variant=minbase", "--include=adduser,redis-server,redis-tools,systemd,systemd-sysv"])
+        .args([
+            "--variant=minbase",
+            "--force-check-gpg",
+            "--include=adduser,redis-server,redis-tools,systemd,systemd-sysv",
+        ])
         .arg("bookworm")
         .arg(root.path())
         .arg("http://deb.debian.org/debian"));

@@ -95,34 +95,105 @@ fn keys_are_private_folders_closed_and_a_site_folder_holds_no_ca_key() {
     assert_eq!(files, ["ca.crt", "crl.pem", "tls.crt", "tls.key"]);
 }
 
+/// `certs init SITES --if-missing`: exit code and everything that it said.
+fn complete(dir: &Path, sites: &[&str]) -> (i32, String) {
+    let words: Vec<&str> = ["certs", "init", "--if-missing"].iter().chain(sites).copied().collect();
+    let (code, out, err) = replgate(dir, &words);
+    (code, out + &err)
+}
+
 #[test]
 fn init_if_missing_completes_what_is_there_and_changes_nothing_else() {
     let dir = tempfile::tempdir().expect("a folder");
-    let read = |file: &str| std::fs::read(dir.path().join("certs").join(file)).expect("it is there");
-    replgate_ok(dir.path(), &["certs", "init", "dc1", "--if-missing"]);
-    let before = ["ca/ca.key", "ca/ca.crt", "dc1/tls.key", "dc1/tls.crt"].map(read);
-    // A site more, the CA and the first one as they were.
-    let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2", "--if-missing"]);
-    assert!(said.contains("site dc1: left as it is") && said.contains("dc2/tls.crt"), "{said}");
-    let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2", "--if-missing"]);
-    assert!(said.contains("site dc2: left as it is") && !said.contains("next:"), "{said}");
-    assert_eq!(["ca/ca.key", "ca/ca.crt", "dc1/tls.key", "dc1/tls.crt"].map(read), before);
+    let path = |file: &str| dir.path().join("certs").join(file);
+    let keys = || {
+        ["ca/ca.key", "ca/ca.crt", "dc1/tls.key", "dc1/tls.crt"].map(|file| std::fs::read(path(file)).ok())
+    };
+    assert_eq!(complete(dir.path(), &["dc1"]).0, 0);
+    let before = keys();
+    assert!(before.iter().all(Option::is_some));
+    let (code, said) = complete(dir.path(), &["dc1", "dc2"]);
+    assert!(code == 0 && said.contains("site dc1: left as it is") && said.contains("dc2/tls.crt"), "{said}");
+    let (code, said) = complete(dir.path(), &["dc1", "dc2"]);
+    assert!(code == 0 && said.contains("ok    dc2: good until") && !said.contains("next:"), "{said}");
+    // Copies of what the CA has are made again.
+    std::fs::remove_file(path("dc1/ca.crt")).expect("it is there");
+    std::fs::remove_file(path("dc1/crl.pem")).expect("it is there");
+    assert_eq!(complete(dir.path(), &["dc1"]).0, 0);
+    assert_eq!(keys(), before);
     replgate_ok(dir.path(), &["certs", "verify"]);
-    // A certificate of another CA is no certificate of this one.
-    std::fs::remove_dir_all(dir.path().join("certs/ca")).expect("it is there");
-    let (code, _, err) = replgate(dir.path(), &["certs", "init", "dc1", "--if-missing"]);
+    // What it leaves and is not well is said, and it does not succeed.
+    replgate_ok(dir.path(), &["certs", "revoke", "dc2"]);
+    let (code, said) = complete(dir.path(), &["dc1", "dc2"]);
     assert!(
-        code == 1 && err.contains("dc1/tls.key is there already") && err.contains("put it back"),
-        "{err}"
+        code == 1 && said.contains("ok    dc1") && said.contains("fail  dc2") && said.contains("revoked"),
+        "{said}"
     );
-    assert!(!dir.path().join("certs/ca").exists(), "no CA beside certificates that it has not signed");
-    std::fs::rename(dir.path().join("certs/dc1"), dir.path().join("dc1")).expect("it is there");
-    std::fs::remove_dir_all(dir.path().join("certs/dc2")).expect("it is there");
-    replgate_ok(dir.path(), &["certs", "init", "dc2", "--if-missing"]);
-    std::fs::rename(dir.path().join("dc1"), dir.path().join("certs/dc1")).expect("it is there");
-    let (code, _, err) = replgate(dir.path(), &["certs", "init", "dc1", "--if-missing"]);
-    assert!(code == 1 && err.contains("was not issued by the CA"), "{err}");
     assert_eq!(replgate(dir.path(), &["certs", "init", "--force", "--if-missing"]).0, 2);
+}
+
+#[test]
+fn init_if_missing_goes_on_where_a_run_was_cut_short() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |file: &str| dir.path().join("certs").join(file);
+    let remove = |file: &str| std::fs::remove_file(path(file)).expect("it is there");
+    // The files in the order in which they are written, the last ones missing.
+    for left in [&["issued.toml"][..], &["issued.toml", "crl.pem"], &["issued.toml", "crl.pem", "ca.key"]] {
+        replgate_ok(dir.path(), &["certs", "init"]);
+        for file in ["issued.toml", "crl.pem", "ca.key", "ca.crt"] {
+            if !left.contains(&file) {
+                remove(&format!("ca/{file}"));
+            }
+        }
+        let (code, said) = complete(dir.path(), &["dc1"]);
+        assert_eq!(code, 0, "with {left:?}: {said}");
+        replgate_ok(dir.path(), &["certs", "verify"]);
+        std::fs::remove_dir_all(path("")).expect("it is there");
+    }
+    // A site's key, whose certificate never came.
+    replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
+    remove("dc1/tls.crt");
+    let (code, said) = complete(dir.path(), &["dc1", "dc2"]);
+    assert!(code == 0 && said.contains("old key      moved to certs/dc1/tls.key.old"), "{said}");
+    replgate_ok(dir.path(), &["certs", "verify"]);
+}
+
+#[test]
+fn init_if_missing_makes_no_second_ca_and_touches_no_site_of_another() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |file: &str| dir.path().join("certs").join(file);
+    replgate_ok(dir.path(), &["certs", "init", "dc1"]);
+    let trusted = std::fs::read(path("dc1/ca.crt")).expect("it is there");
+    std::fs::rename(path("ca"), path("lost")).expect("it is there");
+    // Whoever is named: dc1 lives by the CA that is gone.
+    for site in ["dc1", "dc2"] {
+        let (code, said) = complete(dir.path(), &[site]);
+        assert!(
+            code == 1 && said.contains("certs/dc1 is in use") && said.contains("Put the CA back"),
+            "{said}"
+        );
+    }
+    assert!(!path("ca").exists() && !path("dc2").exists());
+    assert_eq!(std::fs::read(path("dc1/ca.crt")).expect("it is there"), trusted);
+    std::fs::rename(path("lost"), path("ca")).expect("it is there");
+    // Half a CA, with something issued, is damage and no beginning.
+    for file in ["ca/ca.crt", "ca/ca.key", "ca/issued.toml"] {
+        let kept = std::fs::read(path(file)).expect("it is there");
+        std::fs::remove_file(path(file)).expect("it is there");
+        let (code, said) = complete(dir.path(), &["dc1"]);
+        assert!(code == 1 && said.contains(file), "without {file}: {said}");
+        assert!(!path(file).exists(), "{file} was made anew");
+        std::fs::write(path(file), kept).expect("the folder is writable");
+    }
+    // A certificate of another CA, and a request that waits.
+    let other = tempfile::tempdir().expect("a folder");
+    replgate_ok(other.path(), &["certs", "init", "dc3"]);
+    std::fs::rename(other.path().join("certs/dc3"), path("dc3")).expect("it is there");
+    let (code, said) = complete(dir.path(), &["dc3"]);
+    assert!(code == 1 && said.contains("was not issued by the CA"), "{said}");
+    replgate_ok(dir.path(), &["certs", "request", "dc4"]);
+    let (code, said) = complete(dir.path(), &["dc4"]);
+    assert!(code == 1 && said.contains("waits to be signed"), "{said}");
 }
 
 #[test]

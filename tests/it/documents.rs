@@ -22,9 +22,20 @@ impl Terminal {
         Self { folder, ports: PORTS.map(|port| (port, free_port())).to_vec() }
     }
 
-    /// The document's text with the ports of this run.
+    /// The document's text with the ports of this run, in one pass: what was put in is
+    /// not looked at again.
     fn here(&self, text: &str) -> String {
-        self.ports.iter().fold(text.to_owned(), |text, (shown, port)| text.replace(shown, &port.to_string()))
+        let mut here = String::new();
+        let mut rest = text;
+        while let Some(next) = rest.chars().next() {
+            let found = self.ports.iter().find(|(shown, _)| rest.starts_with(shown));
+            match found {
+                Some((_, port)) => here += &port.to_string(),
+                None => here.push(next),
+            }
+            rest = &rest[found.map_or(next.len_utf8(), |(shown, _)| shown.len())..];
+        }
+        here
     }
 
     fn run(&self, command: &str) -> Output {
@@ -34,15 +45,15 @@ impl Terminal {
         let file = |name: &str| self.folder.path().join(name);
         let (out, err) = (file(".out"), file(".err"));
         let created = |path: &PathBuf| std::fs::File::create(path).expect("the folder is writable");
-        let status = Command::new("bash")
-            .args(["-c", &self.here(command)])
+        let status = Command::new("timeout")
+            .args(["60", "bash", "-c", &self.here(command)])
             .current_dir(self.folder.path())
             .env("PATH", path)
             .stdin(std::process::Stdio::null())
             .stdout(created(&out))
             .stderr(created(&err))
             .status()
-            .expect("bash");
+            .expect("timeout, of coreutils");
         let read = |path: &PathBuf| std::fs::read(path).expect("it was just written");
         Output { status, stdout: read(&out), stderr: read(&err) }
     }
