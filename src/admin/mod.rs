@@ -2,7 +2,9 @@
 //!
 //! The socket has an abstract name made from the site and the config's path: it
 //! needs no writable folder, leaves no file behind, and `status` finds it with
-//! the same config. Only the gateway's own user and root are answered.
+//! the same config. Only the gateway's own user and root are answered; root believes
+//! the user to whom the config's private key belongs, so that nobody else can pose as
+//! the gateway.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::config::Config;
 use crate::registry::{Counts, LinkStatus};
 use crate::session::Shared;
 
@@ -59,11 +62,15 @@ fn name(site: &str, config: &Path) -> String {
     format!("\0replgate-{digest}")
 }
 
-/// Whether the process at the other end may ask or answer: same user, or root.
-fn is_trusted(socket: &UnixStream) -> bool {
+/// Whether the process at the other end is this user's, root's, or one of `others`.
+fn is_of(socket: &UnixStream, others: Option<u32>) -> bool {
+    let own = owner(Path::new("/proc/self"));
+    socket.peer_cred().is_ok_and(|peer| [own, Some(0), others].contains(&Some(peer.uid())))
+}
+
+fn owner(path: &Path) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
-    let own = std::fs::metadata("/proc/self").map(|meta| meta.uid()).ok();
-    socket.peer_cred().is_ok_and(|peer| peer.uid() == 0 || Some(peer.uid()) == own)
+    std::fs::metadata(path).map(|meta| meta.uid()).ok()
 }
 
 /// Binds the socket, from when on `status` is answered. A gateway runs without it too.
@@ -84,7 +91,7 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener) {
             () = shared.stop.cancelled() => return,
         };
         match accepted {
-            Ok((socket, _)) if is_trusted(&socket) => {
+            Ok((socket, _)) if is_of(&socket, None) => {
                 let _ = timeout(DEADLINE, answer(&shared, socket)).await;
             }
             Ok(_) => debug!("a stranger asked for the status"),
@@ -112,15 +119,17 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> 
 }
 
 /// Asks the gateway that runs with this config. `None` if none does.
-pub async fn ask(site: &str, config: &Path) -> std::io::Result<Option<Status>> {
+pub async fn ask(config: &Config) -> std::io::Result<Option<Status>> {
     let answer = timeout(DEADLINE, async {
-        let socket = match UnixStream::connect(name(site, config)).await {
+        let socket = match UnixStream::connect(name(&config.site, &config.path)).await {
             Ok(socket) => socket,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Ok(None),
             Err(error) => return Err(error),
         };
-        if !is_trusted(&socket) {
-            return Err(std::io::Error::other("the socket belongs to another user"));
+        if !is_of(&socket, owner(&config.tls.key)) {
+            return Err(std::io::Error::other(
+                "another user has the socket, to whom the config's private key does not belong",
+            ));
         }
         let mut text = Vec::new();
         socket.take(MAX_ANSWER).read_to_end(&mut text).await?;

@@ -104,7 +104,7 @@ pub(super) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
 }
 
 async fn online(config: &Config, material: Option<Material>, report: &mut Report) {
-    let running = match admin::ask(&config.site, &config.path).await {
+    let running = match admin::ask(config).await {
         Ok(status) => status,
         Err(error) => {
             report.warn(&format!("a gateway runs with this config, but cannot be asked: {error}"));

@@ -27,7 +27,7 @@ impl Show {
         let config = self.config.load()?;
         block_on(async {
             loop {
-                let status = admin::ask(&config.site, self.config.path()).await?;
+                let status = admin::ask(&config).await?;
                 let Some(status) = status else {
                     eprintln!(
                         "replgate: no gateway runs with {}; start it: replgate run -c {}",

@@ -47,7 +47,17 @@ pub enum PemError {
 
 /// The bytes of a file of at most 16 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, PemError> {
-    let failed = |error| PemError::Read { path: path.to_owned(), error };
+    let failed = |error: io::Error| {
+        let error = match error.kind() {
+            io::ErrorKind::PermissionDenied => io::Error::other(format!(
+                "{error}; it must be readable by the user that runs this, and so must its folder: ls -ld {} {}",
+                path.parent().unwrap_or(Path::new(".")).display(),
+                path.display()
+            )),
+            _ => error,
+        };
+        PemError::Read { path: path.to_owned(), error }
+    };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > 16 << 20 {
         return Err(failed(io::Error::other("larger than 16 MiB, which no PEM file here is")));

@@ -130,20 +130,33 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
         )
     });
 
+    // Certificates that the service may not read: it says whose business that is.
+    host.run(
+        "cd /root && replgate certs init dc1 dc2 && cp -rp certs/dc1 /etc/replgate/certs/ && \
+         cp /usr/share/doc/replgate/examples/dc1.toml /etc/replgate/gateway.toml",
+    );
+    assert!(!host.output("systemctl start replgate").0);
+    holds(
+        &host.run("journalctl --no-pager -u replgate"),
+        &["tls.key: Permission denied", "readable by the user"],
+    )
+    .expect("the journal says what to look at");
+
     // As README.Debian says, with both sites on this one host.
-    host.run("cd /root && replgate certs init dc1 dc2 && \
-        for site in dc1 dc2; do install -d -o replgate -g replgate -m 0700 /etc/replgate/certs/$site && \
+    host.run("cd /root && for site in dc1 dc2; do install -d -o replgate -g replgate -m 0700 /etc/replgate/certs/$site && \
             cp certs/$site/* /etc/replgate/certs/$site/ && chown replgate: /etc/replgate/certs/$site/*; done && \
         cp /usr/share/doc/replgate/examples/dc1.toml /etc/replgate/gateway.toml && \
         sed 's/gw.dc1.example/127.0.0.1/' /usr/share/doc/replgate/examples/dc2.toml > /etc/replgate/dc2.toml");
     host.run("redis-server --port 6379 --daemonize yes && redis-server --port 6380 --daemonize yes --replicaof 127.0.0.1 6390");
     host.run("systemctl enable --now replgate");
-    // Type=notify: once `start` returns, it listens.
-    holds(
-        &host.run("runuser -u replgate -- replgate status -c /etc/replgate/gateway.toml"),
-        &["masters offered: orders"],
-    )
-    .expect("it runs");
+    // Type=notify: once `start` returns, it listens; root asks the service's gateway, and
+    // believes no other user that poses as it.
+    holds(&host.run("replgate status -c /etc/replgate/gateway.toml"), &["masters offered: orders"])
+        .expect("it runs");
+    host.run("chown daemon /etc/replgate/certs/dc1/tls.key");
+    let (asked, said) = host.output("replgate status -c /etc/replgate/gateway.toml");
+    assert!(!asked && said.contains("another user has the socket"), "{said}");
+    host.run("chown replgate /etc/replgate/certs/dc1/tls.key");
     host.run("systemd-run -q --unit far --uid replgate replgate run -c /etc/replgate/dc2.toml");
     let in_sync = |what: &str| {
         eventually(what, || {
