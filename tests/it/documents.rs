@@ -75,7 +75,7 @@ impl Drop for Terminal {
 
 /// Whether a command only asks, and may be asked again until the answer is there.
 fn asks(command: &str) -> bool {
-    ["INFO ", " GET ", " EXISTS ", " DBSIZE", "grep ", "replgate status", "replgate check"]
+    ["INFO ", " GET ", " EXISTS ", " DBSIZE", " PING", "grep ", "replgate status", "replgate check"]
         .iter()
         .any(|word| command.contains(word))
 }
