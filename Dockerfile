@@ -1,7 +1,7 @@
 # The gateway alone, in an otherwise empty image: no shell, no libc, no user but a number.
 #
 #   docker build -t replgate .
-#   docker run -v ./gateway.toml:/etc/replgate/gateway.toml:ro -v ./certs/dc1:/etc/replgate/certs/dc1:ro \
+#   docker run -v "$PWD/gateway.toml":/etc/replgate/gateway.toml:ro -v "$PWD/certs/dc1":/etc/replgate/certs/dc1:ro \
 #     --read-only --cap-drop ALL -p 7379:7379 replgate
 #
 # Files that are mounted must be readable by user 65532, the key by nobody else. The health

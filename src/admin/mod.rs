@@ -127,9 +127,14 @@ pub async fn ask(config: &Config) -> std::io::Result<Option<Status>> {
             Err(error) => return Err(error),
         };
         if !is_of(&socket, owner(&config.tls.key)) {
-            return Err(std::io::Error::other(
-                "another user has the socket, to whom the config's private key does not belong",
-            ));
+            let theirs =
+                socket.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| peer.uid().to_string());
+            return Err(std::io::Error::other(format!(
+                "user {theirs} answers as this gateway; believed are root, you, and whom {} belongs to ({}): ask as the gateway's user, or chown the key to it",
+                config.tls.key.display(),
+                owner(&config.tls.key)
+                    .map_or_else(|| "you may not see who".to_owned(), |uid| format!("user {uid}")),
+            )));
         }
         let mut text = Vec::new();
         socket.take(MAX_ANSWER).read_to_end(&mut text).await?;

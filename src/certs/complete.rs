@@ -8,12 +8,12 @@ use rcgen::KeyPair;
 
 use super::authority::Authority;
 use super::ledger::Ledger;
-use super::store::Folder;
-use super::{Made, Names, current, make_ca, place_certificate, refreshed};
+use super::store::{Folder, New, is_there};
+use super::{Made, Names, current, make_ca, place_certificate};
 use crate::x509::Certificate;
 
 /// What there was to do.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Completed {
     /// The CA, where there was none.
     pub ca: Option<Certificate>,
@@ -23,17 +23,24 @@ pub struct Completed {
     pub kept: Vec<String>,
 }
 
-/// Completes `dir`: a CA called `name`, and a certificate for each of `wanted`.
+/// Completes `dir`: a CA called `name`, and a certificate for each of `wanted`. On an
+/// error, `done` says how far it has come.
 ///
 /// Nothing that is there is replaced, but for what a run that was cut short has left:
 /// a CA's key without its certificate before anything was issued is made anew, a
 /// site's key without certificate and request is moved aside. A CA that is lost or
 /// damaged while sites have certificates is an error, because a new one would
 /// not be trusted by any of them.
-pub fn complete(dir: &Path, wanted: &[Names], name: &str, days: u32) -> anyhow::Result<Completed> {
+pub fn complete(
+    dir: &Path,
+    wanted: &[Names],
+    name: &str,
+    days: u32,
+    done: &mut Completed,
+) -> anyhow::Result<()> {
     let folder = Folder::new(dir);
     let _lock = folder.lock_all()?;
-    let ca = if has_no_ca_yet(&folder) {
+    if has_no_ca_yet(&folder) {
         if let Some(site) = folder.occupied()?.first() {
             bail!(
                 "there is no CA in {}, but {} is in use; nothing was changed. Put the CA back, or to start anew, which every site must follow: replgate certs init --force",
@@ -41,12 +48,14 @@ pub fn complete(dir: &Path, wanted: &[Names], name: &str, days: u32) -> anyhow::
                 folder.site(site).display()
             );
         }
-        Some(make_ca(&folder, name)?)
-    } else {
-        None
-    };
+        done.ca = Some(make_ca(&folder, name)?);
+    }
+    ensure!(
+        done.ca.is_some() || folder.has_ca(),
+        "{} records what was issued, but ca.crt and ca.key are gone; nothing was changed. Put them back, or to start anew, which every site must follow: replgate certs init --force",
+        folder.ca().join("issued.toml").display()
+    );
     let authority = Authority::load(&folder)?;
-    let (mut made, mut kept) = (Vec::new(), Vec::new());
     for names in wanted {
         let site = names.site();
         let place = folder.site(site);
@@ -58,7 +67,7 @@ pub fn complete(dir: &Path, wanted: &[Names], name: &str, days: u32) -> anyhow::
                 place.join("tls.crt").display(),
                 folder.ca().display()
             );
-            kept.push(site.to_owned());
+            done.kept.push(site.to_owned());
             continue;
         }
         ensure!(
@@ -72,20 +81,30 @@ pub fn complete(dir: &Path, wanted: &[Names], name: &str, days: u32) -> anyhow::
         let secret = key.serialize_pem();
         let mut one = place_certificate(&folder, names, days, &key, Some(secret))?;
         one.old_key = old_key;
-        made.push(one);
+        done.made.push(one);
     }
-    // Where a copy of what the CA has is missing, all are made anew: a list that is
-    // signed again is another file.
-    let copies = refreshed(&folder, &authority, &Ledger::load(&folder)?, None)?;
-    if copies.iter().any(|copy| !copy.exists()) {
-        folder.write(&copies)?;
+    // Copies of what the CA has, where they are missing.
+    let own = folder.ca().join("crl.pem");
+    if !own.exists() {
+        let list = authority.revocation_list(&Ledger::load(&folder)?)?;
+        folder.write(&[New::public(own.clone(), list)])?;
     }
-    Ok(Completed { ca, made, kept })
+    let list = std::fs::read_to_string(&own).with_context(|| format!("read {}", own.display()))?;
+    let mut missing = Vec::new();
+    for place in folder.sites()?.iter().map(|site| folder.site(site)) {
+        for (name, text) in [("ca.crt", &authority.certificate), ("crl.pem", &list)] {
+            if !place.join(name).exists() {
+                missing.push(New::public(place.join(name), text.clone()));
+            }
+        }
+    }
+    folder.write(&missing)
 }
 
 /// Whether there is nothing of a CA, or what was written of one before its
 /// certificate, which comes last: an empty ledger, and perhaps a key.
 fn has_no_ca_yet(folder: &Folder) -> bool {
-    let begun = Ledger::load(folder).is_ok_and(|ledger| ledger.certificates.is_empty());
-    !folder.has_ca() || (begun && !folder.ca().join("ca.crt").exists())
+    let there = |name: &str| is_there(&folder.ca().join(name));
+    let key_may_go = !there("ca.key") || there("issued.toml");
+    !there("ca.crt") && key_may_go && Ledger::is_blank(folder)
 }

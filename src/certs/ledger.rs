@@ -1,5 +1,7 @@
 //! `issued.toml`: every certificate that the CA has signed.
 
+use std::path::Path;
+
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
@@ -61,27 +63,49 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The list that is out must hold nothing that the ledger has forgotten: a new
-    /// one would take the revocation back.
+    /// No list that is out, the CA's own or a site's copy, may hold what the ledger has
+    /// forgotten: a new one would take the revocation back.
     fn knows_all_revoked(&self, folder: &Folder) -> anyhow::Result<()> {
-        let path = folder.ca().join("crl.pem");
-        if !path.exists() {
-            return Ok(());
+        let own = folder.ca().join("crl.pem");
+        if own.exists() {
+            for list in pem::revocation_lists(&own)? {
+                self.knows(&list, &own, folder)?;
+            }
         }
-        for list in pem::revocation_lists(&path)? {
-            for (serial, _) in RevocationList::read(&list)?.revoked {
-                let serial = x509::hex(&serial);
-                let known =
-                    self.certificates.iter().any(|entry| entry.serial == serial && entry.revoked.is_some());
-                anyhow::ensure!(
-                    known,
-                    "{} does not know that {serial} was revoked, though {} says so: it is older or damaged; restore it from a backup",
-                    folder.ca().join("issued.toml").display(),
-                    path.display()
-                );
+        let Ok(ca) = pem::certificates(&folder.ca().join("ca.crt")) else { return Ok(()) };
+        for path in folder.sites()?.iter().map(|site| folder.site(site).join("crl.pem")) {
+            // A site's file may be missing, or hold lists of other CAs as well.
+            for list in pem::revocation_lists(&path).unwrap_or_default() {
+                if RevocationList::signed_by(&list, &ca[0]) {
+                    self.knows(&list, &path, folder)?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn knows(&self, list: &[u8], path: &Path, folder: &Folder) -> anyhow::Result<()> {
+        for (serial, _) in RevocationList::read(list)?.revoked {
+            let serial = x509::hex(&serial);
+            let known =
+                self.certificates.iter().any(|entry| entry.serial == serial && entry.revoked.is_some());
+            anyhow::ensure!(
+                known,
+                "{} does not know that {serial} was revoked, though {} says so: it is older or damaged; restore it from a backup",
+                folder.ca().join("issued.toml").display(),
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether there is none, or one that records nothing.
+    pub(super) fn is_blank(folder: &Folder) -> bool {
+        let path = folder.ca().join("issued.toml");
+        match path.symlink_metadata() {
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+            Ok(_) => Self::load(folder).is_ok_and(|ledger| ledger.certificates.is_empty()),
+        }
     }
 
     /// The file's text.

@@ -97,7 +97,7 @@ pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate,
     let folder = Folder::new(dir);
     let _lock = folder.lock_all()?;
     let mut aside = None;
-    if folder.has_ca() {
+    if folder.has_ca() || !Ledger::is_blank(&folder) {
         ensure!(
             force,
             "there is a CA in {} already; nothing was changed. To add a site: replgate certs issue SITE. To start anew, which every site must follow: add --force, the old CA is moved aside",

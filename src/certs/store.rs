@@ -10,6 +10,10 @@ use rcgen::{KeyPair, PublicKeyData};
 
 use crate::tls::pem;
 
+/// The names of all files that are written.
+const WRITTEN: [&str; 8] =
+    ["ca.crt", "ca.key", "crl.pem", "issued.toml", "tls.crt", "tls.key", "tls.csr", "tls.key.old"];
+
 /// A folder of certificates.
 pub(super) struct Folder {
     dir: PathBuf,
@@ -31,11 +35,6 @@ impl New {
     /// Anything else.
     pub(super) fn public(path: PathBuf, text: String) -> Self {
         Self { path, text, mode: 0o644 }
-    }
-
-    /// Whether a file of that name is there already.
-    pub(super) fn exists(&self) -> bool {
-        self.path.exists()
     }
 
     fn temporary(&self) -> PathBuf {
@@ -60,9 +59,7 @@ impl Folder {
     }
 
     pub(super) fn has_ca(&self) -> bool {
-        // What may not be looked at is there.
-        let there = |name: &str| self.ca().join(name).try_exists().unwrap_or(true);
-        there("ca.crt") || there("ca.key")
+        ["ca.crt", "ca.key"].iter().any(|name| is_there(&self.ca().join(name)))
     }
 
     /// Sites with a certificate, sorted.
@@ -79,7 +76,7 @@ impl Folder {
         let entries = std::fs::read_dir(&self.dir).with_context(|| format!("read {}", self.dir.display()))?;
         let mut sites: Vec<String> = entries
             .filter_map(Result::ok)
-            .filter(|entry| files.iter().any(|file| entry.path().join(file).exists()))
+            .filter(|entry| files.iter().any(|file| is_there(&entry.path().join(file))))
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
         sites.sort();
@@ -99,7 +96,25 @@ impl Folder {
         make(&self.dir)?;
         let lock = File::open(&self.dir).with_context(|| format!("open {}", self.dir.display()))?;
         lock.lock().with_context(|| format!("lock {}", self.dir.display()))?;
+        self.sweep();
         Ok(lock)
+    }
+
+    /// Removes what a run that was killed has left: files that were never put in their
+    /// place, private keys among them.
+    fn sweep(&self) {
+        let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+        for file in entries(&self.dir).flat_map(|folder| entries(&folder.path())) {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let ours = WRITTEN.iter().any(|written| {
+                let end =
+                    name.strip_prefix('.').and_then(|name| name.strip_prefix(written)?.strip_prefix('.'));
+                end.is_some_and(|end| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
+            });
+            if ours {
+                let _ = std::fs::remove_file(file.path());
+            }
+        }
     }
 
     /// Puts a CA that was moved aside back in its place.
@@ -175,6 +190,12 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// Whether something of that name is there: a link to nothing is, and so is what may
+/// not be looked at.
+pub(super) fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true)
 }
 
 /// A folder for its owner alone.

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use super::{Failure, Outcome, block_on};
+use crate::certs::complete::Completed;
 use crate::certs::{self, LEAF_DAYS, Made, Names};
 use crate::clock;
 use crate::config::{TlsFiles, units};
@@ -200,10 +201,11 @@ fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Out
 }
 
 fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> Outcome {
-    let done = certs::complete::complete(dir, &all_names(sites)?, name, days)?;
-    match &done.ca {
-        Some(facts) => tell_ca(dir, facts)?,
-        None => crate::say::say!("CA in {}: left as it is", dir.join("ca").display()),
+    let mut done = Completed::default();
+    let outcome = certs::complete::complete(dir, &all_names(sites)?, name, days, &mut done);
+    // What was made is told, whatever came after it.
+    if let Some(facts) = &done.ca {
+        tell_ca(dir, facts)?;
     }
     done.made.iter().try_for_each(tell)?;
     for site in &done.kept {
@@ -212,6 +214,7 @@ fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> Outcome {
     if !done.made.is_empty() {
         next(&done.made)?;
     }
+    outcome?;
     // What was left may be expired, revoked or damaged: that is for its owner to mend.
     if done.kept.is_empty() { Ok(()) } else { verify(dir, done.kept) }
 }

@@ -51,7 +51,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, PemError> {
         let error = match error.kind() {
             io::ErrorKind::PermissionDenied => io::Error::other(format!(
                 "{error}; it must be readable by the user that runs this, and so must its folder: ls -ld {} {}",
-                path.parent().unwrap_or(Path::new(".")).display(),
+                path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).display(),
                 path.display()
             )),
             _ => error,

@@ -155,11 +155,11 @@ impl Capture {
         let mut command = engine.inside("tcpdump");
         command.args(["-i", interface, "-U", "-Z", "root", "-w"]).arg(file.path());
         command.stdout(Stdio::null()).stderr(log.reopen().expect("it is there"));
-        let tcpdump = command.spawn().expect("tcpdump");
+        let capture = Self { tcpdump: command.spawn().expect("tcpdump"), file };
         eventually("tcpdump listens", || {
             holds(&std::fs::read_to_string(log.path()).unwrap_or_default(), &["listening on"])
         });
-        Self { tcpdump, file }
+        capture
     }
 
     fn bytes(&self) -> Vec<u8> {

@@ -159,6 +159,30 @@ fn init_if_missing_goes_on_where_a_run_was_cut_short() {
 }
 
 #[test]
+fn what_a_killed_run_left_is_removed_and_an_older_ledger_takes_no_revocation_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |file: &str| dir.path().join("certs").join(file);
+    replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
+    let ours = ["ca/.ca.key.123", "dc1/.tls.key.123", "dc1/.tls.crt.4567"];
+    let others = ["dc1/.tls.key.old.x", "dc1/.profile", "dc1/notes.1"];
+    for file in ours.iter().chain(&others) {
+        std::fs::write(path(file), "text").expect("the folder is writable");
+    }
+    let older = std::fs::read(path("ca/issued.toml")).expect("it is there");
+    replgate_ok(dir.path(), &["certs", "revoke", "dc2"]);
+    assert!(ours.iter().all(|file| !path(file).exists()) && others.iter().all(|file| path(file).exists()));
+    // The CA's folder comes back from a backup of before, without its list.
+    std::fs::write(path("ca/issued.toml"), older).expect("the folder is writable");
+    std::fs::remove_file(path("ca/crl.pem")).expect("it is there");
+    let list = std::fs::read(path("dc1/crl.pem")).expect("it is there");
+    for words in [&["certs", "init", "dc1", "--if-missing"][..], &["certs", "issue", "dc3"]] {
+        let (code, _, err) = replgate(dir.path(), words);
+        assert!(code == 1 && err.contains("dc1/crl.pem says so"), "{words:?}: {err}");
+    }
+    assert_eq!(std::fs::read(path("dc1/crl.pem")).expect("it is there"), list);
+}
+
+#[test]
 fn init_if_missing_makes_no_second_ca_and_touches_no_site_of_another() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = |file: &str| dir.path().join("certs").join(file);
@@ -176,6 +200,25 @@ fn init_if_missing_makes_no_second_ca_and_touches_no_site_of_another() {
     assert!(!path("ca").exists() && !path("dc2").exists());
     assert_eq!(std::fs::read(path("dc1/ca.crt")).expect("it is there"), trusted);
     std::fs::rename(path("lost"), path("ca")).expect("it is there");
+    // Certificate and key gone together, and the sites' folders with them: what was
+    // issued is still on record.
+    let record = std::fs::read(path("ca/issued.toml")).expect("it is there");
+    std::fs::rename(path("dc1"), dir.path().join("dc1")).expect("it is there");
+    for link in [false, true] {
+        for file in ["ca.crt", "ca.key"] {
+            std::fs::rename(path("ca").join(file), dir.path().join(file)).expect("it is there");
+            if link {
+                std::os::unix::fs::symlink("/nowhere/at/all", path("ca").join(file)).expect("a link");
+            }
+        }
+        assert_eq!(complete(dir.path(), &["dc2"]).0, 1, "link: {link}");
+        assert_eq!(replgate(dir.path(), &["certs", "init", "dc2"]).0, 1, "link: {link}");
+        assert_eq!(std::fs::read(path("ca/issued.toml")).expect("it is there"), record);
+        for file in ["ca.crt", "ca.key"] {
+            std::fs::rename(dir.path().join(file), path("ca").join(file)).expect("it is there");
+        }
+    }
+    std::fs::rename(dir.path().join("dc1"), path("dc1")).expect("it is there");
     // Half a CA, with something issued, is damage and no beginning.
     for file in ["ca/ca.crt", "ca/ca.key", "ca/issued.toml"] {
         let kept = std::fs::read(path(file)).expect("it is there");
