@@ -195,7 +195,8 @@ impl Folder {
 /// Whether something of that name is there: a link to nothing is, and so is what may
 /// not be looked at.
 pub(super) fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true)
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    path.symlink_metadata().map_or_else(|error| ![NotFound, NotADirectory].contains(&error.kind()), |_| true)
 }
 
 /// A folder for its owner alone.

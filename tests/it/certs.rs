@@ -164,7 +164,8 @@ fn what_a_killed_run_left_is_removed_and_an_older_ledger_takes_no_revocation_bac
     let path = |file: &str| dir.path().join("certs").join(file);
     replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
     let ours = ["ca/.ca.key.123", "dc1/.tls.key.123", "dc1/.tls.crt.4567"];
-    let others = ["dc1/.tls.key.old.x", "dc1/.profile", "dc1/notes.1"];
+    // A file beside the folders is no site.
+    let others = ["dc1/.tls.key.old.x", "dc1/.profile", "dc1/notes.1", "notes"];
     for file in ours.iter().chain(&others) {
         std::fs::write(path(file), "text").expect("the folder is writable");
     }
