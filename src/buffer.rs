@@ -74,6 +74,12 @@ impl Chunk {
         Self::sized(expected)
     }
 
+    /// An empty chunk for the `length` bytes that are to come: from the pool where they
+    /// fill at least half of it, else of exactly their size.
+    pub fn exact(length: usize) -> Self {
+        if length < PAYLOAD / 2 { Self::sized(length) } else { Self::pooled() }
+    }
+
     /// An empty chunk for up to `length` bytes, in storage of its own.
     fn sized(length: usize) -> Self {
         Self { storage: vec![0; HEADROOM + length], start: HEADROOM, end: HEADROOM }
@@ -97,6 +103,11 @@ impl Chunk {
     /// Payload length in bytes.
     pub fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    /// Bytes of storage, whether used or not.
+    pub fn storage(&self) -> usize {
+        self.storage.len()
     }
 
     /// Whether there is no payload.
@@ -123,6 +134,18 @@ impl Chunk {
         spare[..count].copy_from_slice(&bytes[..count]);
         self.end += count;
         count
+    }
+
+    /// Appends all of `bytes`, moving to storage of `room` bytes where they do not
+    /// fit; together they must not be more than that.
+    pub fn gather(&mut self, bytes: &[u8], room: usize) {
+        if self.spare().len() < bytes.len() {
+            let mut larger = Self::sized(room);
+            larger.append(self.bytes());
+            *self = larger;
+        }
+        let taken = self.append(bytes);
+        debug_assert_eq!(taken, bytes.len());
     }
 
     /// Drops `count` bytes from the front.

@@ -16,6 +16,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::link::tlv::Id;
 use crate::listener::{self, Handshakes};
+use crate::memory::Budget;
 use crate::registry::Registry;
 use crate::session::{Shared, dial, serve};
 use crate::tls::material::Material;
@@ -36,10 +37,12 @@ pub async fn run(
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let shared = Arc::new(Shared {
-        config,
         material,
         instance: Id::random(),
         registry: Arc::new(Registry::default()),
+        attachable: Arc::default(),
+        memory: Budget::new(config.limits.memory),
+        config,
         stop: stop.clone(),
     });
     for warning in &shared.material.warnings {

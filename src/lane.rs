@@ -26,6 +26,9 @@ use crate::x509::Certificate;
 /// The largest frame that is sealed at once.
 const MAX_FRAME: usize = buffer::HEADROOM + buffer::PAYLOAD;
 
+/// Bytes that a lane which shares a link leaves unsent in the kernel.
+const UNSENT: u32 = 128 * 1024;
+
 /// How a lane failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
@@ -223,6 +226,12 @@ impl Lane {
         }
     }
 
+    /// One of several lanes of a link: keeps little unsent in the kernel, so that
+    /// what a stalled lane holds up is little. Where that is refused, nothing is lost.
+    pub fn share(&self) {
+        let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(UNSENT);
+    }
+
     /// Whether a frame of any size may be pushed now.
     pub fn has_room(&self) -> bool {
         self.used + sealed_length(MAX_FRAME) <= buffer::STORAGE
@@ -256,11 +265,11 @@ impl Lane {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends TLS in good order and closes; what was pushed is sent before. No
-    /// deadline of its own.
-    pub async fn close(mut self) {
+    /// Ends TLS in good order and closes; what was pushed is sent before. True if the
+    /// far side has then closed as well. No deadline of its own.
+    pub async fn close(mut self) -> bool {
         if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_err() {
-            return;
+            return false;
         }
         let mut alert = Vec::new();
         self.records.close(&mut alert);
@@ -269,8 +278,15 @@ impl Lane {
         // Until the far side has closed: what it sends to a closed socket would be
         // answered by a reset, and that drops what it has not read yet.
         let mut rest = buffer::borrow();
-        while self.socket.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+        let ended = loop {
+            match self.socket.read(&mut rest).await {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(_) => break false,
+            }
+        };
         buffer::give(rest);
+        ended
     }
 
     /// Whether the kernel holds bytes, or an end, that were not read yet.

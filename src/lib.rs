@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod lane;
 pub mod link;
 pub mod listener;
+pub mod memory;
 pub mod redis;
 pub mod registry;
 mod say;

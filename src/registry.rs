@@ -48,6 +48,30 @@ pub struct LinkEntry {
     to_replica: AtomicU64,
     to_master: AtomicU64,
     syncing: AtomicBool,
+    held: AtomicBool,
+    lanes: AtomicU64,
+    lanes_lost: AtomicU64,
+    breaks: AtomicU64,
+    resumed: AtomicU64,
+    redials: AtomicU64,
+    resent: AtomicU64,
+    carried: AtomicU64,
+    buffered: AtomicU64,
+}
+
+/// What a link's task tells of it from time to time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carrying {
+    /// Lanes that carry it now.
+    pub lanes: u64,
+    /// Nothing carries it, and it waits for a way back.
+    pub held: bool,
+    /// Bytes that were sent more than once, so far.
+    pub resent: u64,
+    /// Bytes as carried, both ways, so far.
+    pub carried: u64,
+    /// Bytes buffered here.
+    pub buffered: u64,
 }
 
 impl LinkEntry {
@@ -63,6 +87,37 @@ impl LinkEntry {
     /// The sync has begun.
     pub fn note_syncing(&self) {
         self.syncing.store(true, Ordering::Relaxed);
+    }
+
+    /// How the link is carried now.
+    pub fn note(&self, now: Carrying) {
+        self.lanes.store(now.lanes, Ordering::Relaxed);
+        if self.held.swap(now.held, Ordering::Relaxed) != now.held && now.held {
+            self.breaks.fetch_add(1, Ordering::Relaxed);
+        }
+        self.resent.store(now.resent, Ordering::Relaxed);
+        self.carried.store(now.carried, Ordering::Relaxed);
+        self.buffered.store(now.buffered, Ordering::Relaxed);
+    }
+
+    /// A lane was lost.
+    pub fn note_lane_lost(&self) {
+        self.lanes_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A break is over.
+    pub fn note_resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A lane is dialled for a link that is up.
+    pub fn note_redial(&self) {
+        self.redials.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Dials for a link that is up, so far.
+    pub fn redials(&self) -> u64 {
+        self.redials.load(Ordering::Relaxed)
     }
 
     /// Bytes so far: towards the replica, towards the master.
@@ -86,7 +141,8 @@ pub struct LinkStatus {
     pub far: String,
     /// The local Redis' address.
     pub redis: String,
-    /// `handshake`, `syncing` from the sync's reply on, `tunnel` for a plain one.
+    /// `handshake`, `syncing` from the sync's reply on, `tunnel` for a plain one;
+    /// `held` while no lane carries it.
     pub state: String,
     /// Seconds since 1970.
     pub since: i64,
@@ -96,6 +152,23 @@ pub struct LinkStatus {
     pub to_replica_bytes: u64,
     /// Payload bytes towards the master.
     pub to_master_bytes: u64,
+    /// Bytes as they were carried between the gateways, both ways: fewer where they
+    /// are compressed.
+    pub carried_bytes: u64,
+    /// Bytes that were sent to the far gateway more than once.
+    pub resent_bytes: u64,
+    /// Bytes buffered here, sent or received.
+    pub buffered_bytes: u64,
+    /// Lanes that carry it now.
+    pub lanes: u64,
+    /// Lanes that were lost.
+    pub lanes_lost: u64,
+    /// Times that nothing carried it any more.
+    pub breaks: u64,
+    /// Breaks that were outlived.
+    pub resumed: u64,
+    /// Dials for more lanes, or for a way back.
+    pub redials: u64,
 }
 
 /// Everything that [`Registry`] tells.
@@ -109,6 +182,27 @@ pub struct Counts {
     pub refused: u64,
     /// Links that this side asked for and did not get.
     pub failed: u64,
+    /// Times that nothing carried a link any more, over all links since the start.
+    pub breaks: u64,
+    /// Breaks that were outlived.
+    pub resumed: u64,
+    /// Dials for more lanes, or for a way back.
+    pub redials: u64,
+    /// Lanes that were lost.
+    pub lanes_lost: u64,
+    /// Bytes that were sent to a far gateway more than once.
+    pub resent_bytes: u64,
+}
+
+impl Counts {
+    fn add(&mut self, link: &LinkEntry) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.breaks += of(&link.breaks);
+        self.resumed += of(&link.resumed);
+        self.redials += of(&link.redials);
+        self.lanes_lost += of(&link.lanes_lost);
+        self.resent_bytes += of(&link.resent);
+    }
 }
 
 #[derive(Default)]
@@ -180,6 +274,7 @@ impl Drop for Place {
         let mut state = self.registry.lock();
         state.links.retain(|link| link.number != self.entry.number);
         state.counts.closed += 1;
+        state.counts.add(&self.entry);
     }
 }
 
@@ -226,6 +321,15 @@ impl Registry {
             to_replica: AtomicU64::new(0),
             to_master: AtomicU64::new(0),
             syncing: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            lanes: AtomicU64::new(1),
+            lanes_lost: AtomicU64::new(0),
+            breaks: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
+            redials: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+            carried: AtomicU64::new(0),
+            buffered: AtomicU64::new(0),
         });
         state.links.push(Arc::clone(&entry));
         Place { registry: Arc::clone(self), entry }
@@ -302,6 +406,9 @@ impl Registry {
     /// Every live link and the counts.
     pub fn snapshot(&self) -> (Vec<LinkStatus>, Counts) {
         let state = self.lock();
+        let mut counts = state.counts.clone();
+        state.links.iter().for_each(|link| counts.add(link));
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let links = state.links.iter().map(|link| {
             let (to_replica_bytes, to_master_bytes) = link.counts();
             LinkStatus {
@@ -311,19 +418,31 @@ impl Registry {
                 site: link.site.clone(),
                 far: link.far.to_string(),
                 redis: link.redis.to_string(),
-                state: match (link.plain, link.syncing.load(Ordering::Relaxed)) {
-                    (true, _) => "tunnel",
-                    (false, true) => "syncing",
-                    (false, false) => "handshake",
+                state: if link.held.load(Ordering::Relaxed) {
+                    "held"
+                } else if link.plain {
+                    "tunnel"
+                } else if link.syncing.load(Ordering::Relaxed) {
+                    "syncing"
+                } else {
+                    "handshake"
                 }
                 .to_owned(),
                 since: link.began,
                 seconds: link.since.elapsed().as_secs(),
                 to_replica_bytes,
                 to_master_bytes,
+                carried_bytes: of(&link.carried),
+                resent_bytes: of(&link.resent),
+                buffered_bytes: of(&link.buffered),
+                lanes: of(&link.lanes),
+                lanes_lost: of(&link.lanes_lost),
+                breaks: of(&link.breaks),
+                resumed: of(&link.resumed),
+                redials: of(&link.redials),
             }
         });
-        (links.collect(), state.counts.clone())
+        (links.collect(), counts)
     }
 }
 
@@ -334,7 +453,7 @@ mod tests {
     #[test]
     fn links_beyond_the_limits_are_not_admitted() {
         let registry = Arc::new(Registry::default());
-        let limits = Limits { links_per_site: 1, new_links_per_minute: 2 };
+        let limits = Limits { memory: 1 << 30, links_per_site: 1, new_links_per_minute: 2 };
         let place = registry.admit("dc2", "orders", &limits).unwrap();
         assert!(registry.admit("DC2", "orders", &limits).unwrap_err().contains("links_per_site"));
         drop(registry.admit("dc3", "orders", &limits).unwrap());

@@ -17,9 +17,10 @@ use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin;
 use crate::clock;
 use crate::config::units::Address;
-use crate::config::{Config, Master, Replica};
+use crate::config::{Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
 use crate::link::tlv::Id;
+use crate::memory::Budget;
 use crate::registry::Registry;
 use crate::session::{Shared, dial};
 use crate::tls::material::Material;
@@ -29,6 +30,9 @@ const DEADLINE: Duration = Duration::from_secs(3);
 
 /// Clocks may differ by this much before it is worth a word.
 const SKEW: u64 = 30_000;
+
+/// Left over of the master's patience, for the way there and back.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// Checks config, certificates, the way to the far site and Redis.
 #[derive(Debug, Args)]
@@ -135,7 +139,9 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
     }
     drop(held);
     for master in &config.masters {
-        redis(master, report).await;
+        if redis(master, report).await && !master.plain {
+            hold(master, &config.link, report).await;
+        }
     }
     let Some(material) = material else { return };
     let shared = Shared {
@@ -143,6 +149,8 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         material,
         instance: Id::random(),
         registry: Arc::new(Registry::default()),
+        attachable: Arc::default(),
+        memory: Budget::new(config.limits.memory),
         stop: CancellationToken::new(),
     };
     for replica in &config.replicas {
@@ -202,10 +210,12 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
     }
 }
 
-/// What the master's Redis says of its role.
-async fn redis(master: &Master, report: &mut Report) {
+/// What the master's Redis says of its role; whether it answers at all.
+async fn redis(master: &Master, report: &mut Report) -> bool {
     let what = format!("master {:?}", master.name);
-    match timeout(DEADLINE, role(&master.redis)).await {
+    let answer = timeout(DEADLINE, role(&master.redis)).await;
+    let answers = matches!(answer, Ok(Ok(_)));
+    match answer {
         Err(_) => report.fail(&format!(
             "{what}: Redis at {} does not answer within {} s",
             master.redis,
@@ -236,6 +246,96 @@ async fn redis(master: &Master, report: &mut Report) {
             )),
         },
     }
+    answers
+}
+
+/// Whether the master waits as long as a link is held.
+///
+/// A master and its replica each give up after `repl-timeout` of silence. The last
+/// word before a path died may be a ping period old by then, and the hold begins
+/// only after `dead_after`.
+async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
+    let what = format!("master {:?}: redis {}", master.name, master.redis);
+    let (hold, dead_after) = (link.hold, link.dead_after);
+    let times = match timeout(DEADLINE, times(&master.redis)).await {
+        Ok(Ok(Ok(times))) => Ok(times),
+        Ok(Ok(Err(answer))) => Err(format!("it answers CONFIG GET with {}", shown(answer.as_bytes()))),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("it does not answer CONFIG GET within {} s", DEADLINE.as_secs())),
+    };
+    let (repl_timeout, ping) = match times {
+        Ok(times) => times,
+        Err(why) => {
+            report.warn(&format!("{what}: whether hold {hold:?} fits cannot be seen: {why}; it must be at most repl-timeout - repl-ping-replica-period - dead_after ({dead_after:?}) - {MARGIN:?}, on the master and on its replicas"));
+            return;
+        }
+    };
+    let most = repl_timeout.saturating_sub(ping + dead_after + MARGIN);
+    if hold.is_zero() {
+        report
+            .ok(&format!("{what}: hold {hold:?}: a link ends with its last lane, whatever repl-timeout is"));
+    } else if hold <= most {
+        report.ok(&format!("{what}: hold {hold:?} fits repl-timeout {repl_timeout:?} (at most {most:?}); the replicas need the same repl-timeout"));
+    } else {
+        let lower = if most > dead_after {
+            format!("lower hold to {most:?}")
+        } else {
+            "write hold = \"0s\"".to_owned()
+        };
+        let needed = Duration::from_secs((hold + ping + dead_after + MARGIN).as_secs_f64().ceil() as u64);
+        report.warn(&format!("{what}: hold {hold:?} is longer than the master waits: with repl-timeout {repl_timeout:?} and a ping each {ping:?}, at most {most:?} is safe; {lower}, or raise repl-timeout to {} on both the master and its replicas", needed.as_secs()));
+    }
+}
+
+/// `repl-timeout` and the period of the master's pings; or Redis' own words where it
+/// does not tell them.
+async fn times(redis: &Address) -> std::io::Result<Result<(Duration, Duration), String>> {
+    // The last is the name of the second before Redis 5.
+    let keys = ["repl-timeout", "repl-ping-replica-period", "repl-ping-slave-period"];
+    let mut socket = TcpStream::connect((redis.host.as_str(), redis.port)).await?;
+    for key in keys {
+        let command = format!("*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());
+        socket.write_all(command.as_bytes()).await?;
+    }
+    let mut answer = Vec::new();
+    let mut piece = [0; 1024];
+    while answer.len() < 4096 && settings(&answer).len() < keys.len() {
+        match socket.read(&mut piece).await? {
+            0 => break,
+            count => answer.extend_from_slice(&piece[..count]),
+        }
+    }
+    let read = settings(&answer);
+    let time = |at: usize| match read.get(at) {
+        Some(Ok(Some(text))) => text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into())),
+        _ => None,
+    };
+    Ok(match (time(0), time(1).or_else(|| time(2))) {
+        (Some(timeout), Some(ping)) => Ok((timeout, ping)),
+        _ => Err(read.into_iter().find_map(Result::err).unwrap_or_else(|| "nothing of use".to_owned())),
+    })
+}
+
+/// The whole answers to CONFIG GET of one key each: its value, if there is such a
+/// key, or the error.
+fn settings(answers: &[u8]) -> Vec<Result<Option<String>, String>> {
+    let text = String::from_utf8_lossy(answers);
+    // What follows the last line's end is not whole.
+    let mut lines = text.split("\r\n").collect::<Vec<_>>();
+    lines.pop();
+    let mut lines = lines.into_iter();
+    let mut out = Vec::new();
+    while let Some(line) = lines.next() {
+        out.push(match line {
+            "*0" => Ok(None),
+            "*2" => match lines.nth(3) {
+                Some(value) => Ok(Some(value.to_owned())),
+                None => break,
+            },
+            other => Err(other.to_owned()),
+        });
+    }
+    out
 }
 
 async fn role(redis: &Address) -> std::io::Result<String> {
@@ -254,4 +354,20 @@ async fn role(redis: &Address) -> std::io::Result<String> {
         }
     }
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::settings;
+
+    #[test]
+    fn answers_count_once_they_are_whole() {
+        let answers = b"*2\r\n$12\r\nrepl-timeout\r\n$2\r\n60\r\n*0\r\n-NOAUTH Authentication required.\r\n";
+        let whole = [Ok(Some("60".to_owned())), Ok(None), Err("-NOAUTH Authentication required.".to_owned())];
+        assert_eq!(settings(answers), whole);
+        for cut in 0..answers.len() {
+            let part = settings(&answers[..cut]);
+            assert!(part.len() < 3 && part == whole[..part.len()], "{cut}");
+        }
+    }
 }

@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use self::file::{At, Faults, File, Table};
 use self::units::{Address, Network};
+use crate::memory;
+
+/// The longest hold that may be asked for.
+const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// What one gateway does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,10 +107,28 @@ pub struct LinkSettings {
     pub heartbeat: Duration,
     /// Silence after which a lane is dead.
     pub dead_after: Duration,
+    /// How long a link outlives its last lane; zero, or longer than `dead_after`.
+    pub hold: Duration,
+    /// Lanes of a link, 1 to 16.
+    pub lanes: u8,
     /// Unacknowledged bytes each way.
     pub window: u64,
+    /// Compression of what this side sends.
+    pub compression: Compression,
     /// Congestion control of lanes.
     pub congestion: Congestion,
+}
+
+/// Compression of what one side sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// None.
+    Off,
+    /// zstd, for what it shrinks.
+    Zstd {
+        /// zstd's level, 1 to 19.
+        level: i32,
+    },
 }
 
 /// Congestion control of lanes.
@@ -118,9 +140,11 @@ pub enum Congestion {
     Named(String),
 }
 
-/// Bounds on what other sites may take.
+/// Bounds on what links may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Payload bytes that all links together may hold.
+    pub memory: u64,
     /// Links of one site at a time.
     pub links_per_site: usize,
     /// New links of one site to one master in a minute.
@@ -132,7 +156,10 @@ impl Default for LinkSettings {
         Self {
             heartbeat: Duration::from_secs(1),
             dead_after: Duration::from_secs(3),
+            hold: Duration::from_secs(45),
+            lanes: 1,
             window: 64 << 20,
+            compression: Compression::Off,
             congestion: Congestion::Auto,
         }
     }
@@ -403,25 +430,31 @@ fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> 
         "auto" => Ok(Congestion::Auto),
         other => units::name(other).map(Congestion::Named),
     });
-    if table.number("lanes", 1, 16).is_some_and(|lanes| lanes.value > 1) {
-        table.not_yet("lanes", "a link rides on one lane; write lanes = 1 or leave it out");
-    }
-    table.not_yet("hold", "a link ends with its lane, and Redis resumes from its backlog; leave it out");
-    table.parsed("compression", |text| match text {
-        "off" => Ok(()),
-        _ => Err("not in this release; write \"off\" or leave it out".to_owned()),
+    let hold = table.parsed("hold", |text| {
+        let time = units::duration(text)?;
+        if time <= LONGEST_HOLD {
+            Ok(time)
+        } else {
+            Err("must be at most 1h, or \"0s\" to end a link with its last lane".to_owned())
+        }
     });
+    let lanes = table.number("lanes", 1, 16).and_then(|lanes| u8::try_from(lanes.value).ok());
+    let compression = table.parsed("compression", compression);
     table.finish();
     let settings = LinkSettings {
         heartbeat: heartbeat.map_or(defaults.heartbeat, |time| time.value),
         dead_after: dead_after.as_ref().map_or(defaults.dead_after, |time| time.value),
+        hold: hold.as_ref().map_or(defaults.hold, |time| time.value),
+        lanes: lanes.unwrap_or(defaults.lanes),
         window: window.map_or(defaults.window, |size| size.value),
+        compression: compression.map_or(defaults.compression, |compression| compression.value),
         congestion: congestion.map_or_else(|| defaults.congestion.clone(), |name| name.value),
     };
+    let dead_after_span = || dead_after.as_ref().map_or(&table.span, |time| &time.span);
+    let mut good = true;
     if settings.dead_after < settings.heartbeat * 2 {
-        let span = dead_after.map_or_else(|| table.span.clone(), |time| time.span);
         file.fault(
-            &span,
+            dead_after_span(),
             format!(
                 "{}dead_after ({:?}) must be at least twice heartbeat ({:?})",
                 table.prefix(),
@@ -429,13 +462,54 @@ fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> 
                 settings.heartbeat
             ),
         );
-        return None;
+        good = false;
     }
-    Some(settings)
+    // One that cannot be read has its own fault already.
+    let sound = |key, read: bool| read || !table.has(key);
+    if !settings.hold.is_zero()
+        && settings.hold <= settings.dead_after
+        && sound("hold", hold.is_some())
+        && sound("dead_after", dead_after.is_some())
+    {
+        let (span, what) = match &hold {
+            Some(hold) => (&hold.span, "hold".to_owned()),
+            None => (dead_after_span(), format!("hold ({:?})", settings.hold)),
+        };
+        file.fault(
+            span,
+            format!(
+                "{}{what} must be longer than dead_after ({:?}), or \"0s\" to end a link with its last lane",
+                table.prefix(),
+                settings.dead_after
+            ),
+        );
+        good = false;
+    }
+    good.then_some(settings)
+}
+
+/// Reads `off`, `zstd`, `zstd:3`.
+fn compression(text: &str) -> Result<Compression, String> {
+    let level = match text.split_once(':') {
+        None if text == "off" => return Ok(Compression::Off),
+        None if text == "zstd" => "1",
+        Some(("zstd", level)) => level,
+        _ => {
+            return Err(format!(
+                "{text:?} is unknown; write \"off\" (the default), \"zstd\", or \"zstd:3\" for another level than 1"
+            ));
+        }
+    };
+    match level.parse() {
+        Ok(level @ 1..=19) => Ok(Compression::Zstd { level }),
+        _ => Err(format!("{text:?}: a level is a whole number from 1 to 19; write \"zstd:3\"")),
+    }
 }
 
 fn limits(table: Option<&Table<'_, '_>>) -> Limits {
-    let mut limits = Limits { links_per_site: 64, new_links_per_minute: 60 };
+    let available = memory::available();
+    let share = units::memory("25%", available).expect("this is a share");
+    let mut limits = Limits { memory: share, links_per_site: 64, new_links_per_minute: 60 };
     if let Some(table) = table {
         let read = |key, place: &mut usize| {
             if let Some(number) = table.number(key, 1, 100_000) {
@@ -444,7 +518,9 @@ fn limits(table: Option<&Table<'_, '_>>) -> Limits {
         };
         read("links_per_site", &mut limits.links_per_site);
         read("new_links_per_minute", &mut limits.new_links_per_minute);
-        table.not_yet("memory", "a link's memory is bounded by its window; leave it out");
+        if let Some(memory) = table.parsed("memory", |text| units::memory(text, available)) {
+            limits.memory = memory.value;
+        }
         table.finish();
     }
     limits

@@ -85,20 +85,93 @@ fn a_link_can_be_set_for_all_and_for_one() {
 
 #[test]
 fn what_this_release_does_not_do_is_refused_and_not_ignored() {
-    for (more, key) in [
-        ("[link]\nhold = \"45s\"\n", "hold"),
-        ("[link]\nlanes = 4\n", "lanes"),
-        ("[link]\ncompression = \"zstd\"\n", "compression"),
-        ("[admin]\nlisten = \"127.0.0.1:1\"\n", "admin"),
-        ("[limits]\nmemory = \"25%\"\n", "memory"),
+    let faults = parse(&replica("[admin]\nlisten = \"127.0.0.1:1\"\n")).unwrap_err();
+    assert!(faults.contains("admin: not in this release") && faults.lines().count() == 1, "{faults}");
+}
+
+#[test]
+fn hold_lanes_and_compression_can_be_set_for_all_and_for_one() {
+    let config = parse(&replica(
+        "[replica.link]\nlanes = 8\ncompression = \"zstd:19\"\n[link]\nhold = \"2m\"\ncompression = \"zstd\"\n",
+    ))
+    .unwrap();
+    let (all, one) = (&config.link, &config.replicas[0].link);
+    assert_eq!(
+        (all.hold, all.lanes, all.compression),
+        (Duration::from_secs(120), 1, Compression::Zstd { level: 1 })
+    );
+    assert_eq!((one.hold, one.lanes, one.compression), (all.hold, 8, Compression::Zstd { level: 19 }));
+    let config = parse(&replica("[replica.link]\nhold = \"0s\"\ncompression = \"off\"\n")).unwrap();
+    assert_eq!(config.replicas[0].link.hold, Duration::ZERO);
+    assert_eq!(config.link, LinkSettings::default());
+}
+
+#[test]
+fn a_hold_is_zero_or_longer_than_dead_after() {
+    for (more, fault) in [
+        (
+            "[link]\nhold = \"3s\"\n",
+            "12:8: [link]: hold must be longer than dead_after (3s), or \"0s\" to end a link with its last lane",
+        ),
+        (
+            "[replica.link]\nhold = \"1ms\"\n",
+            "12:8: replica \"orders\" [link]: hold must be longer than dead_after (3s), or",
+        ),
+        (
+            "[link]\ndead_after = \"60s\"\n",
+            "12:14: [link]: hold (45s) must be longer than dead_after (60s), or",
+        ),
+        (
+            "[link]\nhold = \"61m\"\n",
+            "12:8: [link]: hold: must be at most 1h, or \"0s\" to end a link with its last lane",
+        ),
+        ("[link]\nhold = \"soon\"\ndead_after = \"60s\"\n", "12:8: [link]: hold: \"soon\" is not a duration"),
     ] {
         let faults = parse(&replica(more)).unwrap_err();
         assert!(
-            faults.contains(key) && faults.contains("not in this release") && faults.lines().count() == 1,
-            "{faults}"
+            faults.starts_with(&format!("dir/gateway.toml:{fault}")) && faults.lines().count() == 1,
+            "{more}: {faults}"
         );
     }
-    parse(&replica("[link]\nlanes = 1\ncompression = \"off\"\n")).unwrap();
+    parse(&replica("[link]\nhold = \"1h\"\n[replica.link]\nhold = \"0s\"\ndead_after = \"60s\"\n")).unwrap();
+}
+
+#[test]
+fn lanes_and_compression_say_what_may_be_written() {
+    for (more, words) in [
+        ("lanes = 0", "lanes: expected a whole number from 1 to 16, found 0"),
+        ("lanes = 17", "lanes: expected a whole number from 1 to 16, found 17"),
+        (
+            "compression = \"gzip\"",
+            "compression: \"gzip\" is unknown; write \"off\" (the default), \"zstd\", or",
+        ),
+        ("compression = \"off:1\"", "is unknown; write \"off\""),
+        ("compression = \"zstd:\"", "a level is a whole number from 1 to 19; write \"zstd:3\""),
+        ("compression = \"zstd:20\"", "a level is a whole number from 1 to 19"),
+        ("compression = \"zstd:-5\"", "a level is a whole number from 1 to 19"),
+    ] {
+        let faults = parse(&replica(&format!("[link]\n{more}\n"))).unwrap_err();
+        assert!(faults.contains(words) && faults.lines().count() == 1, "{more}: {faults}");
+    }
+}
+
+#[test]
+fn memory_is_a_quarter_of_what_there_is_or_as_written() {
+    let memory = |text: &str| parse(&replica(text)).map(|config| config.limits.memory);
+    let quarter = memory("").unwrap();
+    assert!(quarter >= 16 << 20);
+    assert_eq!(memory("[limits]\nmemory = \"25%\"\n").unwrap(), quarter);
+    assert_eq!(memory("[limits]\nmemory = \"1GiB\"\n").unwrap(), 1 << 30);
+    for (wrong, words) in [
+        ("\"0%\"", "12:10: [limits]: memory: \"0%\" is not a share of the memory"),
+        ("\"95%\"", "from \"1%\" to \"90%\""),
+        ("\"1MiB\"", "is too little; write \"16MiB\" or more"),
+        ("\"lots\"", "write one like \"64MiB\", or a share like \"25%\""),
+        ("64", "expected a string in quotes"),
+    ] {
+        let faults = memory(&format!("[limits]\nmemory = {wrong}\n")).unwrap_err();
+        assert!(faults.contains(words) && faults.lines().count() == 1, "{wrong}: {faults}");
+    }
 }
 
 #[test]

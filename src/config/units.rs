@@ -41,6 +41,24 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large"))
 }
 
+/// Reads a share of `whole`, as in `25%`, or a size; into bytes, 16 MiB at least.
+pub fn memory(text: &str, whole: u64) -> Result<u64, String> {
+    const LEAST: u64 = 16 << 20;
+    match split(text) {
+        (percent, "%") => match percent.parse::<u64>() {
+            Ok(percent @ 1..=90) => Ok((whole / 100).saturating_mul(percent).max(LEAST)),
+            _ => Err(format!(
+                "{text:?} is not a share of the memory; write a whole number from \"1%\" to \"90%\""
+            )),
+        },
+        _ => match size(text) {
+            Ok(size) if size < LEAST => Err(format!("{text:?} is too little; write \"16MiB\" or more")),
+            Ok(size) => Ok(size),
+            Err(fault) => Err(format!("{fault}, or a share like \"25%\"")),
+        },
+    }
+}
+
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
     let at = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
@@ -169,6 +187,16 @@ mod tests {
         }
         for wrong in ["64", "64MB", "1.5MiB", "99999999999GiB"] {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn memory_is_a_share_or_a_size() {
+        assert_eq!(memory("25%", 8 << 30), Ok((8u64 << 30) / 100 * 25));
+        assert_eq!(memory("1%", 100 << 20), Ok(16 << 20));
+        assert_eq!(memory("512MiB", 0), Ok(512 << 20));
+        for wrong in ["0%", "91%", "2.5%", "%", "-1%", "16", "15MiB", "much"] {
+            assert!(memory(wrong, 8 << 30).is_err(), "{wrong}");
         }
     }
 

@@ -27,6 +27,8 @@ const HEARTBEAT: u8 = 0x13;
 const END: u8 = 0x14;
 const ABORT: u8 = 0x15;
 const GOODBYE: u8 = 0x16;
+const RENEW: u8 = 0x17;
+const RETIRE: u8 = 0x18;
 
 /// A frame type with this bit may be skipped by who does not know it; any other
 /// unknown type ends the lane.
@@ -56,8 +58,17 @@ pub enum Frame {
     },
     /// The link is over, drop what is buffered.
     Abort(tlv::Why),
-    /// The sender stops as planned; what it sent before may be delivered.
-    Goodbye(tlv::Why),
+    /// The sender stops as planned; what it sent up to this offset may be delivered.
+    Goodbye {
+        /// The offset after the last byte.
+        offset: u64,
+        /// Who stops.
+        why: tlv::Why,
+    },
+    /// The acceptor asks for new lanes in place of all that there are.
+    Renew,
+    /// The last frame on this lane in this direction.
+    Retire,
 }
 
 /// What the decoder found in its input.
@@ -118,13 +129,14 @@ impl Frame {
             Self::Ack(offset) => (ACK, offset.to_be_bytes().to_vec()),
             Self::Armed(offset) => (ARMED, offset.to_be_bytes().to_vec()),
             Self::Heartbeat => (HEARTBEAT, Vec::new()),
-            Self::End { offset, why } => {
+            Self::End { offset, why } | Self::Goodbye { offset, why } => {
                 let mut content = offset.to_be_bytes().to_vec();
                 content.extend(why.encode());
-                (END, content)
+                (if matches!(self, Self::End { .. }) { END } else { GOODBYE }, content)
             }
             Self::Abort(why) => (ABORT, why.encode()),
-            Self::Goodbye(why) => (GOODBYE, why.encode()),
+            Self::Renew => (RENEW, Vec::new()),
+            Self::Retire => (RETIRE, Vec::new()),
         };
         let mut frame = vec![kind, 0, 0, 0];
         let length = u32::try_from(content.len()).expect("control frames are small");
@@ -145,13 +157,15 @@ impl Frame {
             ACK => Self::Ack(offset()?),
             ARMED => Self::Armed(offset()?),
             HEARTBEAT => Self::Heartbeat,
-            END => {
+            END | GOODBYE => {
                 let (head, why) = content.split_at_checked(8).ok_or_else(wrong)?;
                 let offset = u64::from_be_bytes(head.try_into().expect("split at eight"));
-                Self::End { offset, why: tlv::Why::decode(why)? }
+                let why = tlv::Why::decode(why)?;
+                if kind == END { Self::End { offset, why } } else { Self::Goodbye { offset, why } }
             }
             ABORT => Self::Abort(tlv::Why::decode(content)?),
-            GOODBYE => Self::Goodbye(tlv::Why::decode(content)?),
+            RENEW => Self::Renew,
+            RETIRE => Self::Retire,
             _ if kind & OPTIONAL != 0 => return Ok(None),
             _ => return Err(FrameError::UnknownType(kind)),
         }))
@@ -242,7 +256,9 @@ mod tests {
             Frame::Armed(u64::MAX),
             Frame::End { offset: 99, why: tlv::Why::new(tlv::Code::MasterClosed, "") },
             Frame::Abort(tlv::Why::new(tlv::Code::ReplicaClosed, "replica closed")),
-            Frame::Goodbye(tlv::Why::new(tlv::Code::Stopping, "site dc1 stops")),
+            Frame::Goodbye { offset: 98, why: tlv::Why::new(tlv::Code::Stopping, "site dc1 stops") },
+            Frame::Renew,
+            Frame::Retire,
             Frame::Hello(tlv::Hello::sample()),
             Frame::Accept(tlv::Accept::sample()),
             Frame::Refuse(tlv::Refuse { why: tlv::Why::new(tlv::Code::NotAvailable, "no"), clock: Some(5) }),

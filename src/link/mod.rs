@@ -3,21 +3,28 @@
 //! This is the state machine of `replgate/1`, the same at both ends. It takes
 //! frames, bytes and the time, and answers with frames, bytes and the next time
 //! it wants to be asked; it owns no socket and no clock, and knows no Redis.
-//! Offsets count bytes as they are carried. A lane that is lost takes the link
-//! with it.
+//! Offsets count bytes as they are carried. Any lane may carry any frame; once the
+//! sync has begun, the link outlives its lanes for as long as `hold` says.
 
+pub mod attach;
+pub mod compress;
 pub mod frame;
+mod lanes;
 pub mod reassembly;
 pub mod tlv;
 pub mod window;
 
 use std::time::{Duration, Instant};
 
+use self::attach::Dials;
+use self::compress::{Packer, Unpacker};
 use self::frame::{Frame, Item};
+use self::lanes::Lanes;
 use self::reassembly::Reassembly;
 use self::tlv::{Code, Terms, Why};
 use self::window::Window;
 use crate::buffer::Chunk;
+use crate::escape::shown;
 
 /// Written bytes after which an acknowledgement goes out at once.
 const ACK_BYTES: u64 = 1024 * 1024;
@@ -32,8 +39,21 @@ pub const DELIVER: Duration = Duration::from_secs(5);
 /// And how long in all.
 pub const DELIVER_AT_MOST: Duration = Duration::from_secs(600);
 
-/// Unsent bytes above which no more is read from the local Redis.
+/// Unsent bytes for each lane above which no more is read from the local Redis.
 const READ_AHEAD: u64 = 1024 * 1024;
+
+/// The largest payload where several lanes share a link: what is on one lane holds
+/// up what is on the others.
+const SHARED_PAYLOAD: usize = 128 * 1024;
+
+/// Memory that compression takes besides, in bytes.
+const CONTEXT: u64 = 4 * 1024 * 1024;
+
+/// How long a link outlives a last lane that was closed in good order, without an end
+/// of the link: that is what a kernel does for a process that was killed, and a
+/// gateway that lives is back within this time. What is cut or silent has all of
+/// `hold`.
+const GONE: Duration = Duration::from_millis(2500);
 
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +68,7 @@ pub enum Side {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// This side's Redis closed its connection.
-    LocalClosed,
+    LocalClosed(Side),
     /// The far side ended it, in these words.
     Far(Why),
     /// The far gateway stops as planned, in these words.
@@ -57,14 +77,44 @@ pub enum End {
     Stopping,
     /// A command that is no part of replication, in words for the log.
     CommandRefused(String),
-    /// The lane was lost.
+    /// The last lane was lost before the link could be resumed.
     LaneLost(LaneLoss),
+    /// The last lane was lost, and there was no way back within this time.
+    NoWayBack(LaneLoss, Duration),
+    /// A new process of the far gateway has taken the place of the one that held it.
+    Superseded,
     /// The far side broke the protocol.
     Protocol(String),
     /// What was left could not be delivered: no progress for [`DELIVER`].
     NotDelivered,
     /// Both directions of a plain tunnel ended.
     Finished,
+}
+
+/// In words for a log, with what the far side said made safe.
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LocalClosed(Side::Dialler) => f.write_str("the replica closed its connection"),
+            Self::LocalClosed(Side::Acceptor) => f.write_str("the master closed its connection"),
+            Self::Far(why) => write!(f, "ended by the far side: {}", shown(why.text.as_bytes())),
+            Self::FarStopping(why) => write!(f, "the far gateway stops: {}", shown(why.text.as_bytes())),
+            Self::Stopping => f.write_str("this gateway stops"),
+            Self::CommandRefused(reason) => f.write_str(reason),
+            Self::LaneLost(loss) => write!(f, "lane lost: {loss}"),
+            Self::NoWayBack(loss, hold) => {
+                write!(f, "lane lost: {loss}; no way back within {:.1} s", hold.as_secs_f64())
+            }
+            Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
+            Self::Protocol(fault) => {
+                write!(f, "the far gateway broke the protocol: {}", shown(fault.as_bytes()))
+            }
+            Self::NotDelivered => {
+                f.write_str("the last bytes could not be delivered in time, and are dropped")
+            }
+            Self::Finished => f.write_str("both directions ended"),
+        }
+    }
 }
 
 /// How a lane was lost.
@@ -90,6 +140,17 @@ impl std::fmt::Display for LaneLoss {
     }
 }
 
+/// A break that is over: the link goes on where it was.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// How the last lane was lost.
+    pub cause: LaneLoss,
+    /// How long nothing carried the link.
+    pub lasted: Duration,
+    /// Bytes that are sent again.
+    pub resending: u64,
+}
+
 /// Where the link is in its life.
 #[derive(Debug)]
 enum Phase {
@@ -97,8 +158,8 @@ enum Phase {
     /// This end takes nothing more from its Redis; it ends once all that was read
     /// is acknowledged, or without progress.
     LastSent(Deadline, End),
-    /// Nothing more comes from the far side; it ends once what came is written, or
-    /// without progress.
+    /// Nothing more comes from the far side than it has declared; it ends once that
+    /// is written, or without progress.
     LastReceived(Deadline, End),
     Ended(End),
 }
@@ -120,10 +181,36 @@ impl Deadline {
     }
 }
 
+/// Nothing carries the link.
 #[derive(Debug)]
-struct LaneClock {
-    heard: Instant,
-    spoke: Instant,
+struct Held {
+    since: Instant,
+    within: Duration,
+    cause: LaneLoss,
+}
+
+/// How long a chunk takes from being sent to its acknowledgement, at best.
+#[derive(Debug, Default)]
+struct RoundTrip {
+    best: Option<Duration>,
+    /// The chunk that is being timed: its last offset, and when it was sent.
+    timed: Option<(u64, Instant)>,
+}
+
+impl RoundTrip {
+    fn sent(&mut self, end: u64, now: Instant) {
+        self.timed.get_or_insert((end, now));
+    }
+
+    fn acknowledged(&mut self, offset: u64, now: Instant) {
+        if let Some((end, then)) = self.timed
+            && offset >= end
+        {
+            self.timed = None;
+            let took = now - then;
+            self.best = Some(self.best.map_or(took, |best| best.min(took)));
+        }
+    }
 }
 
 /// The state machine of one link, at one end.
@@ -133,14 +220,24 @@ pub struct Link {
     plain: bool,
     send: Window,
     receive: Reassembly,
-    lane: LaneClock,
-    /// The lane is gone, and the link lives on only to write what came over it.
-    lane_gone: bool,
+    /// The acceptor's stream is compressed from ARMED on: what makes blocks of it.
+    packer: Option<Packer>,
+    /// What makes bytes of them again at the dialler.
+    unpacking: Option<Unpacking>,
+    lanes: Lanes,
+    dials: Dials,
+    held: Option<Held>,
+    resumed: Option<Resumed>,
+    superseded: bool,
+    /// Lanes that both sides have retired.
+    retired: Vec<u32>,
     /// The far side's stream has ended and all of it was written.
     delivered: bool,
+    shared: bool,
     max_payload: usize,
     speak_every: Duration,
     dead_after: Duration,
+    hold: Duration,
     phase: Phase,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
@@ -150,9 +247,28 @@ pub struct Link {
     goodbye: Option<Why>,
     acknowledged: u64,
     ack_due: Option<Instant>,
+    /// What was acknowledged last may have been lost with its lane.
+    ack_again: bool,
+    /// When the far side's acknowledgements last moved on.
+    progress: Instant,
+    round_trip: RoundTrip,
     /// At the acceptor: the offset to send with ARMED, then what was sent.
     /// At the dialler: the offset that came with it.
     armed: Option<u64>,
+    /// Both sides can undo compression.
+    packed: bool,
+    /// Bytes offered, before compression.
+    taken_in: u64,
+}
+
+/// Compressed bytes on their way to the local Redis.
+#[derive(Debug, Default)]
+struct Unpacking {
+    unpacker: Unpacker,
+    /// What is being unpacked, no more than one chunk of plain bytes at a time.
+    rest: Option<Chunk>,
+    /// Carried bytes that were taken so far.
+    taken: u64,
 }
 
 impl Link {
@@ -161,17 +277,29 @@ impl Link {
     /// direction closes on its own.
     pub fn new(side: Side, plain: bool, ours: &Terms, theirs: &Terms, now: Instant) -> Self {
         let window = ours.window.min(theirs.window);
+        let lanes = ours.lanes.min(theirs.lanes);
+        let packed = !plain && ours.compression & theirs.compression & tlv::ZSTD != 0;
+        let most = if lanes > 1 { SHARED_PAYLOAD } else { frame::MAX_DATA };
+        let max_payload = most.min(theirs.max_frame as usize);
         Self {
             side,
             plain,
-            send: Window::new(window),
-            receive: Reassembly::new(window, ours.lanes.min(theirs.lanes) > 1),
-            lane: LaneClock { heard: now, spoke: now },
-            lane_gone: false,
+            send: Window::new(window, max_payload),
+            receive: Reassembly::new(window, lanes > 1),
+            packer: None,
+            unpacking: (packed && side == Side::Dialler).then(Unpacking::default),
+            lanes: Lanes::first(now),
+            dials: Dials::new(lanes, now),
+            held: None,
+            resumed: None,
+            superseded: false,
+            retired: Vec::new(),
             delivered: false,
-            max_payload: frame::MAX_DATA.min(theirs.max_frame as usize),
+            shared: lanes > 1,
+            max_payload,
             speak_every: ours.heartbeat.min(theirs.dead_after / 3),
             dead_after: ours.dead_after,
+            hold: ours.hold.min(theirs.hold),
             phase: Phase::Open,
             urgent: Vec::new(),
             last: None,
@@ -179,8 +307,22 @@ impl Link {
             goodbye: None,
             acknowledged: 0,
             ack_due: None,
+            ack_again: false,
+            progress: now,
+            round_trip: RoundTrip::default(),
             armed: None,
+            packed,
+            taken_in: 0,
         }
+    }
+
+    /// At the acceptor: the level at which its stream is compressed, where both sides
+    /// have stated that they can.
+    pub fn compressing(mut self, level: i32) -> Self {
+        if self.packed && self.side == Side::Acceptor {
+            self.packer = Some(Packer::new(level));
+        }
+        self
     }
 
     /// Why the link ended, once it has. What [`Link::poll_transmit`] still gives
@@ -192,7 +334,7 @@ impl Link {
         }
     }
 
-    /// Whether the sync has begun: from here on a link could be resumed.
+    /// Whether the sync has begun: from here on a link can be resumed.
     pub fn is_armed(&self) -> bool {
         match self.side {
             Side::Dialler => self.armed.is_some_and(|offset| self.receive.written() >= offset),
@@ -200,12 +342,17 @@ impl Link {
         }
     }
 
-    /// Bytes that may now be read from the local Redis.
+    /// Bytes that may now be read from the local Redis. While nothing carries the
+    /// link, as much as the window takes: Redis should not notice.
     pub fn read_room(&self) -> u64 {
         if !matches!(self.phase, Phase::Open) || self.last.is_some() || self.goodbye.is_some() {
             return 0;
         }
-        self.send.room().min(READ_AHEAD.saturating_sub(self.send.unsent()))
+        let ahead = READ_AHEAD * self.lanes.carrying().max(1) as u64;
+        let ahead = if self.held.is_some() { u64::MAX } else { ahead.saturating_sub(self.send.unsent()) };
+        let room = self.send.room().min(ahead);
+        // Blocks that do not shrink take a little more than they hold.
+        if self.packer.is_some() { room.saturating_sub(128) / 16 * 15 } else { room }
     }
 
     /// The largest chunk that the far side takes.
@@ -213,21 +360,74 @@ impl Link {
         self.max_payload
     }
 
-    /// Whether the lane is gone and must not be used any more.
-    pub fn lane_is_gone(&self) -> bool {
-        self.lane_gone
+    /// Bytes of memory that the link counts for.
+    pub fn memory(&self) -> u64 {
+        let contexts = if self.packer.is_some() || self.unpacking.is_some() { CONTEXT } else { 0 };
+        self.send.charged() + self.receive.charged() + contexts
+    }
+
+    /// Whether bytes wait for the local Redis, in order: no lane need be read for
+    /// there to be progress.
+    pub fn has_ready(&self) -> bool {
+        self.receive.has_ready() || self.unpacking.as_ref().is_some_and(|unpacking| unpacking.rest.is_some())
+    }
+
+    /// Bytes that were sent more than once.
+    pub fn resent(&self) -> u64 {
+        self.send.resent()
+    }
+
+    /// Since when nothing carries the link.
+    pub fn held_since(&self) -> Option<Instant> {
+        self.held.as_ref().map(|held| held.since)
+    }
+
+    /// How long the link outlives its last lane.
+    pub fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// A break that ended since the last call.
+    pub fn take_resumed(&mut self) -> Option<Resumed> {
+        self.resumed.take()
+    }
+
+    /// Whether this lane still belongs to the link; any other must be closed.
+    pub fn has_lane(&self, lane: u32) -> bool {
+        self.lanes.get(lane).is_some()
+    }
+
+    /// Lanes that carry the link now.
+    pub fn lanes(&self) -> usize {
+        self.lanes.carrying()
+    }
+
+    /// Whether the link may have several lanes at a time.
+    pub fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Takes bytes read from the local Redis, at most [`Link::max_payload`] of them.
     pub fn offer(&mut self, chunk: Chunk) {
-        if matches!(self.phase, Phase::Open) {
-            self.send.offer(chunk);
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        self.taken_in += chunk.len() as u64;
+        match &mut self.packer {
+            Some(packer) if self.armed.is_some() => {
+                // What does not shrink grows by a little, and must still fit a frame.
+                let most = self.max_payload - self.max_payload / 128 - 64;
+                for piece in chunk.bytes().chunks(most) {
+                    packer.pack(piece, &mut |block| self.send.offer(block));
+                }
+            }
+            _ => self.send.offer(chunk),
         }
     }
 
-    /// The offset after the last byte offered, in this side's stream.
-    pub fn offered(&self) -> u64 {
-        self.send.offered()
+    /// Bytes of the local Redis that were offered, and what they are carried as.
+    pub fn compressed(&self) -> (u64, u64) {
+        (self.taken_in, self.send.offered())
     }
 
     /// The sync's reply ends at the current end of this side's stream. Acceptor
@@ -239,9 +439,44 @@ impl Link {
         }
     }
 
-    /// The next bytes for the local Redis, in order.
-    pub fn take(&mut self) -> Option<Chunk> {
-        self.receive.take()
+    /// The next bytes for the local Redis, in order, and for how many carried bytes
+    /// they stand.
+    pub fn take(&mut self) -> Option<(Chunk, u64)> {
+        let (Some(unpacking), true) = (&mut self.unpacking, self.armed.is_some()) else {
+            let chunk = self.receive.take()?;
+            let carried = chunk.len() as u64;
+            if let Some(unpacking) = &mut self.unpacking {
+                unpacking.taken += carried;
+            }
+            return Some((chunk, carried));
+        };
+        loop {
+            let mut rest = unpacking.rest.take().or_else(|| self.receive.take())?;
+            let before = self.armed.unwrap_or_default().saturating_sub(unpacking.taken);
+            if before > 0 {
+                // The reply of the sync, and what came before it, is as it is.
+                let count = usize::try_from(before).unwrap_or(usize::MAX).min(rest.len());
+                let plain = Chunk::copied(&rest.bytes()[..count]);
+                rest.consume(count);
+                unpacking.taken += count as u64;
+                unpacking.rest = Some(rest).filter(|rest| !rest.is_empty());
+                return Some((plain, count as u64));
+            }
+            match unpacking.unpacker.step(rest.bytes()) {
+                Ok((count, made)) => {
+                    rest.consume(count);
+                    unpacking.taken += count as u64;
+                    unpacking.rest = Some(rest).filter(|rest| !rest.is_empty());
+                    if made.is_some() {
+                        return made;
+                    }
+                }
+                Err(error) => {
+                    self.fault(&error.to_string());
+                    return None;
+                }
+            }
+        }
     }
 
     /// `count` carried bytes that [`Link::take`] gave were written to the local
@@ -274,20 +509,14 @@ impl Link {
         if !matches!(self.phase, Phase::Open) {
             return;
         }
+        let end = End::LocalClosed(self.side);
         match (self.plain, self.side) {
             (true, _) => {
                 self.last.get_or_insert(Why::new(Code::Finished, ""));
                 self.check_ends();
             }
-            (false, Side::Dialler) => self
-                .abort(Why::new(Code::ReplicaClosed, "the replica closed its connection"), End::LocalClosed),
-            (false, Side::Acceptor) => {
-                self.finish(
-                    Why::new(Code::MasterClosed, "the master closed its connection"),
-                    End::LocalClosed,
-                    now,
-                );
-            }
+            (false, Side::Dialler) => self.abort(Why::new(Code::ReplicaClosed, &end.to_string()), end),
+            (false, Side::Acceptor) => self.finish(Why::new(Code::MasterClosed, &end.to_string()), end, now),
         }
     }
 
@@ -296,7 +525,7 @@ impl Link {
         if self.plain {
             self.abort(
                 Why::new(Code::ReplicaClosed, "the connection at the other end broke"),
-                End::LocalClosed,
+                End::LocalClosed(self.side),
             );
         } else {
             self.local_closed(now);
@@ -321,6 +550,7 @@ impl Link {
             self.last = None;
             self.goodbye = None;
             self.ack_due = None;
+            self.ack_again = false;
             self.phase = Phase::Ended(end);
         }
     }
@@ -332,55 +562,80 @@ impl Link {
         }
     }
 
-    /// The lane is gone. What had come over it before the far side ended the link
-    /// in good order is still written; anything else ends at once.
-    pub fn lane_lost(&mut self, loss: LaneLoss) {
-        if self.ended().is_some() || self.lane_gone {
-            return;
-        }
-        self.send.clear();
-        self.urgent.clear();
-        self.lane_gone = true;
-        let end = match &self.phase {
-            Phase::LastReceived(..) => return self.check_ends(),
-            Phase::LastSent(_, End::LocalClosed) => End::NotDelivered,
-            Phase::LastSent(_, end) => end.clone(),
-            // The far side was done first, and closed.
-            Phase::Open
-                if loss == LaneLoss::Closed && self.plain && self.last_sent && self.receive.finished() =>
-            {
-                End::Finished
-            }
-            _ => End::LaneLost(loss),
+    /// What an ended link has to say to a far side that could not be told: frames
+    /// for any lane that it still accepts. Dialler only.
+    pub fn last_words(&self) -> Vec<Frame> {
+        let why = match self.ended() {
+            Some(end) if self.side == Side::Dialler => Why::new(Code::ReplicaClosed, &end.to_string()),
+            _ => return Vec::new(),
         };
-        self.receive.clear();
-        self.phase = Phase::Ended(end);
+        vec![Frame::Ack(self.receive.written()), Frame::Abort(why)]
     }
 
-    /// Any byte on the lane is a sign of life.
-    pub fn heard(&mut self, now: Instant) {
-        self.lane.heard = now;
+    /// Whether the far side may hold a link that has ended here, until it is told.
+    /// Dialler only.
+    pub fn is_held_far_away(&self) -> bool {
+        let ours = match self.ended() {
+            Some(End::Far(_)) => self.delivered,
+            Some(End::LocalClosed(_) | End::CommandRefused(_) | End::Protocol(_) | End::NotDelivered) => true,
+            _ => false,
+        };
+        let armed = self.armed.is_some_and(|offset| self.receive.written() >= offset);
+        ours && self.side == Side::Dialler && armed && !self.plain && !self.hold.is_zero()
     }
 
-    /// Takes what a lane's decoder found.
-    pub fn handle(&mut self, item: Item<'_>, now: Instant) {
-        if self.ended().is_some() {
+    /// The far side knows the link no more, and says why.
+    pub fn given_up(&mut self, why: Why) {
+        if self.ended().is_none() {
+            self.send.clear();
+            self.receive.clear();
+            self.phase = Phase::Ended(End::Far(why));
+        }
+    }
+
+    /// Bytes as carried, both ways, so far.
+    pub fn carried(&self) -> u64 {
+        self.send.offered() + self.receive.received()
+    }
+
+    /// Whether a lane that is gone was retired by both sides; tells it once.
+    pub fn take_retired(&mut self, lane: u32) -> bool {
+        let at = self.retired.iter().position(|retired| *retired == lane);
+        at.map(|at| self.retired.remove(at)).is_some()
+    }
+
+    /// A lane is gone. What it alone carried goes over another; the last one's loss
+    /// begins a break, or ends a link that cannot be resumed.
+    pub fn lane_lost(&mut self, lane: u32, loss: LaneLoss, now: Instant) {
+        if self.drop_lane(lane) {
+            self.say_again(now);
+            self.without(loss, now);
+        }
+    }
+
+    /// Any byte on a lane is a sign of life.
+    pub fn heard(&mut self, lane: u32, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        lane.heard = now;
+        if lane.suspect {
+            lane.suspect = false;
+            self.regained(now);
+        }
+    }
+
+    /// Takes what the decoder of `lane` found.
+    pub fn handle(&mut self, lane: u32, item: Item<'_>, now: Instant) {
+        if self.ended().is_some() || !self.has_lane(lane) {
             return;
         }
         let fault = match item {
             Item::Data { offset, bytes, left } => {
                 self.receive.insert(offset, bytes, left).err().map(|error| error.to_string())
             }
-            Item::Frame(Frame::Ack(offset)) => {
-                let fault = self.send.acknowledge(offset).err().map(|error| error.to_string());
-                if let Phase::LastSent(deadline, _) = &mut self.phase {
-                    deadline.progress(now);
-                }
-                self.check_ends();
-                fault
-            }
+            Item::Frame(Frame::Ack(offset)) => self.acknowledge(lane, offset, now),
             Item::Frame(Frame::Armed(offset)) => {
-                let good = self.side == Side::Dialler && self.armed.is_none();
+                let late = self.unpacking.as_ref().is_some_and(|unpacking| unpacking.taken > offset);
+                let good = self.side == Side::Dialler && self.armed.is_none() && !late;
                 self.armed = Some(offset);
                 (!good).then(|| "an ARMED that was not expected".to_owned())
             }
@@ -392,14 +647,23 @@ impl Link {
                 self.phase = Phase::Ended(End::Far(why));
                 None
             }
-            Item::Frame(Frame::Goodbye(why)) => {
+            Item::Frame(Frame::Goodbye { offset, why }) => {
+                let fault = self.receive.declare_end(offset).err().map(|error| error.to_string());
                 self.send.clear();
                 self.phase = Phase::LastReceived(Deadline::new(now), End::FarStopping(why));
                 self.check_ends();
+                fault
+            }
+            Item::Frame(Frame::Renew) if self.side == Side::Dialler => {
+                self.renew();
                 None
             }
-            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_)) => {
-                Some("a frame that only opens a lane".to_owned())
+            Item::Frame(Frame::Retire) => {
+                self.retire_heard(lane, now);
+                None
+            }
+            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
+                Some("a frame that does not belong here".to_owned())
             }
         };
         if let Some(fault) = fault {
@@ -412,16 +676,27 @@ impl Link {
         self.abort(Why::new(Code::Protocol, fault), End::Protocol(fault.to_owned()));
     }
 
-    /// Gives the next frame to `put`, if there is one to send.
-    pub fn poll_transmit(&mut self, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
-        let sent = self.transmit(now, put);
-        if sent {
-            self.lane.spoke = now;
+    /// Gives the next frame for `lane` to `put`, if there is one to send on it.
+    pub fn poll_transmit(&mut self, lane: u32, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
+        let sent = self.transmit(lane, now, put);
+        if sent && let Some(lane) = self.lanes.get_mut(lane) {
+            lane.spoke = now;
         }
         sent
     }
 
-    fn transmit(&mut self, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
+    fn transmit(&mut self, number: u32, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
+        let ended = self.ended().is_some();
+        let Some(lane) = self.lanes.get_mut(number) else { return false };
+        if lane.retiring && !lane.retired && !ended {
+            lane.retired = true;
+            put(&Frame::Retire.encode());
+            return true;
+        }
+        if !lane.carries() {
+            return false;
+        }
+        let (slot, spoke) = (lane.slot, lane.spoke);
         if !self.urgent.is_empty() {
             put(&self.urgent.remove(0).encode());
             return true;
@@ -431,14 +706,22 @@ impl Link {
             || self.ack_due.is_some_and(|due| due <= now)
             || (unacknowledged > 0
                 && (self.send.unsent() > 0 || self.receive.finished() || self.ended().is_some()));
-        if ack_now && unacknowledged > 0 {
+        if ack_now && unacknowledged > 0 || self.ack_again {
             self.acknowledged = self.receive.written();
             self.ack_due = None;
+            self.ack_again = false;
             put(&Frame::Ack(self.acknowledged).encode());
             return true;
         }
-        if let Some(framed) = self.send.send_next() {
+        if self.oldest_is_stuck(now)
+            && let Some(framed) = self.send.copy_oldest(slot)
+        {
             put(framed);
+            return true;
+        }
+        if let Some(framed) = self.send.send_next(slot) {
+            put(framed);
+            self.round_trip.sent(self.send.sent(), now);
             return true;
         }
         if let Some(why) = self.last.as_ref().filter(|_| !self.last_sent) {
@@ -448,11 +731,11 @@ impl Link {
             return true;
         }
         if let Some(why) = self.goodbye.take() {
-            put(&Frame::Goodbye(why).encode());
+            put(&Frame::Goodbye { offset: self.send.offered(), why }.encode());
             self.phase = Phase::Ended(End::Stopping);
             return true;
         }
-        if self.ended().is_none() && now >= self.lane.spoke + self.speak_every {
+        if self.ended().is_none() && now >= spoke + self.speak_every {
             put(&Frame::Heartbeat.encode());
             return true;
         }
@@ -461,47 +744,94 @@ impl Link {
 
     /// When [`Link::handle_timeout`] and [`Link::poll_transmit`] next want the time.
     ///
-    /// While the lane has no room, `can_send` is false: what is due to be sent then
-    /// waits for room and not for a time.
-    pub fn next_timeout(&self, can_send: bool) -> Option<Instant> {
+    /// What is due on a lane that has no room waits for room and not for a time:
+    /// `has_room` tells of each.
+    pub fn next_timeout(&self, has_room: &dyn Fn(u32) -> bool) -> Option<Instant> {
         let phase = match &self.phase {
+            Phase::Ended(_) => return None,
+            // Until then it is the hold that counts.
+            _ if self.held.is_some() => None,
             Phase::Open => None,
             Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) => Some(deadline.until),
-            Phase::Ended(_) => return None,
         };
-        if self.lane_gone {
-            return phase;
+        let held = self.held.as_ref().map(|held| held.since + held.within);
+        let dead = self.lanes.next_judgement(self.dead_after);
+        let with_room = || self.lanes.iter().filter(|lane| lane.carries() && has_room(lane.number));
+        let beat = with_room().map(|lane| lane.spoke + self.speak_every).min();
+        let ack = self.ack_due.filter(|_| with_room().next().is_some());
+        [phase, held, dead, beat, ack, self.dial_due()].into_iter().flatten().min()
+    }
+
+    /// Whether [`Link::judge`] would find this lane dead.
+    pub fn seems_dead(&self, lane: u32, now: Instant) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| !lane.suspect && now >= lane.heard + self.dead_after)
+    }
+
+    /// Judges a lane whose socket was read empty: bytes that wait there are a sign of
+    /// life. A silent one is suspect; it is kept, and read, until another takes its
+    /// place, unless the link cannot be resumed.
+    pub fn judge(&mut self, lane: u32, now: Instant) {
+        if !self.seems_dead(lane, now) || self.ended().is_some() {
+            return;
         }
-        let beat = Some(self.lane.spoke + self.speak_every);
-        let dead = self.lane.heard + self.dead_after;
-        let to_send = [beat, self.ack_due].into_iter().flatten().filter(|_| can_send);
-        phase.into_iter().chain([dead]).chain(to_send).min()
+        let others = self.lanes.iter().any(|other| other.number != lane && other.carries());
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        let loss = LaneLoss::Silent(now - state.heard);
+        state.suspect = true;
+        if others {
+            // They carry what it was to carry.
+            let slot = state.slot;
+            self.send.lose(slot);
+            self.say_again(now);
+        } else if self.is_resumable() && self.needs_lane() {
+            self.without(loss, now);
+        } else {
+            self.lane_lost(lane, loss, now);
+        }
     }
 
-    /// Whether [`Link::handle_timeout`] would judge the lane dead.
-    pub fn lane_seems_dead(&self, now: Instant) -> bool {
-        !self.lane_gone && now >= self.lane.heard + self.dead_after
-    }
-
-    /// Judges what the time has brought. Call it only after the lane's socket was
-    /// read empty: bytes that wait there are a sign of life.
+    /// Does what the time has brought.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.lane_seems_dead(now) {
-            self.lane_lost(LaneLoss::Silent(now - self.lane.heard));
+        if let Some(held) = &self.held {
+            if now >= held.since + held.within && self.ended().is_none() {
+                let end = End::NoWayBack(held.cause.clone(), held.within);
+                self.abort(Why::new(Code::TimedOut, &end.to_string()), end);
+            }
+            return;
         }
+        let why = || Why::new(Code::TimedOut, "the last bytes could not be delivered in time");
         match &self.phase {
             Phase::LastSent(deadline, end) if now >= deadline.until => {
-                let end = if *end == End::LocalClosed { End::NotDelivered } else { end.clone() };
-                self.abort(Why::new(Code::TimedOut, "the last bytes could not be delivered in time"), end);
+                let end = if matches!(end, End::LocalClosed(_)) { End::NotDelivered } else { end.clone() };
+                self.abort(why(), end);
             }
             Phase::LastReceived(deadline, _) if now >= deadline.until => {
-                self.abort(
-                    Why::new(Code::TimedOut, "the last bytes could not be delivered in time"),
-                    End::NotDelivered,
-                );
+                self.abort(why(), End::NotDelivered);
             }
             _ => {}
         }
+    }
+
+    fn acknowledge(&mut self, lane: u32, offset: u64, now: Instant) -> Option<String> {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            if offset < lane.acknowledged {
+                return Some(format!("takes back an acknowledgement, to offset {offset}"));
+            }
+            lane.acknowledged = offset;
+        }
+        let before = self.send.acknowledged();
+        if let Err(error) = self.send.acknowledge(offset) {
+            return Some(error.to_string());
+        }
+        if self.send.acknowledged() > before {
+            self.progress = now;
+            self.round_trip.acknowledged(offset, now);
+            if let Phase::LastSent(deadline, _) = &mut self.phase {
+                deadline.progress(now);
+            }
+        }
+        self.check_ends();
+        None
     }
 
     fn end_received(&mut self, offset: u64, why: Why, now: Instant) -> Option<String> {
@@ -511,7 +841,7 @@ impl Link {
         if let Err(error) = self.receive.declare_end(offset) {
             return Some(error.to_string());
         }
-        if !self.plain {
+        if !self.plain && !matches!(self.phase, Phase::LastReceived(..)) {
             self.send.clear();
             self.phase = Phase::LastReceived(Deadline::new(now), End::Far(why));
         }
@@ -519,29 +849,123 @@ impl Link {
         None
     }
 
+    /// The far side sends nothing more on a lane, and has read everything that came
+    /// before this side's own RETIRE.
+    fn retire_heard(&mut self, lane: u32, now: Instant) {
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        let slot = state.slot;
+        state.retiring = true;
+        if state.retired {
+            self.send.settle(slot);
+            self.retired.push(lane);
+            self.lane_lost(lane, LaneLoss::Closed, now);
+        } else if self.lanes.carrying() == 0 {
+            self.without(LaneLoss::Closed, now);
+        }
+    }
+
+    /// Whether a window half full waits for its oldest bytes for longer than two
+    /// round trips, which is worth a copy over another lane.
+    fn oldest_is_stuck(&self, now: Instant) -> bool {
+        self.shared
+            && self.send.is_half_full()
+            && self.round_trip.best.is_some_and(|best| now > self.progress + best * 2)
+    }
+
+    /// Whether the link still has anything to send or to hear.
+    fn needs_lane(&self) -> bool {
+        match &self.phase {
+            Phase::Ended(_) => false,
+            Phase::LastReceived(..) => !self.receive.is_complete(),
+            _ => true,
+        }
+    }
+
+    fn is_resumable(&self) -> bool {
+        let stopping = matches!(self.phase, Phase::LastReceived(_, End::FarStopping(_)));
+        !self.plain && !self.hold.is_zero() && !stopping && self.is_armed()
+    }
+
+    /// Takes a lane out; false if it was not there.
+    fn drop_lane(&mut self, lane: u32) -> bool {
+        let Some(lane) = self.lanes.remove(lane) else { return false };
+        self.send.lose(lane.slot);
+        true
+    }
+
+    /// What may have been lost with a lane is said again over the next.
+    fn say_again(&mut self, now: Instant) {
+        if self.ended().is_none() {
+            self.ack_again = self.receive.written() > 0;
+            self.last_sent = false;
+            self.progress = now;
+        }
+    }
+
+    /// A lane carries no more: a break begins if it was the last, or the end.
+    fn without(&mut self, loss: LaneLoss, now: Instant) {
+        if self.ended().is_some() || self.held.is_some() || self.lanes.carrying() > 0 {
+            return;
+        }
+        if !self.needs_lane() {
+            return self.check_ends();
+        }
+        if self.is_resumable() {
+            let within = if loss == LaneLoss::Closed { GONE.min(self.hold) } else { self.hold };
+            self.held = Some(Held { since: now, within, cause: loss });
+            self.dials.at_once(now);
+            return self.check_superseded();
+        }
+        if !self.lanes.is_empty() {
+            // Retiring: what is under way on it still comes.
+            return;
+        }
+        let end = match &self.phase {
+            Phase::LastSent(_, End::LocalClosed(_)) | Phase::LastReceived(..) => End::NotDelivered,
+            Phase::LastSent(_, end) => end.clone(),
+            // The far side was done first, and closed.
+            Phase::Open
+                if loss == LaneLoss::Closed && self.plain && self.last_sent && self.receive.finished() =>
+            {
+                End::Finished
+            }
+            _ => End::LaneLost(loss),
+        };
+        self.send.clear();
+        self.receive.clear();
+        self.urgent.clear();
+        self.phase = Phase::Ended(end);
+    }
+
+    /// A lane carries again.
+    fn regained(&mut self, now: Instant) {
+        let Some(held) = self.held.take() else { return };
+        let resending = self.send.to_resend();
+        self.resumed = Some(Resumed { cause: held.cause, lasted: now - held.since, resending });
+        if let Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) = &mut self.phase {
+            deadline.progress(now);
+        }
+    }
+
     /// Ends the link where all that remained to be done is done.
     fn check_ends(&mut self) {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
-        let all_written = match self.receive.declared_end() {
-            Some(_) => self.receive.finished(),
-            None => self.receive.all_taken(),
-        };
         let end = match &self.phase {
             Phase::Open if self.plain && self.last_sent && all_acknowledged && self.receive.finished() => {
                 End::Finished
             }
             Phase::LastSent(_, end) if self.last_sent && all_acknowledged => end.clone(),
-            Phase::LastReceived(_, end) if all_written => {
+            Phase::LastReceived(_, end) if self.receive.finished() => {
                 self.delivered = true;
                 end.clone()
             }
-            // Bytes that were declared and never came.
-            Phase::LastReceived(..) if self.lane_gone && self.receive.all_taken() => End::NotDelivered,
             _ => return,
         };
         self.phase = Phase::Ended(end);
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -2,22 +2,16 @@
 //!
 //! Over one lane every piece arrives in order and takes the short path. Pieces
 //! may also come twice, overlap, or leave gaps for another lane to fill; what
-//! lies beyond a gap is stored, bounded by the window and by the count of gaps.
-//! Pure: no I/O, no clock.
+//! lies beyond a gap is stored, and each piece is charged the storage it takes, so
+//! that scattered bytes are bounded like any others. Pure: no I/O, no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::window::charge;
 use crate::buffer::Chunk;
-
-/// What a stored piece counts for at least, however short it is: a flood of
-/// one-byte pieces must not cost more memory than the window says.
-const LEAST_CHARGE: u64 = 256;
 
 /// Room of a chunk that is started for a small piece, in bytes.
 const LEAST_ROOM: usize = 4096;
-
-/// Pieces beyond a gap that are stored at once, at most.
-const MAX_STORED: usize = 4096;
 
 /// Data that breaks the rules of the link: it must be aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,9 +83,14 @@ impl Reassembly {
         self.end
     }
 
-    /// Whether everything that was received was written.
-    pub fn all_taken(&self) -> bool {
-        self.written == self.received
+    /// Whether the stream has ended and nothing of it is missing.
+    pub fn is_complete(&self) -> bool {
+        self.end == Some(self.received)
+    }
+
+    /// Bytes of memory that what is not yet written counts for.
+    pub fn charged(&self) -> u64 {
+        self.charged + (self.received - self.written)
     }
 
     /// Takes a piece; `left` more bytes of its frame are to come, which only
@@ -115,7 +114,7 @@ impl Reassembly {
         if !self.gaps {
             return Err(DataError::Gap(offset));
         }
-        self.store(offset, bytes)
+        self.store(offset, bytes, left)
     }
 
     /// The sender declares that nothing follows `offset`.
@@ -174,7 +173,7 @@ impl Reassembly {
                 return;
             }
             let (start, mut chunk) = entry.remove_entry();
-            self.charged -= charge(chunk.len());
+            self.charged -= charge(chunk.storage());
             let known = usize::try_from(self.received - start).unwrap_or(usize::MAX);
             if known < chunk.len() {
                 chunk.consume(known);
@@ -184,36 +183,42 @@ impl Reassembly {
         }
     }
 
-    fn store(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DataError> {
+    fn store(&mut self, offset: u64, bytes: &[u8], left: usize) -> Result<(), DataError> {
         // Only what no stored piece covers is kept: cut at both neighbours, and
         // where a stored piece lies inside, keep what is before it and go on.
         let (mut offset, mut bytes) = (offset, bytes);
         while !bytes.is_empty() {
-            if let Some((start, before)) = self.beyond.range(..=offset).next_back() {
+            let until = self.beyond.range(offset + 1..).next().map_or(u64::MAX, |(start, _)| *start);
+            if let Some((start, before)) = self.beyond.range_mut(..=offset).next_back() {
                 let covered = (start + before.len() as u64).saturating_sub(offset);
-                let covered = usize::try_from(covered).unwrap_or(usize::MAX).min(bytes.len());
-                offset += covered as u64;
-                bytes = &bytes[covered..];
+                let mut known = usize::try_from(covered).unwrap_or(usize::MAX).min(bytes.len());
+                if start + before.len() as u64 == offset + known as u64 {
+                    // It goes on right behind: mostly the rest of the same frame.
+                    let free = usize::try_from(until - offset).unwrap_or(usize::MAX).min(bytes.len());
+                    known += before.append(&bytes[known..free.max(known)]);
+                }
+                offset += known as u64;
+                bytes = &bytes[known..];
+                if known > 0 {
+                    continue;
+                }
             }
-            let until = self.beyond.range(offset..).next().map_or(u64::MAX, |(start, _)| *start);
             let free = usize::try_from(until - offset).unwrap_or(usize::MAX).min(bytes.len());
             let (news, rest) = bytes.split_at(free);
-            if !news.is_empty() {
-                self.charged += charge(news.len());
-                if self.beyond.len() >= MAX_STORED || self.charged > self.limit {
-                    return Err(DataError::TooManyGaps);
-                }
-                self.beyond.insert(offset, Chunk::copied(news));
+            // Room for what is still to come of the frame, where nothing is in its way.
+            let room = if rest.is_empty() && until == u64::MAX { news.len() + left } else { news.len() };
+            let mut chunk = Chunk::exact(room);
+            chunk.append(news);
+            self.charged += charge(chunk.storage());
+            if self.charged > self.limit.saturating_mul(2) {
+                return Err(DataError::TooManyGaps);
             }
+            self.beyond.insert(offset, chunk);
             offset += free as u64;
             bytes = rest;
         }
         Ok(())
     }
-}
-
-fn charge(length: usize) -> u64 {
-    (length as u64).max(LEAST_CHARGE)
 }
 
 #[cfg(test)]
@@ -285,6 +290,6 @@ mod tests {
     fn one_byte_pieces_beyond_a_gap_are_charged_what_they_cost() {
         let mut reassembly = Reassembly::new(64 * 1024, true);
         let refused = (0..).find(|at| reassembly.insert(2 + at * 2, &[0], 0).is_err()).unwrap();
-        assert_eq!(refused, 64 * 1024 / 256);
+        assert_eq!(refused, 2 * 64 * 1024 / 256);
     }
 }

@@ -26,7 +26,7 @@ impl Half {
     /// Everything the link wants sent now, as bytes.
     fn sends(&mut self, now: Instant) -> Vec<u8> {
         let mut out = Vec::new();
-        while self.link.poll_transmit(now, &mut |frame| out.extend_from_slice(frame)) {}
+        while self.link.poll_transmit(0, now, &mut |frame| out.extend_from_slice(frame)) {}
         out
     }
 
@@ -34,18 +34,18 @@ impl Half {
     fn hears(&mut self, bytes: &[u8], write: bool, now: Instant) {
         let mut input = bytes;
         while let Some(item) = self.decoder.next(&mut input).expect("our own frames decode") {
-            self.link.handle(item, now);
+            self.link.handle(0, item, now);
         }
-        self.link.heard(now);
+        self.link.heard(0, now);
         if write {
             self.write(now);
         }
     }
 
     fn write(&mut self, now: Instant) {
-        while let Some(chunk) = self.link.take() {
+        while let Some((chunk, carried)) = self.link.take() {
             self.written.extend_from_slice(chunk.bytes());
-            self.link.wrote(chunk.len() as u64, now);
+            self.link.wrote(carried, now);
         }
     }
 }
@@ -84,6 +84,7 @@ impl Two {
         while self.now < end {
             self.now += Duration::from_millis(10);
             for half in [&mut self.dialler, &mut self.acceptor] {
+                half.link.judge(0, self.now);
                 half.link.handle_timeout(self.now);
             }
             self.exchange();
@@ -116,7 +117,7 @@ fn an_idle_link_stays_up_by_heartbeats_and_a_silent_one_ends() {
     two.pass(Duration::from_secs(30));
     assert!(two.dialler.link.ended().is_none() && two.acceptor.link.ended().is_none());
     let later = two.now + Duration::from_secs(4);
-    two.dialler.link.handle_timeout(later);
+    two.dialler.link.judge(0, later);
     assert!(matches!(two.dialler.link.ended(), Some(End::LaneLost(LaneLoss::Silent(_)))));
 }
 
@@ -143,7 +144,7 @@ fn a_replica_that_closes_ends_both_sides_and_drops_everything() {
     let mut two = Two::new(false);
     offer(&mut two.acceptor, &[1; 1000]);
     two.dialler.link.local_closed(two.now);
-    assert_eq!(two.dialler.link.ended(), Some(&End::LocalClosed));
+    assert_eq!(two.dialler.link.ended(), Some(&End::LocalClosed(Side::Dialler)));
     let words = two.dialler.sends(two.now);
     two.acceptor.hears(&words, true, two.now);
     assert!(matches!(two.acceptor.link.ended(), Some(End::Far(why)) if why.code == Code::ReplicaClosed));
@@ -159,7 +160,7 @@ fn a_master_that_closes_is_delivered_to_its_last_byte() {
     assert_eq!(two.dialler.written.len(), 5000);
     assert!(matches!(two.dialler.link.ended(), Some(End::Far(why)) if why.code == Code::MasterClosed));
     two.exchange();
-    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed));
+    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed(Side::Acceptor)));
 }
 
 #[test]
@@ -170,10 +171,10 @@ fn a_last_byte_that_redis_never_takes_does_not_hold_the_link_for_ever() {
     let last = two.acceptor.sends(two.now);
     two.dialler.hears(&last, false, two.now);
     let later = two.now + DELIVER;
-    two.dialler.link.heard(later);
+    two.dialler.link.heard(0, later);
     two.dialler.link.handle_timeout(later);
     assert_eq!(two.dialler.link.ended(), Some(&End::NotDelivered));
-    two.acceptor.link.heard(later);
+    two.acceptor.link.heard(0, later);
     two.acceptor.link.handle_timeout(later);
     assert_eq!(two.acceptor.link.ended(), Some(&End::NotDelivered));
 }
@@ -250,8 +251,8 @@ fn what_came_before_the_far_side_left_in_good_order_is_still_written() {
         }
         let last = two.acceptor.sends(two.now);
         two.dialler.hears(&last, false, two.now);
-        two.dialler.link.lane_lost(LaneLoss::Closed);
-        assert!(two.dialler.link.ended().is_none() && two.dialler.link.lane_is_gone());
+        two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
+        assert!(two.dialler.link.ended().is_none() && !two.dialler.link.has_lane(0));
         two.dialler.write(two.now);
         assert_eq!(two.dialler.written.len(), 5000);
         let ended = two.dialler.link.ended();
@@ -271,19 +272,19 @@ fn slow_delivery_goes_on_for_as_long_as_it_makes_progress() {
         let (up, down) = (two.dialler.sends(two.now), two.acceptor.sends(two.now));
         two.acceptor.hears(&up, true, two.now);
         two.dialler.hears(&down, false, two.now);
-        if let Some(chunk) = two.dialler.link.take() {
+        if let Some((chunk, carried)) = two.dialler.link.take() {
             two.dialler.written.extend_from_slice(chunk.bytes());
-            two.dialler.link.wrote(chunk.len() as u64, two.now);
+            two.dialler.link.wrote(carried, two.now);
         }
         two.now += Duration::from_secs(2);
         for half in [&mut two.dialler, &mut two.acceptor] {
-            half.link.heard(two.now);
+            half.link.heard(0, two.now);
             half.link.handle_timeout(two.now);
         }
     }
     two.exchange();
     assert!(matches!(two.dialler.link.ended(), Some(End::Far(_))));
-    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed));
+    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed(Side::Acceptor)));
 }
 
 #[test]
@@ -292,6 +293,6 @@ fn an_end_whose_bytes_never_came_is_not_called_delivered() {
     let end = Frame::End { offset: 500, why: Why::new(Code::MasterClosed, "") };
     two.dialler.hears(&end.encode(), true, two.now);
     assert!(two.dialler.link.ended().is_none());
-    two.dialler.link.lane_lost(LaneLoss::Closed);
+    two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
     assert_eq!(two.dialler.link.ended(), Some(&End::NotDelivered));
 }

@@ -16,6 +16,9 @@ pub const MAX_TEXT: usize = 200;
 /// The most lanes that one link may have.
 pub const MAX_LANES: u8 = 16;
 
+/// In [`Terms::compression`]: blocks of zstd.
+pub const ZSTD: u8 = 1;
+
 const CRITICAL: u16 = 0x8000;
 
 const T_VERSION: u16 = CRITICAL | 1;
@@ -241,6 +244,14 @@ codes! {
     Version = 21,
     /// The two connections of one sync would reach different gateways.
     WrongInstance = 22,
+    /// The link that a lane asks for has ended.
+    LinkEnded = 23,
+    /// A newer lane of the link was accepted before.
+    OldLane = 24,
+    /// The link can take no other lane before its sync has begun.
+    NotYet = 25,
+    /// Another process of the same gateway has taken over.
+    Superseded = 26,
 }
 
 impl Why {

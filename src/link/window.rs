@@ -1,57 +1,107 @@
 //! The sending half of a link: chunks in order, kept until acknowledged.
 //!
-//! A chunk is offered with its offset, sent once over some lane, and dropped when
-//! the far side has acknowledged all of it. What is unacknowledged never exceeds
-//! the window. Pure: no I/O, no clock.
+//! A chunk is offered, gets its offset, is sent over some lane, and dropped when
+//! the far side has acknowledged all of it. Each remembers which lanes carry it;
+//! what no lane carries any more and the far side lacks is sent again, oldest
+//! first. What is unacknowledged never exceeds the window. Pure: no I/O, no clock.
 
 use std::collections::VecDeque;
 
 use super::frame;
 use crate::buffer::Chunk;
 
-/// An acknowledgement that cannot be: the lane it came on must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AckError {
-    /// Above what was sent.
-    #[error("acknowledges offset {0}, which was never sent")]
-    BeyondSent(u64),
-    /// Below an earlier acknowledgement.
-    #[error("takes back an acknowledgement, to offset {0}")]
-    TakenBack(u64),
+/// What a chunk counts for at least, however short it is, here and where it is
+/// received: a flood of one-byte writes must not cost more memory than the window
+/// says.
+pub const LEAST_CHARGE: u64 = 256;
+
+/// Short writes that wait to be sent are gathered in chunks of this many bytes.
+const GATHER: usize = 32 * 1024;
+
+/// In place of a lane: the far side is known to have it.
+const ARRIVED: u32 = 1 << 31;
+
+/// What `length` stored bytes count for.
+pub(super) fn charge(length: usize) -> u64 {
+    (length as u64).max(LEAST_CHARGE)
 }
+
+/// The far side claims offsets that it cannot have: the link must be aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("speaks of offset {0}, which was never sent")]
+pub struct NeverSent(u64);
 
 #[derive(Debug)]
 struct Segment {
     offset: u64,
     chunk: Chunk,
+    /// The slots of the lanes that carry it, as bits.
+    lanes: u32,
+}
+
+impl Segment {
+    fn end(&self) -> u64 {
+        self.offset + self.chunk.len() as u64
+    }
+
+    fn frame(&mut self, slot: u8) -> &[u8] {
+        self.lanes |= 1 << slot;
+        let length = self.chunk.len();
+        self.chunk.framed(&frame::data_header(self.offset, length))
+    }
 }
 
 /// What was read from the local Redis and not yet acknowledged.
 #[derive(Debug)]
 pub struct Window {
     segments: VecDeque<Segment>,
-    /// Segments at the front of the queue that were sent.
+    /// Segments at the front of the queue that were sent at least once.
     sent_segments: usize,
+    /// Offsets of sent segments that no lane carries, oldest first.
+    again: VecDeque<u64>,
     acknowledged: u64,
+    /// The far side has everything below, though perhaps not written.
+    arrived: u64,
     sent: u64,
     offered: u64,
+    charged: u64,
+    resent: u64,
     limit: u64,
+    gather: usize,
 }
 
 impl Window {
-    /// A window of at most `limit` unacknowledged bytes.
-    pub fn new(limit: u64) -> Self {
-        Self { segments: VecDeque::new(), sent_segments: 0, acknowledged: 0, sent: 0, offered: 0, limit }
+    /// A window of at most `limit` unacknowledged bytes, in frames of at most
+    /// `max_payload`.
+    pub fn new(limit: u64, max_payload: usize) -> Self {
+        Self {
+            segments: VecDeque::new(),
+            sent_segments: 0,
+            again: VecDeque::new(),
+            acknowledged: 0,
+            arrived: 0,
+            sent: 0,
+            offered: 0,
+            charged: 0,
+            resent: 0,
+            limit,
+            gather: GATHER.min(max_payload),
+        }
     }
 
     /// Bytes that may still be offered.
     pub fn room(&self) -> u64 {
-        self.limit.saturating_sub(self.offered - self.acknowledged)
+        self.limit.saturating_sub((self.offered - self.acknowledged).max(self.charged))
     }
 
-    /// Bytes offered and not yet sent.
+    /// Bytes offered and never sent.
     pub fn unsent(&self) -> u64 {
         self.offered - self.sent
+    }
+
+    /// The offset after the last byte that was ever sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// The offset after the last offered byte.
@@ -64,50 +114,146 @@ impl Window {
         self.acknowledged
     }
 
+    /// Bytes that were sent more than once, so far.
+    pub fn resent(&self) -> u64 {
+        self.resent
+    }
+
+    /// Bytes of memory that its chunks count for.
+    pub fn charged(&self) -> u64 {
+        self.charged
+    }
+
+    /// Whether at least half of the window waits for its acknowledgement.
+    pub fn is_half_full(&self) -> bool {
+        self.sent - self.acknowledged > self.limit / 2
+    }
+
+    /// Bytes that wait to be sent again.
+    pub fn to_resend(&self) -> u64 {
+        self.again
+            .iter()
+            .filter_map(|offset| self.find(*offset))
+            .map(|at| self.segments[at].chunk.len() as u64)
+            .sum()
+    }
+
     /// Takes the next bytes of the stream.
     pub fn offer(&mut self, chunk: Chunk) {
         if chunk.is_empty() {
             return;
         }
-        let offset = self.offered;
-        self.offered += chunk.len() as u64;
-        self.segments.push_back(Segment { offset, chunk });
+        let (offset, length) = (self.offered, chunk.len());
+        self.offered += length as u64;
+        if self.segments.len() > self.sent_segments
+            && let Some(last) = self.segments.back_mut()
+            && last.chunk.len() + length <= self.gather
+        {
+            self.charged -= charge(last.chunk.len());
+            last.chunk.gather(chunk.bytes(), self.gather);
+            self.charged += charge(last.chunk.len());
+            return;
+        }
+        self.charged += charge(length);
+        self.segments.push_back(Segment { offset, chunk, lanes: 0 });
     }
 
-    /// The next unsent chunk as a DATA frame, which counts as sent from now on.
-    pub fn send_next(&mut self) -> Option<&[u8]> {
+    /// The next chunk for the lane in `slot` as a DATA frame, which that lane
+    /// carries from now on: what must be sent again first, then what is new.
+    pub fn send_next(&mut self, slot: u8) -> Option<&[u8]> {
+        while let Some(offset) = self.again.pop_front() {
+            if let Some(at) = self.find(offset)
+                && self.segments[at].lanes == 0
+                && self.segments[at].end() > self.arrived
+            {
+                self.resent += self.segments[at].chunk.len() as u64;
+                return Some(self.segments[at].frame(slot));
+            }
+        }
         let segment = self.segments.get_mut(self.sent_segments)?;
         self.sent_segments += 1;
-        let length = segment.chunk.len();
-        self.sent = segment.offset + length as u64;
-        Some(segment.chunk.framed(&frame::data_header(segment.offset, length)))
+        self.sent = segment.end();
+        Some(segment.frame(slot))
     }
 
-    /// The far side has written everything below `offset`.
-    pub fn acknowledge(&mut self, offset: u64) -> Result<(), AckError> {
+    /// A copy of the oldest chunk that the far side lacks, unless the lane in `slot`
+    /// carries it already.
+    pub fn copy_oldest(&mut self, slot: u8) -> Option<&[u8]> {
+        let arrived = self.arrived.max(self.acknowledged);
+        let at = self.segments.partition_point(|segment| segment.end() <= arrived);
+        let segment = self.segments.get_mut(at).filter(|_| at < self.sent_segments)?;
+        if segment.lanes & (1 << slot | ARRIVED) != 0 {
+            return None;
+        }
+        self.resent += segment.chunk.len() as u64;
+        Some(segment.frame(slot))
+    }
+
+    /// The lane in `slot` carries nothing any more; what only it carried waits to be
+    /// sent again.
+    pub fn lose(&mut self, slot: u8) {
+        self.leave(slot, 0);
+        let arrived = self.arrived;
+        let sent = self.segments.range(..self.sent_segments);
+        self.again = sent
+            .filter(|segment| segment.lanes == 0 && segment.end() > arrived)
+            .map(|segment| segment.offset)
+            .collect();
+    }
+
+    /// The lane in `slot` is done, and everything that it carried has arrived.
+    pub fn settle(&mut self, slot: u8) {
+        self.leave(slot, ARRIVED);
+    }
+
+    /// The far side has written everything below `offset`. What it has said before
+    /// may come later, by another lane.
+    pub fn acknowledge(&mut self, offset: u64) -> Result<(), NeverSent> {
         if offset > self.sent {
-            return Err(AckError::BeyondSent(offset));
+            return Err(NeverSent(offset));
         }
-        if offset < self.acknowledged {
-            return Err(AckError::TakenBack(offset));
-        }
-        self.acknowledged = offset;
+        self.acknowledged = self.acknowledged.max(offset);
         while let Some(front) = self.segments.front() {
-            if front.offset + front.chunk.len() as u64 > offset {
+            if front.end() > self.acknowledged {
                 break;
             }
+            self.charged -= charge(front.chunk.len());
             self.segments.pop_front();
             self.sent_segments -= 1;
         }
         Ok(())
     }
 
+    /// The far side has received everything below `offset`: it is not sent again.
+    pub fn note_arrived(&mut self, offset: u64) -> Result<(), NeverSent> {
+        if offset > self.sent {
+            return Err(NeverSent(offset));
+        }
+        self.arrived = self.arrived.max(offset);
+        Ok(())
+    }
+
     /// Drops everything; nothing more may be offered.
     pub fn clear(&mut self) {
         self.segments.clear();
+        self.again.clear();
         self.sent_segments = 0;
         self.sent = self.offered;
+        self.charged = 0;
         self.limit = 0;
+    }
+
+    fn find(&self, offset: u64) -> Option<usize> {
+        let at = self.segments.partition_point(|segment| segment.offset < offset);
+        self.segments.get(at).filter(|segment| segment.offset == offset).map(|_| at)
+    }
+
+    fn leave(&mut self, slot: u8, then: u32) {
+        for segment in self.segments.range_mut(..self.sent_segments) {
+            if segment.lanes & 1 << slot != 0 {
+                segment.lanes = segment.lanes & !(1 << slot) | then;
+            }
+        }
     }
 }
 
@@ -116,50 +262,117 @@ mod tests {
     use super::*;
 
     fn filled() -> Window {
-        let mut window = Window::new(100);
+        let mut window = Window::new(1000, 40);
         window.offer(Chunk::copied(&[1; 40]));
         window.offer(Chunk::copied(&[2; 40]));
         window
     }
 
+    fn header(frame: Option<&[u8]>) -> Option<[u8; 16]> {
+        frame.map(|frame| frame[..16].try_into().unwrap())
+    }
+
     #[test]
     fn what_is_unacknowledged_never_exceeds_the_window() {
-        let mut window = filled();
-        assert_eq!(window.room(), 20);
-        assert!(window.send_next().is_some());
-        window.acknowledge(30).unwrap();
-        assert_eq!(window.room(), 50);
+        let mut window = Window::new(1000, 1000);
+        window.offer(Chunk::copied(&[1; 400]));
+        assert_eq!(window.room(), 600);
+        assert!(window.send_next(0).is_some());
+        window.offer(Chunk::copied(&[1; 10]));
+        assert_eq!(window.room(), 1000 - 400 - 256, "a short chunk counts for more than its bytes");
+        window.acknowledge(400).unwrap();
+        assert_eq!(window.room(), 1000 - 256);
     }
 
     #[test]
     fn a_chunk_goes_out_once_with_its_offset() {
         let mut window = filled();
-        assert_eq!(window.send_next().unwrap()[..16], frame::data_header(0, 40));
-        assert_eq!(window.send_next().unwrap()[..16], frame::data_header(40, 40));
-        assert!(window.send_next().is_none());
+        assert_eq!(header(window.send_next(0)), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(0)), Some(frame::data_header(40, 40)));
+        assert!(window.send_next(0).is_none());
         assert_eq!(window.unsent(), 0);
         window.offer(Chunk::copied(&[3; 5]));
         assert_eq!(window.unsent(), 5);
-        assert_eq!(window.send_next().unwrap()[..16], frame::data_header(80, 5));
+        assert_eq!(header(window.send_next(0)), Some(frame::data_header(80, 5)));
+    }
+
+    #[test]
+    fn short_writes_that_wait_are_gathered_and_sent_ones_never_change() {
+        let mut window = Window::new(1000, 1000);
+        window.offer(Chunk::copied(&[1; 10]));
+        window.send_next(0);
+        window.offer(Chunk::copied(&[2; 10]));
+        window.offer(Chunk::copied(&[3; 10]));
+        assert_eq!(header(window.send_next(0)), Some(frame::data_header(10, 20)));
+        window.lose(0);
+        assert_eq!(window.to_resend(), 30);
+        assert_eq!(header(window.send_next(1)), Some(frame::data_header(0, 10)));
+        assert_eq!(header(window.send_next(1)), Some(frame::data_header(10, 20)));
     }
 
     #[test]
     fn an_acknowledgement_in_the_middle_of_a_chunk_keeps_it() {
         let mut window = filled();
-        window.send_next();
-        window.send_next();
+        window.send_next(0);
+        window.send_next(0);
         window.acknowledge(41).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.acknowledge(80).unwrap();
-        assert!(window.segments.is_empty());
+        assert!(window.segments.is_empty() && window.charged() == 0);
     }
 
     #[test]
-    fn impossible_acknowledgements_are_refused() {
+    fn acknowledgements_of_what_was_never_sent_are_refused() {
         let mut window = filled();
-        window.send_next();
-        assert_eq!(window.acknowledge(41), Err(AckError::BeyondSent(41)));
+        window.send_next(0);
+        assert_eq!(window.acknowledge(41), Err(NeverSent(41)));
+        assert_eq!(window.note_arrived(41), Err(NeverSent(41)));
         window.acknowledge(40).unwrap();
-        assert_eq!(window.acknowledge(39), Err(AckError::TakenBack(39)));
+        window.acknowledge(3).unwrap();
+        assert_eq!(window.acknowledged(), 40);
+    }
+
+    #[test]
+    fn a_lost_lane_costs_only_what_it_alone_carried_and_the_far_side_lacks() {
+        let mut window = Window::new(100_000, 40);
+        for byte in 0..6 {
+            window.offer(Chunk::copied(&[byte; 40]));
+        }
+        for slot in [0, 1, 0, 1, 0] {
+            window.send_next(slot);
+        }
+        window.acknowledge(40).unwrap();
+        window.note_arrived(90).unwrap();
+        window.lose(0);
+        // The first is acknowledged, the third and fifth were on the lane.
+        assert_eq!(window.to_resend(), 80);
+        assert_eq!(header(window.send_next(2)), Some(frame::data_header(80, 40)));
+        assert_eq!(header(window.send_next(2)), Some(frame::data_header(160, 40)));
+        assert_eq!(header(window.send_next(2)), Some(frame::data_header(200, 40)));
+        assert_eq!((window.resent(), window.unsent()), (80, 0));
+    }
+
+    #[test]
+    fn what_a_retired_lane_carried_is_not_sent_again() {
+        let mut window = filled();
+        window.send_next(0);
+        window.send_next(1);
+        window.settle(0);
+        window.lose(0);
+        assert_eq!(window.to_resend(), 0);
+        window.lose(1);
+        assert_eq!(window.to_resend(), 40);
+    }
+
+    #[test]
+    fn the_oldest_chunk_is_copied_once_a_lane() {
+        let mut window = filled();
+        assert!(window.copy_oldest(1).is_none(), "nothing was sent yet");
+        window.send_next(0);
+        window.send_next(0);
+        window.note_arrived(40).unwrap();
+        assert!(window.copy_oldest(0).is_none());
+        assert_eq!(header(window.copy_oldest(1)), Some(frame::data_header(40, 40)));
+        assert!(window.copy_oldest(1).is_none());
     }
 }

@@ -13,12 +13,13 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::relay::{self, Relay};
+use super::redial::Redial;
+use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, Shared, congestion, terms, tune};
 use crate::config::{Announced, Replica};
 use crate::lane::{Lane, LaneError};
 use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Hello, Id, VERSION, Want};
+use crate::link::tlv::{Accept, Hello, Id, Refuse, VERSION, Want};
 use crate::link::{Link, Side};
 use crate::redis::announce::Announce;
 use crate::redis::reply;
@@ -37,6 +38,20 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(12);
 
 /// For a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Addresses of one site that are tried.
+pub(super) const MAX_ADDRESSES: usize = 32;
+
+/// Why a lane was not to be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The far gateway said no.
+    #[error("refused: {}", crate::escape::shown(.0.why.text.as_bytes()))]
+    Refused(Refuse),
+    /// Anything before that.
+    #[error("{0}")]
+    Other(String),
+}
 
 /// What a dialler needs for one `[[replica]]`.
 #[derive(Debug)]
@@ -90,9 +105,13 @@ pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpS
         Announced::As { host, port } if !accept.plain => Box::new(Announce::new(host.clone(), *port)),
         _ => Box::new(Blind),
     };
+    let instance = accept.identity.instance;
+    let redial = Redial::new(&shared, &site, accept.link.unwrap_or_else(Id::random), instance, far);
     let relay = Relay {
         link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
         lane,
+        supply: Supply::Dials(redial),
+        share: shared.memory.share(),
         redis,
         inward: Flow::ToReplica,
         plain: accept.plain,
@@ -100,8 +119,13 @@ pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpS
         entry: &place,
         site: &shared.config.site,
     };
-    let end = relay::run(relay, &shared.stop).await;
-    super::log_end(&place, &end, "the replica closed its connection");
+    let (end, untold) = relay::run(relay, &shared.stop).await;
+    super::log_end(&place, &end);
+    drop(place);
+    if let Some(untold) = untold {
+        debug!(link = %name, site = %site.replica.site, "telling the far gateway that the link is over");
+        untold.tell().await;
+    }
 }
 
 /// Asks the far site about a master without opening a link.
@@ -169,25 +193,29 @@ async fn reach(
 }
 
 /// One lane to one address, accepted in so many words.
-async fn open(
+pub(super) async fn open(
     shared: &Shared,
     site: &Site,
     address: SocketAddr,
     want: Want,
-) -> Result<(Lane, Accept), String> {
+) -> Result<(Lane, Accept), Failure> {
+    let other = |text: &str| Failure::Other(text.to_owned());
     let socket = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
         Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err(format!("no answer within {} s", CONNECT_DEADLINE.as_secs())),
+        Ok(Err(error)) => return Err(Failure::Other(error.to_string())),
+        Err(_) => {
+            return Err(Failure::Other(format!("no answer within {} s", CONNECT_DEADLINE.as_secs())));
+        }
     };
     tune(&socket);
     congestion(shared, &socket, &site.replica.link.congestion);
     let ours = &shared.material.leaf;
     let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, &site.dial, ours)).await {
-        Ok(lane) => lane.map_err(|error| error.to_string())?,
+        Ok(lane) => lane.map_err(|error| Failure::Other(error.to_string()))?,
         Err(_) => {
-            return Err("TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis?"
-                .to_owned());
+            return Err(other(
+                "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis?",
+            ));
         }
     };
     let hello =
@@ -199,18 +227,38 @@ async fn open(
     .await;
     match answer {
         Ok(Ok(Frame::Accept(accept))) if !accept.identity.site.eq_ignore_ascii_case(&site.replica.site) => {
-            Err(format!(
+            Err(Failure::Other(format!(
                 "its certificate is good for {}, but it calls itself {}",
                 site.replica.site,
                 crate::escape::shown(accept.identity.site.as_bytes())
-            ))
+            )))
         }
-        Ok(Ok(Frame::Accept(accept))) => Ok((lane, accept)),
-        Ok(Ok(Frame::Refuse(refuse))) => Err(LaneError::Refused(refuse).to_string()),
-        Ok(Ok(_)) => Err(LaneError::Unexpected.to_string()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the far gateway did not answer within {} s", ANSWER_DEADLINE.as_secs())),
+        Ok(Ok(Frame::Accept(accept))) => {
+            if accept.terms.lanes.min(site.replica.link.lanes) > 1 {
+                lane.share();
+            }
+            Ok((lane, accept))
+        }
+        Ok(Ok(Frame::Refuse(refuse))) => Err(Failure::Refused(refuse)),
+        Ok(Ok(_)) => Err(Failure::Other(LaneError::Unexpected.to_string())),
+        Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+        Err(_) => Err(Failure::Other(format!(
+            "the far gateway did not answer within {} s",
+            ANSWER_DEADLINE.as_secs()
+        ))),
     }
+}
+
+/// Every address that the peers' names stand for now, for as many as are known.
+pub(super) async fn addresses(site: &Site, known: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    for peer in &site.replica.peers {
+        let resolved = timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await;
+        if let Ok(Ok(addresses)) = resolved {
+            found.extend(addresses);
+        }
+    }
+    if found.is_empty() { known } else { found }
 }
 
 /// Answers the first command of a replica with an error and closes.

@@ -1,9 +1,12 @@
 //! What a gateway does with one connection, from its first byte to its last.
 //!
 //! [`dial`] serves a replica that connected to this site; [`serve`] answers a
-//! gateway that dialled it; both end in [`relay`], which moves the bytes.
+//! gateway that dialled it; both end in [`relay`], which moves the bytes. A link
+//! that lost its lanes gets new ones by [`redial`] here and [`attach`] there.
 
+pub mod attach;
 pub mod dial;
+pub mod redial;
 pub mod relay;
 pub mod serve;
 
@@ -14,11 +17,12 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::attach::Attachable;
 use crate::clock;
-use crate::config::{Config, Congestion, LinkSettings};
-use crate::escape::shown;
+use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::link::tlv::{Id, Identity, Terms};
 use crate::link::{End, frame};
+use crate::memory::Budget;
 use crate::registry::{Place, Registry};
 use crate::tls::material::Material;
 
@@ -38,6 +42,10 @@ pub struct Shared {
     pub instance: Id,
     /// What is live now.
     pub registry: Arc<Registry>,
+    /// Links that a lane may ask for.
+    pub attachable: Arc<Attachable>,
+    /// The bound on what all links have buffered.
+    pub memory: Arc<Budget>,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
@@ -67,9 +75,9 @@ pub fn terms(settings: &LinkSettings) -> Terms {
         max_frame: u32::try_from(frame::MAX_DATA).expect("a frame is far below 4 GiB"),
         heartbeat: settings.heartbeat,
         dead_after: settings.dead_after,
-        hold: Duration::ZERO,
-        lanes: 1,
-        compression: 0,
+        hold: settings.hold,
+        lanes: settings.lanes,
+        compression: u8::from(settings.compression != Compression::Off),
     }
 }
 
@@ -104,34 +112,20 @@ fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
     }
 }
 
-/// One line for the end of a link. `local` says what it means here that the local
-/// Redis closed.
-fn log_end(place: &Place, end: &End, local: &str) {
+/// One line for the end of a link.
+fn log_end(place: &Place, end: &End) {
     let (to_replica, to_master) = place.counts();
     let seconds = format!("{:.1}", place.since.elapsed().as_secs_f64());
-    let reason = describe(end, local);
     match end {
-        End::CommandRefused(_) | End::Protocol(_) | End::LaneLost(_) | End::NotDelivered => {
-            warn!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {reason}");
+        End::CommandRefused(_)
+        | End::Protocol(_)
+        | End::LaneLost(_)
+        | End::NoWayBack(..)
+        | End::NotDelivered => {
+            warn!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {end}");
         }
         _ => {
-            info!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {reason}")
+            info!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {end}")
         }
-    }
-}
-
-/// For the log: what ended a link.
-fn describe(end: &End, local: &str) -> String {
-    let shown = |text: &str| shown(text.as_bytes());
-    match end {
-        End::LocalClosed => local.to_owned(),
-        End::Far(why) => format!("ended by the far side: {}", shown(&why.text)),
-        End::FarStopping(why) => format!("the far gateway stops: {}", shown(&why.text)),
-        End::Stopping => "this gateway stops".to_owned(),
-        End::CommandRefused(reason) => reason.clone(),
-        End::LaneLost(loss) => format!("lane lost: {loss}"),
-        End::Protocol(fault) => format!("the far gateway broke the protocol: {}", shown(fault)),
-        End::NotDelivered => "the last bytes could not be delivered in time, and are dropped".to_owned(),
-        End::Finished => "both directions ended".to_owned(),
     }
 }

@@ -1,9 +1,10 @@
-//! Moves the bytes of one link between the local Redis and its lane.
+//! Moves the bytes of one link between the local Redis and its lanes.
 //!
 //! A byte's way out: Redis, tap, link, lane; its way in: lane, link, tap, Redis.
-//! One task drives both, polls each socket once a round, and judges time only
-//! when the lane was read empty. Reading the lane never waits for Redis: the
-//! link's window bounds what is stored.
+//! One task drives all of it, polls each socket once a round, and judges a lane
+//! only when it was read empty. Reading lanes never waits for Redis: the link's
+//! window bounds what is stored. Only where the memory of all links is used up is a
+//! lane left unread, and then only by a link that has bytes for its Redis waiting.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,14 +15,23 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
 
+use super::attach::{Arrival, Knock};
+use super::redial::{Dialled, Redial};
 use crate::buffer::Chunk;
+use crate::clock;
 use crate::lane::{Lane, LaneError};
-use crate::link::tlv::{Code, Why};
+use crate::link::attach::Dial;
+use crate::link::frame::Frame;
+use crate::link::tlv::{Accept, Code, Refuse, Why};
 use crate::link::{End, LaneLoss, Link};
-use crate::registry::LinkEntry;
+use crate::memory::Share;
+use crate::registry::{Carrying, LinkEntry};
 use crate::tap::{Flow, OPENING, Tap, Verdict};
 
 /// For the frames that end a link to reach the far side.
@@ -50,8 +60,12 @@ const MAX_HELD: usize = 64 * 1024;
 pub struct Relay<'a> {
     /// The state machine.
     pub link: Link,
-    /// The far gateway.
+    /// Its first lane.
     pub lane: Lane,
+    /// Where more lanes come from.
+    pub supply: Supply,
+    /// Its share of the memory for all links.
+    pub share: Share,
     /// The local Redis.
     pub redis: TcpStream,
     /// Which way bytes from the lane flow.
@@ -66,9 +80,36 @@ pub struct Relay<'a> {
     pub site: &'a str,
 }
 
-/// Runs a link to its end and says why it ended. The Redis socket and the lane
-/// are closed by then. Cancelling `stop` ends it with a GOODBYE.
-pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> End {
+/// Where a link's lanes come from.
+#[derive(Debug)]
+pub enum Supply {
+    /// The dialler dials them.
+    Dials(Redial),
+    /// They come to the acceptor.
+    Arrivals(mpsc::Receiver<Knock>),
+}
+
+/// A link that has ended while the far side could not be told, and so holds it.
+#[derive(Debug)]
+pub struct Untold {
+    redial: Redial,
+    words: Vec<Frame>,
+    dial: Dial,
+    within: Duration,
+}
+
+impl Untold {
+    /// Dials until the far side has heard, or holds the link no longer, or this
+    /// gateway stops.
+    pub async fn tell(self) {
+        self.redial.tell(&self.words, self.dial, self.within).await;
+    }
+}
+
+/// Runs a link to its end and says why it ended, and what there is to tell a far side
+/// that was out of reach. The Redis socket and the lanes are closed by then.
+/// Cancelling `stop` ends it with a GOODBYE.
+pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Untold>) {
     let mut driver = Driver::new(relay);
     let stopped = tokio::select! {
         biased;
@@ -76,10 +117,7 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> End {
         () = stop.cancelled() => true,
     };
     if stopped {
-        driver
-            .relay
-            .link
-            .stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.relay.site)));
+        driver.link.stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.site)));
         let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
     }
     driver.finish().await
@@ -101,6 +139,8 @@ struct Outgoing {
 #[derive(Default)]
 struct AtTap {
     held: Vec<u8>,
+    /// Carried bytes that the held ones stand for.
+    owed: u64,
     detached: bool,
     /// The tap has ended the link: nothing more passes.
     stopped: bool,
@@ -112,8 +152,25 @@ enum Made {
     Stop { reply: Vec<u8>, reason: String },
 }
 
+/// A lane in use.
+struct Carrier {
+    number: u32,
+    lane: Lane,
+    /// The last read found nothing more.
+    empty: bool,
+}
+
 struct Driver<'a> {
-    relay: Relay<'a>,
+    link: Link,
+    lanes: Vec<Carrier>,
+    supply: Supply,
+    share: Share,
+    redis: TcpStream,
+    flow: Flow,
+    plain: bool,
+    tap: Box<dyn Tap>,
+    entry: &'a LinkEntry,
+    site: &'a str,
     inward: AtTap,
     outward: AtTap,
     to_redis: VecDeque<Outgoing>,
@@ -130,12 +187,26 @@ struct Driver<'a> {
     syncing: bool,
     /// Since when Redis has not been read for want of room.
     unread: Option<Instant>,
+    /// Lanes that are on their way out in good order, and refusals.
+    closing: JoinSet<()>,
+    /// What the registry was told last.
+    told: Carrying,
 }
 
 impl<'a> Driver<'a> {
     fn new(relay: Relay<'a>) -> Self {
+        let Relay { link, lane, supply, share, redis, inward, plain, tap, entry, site } = relay;
         Self {
-            relay,
+            link,
+            lanes: vec![Carrier { number: 0, lane, empty: false }],
+            supply,
+            share,
+            redis,
+            flow: inward,
+            plain,
+            tap,
+            entry,
+            site,
             inward: AtTap::default(),
             outward: AtTap::default(),
             to_redis: VecDeque::new(),
@@ -146,15 +217,18 @@ impl<'a> Driver<'a> {
             ask_by: Some(Instant::now() + OPENING),
             syncing: false,
             unread: None,
+            closing: JoinSet::new(),
+            told: Carrying::default(),
         }
     }
 
     /// Ready once the link has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.welcome(cx);
         for _ in 0..ROUNDS {
             let now = Instant::now();
-            let (mut moved, lane_empty) = self.hear(cx, now);
-            if self.relay.link.ended().is_some() {
+            let mut moved = self.hear(cx, now);
+            if self.link.ended().is_some() {
                 // What came is of a link that is over: nothing of it may arrive late.
                 self.to_redis.clear();
                 return Poll::Ready(());
@@ -162,27 +236,22 @@ impl<'a> Driver<'a> {
             moved |= self.deliver(cx, now);
             moved |= self.collect(cx, now);
             moved |= self.transmit(cx, now);
-            if lane_empty {
-                if self.relay.link.lane_seems_dead(now) && self.relay.lane.has_unread() {
-                    // The kernel has bytes of which the runtime has not told yet.
-                    self.relay.link.heard(now);
-                }
-                self.relay.link.handle_timeout(now);
-            }
-            if self.relay.link.ended().is_some() {
+            self.judge(now);
+            if self.link.ended().is_some() {
                 return Poll::Ready(());
             }
             if self.ask_by.is_some_and(|by| by <= now) {
                 self.ask_by = None;
-                if let Some((reply, reason)) = self.relay.tap.overdue() {
+                if let Some((reply, reason)) = self.tap.overdue() {
                     self.refuse(&reply, reason, now);
                     continue;
                 }
             }
-            if !self.syncing && self.relay.link.is_armed() {
-                self.syncing = true;
-                self.relay.entry.note_syncing();
+            if self.link.dial_due().is_some_and(|due| due <= now) {
+                self.dial(now);
+                self.welcome(cx);
             }
+            self.note();
             if !moved && self.sleeps(cx) {
                 return Poll::Pending;
             }
@@ -191,34 +260,175 @@ impl<'a> Driver<'a> {
         Poll::Pending
     }
 
-    /// Lane to link. Whether anything came, and whether the socket is empty.
-    fn hear(&mut self, cx: &mut Context<'_>, now: Instant) -> (bool, bool) {
-        if self.relay.link.lane_is_gone() {
-            return (false, true);
+    /// Takes in what the supply of lanes has for the link.
+    fn welcome(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(())) = self.closing.poll_join_next(cx).map(|done| done.map(|_| ())) {}
+        loop {
+            let now = Instant::now();
+            match &mut self.supply {
+                Supply::Dials(redial) => match redial.poll(cx) {
+                    Poll::Pending => return,
+                    Poll::Ready(Dialled::Lane(number, lane, accept)) => {
+                        if self.link.dialled(number, accept.received, now) {
+                            redial.settle();
+                            self.lanes.push(Carrier { number, lane: *lane, empty: false });
+                        }
+                    }
+                    Poll::Ready(Dialled::Failed(number)) => self.link.dial_failed(number, now),
+                    Poll::Ready(Dialled::Over(why)) => self.link.given_up(why),
+                },
+                Supply::Arrivals(door) => match door.poll_recv(cx) {
+                    Poll::Pending | Poll::Ready(None) => return,
+                    Poll::Ready(Some(Knock::Superseded)) => self.link.superseded(),
+                    Poll::Ready(Some(Knock::Lane(arrival))) => self.attach(*arrival, now),
+                },
+            }
+            self.let_go();
         }
-        let Relay { lane, link, .. } = &mut self.relay;
-        match lane.poll_read(cx, &mut |item| link.handle(item, now)) {
-            Poll::Pending => (false, true),
+    }
+
+    /// Answers a lane that asks to carry the link.
+    fn attach(&mut self, arrival: Arrival, now: Instant) {
+        let Arrival { mut lane, dial, accept } = arrival;
+        match self.link.attach(&dial, now) {
+            Ok(received) => {
+                let accept = Frame::Accept(Accept { received, ..accept });
+                if self.link.is_shared() {
+                    lane.share();
+                }
+                if lane.push(&accept.encode()).is_ok() {
+                    self.lanes.push(Carrier { number: dial.lane, lane, empty: false });
+                }
+            }
+            Err(why) => {
+                debug!(link = %self.entry.name, number = self.entry.number, from = %lane.peer(), "lane refused: {}", why.text);
+                let refuse = Frame::Refuse(Refuse { why, clock: Some(clock::now_millis()) });
+                self.closing.spawn(async move {
+                    let _ = timeout(LAST_WORDS, async {
+                        if lane.send(&refuse).await.is_ok() {
+                            lane.close().await;
+                        }
+                    })
+                    .await;
+                });
+            }
+        }
+    }
+
+    /// Asks for another lane.
+    fn dial(&mut self, now: Instant) {
+        if let Supply::Dials(redial) = &mut self.supply {
+            redial.start(&self.link.begin_dial(now));
+            self.entry.note_redial();
+        }
+    }
+
+    /// Closes the lanes that the link has let go of.
+    fn let_go(&mut self) {
+        while let Some(at) = self.lanes.iter().position(|carrier| !self.link.has_lane(carrier.number)) {
+            let Carrier { number, lane, .. } = self.lanes.remove(at);
+            if self.link.take_retired(number) {
+                self.closing.spawn(async move {
+                    let _ = timeout(LAST_WORDS, lane.close()).await;
+                });
+            } else {
+                // By reset: nothing that still waits in the kernel may arrive late.
+                lane.reset();
+            }
+        }
+    }
+
+    /// Tells the registry and the log what has changed.
+    fn note(&mut self) {
+        if !self.syncing && self.link.is_armed() {
+            self.syncing = true;
+            self.entry.note_syncing();
+        }
+        let carrying = Carrying {
+            lanes: self.link.lanes() as u64,
+            held: self.link.held_since().is_some(),
+            resent: self.link.resent(),
+            carried: self.link.carried(),
+            buffered: self.link.memory(),
+        };
+        if carrying != self.told {
+            self.share.set(carrying.buffered);
+            self.entry.note(carrying);
+            self.told = carrying;
+        }
+        if let Some(resumed) = self.link.take_resumed() {
+            self.entry.note_resumed();
+            let seconds = format!("{:.1}", resumed.lasted.as_secs_f64());
+            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resending = resumed.resending, redials = self.entry.redials(), "link resumed: {}", resumed.cause);
+        }
+    }
+
+    /// Lanes to link. Whether anything came.
+    fn hear(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut moved = false;
+        let wait = self.link.has_ready() && self.share.room() == 0;
+        for at in 0..self.lanes.len() {
+            self.lanes[at].empty = false;
+            if !wait {
+                moved |= self.hear_one(at, cx, now);
+            }
+        }
+        self.let_go();
+        moved
+    }
+
+    /// One lane to link; whether anything came.
+    fn hear_one(&mut self, at: usize, cx: &mut Context<'_>, now: Instant) -> bool {
+        let (Some(Carrier { number, lane, empty }), link) = (self.lanes.get_mut(at), &mut self.link) else {
+            return false;
+        };
+        let number = *number;
+        if !link.has_lane(number) {
+            return false;
+        }
+        match lane.poll_read(cx, &mut |item| link.handle(number, item, now)) {
+            Poll::Pending => {
+                *empty = true;
+                false
+            }
             Poll::Ready(Ok(())) => {
-                link.heard(now);
-                (true, false)
+                link.heard(number, now);
+                true
             }
             Poll::Ready(Err(error)) => {
-                self.lost(error);
-                (true, true)
+                self.lost(number, error, now);
+                true
             }
         }
+    }
+
+    /// Judges what the time has brought. A lane is judged only once it was read empty.
+    fn judge(&mut self, now: Instant) {
+        for Carrier { number, lane, empty } in &self.lanes {
+            if *empty && self.link.seems_dead(*number, now) {
+                if lane.has_unread() {
+                    // The kernel has bytes of which the runtime has not told yet.
+                    self.link.heard(*number, now);
+                } else {
+                    self.link.judge(*number, now);
+                    self.entry.note_lane_lost();
+                    debug!(link = %self.entry.name, number = self.entry.number, lane = *number, "nothing heard on a lane");
+                }
+            }
+        }
+        self.link.handle_timeout(now);
+        self.let_go();
     }
 
     /// Link to tap to Redis.
     fn deliver(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut moved = false;
         while self.to_redis.len() < MAX_QUEUED
-            && let Some(chunk) = self.relay.link.take()
+            && let Some((chunk, carried)) = self.link.take()
         {
             moved = true;
-            let flow = self.relay.inward;
-            for made in self.inward.through(self.relay.tap.as_mut(), flow, chunk) {
+            let flow = self.flow;
+            for made in self.inward.through(self.tap.as_mut(), flow, chunk, carried) {
                 match made {
                     Made::Forward { chunk, carried, .. } => {
                         self.to_redis.push_back(Outgoing { chunk, carried })
@@ -231,41 +441,38 @@ impl<'a> Driver<'a> {
             if front.chunk.is_empty() || self.redis_deaf {
                 let carried = front.carried;
                 self.to_redis.pop_front();
-                self.relay.link.wrote(carried, now);
+                self.link.wrote(carried, now);
                 continue;
             }
-            match Pin::new(&mut self.relay.redis).poll_write(cx, front.chunk.bytes()) {
+            match Pin::new(&mut self.redis).poll_write(cx, front.chunk.bytes()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) => {
                     front.chunk.consume(count);
-                    self.relay.entry.count(self.relay.inward, count);
+                    self.entry.count(self.flow, count);
                     moved = true;
                 }
                 Poll::Ready(Err(_)) => {
                     self.redis_deaf = true;
-                    if self.relay.inward == Flow::ToReplica || self.relay.plain {
-                        self.relay.link.local_broken(now);
+                    if self.flow == Flow::ToReplica || self.plain {
+                        self.link.local_broken(now);
                     }
                     // A master that takes nothing more may still have been read from.
                     return true;
                 }
             }
         }
-        if self.relay.plain
-            && !self.redis_shut
-            && self.to_redis.is_empty()
-            && self.relay.link.receive_finished()
-        {
+        if self.plain && !self.redis_shut && self.to_redis.is_empty() && self.link.receive_finished() {
             self.redis_shut = true;
             moved = true;
-            let _ = Pin::new(&mut self.relay.redis).poll_shutdown(cx);
+            let _ = Pin::new(&mut self.redis).poll_shutdown(cx);
         }
         moved
     }
 
     /// Redis to tap to link.
     fn collect(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let room = usize::try_from(self.relay.link.read_room()).unwrap_or(usize::MAX);
+        let room = self.link.read_room().min(self.share.room());
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
         if self.redis_ended {
             self.unread = None;
             return false;
@@ -276,32 +483,32 @@ impl<'a> Driver<'a> {
         self.unread = None;
         let mut chunk = Chunk::pooled();
         let spare = chunk.spare();
-        let limit = spare.len().min(room).min(self.relay.link.max_payload());
+        let limit = spare.len().min(room).min(self.link.max_payload());
         let mut space = ReadBuf::new(&mut spare[..limit]);
-        let read = Pin::new(&mut self.relay.redis).poll_read(cx, &mut space);
+        let read = Pin::new(&mut self.redis).poll_read(cx, &mut space);
         let count = space.filled().len();
         match read {
             Poll::Pending => return false,
             Poll::Ready(Ok(())) if count > 0 => chunk.filled(count),
             Poll::Ready(Ok(())) => {
                 self.redis_ended = true;
-                self.relay.link.local_closed(now);
+                self.link.local_closed(now);
                 return true;
             }
             Poll::Ready(Err(_)) => {
                 self.redis_ended = true;
-                self.relay.link.local_broken(now);
+                self.link.local_broken(now);
                 return true;
             }
         }
         let flow = self.outward_flow();
-        self.relay.entry.count(flow, count);
-        for made in self.outward.through(self.relay.tap.as_mut(), flow, chunk.settled()) {
+        self.entry.count(flow, count);
+        for made in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64) {
             match made {
                 Made::Forward { chunk, armed, .. } => {
-                    self.relay.link.offer(chunk);
+                    self.link.offer(chunk);
                     if armed {
-                        self.relay.link.arm();
+                        self.link.arm();
                     }
                 }
                 Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
@@ -310,33 +517,41 @@ impl<'a> Driver<'a> {
         true
     }
 
-    /// Link to lane.
+    /// Link to lanes.
     fn transmit(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut moved = false;
-        while !self.relay.link.lane_is_gone() {
-            let pushed = self.push(now);
+        for at in 0..self.lanes.len() {
+            moved |= self.transmit_one(at, cx, now);
+        }
+        self.let_go();
+        moved
+    }
+
+    /// Link to one lane, for as long as it takes anything.
+    fn transmit_one(&mut self, at: usize, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut moved = false;
+        loop {
+            let Carrier { number, lane, .. } = &mut self.lanes[at];
+            let number = *number;
+            let pushed = match seal(&mut self.link, number, lane, now) {
+                Ok(pushed) => pushed,
+                Err(error) => {
+                    self.lost(number, error, now);
+                    return true;
+                }
+            };
             moved |= pushed;
-            match self.relay.lane.poll_flush(cx) {
-                Poll::Pending => return moved,
+            match lane.poll_flush(cx) {
                 Poll::Ready(Ok(())) if pushed => {}
-                Poll::Ready(Ok(())) => return moved,
+                Poll::Pending | Poll::Ready(Ok(())) => return moved,
                 Poll::Ready(Err(error)) => {
                     // The far side's last words may still wait to be read.
-                    while let (true, false) = self.hear(cx, now) {}
-                    self.lost(error.into());
+                    while self.hear_one(at, cx, now) {}
+                    self.lost(number, error.into(), now);
                     return true;
                 }
             }
         }
-        moved
-    }
-
-    /// Seals what the link wants sent, as far as the lane has room.
-    fn push(&mut self, now: Instant) -> bool {
-        seal(&mut self.relay.link, &mut self.relay.lane, now).unwrap_or_else(|error| {
-            self.lost(error);
-            true
-        })
     }
 
     /// A socket that is not being read is still watched for its end.
@@ -348,17 +563,17 @@ impl<'a> Driver<'a> {
         self.unread = Some(now);
         // A replica that closes is gone; a master's or a plain end's last bytes are
         // still to be read, so that only an error ends it.
-        let replica = !self.relay.plain && self.relay.inward == Flow::ToReplica;
-        let mut closed = || match pin!(self.relay.redis.ready(Interest::READABLE)).poll(cx) {
+        let replica = !self.plain && self.flow == Flow::ToReplica;
+        let mut closed = || match pin!(self.redis.ready(Interest::READABLE)).poll(cx) {
             Poll::Ready(Ok(ready)) => ready.is_read_closed(),
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
         };
-        let failed = !matches!(self.relay.redis.take_error(), Ok(None));
+        let failed = !matches!(self.redis.take_error(), Ok(None));
         let gone = failed || replica && closed();
         if gone {
             self.redis_ended = true;
-            self.relay.link.local_broken(now);
+            self.link.local_broken(now);
         }
         gone
     }
@@ -367,8 +582,10 @@ impl<'a> Driver<'a> {
     fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
         let watch = self.unread.map(|since| since + WATCH);
         // What waits for room on the lane is woken by the lane, not by the time.
-        let can_send = self.relay.lane.has_room();
-        let times = [self.relay.link.next_timeout(can_send), watch, self.ask_by];
+        let lanes = &self.lanes;
+        let has_room =
+            |number| lanes.iter().any(|carrier| carrier.number == number && carrier.lane.has_room());
+        let times = [self.link.next_timeout(&has_room), watch, self.ask_by];
         let Some(next) = times.into_iter().flatten().min() else {
             return true;
         };
@@ -388,75 +605,109 @@ impl<'a> Driver<'a> {
         }
         if self.outward_flow() == Flow::ToReplica {
             if !reply.is_empty() {
-                self.relay.link.offer(Chunk::copied(reply));
+                self.link.offer(Chunk::copied(reply));
             }
-            let why = Why::new(Code::CommandRefused, &format!("site {}: {reason}", self.relay.site));
-            self.relay.link.finish(why, End::CommandRefused(reason), now);
+            let why = Why::new(Code::CommandRefused, &format!("site {}: {reason}", self.site));
+            self.link.finish(why, End::CommandRefused(reason), now);
         } else {
             let why = Why::new(Code::CommandRefused, &reason);
-            self.relay.link.abort(why, End::CommandRefused(reason));
+            self.link.abort(why, End::CommandRefused(reason));
         }
     }
 
     fn outward_flow(&self) -> Flow {
-        match self.relay.inward {
+        match self.flow {
             Flow::ToMaster => Flow::ToReplica,
             Flow::ToReplica => Flow::ToMaster,
         }
     }
 
-    fn lost(&mut self, error: LaneError) {
+    fn lost(&mut self, number: u32, error: LaneError, now: Instant) {
+        if !self.link.has_lane(number) {
+            return;
+        }
         let loss = match error {
             LaneError::Closed => LaneLoss::Closed,
             LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
             }
-            LaneError::Frame(error) => return self.relay.link.fault(&error.to_string()),
+            LaneError::Frame(error) => return self.link.fault(&error.to_string()),
             other => LaneLoss::Failed(other.to_string()),
         };
-        self.relay.link.lane_lost(loss);
+        let words = loss.to_string();
+        self.link.lane_lost(number, loss, now);
+        self.entry.note_lane_lost();
+        if self.link.lanes() > 0 {
+            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, lane = number, left = self.link.lanes(), "lane lost: {words}");
+        }
     }
 
-    /// Closes both sides and answers why the link ended.
-    async fn finish(self) -> End {
-        let Relay { mut link, mut lane, redis, .. } = self.relay;
+    /// Closes everything and answers why the link ended.
+    async fn finish(self) -> (End, Option<Untold>) {
+        let Self { mut link, mut lanes, supply, share, redis, closing, entry, .. } = self;
+        drop((share, closing));
         let end = link.ended().cloned().unwrap_or(End::Stopping);
+        entry.note(Carrying { resent: link.resent(), carried: link.carried(), ..Carrying::default() });
         // Closed at once, unless Redis here is still to read what was delivered: a
         // stale connection would show as a second replica.
         let redis = link.is_delivered().then_some(redis);
+        let cut = matches!(end, End::LaneLost(_) | End::NoWayBack(..) | End::Superseded);
         let last_words = async {
-            if matches!(end, End::LaneLost(_)) || link.lane_is_gone() {
-                // By reset: nothing that still waits in the kernel may arrive late.
-                return lane.reset();
+            let now = Instant::now();
+            let mut words = Vec::new();
+            if cut {
+                // By reset: nothing that still waits in a kernel may arrive late.
+                lanes.drain(..).for_each(|carrier| carrier.lane.reset());
             }
-            let sent = timeout(LAST_WORDS, async {
-                loop {
-                    poll_fn(|cx| lane.poll_flush(cx)).await?;
-                    if !seal(&mut link, &mut lane, Instant::now())? {
-                        break;
-                    }
+            lanes.retain_mut(|carrier| {
+                link.has_lane(carrier.number) && {
+                    while link.poll_transmit(carrier.number, now, &mut |frame| words.push(frame.to_vec())) {}
+                    true
                 }
-                lane.close().await;
-                Ok::<_, LaneError>(())
             });
-            let _ = sent.await;
+            let mut closings = JoinSet::new();
+            for Carrier { mut lane, .. } in lanes {
+                // On every lane: the first to arrive ends it there.
+                let words = words.clone();
+                closings.spawn(async move {
+                    let closed = timeout(LAST_WORDS, async {
+                        for frame in words {
+                            poll_fn(|cx| lane.poll_flush(cx)).await?;
+                            lane.push(&frame)?;
+                        }
+                        Ok::<_, LaneError>(lane.close().await)
+                    });
+                    matches!(closed.await, Ok(Ok(true)))
+                });
+            }
+            closings.join_all().await.contains(&true)
         };
         let lingers = async {
             if let Some(redis) = redis {
                 let _ = timeout(LINGER, read_to_its_end(redis)).await;
             }
         };
-        tokio::join!(last_words, lingers);
-        end
+        let (told, ()) = tokio::join!(last_words, lingers);
+        let untold = match supply {
+            Supply::Dials(redial) if !told && link.is_held_far_away() => Some(Untold {
+                redial,
+                words: link.last_words(),
+                dial: link.begin_dial(Instant::now()),
+                within: link.hold(),
+            }),
+            _ => None,
+        };
+        (end, untold)
     }
 }
 
-/// Seals what the link wants sent, as far as the lane has room; whether anything.
-fn seal(link: &mut Link, lane: &mut Lane, now: Instant) -> Result<bool, LaneError> {
+/// Seals what the link wants sent on a lane, as far as that has room; whether
+/// anything.
+fn seal(link: &mut Link, number: u32, lane: &mut Lane, now: Instant) -> Result<bool, LaneError> {
     let mut pushed = false;
     while lane.has_room() {
         let mut sealed = Ok(());
-        if !link.poll_transmit(now, &mut |frame| sealed = lane.push(frame)) {
+        if !link.poll_transmit(number, now, &mut |frame| sealed = lane.push(frame)) {
             break;
         }
         pushed = true;
@@ -476,33 +727,30 @@ async fn read_to_its_end(mut redis: TcpStream) -> io::Result<()> {
 }
 
 impl AtTap {
-    /// Shows a chunk to the tap until it has decided on all of it, or wants more.
-    fn through(&mut self, tap: &mut dyn Tap, flow: Flow, chunk: Chunk) -> Vec<Made> {
+    /// Shows a chunk, which stands for `carried` bytes, to the tap until it has decided
+    /// on all of it, or wants more.
+    fn through(&mut self, tap: &mut dyn Tap, flow: Flow, chunk: Chunk, carried: u64) -> Vec<Made> {
         if self.stopped {
             return Vec::new();
         }
         if self.detached && self.held.is_empty() {
-            let carried = chunk.len() as u64;
             return vec![Made::Forward { chunk, carried, armed: false }];
         }
         self.held.extend_from_slice(chunk.bytes());
+        self.owed += carried;
         drop(chunk);
         let mut made = Vec::new();
         let mut at = 0;
         while at < self.held.len() {
             let rest = &self.held[at..];
             let verdict = if self.detached { Verdict::Pass(rest.len()) } else { tap.look(flow, rest) };
-            match verdict {
-                Verdict::Pass(count) | Verdict::PassAndArm(count) => {
-                    let armed = matches!(verdict, Verdict::PassAndArm(_));
-                    forward(&mut made, &rest[..count], count, armed);
-                    at += count;
+            let (count, replaced) = match verdict {
+                Verdict::Pass(count) | Verdict::PassAndArm(count) => (count, None),
+                Verdict::Replace(count, ref bytes) => (count, Some(bytes)),
+                Verdict::Detach => {
+                    self.detached = true;
+                    continue;
                 }
-                Verdict::Replace(count, bytes) => {
-                    forward(&mut made, &bytes, count, false);
-                    at += count;
-                }
-                Verdict::Detach => self.detached = true,
                 Verdict::Hold if rest.len() <= MAX_HELD => break,
                 Verdict::Hold => {
                     let reason = "more bytes than a handshake has; refused".to_owned();
@@ -511,12 +759,21 @@ impl AtTap {
                     break;
                 }
                 Verdict::Stop { pass, reply, reason } => {
-                    forward(&mut made, &rest[..pass], pass, false);
+                    forward(&mut made, &rest[..pass], pass as u64, false);
                     made.push(Made::Stop { reply, reason });
                     self.stopped = true;
                     break;
                 }
-            }
+            };
+            // All that is left stands for all that is owed; before that, a byte for a
+            // byte, unless they are compressed and so fewer.
+            let left = rest.len() - count;
+            let share =
+                if left == 0 { self.owed } else { self.owed.saturating_sub(left as u64).min(count as u64) };
+            self.owed -= share;
+            let armed = matches!(verdict, Verdict::PassAndArm(_));
+            forward(&mut made, replaced.map_or(&rest[..count], |bytes| bytes), share, armed);
+            at += count;
         }
         if self.stopped {
             self.held = Vec::new();
@@ -528,13 +785,13 @@ impl AtTap {
 }
 
 /// Adds `bytes`, which stand for `carried` bytes of the stream.
-fn forward(made: &mut Vec<Made>, bytes: &[u8], carried: usize, armed: bool) {
+fn forward(made: &mut Vec<Made>, bytes: &[u8], carried: u64, armed: bool) {
     let mut pieces = bytes.chunks(crate::buffer::PAYLOAD).peekable();
     let mut left = carried;
     while let Some(piece) = pieces.next() {
         let last = pieces.peek().is_none();
-        let share = if last { left } else { piece.len().min(left) };
+        let share = if last { left } else { left.min(piece.len() as u64) };
         left -= share;
-        made.push(Made::Forward { chunk: Chunk::copied(piece), carried: share as u64, armed: armed && last });
+        made.push(Made::Forward { chunk: Chunk::copied(piece), carried: share, armed: armed && last });
     }
 }

@@ -13,12 +13,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::relay::{self, Relay};
+use super::attach::Arrival;
+use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, congestion, terms, tune};
 use crate::clock;
-use crate::config::Master;
+use crate::config::{Compression, Master};
 use crate::escape::shown;
 use crate::lane::{Lane, LaneError};
+use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::link::{Link, Side};
@@ -85,38 +87,33 @@ pub async fn greet(
     None
 }
 
-/// Carries one lane from its HELLO to its end.
+/// Carries one lane from its HELLO to its end, or to the link that it asks for.
 pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
     let (from, site) = (lane.peer(), hello.identity.site.clone());
+    if let Want::Attach { link, lane: number, alive, received } = &hello.want {
+        let dial = Dial { lane: *number, alive: alive.clone(), received: *received };
+        return attach(&shared, lane, &hello, *link, dial).await;
+    }
     let judged = tokio::select! {
         judged = judge(&shared, &lane, &hello) => judged,
         () = shared.stop.cancelled() => Err(No::new(Code::Stopping, &format!("the gateway of site {} stops", shared.config.site))),
     };
     let (master, redis, _admission) = match judged {
         Ok(judged) => judged,
-        Err(no) => {
-            if shared.registry.refused(&format!("site {site}: {}", no.log)) {
-                warn!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
-            } else {
-                debug!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
-            }
-            let refuse = Frame::Refuse(Refuse { why: no.why, clock: Some(clock::now_millis()) });
-            let _ = timeout(Duration::from_secs(2), async {
-                lane.send(&refuse).await?;
-                lane.close().await;
-                Ok::<_, LaneError>(())
-            })
-            .await;
-            return;
-        }
+        Err(no) => return refuse(&shared, lane, &site, no).await,
     };
+    if matches!(hello.want, Want::New { .. }) {
+        shared.attachable.came_up(&hello.identity);
+    }
     let ours = terms(&shared.config.link);
     let probe = matches!(hello.want, Want::Probe { .. });
+    let id = Id::random();
+    let (listed, door) = shared.attachable.list(id, &hello.identity, &master.name);
     let accept = Frame::Accept(Accept {
         version: VERSION,
         identity: shared.identity(),
         terms: ours.clone(),
-        link: (!probe).then(Id::random),
+        link: (!probe).then_some(id),
         received: 0,
         plain: master.plain,
     });
@@ -143,9 +140,19 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
     info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = master.plain, "link up");
     let tap: Box<dyn Tap> =
         if master.plain { Box::new(Blind) } else { Box::new(Gate::new(&shared.config.site)) };
+    let mut link = Link::new(Side::Acceptor, master.plain, &ours, &hello.terms, Instant::now());
+    if let Compression::Zstd { level } = shared.config.link.compression {
+        link = link.compressing(level);
+    }
+    let hold = link.hold();
+    if link.is_shared() {
+        lane.share();
+    }
     let relay = Relay {
-        link: Link::new(Side::Acceptor, master.plain, &ours, &hello.terms, Instant::now()),
+        link,
         lane,
+        supply: Supply::Arrivals(door),
+        share: shared.memory.share(),
         redis,
         inward: Flow::ToMaster,
         plain: master.plain,
@@ -153,8 +160,56 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         entry: &place,
         site: &shared.config.site,
     };
-    let end = relay::run(relay, &shared.stop).await;
-    super::log_end(&place, &end, "the master closed its connection");
+    let (end, _) = relay::run(relay, &shared.stop).await;
+    listed.end(&end.to_string(), hold);
+    super::log_end(&place, &end);
+}
+
+/// Hands a lane to the link that it asks for.
+async fn attach(shared: &Shared, lane: Lane, hello: &Hello, link: Id, dial: Dial) {
+    let site = hello.identity.site.clone();
+    let judged = claims(&lane, hello).and_then(|()| {
+        let name = shared.attachable.master_of(link, &site).map_err(|why| No {
+            log: format!("a lane asks for a link: {}", shown(why.text.as_bytes())),
+            why,
+        })?;
+        // At every lane anew.
+        offered(shared, &name, &site)
+    });
+    let master = match judged {
+        Ok(master) => master,
+        Err(no) => return refuse(shared, lane, &site, no).await,
+    };
+    shared.attachable.came_up(&hello.identity);
+    let accept = Accept {
+        version: VERSION,
+        identity: shared.identity(),
+        terms: terms(&shared.config.link),
+        link: Some(link),
+        received: 0,
+        plain: master.plain,
+    };
+    if let Err(arrival) = shared.attachable.knock(link, Arrival { lane, dial, accept }) {
+        let no = No::new(Code::NotYet, "the link is busy or about to end");
+        refuse(shared, arrival.lane, &site, no).await;
+    }
+}
+
+/// Says no, in words that the far side may hear.
+async fn refuse(shared: &Shared, mut lane: Lane, site: &str, no: No) {
+    let from = lane.peer();
+    if shared.registry.refused(&format!("site {site}: {}", no.log)) {
+        warn!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
+    } else {
+        debug!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
+    }
+    let refuse = Frame::Refuse(Refuse { why: no.why, clock: Some(clock::now_millis()) });
+    let _ = timeout(Duration::from_secs(2), async {
+        lane.send(&refuse).await?;
+        lane.close().await;
+        Ok::<_, LaneError>(())
+    })
+    .await;
 }
 
 /// Decides on a HELLO. A yes comes with the connection to the master and the
@@ -164,40 +219,14 @@ async fn judge<'s>(
     lane: &Lane,
     hello: &Hello,
 ) -> Result<(&'s Master, TcpStream, Admission), No> {
+    claims(lane, hello)?;
     let claimed = &hello.identity.site;
-    if hello.version != VERSION {
-        return Err(No::new(
-            Code::Version,
-            &format!("protocol version {} is not spoken here, only {VERSION}", hello.version),
-        ));
-    }
-    if !lane.leaf().carries(claimed) {
-        let carried = shown(lane.leaf().dns.join(", ").as_bytes());
-        return Err(No::new(
-            Code::SiteMismatch,
-            &format!("you call yourself {claimed}, but your certificate carries {carried}"),
-        ));
-    }
     let (name, sibling) = match &hello.want {
         Want::New { master, sibling } => (master, sibling),
         Want::Probe { master } => (master, &None),
         Want::Attach { .. } => return Err(No::new(Code::UnknownLink, "no such link here")),
     };
-    let master = match shared.config.master(name) {
-        None => {
-            return Err(No::not_available(
-                name,
-                format!("it asks for the master {:?}, which is not offered here", shown(name.as_bytes())),
-            ));
-        }
-        Some(master) if !master.allow.iter().any(|site| site.eq_ignore_ascii_case(claimed)) => {
-            return Err(No::not_available(
-                name,
-                format!("master {name:?} does not list {claimed:?} in `allow`"),
-            ));
-        }
-        Some(master) => master,
-    };
+    let master = offered(shared, name, claimed)?;
     if sibling.is_some_and(|instance| instance != shared.instance) {
         return Err(No::new(
             Code::WrongInstance,
@@ -222,4 +251,37 @@ async fn judge<'s>(
     admission.forgive();
     let why = Why::new(Code::RedisDown, &format!("the master's Redis is down: {failed}"));
     Err(No { why, log: format!("Redis of master {name:?} at {} cannot be reached: {failed}", master.redis) })
+}
+
+/// Whether the version is spoken and the claimed site is in the certificate.
+fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
+    if hello.version != VERSION {
+        return Err(No::new(
+            Code::Version,
+            &format!("protocol version {} is not spoken here, only {VERSION}", hello.version),
+        ));
+    }
+    let claimed = &hello.identity.site;
+    if !lane.leaf().carries(claimed) {
+        let carried = shown(lane.leaf().dns.join(", ").as_bytes());
+        return Err(No::new(
+            Code::SiteMismatch,
+            &format!("you call yourself {claimed}, but your certificate carries {carried}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The master of this name, where this site may replicate it.
+fn offered<'s>(shared: &'s Shared, name: &str, site: &str) -> Result<&'s Master, No> {
+    match shared.config.master(name) {
+        None => Err(No::not_available(
+            name,
+            format!("it asks for the master {:?}, which is not offered here", shown(name.as_bytes())),
+        )),
+        Some(master) if !master.allow.iter().any(|allowed| allowed.eq_ignore_ascii_case(site)) => {
+            Err(No::not_available(name, format!("master {name:?} does not list {site:?} in `allow`")))
+        }
+        Some(master) => Ok(master),
+    }
 }

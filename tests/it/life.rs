@@ -53,13 +53,14 @@ fn a_gateway_that_is_killed_leaves_no_phantom_and_replication_goes_on_after_its_
 }
 
 #[test]
-fn a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_replaced() {
+fn without_hold_a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_replaced() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "16mb"]);
     let (wan, entry) = (free_port(), free_port());
-    let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
+    let unheld = "[link]\nhold = \"0s\"";
+    let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], unheld));
     let path = Path::to(wan);
-    let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, ""));
+    let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, unheld));
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
     bravo.replicaof(entry);
     bravo.wait_equal(&alpha);
@@ -305,6 +306,41 @@ fn check_goes_the_whole_way_and_names_what_is_wrong() {
     assert!(code == 1 && out.contains("Connection refused") && out.contains("no way to dc1"), "{out}");
     let (code, out, _) = replgate(lab.path(), &["check", "--offline", "-c", "dc2.toml"]);
     assert!(code == 0 && !out.contains("peer"), "{out}");
+}
+
+#[test]
+fn check_computes_the_greatest_safe_hold() {
+    let lab = Lab::new();
+    std::fs::remove_file(lab.path().join("certs/ca/ca.key")).expect("the lab has a CA key");
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let check = |more: &str, says: &str| {
+        let config = master_config("dc1", free_port(), &[("orders", alpha.port)], more);
+        std::fs::write(lab.path().join("dc1.toml"), config).expect("the lab is writable");
+        let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc1.toml"]);
+        let line = out.lines().find(|line| line.contains("hold")).unwrap_or_default().to_owned();
+        assert!(code == 0 && line.contains(says), "{says}\n{out}");
+        line
+    };
+    let fits = "hold 45s fits repl-timeout 60s (at most 45s); the replicas need the same repl-timeout";
+    let line = check("", &format!("redis 127.0.0.1:{}: {fits}", alpha.port));
+    assert!(line.starts_with("ok "), "{line}");
+    let line = check("[link]\nhold = \"50s\"\n", "at most 45s is safe; lower hold to 45s, or raise");
+    assert!(
+        line.starts_with("warn ") && line.contains("repl-timeout to 65 on both the master and its replicas")
+    );
+    assert!(check("[link]\nhold = \"0s\"\n", "whatever repl-timeout is").starts_with("ok "));
+    alpha.ask(&["CONFIG", "SET", "repl-ping-replica-period", "4"]);
+    check("[link]\nhold = \"10s\"\ndead_after = \"5s\"\n", "hold 10s fits repl-timeout 60s (at most 49s)");
+    alpha.ask(&["CONFIG", "SET", "repl-timeout", "10"]);
+    check("", "at most 1s is safe; write hold = \"0s\", or raise repl-timeout to 54 on both");
+    // Who may not ask is told what to look for.
+    alpha.ask(&["CONFIG", "SET", "requirepass", "secret"]);
+    let line = check("", "it answers CONFIG GET with -NOAUTH");
+    assert!(
+        line.starts_with("warn ")
+            && line.contains("at most repl-timeout - repl-ping-replica-period - dead_after (3s) - 2s"),
+        "{line}"
+    );
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! Which links of this gateway a lane may come back to, and which have ended.
+//!
+//! A link is known by its random id, and belongs to the site and the master that
+//! it was opened for. Its task is knocked at when a lane asks for it; for a link
+//! that has ended, its reason is kept for as long as the far side may still ask.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::lane::Lane;
+use crate::link::attach::Dial;
+use crate::link::tlv::{Accept, Code, Id, Identity, Why};
+
+/// Lanes that may wait for a link's task.
+const KNOCKS: usize = 8;
+
+/// Ended links that are remembered.
+const MAX_ENDED: usize = 4096;
+
+/// What a link's task is told.
+#[derive(Debug)]
+pub enum Knock {
+    /// A lane asks to carry it.
+    Lane(Box<Arrival>),
+    /// Another process of the same far gateway has come up.
+    Superseded,
+}
+
+/// A lane that asks to carry a link.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The lane, which waits for its answer.
+    pub lane: Lane,
+    /// What it says of the link.
+    pub dial: Dial,
+    /// The yes, but for the received offset.
+    pub accept: Accept,
+}
+
+#[derive(Debug)]
+struct Known {
+    owner: Identity,
+    master: String,
+    knocks: mpsc::Sender<Knock>,
+}
+
+#[derive(Debug)]
+struct Ended {
+    until: Instant,
+    link: Id,
+    site: String,
+    why: Why,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<Id, Known>,
+    ended: VecDeque<Ended>,
+}
+
+/// The links that this gateway has accepted.
+#[derive(Debug, Default)]
+pub struct Attachable {
+    state: Mutex<State>,
+}
+
+/// A link's place among them: [`Listed::end`] says why it is given up.
+#[derive(Debug)]
+pub struct Listed {
+    table: Arc<Attachable>,
+    link: Id,
+}
+
+impl Attachable {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the table")
+    }
+
+    /// Lists a new link, and gives what its task listens to.
+    pub fn list(
+        self: &Arc<Self>,
+        link: Id,
+        owner: &Identity,
+        master: &str,
+    ) -> (Listed, mpsc::Receiver<Knock>) {
+        let (knocks, door) = mpsc::channel(KNOCKS);
+        let known = Known { owner: owner.clone(), master: master.to_owned(), knocks };
+        self.lock().known.insert(link, known);
+        (Listed { table: Arc::clone(self), link }, door)
+    }
+
+    /// The master of a link, where a lane of this site may ask for it; else what the
+    /// lane is told.
+    pub fn master_of(&self, link: Id, site: &str) -> Result<String, Why> {
+        let state = self.lock();
+        if let Some(known) = state.known.get(&link)
+            && known.owner.site.eq_ignore_ascii_case(site)
+        {
+            return Ok(known.master.clone());
+        }
+        let now = Instant::now();
+        let ended = state
+            .ended
+            .iter()
+            .find(|ended| ended.link == link && ended.until > now && ended.site.eq_ignore_ascii_case(site));
+        Err(ended.map_or_else(|| Why::new(Code::UnknownLink, "no such link here"), |ended| ended.why.clone()))
+    }
+
+    /// Hands a lane to its link's task. Gives it back where that has ended or too
+    /// many wait already.
+    pub fn knock(&self, link: Id, arrival: Arrival) -> Result<(), Box<Arrival>> {
+        let knocks = self.lock().known.get(&link).map(|known| known.knocks.clone());
+        let Some(knocks) = knocks else { return Err(Box::new(arrival)) };
+        knocks.try_send(Knock::Lane(Box::new(arrival))).map_err(|error| match error.into_inner() {
+            Knock::Lane(arrival) => arrival,
+            Knock::Superseded => unreachable!("what was sent comes back"),
+        })
+    }
+
+    /// A gateway has shown itself: what an earlier process of it left held is over.
+    pub fn came_up(&self, identity: &Identity) {
+        let state = self.lock();
+        let earlier = state.known.values().filter(|known| {
+            known.owner.site.eq_ignore_ascii_case(&identity.site)
+                && known.owner.node == identity.node
+                && known.owner.instance != identity.instance
+        });
+        for known in earlier {
+            // A full queue is one of lanes: then it is not held.
+            let _ = known.knocks.try_send(Knock::Superseded);
+        }
+    }
+}
+
+impl Listed {
+    /// The link has ended, in these words; whoever still asks for it within `hold`
+    /// hears them.
+    pub fn end(self, words: &str, hold: Duration) {
+        let now = Instant::now();
+        let mut state = self.table.lock();
+        if let Some(known) = state.known.remove(&self.link) {
+            let why = Why::new(Code::LinkEnded, words);
+            state.ended.retain(|ended| ended.until > now);
+            if state.ended.len() >= MAX_ENDED {
+                state.ended.pop_front();
+            }
+            state.ended.push_back(Ended { until: now + hold, link: self.link, site: known.owner.site, why });
+        }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.table.lock().known.remove(&self.link);
+    }
+}
