@@ -1,5 +1,5 @@
 # Each installs what it needs; see scripts/setup.
-.PHONY: demo test bench dist
+.PHONY: demo test soak bench dist
 
 demo:
 	@scripts/setup demo
@@ -9,6 +9,10 @@ demo:
 test:
 	@scripts/setup test
 	cargo test --locked -- --test-threads=4
+
+soak:
+	@scripts/setup test
+	cargo test --locked --release --test soak -- --ignored --test-threads=1
 
 bench:
 	@scripts/setup bench

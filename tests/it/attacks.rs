@@ -142,16 +142,10 @@ fn shapes_that_redis_might_read_otherwise_reach_nothing() {
     }
     assert_eq!(client.ask(&["PING"]).text(), "PONG");
     assert!(!target.pair.first.log().contains('\x1b'), "no terminal escape in the log");
-    assert!(memory(&target.pair.first) < 100 << 20, "memory stays bounded: {}", memory(&target.pair.first));
+    let used = target.pair.first.memory();
+    assert!(used < 100 << 20, "memory stays bounded: {used}");
     drop(client);
     target.is_unharmed();
-}
-
-/// Resident memory of a gateway, in bytes.
-fn memory(gateway: &Gateway) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.child.id()))
-        .expect("the gateway runs");
-    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
 }
 
 #[test]

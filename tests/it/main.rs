@@ -6,6 +6,7 @@
 mod support;
 
 mod attacks;
+mod breaks;
 mod certs;
 mod documents;
 mod files;

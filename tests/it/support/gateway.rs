@@ -138,6 +138,13 @@ impl Gateway {
         eventually("the gateway is up again", SOON, || self.log().matches("gateway up").count() > ups);
     }
 
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.process.child.id()))
+            .expect("the gateway runs");
+        statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
+    }
+
     /// SIGTERM and the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.process.signal("TERM");
@@ -151,7 +158,35 @@ impl Gateway {
     }
 
     pub fn links(&self) -> usize {
-        self.status()["links"].as_array().map_or(0, Vec::len)
+        self.live().len()
+    }
+
+    /// Every live link as `status` tells it.
+    fn live(&self) -> Vec<serde_json::Value> {
+        self.status()["links"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// A number of every live link, the older links first.
+    #[track_caller]
+    pub fn each(&self, field: &str) -> Vec<u64> {
+        let number = |link: &serde_json::Value| link[field].as_u64();
+        let links = self.live();
+        links
+            .iter()
+            .map(|link| number(link).unwrap_or_else(|| panic!("status tells {field}: {link}")))
+            .collect()
+    }
+
+    /// A number summed up over the live links.
+    #[track_caller]
+    pub fn count(&self, field: &str) -> u64 {
+        self.each(field).iter().sum()
+    }
+
+    /// Whether every live link waits for a way back.
+    pub fn is_held(&self) -> bool {
+        let links = self.live();
+        !links.is_empty() && links.iter().all(|link| link["state"] == "held")
     }
 }
 

@@ -4,10 +4,12 @@
 //! prints every process's log.
 
 pub mod gateway;
+pub mod line;
 pub mod path;
 pub mod pki;
 pub mod redis;
 pub mod transcript;
+pub mod writer;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

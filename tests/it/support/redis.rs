@@ -150,6 +150,33 @@ impl Redis {
         self.info(field).trim().parse().unwrap_or(-1)
     }
 
+    /// Full syncs that this master began.
+    pub fn sync_full(&self) -> i64 {
+        self.info_number("sync_full")
+    }
+
+    /// Partial resyncs that this master granted.
+    pub fn sync_partial_ok(&self) -> i64 {
+        self.info_number("sync_partial_ok")
+    }
+
+    /// Replicas that this master lists, and how many of them are online.
+    pub fn listed(&self) -> (i64, usize) {
+        let info = self.ask(&["INFO", "replication"]);
+        let online = info.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
+        (self.info_number("connected_slaves"), online.count())
+    }
+
+    /// The offset that this master has written up to.
+    pub fn master_offset(&self) -> i64 {
+        self.info_number("master_repl_offset")
+    }
+
+    /// The offset that this replica has applied.
+    pub fn replica_offset(&self) -> i64 {
+        self.info_number("slave_repl_offset")
+    }
+
     /// A hash over all data.
     pub fn digest(&self) -> String {
         self.ask(&["DEBUG", "DIGEST"])
@@ -164,8 +191,7 @@ impl Redis {
     #[track_caller]
     pub fn wait_equal_within(&self, master: &Redis, within: Duration) {
         eventually(&format!("the replica on {} is in sync", self.port), within, || {
-            self.info("master_link_status") == "up"
-                && self.info_number("slave_repl_offset") == master.info_number("master_repl_offset")
+            self.info("master_link_status") == "up" && self.replica_offset() == master.master_offset()
         });
         assert_eq!(self.digest(), master.digest(), "the replica's data equals the master's");
     }
@@ -233,12 +259,14 @@ impl Client {
     }
 
     /// The bytes of a command.
-    pub fn encode(command: &[&str]) -> Vec<u8> {
-        let mut wire = format!("*{}\r\n", command.len());
-        for word in command {
-            wire += &format!("${}\r\n{word}\r\n", word.len());
+    pub fn encode(command: &[impl AsRef<[u8]>]) -> Vec<u8> {
+        let mut wire = format!("*{}\r\n", command.len()).into_bytes();
+        for word in command.iter().map(AsRef::as_ref) {
+            wire.extend(format!("${}\r\n", word.len()).into_bytes());
+            wire.extend(word);
+            wire.extend(b"\r\n");
         }
-        wire.into_bytes()
+        wire
     }
 
     #[track_caller]

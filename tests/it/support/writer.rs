@@ -1,0 +1,120 @@
+//! Writes that go on while a test does other things.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::redis::{Client, Redis};
+
+/// Keys that are written again and again.
+const KEYS: u64 = 5000;
+
+/// The most bytes sent before the answers are read.
+const BATCH: usize = 256 * 1024;
+
+/// What the values look like; about 1 KiB each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Nothing to compress.
+    Random,
+    /// As of a session: the same names, ever new numbers.
+    Json,
+}
+
+/// Writes steadily until stopped or dropped. Beside values it counts, so that a command
+/// done twice is one too many.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// About so many bytes a second, of values that do not compress.
+    pub fn on(redis: &Redis, bytes_per_second: u64) -> Self {
+        Self::with(redis, bytes_per_second, Values::Random)
+    }
+
+    pub fn with(redis: &Redis, bytes_per_second: u64, values: Values) -> Self {
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (client, flag, counter) = (redis.client(), Arc::clone(&stop), Arc::clone(&count));
+        let thread = std::thread::spawn(move || write(client, bytes_per_second, values, &flag, &counter));
+        Self { stop, count, thread: Some(thread) }
+    }
+
+    /// Commands that were done.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Ends it and answers how many commands were done.
+    #[track_caller]
+    pub fn stop(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().expect("stopped once").join().expect("the master answers");
+        self.count()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn write(mut client: Client, rate: u64, values: Values, stop: &AtomicBool, count: &AtomicU64) {
+    let (began, mut sent, mut random) = (Instant::now(), 0, Random(0x9e37_79b9_7f4a_7c15));
+    while !stop.load(Ordering::Relaxed) {
+        let due = (began.elapsed().as_secs_f64() * rate as f64) as usize;
+        if sent >= due {
+            std::thread::sleep(Duration::from_millis(5)); // The pace is the point.
+            continue;
+        }
+        let (mut batch, mut commands) = (Client::encode(&["INCR", "writes"]), 1);
+        while sent + batch.len() < due && batch.len() < BATCH {
+            let key = format!("written:{}", random.next() % KEYS).into_bytes();
+            batch.extend(Client::encode(&[b"SET".to_vec(), key, random.value(values)]));
+            commands += 1;
+        }
+        client.send(&batch);
+        for _ in 0..commands {
+            client.answer().expect("the master answers");
+        }
+        sent += batch.len();
+        count.fetch_add(commands, Ordering::Relaxed);
+    }
+}
+
+/// Numbers of xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn value(&mut self, values: Values) -> Vec<u8> {
+        match values {
+            Values::Random => (0..64 + self.next() % 128).flat_map(|_| self.next().to_le_bytes()).collect(),
+            Values::Json => self.session().into_bytes(),
+        }
+    }
+
+    fn session(&mut self) -> String {
+        let (user, seen) = (self.next() % 100_000, self.next() % 1_000_000);
+        let mut text = format!(
+            "{{\"user\":{user},\"name\":\"customer {user}\",\"locale\":\"en_GB\",\"seen\":1790{seen:06},\"cart\":["
+        );
+        for _ in 0..4 + self.next() % 8 {
+            let (article, price) = (self.next() % 10_000, self.next() % 100);
+            text += &format!(
+                "{{\"article\":\"article-{article:05}\",\"count\":1,\"price\":\"{price}.99\",\"currency\":\"EUR\"}},"
+            );
+        }
+        text + "],\"consent\":{\"statistics\":true,\"marketing\":false}}"
+    }
+}
