@@ -66,6 +66,8 @@ pub struct Carrying {
     pub lanes: u64,
     /// Nothing carries it, and it waits for a way back.
     pub held: bool,
+    /// How often nothing carried it, so far.
+    pub breaks: u64,
     /// Bytes that were sent more than once, so far.
     pub resent: u64,
     /// Bytes as carried, both ways, so far.
@@ -92,9 +94,8 @@ impl LinkEntry {
     /// How the link is carried now.
     pub fn note(&self, now: Carrying) {
         self.lanes.store(now.lanes, Ordering::Relaxed);
-        if self.held.swap(now.held, Ordering::Relaxed) != now.held && now.held {
-            self.breaks.fetch_add(1, Ordering::Relaxed);
-        }
+        self.held.store(now.held, Ordering::Relaxed);
+        self.breaks.store(now.breaks, Ordering::Relaxed);
         self.resent.store(now.resent, Ordering::Relaxed);
         self.carried.store(now.carried, Ordering::Relaxed);
         self.buffered.store(now.buffered, Ordering::Relaxed);

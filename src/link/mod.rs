@@ -228,6 +228,7 @@ pub struct Link {
     dials: Dials,
     held: Option<Held>,
     resumed: Option<Resumed>,
+    breaks: u64,
     superseded: bool,
     /// Lanes that both sides have retired.
     retired: Vec<u32>,
@@ -292,6 +293,7 @@ impl Link {
             dials: Dials::new(lanes, now),
             held: None,
             resumed: None,
+            breaks: 0,
             superseded: false,
             retired: Vec::new(),
             delivered: false,
@@ -377,9 +379,14 @@ impl Link {
         self.send.resent()
     }
 
-    /// Since when nothing carries the link.
-    pub fn held_since(&self) -> Option<Instant> {
-        self.held.as_ref().map(|held| held.since)
+    /// Whether nothing carries the link, and it waits for a way back.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// How often nothing carried the link any more.
+    pub fn breaks(&self) -> u64 {
+        self.breaks
     }
 
     /// How long the link outlives its last lane.
@@ -913,6 +920,7 @@ impl Link {
         if self.is_resumable() {
             let within = if loss == LaneLoss::Closed { GONE.min(self.hold) } else { self.hold };
             self.held = Some(Held { since: now, within, cause: loss });
+            self.breaks += 1;
             self.dials.at_once(now);
             return self.check_superseded();
         }

@@ -445,7 +445,7 @@ fn run(seed: u64) -> (u32, bool) {
             || closes > 1
                 && ended == [false, false]
                 && all_there
-                && world.ends.iter().all(|end| end.link.held_since().is_none())
+                && world.ends.iter().all(|end| !end.link.is_held())
     };
     while !is_done(&world) {
         assert!(left > 0, "no end: {:?} {:?}", world.ends[0].link, world.ends[1].link);

@@ -346,7 +346,8 @@ impl<'a> Driver<'a> {
         }
         let carrying = Carrying {
             lanes: self.link.lanes() as u64,
-            held: self.link.held_since().is_some(),
+            held: self.link.is_held(),
+            breaks: self.link.breaks(),
             resent: self.link.resent(),
             carried: self.link.carried(),
             buffered: self.link.memory(),
@@ -359,7 +360,7 @@ impl<'a> Driver<'a> {
         if let Some(resumed) = self.link.take_resumed() {
             self.entry.note_resumed();
             let seconds = format!("{:.1}", resumed.lasted.as_secs_f64());
-            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resending = resumed.resending, redials = self.entry.redials(), "link resumed: {}", resumed.cause);
+            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resent = resumed.resending, redials = self.entry.redials(), "link resumed: {}", resumed.cause);
         }
     }
 
@@ -647,7 +648,12 @@ impl<'a> Driver<'a> {
         let Self { mut link, mut lanes, supply, share, redis, closing, entry, .. } = self;
         drop((share, closing));
         let end = link.ended().cloned().unwrap_or(End::Stopping);
-        entry.note(Carrying { resent: link.resent(), carried: link.carried(), ..Carrying::default() });
+        entry.note(Carrying {
+            breaks: link.breaks(),
+            resent: link.resent(),
+            carried: link.carried(),
+            ..Carrying::default()
+        });
         // Closed at once, unless Redis here is still to read what was delivered: a
         // stale connection would show as a second replica.
         let redis = link.is_delivered().then_some(redis);
