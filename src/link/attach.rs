@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::tlv::{Code, Why};
-use super::{End, Link, Side};
+use super::{End, LaneLoss, Link, Side};
 
 /// Pause between two dials while nothing carries the link.
 const EVERY: Duration = Duration::from_millis(300);
@@ -174,6 +174,10 @@ impl Link {
             .collect();
         for number in left {
             self.drop_lane(number);
+        }
+        if self.is_resumable() {
+            // A break that the far side has noticed first.
+            self.without(LaneLoss::Replaced, now);
         }
         if !self.lanes.add(lane, now) {
             return false;

@@ -124,6 +124,8 @@ pub enum LaneLoss {
     Silent(Duration),
     /// The far end closed it without ending the link.
     Closed,
+    /// The far end had given it up, and came back with another.
+    Replaced,
     /// An error of the socket or of TLS.
     Failed(String),
 }
@@ -135,6 +137,7 @@ impl std::fmt::Display for LaneLoss {
                 write!(f, "nothing heard from the far gateway for {:.1} s", time.as_secs_f64())
             }
             Self::Closed => f.write_str("the far gateway closed the connection without ending the link"),
+            Self::Replaced => f.write_str("the far gateway had given the connection up"),
             Self::Failed(error) => f.write_str(error),
         }
     }
@@ -495,6 +498,10 @@ impl Link {
         }
         if self.ack_due.is_none() && self.receive.written() > self.acknowledged {
             self.ack_due = Some(now + ACK_DELAY);
+        }
+        if self.is_armed() && self.armed.is_some_and(|offset| self.acknowledged < offset) {
+            // From here on the far side can hold the link as well: without delay.
+            self.ack_due = Some(now);
         }
         self.check_ends();
     }

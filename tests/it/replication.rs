@@ -5,37 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::gateway::{Lab, master_config, replica_block, replica_config, tls};
 use crate::support::redis::{ALL, Client, Redis, Version};
+use crate::support::writer::Writer;
 use crate::support::{SOON, eventually, free_port};
-
-/// Writes steadily until dropped.
-struct Load {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<std::thread::JoinHandle<u64>>,
-}
-
-impl Load {
-    fn on(redis: &Redis, value: usize, pause: Duration) -> Self {
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (mut client, flag) = (redis.client(), std::sync::Arc::clone(&stop));
-        let value = "v".repeat(value);
-        let thread = std::thread::spawn(move || {
-            let mut count = 0;
-            while !flag.load(std::sync::atomic::Ordering::Relaxed) {
-                client.ask(&["SET", &format!("load:{}", count % 5000), &format!("{count}{value}")]);
-                client.ask(&["INCR", "counter"]);
-                count += 1;
-                std::thread::sleep(pause);
-            }
-            count
-        });
-        Self { stop, thread: Some(thread) }
-    }
-
-    fn finish(mut self) -> u64 {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.thread.take().expect("finished once").join().expect("the load runs")
-    }
-}
 
 #[test]
 fn data_of_every_type_and_the_live_stream_arrive_on_every_version() {
@@ -47,9 +18,9 @@ fn data_of_every_type_and_the_live_stream_arrive_on_every_version() {
         let bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &[]);
         bravo.ask(&["SLAVEOF", "127.0.0.1", &pair.entry.to_string()]);
         bravo.wait_equal(&alpha);
-        let load = Load::on(&alpha, 500, Duration::ZERO);
+        let writer = Writer::on(&alpha, 4 << 20);
         eventually("the live stream arrives", SOON, || bravo.info_number("slave_repl_offset") > 2_000_000);
-        assert!(load.finish() > 1000);
+        assert!(writer.stop() > 1000);
         bravo.wait_equal(&alpha);
         assert_eq!(alpha.info_number("sync_full"), 1, "one full sync was enough");
         let (links, status) = (pair.first.links(), pair.first.status());
@@ -121,9 +92,9 @@ fn redis_8_syncs_over_two_connections_through_the_tunnel() {
         "bravo",
         &["--repl-rdb-channel", "yes", "--repl-diskless-load", "swapdb"],
     );
-    let load = Load::on(&alpha, 100, Duration::ZERO);
+    let writer = Writer::on(&alpha, 2 << 20);
     bravo.replicaof(pair.entry);
-    bravo.wait_equal_when(load, &alpha);
+    bravo.wait_equal_when(writer, &alpha);
     let opened = pair.first.status()["counts"]["opened"].as_u64();
     assert_eq!(opened, Some(2), "the main connection and the one for the snapshot");
     eventually("only the main connection is left", SOON, || pair.first.links() == 1);
@@ -131,10 +102,10 @@ fn redis_8_syncs_over_two_connections_through_the_tunnel() {
 }
 
 impl Redis {
-    /// Waits for the sync to be over, ends the load, and compares.
-    fn wait_equal_when(&self, load: Load, master: &Redis) {
+    /// Waits for the sync to be over, ends the writes, and compares.
+    fn wait_equal_when(&self, writer: Writer, master: &Redis) {
         eventually("the sync is over", Duration::from_secs(40), || self.info("master_link_status") == "up");
-        load.finish();
+        writer.stop();
         self.wait_equal(master);
     }
 }
@@ -318,7 +289,7 @@ fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
     charli.replicaof(pair.entry);
     bravo.wait_equal(&alpha);
     charli.wait_equal(&alpha);
-    let load = Load::on(&alpha, 1000, Duration::from_millis(1));
+    let writer = Writer::on(&alpha, 1 << 20);
     bravo.process.signal("STOP");
     let paused = Instant::now();
     let mut slowest = Duration::ZERO;
@@ -334,7 +305,7 @@ fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
         std::thread::sleep(Duration::from_millis(500));
     }
     bravo.process.signal("CONT");
-    load.finish();
+    writer.stop();
     bravo.wait_equal(&alpha);
     charli.wait_equal(&alpha);
     assert_eq!(
@@ -394,9 +365,9 @@ fn a_full_sync_under_load_loses_no_write() {
         alpha.ask(&["DEBUG", "POPULATE", "300000", "key", "200"]);
         let pair = lab.pair(alpha.port);
         let bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &[]);
-        let load = Load::on(&alpha, 2000, Duration::ZERO);
+        let writer = Writer::on(&alpha, 8 << 20);
         bravo.replicaof(pair.entry);
-        bravo.wait_equal_when(load, &alpha);
+        bravo.wait_equal_when(writer, &alpha);
         assert_eq!(alpha.ask(&["GET", "counter"]), bravo.ask(&["GET", "counter"]));
     }
 }

@@ -54,8 +54,8 @@ impl Soak {
     #[track_caller]
     fn ends(self, what: &str, caught_up: &[Duration]) {
         let Self { line, writer, before } = self;
-        let [resent, breaks] = ["resent_bytes", "breaks"].map(|field| line.first.count(field));
         line.ends_as(&before, writer);
+        let [resent, breaks] = ["resent_bytes", "breaks"].map(|field| line.first.count(field));
         say(&line, what, before.sync_full, caught_up, resent, breaks);
     }
 }
