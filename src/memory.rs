@@ -74,6 +74,12 @@ impl Share {
         self.held
     }
 
+    /// Whether all links together hold twice what they may: there are links that
+    /// take in what they cannot pass on.
+    pub fn is_overdrawn(&self) -> bool {
+        self.budget.used() > self.budget.limit.saturating_mul(2)
+    }
+
     /// How many more bytes the link may take in now.
     pub fn room(&self) -> u64 {
         let free = self.budget.limit.saturating_sub(self.budget.used());

@@ -46,9 +46,6 @@ const READ_AHEAD: u64 = 1024 * 1024;
 /// up what is on the others.
 const SHARED_PAYLOAD: usize = 128 * 1024;
 
-/// Memory that compression takes besides, in bytes.
-const CONTEXT: u64 = 4 * 1024 * 1024;
-
 /// How long a link outlives a last lane that was closed in good order, without an end
 /// of the link: that is what a kernel does for a process that was killed, and a
 /// gateway that lives is back within this time. What is cut or silent has all of
@@ -87,6 +84,8 @@ pub enum End {
     Protocol(String),
     /// What was left could not be delivered: no progress for [`DELIVER`].
     NotDelivered,
+    /// It was full of bytes with gaps between them while memory was short.
+    MemoryShort,
     /// Both directions of a plain tunnel ended.
     Finished,
 }
@@ -111,6 +110,9 @@ impl std::fmt::Display for End {
             }
             Self::NotDelivered => {
                 f.write_str("the last bytes could not be delivered in time, and are dropped")
+            }
+            Self::MemoryShort => {
+                f.write_str("too many bytes with gaps between them, while memory is short ([limits] memory)")
             }
             Self::Finished => f.write_str("both directions ended"),
         }
@@ -289,7 +291,7 @@ impl Link {
             side,
             plain,
             send: Window::new(window, max_payload),
-            receive: Reassembly::new(window, lanes > 1),
+            receive: Reassembly::new(window),
             packer: None,
             unpacking: (packed && side == Side::Dialler).then(Unpacking::default),
             lanes: Lanes::first(now),
@@ -367,8 +369,12 @@ impl Link {
 
     /// Bytes of memory that the link counts for.
     pub fn memory(&self) -> u64 {
-        let contexts = if self.packer.is_some() || self.unpacking.is_some() { CONTEXT } else { 0 };
-        self.send.charged() + self.receive.charged() + contexts
+        self.send.charged() + self.receive.charged()
+    }
+
+    /// Bytes of memory that what has come with a gap before it counts for.
+    pub fn scattered(&self) -> u64 {
+        self.receive.scattered()
     }
 
     /// Whether bytes wait for the local Redis, in order: no lane need be read for
@@ -499,7 +505,10 @@ impl Link {
         if self.ack_due.is_none() && self.receive.written() > self.acknowledged {
             self.ack_due = Some(now + ACK_DELAY);
         }
-        if self.is_armed() && self.armed.is_some_and(|offset| self.acknowledged < offset) {
+        if self.side == Side::Dialler
+            && self.is_armed()
+            && self.armed.is_some_and(|offset| self.acknowledged < offset)
+        {
             // From here on the far side can hold the link as well: without delay.
             self.ack_due = Some(now);
         }
@@ -591,7 +600,13 @@ impl Link {
     pub fn is_held_far_away(&self) -> bool {
         let ours = match self.ended() {
             Some(End::Far(_)) => self.delivered,
-            Some(End::LocalClosed(_) | End::CommandRefused(_) | End::Protocol(_) | End::NotDelivered) => true,
+            Some(
+                End::LocalClosed(_)
+                | End::CommandRefused(_)
+                | End::Protocol(_)
+                | End::NotDelivered
+                | End::MemoryShort,
+            ) => true,
             _ => false,
         };
         let armed = self.armed.is_some_and(|offset| self.receive.written() >= offset);

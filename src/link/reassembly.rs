@@ -22,9 +22,6 @@ pub enum DataError {
     /// More scattered pieces than are stored.
     #[error("too many gaps in the data")]
     TooManyGaps,
-    /// A gap, where one lane carries everything in order.
-    #[error("data at offset {0}, with a gap before it on a link of one lane")]
-    Gap(u64),
     /// Data beyond the end that the sender declared.
     #[error("data at offset {0}, beyond the declared end")]
     BeyondEnd(u64),
@@ -43,14 +40,11 @@ pub struct Reassembly {
     written: u64,
     end: Option<u64>,
     limit: u64,
-    /// Whether pieces may leave gaps; over one lane there can be none.
-    gaps: bool,
 }
 
 impl Reassembly {
-    /// Takes at most `limit` bytes beyond what was written, with `gaps` between them
-    /// or not.
-    pub fn new(limit: u64, gaps: bool) -> Self {
+    /// Takes at most `limit` bytes beyond what was written.
+    pub fn new(limit: u64) -> Self {
         Self {
             ready: VecDeque::new(),
             beyond: BTreeMap::new(),
@@ -59,7 +53,6 @@ impl Reassembly {
             written: 0,
             end: None,
             limit,
-            gaps,
         }
     }
 
@@ -88,6 +81,11 @@ impl Reassembly {
         self.end == Some(self.received)
     }
 
+    /// Bytes of memory that what lies beyond a gap counts for.
+    pub fn scattered(&self) -> u64 {
+        self.charged
+    }
+
     /// Bytes of memory that what is not yet written counts for.
     pub fn charged(&self) -> u64 {
         self.charged + (self.received - self.written)
@@ -110,9 +108,6 @@ impl Reassembly {
                 self.join();
             }
             return Ok(());
-        }
-        if !self.gaps {
-            return Err(DataError::Gap(offset));
         }
         self.store(offset, bytes, left)
     }
@@ -253,7 +248,7 @@ mod tests {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 pieces.swap(at, (seed >> 33) as usize % (at + 1));
             }
-            let mut reassembly = Reassembly::new(1 << 20, true);
+            let mut reassembly = Reassembly::new(1 << 20);
             let mut out = Vec::new();
             for (start, end) in pieces {
                 reassembly.insert(start as u64, &stream[start..end], 0).unwrap();
@@ -270,7 +265,7 @@ mod tests {
 
     #[test]
     fn data_beyond_the_window_or_the_end_is_refused() {
-        let mut reassembly = Reassembly::new(100, true);
+        let mut reassembly = Reassembly::new(100);
         assert_eq!(reassembly.insert(90, &[0; 11], 0), Err(DataError::BeyondWindow(90)));
         reassembly.insert(0, &[0; 10], 0).unwrap();
         assert_eq!(reassembly.declare_end(9), Err(DataError::End(9)));
@@ -281,14 +276,14 @@ mod tests {
 
     #[test]
     fn one_byte_pieces_in_order_gather_in_few_chunks() {
-        let mut reassembly = Reassembly::new(64 * 1024, true);
+        let mut reassembly = Reassembly::new(64 * 1024);
         (0..50_000).for_each(|at| reassembly.insert(at, &[0], 0).unwrap());
         assert!(reassembly.ready.len() <= 50_000 / LEAST_ROOM + 1);
     }
 
     #[test]
     fn one_byte_pieces_beyond_a_gap_are_charged_what_they_cost() {
-        let mut reassembly = Reassembly::new(64 * 1024, true);
+        let mut reassembly = Reassembly::new(64 * 1024);
         let refused = (0..).find(|at| reassembly.insert(2 + at * 2, &[0], 0).is_err()).unwrap();
         assert_eq!(refused, 2 * 64 * 1024 / 256);
     }

@@ -49,6 +49,8 @@ struct Pipe {
     closed: bool,
     /// What opened it waits to be judged until this tick.
     opening: Option<(u64, Dial)>,
+    /// The acceptor's answer, and when it reaches the dialler.
+    answer: Option<(u64, Result<u64, Why>)>,
     /// Which instance of the acceptor it leads to.
     instance: u32,
     decoders: [Decoder; 2],
@@ -128,6 +130,7 @@ impl World {
             wires: Default::default(),
             closed: false,
             opening: None,
+            answer: None,
             instance: 0,
             decoders: Default::default(),
             delay,
@@ -214,10 +217,12 @@ impl World {
         }
         for at in 0..self.pipes.len() {
             self.open(at);
+            self.answer(at);
         }
         self.pipes.retain(|pipe| {
             !pipe.closed
                 || pipe.opening.is_some()
+                || pipe.answer.is_some()
                 || pipe.wires.iter().any(|wire| !wire.under_way.is_empty())
                 || !pipe.is_noticed(&self.ends)
         });
@@ -272,6 +277,7 @@ impl World {
             wires: Default::default(),
             closed: false,
             opening: Some((opens, dial)),
+            answer: None,
             instance: self.instance,
             decoders: Default::default(),
             delay,
@@ -300,30 +306,40 @@ impl World {
         } else {
             self.ends[1].link.attach(&dial, self.now)
         };
-        // The yes may be lost on its way: the acceptor has a lane then that the dialler
-        // gives up.
-        let lost = self.faults && self.dice.one_in(10);
+        if answer.is_ok() {
+            self.ends[1].open.push(lane);
+        }
+        // The answer may be lost on its way: the acceptor has a lane then that the
+        // dialler gives up.
+        if self.faults && self.dice.one_in(10) {
+            self.pipes[at].closed = true;
+            self.ends[0].link.dial_failed(lane, self.now);
+        } else {
+            self.pipes[at].answer = Some((self.tick + self.pipes[at].delay, answer));
+        }
+        self.let_go();
+    }
+
+    /// The acceptor's answer reaches the dialler.
+    fn answer(&mut self, at: usize) {
+        if self.blackout || !matches!(self.pipes[at].answer, Some((tick, _)) if tick <= self.tick) {
+            return;
+        }
+        let Some((_, answer)) = self.pipes[at].answer.take() else { return };
+        let lane = self.pipes[at].number;
         match answer {
-            Ok(_) if lost => {
-                self.ends[1].open.push(lane);
-                self.pipes[at].closed = true;
-                self.ends[0].link.dial_failed(lane, self.now);
-            }
-            Ok(received) => {
-                self.ends[1].open.push(lane);
-                if self.ends[0].link.dialled(lane, received, self.now) {
-                    self.ends[0].open.push(lane);
-                    // The others are cut off, wherever they are.
-                    for other in &mut self.pipes {
-                        if other.opening.is_some() && other.number != lane {
-                            other.opening = None;
-                            other.closed = true;
-                        }
-                    }
-                } else {
-                    self.pipes[at].closed = true;
+            Ok(received) if self.ends[0].link.dialled(lane, received, self.now) => {
+                self.ends[0].open.push(lane);
+                // The other dials are given up, wherever they are.
+                let others = |pipe: &&mut Pipe| {
+                    pipe.number != lane && (pipe.opening.is_some() || pipe.answer.is_some())
+                };
+                for other in self.pipes.iter_mut().filter(others) {
+                    // One that has reached the acceptor is closed there once it is read.
+                    (other.opening, other.answer, other.closed) = (None, None, true);
                 }
             }
+            Ok(_) => self.pipes[at].closed = true,
             Err(why) => {
                 self.pipes[at].closed = true;
                 match why.code {

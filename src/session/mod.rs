@@ -121,6 +121,7 @@ fn log_end(place: &Place, end: &End) {
         | End::Protocol(_)
         | End::LaneLost(_)
         | End::NoWayBack(..)
+        | End::MemoryShort
         | End::NotDelivered => {
             warn!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {end}");
         }

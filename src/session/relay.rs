@@ -50,6 +50,11 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Chunks that wait between the tap and Redis; the rest stays with the link.
 const MAX_QUEUED: usize = 4;
 
+/// What a link may hold beyond a gap, in bytes, when the memory of all links is used
+/// up twice over: it must be read to fill the gap, and so can have no bound of its own
+/// but the window.
+const MAX_SCATTERED: u64 = 1024 * 1024;
+
 /// Rounds before other tasks get their turn.
 const ROUNDS: usize = 32;
 
@@ -367,7 +372,11 @@ impl<'a> Driver<'a> {
     /// Lanes to link. Whether anything came.
     fn hear(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut moved = false;
-        let wait = self.link.has_ready() && self.share.room() == 0;
+        let full = self.share.room() == 0;
+        let wait = full && self.link.has_ready();
+        if full && self.link.scattered() > MAX_SCATTERED && self.share.is_overdrawn() {
+            self.link.abort(Why::new(Code::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
+        }
         for at in 0..self.lanes.len() {
             self.lanes[at].empty = false;
             if !wait {
