@@ -2,7 +2,8 @@
 //! over mutual TLS 1.3, in one interleaved run: CPU-seconds per GB of both
 //! processes together, and GB/s, of a bulk transfer from master to replica.
 //!
-//! `cargo bench --bench pair [-- --gigabytes 2 --rounds 5]`
+//! `cargo bench --bench pair [-- --gigabytes 2 --rounds 5 --beside OTHER-REPLGATE]`:
+//! with another build of replgate in the same run, to see what a change costs.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -45,7 +46,11 @@ fn main() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     certificates(dir.path());
     let master = serve(gigabytes * 1_000_000_000);
-    let mut pairs = vec![replgate(dir.path(), master)];
+    let mut pairs = vec![replgate("replgate", Path::new(env!("CARGO_BIN_EXE_replgate")), dir.path(), master)];
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--beside");
+    if let Some(other) = arguments.nth(1) {
+        pairs.push(replgate("beside", Path::new(&other), dir.path(), master));
+    }
     match nginx(dir.path(), master) {
         Some(pair) => pairs.push(pair),
         None => println!(
@@ -79,12 +84,13 @@ fn main() {
     for (pair, cost) in pairs.iter().zip(&medians) {
         println!("{:<10} {:.2} CPU-s/GB  {:.2} GB/s", pair.name, cost.cpu, 1.0 / cost.wall);
     }
-    if let [ours, theirs] = &medians[..] {
-        let ratios = costs[0].iter().zip(&costs[1]);
+    for (at, theirs) in medians.iter().enumerate().skip(1) {
+        let ratios = costs[0].iter().zip(&costs[at]);
         println!(
-            "ratio replgate/nginx: CPU {:.2} (median of pairs), speed {:.2}",
+            "ratio replgate/{}: CPU {:.2} (median of pairs), speed {:.2}",
+            pairs[at].name,
             median(ratios.map(|(ours, theirs)| ours.cpu / theirs.cpu)),
-            theirs.wall / ours.wall
+            theirs.wall / medians[0].wall
         );
     }
 }
@@ -155,7 +161,7 @@ fn free_port() -> u16 {
         .port()
 }
 
-fn replgate(dir: &Path, master: SocketAddr) -> Pair {
+fn replgate(name: &'static str, program: &Path, dir: &Path, master: SocketAddr) -> Pair {
     let (wan, entry) = (free_port(), free_port());
     let tls = |site: &str| {
         format!(
@@ -171,18 +177,13 @@ fn replgate(dir: &Path, master: SocketAddr) -> Pair {
         tls("dc2")
     );
     let children = [("dc1", dc1), ("dc2", dc2)].map(|(site, text)| {
-        let config = dir.join(format!("{site}.toml"));
+        let config = dir.join(format!("{name}-{site}.toml"));
         std::fs::write(&config, text).expect("the folder is writable");
-        let log = std::fs::File::create(dir.join(format!("{site}.log"))).expect("the folder is writable");
-        Command::new(env!("CARGO_BIN_EXE_replgate"))
-            .arg("run")
-            .arg("-c")
-            .arg(config)
-            .stderr(log)
-            .spawn()
-            .expect("replgate runs")
+        let log =
+            std::fs::File::create(dir.join(format!("{name}-{site}.log"))).expect("the folder is writable");
+        Command::new(program).arg("run").arg("-c").arg(config).stderr(log).spawn().expect("replgate runs")
     });
-    ready("replgate", children.into(), wan, entry)
+    ready(name, children.into(), wan, entry)
 }
 
 fn nginx(dir: &Path, master: SocketAddr) -> Option<Pair> {

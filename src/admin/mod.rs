@@ -45,6 +45,10 @@ pub struct Status {
     pub masters: Vec<String>,
     /// Names of the far masters it offers to replicas here.
     pub replicas: Vec<String>,
+    /// Bytes that all links hold now.
+    pub memory_used: u64,
+    /// And may hold.
+    pub memory_limit: u64,
     /// Live links.
     pub links: Vec<LinkStatus>,
     /// Since the start.
@@ -111,6 +115,8 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> 
         listeners: shared.config.listeners().collect(),
         masters: shared.config.masters.iter().map(|master| master.name.clone()).collect(),
         replicas: shared.config.replicas.iter().map(|replica| replica.name.clone()).collect(),
+        memory_used: shared.memory.used(),
+        memory_limit: shared.memory.limit(),
         links,
         counts,
     };

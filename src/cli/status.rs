@@ -8,6 +8,7 @@ use clap::Args;
 use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin::{self, Status};
 use crate::clock;
+use crate::registry::LinkStatus;
 
 /// Asks the gateway that runs with this config, over its Unix socket.
 #[derive(Debug, Args)]
@@ -81,6 +82,15 @@ fn table(status: &Status) -> String {
         counts.refused,
         counts.failed
     );
+    out += &format!(
+        "breaks: {}, outlived {}; lanes lost: {}, dialled again: {}; sent again: {}\n",
+        counts.breaks,
+        counts.resumed,
+        counts.lanes_lost,
+        counts.redials,
+        bytes(counts.resent_bytes)
+    );
+    out += &format!("buffered: {} of at most {}\n", bytes(status.memory_used), bytes(status.memory_limit));
     if status.links.is_empty() {
         return out;
     }
@@ -92,9 +102,12 @@ fn table(status: &Status) -> String {
         "FAR GATEWAY",
         "REDIS HERE",
         "STATE",
+        "LANES",
+        "BREAKS",
         "AGE",
         "TO REPLICA",
         "TO MASTER",
+        "CARRIED",
     ]
     .map(str::to_owned);
     let rows = status.links.iter().map(|link| {
@@ -106,9 +119,12 @@ fn table(status: &Status) -> String {
             link.far.clone(),
             link.redis.clone(),
             link.state.clone(),
+            link.lanes.to_string(),
+            link.breaks.to_string(),
             clock::span(i64::try_from(link.seconds).unwrap_or(i64::MAX)),
             bytes(link.to_replica_bytes),
             bytes(link.to_master_bytes),
+            carried(link),
         ]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
@@ -122,6 +138,17 @@ fn table(status: &Status) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Bytes as carried, with their share of what Redis said where they are compressed.
+fn carried(link: &LinkStatus) -> String {
+    let plain = link.to_replica_bytes + link.to_master_bytes;
+    let carried = bytes(link.carried_bytes);
+    if plain > 0 && link.carried_bytes * 100 < plain * 95 {
+        format!("{carried} ({:.0} %)", link.carried_bytes as f64 * 100.0 / plain as f64)
+    } else {
+        carried
+    }
 }
 
 fn bytes(count: u64) -> String {

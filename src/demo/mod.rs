@@ -2,13 +2,14 @@
 //! proof on the screen. Starts everything, shows it, checks it, and leaves
 //! nothing behind.
 
-mod capture;
+mod load;
+mod path;
 mod redis;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +17,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use self::capture::Capture;
+use self::load::Load;
+use self::path::Path;
 use self::redis::Redis;
 use crate::certs::{self, Names};
 
 /// How long any one step may take.
 const STEP: Duration = Duration::from_secs(30);
+
+/// How long nothing crosses between the sites.
+const OUTAGE: Duration = Duration::from_secs(8);
+
+/// Bytes that are written a second meanwhile: many times the backlog in all.
+const RATE: usize = 5_000_000;
 
 /// A word that is written to alpha and looked for on the wire.
 const MARKER: &str = "marker-that-must-not-cross-in-the-clear";
@@ -59,7 +67,7 @@ impl Drop for Folder {
 struct Stage {
     redis: Vec<Redis>,
     gateways: Vec<Running>,
-    wire: Capture,
+    wire: Path,
     entry: u16,
     folder: Folder,
     interrupt: Interrupt,
@@ -67,7 +75,7 @@ struct Stage {
 
 /// Runs the demo with the program `replgate`. True if every check is good; with
 /// `keep` it then waits for `interrupt`.
-pub fn run(replgate: &Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result<bool> {
+pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result<bool> {
     let began = Instant::now();
     let stage = Stage::build(replgate, interrupt)?;
     let mut rows = Vec::new();
@@ -75,6 +83,7 @@ pub fn run(replgate: &Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result
     stage.show_info(&mut rows)?;
     stage.prove_ciphertext(&mut rows)?;
     stage.refuse_flush(&mut rows)?;
+    stage.outlive_an_outage(&mut rows)?;
     let good = rows.iter().all(|row| row.good);
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
     crate::say::say!("\n      {:<width$}  SEEN", "CHECK");
@@ -100,7 +109,7 @@ fn step(text: &str) {
 }
 
 impl Stage {
-    fn build(replgate: &Path, interrupt: &Interrupt) -> anyhow::Result<Self> {
+    fn build(replgate: &std::path::Path, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let version = redis::version()?;
         let folder = Folder(std::env::temp_dir().join(format!("replgate-demo-{}", std::process::id())));
         std::fs::DirBuilder::new()
@@ -122,7 +131,7 @@ impl Stage {
             servers.push(Redis::start(&folder.0, name)?);
         }
         let (wan, entry) = (free_port()?, free_port()?);
-        let wire = Capture::to(wan)?;
+        let wire = Path::to(wan)?;
         step("a gateway at each site; every byte between them is captured");
         let tls = |site: &str| {
             format!(
@@ -153,7 +162,7 @@ impl Stage {
         Ok(stage)
     }
 
-    fn gateway(&self, replgate: &Path, site: &str, text: &str) -> anyhow::Result<Running> {
+    fn gateway(&self, replgate: &std::path::Path, site: &str, text: &str) -> anyhow::Result<Running> {
         let (config, log) =
             (self.folder.0.join(format!("{site}.toml")), self.folder.0.join(format!("{site}.log")));
         std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
@@ -322,7 +331,7 @@ impl Stage {
             seen: format!("{bytes} bytes, value {}", if found { "found" } else { "not found" }),
         });
         step("the same without the tunnel: a fourth Redis replicates from alpha over a bare relay");
-        let bare = Capture::to(self.alpha().port)?;
+        let bare = Path::to(self.alpha().port)?;
         let delta = Redis::start(&self.folder.0, "delta")?;
         delta.ask(&["REPLICAOF", "127.0.0.1", &bare.port.to_string()])?;
         self.eventually(|| Ok(delta.info("master_link_status")? == "up"))?;
@@ -360,8 +369,72 @@ impl Stage {
         Ok(())
     }
 
+    /// Nothing crosses for a while, under load, and what was open is lost: through the
+    /// tunnel, and then over a bare relay.
+    fn outlive_an_outage(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        let backlog = self.alpha().number("replication", "repl_backlog_size")?;
+        step(&format!(
+            "nothing crosses for {} s, {} MB/s of writes on alpha, its backlog of {backlog} bytes; then every open connection is reset",
+            OUTAGE.as_secs(),
+            RATE / 1_000_000
+        ));
+        let load = Load::on(self.alpha().port, RATE)?;
+        let (before, after, caught_up) =
+            self.outage(&self.wire, &self.replicas().iter().collect::<Vec<_>>())?;
+        crate::say::say!(
+            "    through the tunnel: sync_full {before} -> {after}, caught up {caught_up:.1} s after the path was back"
+        );
+        rows.push(Row {
+            what: "through the tunnel, an outage causes no full sync",
+            good: before == after,
+            seen: format!("sync_full {before} -> {after}, caught up in {caught_up:.1} s"),
+        });
+        step("the same without the tunnel: another Redis behind a bare relay");
+        let bare = Path::to(self.alpha().port)?;
+        let echo = Redis::start(&self.folder.0, "echo")?;
+        echo.ask(&["REPLICAOF", "127.0.0.1", &bare.port.to_string()])?;
+        if !self.eventually(|| Ok(echo.info("master_link_status")? == "up"))? {
+            bail!("echo does not replicate over the bare relay");
+        }
+        let (before, after, caught_up) = self.outage(&bare, &[&echo])?;
+        crate::say::say!(
+            "    over the bare relay: sync_full {before} -> {after}, caught up {caught_up:.1} s after the path was back"
+        );
+        rows.push(Row {
+            what: "the same without the tunnel causes one",
+            good: after > before,
+            seen: format!("sync_full {before} -> {after}, caught up in {caught_up:.1} s"),
+        });
+        drop(load);
+        Ok(())
+    }
+
+    /// `sync_full` before and after an outage of a path, and the seconds until these
+    /// replicas have what alpha had when it was over.
+    fn outage(&self, path: &Path, replicas: &[&Redis]) -> anyhow::Result<(u64, u64, f64)> {
+        let before = self.alpha().number("stats", "sync_full")?;
+        path.fail();
+        let over = Instant::now() + OUTAGE;
+        self.eventually(|| Ok(Instant::now() >= over))?;
+        let offset = self.alpha().number("replication", "master_repl_offset")?;
+        path.heal();
+        let healed = Instant::now();
+        let caught_up = self.eventually(|| {
+            let mut all = true;
+            for replica in replicas {
+                all &= replica.info("master_link_status")? == "up"
+                    && replica.number("replication", "slave_repl_offset")? >= offset;
+            }
+            Ok(all)
+        })?;
+        if !caught_up {
+            bail!("the replicas have not caught up within {} s", STEP.as_secs());
+        }
+        Ok((before, self.alpha().number("stats", "sync_full")?, healed.elapsed().as_secs_f64()))
+    }
+
     /// Prints what to try and waits until interrupted.
-    fn keep(&self, replgate: &Path) {
+    fn keep(&self, replgate: &std::path::Path) {
         let folder = self.folder.0.display();
         crate::say::say!("\nleft up; try in another terminal:");
         for redis in &self.redis {

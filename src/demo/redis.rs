@@ -75,9 +75,19 @@ impl Redis {
         ask_at(self.port, command).with_context(|| format!("{}: {}", self.name, command.join(" ")))
     }
 
+    /// A number in `INFO stats` or `INFO replication`.
+    pub(super) fn number(&self, section: &str, field: &str) -> anyhow::Result<u64> {
+        let text = self.field(section, field)?;
+        text.parse().with_context(|| format!("{}: {field} is {text:?}", self.name))
+    }
+
     /// A field of `INFO replication`; empty where it is missing.
     pub(super) fn info(&self, field: &str) -> anyhow::Result<String> {
-        let info = self.ask(&["INFO", "replication"])?;
+        self.field("replication", field)
+    }
+
+    fn field(&self, section: &str, field: &str) -> anyhow::Result<String> {
+        let info = self.ask(&["INFO", section])?;
         Ok(info
             .lines()
             .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
