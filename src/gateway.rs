@@ -4,21 +4,25 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::admin;
-use crate::config::Config;
+use crate::clock;
+use crate::config::{Config, Replica};
 use crate::link::tlv::Id;
 use crate::listener::{self, Handshakes};
 use crate::memory::Budget;
 use crate::registry::Registry;
 use crate::session::{Shared, dial, serve};
+use crate::tls::in_use::{InUse, Loaded};
 use crate::tls::material::Material;
 
 /// For all links to end after a stop: sending what was read, and last words.
@@ -27,17 +31,24 @@ const STOP_DEADLINE: Duration = Duration::from_secs(8);
 /// Runs a gateway until `shutdown` completes, then ends every link with a GOODBYE.
 ///
 /// Fails before anything is accepted where a listener cannot be bound or TLS
-/// cannot be set up; once it is `up` it only ends through `shutdown`.
+/// cannot be set up; once it is `up` it only ends through `shutdown`. Each message on
+/// `reload` has the certificates read again.
 pub async fn run(
     config: Config,
     material: Material,
     up: impl FnOnce(),
+    mut reload: mpsc::Receiver<()>,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
+    for warning in &material.warnings {
+        warn!("{warning}");
+    }
+    let loaded = Loaded::new(material, sites(&config)).context("set up TLS")?;
     let shared = Arc::new(Shared {
-        material,
+        tls: InUse::new(loaded),
+        renewals: watch::Sender::new(0),
         instance: Id::random(),
         registry: Arc::new(Registry::default()),
         attachable: Arc::default(),
@@ -45,34 +56,32 @@ pub async fn run(
         config,
         stop: stop.clone(),
     });
-    for warning in &shared.material.warnings {
-        warn!("{warning}");
-    }
     // Everything is bound before anything is accepted.
     let wan = shared.config.listen.map(|address| bind(address, "[tunnel]")).transpose()?;
     let mut replicas = Vec::new();
     for replica in &shared.config.replicas {
         let listener = bind(replica.listen, &format!("replica {:?}", replica.name))?;
-        let dial = shared
-            .material
-            .client(&replica.site)
-            .with_context(|| format!("set up TLS towards {}", replica.site))?;
-        replicas.push((listener, Arc::new(dial::Site { replica: replica.clone(), dial })));
+        replicas.push((listener, Arc::new(replica.clone())));
     }
     if let Some(listener) = admin::bind(&shared) {
         tasks.spawn(admin::serve(Arc::clone(&shared), listener));
     }
     if let Some(listener) = wan {
-        let server = shared.material.server().context("set up TLS for other sites")?;
-        accept_sites(&shared, listener, &server, &tasks);
+        accept_sites(&shared, listener, &tasks);
     }
-    for (listener, site) in replicas {
-        accept_replicas(&shared, listener, site, &tasks);
+    for (listener, replica) in replicas {
+        accept_replicas(&shared, listener, replica, &tasks);
     }
     info!(site = %shared.config.site, node = %shared.config.node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     up();
 
-    shutdown.await;
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(()) = reload.recv() => read_again(&shared),
+        }
+    }
     info!("stopping");
     stop.cancel();
     tasks.close();
@@ -81,6 +90,35 @@ pub async fn run(
     }
     info!("stopped");
     Ok(())
+}
+
+/// The sites that this one dials.
+fn sites(config: &Config) -> impl Iterator<Item = &str> {
+    config.replicas.iter().map(|replica| replica.site.as_str())
+}
+
+/// Reads the certificates again; where anything is wrong with them, what is in use
+/// stays.
+fn read_again(shared: &Shared) {
+    let loaded = Material::load(&shared.config.tls, &shared.config.site).and_then(|material| {
+        Loaded::new(material, sites(&shared.config)).map_err(|error| vec![error.to_string()])
+    });
+    match loaded {
+        Ok(loaded) => {
+            for warning in &loaded.material.warnings {
+                warn!("{warning}");
+            }
+            let until = clock::utc(loaded.material.leaf.not_after);
+            shared.tls.replace(loaded);
+            shared.renewals.send_modify(|count| *count += 1);
+            info!(%until, "certificates read again, every lane is replaced; the config itself is read at start only");
+        }
+        Err(faults) => {
+            for fault in faults {
+                error!("certificates not read again, the earlier ones stay in use: {fault}");
+            }
+        }
+    }
 }
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {
@@ -94,26 +132,21 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListen
     })
 }
 
-fn accept_sites(
-    shared: &Arc<Shared>,
-    listener: tokio::net::TcpListener,
-    server: &Arc<rustls::ServerConfig>,
-    tasks: &TaskTracker,
-) {
+fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: &TaskTracker) {
     for master in &shared.config.masters {
         if master.plain {
             warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, FLUSHALL and CONFIG too");
         }
         info!(master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %shared.config.listen.expect("bound"), "offering a master");
     }
-    let (shared, server, inner) = (Arc::clone(shared), Arc::clone(server), tasks.clone());
+    let (shared, inner) = (Arc::clone(shared), tasks.clone());
     let handshakes = Handshakes::default();
     tasks.spawn(listener::accept(listener, shared.stop.clone(), move |socket, from| {
         let place = handshakes.enter(from.ip());
-        let (shared, server) = (Arc::clone(&shared), Arc::clone(&server));
+        let shared = Arc::clone(&shared);
         inner.spawn(async move {
             let greeted = tokio::select! {
-                greeted = serve::greet(&shared, server, socket, from) => greeted,
+                greeted = serve::greet(&shared, socket, from) => greeted,
                 () = place.evicted.cancelled() => {
                     shared.registry.refused("crowded out");
                     debug!(%from, "connection refused: too many handshakes, the oldest goes");
@@ -132,19 +165,18 @@ fn accept_sites(
 fn accept_replicas(
     shared: &Arc<Shared>,
     listener: tokio::net::TcpListener,
-    site: Arc<dial::Site>,
+    replica: Arc<Replica>,
     tasks: &TaskTracker,
 ) {
-    let replica = &site.replica;
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
     let (shared, inner) = (Arc::clone(shared), tasks.clone());
     tasks.spawn(listener::accept(listener, shared.stop.clone(), move |socket, from| {
-        if !site.replica.clients.iter().any(|network| network.contains(from.ip())) {
-            if shared.registry.refused(&format!("replica {}: client {}", site.replica.name, from.ip())) {
-                warn!(link = %site.replica.name, %from, "connection refused: {} is not in `clients`", from.ip());
+        if !replica.clients.iter().any(|network| network.contains(from.ip())) {
+            if shared.registry.refused(&format!("replica {}: client {}", replica.name, from.ip())) {
+                warn!(link = %replica.name, %from, "connection refused: {} is not in `clients`", from.ip());
             }
             return;
         }
-        inner.spawn(dial::serve_replica(Arc::clone(&shared), Arc::clone(&site), socket, from));
+        inner.spawn(dial::serve_replica(Arc::clone(&shared), Arc::clone(&replica), socket, from));
     }));
 }

@@ -27,7 +27,7 @@ use crate::x509::Certificate;
 const MAX_FRAME: usize = buffer::HEADROOM + buffer::PAYLOAD;
 
 /// Bytes that a lane which shares a link leaves unsent in the kernel.
-const UNSENT: u32 = 128 * 1024;
+const UNSENT: u32 = 512 * 1024;
 
 /// How a lane failed.
 #[derive(Debug, thiserror::Error)]

@@ -111,7 +111,7 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> 
         node: shared.config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        certificate_expires: shared.material.leaf.not_after,
+        certificate_expires: shared.tls.now().material.leaf.not_after,
         listeners: shared.config.listeners().collect(),
         masters: shared.config.masters.iter().map(|master| master.name.clone()).collect(),
         replicas: shared.config.replicas.iter().map(|replica| replica.name.clone()).collect(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ use crate::link::tlv::Id;
 use crate::memory::Budget;
 use crate::registry::Registry;
 use crate::session::{Shared, dial};
+use crate::tls::in_use::{InUse, Loaded};
 use crate::tls::material::Material;
 
 /// For each step that waits for somebody.
@@ -144,9 +146,15 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         }
     }
     let Some(material) = material else { return };
+    let sites = config.replicas.iter().map(|replica| replica.site.as_str());
+    let tls = match Loaded::new(material, sites) {
+        Ok(loaded) => InUse::new(loaded),
+        Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
+    };
     let shared = Shared {
         config: config.clone(),
-        material,
+        tls,
+        renewals: watch::Sender::new(0),
         instance: Id::random(),
         registry: Arc::new(Registry::default()),
         attachable: Arc::default(),
@@ -179,10 +187,7 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
                 }
             };
         let one = Replica { peers: vec![peer.clone()], ..replica.clone() };
-        let dialled = match shared.material.client(&replica.site) {
-            Ok(dial) => dial::probe(shared, &dial::Site { replica: one, dial }).await,
-            Err(error) => Err(error.to_string()),
-        };
+        let dialled = dial::probe(shared, &one).await;
         let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match dialled {
             Ok((address, accept)) => {

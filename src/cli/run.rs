@@ -10,6 +10,7 @@ use crate::gateway;
 use crate::tls::material::Material;
 
 /// Runs until SIGTERM or SIGINT, then ends every link in good order and exits 0.
+/// SIGHUP has certificate, key, CAs and revocation lists read again.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
@@ -41,11 +42,11 @@ impl Run {
             let (mut terminate, mut interrupt) =
                 (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
             let mut hangup = signal(SignalKind::hangup())?;
+            let (reload, reloads) = tokio::sync::mpsc::channel(1);
             tokio::spawn(async move {
                 while hangup.recv().await.is_some() {
-                    tracing::warn!(
-                        "SIGHUP: nothing is read again by a running gateway; restart it to use new files"
-                    );
+                    // One that waits already will read what is there then.
+                    let _ = reload.try_send(());
                 }
             });
             let shutdown = async move {
@@ -56,7 +57,7 @@ impl Run {
                 tell_service_manager(NotifyState::Stopping);
             };
             let up = || tell_service_manager(NotifyState::Ready);
-            gateway::run(config, material, up, shutdown).await
+            gateway::run(config, material, up, reloads, shutdown).await
         });
         runtime.shutdown_timeout(std::time::Duration::from_millis(500));
         drop(guard);

@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::frame::Frame;
 use super::tlv::{Code, Why};
 use super::{End, LaneLoss, Link, Side};
 
@@ -19,6 +20,9 @@ const AT_ONCE: usize = 4;
 
 /// Pauses before another lane is asked for once one could not be had.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// For a lane to be replaced after the certificates have changed.
+pub const RENEW_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a dial says of the link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,14 +138,38 @@ impl Link {
         }
     }
 
-    /// Every lane is to be replaced by a new one: the certificate has changed.
-    pub fn renew(&mut self) {
-        match self.side {
-            Side::Acceptor => self.urgent.push(super::frame::Frame::Renew),
-            Side::Dialler => {
-                self.lanes.iter_mut().for_each(|lane| lane.old = true);
-                self.retire_old();
-            }
+    /// Every lane is to be replaced by a new one: this side's certificates have changed.
+    /// One that still is not after [`RENEW_WITHIN`] is cut.
+    pub fn renew(&mut self, now: Instant) {
+        if self.ended().is_some() {
+            return;
+        }
+        self.renew_by = Some(now + RENEW_WITHIN);
+        self.replace_lanes();
+        if self.side == Side::Acceptor {
+            self.urgent.push(Frame::Renew);
+        }
+    }
+
+    /// Marks every lane as one to be replaced.
+    pub(super) fn replace_lanes(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.old = true);
+        self.dials.backoff = BACKOFF.0;
+    }
+
+    /// Cuts the lanes that should have been replaced by now, and ends a link that has no
+    /// other: its far side is one that the certificates in use do not let in.
+    pub(super) fn cut_old(&mut self, now: Instant) {
+        if self.renew_by.is_none_or(|by| now < by) {
+            return;
+        }
+        self.renew_by = None;
+        if self.fresh_lanes() == 0 && self.lanes.carrying() > 0 {
+            return self.abort(Why::new(Code::NotAvailable, &End::Outdated.to_string()), End::Outdated);
+        }
+        let old: Vec<u32> = self.lanes.iter().filter(|lane| lane.old).map(|lane| lane.number).collect();
+        for lane in old {
+            self.lane_lost(lane, LaneLoss::Outdated, now);
         }
     }
 

@@ -80,6 +80,8 @@ pub enum End {
     NoWayBack(LaneLoss, Duration),
     /// A new process of the far gateway has taken the place of the one that held it.
     Superseded,
+    /// The certificates have changed, and the far side came with none that fits.
+    Outdated,
     /// The far side broke the protocol.
     Protocol(String),
     /// What was left could not be delivered: no progress for [`DELIVER`].
@@ -105,6 +107,9 @@ impl std::fmt::Display for End {
                 write!(f, "lane lost: {loss}; no way back within {:.1} s", hold.as_secs_f64())
             }
             Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
+            Self::Outdated => {
+                f.write_str("no connection with the certificates now in use came in place of the earlier one")
+            }
             Self::Protocol(fault) => {
                 write!(f, "the far gateway broke the protocol: {}", shown(fault.as_bytes()))
             }
@@ -128,6 +133,8 @@ pub enum LaneLoss {
     Closed,
     /// The far end had given it up, and came back with another.
     Replaced,
+    /// It was opened with earlier certificates, and was not replaced in time.
+    Outdated,
     /// An error of the socket or of TLS.
     Failed(String),
 }
@@ -139,6 +146,9 @@ impl std::fmt::Display for LaneLoss {
                 write!(f, "nothing heard from the far gateway for {:.1} s", time.as_secs_f64())
             }
             Self::Closed => f.write_str("the far gateway closed the connection without ending the link"),
+            Self::Outdated => f.write_str(
+                "it was opened with earlier certificates, and none with the new ones took its place",
+            ),
             Self::Replaced => f.write_str("the far gateway had given the connection up"),
             Self::Failed(error) => f.write_str(error),
         }
@@ -234,6 +244,8 @@ pub struct Link {
     held: Option<Held>,
     resumed: Option<Resumed>,
     breaks: u64,
+    /// When lanes of earlier certificates are cut.
+    renew_by: Option<Instant>,
     superseded: bool,
     /// Lanes that both sides have retired.
     retired: Vec<u32>,
@@ -299,6 +311,7 @@ impl Link {
             held: None,
             resumed: None,
             breaks: 0,
+            renew_by: None,
             superseded: false,
             retired: Vec::new(),
             delivered: false,
@@ -684,7 +697,7 @@ impl Link {
                 fault
             }
             Item::Frame(Frame::Renew) if self.side == Side::Dialler => {
-                self.renew();
+                self.replace_lanes();
                 None
             }
             Item::Frame(Frame::Retire) => {
@@ -788,7 +801,7 @@ impl Link {
         let with_room = || self.lanes.iter().filter(|lane| lane.carries() && has_room(lane.number));
         let beat = with_room().map(|lane| lane.spoke + self.speak_every).min();
         let ack = self.ack_due.filter(|_| with_room().next().is_some());
-        [phase, held, dead, beat, ack, self.dial_due()].into_iter().flatten().min()
+        [phase, held, dead, beat, ack, self.renew_by, self.dial_due()].into_iter().flatten().min()
     }
 
     /// Whether [`Link::judge`] would find this lane dead.
@@ -821,6 +834,7 @@ impl Link {
 
     /// Does what the time has brought.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.cut_old(now);
         if let Some(held) = &self.held {
             if now >= held.since + held.within && self.ended().is_none() {
                 let end = End::NoWayBack(held.cause.clone(), held.within);

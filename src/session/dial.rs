@@ -25,7 +25,6 @@ use crate::redis::announce::Announce;
 use crate::redis::reply;
 use crate::registry::With;
 use crate::tap::{Blind, Flow, Tap};
-use crate::tls::material::Dial;
 
 /// For one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -53,32 +52,28 @@ pub(super) enum Failure {
     Other(String),
 }
 
-/// What a dialler needs for one `[[replica]]`.
-#[derive(Debug)]
-pub struct Site {
-    /// From the config.
-    pub replica: Replica,
-    /// TLS towards its site.
-    pub dial: Dial,
-}
-
 /// Carries one replica's connection from its accept to its end.
-pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpStream, from: SocketAddr) {
+pub async fn serve_replica(
+    shared: Arc<Shared>,
+    replica: Arc<Replica>,
+    mut redis: TcpStream,
+    from: SocketAddr,
+) {
     tune(&redis);
-    let name = &site.replica.name;
+    let name = &replica.name;
     let news = format!("replica {name}: ");
-    let want = |sibling| Want::New { master: site.replica.master.clone(), sibling };
+    let want = |sibling| Want::New { master: replica.master.clone(), sibling };
     let reached = tokio::select! {
-        reached = reach(&shared, &site, want) => reached,
+        reached = reach(&shared, &replica, want) => reached,
         () = shared.stop.cancelled() => return,
     };
     let (lane, accept) = match reached {
         Ok(reached) => reached,
         Err(reason) => {
             if shared.registry.failed(&format!("{news}{reason}")) {
-                warn!(link = %name, site = %site.replica.site, replica = %from, "no link: {reason}");
+                warn!(link = %name, site = %replica.site, client = %from, "no link: {reason}");
             } else {
-                debug!(link = %name, site = %site.replica.site, replica = %from, "no link: {reason}");
+                debug!(link = %name, site = %replica.site, client = %from, "no link: {reason}");
             }
             refuse(&mut redis, &reply::error(&shared.config.site, &reason)).await;
             return;
@@ -86,31 +81,32 @@ pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpS
     };
     shared.registry.well_again(&news);
     if !accept.plain && is_gone(&redis).await {
-        debug!(link = %name, replica = %from, "the replica left while the link was opened");
+        debug!(link = %name, client = %from, "the replica left while the link was opened");
         return;
     }
     let far = lane.peer();
     let place = shared.registry.open(&With {
         name,
         side: Side::Dialler,
-        site: &site.replica.site,
+        site: &replica.site,
         instance: accept.identity.instance,
         far,
         redis: from,
         plain: accept.plain,
     });
-    info!(link = %name, number = place.number, site = %site.replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, replica = %from, plain = accept.plain, "link up");
-    let ours = terms(&site.replica.link);
-    let tap: Box<dyn Tap> = match &site.replica.announce {
+    info!(link = %name, number = place.number, site = %replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, "link up");
+    let ours = terms(&replica.link);
+    let tap: Box<dyn Tap> = match &replica.announce {
         Announced::As { host, port } if !accept.plain => Box::new(Announce::new(host.clone(), *port)),
         _ => Box::new(Blind),
     };
     let instance = accept.identity.instance;
-    let redial = Redial::new(&shared, &site, accept.link.unwrap_or_else(Id::random), instance, far);
+    let redial = Redial::new(&shared, &replica, accept.link.unwrap_or_else(Id::random), instance, far);
     let relay = Relay {
         link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
         lane,
         supply: Supply::Dials(redial),
+        renewed: shared.renewals.subscribe(),
         share: shared.memory.share(),
         redis,
         inward: Flow::ToReplica,
@@ -123,14 +119,14 @@ pub async fn serve_replica(shared: Arc<Shared>, site: Arc<Site>, mut redis: TcpS
     super::log_end(&place, &end);
     drop(place);
     if let Some(untold) = untold {
-        debug!(link = %name, site = %site.replica.site, "telling the far gateway that the link is over");
+        debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
         untold.tell().await;
     }
 }
 
 /// Asks the far site about a master without opening a link.
-pub async fn probe(shared: &Shared, site: &Site) -> Result<(SocketAddr, Accept), String> {
-    let (lane, accept) = reach(shared, site, |_| Want::Probe { master: site.replica.master.clone() }).await?;
+pub async fn probe(shared: &Shared, replica: &Replica) -> Result<(SocketAddr, Accept), String> {
+    let (lane, accept) = reach(shared, replica, |_| Want::Probe { master: replica.master.clone() }).await?;
     let peer = lane.peer();
     let _ = timeout(Duration::from_secs(1), lane.close()).await;
     Ok((peer, accept))
@@ -140,19 +136,19 @@ pub async fn probe(shared: &Shared, site: &Site) -> Result<(SocketAddr, Accept),
 /// links of this replica entry are up, theirs comes first.
 async fn reach(
     shared: &Shared,
-    site: &Site,
+    replica: &Replica,
     want: impl Fn(Option<Id>) -> Want,
 ) -> Result<(Lane, Accept), String> {
     let mut failures = Vec::new();
     let tried = timeout(DIAL_DEADLINE, async {
-        let sibling = shared.registry.sibling(&site.replica.name);
+        let sibling = shared.registry.sibling(&replica.name);
         if let Some((address, instance)) = sibling {
-            match open(shared, site, address, want(Some(instance))).await {
+            match open(shared, replica, address, want(Some(instance))).await {
                 Ok(reached) => return Some(reached),
                 Err(error) => failures.push(format!("{address}: {error}")),
             }
         }
-        for peer in &site.replica.peers {
+        for peer in &replica.peers {
             let addresses =
                 match timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
                     Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
@@ -169,7 +165,7 @@ async fn reach(
                 if sibling.is_some_and(|(tried, _)| tried == address) {
                     continue;
                 }
-                match open(shared, site, address, want(None)).await {
+                match open(shared, replica, address, want(None)).await {
                     Ok(reached) => return Some(reached),
                     Err(error) => failures.push(format!("{peer}: {error}")),
                 }
@@ -184,7 +180,7 @@ async fn reach(
         Err(_) => {
             failures.push(format!(
                 "no gateway of {} answered within {} s",
-                site.replica.site,
+                replica.site,
                 DIAL_DEADLINE.as_secs()
             ));
             Err(failures.join("; "))
@@ -195,7 +191,7 @@ async fn reach(
 /// One lane to one address, accepted in so many words.
 pub(super) async fn open(
     shared: &Shared,
-    site: &Site,
+    replica: &Replica,
     address: SocketAddr,
     want: Want,
 ) -> Result<(Lane, Accept), Failure> {
@@ -208,9 +204,13 @@ pub(super) async fn open(
         }
     };
     tune(&socket);
-    congestion(shared, &socket, &site.replica.link.congestion);
-    let ours = &shared.material.leaf;
-    let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, &site.dial, ours)).await {
+    congestion(shared, &socket, &replica.link.congestion);
+    let tls = shared.tls.now();
+    let ours = &tls.material.leaf;
+    let Some(dial) = tls.dial(&replica.site) else {
+        return Err(Failure::Other(format!("no TLS is set up towards {}", replica.site)));
+    };
+    let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, dial, ours)).await {
         Ok(lane) => lane.map_err(|error| Failure::Other(error.to_string()))?,
         Err(_) => {
             return Err(other(
@@ -218,23 +218,22 @@ pub(super) async fn open(
             ));
         }
     };
-    let hello =
-        Hello { version: VERSION, identity: shared.identity(), want, terms: terms(&site.replica.link) };
+    let hello = Hello { version: VERSION, identity: shared.identity(), want, terms: terms(&replica.link) };
     let answer = timeout(ANSWER_DEADLINE, async {
         lane.send(&Frame::Hello(hello)).await?;
         lane.receive(ours).await
     })
     .await;
     match answer {
-        Ok(Ok(Frame::Accept(accept))) if !accept.identity.site.eq_ignore_ascii_case(&site.replica.site) => {
+        Ok(Ok(Frame::Accept(accept))) if !accept.identity.site.eq_ignore_ascii_case(&replica.site) => {
             Err(Failure::Other(format!(
                 "its certificate is good for {}, but it calls itself {}",
-                site.replica.site,
+                replica.site,
                 crate::escape::shown(accept.identity.site.as_bytes())
             )))
         }
         Ok(Ok(Frame::Accept(accept))) => {
-            if accept.terms.lanes.min(site.replica.link.lanes) > 1 {
+            if accept.terms.lanes.min(replica.link.lanes) > 1 {
                 lane.share();
             }
             Ok((lane, accept))
@@ -250,9 +249,9 @@ pub(super) async fn open(
 }
 
 /// Every address that the peers' names stand for now, for as many as are known.
-pub(super) async fn addresses(site: &Site, known: Vec<SocketAddr>) -> Vec<SocketAddr> {
+pub(super) async fn addresses(replica: &Replica, known: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let mut found = Vec::new();
-    for peer in &site.replica.peers {
+    for peer in &replica.peers {
         let resolved = timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await;
         if let Ok(Ok(addresses)) = resolved {
             found.extend(addresses);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -24,7 +25,7 @@ use crate::link::tlv::{Id, Identity, Terms};
 use crate::link::{End, frame};
 use crate::memory::Budget;
 use crate::registry::{Place, Registry};
-use crate::tls::material::Material;
+use crate::tls::in_use::InUse;
 
 /// From a connection's accept to the HELLO that says what it is for.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -37,7 +38,9 @@ pub struct Shared {
     /// The config as believed.
     pub config: Config,
     /// Certificate, key, CAs.
-    pub material: Material,
+    pub tls: InUse,
+    /// Counts how often they were read again: every link then gets new lanes.
+    pub renewals: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
     pub instance: Id,
     /// What is live now.
@@ -122,6 +125,7 @@ fn log_end(place: &Place, end: &End) {
         | End::LaneLost(_)
         | End::NoWayBack(..)
         | End::MemoryShort
+        | End::Outdated
         | End::NotDelivered => {
             warn!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {end}");
         }

@@ -15,7 +15,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::dial::{self, Failure, Site};
+use super::dial::{self, Failure};
+use crate::config::Replica;
 use crate::lane::Lane;
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
@@ -50,7 +51,7 @@ type Attempt = (u32, SocketAddr, Result<(Lane, Accept), Failure>);
 /// The dials of one link.
 pub struct Redial {
     shared: Arc<Shared>,
-    site: Arc<Site>,
+    replica: Arc<Replica>,
     link: Id,
     instance: Id,
     attempts: JoinSet<Attempt>,
@@ -69,10 +70,16 @@ impl std::fmt::Debug for Redial {
 
 impl Redial {
     /// For a link that was accepted by `accept`, at `first`.
-    pub fn new(shared: &Arc<Shared>, site: &Arc<Site>, link: Id, instance: Id, first: SocketAddr) -> Self {
+    pub fn new(
+        shared: &Arc<Shared>,
+        replica: &Arc<Replica>,
+        link: Id,
+        instance: Id,
+        first: SocketAddr,
+    ) -> Self {
         Self {
             shared: Arc::clone(shared),
-            site: Arc::clone(site),
+            replica: Arc::clone(replica),
             link,
             instance,
             attempts: JoinSet::new(),
@@ -87,8 +94,8 @@ impl Redial {
     /// Starts a dial to the next address. Must be called from a task.
     pub fn start(&mut self, dial: &Dial) {
         if self.resolving.is_none() && self.resolved.is_none_or(|then| then.elapsed() >= RESOLVE_EVERY) {
-            let (site, known) = (Arc::clone(&self.site), self.known.clone());
-            self.resolving = Some(tokio::spawn(async move { dial::addresses(&site, known).await }));
+            let (replica, known) = (Arc::clone(&self.replica), self.known.clone());
+            self.resolving = Some(tokio::spawn(async move { dial::addresses(&replica, known).await }));
         }
         let address = self.known[self.next % self.known.len()];
         self.next += 1;
@@ -98,8 +105,9 @@ impl Redial {
             alive: dial.alive.clone(),
             received: dial.received,
         };
-        let (shared, site, lane) = (Arc::clone(&self.shared), Arc::clone(&self.site), dial.lane);
-        self.attempts.spawn(async move { (lane, address, dial::open(&shared, &site, address, want).await) });
+        let (shared, replica, lane) = (Arc::clone(&self.shared), Arc::clone(&self.replica), dial.lane);
+        self.attempts
+            .spawn(async move { (lane, address, dial::open(&shared, &replica, address, want).await) });
     }
 
     /// The next dial that came to an end.
@@ -148,7 +156,7 @@ impl Redial {
         self.said.insert(address, said);
         let all = self.known.iter().all(|address| self.said.contains_key(address));
         if all && self.said.values().any(|said| *said == Said::Unknown) {
-            let site = &self.site.replica.site;
+            let site = &self.replica.site;
             return Dialled::Over(Why::new(
                 Code::UnknownLink,
                 &format!("no gateway of {site} that answers knows the link any more"),

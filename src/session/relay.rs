@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,8 @@ pub struct Relay<'a> {
     pub lane: Lane,
     /// Where more lanes come from.
     pub supply: Supply,
+    /// Changes when the certificates were read again.
+    pub renewed: watch::Receiver<u64>,
     /// Its share of the memory for all links.
     pub share: Share,
     /// The local Redis.
@@ -115,11 +117,15 @@ impl Untold {
 /// that was out of reach. The Redis socket and the lanes are closed by then.
 /// Cancelling `stop` ends it with a GOODBYE.
 pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Untold>) {
+    let mut renewed = relay.renewed.clone();
     let mut driver = Driver::new(relay);
-    let stopped = tokio::select! {
-        biased;
-        () = poll_fn(|cx| driver.poll(cx)) => false,
-        () = stop.cancelled() => true,
+    let stopped = loop {
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| driver.poll(cx)) => break false,
+            () = stop.cancelled() => break true,
+            Ok(()) = renewed.changed() => driver.link.renew(Instant::now()),
+        }
     };
     if stopped {
         driver.link.stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.site)));
@@ -200,7 +206,7 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(relay: Relay<'a>) -> Self {
-        let Relay { link, lane, supply, share, redis, inward, plain, tap, entry, site } = relay;
+        let Relay { link, lane, supply, share, redis, inward, plain, tap, entry, site, .. } = relay;
         Self {
             link,
             lanes: vec![Carrier { number: 0, lane, empty: false }],

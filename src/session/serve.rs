@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -50,17 +49,13 @@ impl No {
 
 /// Opens TLS and reads HELLO, within the deadline from accept to hello. An error
 /// here is already told.
-pub async fn greet(
-    shared: &Shared,
-    config: Arc<ServerConfig>,
-    socket: TcpStream,
-    from: SocketAddr,
-) -> Option<(Lane, Hello)> {
+pub async fn greet(shared: &Shared, socket: TcpStream, from: SocketAddr) -> Option<(Lane, Hello)> {
     tune(&socket);
     congestion(shared, &socket, &shared.config.link.congestion);
-    let ours = &shared.material.leaf;
+    let tls = shared.tls.now();
+    let ours = &tls.material.leaf;
     let greeted = timeout(HELLO_DEADLINE, async {
-        let mut lane = Lane::accept(socket, config, ours).await?;
+        let mut lane = Lane::accept(socket, Arc::clone(&tls.server), ours).await?;
         match lane.receive(ours).await {
             Ok(Frame::Hello(hello)) => Ok((lane, hello)),
             Ok(_) => Err(LaneError::Unexpected),
@@ -152,6 +147,7 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         link,
         lane,
         supply: Supply::Arrivals(door),
+        renewed: shared.renewals.subscribe(),
         share: shared.memory.share(),
         redis,
         inward: Flow::ToMaster,

@@ -5,6 +5,7 @@
 //! only ever identified by an exact DNS name in its certificate.
 
 pub mod explain;
+pub mod in_use;
 pub mod material;
 pub mod peek;
 pub mod pem;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::gateway::{Gateway, Lab, master_config, replica_config, tls};
 use crate::support::path::Path;
 use crate::support::redis::{Client, Redis, Version};
-use crate::support::{REPLGATE, SOON, always, eventually, free_port, replgate};
+use crate::support::{REPLGATE, SOON, always, eventually, free_port, replgate, replgate_ok};
 
 #[test]
 fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
@@ -459,16 +459,67 @@ fn a_request_that_is_half_closed_before_the_link_is_up_gets_its_answer() {
 }
 
 #[test]
-fn a_hangup_ends_nothing_and_says_what_to_do() {
+fn a_hangup_takes_new_certificates_into_use_and_no_link_notices() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let pair = lab.pair(alpha.port);
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
     bravo.replicaof(pair.entry);
     bravo.wait_equal(&alpha);
+    let serial = |site: &str| {
+        let shown = replgate_ok(lab.path(), &["certs", "inspect", &format!("127.0.0.1:{}", pair.wan)]);
+        let line = shown.lines().find(|line| line.contains("serial")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{site}: no serial in {shown}"))
+    };
+    let before = serial("dc1");
+    replgate_ok(lab.path(), &["certs", "renew"]);
+    for (round, gateway) in [&pair.first, &pair.second].into_iter().enumerate() {
+        gateway.process.signal("HUP");
+        gateway.wait_log("certificates read again");
+        let replaced = round as u64 + 1;
+        eventually("the lane is replaced", SOON, || {
+            pair.second.count("redials") >= replaced && pair.first.each("lanes") == [1]
+        });
+        alpha.ask(&["SET", "after", &format!("round {round}")]);
+        bravo.wait_equal(&alpha);
+    }
+    assert_ne!(serial("dc1"), before, "new connections see the new certificate");
+    assert_eq!((pair.first.count("breaks"), pair.second.count("breaks")), (0, 0));
+    assert_eq!(
+        (alpha.info_number("sync_full"), pair.first.status()["counts"]["opened"].as_u64()),
+        (1, Some(1))
+    );
+}
+
+#[test]
+fn a_broken_certificate_keeps_the_old_one_serving() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    std::fs::write(lab.path().join("certs/dc1/tls.crt"), "no certificate").expect("the lab is writable");
     pair.first.process.signal("HUP");
-    pair.first.wait_log("SIGHUP: nothing is read again by a running gateway; restart it");
-    assert_eq!(pair.first.links(), 1);
+    pair.first.wait_log("certificates not read again, the earlier ones stay in use");
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+}
+
+#[test]
+fn a_site_that_was_revoked_is_cut_off_by_a_hangup() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    replgate_ok(lab.path(), &["certs", "revoke", "dc2"]);
+    // Only the master's site knows.
+    pair.first.process.signal("HUP");
+    pair.first.wait_log("link down: no connection with the certificates now in use");
+    alpha.ask(&["SET", "secret", "of later"]);
+    eventually("the replica sees it", SOON, || bravo.info("master_link_status") == "down");
+    assert_eq!(bravo.ask(&["EXISTS", "secret"]), "0");
+    pair.first.wait_log("it has been revoked");
 }
 
 #[test]
