@@ -275,8 +275,6 @@ pub struct Link {
     armed: Option<u64>,
     /// Both sides can undo compression.
     packed: bool,
-    /// Bytes offered, before compression.
-    taken_in: u64,
 }
 
 /// Compressed bytes on their way to the local Redis.
@@ -332,7 +330,6 @@ impl Link {
             round_trip: RoundTrip::default(),
             armed: None,
             packed,
-            taken_in: 0,
         }
     }
 
@@ -441,7 +438,6 @@ impl Link {
         if !matches!(self.phase, Phase::Open) {
             return;
         }
-        self.taken_in += chunk.len() as u64;
         match &mut self.packer {
             Some(packer) if self.armed.is_some() => {
                 // What does not shrink grows by a little, and must still fit a frame.
@@ -452,11 +448,6 @@ impl Link {
             }
             _ => self.send.offer(chunk),
         }
-    }
-
-    /// Bytes of the local Redis that were offered, and what they are carried as.
-    pub fn compressed(&self) -> (u64, u64) {
-        (self.taken_in, self.send.offered())
     }
 
     /// The sync's reply ends at the current end of this side's stream. Acceptor

@@ -296,3 +296,199 @@ fn an_end_whose_bytes_never_came_is_not_called_delivered() {
     two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
     assert_eq!(two.dialler.link.ended(), Some(&End::NotDelivered));
 }
+
+/// Two ends of a link that can be held, with its sync begun, on lane 0.
+fn armed() -> Two {
+    let mut two = Two::new(false);
+    let terms = Terms { hold: Duration::from_secs(45), lanes: 2, ..Terms::sample() };
+    for (half, side) in [(&mut two.dialler, Side::Dialler), (&mut two.acceptor, Side::Acceptor)] {
+        half.link = Link::new(side, false, &terms, &terms, two.now);
+    }
+    offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
+    two.acceptor.link.arm();
+    two.exchange();
+    assert!(two.dialler.link.is_armed() && two.acceptor.link.is_armed());
+    two
+}
+
+fn dial(lane: u32, alive: &[u32], received: u64) -> attach::Dial {
+    attach::Dial { lane, alive: alive.to_vec(), received }
+}
+
+#[test]
+fn silence_and_resets_are_held_and_an_orderly_close_only_shortly() {
+    let losses = [
+        (LaneLoss::Silent(Duration::from_secs(3)), Duration::from_secs(45)),
+        (LaneLoss::Failed("reset".to_owned()), Duration::from_secs(45)),
+        (LaneLoss::Closed, Duration::from_millis(2500)),
+    ];
+    for (loss, within) in losses {
+        let mut two = armed();
+        let link = &mut two.acceptor.link;
+        link.lane_lost(0, loss, two.now);
+        link.handle_timeout(two.now + within - Duration::from_millis(1));
+        assert!(link.is_held() && link.ended().is_none());
+        assert_eq!(link.next_timeout(&|_| true), Some(two.now + within));
+        link.handle_timeout(two.now + within);
+        assert!(matches!(link.ended(), Some(End::NoWayBack(..))), "{:?}", link.ended());
+    }
+}
+
+#[test]
+fn before_the_sync_has_begun_nothing_is_held_and_no_lane_is_taken_in() {
+    let mut two = Two::new(false);
+    let refused = two.acceptor.link.attach(&dial(1, &[0], 0), two.now).unwrap_err();
+    assert_eq!(refused.code, Code::NotYet);
+    two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
+    assert!(matches!(two.dialler.link.ended(), Some(End::LaneLost(_))));
+}
+
+#[test]
+fn a_new_lane_takes_the_place_of_those_that_the_dialler_does_not_list() {
+    let mut two = armed();
+    let link = &mut two.acceptor.link;
+    assert_eq!(link.attach(&dial(2, &[0, 1], 13), two.now), Ok(0));
+    assert!(link.has_lane(0) && link.has_lane(2));
+    assert_eq!(link.attach(&dial(1, &[0], 13), two.now).unwrap_err().code, Code::OldLane);
+    assert_eq!(link.attach(&dial(3, &[2], 13), two.now), Ok(0));
+    assert!(!link.has_lane(0) && link.has_lane(2) && link.has_lane(3));
+    assert_eq!(link.breaks(), 0);
+    assert_eq!(link.attach(&dial(4, &[], 13), two.now), Ok(0));
+    assert_eq!((link.breaks(), link.lanes()), (1, 1), "the far side has seen a break");
+}
+
+#[test]
+fn a_dial_that_claims_what_was_never_sent_ends_the_link() {
+    let mut two = armed();
+    let refused = two.acceptor.link.attach(&dial(1, &[0], 14), two.now).unwrap_err();
+    assert_eq!(refused.code, Code::Protocol);
+    assert!(matches!(two.acceptor.link.ended(), Some(End::Protocol(_))));
+}
+
+#[test]
+fn a_process_that_has_taken_over_ends_what_is_held_and_nothing_that_lives() {
+    let mut two = armed();
+    two.acceptor.link.superseded();
+    assert!(two.acceptor.link.ended().is_none());
+    two.acceptor.link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), two.now);
+    assert_eq!(two.acceptor.link.ended(), Some(&End::Superseded));
+}
+
+#[test]
+fn a_suspect_lane_that_is_heard_again_goes_on_without_sending_anything_twice() {
+    let mut two = armed();
+    offer(&mut two.acceptor, &[1; 5000]);
+    let under_way = two.acceptor.sends(two.now);
+    two.now += Duration::from_secs(4);
+    for half in [&mut two.dialler, &mut two.acceptor] {
+        half.link.judge(0, two.now);
+        assert!(half.link.is_held() && half.link.has_lane(0));
+    }
+    assert!(two.acceptor.sends(two.now).is_empty(), "the far side must notice too");
+    two.dialler.hears(&under_way, true, two.now);
+    two.acceptor.link.heard(0, two.now);
+    two.exchange();
+    assert_eq!((two.dialler.written.len(), two.acceptor.link.resent()), (5013, 0));
+    assert!(two.acceptor.link.take_resumed().is_some_and(|resumed| resumed.lasted < Duration::from_secs(1)));
+}
+
+#[test]
+fn more_lanes_are_dialled_once_the_sync_has_begun_and_seldom_where_they_are_not_to_be_had() {
+    let mut two = Two::new(false);
+    assert_eq!(two.dialler.link.dial_due(), None);
+    two = armed();
+    let (link, mut now, mut dials) = (&mut two.dialler.link, two.now, 0);
+    while now < two.now + Duration::from_secs(60) {
+        if link.dial_due().is_some_and(|due| due <= now) {
+            let lane = link.begin_dial(now).lane;
+            assert_eq!(link.dial_due(), None, "one at a time");
+            link.dial_failed(lane, now);
+            dials += 1;
+        }
+        now += Duration::from_millis(50);
+    }
+    assert!((5..=7).contains(&dials), "{dials}");
+    // With nothing left, again and again, and no more than four at a time.
+    link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), now);
+    let mut pending = Vec::new();
+    for _ in 0..100 {
+        if link.dial_due().is_some_and(|due| due <= now) {
+            pending.push(link.begin_dial(now));
+        }
+        now += Duration::from_millis(50);
+    }
+    assert_eq!(pending.len(), 4);
+    assert_eq!(pending[3].alive, pending[..3].iter().map(|dial| dial.lane).collect::<Vec<_>>());
+    assert!(link.dialled(pending[1].lane, 0, now) && !link.dialled(pending[0].lane, 0, now));
+}
+
+#[test]
+fn the_end_that_was_lost_with_its_lane_is_said_again() {
+    let mut two = armed();
+    offer(&mut two.acceptor, &[1; 5000]);
+    two.acceptor.link.local_closed(two.now);
+    two.acceptor.sends(two.now);
+    for half in [&mut two.dialler, &mut two.acceptor] {
+        half.link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), two.now);
+    }
+    // Longer than an end may take without progress, but for the break.
+    two.now += DELIVER * 2;
+    two.acceptor.link.handle_timeout(two.now);
+    let back = two.dialler.link.begin_dial(two.now);
+    let received = two.acceptor.link.attach(&back, two.now).unwrap();
+    assert!(two.dialler.link.dialled(back.lane, received, two.now));
+    let mut out = Vec::new();
+    while two.acceptor.link.poll_transmit(back.lane, two.now, &mut |frame| out.extend_from_slice(frame)) {}
+    let (mut decoder, mut input) = (Decoder::default(), &out[..]);
+    while let Some(item) = decoder.next(&mut input).unwrap() {
+        two.dialler.link.handle(back.lane, item, two.now);
+    }
+    two.dialler.write(two.now);
+    assert_eq!(two.dialler.written.len(), 5013);
+    assert!(two.dialler.link.is_delivered() && two.dialler.link.is_held_far_away());
+}
+
+#[test]
+fn lanes_that_are_renewed_retire_in_good_order_and_old_ones_are_cut() {
+    let mut two = armed();
+    two.dialler.link.renew(two.now);
+    let new = two.dialler.link.begin_dial(two.now);
+    assert_eq!(new.alive, [0]);
+    let received = two.acceptor.link.attach(&new, two.now).unwrap();
+    assert!(two.dialler.link.dialled(new.lane, received, two.now));
+    // One more of the two that are wanted, and the old one may go.
+    let next = two.dialler.link.begin_dial(two.now);
+    let received = two.acceptor.link.attach(&next, two.now).unwrap();
+    assert!(two.dialler.link.dialled(next.lane, received, two.now));
+    two.exchange();
+    assert!(!two.dialler.link.has_lane(0) && two.dialler.link.take_retired(0));
+    // Which closes it.
+    two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
+    for half in [&mut two.dialler, &mut two.acceptor] {
+        assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
+    }
+    two.acceptor.link.renew(two.now);
+    two.acceptor.link.handle_timeout(two.now + attach::RENEW_WITHIN);
+    assert_eq!(two.acceptor.link.ended(), Some(&End::Outdated));
+}
+
+#[test]
+fn what_follows_the_syncs_reply_is_compressed_and_nothing_before() {
+    let mut two = Two::new(false);
+    let terms = Terms { compression: tlv::ZSTD, ..Terms::sample() };
+    two.dialler.link = Link::new(Side::Dialler, false, &terms, &terms, two.now);
+    two.acceptor.link = Link::new(Side::Acceptor, false, &terms, &terms, two.now).compressing(3);
+    let text = "the same words again and again ".repeat(3000);
+    offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
+    two.acceptor.link.arm();
+    offer(&mut two.acceptor, text.as_bytes());
+    let before: Vec<u8> = two.acceptor.sends(two.now);
+    assert!(before.len() < text.len() / 10 && before.windows(11).any(|window| window == b"+FULLRESYNC"));
+    two.dialler.hears(&before, true, two.now);
+    assert_eq!(two.dialler.written, [b"+FULLRESYNC\r\n", text.as_bytes()].concat());
+    // Garbage in place of a block ends the link.
+    let offset = two.dialler.link.receive.received();
+    let garbage = [&frame::data_header(offset, 9)[..], &[9; 9]].concat();
+    two.dialler.hears(&garbage, true, two.now);
+    assert!(matches!(two.dialler.link.ended(), Some(End::Protocol(_))));
+}

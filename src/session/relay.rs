@@ -371,7 +371,10 @@ impl<'a> Driver<'a> {
         if let Some(resumed) = self.link.take_resumed() {
             self.entry.note_resumed();
             let seconds = format!("{:.1}", resumed.lasted.as_secs_f64());
-            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resent = resumed.resending, redials = self.entry.redials(), "link resumed: {}", resumed.cause);
+            let (to_replica, to_master) = self.entry.counts();
+            let plain = (to_replica + to_master).max(1);
+            let carried = format!("{:.2}", carrying.carried as f64 / plain as f64);
+            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resent = resumed.resending, breaks = carrying.breaks, redials = self.entry.redials(), lanes = carrying.lanes, carried, "link resumed: {}", resumed.cause);
         }
     }
 
