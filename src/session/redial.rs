@@ -35,8 +35,8 @@ pub enum Dialled {
     Lane(u32, Box<Lane>, Accept),
     /// Nothing.
     Failed(u32),
-    /// The far side has given the link up, in these words.
-    Over(Why),
+    /// Nothing, because the far side has given the link up, in these words.
+    Over(u32, Why),
 }
 
 /// What an address last said.
@@ -60,6 +60,8 @@ pub struct Redial {
     resolving: Option<JoinHandle<Vec<SocketAddr>>>,
     resolved: Option<Instant>,
     said: HashMap<SocketAddr, Said>,
+    /// Whether nothing carries the link: what was said before that does not count.
+    held: bool,
 }
 
 impl std::fmt::Debug for Redial {
@@ -88,11 +90,17 @@ impl Redial {
             resolving: None,
             resolved: None,
             said: HashMap::new(),
+            held: false,
         }
     }
 
-    /// Starts a dial to the next address. Must be called from a task.
-    pub fn start(&mut self, dial: &Dial) {
+    /// Starts a dial to the next address, for a link that is `held` or wants one more
+    /// lane. Must be called from a task.
+    pub fn start(&mut self, dial: &Dial, held: bool) {
+        if held != self.held {
+            self.held = held;
+            self.said.clear();
+        }
         if self.resolving.is_none() && self.resolved.is_none_or(|then| then.elapsed() >= RESOLVE_EVERY) {
             let (replica, known) = (Arc::clone(&self.replica), self.known.clone());
             self.resolving = Some(tokio::spawn(async move { dial::addresses(&replica, known).await }));
@@ -147,7 +155,7 @@ impl Redial {
             }
             Ok(_) => Said::Nothing,
             Err(Failure::Refused(refuse)) => match refuse.why.code {
-                Code::LinkEnded => return Dialled::Over(refuse.why),
+                Code::LinkEnded => return Dialled::Over(lane, refuse.why),
                 Code::UnknownLink => Said::Unknown,
                 _ => Said::Nothing,
             },
@@ -157,10 +165,8 @@ impl Redial {
         let all = self.known.iter().all(|address| self.said.contains_key(address));
         if all && self.said.values().any(|said| *said == Said::Unknown) {
             let site = &self.replica.site;
-            return Dialled::Over(Why::new(
-                Code::UnknownLink,
-                &format!("no gateway of {site} that answers knows the link any more"),
-            ));
+            let words = format!("no gateway of {site} that answers knows the link any more");
+            return Dialled::Over(lane, Why::new(Code::UnknownLink, &words));
         }
         Dialled::Failed(lane)
     }
@@ -173,7 +179,7 @@ impl Redial {
         let telling = timeout(within, async {
             loop {
                 dial.lane += 1;
-                self.start(&dial);
+                self.start(&dial, true);
                 match std::future::poll_fn(|cx| self.poll(cx)).await {
                     Dialled::Lane(_, mut lane, _) => {
                         for frame in words {
@@ -182,7 +188,7 @@ impl Redial {
                         lane.close().await;
                         return;
                     }
-                    Dialled::Over(_) => return,
+                    Dialled::Over(..) => return,
                     Dialled::Failed(_) => sleep(TELL_EVERY).await,
                 }
             }

@@ -286,7 +286,9 @@ impl<'a> Driver<'a> {
                         }
                     }
                     Poll::Ready(Dialled::Failed(number)) => self.link.dial_failed(number, now),
-                    Poll::Ready(Dialled::Over(why)) => self.link.given_up(why),
+                    // A lane more that is not to be had does not end what is carried.
+                    Poll::Ready(Dialled::Over(_, why)) if self.link.is_held() => self.link.given_up(why),
+                    Poll::Ready(Dialled::Over(number, _)) => self.link.dial_failed(number, now),
                 },
                 Supply::Arrivals(door) => match door.poll_recv(cx) {
                     Poll::Pending | Poll::Ready(None) => return,
@@ -329,7 +331,8 @@ impl<'a> Driver<'a> {
     /// Asks for another lane.
     fn dial(&mut self, now: Instant) {
         if let Supply::Dials(redial) = &mut self.supply {
-            redial.start(&self.link.begin_dial(now));
+            let held = self.link.is_held();
+            redial.start(&self.link.begin_dial(now), held);
             self.entry.note_redial();
         }
     }
