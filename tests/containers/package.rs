@@ -174,6 +174,11 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
     holds(&host.run("stat -c %U /proc/$(systemctl show -p MainPID --value replgate); systemctl show -p CapabilityBoundingSet -p NoNewPrivileges -p ProtectSystem replgate"),
         &["replgate", "NoNewPrivileges=yes", "ProtectSystem=strict"]).expect("the unit's limits are in force");
 
+    host.run("systemctl reload replgate");
+    eventually("the certificates are read again", || {
+        holds(&host.run("journalctl --no-pager -u replgate"), &["certificates read again"])
+    });
+
     // Killed: systemd starts it again. Upgraded: it runs the new program.
     let pid = || host.run("systemctl show -p MainPID --value replgate").trim().to_owned();
     let first = pid();
