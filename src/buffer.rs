@@ -136,11 +136,13 @@ impl Chunk {
         count
     }
 
-    /// Appends all of `bytes`, moving to storage of `room` bytes where they do not
-    /// fit; together they must not be more than that.
-    pub fn gather(&mut self, bytes: &[u8], room: usize) {
+    /// Appends all of `bytes`, moving to larger storage where they do not fit, at most
+    /// twice what is in it.
+    ///
+    /// Together they must be no more than [`PAYLOAD`].
+    pub fn gather(&mut self, bytes: &[u8]) {
         if self.spare().len() < bytes.len() {
-            let mut larger = Self::sized(room);
+            let mut larger = Self::sized(((self.len() + bytes.len()) * 2).min(PAYLOAD));
             larger.append(self.bytes());
             *self = larger;
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -21,7 +21,7 @@ use crate::link::tlv::Id;
 use crate::listener::{self, Handshakes};
 use crate::memory::Budget;
 use crate::registry::Registry;
-use crate::session::{Shared, dial, serve};
+use crate::session::{DIALS, Shared, dial, serve};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::tls::material::Material;
 
@@ -53,6 +53,7 @@ pub async fn run(
         registry: Arc::new(Registry::default()),
         attachable: Arc::default(),
         memory: Budget::new(config.limits.memory),
+        dials: Semaphore::new(DIALS),
         config,
         stop: stop.clone(),
     });
@@ -148,8 +149,11 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
             let greeted = tokio::select! {
                 greeted = serve::greet(&shared, socket, from) => greeted,
                 () = place.evicted.cancelled() => {
-                    shared.registry.refused("crowded out");
-                    debug!(%from, "connection refused: too many handshakes, the oldest goes");
+                    if shared.registry.refused(&format!("crowded out {}", from.ip())) {
+                        warn!(%from, "connection refused: too many handshakes at a time, the oldest goes");
+                    } else {
+                        debug!(%from, "connection refused: too many handshakes at a time, the oldest goes");
+                    }
                     None
                 }
                 () = shared.stop.cancelled() => None,

@@ -36,12 +36,14 @@ pub struct LinkEntry {
     pub site: String,
     /// The far gateway's instance.
     pub instance: Id,
-    /// The far gateway's address.
-    pub far: SocketAddr,
+    /// The far gateway's address, by which its newest lane goes.
+    far: Mutex<SocketAddr>,
     /// The local Redis' address.
     pub redis: SocketAddr,
     /// Whether any command passes.
     pub plain: bool,
+    /// What both sides have agreed.
+    pub agreed: Agreed,
     /// When it began.
     pub since: Instant,
     began: i64,
@@ -57,6 +59,19 @@ pub struct LinkEntry {
     resent: AtomicU64,
     carried: AtomicU64,
     buffered: AtomicU64,
+}
+
+/// What holds for a link, by what both sides have stated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// How long it outlives its last lane.
+    pub hold: Duration,
+    /// Lanes that it may have.
+    pub lanes: u8,
+    /// Unacknowledged bytes, each way.
+    pub window: u64,
+    /// Whether the master's site compresses what it sends.
+    pub compressed: bool,
 }
 
 /// What a link's task tells of it from time to time.
@@ -99,6 +114,15 @@ impl LinkEntry {
         self.resent.store(now.resent, Ordering::Relaxed);
         self.carried.store(now.carried, Ordering::Relaxed);
         self.buffered.store(now.buffered, Ordering::Relaxed);
+    }
+
+    /// A lane goes to this address of the far gateway.
+    pub fn note_far(&self, far: SocketAddr) {
+        *self.far.lock().expect("no code panics while it holds an address") = far;
+    }
+
+    fn far(&self) -> SocketAddr {
+        *self.far.lock().expect("no code panics while it holds an address")
     }
 
     /// A lane was lost.
@@ -160,6 +184,14 @@ pub struct LinkStatus {
     pub resent_bytes: u64,
     /// Bytes buffered here, sent or received.
     pub buffered_bytes: u64,
+    /// How long it outlives its last lane, by what both sides have stated.
+    pub hold_seconds: f64,
+    /// Lanes that it may have.
+    pub lanes_agreed: u8,
+    /// Unacknowledged bytes that it may have, each way.
+    pub window_bytes: u64,
+    /// Whether the master's site compresses what it sends.
+    pub compressed: bool,
     /// Lanes that carry it now.
     pub lanes: u64,
     /// Lanes that were lost.
@@ -296,6 +328,8 @@ pub struct With<'a> {
     pub redis: SocketAddr,
     /// Whether any command passes.
     pub plain: bool,
+    /// What both sides have agreed.
+    pub agreed: Agreed,
 }
 
 impl Registry {
@@ -314,9 +348,10 @@ impl Registry {
             side: with.side,
             site: with.site.to_owned(),
             instance: with.instance,
-            far: with.far,
+            far: Mutex::new(with.far),
             redis: with.redis,
             plain: with.plain,
+            agreed: with.agreed,
             since: Instant::now(),
             began: clock::now(),
             to_replica: AtomicU64::new(0),
@@ -361,12 +396,15 @@ impl Registry {
         Ok(Admission { registry: Arc::clone(self), site, master: master.to_owned() })
     }
 
-    /// The far address and instance of the newest live link of a `[[replica]]`:
-    /// the two connections of one sync must reach the same gateway.
+    /// The far address and instance of the newest link of a `[[replica]]` that is
+    /// carried: the two connections of one sync must reach the same gateway.
     pub fn sibling(&self, name: &str) -> Option<(SocketAddr, Id)> {
         let state = self.lock();
-        let newest = state.links.iter().rev().find(|link| link.side == Side::Dialler && link.name == name)?;
-        Some((newest.far, newest.instance))
+        let mut links = state.links.iter().rev();
+        let newest = links.find(|link| {
+            link.side == Side::Dialler && link.name == name && !link.held.load(Ordering::Relaxed)
+        })?;
+        Some((newest.far(), newest.instance))
     }
 
     /// Counts a refusal by this side; true if the same was not told lately.
@@ -417,7 +455,7 @@ impl Registry {
                 name: link.name.clone(),
                 role: if link.side == Side::Acceptor { "master" } else { "replica" }.to_owned(),
                 site: link.site.clone(),
-                far: link.far.to_string(),
+                far: link.far().to_string(),
                 redis: link.redis.to_string(),
                 state: if link.held.load(Ordering::Relaxed) {
                     "held"
@@ -436,6 +474,10 @@ impl Registry {
                 carried_bytes: of(&link.carried),
                 resent_bytes: of(&link.resent),
                 buffered_bytes: of(&link.buffered),
+                hold_seconds: link.agreed.hold.as_secs_f64(),
+                lanes_agreed: link.agreed.lanes,
+                window_bytes: link.agreed.window,
+                compressed: link.agreed.compressed,
                 lanes: of(&link.lanes),
                 lanes_lost: of(&link.lanes_lost),
                 breaks: of(&link.breaks),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::escape::shown;
 use crate::link::tlv::Id;
 use crate::memory::Budget;
 use crate::registry::Registry;
-use crate::session::{Shared, dial};
+use crate::session::{DIALS, Shared, dial};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::tls::material::Material;
 
@@ -159,6 +159,7 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         registry: Arc::new(Registry::default()),
         attachable: Arc::default(),
         memory: Budget::new(config.limits.memory),
+        dials: Semaphore::new(DIALS),
         stop: CancellationToken::new(),
     };
     for replica in &config.replicas {

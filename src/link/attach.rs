@@ -111,8 +111,10 @@ impl Link {
             return false;
         }
         self.dials.pending.clear();
-        self.dials.due = now;
         self.dials.backoff = BACKOFF.0;
+        if self.lanes.iter().all(|lane| !lane.old) {
+            self.dials.due = now;
+        }
         self.retire_old();
         true
     }
@@ -129,6 +131,8 @@ impl Link {
         if !self.plain && !self.is_armed() {
             return Err(Why::new(Code::NotYet, "the link's sync has not begun"));
         }
+        // Its owner lives.
+        self.superseded = false;
         if self.join(dial.lane, &dial.alive, dial.received, now) {
             return Ok(self.receive.received());
         }
@@ -207,7 +211,8 @@ impl Link {
             // A break that the far side has noticed first.
             self.without(LaneLoss::Replaced, now);
         }
-        if !self.lanes.add(lane, now) {
+        let most = self.dials.wanted + AT_ONCE + self.lanes.iter().filter(|lane| lane.old).count();
+        if self.lanes.iter().count() >= most || !self.lanes.add(lane, now) {
             return false;
         }
         self.say_again(now);
@@ -224,10 +229,10 @@ impl Link {
         self.lanes.iter().filter(|lane| lane.carries() && !lane.old).count()
     }
 
-    /// Lets the old lanes go once there are new ones.
+    /// Lets an old lane go for each new one.
     fn retire_old(&mut self) {
-        if self.fresh_lanes() >= self.lanes_wanted() {
-            self.lanes.iter_mut().filter(|lane| lane.old).for_each(|lane| lane.retiring = true);
-        }
+        let spare = self.lanes.carrying().saturating_sub(self.lanes_wanted());
+        let old = self.lanes.iter_mut().filter(|lane| lane.old && lane.carries());
+        old.take(spare).for_each(|lane| lane.retiring = true);
     }
 }

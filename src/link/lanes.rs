@@ -10,6 +10,15 @@ use std::time::{Duration, Instant};
 /// Lanes at one time, those on their way out among them.
 const MAX_LIVE: usize = 24;
 
+/// What the state machine must know of a lane's socket to say when it wants the time.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneIo {
+    /// A frame could be sent on it now.
+    pub room: bool,
+    /// It was read, and nothing more was there.
+    pub empty: bool,
+}
+
 /// One lane.
 #[derive(Debug)]
 pub(super) struct LaneState {
@@ -23,9 +32,15 @@ pub(super) struct LaneState {
     pub(super) old: bool,
     /// The highest acknowledgement that came over it.
     pub(super) acknowledged: u64,
+    /// A frame has come over it: its far end did not give it up while it was opened.
+    pub(super) proven: bool,
     /// This side's RETIRE is to be sent, or was.
     pub(super) retiring: bool,
     pub(super) retired: bool,
+    /// The far side's has come.
+    pub(super) far_retired: bool,
+    /// The link's last words were sent on it.
+    pub(super) parted: bool,
 }
 
 impl LaneState {
@@ -63,8 +78,11 @@ impl Lanes {
             suspect: false,
             old: false,
             acknowledged: 0,
+            proven: false,
             retiring: false,
             retired: false,
+            far_retired: false,
+            parted: false,
         });
         true
     }
@@ -95,8 +113,9 @@ impl Lanes {
         self.live.iter_mut()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.live.is_empty()
+    /// Whether one that is on its way out still brings what is under way on it.
+    pub(super) fn is_any_retiring(&self) -> bool {
+        self.live.iter().any(|lane| lane.retiring && !lane.suspect)
     }
 
     /// How many carry the link now.
@@ -104,8 +123,9 @@ impl Lanes {
         self.live.iter().filter(|lane| lane.carries()).count()
     }
 
-    /// When the first of them is due to be judged.
-    pub(super) fn next_judgement(&self, dead_after: Duration) -> Option<Instant> {
-        self.live.iter().filter(|lane| !lane.suspect).map(|lane| lane.heard + dead_after).min()
+    /// When the first of those that were read empty is due to be judged.
+    pub(super) fn next_judgement(&self, dead_after: Duration, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
+        let judged = self.live.iter().filter(|lane| !lane.suspect && io(lane.number).empty);
+        judged.map(|lane| lane.heard + dead_after).min()
     }
 }

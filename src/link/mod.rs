@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use self::attach::Dials;
 use self::compress::{Packer, Unpacker};
 use self::frame::{Frame, Item};
+pub use self::lanes::LaneIo;
 use self::lanes::Lanes;
 use self::reassembly::Reassembly;
 use self::tlv::{Code, Terms, Why};
@@ -38,6 +39,10 @@ pub const DELIVER: Duration = Duration::from_secs(5);
 
 /// And how long in all.
 pub const DELIVER_AT_MOST: Duration = Duration::from_secs(600);
+
+/// The oldest bytes are not copied to another lane before they have waited this long,
+/// however short the round trip is: Redis may be slow.
+const STUCK: Duration = Duration::from_millis(100);
 
 /// Unsent bytes for each lane above which no more is read from the local Redis.
 const READ_AHEAD: u64 = 1024 * 1024;
@@ -80,6 +85,8 @@ pub enum End {
     NoWayBack(LaneLoss, Duration),
     /// A new process of the far gateway has taken the place of the one that held it.
     Superseded,
+    /// No gateway of the far site that answers knows the link.
+    Forgotten(String),
     /// The certificates have changed, and the far side came with none that fits.
     Outdated,
     /// The far side broke the protocol.
@@ -106,6 +113,7 @@ impl std::fmt::Display for End {
             Self::NoWayBack(loss, hold) => {
                 write!(f, "lane lost: {loss}; no way back within {:.1} s", hold.as_secs_f64())
             }
+            Self::Forgotten(words) => f.write_str(words),
             Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
             Self::Outdated => {
                 f.write_str("no connection with the certificates now in use came in place of the earlier one")
@@ -259,9 +267,13 @@ pub struct Link {
     phase: Phase,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
+    /// The last frame of a link that has ended, for every lane.
+    parting: Option<Frame>,
     /// The end of this side's stream, to send after its last data.
     last: Option<Why>,
     last_sent: bool,
+    /// It was sent at least once.
+    last_said: bool,
     goodbye: Option<Why>,
     acknowledged: u64,
     ack_due: Option<Instant>,
@@ -321,7 +333,9 @@ impl Link {
             phase: Phase::Open,
             urgent: Vec::new(),
             last: None,
+            parting: None,
             last_sent: false,
+            last_said: false,
             goodbye: None,
             acknowledged: 0,
             ack_due: None,
@@ -433,7 +447,7 @@ impl Link {
         self.shared
     }
 
-    /// Takes bytes read from the local Redis, at most [`Link::max_payload`] of them.
+    /// Takes bytes read from the local Redis, best at most [`Link::max_payload`] of them.
     pub fn offer(&mut self, chunk: Chunk) {
         if !matches!(self.phase, Phase::Open) {
             return;
@@ -446,7 +460,10 @@ impl Link {
                     packer.pack(piece, &mut |block| self.send.offer(block));
                 }
             }
-            _ => self.send.offer(chunk),
+            _ if chunk.len() <= self.max_payload => self.send.offer(chunk),
+            _ => {
+                chunk.bytes().chunks(self.max_payload).for_each(|piece| self.send.offer(Chunk::copied(piece)))
+            }
         }
     }
 
@@ -573,7 +590,8 @@ impl Link {
         if self.ended().is_none() {
             self.send.clear();
             self.receive.clear();
-            self.urgent = vec![Frame::Abort(why)];
+            self.urgent.clear();
+            self.parting = Some(Frame::Abort(why));
             self.last = None;
             self.goodbye = None;
             self.ack_due = None;
@@ -586,6 +604,15 @@ impl Link {
     pub fn stop(&mut self, why: Why) {
         if self.ended().is_none() && self.goodbye.is_none() {
             self.goodbye = Some(why);
+        }
+    }
+
+    /// The gateway stops now, whatever was still to be sent.
+    pub fn stopped(&mut self) {
+        if self.ended().is_none() {
+            self.send.clear();
+            self.receive.clear();
+            self.phase = Phase::Ended(End::Stopping);
         }
     }
 
@@ -609,20 +636,25 @@ impl Link {
                 | End::CommandRefused(_)
                 | End::Protocol(_)
                 | End::NotDelivered
-                | End::MemoryShort,
+                | End::MemoryShort
+                | End::NoWayBack(..)
+                | End::Forgotten(_),
             ) => true,
+            // Where it could say so, it has.
+            Some(End::Stopping) => self.held.is_some(),
             _ => false,
         };
         let armed = self.armed.is_some_and(|offset| self.receive.written() >= offset);
         ours && self.side == Side::Dialler && armed && !self.plain && !self.hold.is_zero()
     }
 
-    /// The far side knows the link no more, and says why.
-    pub fn given_up(&mut self, why: Why) {
+    /// The link ends because of what was heard while dialling; there is nobody to tell it
+    /// to.
+    pub fn given_up(&mut self, end: End) {
         if self.ended().is_none() {
             self.send.clear();
             self.receive.clear();
-            self.phase = Phase::Ended(End::Far(why));
+            self.phase = Phase::Ended(end);
         }
     }
 
@@ -640,10 +672,20 @@ impl Link {
     /// A lane is gone. What it alone carried goes over another; the last one's loss
     /// begins a break, or ends a link that cannot be resumed.
     pub fn lane_lost(&mut self, lane: u32, loss: LaneLoss, now: Instant) {
-        if self.drop_lane(lane) {
-            self.say_again(now);
-            self.without(loss, now);
-        }
+        let Some(state) = self.lanes.get(lane) else { return };
+        // One that was given up while it was opened says nothing of its process.
+        let loss = match loss {
+            LaneLoss::Closed if !state.proven => LaneLoss::Replaced,
+            loss => loss,
+        };
+        self.drop_lane(lane);
+        self.say_again(now);
+        self.without(loss, now);
+    }
+
+    /// Whether a lane ends as both sides want it.
+    pub fn is_retired(&self, lane: u32) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| lane.retired && lane.far_retired)
     }
 
     /// Any byte on a lane is a sign of life.
@@ -652,15 +694,19 @@ impl Link {
         lane.heard = now;
         if lane.suspect {
             lane.suspect = false;
-            self.regained(now);
+            if lane.carries() {
+                self.regained(now);
+            }
         }
     }
 
     /// Takes what the decoder of `lane` found.
     pub fn handle(&mut self, lane: u32, item: Item<'_>, now: Instant) {
-        if self.ended().is_some() || !self.has_lane(lane) {
+        if self.ended().is_some() {
             return;
         }
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        state.proven = true;
         let fault = match item {
             Item::Data { offset, bytes, left } => {
                 self.receive.insert(offset, bytes, left).err().map(|error| error.to_string())
@@ -680,6 +726,7 @@ impl Link {
                 self.phase = Phase::Ended(End::Far(why));
                 None
             }
+            Item::Frame(Frame::Goodbye { .. }) if self.is_far_stopping() => None,
             Item::Frame(Frame::Goodbye { offset, why }) => {
                 let fault = self.receive.declare_end(offset).err().map(|error| error.to_string());
                 self.send.clear();
@@ -729,6 +776,11 @@ impl Link {
         if !lane.carries() {
             return false;
         }
+        if let Some(parting) = self.parting.as_ref().filter(|_| !lane.parted) {
+            lane.parted = true;
+            put(&parting.encode());
+            return true;
+        }
         let (slot, spoke) = (lane.slot, lane.spoke);
         if !self.urgent.is_empty() {
             put(&self.urgent.remove(0).encode());
@@ -759,14 +811,14 @@ impl Link {
         }
         if let Some(why) = self.last.as_ref().filter(|_| !self.last_sent) {
             put(&Frame::End { offset: self.send.offered(), why: why.clone() }.encode());
-            self.last_sent = true;
+            (self.last_sent, self.last_said) = (true, true);
             self.check_ends();
             return true;
         }
         if let Some(why) = self.goodbye.take() {
-            put(&Frame::Goodbye { offset: self.send.offered(), why }.encode());
+            self.parting = Some(Frame::Goodbye { offset: self.send.offered(), why });
             self.phase = Phase::Ended(End::Stopping);
-            return true;
+            return self.transmit(number, now, put);
         }
         if self.ended().is_none() && now >= spoke + self.speak_every {
             put(&Frame::Heartbeat.encode());
@@ -777,9 +829,9 @@ impl Link {
 
     /// When [`Link::handle_timeout`] and [`Link::poll_transmit`] next want the time.
     ///
-    /// What is due on a lane that has no room waits for room and not for a time:
-    /// `has_room` tells of each.
-    pub fn next_timeout(&self, has_room: &dyn Fn(u32) -> bool) -> Option<Instant> {
+    /// What is due on a lane that has no room waits for room and not for a time, and one
+    /// that was not read empty is not judged: `io` tells of each.
+    pub fn next_timeout(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         let phase = match &self.phase {
             Phase::Ended(_) => return None,
             // Until then it is the hold that counts.
@@ -788,8 +840,8 @@ impl Link {
             Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) => Some(deadline.until),
         };
         let held = self.held.as_ref().map(|held| held.since + held.within);
-        let dead = self.lanes.next_judgement(self.dead_after);
-        let with_room = || self.lanes.iter().filter(|lane| lane.carries() && has_room(lane.number));
+        let dead = self.lanes.next_judgement(self.dead_after, io);
+        let with_room = || self.lanes.iter().filter(|lane| lane.carries() && io(lane.number).room);
         let beat = with_room().map(|lane| lane.spoke + self.speak_every).min();
         let ack = self.ack_due.filter(|_| with_room().next().is_some());
         [phase, held, dead, beat, ack, self.renew_by, self.dial_due()].into_iter().flatten().min()
@@ -883,13 +935,13 @@ impl Link {
         None
     }
 
-    /// The far side sends nothing more on a lane, and has read everything that came
-    /// before this side's own RETIRE.
+    /// The far side sends nothing more on a lane. Only the dialler begins it.
     fn retire_heard(&mut self, lane: u32, now: Instant) {
         let Some(state) = self.lanes.get_mut(lane) else { return };
+        (state.retiring, state.far_retired) = (true, true);
         let slot = state.slot;
-        state.retiring = true;
         if state.retired {
+            // It answers this side's own, which came after everything else.
             self.send.settle(slot);
             self.retired.push(lane);
             self.lane_lost(lane, LaneLoss::Closed, now);
@@ -903,7 +955,7 @@ impl Link {
     fn oldest_is_stuck(&self, now: Instant) -> bool {
         self.shared
             && self.send.is_half_full()
-            && self.round_trip.best.is_some_and(|best| now > self.progress + best * 2)
+            && self.round_trip.best.is_some_and(|best| now > self.progress + (best * 2).max(STUCK))
     }
 
     /// Whether the link still has anything to send or to hear.
@@ -916,8 +968,11 @@ impl Link {
     }
 
     fn is_resumable(&self) -> bool {
-        let stopping = matches!(self.phase, Phase::LastReceived(_, End::FarStopping(_)));
-        !self.plain && !self.hold.is_zero() && !stopping && self.is_armed()
+        !self.plain && !self.hold.is_zero() && !self.is_far_stopping() && self.is_armed()
+    }
+
+    fn is_far_stopping(&self) -> bool {
+        matches!(self.phase, Phase::LastReceived(_, End::FarStopping(_)))
     }
 
     /// Takes a lane out; false if it was not there.
@@ -933,6 +988,10 @@ impl Link {
             self.ack_again = self.receive.written() > 0;
             self.last_sent = false;
             self.progress = now;
+            let renewing = self.renew_by.is_some() && self.lanes.iter().any(|lane| lane.old);
+            if renewing && self.side == Side::Acceptor && !self.urgent.contains(&Frame::Renew) {
+                self.urgent.push(Frame::Renew);
+            }
         }
     }
 
@@ -951,8 +1010,8 @@ impl Link {
             self.dials.at_once(now);
             return self.check_superseded();
         }
-        if !self.lanes.is_empty() {
-            // Retiring: what is under way on it still comes.
+        if self.lanes.is_any_retiring() {
+            // What is under way there still comes.
             return;
         }
         let end = match &self.phase {
@@ -960,7 +1019,7 @@ impl Link {
             Phase::LastSent(_, end) => end.clone(),
             // The far side was done first, and closed.
             Phase::Open
-                if loss == LaneLoss::Closed && self.plain && self.last_sent && self.receive.finished() =>
+                if loss == LaneLoss::Closed && self.plain && self.last_said && self.receive.finished() =>
             {
                 End::Finished
             }
@@ -975,6 +1034,11 @@ impl Link {
     /// A lane carries again.
     fn regained(&mut self, now: Instant) {
         let Some(held) = self.held.take() else { return };
+        // What lies on lanes that are still suspect goes over this one.
+        let suspect: Vec<u8> = self.lanes.iter().filter(|lane| lane.suspect).map(|lane| lane.slot).collect();
+        suspect.into_iter().for_each(|slot| self.send.lose(slot));
+        // The way may be another one now.
+        self.round_trip = RoundTrip::default();
         let resending = self.send.to_resend();
         self.resumed = Some(Resumed { cause: held.cause, lasted: now - held.since, resending });
         if let Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) = &mut self.phase {

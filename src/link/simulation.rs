@@ -3,8 +3,9 @@
 //! fails.
 //!
 //! What must hold: the bytes that come out are those that went in, at every moment;
-//! once the faults stop, either everything arrives or both ends have ended; and a
-//! link never ends while a way was open for long enough.
+//! once the faults stop, either everything arrives or both ends have ended; nothing but
+//! its hold ends a link; a link that is neither carried nor held is soon one or the
+//! other; and what is due is done, so that nobody is woken for ever.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -62,6 +63,8 @@ struct End2 {
     /// Lanes that this end has open.
     open: Vec<u32>,
     written: u64,
+    /// Ticks for which nothing has carried or held it.
+    adrift: u32,
 }
 
 /// The whole world.
@@ -109,7 +112,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let now = Instant::now();
-        let hold = Duration::from_secs([3, 10, 45][dice.roll(3) as usize]);
+        let hold = Duration::from_secs([0, 3, 10, 45, 45][dice.roll(5) as usize]);
         let terms = Terms {
             window: (64 * 1024) << dice.roll(3),
             max_frame: 1024 << dice.roll(6),
@@ -122,6 +125,7 @@ impl World {
             link: Link::new(side, false, &terms, &terms, now).compressing(1),
             open: vec![0],
             written: 0,
+            adrift: 0,
         };
         let ends = [end(Side::Dialler), end(Side::Acceptor)];
         let delay = dice.roll(12);
@@ -241,6 +245,7 @@ impl World {
         }
         self.let_go();
         // What is sent.
+        let mut full = Vec::new();
         for side in [0, 1] {
             for at in 0..self.pipes.len() {
                 let pipe = &mut self.pipes[at];
@@ -251,6 +256,7 @@ impl World {
                 let wire = &mut pipe.wires[side];
                 let queued: usize = wire.under_way.iter().map(|(_, bytes)| bytes.len()).sum();
                 if queued > 12_000 {
+                    full.push((side, pipe.number));
                     continue;
                 }
                 let mut out = Vec::new();
@@ -261,14 +267,40 @@ impl World {
                         .poll_transmit(pipe.number, now, &mut |frame| out.extend_from_slice(frame))
                 {
                 }
+                if out.len() >= 6000 {
+                    full.push((side, pipe.number));
+                }
                 if !out.is_empty() {
                     wire.under_way.push_back((arrives, out));
                 }
             }
         }
+        for side in [0, 1] {
+            self.watch(side, &full);
+        }
         let held = self.ends[0].link.take_resumed().is_some() as u32
             + self.ends[1].link.take_resumed().is_some() as u32;
         self.breaks += held;
+    }
+
+    /// What must hold of an end after everything that was due has been done.
+    fn watch(&mut self, side: usize, full: &[(usize, u32)]) {
+        let End2 { link, open, adrift, .. } = &mut self.ends[side];
+        let usable: Vec<u32> = open
+            .iter()
+            .copied()
+            .filter(|lane| self.pipes.iter().any(|pipe| pipe.number == *lane && !pipe.closed))
+            .collect();
+        let io = |lane| LaneIo {
+            room: usable.contains(&lane) && !full.contains(&(side, lane)),
+            empty: usable.contains(&lane),
+        };
+        let due = link.next_timeout(&io);
+        let dial = link.dial_due().is_some_and(|due| due <= self.now);
+        assert!(dial || due.is_none_or(|due| due > self.now), "woken for nothing: {link:?}");
+        let idle = link.ended().is_some() || link.is_held() || link.lanes() > 0 || !link.needs_lane();
+        *adrift = if idle { 0 } else { *adrift + 1 };
+        assert!(*adrift < 400, "neither carried nor held: {link:?}");
     }
 
     fn pipe(&self, dial: Dial, opens: u64, delay: u64) -> Pipe {
@@ -343,7 +375,7 @@ impl World {
             Err(why) => {
                 self.pipes[at].closed = true;
                 match why.code {
-                    Code::LinkEnded => self.ends[0].link.given_up(why),
+                    Code::LinkEnded => self.ends[0].link.given_up(End::Far(why)),
                     _ => self.ends[0].link.dial_failed(lane, self.now),
                 }
             }
@@ -377,7 +409,11 @@ impl World {
         }
         if pipe.closed && pipe.wires[way].under_way.is_empty() {
             ends[to].open.retain(|lane| *lane != pipe.number);
-            ends[to].link.lane_lost(pipe.number, LaneLoss::Closed, now);
+            let loss = match dice.roll(2) {
+                0 => LaneLoss::Closed,
+                _ => LaneLoss::Failed("reset".to_owned()),
+            };
+            ends[to].link.lane_lost(pipe.number, loss, now);
         }
     }
 
@@ -430,6 +466,8 @@ fn run(seed: u64) -> (u32, bool) {
     let mut world = World::new(seed);
     let length = 300 + world.dice.roll(1500);
     let restarts = world.dice.one_in(6);
+    let (stops, supersedes, stop_at) =
+        (world.dice.one_in(12), world.dice.one_in(12), 200 + world.dice.roll(1000));
     let (closes, close_at) = (world.dice.roll(8), 200 + world.dice.roll(1500));
     for _ in 0..length {
         world.speak(1, 2500);
@@ -448,6 +486,16 @@ fn run(seed: u64) -> (u32, bool) {
         if closes < 2 && world.tick == close_at {
             world.ends[closes as usize].link.local_closed(world.now);
         }
+        if stops && world.tick == stop_at {
+            let link = &mut world.ends[stop_at as usize % 2].link;
+            link.stop(Why::new(Code::Stopping, ""));
+            if link.is_held() {
+                link.stopped();
+            }
+        }
+        if supersedes && world.tick == stop_at && world.ends[1].link.is_held() {
+            world.ends[1].link.superseded();
+        }
         if restarts && world.tick == 250 {
             // The acceptor's process goes, and another comes.
             world.instance += 1;
@@ -455,7 +503,7 @@ fn run(seed: u64) -> (u32, bool) {
             world.let_go();
         }
     }
-    let closed = closes < 2 && world.tick >= close_at;
+    let closed = closes < 2 && world.tick >= close_at || stops && world.tick >= stop_at;
     // From here on nothing goes wrong any more.
     (world.faults, world.blackout) = (false, false);
     let ended_before = world.ends.iter().any(|end| end.link.ended().is_some());
@@ -471,6 +519,13 @@ fn run(seed: u64) -> (u32, bool) {
                 && world.ends.iter().all(|end| !end.link.is_held())
                 && world.ends.iter().all(|end| end.link.send.acknowledged() == end.link.send.offered())
     };
+    // A link that could not say its goodbye is told to stop, as its gateway does.
+    if stops {
+        let link = &mut world.ends[stop_at as usize % 2].link;
+        if link.is_held() {
+            link.stopped();
+        }
+    }
     while !is_done(&world) {
         assert!(left > 0, "no end: {:?} {:?}", world.ends[0].link, world.ends[1].link);
         left -= 1;
@@ -481,7 +536,7 @@ fn run(seed: u64) -> (u32, bool) {
     if closes == 1 && world.ends[0].link.is_delivered() {
         assert_eq!(world.ends[0].written, world.offered[1], "delivered is to the last byte");
     }
-    if ended_before && !restarts && closes > 1 {
+    if ended_before && !restarts && !stops && !supersedes && closes > 1 {
         // Nothing ends a link but its hold, or a break before the sync.
         let why = world.ends.each_ref().map(|end| end.link.ended().cloned());
         let held =

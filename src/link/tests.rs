@@ -328,7 +328,7 @@ fn silence_and_resets_are_held_and_an_orderly_close_only_shortly() {
         link.lane_lost(0, loss, two.now);
         link.handle_timeout(two.now + within - Duration::from_millis(1));
         assert!(link.is_held() && link.ended().is_none());
-        assert_eq!(link.next_timeout(&|_| true), Some(two.now + within));
+        assert_eq!(link.next_timeout(&|_| LaneIo { room: true, empty: true }), Some(two.now + within));
         link.handle_timeout(two.now + within);
         assert!(matches!(link.ended(), Some(End::NoWayBack(..))), "{:?}", link.ended());
     }

@@ -19,6 +19,9 @@ pub const MAX_LANES: u8 = 16;
 /// In [`Terms::compression`]: blocks of zstd.
 pub const ZSTD: u8 = 1;
 
+/// Lanes that an ATTACH may list: those on their way out are among them.
+const MAX_ALIVE: usize = 32;
+
 const CRITICAL: u16 = 0x8000;
 
 const T_VERSION: u16 = CRITICAL | 1;
@@ -507,7 +510,7 @@ impl Refuse {
 fn attach(value: &[u8]) -> Result<Want, FieldError> {
     let wrong = FieldError::Value(T_ATTACH);
     let (head, lanes) = value.split_at_checked(28).ok_or(wrong.clone())?;
-    if lanes.len() % 4 != 0 || lanes.len() / 4 > usize::from(MAX_LANES) {
+    if lanes.len() % 4 != 0 || lanes.len() / 4 > MAX_ALIVE {
         return Err(wrong);
     }
     Ok(Want::Attach {

@@ -66,6 +66,8 @@ pub struct Window {
     offered: u64,
     charged: u64,
     resent: u64,
+    /// The chunk that was copied last.
+    copied: Option<u64>,
     limit: u64,
     gather: usize,
 }
@@ -84,6 +86,7 @@ impl Window {
             offered: 0,
             charged: 0,
             resent: 0,
+            copied: None,
             limit,
             gather: GATHER.min(max_payload),
         }
@@ -131,11 +134,9 @@ impl Window {
 
     /// Bytes that wait to be sent again.
     pub fn to_resend(&self) -> u64 {
-        self.again
-            .iter()
-            .filter_map(|offset| self.find(*offset))
-            .map(|at| self.segments[at].chunk.len() as u64)
-            .sum()
+        let sent = self.segments.range(..self.sent_segments);
+        let waits = sent.filter(|segment| segment.lanes == 0 && segment.end() > self.arrived);
+        waits.map(|segment| segment.chunk.len() as u64).sum()
     }
 
     /// Takes the next bytes of the stream.
@@ -150,7 +151,7 @@ impl Window {
             && last.chunk.len() + length <= self.gather
         {
             self.charged -= charge(last.chunk.len());
-            last.chunk.gather(chunk.bytes(), self.gather);
+            last.chunk.gather(chunk.bytes());
             self.charged += charge(last.chunk.len());
             return;
         }
@@ -176,15 +177,16 @@ impl Window {
         Some(segment.frame(slot))
     }
 
-    /// A copy of the oldest chunk that the far side lacks, unless the lane in `slot`
+    /// A copy of the oldest chunk that the far side lacks, once, unless the lane in `slot`
     /// carries it already.
     pub fn copy_oldest(&mut self, slot: u8) -> Option<&[u8]> {
         let arrived = self.arrived.max(self.acknowledged);
         let at = self.segments.partition_point(|segment| segment.end() <= arrived);
         let segment = self.segments.get_mut(at).filter(|_| at < self.sent_segments)?;
-        if segment.lanes & (1 << slot | ARRIVED) != 0 {
+        if segment.lanes & (1 << slot | ARRIVED) != 0 || self.copied == Some(segment.offset) {
             return None;
         }
+        self.copied = Some(segment.offset);
         self.resent += segment.chunk.len() as u64;
         Some(segment.frame(slot))
     }
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_chunk_is_copied_once_a_lane() {
+    fn the_oldest_chunk_is_copied_once() {
         let mut window = filled();
         assert!(window.copy_oldest(1).is_none(), "nothing was sent yet");
         window.send_next(0);
@@ -373,6 +375,6 @@ mod tests {
         window.note_arrived(40).unwrap();
         assert!(window.copy_oldest(0).is_none());
         assert_eq!(header(window.copy_oldest(1)), Some(frame::data_header(40, 40)));
-        assert!(window.copy_oldest(1).is_none());
+        assert!(window.copy_oldest(1).is_none() && window.copy_oldest(2).is_none());
     }
 }

@@ -15,11 +15,11 @@ use tracing::{debug, info, warn};
 
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
-use super::{HELLO_DEADLINE, Shared, congestion, terms, tune};
+use super::{HELLO_DEADLINE, Shared, agreed, congestion, dialling_terms, tune};
 use crate::config::{Announced, Replica};
 use crate::lane::{Lane, LaneError};
 use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Hello, Id, Refuse, VERSION, Want};
+use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want};
 use crate::link::{Link, Side};
 use crate::redis::announce::Announce;
 use crate::redis::reply;
@@ -38,6 +38,10 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(12);
 /// For a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Connections to one address to find the one gateway, of several behind it, that
+/// carries a replica's other connection.
+const BEHIND_ONE: usize = 4;
+
 /// Addresses of one site that are tried.
 pub(super) const MAX_ADDRESSES: usize = 32;
 
@@ -50,6 +54,13 @@ pub(super) enum Failure {
     /// Anything before that.
     #[error("{0}")]
     Other(String),
+}
+
+impl Failure {
+    /// Whether the gateway that answered is not the one that was asked for.
+    fn is_other_instance(&self) -> bool {
+        matches!(self, Self::Refused(refuse) if refuse.why.code == Code::WrongInstance)
+    }
 }
 
 /// Carries one replica's connection from its accept to its end.
@@ -85,6 +96,8 @@ pub async fn serve_replica(
         return;
     }
     let far = lane.peer();
+    let ours = dialling_terms(&replica.link);
+    let agreed = agreed(&ours, &accept.terms, accept.plain);
     let place = shared.registry.open(&With {
         name,
         side: Side::Dialler,
@@ -93,9 +106,9 @@ pub async fn serve_replica(
         far,
         redis: from,
         plain: accept.plain,
+        agreed,
     });
-    info!(link = %name, number = place.number, site = %replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, "link up");
-    let ours = terms(&replica.link);
+    info!(link = %name, number = place.number, site = %replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
     let tap: Box<dyn Tap> = match &replica.announce {
         Announced::As { host, port } if !accept.plain => Box::new(Announce::new(host.clone(), *port)),
         _ => Box::new(Blind),
@@ -132,8 +145,9 @@ pub async fn probe(shared: &Shared, replica: &Replica) -> Result<(SocketAddr, Ac
     Ok((peer, accept))
 }
 
-/// Tries every address of every peer in order until one accepts; while other
-/// links of this replica entry are up, theirs comes first.
+/// Tries every address of every peer in order until one accepts; while other links of
+/// this replica entry are carried, their way comes first, and their gateway before any
+/// other.
 async fn reach(
     shared: &Shared,
     replica: &Replica,
@@ -142,10 +156,19 @@ async fn reach(
     let mut failures = Vec::new();
     let tried = timeout(DIAL_DEADLINE, async {
         let sibling = shared.registry.sibling(&replica.name);
+        let instance = sibling.map(|(_, instance)| instance);
+        // Where another gateway answers: the last resort.
+        let mut elsewhere = Vec::new();
         if let Some((address, instance)) = sibling {
-            match open(shared, replica, address, want(Some(instance))).await {
-                Ok(reached) => return Some(reached),
-                Err(error) => failures.push(format!("{address}: {error}")),
+            for _ in 0..BEHIND_ONE {
+                match open(shared, replica, address, want(Some(instance))).await {
+                    Ok(reached) => return Some(reached),
+                    Err(error) if error.is_other_instance() => elsewhere = vec![address],
+                    Err(error) => {
+                        failures.push(format!("{address}: {error}"));
+                        break;
+                    }
+                }
             }
         }
         for peer in &replica.peers {
@@ -165,10 +188,17 @@ async fn reach(
                 if sibling.is_some_and(|(tried, _)| tried == address) {
                     continue;
                 }
-                match open(shared, replica, address, want(None)).await {
+                match open(shared, replica, address, want(instance)).await {
                     Ok(reached) => return Some(reached),
+                    Err(error) if error.is_other_instance() => elsewhere.push(address),
                     Err(error) => failures.push(format!("{peer}: {error}")),
                 }
+            }
+        }
+        for address in elsewhere {
+            match open(shared, replica, address, want(None)).await {
+                Ok(reached) => return Some(reached),
+                Err(error) => failures.push(format!("{address}: {error}")),
             }
         }
         None
@@ -196,6 +226,7 @@ pub(super) async fn open(
     want: Want,
 ) -> Result<(Lane, Accept), Failure> {
     let other = |text: &str| Failure::Other(text.to_owned());
+    let _turn = shared.dials.acquire().await.map_err(|_| other("the gateway stops"))?;
     let socket = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return Err(Failure::Other(error.to_string())),
@@ -218,7 +249,8 @@ pub(super) async fn open(
             ));
         }
     };
-    let hello = Hello { version: VERSION, identity: shared.identity(), want, terms: terms(&replica.link) };
+    let hello =
+        Hello { version: VERSION, identity: shared.identity(), want, terms: dialling_terms(&replica.link) };
     let answer = timeout(ANSWER_DEADLINE, async {
         lane.send(&Frame::Hello(hello)).await?;
         lane.receive(ours).await

@@ -14,17 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::attach::Attachable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
-use crate::link::tlv::{Id, Identity, Terms};
+use crate::link::tlv::{Id, Identity, Terms, ZSTD};
 use crate::link::{End, frame};
 use crate::memory::Budget;
-use crate::registry::{Place, Registry};
+use crate::registry::{Agreed, Place, Registry};
 use crate::tls::in_use::InUse;
 
 /// From a connection's accept to the HELLO that says what it is for.
@@ -32,6 +32,10 @@ pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// For the local Redis to take a connection.
 pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Connections to other gateways that are opened at a time: after a break every link
+/// asks for one, and an acceptor lets only so many strangers of one address wait.
+pub const DIALS: usize = 32;
 
 /// What every session of this gateway shares.
 pub struct Shared {
@@ -49,6 +53,8 @@ pub struct Shared {
     pub attachable: Arc<Attachable>,
     /// The bound on what all links have buffered.
     pub memory: Arc<Budget>,
+    /// Connections to other gateways that are being opened; see [`DIALS`].
+    pub dials: Semaphore,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
@@ -80,7 +86,22 @@ pub fn terms(settings: &LinkSettings) -> Terms {
         dead_after: settings.dead_after,
         hold: settings.hold,
         lanes: settings.lanes,
-        compression: u8::from(settings.compression != Compression::Off),
+        compression: if settings.compression == Compression::Off { 0 } else { ZSTD },
+    }
+}
+
+/// As [`terms`], for what this site dials: it undoes whatever the far side compresses.
+pub fn dialling_terms(settings: &LinkSettings) -> Terms {
+    Terms { compression: ZSTD, ..terms(settings) }
+}
+
+/// What holds by what both sides have stated.
+fn agreed(ours: &Terms, theirs: &Terms, plain: bool) -> Agreed {
+    Agreed {
+        hold: if plain { Duration::ZERO } else { ours.hold.min(theirs.hold) },
+        lanes: ours.lanes.min(theirs.lanes),
+        window: ours.window.min(theirs.window),
+        compressed: !plain && ours.compression & theirs.compression & ZSTD != 0,
     }
 }
 
@@ -124,6 +145,7 @@ fn log_end(place: &Place, end: &End) {
         | End::Protocol(_)
         | End::LaneLost(_)
         | End::NoWayBack(..)
+        | End::Forgotten(_)
         | End::MemoryShort
         | End::Outdated
         | End::NotDelivered => {

@@ -18,12 +18,24 @@ use super::Shared;
 use super::dial::{self, Failure};
 use crate::config::Replica;
 use crate::lane::Lane;
+use crate::link::End;
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Id, Want, Why};
+use crate::link::tlv::{Accept, Code, Id, Want};
 
 /// Names are resolved again after this time.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
+
+/// Answers "unknown link" of one address before they count: behind it there may be
+/// several gateways.
+const UNKNOWN: u32 = 4;
+
+/// How long an address that does not answer may be the one that knows the link, while
+/// every other says that it does not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For a stopping gateway to tell that a link is over.
+const STOPPING: Duration = Duration::from_secs(3);
 
 /// Pause between two attempts to tell a far side that a link is over.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -35,15 +47,17 @@ pub enum Dialled {
     Lane(u32, Box<Lane>, Accept),
     /// Nothing.
     Failed(u32),
-    /// Nothing, because the far side has given the link up, in these words.
-    Over(u32, Why),
+    /// Nothing, because the far side does not have the link any more.
+    Over(u32, End),
 }
 
-/// What an address last said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
-    Unknown,
-    Nothing,
+/// What an address has said in this break.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    /// How often that it does not know the link.
+    unknown: u32,
+    /// And how often nothing.
+    nothing: u32,
 }
 
 type Attempt = (u32, SocketAddr, Result<(Lane, Accept), Failure>);
@@ -61,7 +75,7 @@ pub struct Redial {
     resolved: Option<Instant>,
     said: HashMap<SocketAddr, Said>,
     /// Whether nothing carries the link: what was said before that does not count.
-    held: bool,
+    held: Option<Instant>,
 }
 
 impl std::fmt::Debug for Redial {
@@ -90,15 +104,15 @@ impl Redial {
             resolving: None,
             resolved: None,
             said: HashMap::new(),
-            held: false,
+            held: None,
         }
     }
 
     /// Starts a dial to the next address, for a link that is `held` or wants one more
     /// lane. Must be called from a task.
     pub fn start(&mut self, dial: &Dial, held: bool) {
-        if held != self.held {
-            self.held = held;
+        if held != self.held.is_some() {
+            self.held = held.then(Instant::now);
             self.said.clear();
         }
         if self.resolving.is_none() && self.resolved.is_none_or(|then| then.elapsed() >= RESOLVE_EVERY) {
@@ -149,24 +163,27 @@ impl Redial {
     }
 
     fn judge(&mut self, lane: u32, address: SocketAddr, outcome: Result<(Lane, Accept), Failure>) -> Dialled {
-        let said = match outcome {
+        let said = self.said.entry(address).or_default();
+        match outcome {
             Ok((opened, accept)) if accept.identity.instance == self.instance => {
                 return Dialled::Lane(lane, Box::new(opened), accept);
             }
-            Ok(_) => Said::Nothing,
-            Err(Failure::Refused(refuse)) => match refuse.why.code {
-                Code::LinkEnded => return Dialled::Over(lane, refuse.why),
-                Code::UnknownLink => Said::Unknown,
-                _ => Said::Nothing,
-            },
-            Err(_) => Said::Nothing,
-        };
-        self.said.insert(address, said);
-        let all = self.known.iter().all(|address| self.said.contains_key(address));
-        if all && self.said.values().any(|said| *said == Said::Unknown) {
+            Err(Failure::Refused(refuse)) if refuse.why.code == Code::LinkEnded => {
+                return Dialled::Over(lane, End::Far(refuse.why));
+            }
+            Err(Failure::Refused(refuse)) if refuse.why.code == Code::UnknownLink => said.unknown += 1,
+            Ok(_) | Err(_) => said.nothing += 1,
+        }
+        let knows = |said: &Said| said.unknown < UNKNOWN;
+        let said: Vec<Said> =
+            self.known.iter().map(|address| self.said.get(address).copied().unwrap_or_default()).collect();
+        let patient = self.held.is_some_and(|since| since.elapsed() < PATIENCE);
+        // One that does not answer may be the one that knows it, for a while.
+        let may_know = |said: &Said| knows(said) && (said.unknown > 0 || patient || said.nothing == 0);
+        if said.iter().any(|said| !knows(said)) && !said.iter().any(may_know) {
             let site = &self.replica.site;
             let words = format!("no gateway of {site} that answers knows the link any more");
-            return Dialled::Over(lane, Why::new(Code::UnknownLink, &words));
+            return Dialled::Over(lane, End::Forgotten(words));
         }
         Dialled::Failed(lane)
     }
@@ -175,6 +192,8 @@ impl Redial {
     /// for at most `within`; it would hold it for nothing. `dial` is renumbered.
     pub async fn tell(mut self, words: &[Frame], mut dial: Dial, within: Duration) {
         self.settle();
+        // None of them is left.
+        dial.alive.clear();
         let shared = Arc::clone(&self.shared);
         let telling = timeout(within, async {
             loop {
@@ -182,20 +201,28 @@ impl Redial {
                 self.start(&dial, true);
                 match std::future::poll_fn(|cx| self.poll(cx)).await {
                     Dialled::Lane(_, mut lane, _) => {
+                        let mut said = true;
                         for frame in words {
-                            let _ = lane.send(frame).await;
+                            said &= lane.send(frame).await.is_ok();
                         }
-                        lane.close().await;
-                        return;
+                        // It closes as well once it has heard.
+                        if said && lane.close().await {
+                            return;
+                        }
                     }
+                    // Ended there, or known nowhere.
                     Dialled::Over(..) => return,
                     Dialled::Failed(_) => sleep(TELL_EVERY).await,
                 }
             }
         });
+        let stopped = async {
+            shared.stop.cancelled().await;
+            sleep(STOPPING).await;
+        };
         tokio::select! {
             _ = telling => {}
-            () = shared.stop.cancelled() => {}
+            () = stopped => {}
         }
     }
 }

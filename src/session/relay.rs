@@ -29,7 +29,7 @@ use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Refuse, Why};
-use crate::link::{End, LaneLoss, Link};
+use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, LinkEntry};
 use crate::tap::{Flow, OPENING, Tap, Verdict};
@@ -127,10 +127,11 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Unt
             Ok(()) = renewed.changed() => driver.link.renew(Instant::now()),
         }
     };
-    if stopped {
+    if stopped && !driver.link.is_held() {
         driver.link.stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.site)));
         let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
     }
+    driver.link.stopped();
     driver.finish().await
 }
 
@@ -282,12 +283,13 @@ impl<'a> Driver<'a> {
                     Poll::Ready(Dialled::Lane(number, lane, accept)) => {
                         if self.link.dialled(number, accept.received, now) {
                             redial.settle();
+                            self.entry.note_far(lane.peer());
                             self.lanes.push(Carrier { number, lane: *lane, empty: false });
                         }
                     }
                     Poll::Ready(Dialled::Failed(number)) => self.link.dial_failed(number, now),
                     // A lane more that is not to be had does not end what is carried.
-                    Poll::Ready(Dialled::Over(_, why)) if self.link.is_held() => self.link.given_up(why),
+                    Poll::Ready(Dialled::Over(_, end)) if self.link.is_held() => self.link.given_up(end),
                     Poll::Ready(Dialled::Over(number, _)) => self.link.dial_failed(number, now),
                 },
                 Supply::Arrivals(door) => match door.poll_recv(cx) {
@@ -309,6 +311,7 @@ impl<'a> Driver<'a> {
                 if self.link.is_shared() {
                     lane.share();
                 }
+                self.entry.note_far(lane.peer());
                 if lane.push(&accept.encode()).is_ok() {
                     self.lanes.push(Carrier { number: dial.lane, lane, empty: false });
                 }
@@ -346,6 +349,7 @@ impl<'a> Driver<'a> {
                     let _ = timeout(LAST_WORDS, lane.close()).await;
                 });
             } else {
+                self.entry.note_lane_lost();
                 // By reset: nothing that still waits in the kernel may arrive late.
                 lane.reset();
             }
@@ -390,7 +394,8 @@ impl<'a> Driver<'a> {
             self.link.abort(Why::new(Code::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
         }
         for at in 0..self.lanes.len() {
-            self.lanes[at].empty = false;
+            // One that is not read is looked at when it is judged.
+            self.lanes[at].empty = wait;
             if !wait {
                 moved |= self.hear_one(at, cx, now);
             }
@@ -429,11 +434,11 @@ impl<'a> Driver<'a> {
         for Carrier { number, lane, empty } in &self.lanes {
             if *empty && self.link.seems_dead(*number, now) {
                 if lane.has_unread() {
-                    // The kernel has bytes of which the runtime has not told yet.
+                    // The kernel has bytes of which the runtime has not told yet, or which
+                    // wait there because memory is short.
                     self.link.heard(*number, now);
                 } else {
                     self.link.judge(*number, now);
-                    self.entry.note_lane_lost();
                     debug!(link = %self.entry.name, number = self.entry.number, lane = *number, "nothing heard on a lane");
                 }
             }
@@ -605,9 +610,14 @@ impl<'a> Driver<'a> {
         let watch = self.unread.map(|since| since + WATCH);
         // What waits for room on the lane is woken by the lane, not by the time.
         let lanes = &self.lanes;
-        let has_room =
-            |number| lanes.iter().any(|carrier| carrier.number == number && carrier.lane.has_room());
-        let times = [self.link.next_timeout(&has_room), watch, self.ask_by];
+        let io = |number| {
+            let carrier = lanes.iter().find(|carrier| carrier.number == number);
+            carrier.map_or(LaneIo { room: false, empty: false }, |carrier| LaneIo {
+                room: carrier.lane.has_room(),
+                empty: carrier.empty,
+            })
+        };
+        let times = [self.link.next_timeout(&io), watch, self.ask_by];
         let Some(next) = times.into_iter().flatten().min() else {
             return true;
         };
@@ -657,9 +667,9 @@ impl<'a> Driver<'a> {
             other => LaneLoss::Failed(other.to_string()),
         };
         let words = loss.to_string();
+        let retired = self.link.is_retired(number) && loss == LaneLoss::Closed;
         self.link.lane_lost(number, loss, now);
-        self.entry.note_lane_lost();
-        if self.link.lanes() > 0 {
+        if !retired && self.link.lanes() > 0 {
             info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, lane = number, left = self.link.lanes(), "lane lost: {words}");
         }
     }
@@ -681,21 +691,16 @@ impl<'a> Driver<'a> {
         let cut = matches!(end, End::LaneLost(_) | End::NoWayBack(..) | End::Superseded);
         let last_words = async {
             let now = Instant::now();
-            let mut words = Vec::new();
             if cut {
                 // By reset: nothing that still waits in a kernel may arrive late.
                 lanes.drain(..).for_each(|carrier| carrier.lane.reset());
             }
-            lanes.retain_mut(|carrier| {
-                link.has_lane(carrier.number) && {
-                    while link.poll_transmit(carrier.number, now, &mut |frame| words.push(frame.to_vec())) {}
-                    true
-                }
-            });
+            lanes.retain(|carrier| link.has_lane(carrier.number));
             let mut closings = JoinSet::new();
-            for Carrier { mut lane, .. } in lanes {
+            for Carrier { number, mut lane, .. } in lanes {
                 // On every lane: the first to arrive ends it there.
-                let words = words.clone();
+                let mut words = Vec::new();
+                while link.poll_transmit(number, now, &mut |frame| words.push(frame.to_vec())) {}
                 closings.spawn(async move {
                     let closed = timeout(LAST_WORDS, async {
                         for frame in words {

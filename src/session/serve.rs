@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::attach::Arrival;
 use super::relay::{self, Relay, Supply};
-use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, congestion, terms, tune};
+use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, congestion, terms, tune};
 use crate::clock;
 use crate::config::{Compression, Master};
 use crate::escape::shown;
@@ -123,6 +123,7 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         return;
     }
     let Ok(address) = redis.peer_addr() else { return };
+    let agreed = agreed(&ours, &hello.terms, master.plain);
     let place = shared.registry.open(&With {
         name: &master.name,
         side: Side::Acceptor,
@@ -131,8 +132,9 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         far: from,
         redis: address,
         plain: master.plain,
+        agreed,
     });
-    info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = master.plain, "link up");
+    info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = master.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
     let tap: Box<dyn Tap> =
         if master.plain { Box::new(Blind) } else { Box::new(Gate::new(&shared.config.site)) };
     let mut link = Link::new(Side::Acceptor, master.plain, &ours, &hello.terms, Instant::now());
