@@ -607,13 +607,9 @@ impl Link {
         }
     }
 
-    /// The gateway stops now, whatever was still to be sent.
-    pub fn stopped(&mut self) {
-        if self.ended().is_none() {
-            self.send.clear();
-            self.receive.clear();
-            self.phase = Phase::Ended(End::Stopping);
-        }
+    /// The gateway stops now, whatever was still to be sent; the far side drops the rest.
+    pub fn stopped(&mut self, why: Why) {
+        self.abort(why, End::Stopping);
     }
 
     /// What an ended link has to say to a far side that could not be told: frames

@@ -490,7 +490,7 @@ fn run(seed: u64) -> (u32, bool) {
             let link = &mut world.ends[stop_at as usize % 2].link;
             link.stop(Why::new(Code::Stopping, ""));
             if link.is_held() {
-                link.stopped();
+                link.stopped(Why::new(Code::Stopping, ""));
             }
         }
         if supersedes && world.tick == stop_at && world.ends[1].link.is_held() {
@@ -523,7 +523,7 @@ fn run(seed: u64) -> (u32, bool) {
     if stops {
         let link = &mut world.ends[stop_at as usize % 2].link;
         if link.is_held() {
-            link.stopped();
+            link.stopped(Why::new(Code::Stopping, ""));
         }
     }
     while !is_done(&world) {

@@ -492,3 +492,22 @@ fn what_follows_the_syncs_reply_is_compressed_and_nothing_before() {
     two.dialler.hears(&garbage, true, two.now);
     assert!(matches!(two.dialler.link.ended(), Some(End::Protocol(_))));
 }
+
+#[test]
+fn a_link_that_cannot_be_held_ends_once_the_last_of_its_lanes_is_silent() {
+    for plain in [true, false] {
+        let mut two = armed();
+        let terms = Terms { hold: Duration::ZERO, lanes: 2, ..Terms::sample() };
+        two.dialler.link = Link::new(Side::Dialler, plain, &terms, &terms, two.now);
+        two.acceptor.link = Link::new(Side::Acceptor, plain, &terms, &terms, two.now);
+        offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
+        two.acceptor.link.arm();
+        two.exchange();
+        assert_eq!(two.acceptor.link.attach(&dial(1, &[0], 0), two.now), Ok(0));
+        let later = two.now + Duration::from_secs(4);
+        two.acceptor.link.judge(0, later);
+        assert!(two.acceptor.link.ended().is_none(), "another carries it");
+        two.acceptor.link.judge(1, later);
+        assert!(matches!(two.acceptor.link.ended(), Some(End::LaneLost(_))), "{:?}", two.acceptor.link);
+    }
+}

@@ -127,11 +127,14 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Unt
             Ok(()) = renewed.changed() => driver.link.renew(Instant::now()),
         }
     };
-    if stopped && !driver.link.is_held() {
-        driver.link.stop(Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.site)));
-        let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
+    if stopped {
+        let why = Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.site));
+        if !driver.link.is_held() {
+            driver.link.stop(why.clone());
+            let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
+        }
+        driver.link.stopped(why);
     }
-    driver.link.stopped();
     driver.finish().await
 }
 

@@ -12,7 +12,7 @@ use crate::support::line::Line;
 use crate::support::path::{Path, Towards};
 use crate::support::redis::{Client, Redis, Version};
 use crate::support::writer::{Values, Writer};
-use crate::support::{SOON, always, eventually, free_port};
+use crate::support::{SOON, always, cpu, eventually, free_port};
 
 /// Breaks are noticed soon, and outlived for some time. More settings may follow.
 const LINK: &str = "[link]\nheartbeat = \"100ms\"\ndead_after = \"500ms\"\nhold = \"15s\"\n";
@@ -530,6 +530,14 @@ fn a_stopped_replica_bounds_the_memory_of_both_gateways() {
         alpha.master_offset() > 60_000_000
     });
     writer.stop();
+    // Longer than a lane may be silent: those that wait unread are no reason to wake up.
+    let used = || gateways.map(|gateway| cpu(gateway.process.child.id()));
+    let (before, began) = (used(), Instant::now());
+    eventually("a while has passed", SOON, || began.elapsed() > Duration::from_secs(5));
+    let after = used();
+    for at in [0, 1] {
+        assert!(after[at] - before[at] < 1.0, "{} CPU seconds in 5 s of waiting", after[at] - before[at]);
+    }
     replicas.iter().for_each(|replica| replica.process.signal("CONT"));
     eventually("all arrives", SOON, || {
         look();
@@ -541,4 +549,26 @@ fn a_stopped_replica_bounds_the_memory_of_both_gateways() {
     assert!(most.iter().all(|most| *most < (32 + 60) << 20), "resident at most: {most:?}");
     assert_eq!((alpha.sync_full(), alpha.sync_partial_ok()), (3, 0));
     assert_eq!(gateways.map(|gateway| gateway.each("number")), links);
+}
+
+#[test]
+fn more_lanes_are_found_where_several_gateways_share_the_peers_and_no_link_is_harmed() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
+    let (wan, other, entry) = (free_port(), free_port(), free_port());
+    let text = |wan: u16| master_config("dc1", wan, &[("orders", alpha.port)], "[link]\nlanes = 4\n");
+    let first = lab.gateway("dc1", &text(wan));
+    let config = lab.path().join("dc1-other.toml");
+    std::fs::write(&config, format!("node = \"other\"\n{}", text(other))).expect("the lab is writable");
+    let another = Gateway::start(&config, "dc1");
+    another.wait_ready();
+    let peers = format!("peers = [\"127.0.0.1:{wan}\", \"127.0.0.1:{other}\"]");
+    let dc2 = replica_config("dc2", entry, wan, "[link]\nlanes = 4\n")
+        .replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers);
+    let second = lab.gateway("dc2", &dc2);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+    eventually("all lanes are there", SOON, || second.each("lanes") == [4] && first.each("lanes") == [4]);
+    assert_eq!((second.each("number"), another.links(), alpha.sync_full()), (vec![1], 0, 1));
 }
