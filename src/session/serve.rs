@@ -69,12 +69,16 @@ pub async fn greet(shared: &Shared, socket: TcpStream, from: SocketAddr) -> Opti
         }
     })
     .await;
-    let reason = match greeted {
+    let (reason, left) = match greeted {
         Ok(Ok(greeted)) => return Some(greeted),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no hello within {} s", HELLO_DEADLINE.as_secs()),
+        // A dial that was given up because another was accepted first, as like as not.
+        Ok(Err(error @ (LaneError::Closed | LaneError::Socket(_)))) => (error.to_string(), true),
+        Ok(Err(error)) => (error.to_string(), false),
+        Err(_) => (format!("no hello within {} s", HELLO_DEADLINE.as_secs()), false),
     };
-    if shared.registry.refused(&format!("connection from {}: {reason}", from.ip())) {
+    if left {
+        debug!(%from, "connection given up before its hello: {reason}");
+    } else if shared.registry.refused(&format!("connection from {}: {reason}", from.ip())) {
         warn!(%from, "connection refused: {reason}");
     } else {
         debug!(%from, "connection refused: {reason}");
