@@ -9,6 +9,7 @@ pub mod dial;
 pub mod redial;
 pub mod relay;
 pub mod serve;
+mod tapped;
 
 use std::sync::Arc;
 use std::time::Duration;

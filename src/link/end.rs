@@ -1,0 +1,104 @@
+//! Why links end and how lanes are lost, in types for the code and in words for a log.
+
+use std::time::Duration;
+
+use super::Side;
+use super::tlv::Why;
+use crate::escape::shown;
+
+/// Why a link ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// This side's Redis closed its connection.
+    LocalClosed(Side),
+    /// The far side ended it, in these words.
+    Far(Why),
+    /// The far gateway stops as planned, in these words.
+    FarStopping(Why),
+    /// This gateway stops.
+    Stopping,
+    /// A command that is no part of replication, in words for the log.
+    CommandRefused(String),
+    /// The last lane was lost before the link could be resumed.
+    LaneLost(LaneLoss),
+    /// The last lane was lost, and there was no way back within this time.
+    NoWayBack(LaneLoss, Duration),
+    /// A new process of the far gateway has taken the place of the one that held it.
+    Superseded,
+    /// No gateway of the far site that answers knows the link.
+    Forgotten(String),
+    /// The certificates have changed, and the far side came with none that fits.
+    Outdated,
+    /// The far side broke the protocol.
+    Protocol(String),
+    /// What was left could not be delivered: no progress for [`super::DELIVER`].
+    NotDelivered,
+    /// It was full of bytes with gaps between them while memory was short.
+    MemoryShort,
+    /// Both directions of a plain tunnel ended.
+    Finished,
+}
+
+/// In words for a log, with what the far side said made safe.
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LocalClosed(Side::Dialler) => f.write_str("the replica closed its connection"),
+            Self::LocalClosed(Side::Acceptor) => f.write_str("the master closed its connection"),
+            Self::Far(why) => write!(f, "ended by the far side: {}", shown(why.text.as_bytes())),
+            Self::FarStopping(why) => write!(f, "the far gateway stops: {}", shown(why.text.as_bytes())),
+            Self::Stopping => f.write_str("this gateway stops"),
+            Self::CommandRefused(reason) => f.write_str(reason),
+            Self::LaneLost(loss) => write!(f, "lane lost: {loss}"),
+            Self::NoWayBack(loss, hold) => {
+                write!(f, "lane lost: {loss}; no way back within {:.1} s", hold.as_secs_f64())
+            }
+            Self::Forgotten(words) => f.write_str(words),
+            Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
+            Self::Outdated => {
+                f.write_str("no connection with the certificates now in use came in place of the earlier one")
+            }
+            Self::Protocol(fault) => {
+                write!(f, "the far gateway broke the protocol: {}", shown(fault.as_bytes()))
+            }
+            Self::NotDelivered => {
+                f.write_str("the last bytes could not be delivered in time, and are dropped")
+            }
+            Self::MemoryShort => {
+                f.write_str("too many bytes with gaps between them, while memory is short ([limits] memory)")
+            }
+            Self::Finished => f.write_str("both directions ended"),
+        }
+    }
+}
+
+/// How a lane was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaneLoss {
+    /// Nothing was heard for this long.
+    Silent(Duration),
+    /// The far end closed it without ending the link.
+    Closed,
+    /// The far end had given it up, and came back with another.
+    Replaced,
+    /// It was opened with earlier certificates, and was not replaced in time.
+    Outdated,
+    /// An error of the socket or of TLS.
+    Failed(String),
+}
+
+impl std::fmt::Display for LaneLoss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Silent(time) => {
+                write!(f, "nothing heard from the far gateway for {:.1} s", time.as_secs_f64())
+            }
+            Self::Closed => f.write_str("the far gateway closed the connection without ending the link"),
+            Self::Outdated => f.write_str(
+                "it was opened with earlier certificates, and none with the new ones took its place",
+            ),
+            Self::Replaced => f.write_str("the far gateway had given the connection up"),
+            Self::Failed(error) => f.write_str(error),
+        }
+    }
+}
