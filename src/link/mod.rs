@@ -548,8 +548,8 @@ impl Link {
         ours && self.side == Side::Dialler && armed && !self.plain && !self.hold.is_zero()
     }
 
-    /// The link ends because of what was heard while dialling; there is nobody to tell it
-    /// to.
+    /// The link ends because of what was heard while dialling: no lane is there to say
+    /// anything on.
     pub fn given_up(&mut self, end: End) {
         if self.ended().is_none() {
             self.send.clear();
@@ -578,6 +578,9 @@ impl Link {
             LaneLoss::Closed if !state.proven => LaneLoss::Replaced,
             loss => loss,
         };
+        if self.is_retired(lane) {
+            self.retired.push(lane);
+        }
         self.drop_lane(lane);
         self.say_again(now);
         self.without(loss, now);
@@ -843,7 +846,6 @@ impl Link {
         if state.retired {
             // It answers this side's own, which came after everything else.
             self.send.settle(slot);
-            self.retired.push(lane);
             self.lane_lost(lane, LaneLoss::Closed, now);
         } else if self.lanes.carrying() == 0 {
             self.without(LaneLoss::Closed, now);

@@ -464,6 +464,7 @@ fn lanes_that_are_renewed_retire_in_good_order_and_old_ones_are_cut() {
     assert!(!two.dialler.link.has_lane(0) && two.dialler.link.take_retired(0));
     // Which closes it.
     two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
+    assert!(two.acceptor.link.take_retired(0), "which is no loss");
     for half in [&mut two.dialler, &mut two.acceptor] {
         assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
     }

@@ -74,7 +74,7 @@ pub struct Redial {
     resolving: Option<JoinHandle<Vec<SocketAddr>>>,
     resolved: Option<Instant>,
     said: HashMap<SocketAddr, Said>,
-    /// Whether nothing carries the link: what was said before that does not count.
+    /// Since when nothing carries the link: what was said before that does not count.
     held: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ impl std::fmt::Debug for Redial {
 }
 
 impl Redial {
-    /// For a link that was accepted by `accept`, at `first`.
+    /// For a link that `instance` of the far gateway has accepted, at `first`.
     pub fn new(
         shared: &Arc<Shared>,
         replica: &Arc<Replica>,
