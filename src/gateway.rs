@@ -16,10 +16,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin;
 use crate::clock;
-use crate::config::{Config, Replica};
+use crate::config::{Announced, Commands, Config, Replica};
 use crate::link::tlv::Id;
 use crate::listener::{self, Handshakes};
 use crate::memory::Budget;
+use crate::password::Password;
+use crate::redis::names::Names;
 use crate::registry::Registry;
 use crate::session::{DIALS, Shared, dial, serve};
 use crate::tls::in_use::{InUse, Loaded};
@@ -44,6 +46,12 @@ pub async fn run(
     let tasks = TaskTracker::new();
     for warning in &material.warnings {
         warn!("{warning}");
+    }
+    for file in config.password_files() {
+        Password::read(file).map_err(|fault| anyhow!("{fault}"))?;
+        if Password::is_open_to_others(file) {
+            warn!("password file {} can be read by others than its owner; chmod 600", file.display());
+        }
     }
     let loaded = Loaded::new(material, sites(&config)).context("set up TLS")?;
     let shared = Arc::new(Shared {
@@ -135,8 +143,25 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListen
 
 fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: &TaskTracker) {
     for master in &shared.config.masters {
-        if master.plain {
+        if master.is_plain() {
             warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, FLUSHALL and CONFIG too");
+        }
+        if let Commands::Replication { failover, dump, slot_migration, .. } = master.commands {
+            for (on, danger) in [
+                (
+                    failover,
+                    "allow_failover: a site in `allow` may promote this Redis, where it is a replica, to a second master",
+                ),
+                (dump, "allow_dump: a site in `allow` may copy all data without being seen as a replica"),
+                (
+                    slot_migration,
+                    "allow_slot_migration: a site in `allow` may take slots with their data away from this Redis",
+                ),
+            ] {
+                if on {
+                    warn!(master = %master.name, "{danger}");
+                }
+            }
         }
         info!(master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %shared.config.listen.expect("bound"), "offering a master");
     }
@@ -173,6 +198,10 @@ fn accept_replicas(
     tasks: &TaskTracker,
 ) {
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
+    let names = match &replica.announce {
+        Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
+        Announced::Keep => None,
+    };
     let (shared, inner) = (Arc::clone(shared), tasks.clone());
     tasks.spawn(listener::accept(listener, shared.stop.clone(), move |socket, from| {
         if !replica.clients.iter().any(|network| network.contains(from.ip())) {
@@ -181,6 +210,7 @@ fn accept_replicas(
             }
             return;
         }
-        inner.spawn(dial::serve_replica(Arc::clone(&shared), Arc::clone(&replica), socket, from));
+        let names = names.clone();
+        inner.spawn(dial::serve_replica(Arc::clone(&shared), Arc::clone(&replica), names, socket, from));
     }));
 }

@@ -20,6 +20,7 @@ pub mod lane;
 pub mod link;
 pub mod listener;
 pub mod memory;
+pub mod password;
 pub mod redis;
 pub mod registry;
 mod say;

@@ -4,7 +4,7 @@
 //! decided on, from the first, and answers what becomes of them. The data path
 //! does as it is told and knows no Redis.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For a replica to ask for what it came for.
 pub const OPENING: Duration = Duration::from_secs(20);
@@ -25,8 +25,10 @@ pub enum Verdict {
     Pass(usize),
     /// As [`Verdict::Pass`], and with them the sync's reply is complete.
     PassAndArm(usize),
-    /// Others go on in place of the first bytes.
+    /// Others, perhaps none, go on in place of the first bytes.
     Replace(usize, Vec<u8>),
+    /// The first bytes go no further, and these go back to where they came from.
+    Answer(usize, Vec<u8>),
     /// More is needed to decide; everything is shown again once more has come.
     Hold,
     /// The link ends. The first `pass` bytes still go on; then the replica gets
@@ -47,7 +49,7 @@ pub enum Verdict {
 pub trait Tap: Send {
     /// Judges `bytes`, never empty, of one direction. Anything but
     /// [`Verdict::Hold`] is asked again with what is left.
-    fn look(&mut self, flow: Flow, bytes: &[u8]) -> Verdict;
+    fn look(&mut self, flow: Flow, bytes: &[u8], now: Instant) -> Verdict;
 
     /// Asked once, after the link has been up for [`OPENING`]: last words to the
     /// replica and a reason for the log, where it must go because it has not asked
@@ -62,7 +64,7 @@ pub trait Tap: Send {
 pub struct Blind;
 
 impl Tap for Blind {
-    fn look(&mut self, _: Flow, _: &[u8]) -> Verdict {
+    fn look(&mut self, _: Flow, _: &[u8], _: Instant) -> Verdict {
         Verdict::Detach
     }
 }

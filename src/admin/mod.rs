@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::registry::{Counts, LinkStatus};
+use crate::registry::{Counts, Ended, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 
 /// For one question and its answer.
@@ -51,8 +51,12 @@ pub struct Status {
     pub memory_limit: u64,
     /// Live links.
     pub links: Vec<LinkStatus>,
+    /// Links that have ended, the latest first; a few.
+    pub ended: Vec<Ended>,
     /// Since the start.
     pub counts: Counts,
+    /// Since the start, for each `[[master]]` and `[[replica]]` that had a link.
+    pub syncs: Vec<SyncCounts>,
 }
 
 /// The socket's name for a config.
@@ -105,7 +109,7 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener) {
 }
 
 async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> {
-    let (links, counts) = shared.registry.snapshot();
+    let Live { links, ended, counts, syncs } = shared.registry.live();
     let status = Status {
         site: shared.config.site.clone(),
         node: shared.config.node.clone(),
@@ -118,7 +122,9 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> 
         memory_used: shared.memory.used(),
         memory_limit: shared.memory.limit(),
         links,
+        ended,
         counts,
+        syncs,
     };
     socket.write_all(&serde_json::to_vec(&status)?).await?;
     socket.shutdown().await

@@ -18,11 +18,14 @@ use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin;
 use crate::clock;
 use crate::config::units::Address;
-use crate::config::{Config, LinkSettings, Master, Replica};
+use crate::config::{Auth, Commands, Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
 use crate::link::tlv::Id;
 use crate::memory::Budget;
+use crate::password::Password;
+use crate::redis::command;
 use crate::registry::Registry;
+use crate::session::login::{Login, ask, login};
 use crate::session::{DIALS, Shared, dial};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::tls::material::Material;
@@ -90,7 +93,17 @@ impl Check {
             Some(key) => report.fail(&format!("the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine", key.display())),
             None => report.ok("no CA key within reach of this config"),
         }
-        for master in config.masters.iter().filter(|master| master.plain) {
+        for file in config.password_files() {
+            match Password::read(file) {
+                Err(fault) => report.fail(&fault),
+                Ok(_) if Password::is_open_to_others(file) => report.warn(&format!(
+                    "password file {} can be read by others than its owner; chmod 600",
+                    file.display()
+                )),
+                Ok(_) => report.ok(&format!("password file {}", file.display())),
+            }
+        }
+        for master in config.masters.iter().filter(|master| master.is_plain()) {
             report.warn(&format!("master {:?}: commands = \"any\" lets the sites in `allow` run every command, FLUSHALL and CONFIG too", master.name));
         }
         if !self.offline {
@@ -141,7 +154,11 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
     }
     drop(held);
     for master in &config.masters {
-        if redis(master, report).await && !master.plain {
+        let answers = match &master.commands {
+            Commands::Replication { auth: Some(auth), .. } => user(master, auth, report).await,
+            _ => redis(master, report).await,
+        };
+        if answers && !master.is_plain() {
             hold(master, &config.link, report).await;
         }
     }
@@ -216,6 +233,47 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
     }
 }
 
+/// Whether the master's Redis takes the gateway's password, and lets its user do what a
+/// replica must; whether Redis answers at all.
+async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
+    let what = format!("master {:?}: Redis at {}", master.name, master.redis);
+    let tried = timeout(DEADLINE * 2, async {
+        let mut redis = TcpStream::connect((master.redis.host.as_str(), master.redis.port))
+            .await
+            .map_err(|error| format!("{error}; replicas will be refused until it is up"))?;
+        let login = login(&mut redis, auth).await?;
+        // What a replica says before it asks for a sync. That itself cannot be tried
+        // without one.
+        let mut lacks = Vec::new();
+        for (right, words) in [("+ping", &[&b"PING"[..]][..]), ("+replconf", &[b"REPLCONF", b"capa", b"eof"])]
+        {
+            let answer = ask(&mut redis, &command::encode(words)).await.map_err(|error| error.to_string())?;
+            if answer.starts_with(b"-NOPERM") {
+                lacks.push(right);
+            }
+        }
+        Ok::<_, String>((login, lacks))
+    })
+    .await;
+    let user = auth.username.as_deref().unwrap_or("default");
+    let answers = matches!(tried, Ok(Ok(_)));
+    match tried {
+        Err(_) => report.fail(&format!("{what} does not answer in time")),
+        Ok(Err(fault)) => report.fail(&format!("{what}: {fault}")),
+        Ok(Ok((_, lacks))) if !lacks.is_empty() => report.fail(&format!(
+            "{what}: user {user} lacks rights: ACL SETUSER {user} {} (least: +ping +replconf +psync)",
+            lacks.join(" ")
+        )),
+        Ok(Ok((Login::NotWanted, _))) => report.warn(&format!(
+            "{what} wants no password, though `auth` has one: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out"
+        )),
+        Ok(Ok((Login::Good, _))) => report.ok(&format!(
+            "{what} takes the password of user {user}; whether it may +psync is seen at the first sync"
+        )),
+    }
+    answers
+}
+
 /// What the master's Redis says of its role; whether it answers at all.
 async fn redis(master: &Master, report: &mut Report) -> bool {
     let what = format!("master {:?}", master.name);
@@ -242,7 +300,7 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
                 master.redis
             )),
             _ if answer.starts_with("-NOAUTH") => report.ok(&format!(
-                "{what}: Redis at {} is up and wants a password, which the replicas must have (masterauth)",
+                "{what}: Redis at {} is up and wants a password: give this gateway `auth`, or the replicas masterauth",
                 master.redis
             )),
             _ => report.warn(&format!(
@@ -263,7 +321,7 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
 async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
     let what = format!("master {:?}: redis {}", master.name, master.redis);
     let (hold, dead_after) = (link.hold, link.dead_after);
-    let times = match timeout(DEADLINE, times(&master.redis)).await {
+    let times = match timeout(DEADLINE, times(master)).await {
         Ok(Ok(Ok(times))) => Ok(times),
         Ok(Ok(Err(answer))) => Err(format!("it answers CONFIG GET with {}", shown(answer.as_bytes()))),
         Ok(Err(error)) => Err(error.to_string()),
@@ -295,10 +353,13 @@ async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
 
 /// `repl-timeout` and the period of the master's pings; or Redis' own words where it
 /// does not tell them.
-async fn times(redis: &Address) -> std::io::Result<Result<(Duration, Duration), String>> {
+async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), String>> {
     // The last is the name of the second before Redis 5.
     let keys = ["repl-timeout", "repl-ping-replica-period", "repl-ping-slave-period"];
-    let mut socket = TcpStream::connect((redis.host.as_str(), redis.port)).await?;
+    let mut socket = TcpStream::connect((master.redis.host.as_str(), master.redis.port)).await?;
+    if let Commands::Replication { auth: Some(auth), .. } = &master.commands {
+        login(&mut socket, auth).await.map_err(std::io::Error::other)?;
+    }
     for key in keys {
         let command = format!("*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());
         socket.write_all(command.as_bytes()).await?;

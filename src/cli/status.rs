@@ -8,7 +8,11 @@ use clap::Args;
 use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin::{self, Status};
 use crate::clock;
-use crate::registry::LinkStatus;
+use crate::redis::replication::{Replication, Stage, SyncKind};
+use crate::registry::{Ended, LinkStatus};
+
+/// Ended links that are shown.
+const LATELY: usize = 5;
 
 /// Asks the gateway that runs with this config, over its Unix socket.
 #[derive(Debug, Args)]
@@ -91,9 +95,36 @@ fn table(status: &Status) -> String {
         bytes(counts.resent_bytes)
     );
     out += &format!("buffered: {} of at most {}\n", bytes(status.memory_used), bytes(status.memory_limit));
-    if status.links.is_empty() {
-        return out;
+    for syncs in &status.syncs {
+        out += &format!(
+            "syncs of {} ({} here): {} full, {} partial, {} refused\n",
+            syncs.name, syncs.role, syncs.full, syncs.partial, syncs.refused
+        );
     }
+    if counts.commands_refused > 0 {
+        out += &format!(
+            "links that ended for a command that is no part of replication: {}\n",
+            counts.commands_refused
+        );
+    }
+    if !status.links.is_empty() {
+        out += "\n";
+        out += &links(&status.links);
+    }
+    let replicas = replicas(&status.links);
+    if !replicas.is_empty() {
+        out += "\n";
+        out += &replicas;
+    }
+    if !status.ended.is_empty() {
+        out += "\n";
+        out += &ended(&status.ended);
+    }
+    out
+}
+
+/// How links are carried.
+fn links(links: &[LinkStatus]) -> String {
     let head = [
         "LINK",
         "NAME",
@@ -110,7 +141,7 @@ fn table(status: &Status) -> String {
         "CARRIED",
     ]
     .map(str::to_owned);
-    let rows = status.links.iter().map(|link| {
+    let rows = links.iter().map(|link| {
         [
             link.number.to_string(),
             link.name.clone(),
@@ -127,7 +158,108 @@ fn table(status: &Status) -> String {
             carried(link),
         ]
     });
-    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    columns(std::iter::once(head).chain(rows))
+}
+
+/// What Redis does on them: one row a replica, though it may have two connections.
+fn replicas(links: &[LinkStatus]) -> String {
+    let head =
+        ["REPLICA", "OF", "LINK", "SYNC", "OFFSET", "ACKNOWLEDGED", "BEHIND", "IT IS"].map(str::to_owned);
+    let rows: Vec<_> = links
+        .iter()
+        .filter_map(|link| Some((link, link.replication.as_ref()?)))
+        .filter(|(_, replication)| replication.part_of.is_none())
+        .map(|(link, replication)| {
+            let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+            let parts = links.iter().filter(|other| {
+                other.replication.as_ref().is_some_and(|part| part.part_of == Some(link.number))
+            });
+            let numbers = std::iter::once(link.number).chain(parts.map(|part| part.number));
+            let behind = match (replication.lag_bytes, replication.lag_seconds) {
+                (Some(lag), Some(seconds)) => format!("{}, {seconds:.1} s", bytes(lag)),
+                _ => "?".to_owned(),
+            };
+            [
+                replica(link, replication),
+                link.name.clone(),
+                numbers.map(|number| number.to_string()).collect::<Vec<_>>().join("+"),
+                match replication.sync {
+                    Some(SyncKind::Full) => "full",
+                    Some(SyncKind::Partial) => "partial",
+                    None => "-",
+                }
+                .to_owned(),
+                number(replication.master_offset),
+                number(replication.acknowledged_offset),
+                behind,
+                doing(replication),
+            ]
+        })
+        .collect();
+    if rows.is_empty() { String::new() } else { columns(std::iter::once(head).chain(rows)) }
+}
+
+/// The address that the master lists, as far as it is known, and the version.
+fn replica(link: &LinkStatus, replication: &Replication) -> String {
+    let at_replica = link.role == "replica";
+    let host = match &replication.host {
+        Some(host) => host.clone(),
+        // A master then lists where the connection comes from.
+        None if at_replica => {
+            link.redis.rsplit_once(':').map_or_else(String::new, |(host, _)| host.to_owned())
+        }
+        None => link.site.clone(),
+    };
+    let port = replication.port.map_or_else(String::new, |port| format!(":{port}"));
+    let version = replication.version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
+    format!("{host}{port}{version}")
+}
+
+/// Where the replica is on its way, in words.
+fn doing(replication: &Replication) -> String {
+    let mut text = match (&replication.stage, &replication.snapshot, &replication.unknown) {
+        (Stage::Unknown, _, Some(why)) => format!("unknown: {why}"),
+        (Stage::Waiting, ..) => "waiting for the master's answer or fork".to_owned(),
+        (Stage::FullSync, Some(snapshot), _) => {
+            let size = snapshot.size.map_or_else(String::new, |size| format!(" of {}", bytes(size)));
+            let rate =
+                snapshot.bytes_per_second.map_or_else(String::new, |rate| format!(", {}/s", bytes(rate)));
+            let left = snapshot
+                .seconds_left
+                .map_or_else(String::new, |left| format!(", {} left", clock::span(left.ceil() as i64)));
+            format!("full sync: {}{size}{rate}{left}", bytes(snapshot.bytes))
+        }
+        (Stage::Loading, Some(snapshot), _) => format!("loading {}", bytes(snapshot.bytes)),
+        (stage, ..) => stage.to_string(),
+    };
+    if let Some(complaint) = &replication.complaint {
+        text += &format!(" ({complaint})");
+    }
+    text
+}
+
+/// Links that are no more.
+fn ended(ended: &[Ended]) -> String {
+    let head = ["ENDED", "LINK", "NAME", "FAR SITE", "IT WAS", "OFFSET", "WHY"].map(str::to_owned);
+    let rows = ended.iter().take(LATELY).map(|ended| {
+        let replication = ended.link.replication.clone().unwrap_or_default();
+        [
+            format!("{} ago", clock::span((clock::now() - ended.at).max(0))),
+            ended.link.number.to_string(),
+            ended.link.name.clone(),
+            ended.link.site.clone(),
+            ended.link.state.clone(),
+            replication.master_offset.map_or_else(|| "?".to_owned(), |offset| offset.to_string()),
+            ended.reason.clone(),
+        ]
+    });
+    columns(std::iter::once(head).chain(rows))
+}
+
+/// Rows with their cells below each other.
+fn columns<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = rows.collect();
+    let mut out = String::new();
     for row in &rows {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {

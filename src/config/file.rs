@@ -229,6 +229,23 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
+    /// The value of `key` as true or false.
+    pub fn switch(&self, key: &str) -> Option<At<bool>> {
+        let value = self.get(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(on) => Some(At { value: *on, span: value.span() }),
+            _ => {
+                self.expected(value, key, "true or false");
+                None
+            }
+        }
+    }
+
+    /// Notes a fault at a value.
+    pub fn fault_at<T>(&self, at: &At<T>, text: impl Into<String>) {
+        self.file.fault(&at.span, text);
+    }
+
     /// A sub-table.
     pub fn table(&self, key: &str) -> Option<Table<'a, 'i>> {
         let value = self.get(key)?;

@@ -59,12 +59,22 @@ const SHARED_PAYLOAD: usize = 128 * 1024;
 const GONE: Duration = Duration::from_millis(2500);
 
 /// Which end of the link this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// At the replica's site.
     Dialler,
     /// At the master's site.
     Acceptor,
+}
+
+impl Side {
+    /// Which Redis is at this end.
+    pub fn role(self) -> &'static str {
+        match self {
+            Self::Dialler => "replica",
+            Self::Acceptor => "master",
+        }
+    }
 }
 
 /// A break that is over: the link goes on where it was.

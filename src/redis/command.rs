@@ -42,6 +42,17 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
+/// The bytes of a command with these words, as a RESP array.
+pub fn encode(words: &[&[u8]]) -> Vec<u8> {
+    let mut wire = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        wire.extend(format!("${}\r\n", word.len()).into_bytes());
+        wire.extend_from_slice(word);
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire
+}
+
 fn inline(bytes: &[u8]) -> Parsed<'_> {
     let window = &bytes[..bytes.len().min(MAX_ARGUMENT)];
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
@@ -183,12 +194,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_command_is_incomplete_until_its_last_byte(arguments in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..8)) {
-            let mut wire = format!("*{}\r\n", arguments.len()).into_bytes();
-            for argument in &arguments {
-                wire.extend(format!("${}\r\n", argument.len()).into_bytes());
-                wire.extend(argument);
-                wire.extend(b"\r\n");
-            }
+            let wire = encode(&arguments.iter().map(Vec::as_slice).collect::<Vec<_>>());
             for end in 1..wire.len() {
                 prop_assert_eq!(parse(&wire[..end]), Parsed::Incomplete, "cut at {}", end);
             }

@@ -1,4 +1,4 @@
-//! The replies that a gateway itself gives to a replica: errors, in the handshake.
+//! The replies that a gateway itself gives to a replica, all of them in the handshake.
 //!
 //! A replica reads at most 255 bytes of a reply line and logs it when it gives
 //! up, so a sentence here is how the reason reaches Redis' own log.
@@ -8,9 +8,40 @@ use crate::escape::shown;
 /// The most bytes of sentence in an error reply.
 const MOST: usize = 220;
 
+/// The answer to a password that went no further.
+pub const OK: &[u8] = b"+OK\r\n";
+
 /// `-ERR replgate SITE: …`, one whole line, safe whatever `sentence` holds.
 pub fn error(site: &str, sentence: &str) -> Vec<u8> {
-    let mut text = format!("-ERR replgate {site}: {}", shown(sentence.as_bytes()));
+    line("ERR", site, sentence)
+}
+
+/// As [`error`], in the words for which a replica asks for its sync again later,
+/// instead of falling back to SYNC.
+pub fn loading(site: &str, sentence: &str) -> Vec<u8> {
+    line("LOADING", site, sentence)
+}
+
+/// The answer to a command before the password.
+pub fn no_auth(site: &str) -> Vec<u8> {
+    line(
+        "NOAUTH",
+        site,
+        "a replica must know the password here: set its masterauth to what the gateway's password_file holds",
+    )
+}
+
+/// The answer to a wrong password.
+pub fn wrong_password(site: &str) -> Vec<u8> {
+    line(
+        "WRONGPASS",
+        site,
+        "the password is not what the gateway's password_file holds: look at the replica's masterauth",
+    )
+}
+
+fn line(code: &str, site: &str, sentence: &str) -> Vec<u8> {
+    let mut text = format!("-{code} replgate {site}: {}", shown(sentence.as_bytes()));
     let mut end = text.len().min(MOST);
     while !text.is_char_boundary(end) {
         end -= 1;

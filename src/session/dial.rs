@@ -13,15 +13,21 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::prove::{Proof, prove};
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, Shared, agreed, congestion, dialling_terms, tune};
-use crate::config::{Announced, Replica};
+use crate::config::Replica;
 use crate::lane::{Lane, LaneError};
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want};
 use crate::link::{Link, Side};
-use crate::redis::announce::Announce;
+use crate::password::Password;
+use crate::redis::at_replica::AtReplica;
+use crate::redis::introduction::Introduction;
+use crate::redis::names::Names;
+use crate::redis::observer::Observer;
+use crate::redis::replication::Observed;
 use crate::redis::reply;
 use crate::registry::With;
 use crate::tap::{Blind, Flow, Tap};
@@ -63,15 +69,24 @@ impl Failure {
     }
 }
 
-/// Carries one replica's connection from its accept to its end.
+/// Carries one replica's connection from its accept to its end. `names` are what is
+/// announced for the replicas of this `[[replica]]`, if anything.
 pub async fn serve_replica(
     shared: Arc<Shared>,
     replica: Arc<Replica>,
+    names: Option<Arc<Names>>,
     mut redis: TcpStream,
     from: SocketAddr,
 ) {
     tune(&redis);
     let name = &replica.name;
+    let proven = tokio::select! {
+        proven = is_proven(&shared, &replica, &mut redis, from) => proven,
+        () = shared.stop.cancelled() => return,
+    };
+    if !proven {
+        return;
+    }
     let news = format!("replica {name}: ");
     let want = |sibling| Want::New { master: replica.master.clone(), sibling };
     let reached = tokio::select! {
@@ -98,6 +113,7 @@ pub async fn serve_replica(
     let far = lane.peer();
     let ours = dialling_terms(&replica.link);
     let agreed = agreed(&ours, &accept.terms, accept.plain);
+    let observed = (!accept.plain).then(|| Observed::new(shared.registry.syncs(Side::Dialler, name)));
     let place = shared.registry.open(&With {
         name,
         side: Side::Dialler,
@@ -107,11 +123,12 @@ pub async fn serve_replica(
         redis: from,
         plain: accept.plain,
         agreed,
+        observed: observed.clone(),
     });
     info!(link = %name, number = place.number, site = %replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
-    let tap: Box<dyn Tap> = match &replica.announce {
-        Announced::As { host, port } if !accept.plain => Box::new(Announce::new(host.clone(), *port)),
-        _ => Box::new(Blind),
+    let tap: Box<dyn Tap> = match observed {
+        Some(observed) => Box::new(tap(&shared, &replica, names, Observer::new(observed), from)),
+        None => Box::new(Blind),
     };
     let instance = accept.identity.instance;
     let redial = Redial::new(&shared, &replica, accept.link.unwrap_or_else(Id::random), instance, far);
@@ -129,12 +146,60 @@ pub async fn serve_replica(
         site: &shared.config.site,
     };
     let (end, untold) = relay::run(relay, &shared.stop).await;
-    super::log_end(&place, &end);
-    drop(place);
+    super::end(place, &end);
     if let Some(untold) = untold {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
         untold.tell().await;
     }
+}
+
+/// Whether the replica knows the password of its `[[replica]]`, where that has one. A
+/// no is told, here and to the replica.
+async fn is_proven(shared: &Shared, replica: &Replica, redis: &mut TcpStream, from: SocketAddr) -> bool {
+    let (Some(path), site) = (&replica.password_file, &shared.config.site) else { return true };
+    let (path, proof) = (path.clone(), async |redis: &mut TcpStream, password| {
+        timeout(HELLO_DEADLINE, prove(redis, &password, site)).await
+    });
+    let password = tokio::task::spawn_blocking(move || Password::read(&path)).await;
+    let (reply, reason) = match password {
+        Ok(Ok(password)) => match proof(redis, password).await {
+            Ok(Ok(Proof::Given)) => return true,
+            Ok(Ok(Proof::Refused(reply, reason))) => (Some(reply), reason.to_owned()),
+            Ok(Err(_)) => (None, "it left before it said a password".to_owned()),
+            Err(_) => (None, format!("no password within {} s", HELLO_DEADLINE.as_secs())),
+        },
+        Ok(Err(fault)) => (Some(reply::error(site, "the gateway cannot read its password_file")), fault),
+        Err(fault) => (None, fault.to_string()),
+    };
+    if shared.registry.refused(&format!("replica {}: client {}: {reason}", replica.name, from.ip())) {
+        warn!(link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
+    } else {
+        debug!(link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
+    }
+    if let Some(reply) = reply {
+        let _ = timeout(REFUSAL_DEADLINE, last_words(redis, &reply)).await;
+    }
+    false
+}
+
+/// What looks into a link's bytes at this end.
+fn tap(
+    shared: &Arc<Shared>,
+    replica: &Arc<Replica>,
+    names: Option<Arc<Names>>,
+    observer: Observer,
+    from: SocketAddr,
+) -> AtReplica {
+    let names = names.map(|names| (names, from.ip()));
+    let introduction = Introduction::new(names, replica.drop_capabilities.clone());
+    let (shared, link) = (Arc::clone(shared), replica.name.clone());
+    let renamed = move |name: &crate::redis::names::Name| {
+        let (host, port) = (&name.host, name.port);
+        if shared.registry.is_news(&format!("replica {link}: listed as {host}:{port}")) {
+            warn!(%link, client = %from, "the address that is announced for this replica is in use for another: the master lists this one as {host}:{port}; give each replica-announce-ip and replica-announce-port of its own");
+        }
+    };
+    AtReplica::new(introduction, observer, Box::new(renamed))
 }
 
 /// Asks the far site about a master without opening a link.
@@ -299,13 +364,18 @@ async fn refuse(redis: &mut TcpStream, reply: &[u8]) {
         if redis.read(&mut command).await? == 0 {
             return Ok(());
         }
-        redis.write_all(reply).await?;
-        redis.shutdown().await?;
-        // Until the replica has closed: a reset could overtake the reply.
-        while redis.read(&mut command).await? > 0 {}
-        std::io::Result::Ok(())
+        last_words(redis, reply).await
     })
     .await;
+}
+
+/// Writes a reply and waits until the replica has closed: a reset could overtake it.
+async fn last_words(redis: &mut TcpStream, reply: &[u8]) -> std::io::Result<()> {
+    redis.write_all(reply).await?;
+    redis.shutdown().await?;
+    let mut rest = [0; 1024];
+    while redis.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 /// Whether the other end has closed already.

@@ -1,18 +1,22 @@
 //! What a gateway does with one connection, from its first byte to its last.
 //!
 //! [`dial`] serves a replica that connected to this site; [`serve`] answers a
-//! gateway that dialled it; both end in [`relay`], which moves the bytes. A link
-//! that lost its lanes gets new ones by [`redial`] here and [`attach`] there.
+//! gateway that dialled it; both end in [`relay`], which moves the bytes. Passwords
+//! come before: [`prove`] asks a local replica for one, [`login`] says one to the local
+//! master. A link that lost its lanes gets new ones by [`redial`] here and [`attach`]
+//! there.
 
 pub mod attach;
 pub mod dial;
+pub mod login;
+mod prove;
 pub mod redial;
 pub mod relay;
 pub mod serve;
 mod tapped;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
@@ -137,11 +141,20 @@ fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
     }
 }
 
-/// One line for the end of a link.
-fn log_end(place: &Place, end: &End) {
+/// One line for the end of a link, with what Redis had to object; `status` remembers it.
+fn end(place: Place, end: &End) {
     let (to_replica, to_master) = place.counts();
     let seconds = format!("{:.1}", place.since.elapsed().as_secs_f64());
-    match end {
+    let observed = place.observed.as_ref().map(|observed| observed.view(Instant::now())).unwrap_or_default();
+    let stage = observed.stage;
+    let (offset, acknowledged) = (observed.master_offset, observed.acknowledged_offset);
+    let complaint = match (&observed.complaint, end) {
+        // Said already.
+        (_, End::CommandRefused(_)) | (None, _) => String::new(),
+        (Some(complaint), _) => format!("; {complaint}"),
+    };
+    let (name, number, site) = (&place.name, place.number, &place.site);
+    let unwell = match end {
         End::CommandRefused(_)
         | End::Protocol(_)
         | End::LaneLost(_)
@@ -149,11 +162,13 @@ fn log_end(place: &Place, end: &End) {
         | End::Forgotten(_)
         | End::MemoryShort
         | End::Outdated
-        | End::NotDelivered => {
-            warn!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {end}");
-        }
-        _ => {
-            info!(link = %place.name, number = place.number, site = %place.site, to_replica, to_master, seconds, "link down: {end}")
-        }
+        | End::NotDelivered => true,
+        _ => !complaint.is_empty() && place.is_news(&format!("{name} {site}{complaint}")),
+    };
+    if unwell {
+        warn!(link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {end}{complaint}");
+    } else {
+        info!(link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {end}{complaint}");
     }
+    place.end(format!("{end}{complaint}"), matches!(end, End::CommandRefused(_)));
 }

@@ -179,8 +179,6 @@ struct Driver<'a> {
     sleep: Pin<Box<Sleep>>,
     /// When the tap is asked whether the replica is overdue.
     ask_by: Option<Instant>,
-    /// The sync's beginning was noted.
-    syncing: bool,
     /// Since when Redis has not been read for want of room.
     unread: Option<Instant>,
     /// Lanes that are on their way out in good order, and refusals.
@@ -211,7 +209,6 @@ impl<'a> Driver<'a> {
             redis_shut: false,
             sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
             ask_by: Some(Instant::now() + OPENING),
-            syncing: false,
             unread: None,
             closing: JoinSet::new(),
             told: Carrying::default(),
@@ -342,10 +339,6 @@ impl<'a> Driver<'a> {
 
     /// Tells the registry and the log what has changed.
     fn note(&mut self) {
-        if !self.syncing && self.link.is_armed() {
-            self.syncing = true;
-            self.entry.note_syncing();
-        }
         let carrying = Carrying {
             lanes: self.link.lanes() as u64,
             held: self.link.is_held(),
@@ -439,11 +432,12 @@ impl<'a> Driver<'a> {
         {
             moved = true;
             let flow = self.flow;
-            for made in self.inward.through(self.tap.as_mut(), flow, chunk, carried) {
+            for made in self.inward.through(self.tap.as_mut(), flow, chunk, carried, now) {
                 match made {
                     Made::Forward { chunk, carried, .. } => {
                         self.to_redis.push_back(Outgoing { chunk, carried })
                     }
+                    Made::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
                     Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
                 }
             }
@@ -514,13 +508,18 @@ impl<'a> Driver<'a> {
         }
         let flow = self.outward_flow();
         self.entry.count(flow, count);
-        for made in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64) {
+        for made in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now) {
             match made {
                 Made::Forward { chunk, armed, .. } => {
-                    self.link.offer(chunk);
+                    if !chunk.is_empty() {
+                        self.link.offer(chunk);
+                    }
                     if armed {
                         self.link.arm();
                     }
+                }
+                Made::Answer(reply) => {
+                    self.to_redis.push_back(Outgoing { chunk: Chunk::copied(&reply), carried: 0 });
                 }
                 Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
             }

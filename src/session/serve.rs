@@ -13,17 +13,21 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::attach::Arrival;
+use super::login::{Login, login};
 use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, congestion, terms, tune};
 use crate::clock;
-use crate::config::{Compression, Master};
+use crate::config::{Commands, Compression, Master};
 use crate::escape::shown;
 use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::link::{Link, Side};
-use crate::redis::gate::Gate;
+use crate::redis::at_master::AtMaster;
+use crate::redis::gate::{Gate, Rules};
+use crate::redis::observer::Observer;
+use crate::redis::replication::Observed;
 use crate::registry::{Admission, With};
 use crate::tap::{Blind, Flow, Tap};
 
@@ -97,13 +101,14 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         judged = judge(&shared, &lane, &hello) => judged,
         () = shared.stop.cancelled() => Err(No::new(Code::Stopping, &format!("the gateway of site {} stops", shared.config.site))),
     };
-    let (master, redis, _admission) = match judged {
+    let (master, redis, admission) = match judged {
         Ok(judged) => judged,
         Err(no) => return refuse(&shared, lane, &site, no).await,
     };
     if matches!(hello.want, Want::New { .. }) {
         shared.attachable.came_up(&hello.identity);
     }
+    let plain = master.is_plain();
     let ours = terms(&shared.config.link);
     let probe = matches!(hello.want, Want::Probe { .. });
     let id = Id::random();
@@ -114,7 +119,7 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         terms: ours.clone(),
         link: (!probe).then_some(id),
         received: 0,
-        plain: master.plain,
+        plain,
     });
     if !matches!(timeout(Duration::from_secs(5), lane.send(&accept)).await, Ok(Ok(()))) {
         debug!(%from, %site, "the far gateway left before it was accepted");
@@ -127,7 +132,10 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         return;
     }
     let Ok(address) = redis.peer_addr() else { return };
-    let agreed = agreed(&ours, &hello.terms, master.plain);
+    let agreed = agreed(&ours, &hello.terms, plain);
+    let rules = rules(master, &admission);
+    let observed =
+        rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name)));
     let place = shared.registry.open(&With {
         name: &master.name,
         side: Side::Acceptor,
@@ -135,13 +143,19 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         instance: hello.identity.instance,
         far: from,
         redis: address,
-        plain: master.plain,
+        plain,
         agreed,
+        observed: observed.clone(),
     });
-    info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = master.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
-    let tap: Box<dyn Tap> =
-        if master.plain { Box::new(Blind) } else { Box::new(Gate::new(&shared.config.site)) };
-    let mut link = Link::new(Side::Acceptor, master.plain, &ours, &hello.terms, Instant::now());
+    info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
+    let tap: Box<dyn Tap> = match (rules, &observed) {
+        (Some(rules), Some(observed)) => Box::new(AtMaster::new(
+            Gate::new(&shared.config.site, rules),
+            Observer::new(Arc::clone(observed)),
+        )),
+        _ => Box::new(Blind),
+    };
+    let mut link = Link::new(Side::Acceptor, plain, &ours, &hello.terms, Instant::now());
     if let Compression::Zstd { level } = shared.config.link.compression {
         link = link.compressing(level);
     }
@@ -157,14 +171,32 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
         share: shared.memory.share(),
         redis,
         inward: Flow::ToMaster,
-        plain: master.plain,
+        plain,
         tap,
         entry: &place,
         site: &shared.config.site,
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
-    super::log_end(&place, &end);
+    super::end(place, &end);
+    if observed.is_some_and(|observed| observed.was_postponed()) {
+        // It comes again every second until its time has come.
+        admission.forgive();
+    }
+}
+
+/// What the gate of a link to this master goes by; nothing where any command passes.
+fn rules(master: &Master, admission: &Admission) -> Option<Rules> {
+    match &master.commands {
+        Commands::Any => None,
+        Commands::Replication { auth, failover, dump, slot_migration } => Some(Rules {
+            authenticated: auth.is_some(),
+            failover: *failover,
+            dump: *dump,
+            slot_migration: *slot_migration,
+            full_syncs: admission.full_syncs.clone(),
+        }),
+    }
 }
 
 /// Hands a lane to the link that it asks for.
@@ -189,7 +221,7 @@ async fn attach(shared: &Shared, lane: Lane, hello: &Hello, link: Id, dial: Dial
         terms: terms(&shared.config.link),
         link: Some(link),
         received: 0,
-        plain: master.plain,
+        plain: master.is_plain(),
     };
     if let Err(arrival) = shared.attachable.knock(link, Arrival { lane, dial, accept }) {
         let no = No::new(Code::NotYet, "the link is busy or about to end");
@@ -242,9 +274,15 @@ async fn judge<'s>(
         .map_err(|limit| No::new(Code::Limit, &format!("too many links: {limit}")))?;
     let connect = TcpStream::connect((master.redis.host.as_str(), master.redis.port));
     let failed = match timeout(REDIS_DEADLINE, connect).await {
-        Ok(Ok(redis)) => {
+        Ok(Ok(mut redis)) => {
             tune(&redis);
-            return Ok((master, redis, admission));
+            return match authenticate(shared, master, &mut redis).await {
+                Ok(()) => Ok((master, redis, admission)),
+                Err(no) => {
+                    admission.forgive();
+                    Err(no)
+                }
+            };
         }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", REDIS_DEADLINE.as_secs()),
@@ -253,6 +291,25 @@ async fn judge<'s>(
     admission.forgive();
     let why = Why::new(Code::RedisDown, &format!("the master's Redis is down: {failed}"));
     Err(No { why, log: format!("Redis of master {name:?} at {} cannot be reached: {failed}", master.redis) })
+}
+
+/// Says the master's password, where the config has one.
+async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
+    let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
+    let what = format!("master {:?}: Redis at {}", master.name, master.redis);
+    match login(redis, auth).await {
+        Ok(Login::Good) => Ok(()),
+        Ok(Login::NotWanted) => {
+            if shared.registry.is_news(&format!("{what} wants no password")) {
+                warn!(master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
+            }
+            Ok(())
+        }
+        Err(fault) => {
+            let heard = "the master's gateway cannot authenticate itself at its Redis; its log says why";
+            Err(No { why: Why::new(Code::RedisDown, heard), log: format!("{what}: {fault}") })
+        }
+    }
 }
 
 /// Whether the version is spoken and the claimed site is in the certificate.

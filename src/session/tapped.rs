@@ -3,6 +3,8 @@
 //! Shows the tap what has not been decided on, does as it says, and keeps count of the
 //! carried bytes that what goes on stands for.
 
+use std::time::Instant;
+
 use crate::buffer::Chunk;
 use crate::tap::{Flow, Tap, Verdict};
 
@@ -22,8 +24,18 @@ pub(super) struct AtTap {
 
 /// What the tap made of a chunk.
 pub(super) enum Made {
-    Forward { chunk: Chunk, carried: u64, armed: bool },
-    Stop { reply: Vec<u8>, reason: String },
+    /// Goes on; where the chunk is empty, the carried bytes stand for nothing.
+    Forward {
+        chunk: Chunk,
+        carried: u64,
+        armed: bool,
+    },
+    /// Goes back to where what was shown came from.
+    Answer(Vec<u8>),
+    Stop {
+        reply: Vec<u8>,
+        reason: String,
+    },
 }
 
 impl AtTap {
@@ -34,13 +46,26 @@ impl AtTap {
     }
 
     /// Shows a chunk, which stands for `carried` bytes, to the tap until it has decided
-    /// on all of it, or wants more.
-    pub(super) fn through(&mut self, tap: &mut dyn Tap, flow: Flow, chunk: Chunk, carried: u64) -> Vec<Made> {
+    /// on all of it, or wants more. What passes whole is not copied.
+    pub(super) fn through(
+        &mut self,
+        tap: &mut dyn Tap,
+        flow: Flow,
+        chunk: Chunk,
+        carried: u64,
+        now: Instant,
+    ) -> Vec<Made> {
         if self.stopped {
             return Vec::new();
         }
-        if self.detached && self.held.is_empty() {
-            return vec![Made::Forward { chunk, carried, armed: false }];
+        let mut first = None;
+        if self.held.is_empty() {
+            let verdict = if self.detached { Verdict::Detach } else { tap.look(flow, chunk.bytes(), now) };
+            self.detached |= verdict == Verdict::Detach;
+            if self.detached || verdict == Verdict::Pass(chunk.len()) {
+                return vec![Made::Forward { chunk, carried, armed: false }];
+            }
+            first = Some(verdict);
         }
         self.held.extend_from_slice(chunk.bytes());
         self.owed += carried;
@@ -49,10 +74,19 @@ impl AtTap {
         let mut at = 0;
         while at < self.held.len() {
             let rest = &self.held[at..];
-            let verdict = if self.detached { Verdict::Pass(rest.len()) } else { tap.look(flow, rest) };
-            let (count, replaced) = match verdict {
+            let verdict = match first.take() {
+                Some(verdict) => verdict,
+                None if self.detached => Verdict::Pass(rest.len()),
+                None => tap.look(flow, rest, now),
+            };
+            let armed = matches!(verdict, Verdict::PassAndArm(_));
+            let (count, instead) = match verdict {
                 Verdict::Pass(count) | Verdict::PassAndArm(count) => (count, None),
-                Verdict::Replace(count, ref bytes) => (count, Some(bytes)),
+                Verdict::Replace(count, bytes) => (count, Some(bytes)),
+                Verdict::Answer(count, reply) => {
+                    made.push(Made::Answer(reply));
+                    (count, Some(Vec::new()))
+                }
                 Verdict::Detach => {
                     self.detached = true;
                     continue;
@@ -77,11 +111,10 @@ impl AtTap {
             let share =
                 if left == 0 { self.owed } else { self.owed.saturating_sub(left as u64).min(count as u64) };
             self.owed -= share;
-            let armed = matches!(verdict, Verdict::PassAndArm(_));
-            forward(&mut made, replaced.map_or(&rest[..count], |bytes| bytes), share, armed);
+            forward(&mut made, instead.as_deref().unwrap_or(&rest[..count]), share, armed);
             at += count;
         }
-        if self.stopped {
+        if self.stopped || at == self.held.len() {
             self.held = Vec::new();
         } else {
             self.held.drain(..at);
@@ -92,6 +125,9 @@ impl AtTap {
 
 /// Adds `bytes`, which stand for `carried` bytes of the stream.
 fn forward(made: &mut Vec<Made>, bytes: &[u8], carried: u64, armed: bool) {
+    if bytes.is_empty() && carried > 0 {
+        made.push(Made::Forward { chunk: Chunk::copied(&[]), carried, armed });
+    }
     let mut pieces = bytes.chunks(crate::buffer::PAYLOAD).peekable();
     let mut left = carried;
     while let Some(piece) = pieces.next() {

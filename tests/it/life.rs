@@ -267,7 +267,7 @@ fn status_tells_what_is_carried_and_says_when_nothing_runs() {
     bravo.wait_equal(&alpha);
     let (code, out, _) = replgate(lab.path(), &["status", "-c", "dc2.toml"]);
     assert!(
-        code == 0 && out.contains("site dc2") && out.contains("orders") && out.contains("syncing"),
+        code == 0 && out.contains("site dc2") && out.contains("orders") && out.contains("streaming"),
         "{out}"
     );
     assert_eq!(pair.second.status()["links"][0]["role"], "replica");

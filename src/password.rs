@@ -1,0 +1,90 @@
+//! A password out of a file: never shown, never in a config.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+
+/// The longest password in bytes.
+const LONGEST: u64 = 1024;
+
+/// A password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Vec<u8>);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Password {
+    /// Reads the file's first line, without its end; there must be one line alone.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let what = |error: std::io::Error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => "; it must belong to the gateway's user",
+                std::io::ErrorKind::NotFound => "; write the password into it, mode 0600",
+                _ => "",
+            };
+            format!("password file {}: {error}{hint}", path.display())
+        };
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+            .map_err(what)?;
+        let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            return Err(format!("password file {}: it is empty", path.display()));
+        }
+        if line.len() as u64 > LONGEST || line.contains(&b'\n') {
+            return Err(format!(
+                "password file {}: it must hold one line of at most {LONGEST} bytes",
+                path.display()
+            ));
+        }
+        Ok(Self(line.to_vec()))
+    }
+
+    /// Whether others than its owner may read the file.
+    pub fn is_open_to_others(path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0)
+    }
+
+    /// Its bytes, for Redis alone.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether `guess` is it; how long that takes tells no more than its length.
+    pub fn is(&self, guess: &[u8]) -> bool {
+        verify_slices_are_equal(&self.0, guess).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_is_a_password_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |text: &[u8]| {
+            let path = folder.path().join("pw");
+            std::fs::write(&path, text).unwrap();
+            Password::read(&path)
+        };
+        assert!(read(b"secret\n").unwrap().is(b"secret"));
+        assert!(read(b"with space \r\n").unwrap().is(b"with space "));
+        assert!(!read(b"secret").unwrap().is(b"secreT") && !read(b"secret").unwrap().is(b"secret1"));
+        for (bad, why) in
+            [(&b""[..], "empty"), (b"\n", "empty"), (b"a\nb\n", "one line"), (&[b'x'; 2000], "one line")]
+        {
+            assert!(read(bad).unwrap_err().contains(why));
+        }
+        assert!(Password::read(&folder.path().join("none")).unwrap_err().contains("mode 0600"));
+        assert_eq!(format!("{:?}", read(b"secret").unwrap()), "***");
+    }
+}

@@ -1,0 +1,57 @@
+//! Reads what a master says before the snapshot and the stream: one line at a time.
+//!
+//! A replica reads these lines byte by byte, blocking, five seconds a byte at most:
+//! what is not whole yet is not for it.
+
+/// The longest line that a master gives to a replica; Redis itself reads 255 bytes of it.
+pub const MAX_LINE: usize = 1024;
+
+/// What stands at the front of the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// Signs of life while the master prepares its answer, this many bytes of them.
+    Newlines(usize),
+    /// A whole line of `length` bytes, its end included.
+    Line {
+        /// Bytes it takes.
+        length: usize,
+        /// Without its end.
+        text: &'a [u8],
+    },
+    /// The line is not whole yet.
+    Incomplete,
+    /// Nothing that a master says here.
+    TooLong,
+}
+
+/// Reads the front of `bytes`, which must not be empty.
+pub fn parse(bytes: &[u8]) -> Answer<'_> {
+    let newlines = bytes.iter().take_while(|byte| **byte == b'\n').count();
+    if newlines > 0 {
+        return Answer::Newlines(newlines);
+    }
+    match bytes.iter().take(MAX_LINE).position(|byte| *byte == b'\n') {
+        Some(end) => {
+            let text = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
+            Answer::Line { length: end + 1, text }
+        }
+        None if bytes.len() >= MAX_LINE => Answer::TooLong,
+        None => Answer::Incomplete,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_counts_once_it_is_whole() {
+        assert_eq!(parse(b"\n\n+OK\r\n"), Answer::Newlines(2));
+        assert_eq!(parse(b"+OK\r\n$5"), Answer::Line { length: 5, text: b"+OK" });
+        assert_eq!(parse(b"+OK\nx"), Answer::Line { length: 4, text: b"+OK" });
+        for end in 1..5 {
+            assert_eq!(parse(&b"+OK\r\n"[..end]), Answer::Incomplete);
+        }
+        assert_eq!(parse(&[b'+'; MAX_LINE]), Answer::TooLong);
+    }
+}

@@ -1,0 +1,78 @@
+//! The tap at the master's site: the allow-list, and the observer behind it.
+
+use std::time::Instant;
+
+use super::answer::{self, Answer};
+use super::command::{self, Parsed};
+use super::gate::Gate;
+use super::observer::Observer;
+use crate::tap::{Flow, Tap, Verdict};
+
+/// Looks into one link at the master's site.
+#[derive(Debug)]
+pub struct AtMaster {
+    gate: Gate,
+    observer: Observer,
+}
+
+impl AtMaster {
+    /// Judges by `gate` and shows what it lets pass to `observer`.
+    pub fn new(gate: Gate, observer: Observer) -> Self {
+        Self { gate, observer }
+    }
+
+    fn replica_says(&mut self, bytes: &[u8], now: Instant) -> Verdict {
+        let parsed = command::parse(bytes);
+        let verdict = self.gate.replica_says(&parsed, now);
+        match (&verdict, &parsed) {
+            (Verdict::Pass(_), Parsed::Command { arguments, .. }) => self.observer.asked(arguments, now),
+            (Verdict::Stop { reason, .. }, _) => self.observer.refused(reason, self.gate.is_for_now()),
+            _ => {}
+        }
+        verdict
+    }
+
+    fn master_says(&mut self, bytes: &[u8], now: Instant) -> Verdict {
+        let open = self.gate.is_open();
+        if open && !self.observer.reads_lines() {
+            self.observer.sent(bytes, now);
+            return if self.observer.is_lost() { Verdict::Detach } else { Verdict::Pass(bytes.len()) };
+        }
+        match answer::parse(bytes) {
+            Answer::Newlines(count) => Verdict::Pass(count),
+            Answer::Incomplete => Verdict::Hold,
+            Answer::TooLong if open => {
+                self.observer.lose("a line before the snapshot");
+                Verdict::Detach
+            }
+            Answer::TooLong => self.gate.master_raves(),
+            Answer::Line { length, text } => {
+                self.observer.answered(text, now);
+                if open {
+                    return Verdict::Pass(length);
+                }
+                let verdict = self.gate.master_says(text, &bytes[..length]);
+                if self.gate.migrates_slots() {
+                    self.observer.lose("a migration of slots");
+                }
+                if let Verdict::Stop { reason, .. } = &verdict {
+                    self.observer.refused(reason, self.gate.is_for_now());
+                }
+                verdict
+            }
+        }
+    }
+}
+
+impl Tap for AtMaster {
+    fn look(&mut self, flow: Flow, bytes: &[u8], now: Instant) -> Verdict {
+        match flow {
+            Flow::ToMaster => self.replica_says(bytes, now),
+            Flow::ToReplica => self.master_says(bytes, now),
+        }
+    }
+
+    fn overdue(&self) -> Option<(Vec<u8>, String)> {
+        self.gate.overdue()
+    }
+}

@@ -1,0 +1,97 @@
+//! The tap at the replica's site: its introduction, and the observer behind it.
+//!
+//! Judges nothing: what it cannot read goes on as it is, to be refused at the master's
+//! site.
+
+use std::time::Instant;
+
+use super::answer::{self, Answer};
+use super::command::{self, Parsed};
+use super::introduction::Introduction;
+use super::names::Name;
+use super::observer::Observer;
+use crate::tap::{Flow, Tap, Verdict};
+
+/// Looks into one link at the replica's site.
+pub struct AtReplica {
+    introduction: Introduction,
+    observer: Observer,
+    /// A sync was asked for: nothing is rewritten any more.
+    asked: bool,
+    /// Hears of a name that is another than the config says.
+    renamed: Box<dyn Fn(&Name) + Send>,
+}
+
+impl AtReplica {
+    /// Rewrites by `introduction` and shows what goes on to `observer`. `renamed` is
+    /// called where the master lists the replica by another name than the config says,
+    /// since that one is in use.
+    pub fn new(introduction: Introduction, observer: Observer, renamed: Box<dyn Fn(&Name) + Send>) -> Self {
+        Self { introduction, observer, asked: false, renamed }
+    }
+
+    fn replica_says(&mut self, bytes: &[u8], now: Instant) -> Verdict {
+        let (length, arguments) = match command::parse(bytes) {
+            Parsed::Newline(length) => return Verdict::Pass(length),
+            Parsed::Incomplete => return Verdict::Hold,
+            Parsed::Malformed(_) => {
+                self.observer.lose("what the replica says");
+                return Verdict::Detach;
+            }
+            Parsed::Command { length, arguments } => (length, arguments),
+        };
+        if arguments[0].eq_ignore_ascii_case(b"PSYNC") || arguments[0].eq_ignore_ascii_case(b"SYNC") {
+            self.asked = true;
+            if let Some(name) = self.introduction.instead() {
+                (self.renamed)(name);
+            }
+        }
+        if !self.asked
+            && arguments[0].eq_ignore_ascii_case(b"REPLCONF")
+            && let Some(words) = self.introduction.rewritten(&arguments)
+        {
+            let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+            self.observer.asked(&words, now);
+            return Verdict::Replace(length, command::encode(&words));
+        }
+        self.observer.asked(&arguments, now);
+        Verdict::Pass(length)
+    }
+
+    fn master_says(&mut self, bytes: &[u8], now: Instant) -> Verdict {
+        if self.observer.is_lost() {
+            return Verdict::Detach;
+        }
+        if !self.observer.reads_lines() {
+            self.observer.sent(bytes, now);
+            return Verdict::Pass(bytes.len());
+        }
+        match answer::parse(bytes) {
+            Answer::Newlines(count) => Verdict::Pass(count),
+            Answer::Incomplete => Verdict::Hold,
+            Answer::TooLong => {
+                self.observer.lose("what the master says");
+                Verdict::Detach
+            }
+            Answer::Line { length, text } => {
+                self.observer.answered(text, now);
+                Verdict::Pass(length)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for AtReplica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AtReplica").field("introduction", &self.introduction).finish_non_exhaustive()
+    }
+}
+
+impl Tap for AtReplica {
+    fn look(&mut self, flow: Flow, bytes: &[u8], now: Instant) -> Verdict {
+        match flow {
+            Flow::ToMaster => self.replica_says(bytes, now),
+            Flow::ToReplica => self.master_says(bytes, now),
+        }
+    }
+}

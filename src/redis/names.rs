@@ -1,0 +1,126 @@
+//! The addresses under which the replicas of one `[[replica]]` are announced now.
+//!
+//! A master, and a Sentinel even more, takes replicas with one address for one
+//! replica. Where two would have the same, the later gets another.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+/// What a `[[replica]]` announces; shared by its links.
+#[derive(Debug)]
+pub struct Names {
+    host: String,
+    port: Option<u16>,
+    taken: Mutex<Vec<Taken>>,
+}
+
+/// An address in use.
+#[derive(Debug)]
+struct Taken {
+    /// Who the replica is: a replica's second connection has the address of its first.
+    client: IpAddr,
+    own_port: u16,
+    address: (String, u16),
+    links: usize,
+}
+
+/// An address: given back when dropped.
+#[derive(Debug)]
+pub struct Name {
+    names: Arc<Names>,
+    client: IpAddr,
+    own_port: u16,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Names {
+    /// Announces `host`, and `port` in place of a replica's own.
+    pub fn new(host: String, port: Option<u16>) -> Arc<Self> {
+        Arc::new(Self { host, port, taken: Mutex::default() })
+    }
+
+    /// An address for the replica at `client` that listens on `own_port`: as
+    /// configured, else with its own port, else with its client address before the
+    /// host.
+    pub fn take(self: &Arc<Self>, client: IpAddr, own_port: u16) -> Name {
+        let client = client.to_canonical();
+        let mut taken = self.taken.lock().expect("no code panics while it holds the names");
+        let same = taken.iter_mut().find(|name| name.client == client && name.own_port == own_port);
+        let (host, port) = match same {
+            Some(name) => {
+                name.links += 1;
+                name.address.clone()
+            }
+            None => {
+                let apart = format!("{}.{}", client.to_string().replace(':', "-"), self.host);
+                let choices = [
+                    (self.host.clone(), self.port.unwrap_or(own_port)),
+                    (self.host.clone(), own_port),
+                    (apart, own_port),
+                ];
+                let free = choices.iter().find(|choice| taken.iter().all(|name| name.address != **choice));
+                let address = free.unwrap_or(&choices[2]).clone();
+                taken.push(Taken { client, own_port, address: address.clone(), links: 1 });
+                address
+            }
+        };
+        Name { names: Arc::clone(self), client, own_port, host, port }
+    }
+}
+
+impl Name {
+    /// Whether it is another than the config says, since that one is in use.
+    pub fn is_instead(&self) -> bool {
+        self.host != self.names.host || self.names.port.is_some_and(|port| port != self.port)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let mut taken = self.names.taken.lock().expect("no code panics while it holds the names");
+        let at = taken.iter().position(|name| name.client == self.client && name.own_port == self.own_port);
+        if let Some(at) = at {
+            taken[at].links -= 1;
+            if taken[at].links == 0 {
+                taken.swap_remove(at);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_of_one_site_stay_distinct() {
+        let names = Names::new("dc2".into(), None);
+        let (one, two) = ("10.0.0.1".parse().unwrap(), "fd00::2".parse().unwrap());
+        let first = names.take(one, 6379);
+        assert_eq!((first.host.as_str(), first.port, first.is_instead()), ("dc2", 6379, false));
+        // Its second connection, and its next one before the first is gone.
+        assert_eq!(names.take(one, 6379).host, "dc2");
+        // Another on that host, and one on another host with the same port.
+        assert_eq!((names.take(one, 6380).host.as_str(), names.take(one, 6380).port), ("dc2", 6380));
+        let other = names.take(two, 6379);
+        assert_eq!((other.host.as_str(), other.is_instead()), ("fd00--2.dc2", true));
+        // Once the first is gone its name is free.
+        drop((first, other));
+        assert_eq!(names.take(two, 6379).host, "dc2");
+    }
+
+    #[test]
+    fn a_port_that_is_announced_for_one_is_not_announced_for_two() {
+        let names = Names::new("bravo.example".into(), Some(7000));
+        let (one, two) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let first = names.take(one, 6379);
+        let second = names.take(two, 6379);
+        let third = names.take("10.0.0.3".parse().unwrap(), 6379);
+        assert_eq!((first.host.as_str(), first.port), ("bravo.example", 7000));
+        assert_eq!((second.host.as_str(), second.port), ("bravo.example", 6379));
+        assert_eq!((third.host.as_str(), third.port), ("10.0.0.3.bravo.example", 6379));
+    }
+}

@@ -1,0 +1,85 @@
+//! The syncs of one `[[master]]` or `[[replica]]`, over all its links: how many there
+//! were, and which two links carry one of them.
+//!
+//! Redis 8 and Valkey give the snapshot a connection of its own. Only that one says
+//! where the stream of the main connection begins; here it is left for it.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Beginnings that wait for their main connections; older ones are forgotten.
+const MOST: usize = 64;
+
+/// Where a stream begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// The master's replication id.
+    pub replid: String,
+    /// The master's offset before the stream's first byte.
+    pub offset: u64,
+}
+
+/// What the links of one `[[master]]` or `[[replica]]` share.
+#[derive(Debug, Default)]
+pub struct Syncs {
+    full: AtomicU64,
+    partial: AtomicU64,
+    refused: AtomicU64,
+    beginnings: Mutex<VecDeque<(u64, Beginning)>>,
+}
+
+impl Syncs {
+    /// The master has begun a full sync.
+    pub fn count_full(&self) {
+        self.full.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The master has granted a partial resync.
+    pub fn count_partial(&self) {
+        self.partial.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The master, or its gateway, has refused a sync.
+    pub fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Full syncs, partial resyncs, refused ones, since the gateway's start.
+    pub fn counts(&self) -> [u64; 3] {
+        [&self.full, &self.partial, &self.refused].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Leaves the beginning of the stream for the main connection of this id.
+    pub fn leave(&self, id: u64, beginning: Beginning) {
+        let mut beginnings = self.beginnings.lock().expect("no code panics while it holds the beginnings");
+        beginnings.retain(|(other, _)| *other != id);
+        if beginnings.len() == MOST {
+            beginnings.pop_front();
+        }
+        beginnings.push_back((id, beginning));
+    }
+
+    /// Takes what was left for this id.
+    pub fn take(&self, id: u64) -> Option<Beginning> {
+        let mut beginnings = self.beginnings.lock().expect("no code panics while it holds the beginnings");
+        let at = beginnings.iter().position(|(other, _)| *other == id)?;
+        beginnings.remove(at).map(|(_, beginning)| beginning)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_taken_once_and_few_are_kept() {
+        let syncs = Syncs::default();
+        for id in 0..100 {
+            syncs.leave(id, Beginning { replid: "x".into(), offset: id });
+        }
+        assert_eq!(syncs.take(0), None);
+        assert_eq!(syncs.take(99).map(|beginning| beginning.offset), Some(99));
+        assert_eq!(syncs.take(99), None);
+    }
+}

@@ -1,0 +1,766 @@
+//! Whole conversations through the taps of both sites, cut into pieces of any size.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::at_master::AtMaster;
+use super::at_replica::AtReplica;
+use super::full_syncs::FullSyncs;
+use super::gate::{Gate, Rules};
+use super::introduction::{Capability, Introduction};
+use super::names::Names;
+use super::observer::Observer;
+use super::replication::{Observed, Replication, Stage, SyncKind};
+use super::syncs::Syncs;
+use crate::tap::{Flow, Tap, Verdict};
+
+const UP: Flow = Flow::ToMaster;
+const DOWN: Flow = Flow::ToReplica;
+
+const ID: &str = "0123456789012345678901234567890123456789";
+const PSYNC: &[u8] = b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n";
+const FULL: &[u8] = b"\n\n+FULLRESYNC 0123456789012345678901234567890123456789 42\r\n\n$9\r\nREDIS0010";
+const EOF: &[u8] =
+    b"$EOF:abcdefghijabcdefghijabcdefghijabcdefghij\r\nREDIS0010abcdefghijabcdefghijabcdefghijabcdefghij";
+
+/// A tap with what it knows and its two directions.
+type Station = (Box<dyn Tap>, Arc<Observed>, [Side; 2]);
+
+/// What is said, and which way.
+type Step = (Flow, Vec<u8>);
+
+/// A connection through one tap, or through both.
+struct Talk {
+    taps: Vec<Station>,
+    master: Vec<u8>,
+    replica: Vec<u8>,
+    end: Option<String>,
+    armed: Option<usize>,
+    now: Instant,
+}
+
+/// One direction at one tap.
+#[derive(Default)]
+struct Side {
+    held: Vec<u8>,
+    detached: bool,
+}
+
+impl Talk {
+    fn at_master(rules: Rules, syncs: &Arc<Syncs>) -> Self {
+        let observed = Observed::new(Arc::clone(syncs));
+        let tap = AtMaster::new(Gate::new("dc1", rules), Observer::new(Arc::clone(&observed)));
+        Self::through(vec![(Box::new(tap), observed, Default::default())])
+    }
+
+    fn at_replica(introduction: Introduction, syncs: &Arc<Syncs>) -> Self {
+        let observed = Observed::new(Arc::clone(syncs));
+        let tap = AtReplica::new(introduction, Observer::new(Arc::clone(&observed)), Box::new(|_| {}));
+        Self::through(vec![(Box::new(tap), observed, Default::default())])
+    }
+
+    /// From the replica's site to the master's and back.
+    fn both() -> Self {
+        let names = Some((Names::new("dc2".into(), None), "127.0.0.1".parse().unwrap()));
+        let mut near = Self::at_replica(Introduction::new(names, Vec::new()), &Arc::default());
+        near.taps.extend(Self::at_master(Rules::default(), &Arc::default()).taps);
+        near
+    }
+
+    fn through(taps: Vec<Station>) -> Self {
+        Self { taps, master: Vec::new(), replica: Vec::new(), end: None, armed: None, now: Instant::now() }
+    }
+
+    /// Bytes that come from one side; `cut` says how long the pieces are.
+    fn say(&mut self, flow: Flow, bytes: &[u8], cut: &[usize]) {
+        let (mut rest, mut at) = (bytes, 0);
+        while !rest.is_empty() {
+            let count = cut[at % cut.len()].min(rest.len());
+            at += 1;
+            let first = if flow == UP { 0 } else { self.taps.len() - 1 };
+            self.reach(first, flow, rest[..count].to_vec());
+            rest = &rest[count..];
+        }
+    }
+
+    /// Bytes reach a tap, and what it lets through the next.
+    fn reach(&mut self, at: usize, flow: Flow, bytes: Vec<u8>) {
+        if self.end.is_some() || bytes.is_empty() {
+            return;
+        }
+        let way = usize::from(flow == DOWN);
+        self.taps[at].2[way].held.extend(bytes);
+        while !self.taps[at].2[way].held.is_empty() && self.end.is_none() {
+            let (tap, _, sides) = &mut self.taps[at];
+            let side = &mut sides[way];
+            let verdict = if side.detached {
+                Verdict::Pass(side.held.len())
+            } else {
+                tap.look(flow, &side.held, self.now)
+            };
+            let mut take = |count: usize| sides[way].held.drain(..count).collect::<Vec<u8>>();
+            match verdict {
+                Verdict::Pass(count) => {
+                    let bytes = take(count);
+                    self.pass(at, flow, bytes);
+                }
+                Verdict::PassAndArm(count) => {
+                    let bytes = take(count);
+                    self.pass(at, flow, bytes);
+                    self.armed = Some(self.replica.len());
+                }
+                Verdict::Replace(count, instead) => {
+                    take(count);
+                    self.pass(at, flow, instead);
+                }
+                Verdict::Answer(count, reply) => {
+                    take(count);
+                    let back = if flow == UP { DOWN } else { UP };
+                    self.pass(at, back, reply);
+                }
+                Verdict::Hold => return,
+                Verdict::Detach => sides[way].detached = true,
+                Verdict::Stop { pass, reply, reason } => {
+                    let bytes = take(pass);
+                    self.pass(at, flow, bytes);
+                    self.pass(at, DOWN, reply);
+                    self.end = Some(reason);
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, at: usize, flow: Flow, bytes: Vec<u8>) {
+        match flow {
+            Flow::ToMaster if at + 1 < self.taps.len() => self.reach(at + 1, flow, bytes),
+            Flow::ToMaster => self.master.extend(bytes),
+            Flow::ToReplica if at > 0 => self.reach(at - 1, flow, bytes),
+            Flow::ToReplica => self.replica.extend(bytes),
+        }
+    }
+
+    fn view(&self) -> Replication {
+        self.taps[0].1.view(self.now)
+    }
+
+    /// The words in which the link ended, and what reached the master.
+    fn refusal(mut self, steps: &[(Flow, &[u8])]) -> (String, Vec<u8>) {
+        self.steps(steps);
+        (self.end.unwrap_or_default(), self.master)
+    }
+
+    fn steps(&mut self, steps: &[(Flow, &[u8])]) {
+        for (flow, bytes) in steps {
+            self.say(*flow, bytes, &[bytes.len().max(1)]);
+        }
+    }
+}
+
+fn strict() -> Talk {
+    Talk::at_master(Rules::default(), &Arc::default())
+}
+
+fn cuts() -> impl Strategy<Value = Vec<usize>> {
+    proptest::collection::vec(1usize..90, 1..20)
+}
+
+/// What each kind of replica says and hears, up to its first acknowledgement, and where
+/// the sync's reply ends in what it hears.
+fn handshakes() -> Vec<(&'static str, Vec<Step>)> {
+    let words = |line: &str| super::command::encode(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+    let ok = |count: usize| (DOWN, b"+OK\r\n".repeat(count));
+    let inline = |line: &str| (UP, format!("{line}\r\n").into_bytes());
+    let resp = |line: &str| (UP, words(line));
+    let pong = || (DOWN, b"+PONG\r\n".to_vec());
+    let full = || (DOWN, FULL.to_vec());
+    let psync = format!("PSYNC {ID} 43");
+    vec![
+        (
+            "Redis 2.8, inline, one by one",
+            vec![
+                inline("PING"),
+                pong(),
+                inline("REPLCONF listening-port 6380"),
+                ok(1),
+                inline("PSYNC ? -1"),
+                full(),
+                inline("REPLCONF ACK 42"),
+            ],
+        ),
+        (
+            "Redis 5 with a password and an address of its own",
+            vec![
+                resp("PING"),
+                (DOWN, b"-NOAUTH Authentication required.\r\n".to_vec()),
+                resp("AUTH secret"),
+                ok(1),
+                resp("REPLCONF listening-port 6380"),
+                ok(1),
+                resp("REPLCONF ip-address own.example"),
+                ok(1),
+                resp("REPLCONF capa eof capa psync2"),
+                ok(1),
+                resp("PSYNC ? -1"),
+                full(),
+                (UP, b"\n\n".to_vec()),
+                resp("REPLCONF ACK 42"),
+            ],
+        ),
+        (
+            "Redis 7, pipelined, diskless",
+            vec![
+                resp("PING"),
+                pong(),
+                (
+                    UP,
+                    [
+                        words("AUTH repl secret"),
+                        words("REPLCONF listening-port 6380"),
+                        words("REPLCONF capa eof capa psync2"),
+                    ]
+                    .concat(),
+                ),
+                ok(3),
+                resp("PSYNC ? -1"),
+                (DOWN, format!("+FULLRESYNC {ID} 42\r\n").into_bytes()),
+                (DOWN, EOF.to_vec()),
+                resp("REPLCONF ACK 42 FACK 40"),
+            ],
+        ),
+        (
+            "Redis 7, a partial resync",
+            vec![
+                resp("PING"),
+                pong(),
+                resp("REPLCONF listening-port 6380"),
+                ok(1),
+                resp(&psync),
+                (DOWN, b"+CONTINUE\r\n".to_vec()),
+                resp("REPLCONF ACK 42"),
+            ],
+        ),
+        (
+            "KeyDB",
+            vec![
+                resp("REPLPING"),
+                (DOWN, b"-ERR unknown command 'REPLPING'\r\n".to_vec()),
+                resp("PING"),
+                pong(),
+                resp("REPLCONF uuid 6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+                (DOWN, b"-ERR Unrecognized REPLCONF option: uuid\r\n".to_vec()),
+                resp("REPLCONF listening-port 6380"),
+                ok(1),
+                resp("REPLCONF capa eof capa psync2 capa activeExpire"),
+                ok(1),
+                resp("PSYNC ? -1"),
+                full(),
+                resp("REPLCONF ACK 42"),
+            ],
+        ),
+        (
+            "Dragonfly",
+            vec![
+                inline("PING"),
+                pong(),
+                inline("REPLCONF listening-port 6380"),
+                ok(1),
+                inline("REPLCONF capa eof capa psync2"),
+                ok(1),
+                inline("REPLCONF capa dragonfly"),
+                ok(1),
+                inline("PSYNC ? -1"),
+                full(),
+                inline("REPLCONF ACK 0"),
+                inline("REPLCONF ACK 42"),
+            ],
+        ),
+        (
+            "Valkey 8",
+            vec![
+                resp("PING"),
+                pong(),
+                (
+                    UP,
+                    [
+                        words("REPLCONF listening-port 6380"),
+                        words("REPLCONF capa eof capa psync2 capa dual-channel capa skip-rdb-checksum"),
+                        words("REPLCONF version 8.1.0"),
+                    ]
+                    .concat(),
+                ),
+                ok(3),
+                resp("PSYNC ? -1"),
+                full(),
+                resp("REPLCONF ACK 42"),
+            ],
+        ),
+        (
+            "an old master that knows no PSYNC",
+            vec![
+                resp("PING"),
+                pong(),
+                resp("REPLCONF listening-port 6380"),
+                ok(1),
+                resp("PSYNC ? -1"),
+                (DOWN, b"-ERR unknown command 'PSYNC'\r\n".to_vec()),
+                inline("SYNC"),
+                (DOWN, b"\n$9\r\nREDIS0010".to_vec()),
+                resp("REPLCONF ACK 42"),
+            ],
+        ),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_replicas_handshake_passes_whole_however_it_is_cut(cut in cuts(), upper: bool) {
+        for (who, steps) in handshakes() {
+            let mut talk = strict();
+            for (flow, bytes) in &steps {
+                let bytes = if upper && *flow == UP { bytes.to_ascii_uppercase() } else { bytes.clone() };
+                talk.say(*flow, &bytes, &cut);
+            }
+            let said = |flow: Flow| {
+                steps.iter().filter(|step| step.0 == flow).flat_map(|step| step.1.clone()).collect::<Vec<u8>>()
+            };
+            prop_assert_eq!(&talk.end, &None, "{}", who);
+            prop_assert!(talk.master.eq_ignore_ascii_case(&said(UP)), "{}", who);
+            prop_assert_eq!(&talk.replica, &said(DOWN), "{}", who);
+            prop_assert!(talk.armed.is_some(), "{}", who);
+            let view = talk.view();
+            prop_assert_eq!(view.stage, Stage::Streaming, "{}: {:?}", who, view);
+            prop_assert_eq!(view.acknowledged_offset, Some(42), "{}", who);
+            prop_assert_eq!(view.port, Some(6380), "{}", who);
+        }
+    }
+
+    #[test]
+    fn offsets_and_lag_are_the_same_however_the_stream_is_cut(cut in cuts(), length in 4usize..5000) {
+        for (_, steps) in handshakes() {
+            let mut talk = Talk::both();
+            steps.iter().for_each(|(flow, bytes)| talk.say(*flow, bytes, &cut));
+            talk.say(DOWN, &vec![b'*'; length], &cut);
+            for (_, observed, _) in &talk.taps {
+                let view = observed.view(talk.now);
+                // A SYNC tells no offset.
+                if view.replication_id.is_some() {
+                    prop_assert_eq!(view.master_offset, Some(42 + length as u64));
+                    prop_assert_eq!(view.lag_bytes, Some(length as u64));
+                }
+            }
+            talk.say(UP, format!("REPLCONF ACK {}\r\n", 42 + length).as_bytes(), &cut);
+            for (_, observed, _) in &talk.taps {
+                let view = observed.view(talk.now);
+                prop_assert_eq!(view.lag_bytes.unwrap_or(0), 0);
+                prop_assert_eq!(view.lag_seconds.unwrap_or(0.0), 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn reply_lines_reach_the_replica_whole(cut in cuts()) {
+        for (who, steps) in handshakes() {
+            let mut talk = Talk::both();
+            for (flow, bytes) in &steps {
+                let mut at = 0;
+                while at < bytes.len() {
+                    let count = cut[at % cut.len()].min(bytes.len() - at);
+                    talk.say(*flow, &bytes[at..at + count], &[count]);
+                    // Whole lines, until the snapshot begins.
+                    let line = talk.replica.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                    let rest = &talk.replica[line..];
+                    let snapshot = rest.starts_with(b"REDIS") || b"REDIS".starts_with(rest);
+                    prop_assert!(snapshot, "{}: {}", who, rest.escape_ascii());
+                    at += count;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_forbidden_command_never_passes_and_is_answered_in_order(cut in cuts()) {
+        let mut talk = strict();
+        talk.say(UP, b"PING\r\nREPLCONF listening-port 1\r\n*1\r\n$8\r\nFLUSHALL\r\nPING\r\n", &cut);
+        talk.say(DOWN, b"+PONG\r\n+OK\r\n", &cut);
+        prop_assert_eq!(&talk.master, b"PING\r\nREPLCONF listening-port 1\r\n");
+        prop_assert!(talk.replica.starts_with(b"+PONG\r\n+OK\r\n-ERR replgate dc1: the command FLUSHALL"));
+        prop_assert!(talk.end.unwrap().contains("FLUSHALL"));
+    }
+
+    #[test]
+    fn after_the_sync_a_command_ends_the_link_in_silence(cut in cuts()) {
+        let mut talk = strict();
+        talk.say(UP, PSYNC, &cut);
+        talk.say(DOWN, FULL, &cut);
+        talk.say(UP, b"*1\r\n$8\r\nFLUSHALL\r\n", &cut);
+        prop_assert_eq!(&talk.master, PSYNC);
+        prop_assert_eq!(&talk.replica, FULL);
+        prop_assert!(talk.end.is_some());
+    }
+
+    #[test]
+    fn a_password_that_the_gateway_says_itself_goes_no_further_and_is_answered_in_order(cut in cuts()) {
+        let rules = || Rules { authenticated: true, ..Rules::default() };
+        let mut talk = Talk::at_master(rules(), &Arc::default());
+        talk.say(UP, b"AUTH guess\r\n", &cut);
+        prop_assert_eq!(&talk.replica, b"+OK\r\n");
+        talk.say(UP, b"PING\r\nREPLCONF listening-port 1\r\nAUTH repl guess\r\nAUTH again\r\nREPLCONF capa eof\r\n", &cut);
+        talk.say(DOWN, b"+PONG\r\n-ERR listening\r\n", &cut);
+        prop_assert_eq!(&talk.replica, b"+OK\r\n+PONG\r\n-ERR listening\r\n+OK\r\n+OK\r\n");
+        talk.say(DOWN, b"+OK\r\n", &cut);
+        talk.say(UP, PSYNC, &cut);
+        talk.say(DOWN, FULL, &cut);
+        prop_assert_eq!(talk.end, None);
+        prop_assert!(!String::from_utf8_lossy(&talk.master).contains("AUTH"));
+        prop_assert!(talk.replica.ends_with(FULL));
+        // A refusal waits for its turn behind them.
+        let mut talk = Talk::at_master(rules(), &Arc::default());
+        talk.say(UP, b"PING\r\nAUTH x\r\nFLUSHALL\r\n", &cut);
+        prop_assert_eq!(&talk.replica, b"");
+        talk.say(DOWN, b"+PONG\r\n", &cut);
+        prop_assert!(talk.replica.starts_with(b"+PONG\r\n+OK\r\n-ERR replgate dc1: the command FLUSHALL"));
+    }
+
+    #[test]
+    fn no_bytes_whatever_reach_a_master_unless_they_are_replication(
+        bytes in proptest::collection::vec(prop_oneof![
+            any::<Vec<u8>>().prop_map(|bytes| bytes.into_iter().take(12).collect::<Vec<u8>>()),
+            Just(b"*1\r\n$8\r\nFLUSHALL\r\n".to_vec()),
+            Just(b"*1\r\n$4\r\nPING\r\n".to_vec()),
+            Just(b"PING\r\n".to_vec()),
+            Just(b"\n".to_vec()),
+            Just(b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n5\r\n".to_vec()),
+            Just(PSYNC.to_vec()),
+            Just(b"$".to_vec()),
+            Just(b"*".to_vec()),
+            Just(b"\r\n".to_vec()),
+        ], 0..30),
+        cut in cuts(),
+    ) {
+        let bytes = bytes.concat();
+        let mut talk = strict();
+        talk.say(UP, &bytes, &cut);
+        // What reached the master is made of nothing but whole, known commands.
+        let mut rest = &talk.master[..];
+        while !rest.is_empty() {
+            match super::command::parse(rest) {
+                super::command::Parsed::Newline(count) => rest = &rest[count..],
+                super::command::Parsed::Command { length, arguments } => {
+                    let name = arguments[0].to_ascii_uppercase();
+                    prop_assert!([&b"PING"[..], b"REPLPING", b"REPLCONF", b"PSYNC", b"AUTH"].contains(&&name[..]), "{}", name.escape_ascii());
+                    rest = &rest[length..];
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_a_master_says_reaches_the_replica_as_it_is(
+        bytes in proptest::collection::vec(any::<u8>(), 0..3000), cut in cuts(), line in 0usize..5,
+    ) {
+        // An answer, known or not, and then anything.
+        let line = [&b"+FULLRESYNC x y\r\n"[..], b"+WHAT\r\n", b"+CONTINUE\r\n", b"+RDBCHANNELSYNC 1\r\n", FULL][line];
+        let mut talk = Talk::both();
+        talk.say(UP, PSYNC, &cut);
+        talk.say(DOWN, line, &cut);
+        talk.say(DOWN, &bytes, &cut);
+        // What is no whole line yet waits in the handshake; nothing else does.
+        let said = [line, &bytes[..]].concat();
+        prop_assert!(said.starts_with(&talk.replica));
+        let reads_lines = matches!(talk.view().stage, Stage::Waiting | Stage::Handshake);
+        if talk.end.is_none() && !reads_lines {
+            prop_assert_eq!(&talk.replica, &said);
+        }
+    }
+}
+
+#[test]
+fn sync_follows_only_a_refused_psync_or_a_paired_connection() {
+    assert!(strict().refusal(&[(UP, b"SYNC\r\n")]).0.contains("allow_dump"));
+    let mut talk = strict();
+    talk.steps(&[
+        (UP, &b"REPLCONF capa eof rdb-only 1 rdb-channel 1 listening-port 7\r\n"[..]),
+        (DOWN, b"+OK\r\n"),
+        (UP, b"SYNC\r\n"),
+        (DOWN, b"$ENDOFF:5 x 0 7\r\n"),
+        (DOWN, EOF),
+    ]);
+    assert_eq!(talk.end, None);
+    assert_eq!((talk.view().stage, talk.view().snapshot.unwrap().size), (Stage::Loading, Some(49)));
+}
+
+#[test]
+fn both_connections_of_a_redis_8_sync_pass_and_are_one_sync() {
+    let syncs = Arc::<Syncs>::default();
+    let mut main = Talk::at_master(Rules::default(), &syncs);
+    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n*3\r\n$3\r\nSET")]);
+    assert_eq!((main.end.as_ref(), main.armed), (None, Some(20)));
+    assert_eq!((main.view().stage, main.view().master_offset), (Stage::Loading, None));
+    let mut second = Talk::at_master(Rules::default(), &syncs);
+    second.steps(&[
+        (UP, &b"*11\r\n$8\r\nREPLCONF\r\n$4\r\ncapa\r\n$3\r\neof\r\n$8\r\nrdb-only\r\n$1\r\n1\r\n$11\r\nrdb-channel\r\n$1\r\n1\r\n$17\r\nmain-ch-client-id\r\n$2\r\n17\r\n$14\r\nlistening-port\r\n$4\r\n6380\r\n"[..]),
+        (DOWN, b"+OK\r\n"),
+        (UP, PSYNC),
+        (DOWN, b"\n+FULLRESYNC 0123456789012345678901234567890123456789 100\r\n"),
+        (DOWN, EOF),
+    ]);
+    assert_eq!((second.end.as_ref(), second.view().stage), (None, Stage::Loading));
+    // The stream of the main connection begins where the other says.
+    main.steps(&[(DOWN, b"\r\n"), (UP, b"REPLCONF ACK 111\r\n")]);
+    let view = main.view();
+    assert_eq!((view.stage, view.master_offset, view.lag_bytes), (Stage::Streaming, Some(113), Some(2)));
+    assert_eq!((view.replication_id.as_deref(), syncs.counts()), (Some(ID), [1, 0, 0]));
+}
+
+#[test]
+fn a_valkey_main_connection_may_ask_twice_for_one_full_sync() {
+    let syncs = Arc::<Syncs>::default();
+    let mut talk = Talk::at_master(Rules::default(), &syncs);
+    talk.steps(&[
+        (UP, PSYNC),
+        (DOWN, &b"+DUALCHANNELSYNC\r\n"[..]),
+        (UP, b"REPLCONF set-rdb-client-id 9\r\n"),
+        (DOWN, b"+OK\r\n"),
+        (UP, b"PSYNC 0123456789012345678901234567890123456789 43\r\n"),
+        (DOWN, b"+CONTINUE\r\nstream"),
+    ]);
+    assert_eq!((talk.end.as_ref(), talk.armed), (None, Some(34)));
+    let view = talk.view();
+    assert_eq!((view.master_offset, view.sync, view.stage), (Some(48), Some(SyncKind::Full), Stage::Loading));
+    assert_eq!(syncs.counts(), [1, 0, 0]);
+}
+
+#[test]
+fn promotions_dumps_and_slot_migration_are_refused_unless_they_are_allowed() {
+    let all = || Rules { failover: true, dump: true, slot_migration: true, ..Rules::default() };
+    for (bytes, switch) in [
+        (
+            &b"PSYNC 0123456789012345678901234567890123456789 43 FAILOVER\r\n"[..],
+            Some(Rules { failover: true, ..Rules::default() }),
+        ),
+        (b"REPLCONF rdb-only 1\r\n", Some(Rules { dump: true, ..Rules::default() })),
+        (b"REPLCONF rdb-only 0\r\n", Some(Rules { dump: true, ..Rules::default() })),
+        (b"REPLCONF rdb-filter-only functions\r\n", Some(Rules { dump: true, ..Rules::default() })),
+        (b"REPLCONF rdb-channel 0\r\n", Some(Rules { dump: true, ..Rules::default() })),
+        (
+            b"REPLCONF rdb-only 1 rdb-channel 1 rdb-channel 0\r\n",
+            Some(Rules { dump: true, ..Rules::default() }),
+        ),
+        (b"SYNC\r\n", Some(Rules { dump: true, ..Rules::default() })),
+        (b"CLUSTER SYNCSLOTS SYNC x 0 100\r\n", Some(Rules { slot_migration: true, ..Rules::default() })),
+        (b"cluster syncslots conf NODE-ID x\r\n", Some(Rules { slot_migration: true, ..Rules::default() })),
+        (b"CLUSTER FAILOVER TAKEOVER\r\n", None),
+        (b"CLUSTER RESET\r\n", None),
+        (b"REPLCONF getack *\r\n", None),
+        (b"PSYNC ; -1\r\n", None),
+        (b"PSYNC ? -1 FAILOVER x\r\n", None),
+        (b"MULTI\r\n", None),
+        (b"SYNC x\r\n", None),
+    ] {
+        let (end, master) = strict().refusal(&[(UP, bytes)]);
+        assert!(end.ends_with("; refused") && master.is_empty(), "{}: {end}", bytes.escape_ascii());
+        match switch {
+            Some(rules) => {
+                // Its own switch and no other lets it pass.
+                let (end, master) = Talk::at_master(rules.clone(), &Arc::default()).refusal(&[(UP, bytes)]);
+                assert!(end.is_empty() && master == bytes, "{}: {end}", bytes.escape_ascii());
+                let others = Rules {
+                    failover: !rules.failover,
+                    dump: !rules.dump,
+                    slot_migration: !rules.slot_migration,
+                    ..Rules::default()
+                };
+                let (end, master) = Talk::at_master(others, &Arc::default()).refusal(&[(UP, bytes)]);
+                assert!(!end.is_empty() && master.is_empty(), "{}", bytes.escape_ascii());
+            }
+            None => {
+                let (end, master) = Talk::at_master(all(), &Arc::default()).refusal(&[(UP, bytes)]);
+                assert!(!end.is_empty() && master.is_empty(), "{}", bytes.escape_ascii());
+            }
+        }
+    }
+}
+
+#[test]
+fn where_slots_are_migrated_nothing_else_passes() {
+    let rules = || Rules { slot_migration: true, ..Rules::default() };
+    let mut talk = Talk::at_master(rules(), &Arc::default());
+    talk.steps(&[
+        (UP, &b"CLUSTER SYNCSLOTS SYNC id 0 100\r\n"[..]),
+        (DOWN, b"-NOTREADY try again\r\n"),
+        (UP, b"CLUSTER SYNCSLOTS SYNC id 0 100\r\n"),
+        (DOWN, b"+RDBCHANNELSYNCSLOTS\r\n*1\r\nstream"),
+        (UP, b"CLUSTER SYNCSLOTS ACK state 5\r\n"),
+    ]);
+    assert_eq!((talk.end.as_ref(), talk.view().stage, talk.armed), (None, Stage::Unknown, None));
+    talk.steps(&[(UP, b"FLUSHALL\r\n")]);
+    assert!(talk.end.unwrap().contains("FLUSHALL") && talk.replica.ends_with(b"stream"));
+}
+
+#[test]
+fn a_dump_cannot_be_had_by_way_of_an_option_that_an_older_master_refuses() {
+    let ask = &b"REPLCONF rdb-only 1 rdb-channel 1\r\n"[..];
+    let no = &b"-ERR Unrecognized REPLCONF option: rdb-channel\r\n"[..];
+    let (end, master) = strict().refusal(&[(UP, ask), (DOWN, no), (UP, PSYNC)]);
+    assert!(!end.is_empty() && master == ask);
+    // Nor by asking before the refusal has come.
+    let (end, master) = strict().refusal(&[(UP, &[ask, PSYNC].concat()), (DOWN, b"-ERR no\r\n")]);
+    assert!(!end.is_empty() && master == ask);
+}
+
+#[test]
+fn a_password_is_never_named() {
+    let mut talk = strict();
+    talk.steps(&[(UP, b"AUTH user secret extra\r\n")]);
+    assert!(
+        !String::from_utf8_lossy(&talk.replica).contains("secret") && !talk.end.unwrap().contains("secret")
+    );
+}
+
+#[test]
+fn full_syncs_beyond_the_bound_wait_and_partial_ones_cost_nothing() {
+    let bound = Arc::new(FullSyncs::new(1));
+    let syncs = Arc::<Syncs>::default();
+    let talk = || Talk::at_master(Rules { full_syncs: Some(Arc::clone(&bound)), ..Rules::default() }, &syncs);
+    let mut partial = talk();
+    partial.steps(&[(UP, format!("PSYNC {ID} 43\r\n").as_bytes()), (DOWN, b"+CONTINUE\r\n")]);
+    assert_eq!(partial.end, None);
+    // Both connections of one sync have one place.
+    let mut main = talk();
+    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 5\r\n")]);
+    let mut second = talk();
+    second.steps(&[
+        (UP, &b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 5\r\n"[..]),
+        (DOWN, b"+OK\r\n"),
+        (UP, PSYNC),
+    ]);
+    assert_eq!((main.end.as_ref(), second.end.as_ref()), (None, None));
+    let mut late = talk();
+    late.steps(&[(UP, PSYNC)]);
+    assert!(late.master.is_empty() && late.end.as_ref().unwrap().contains("full_syncs_per_minute"));
+    assert!(late.replica.starts_with(b"-LOADING replgate dc1: too many full syncs"));
+    assert!(late.taps[0].1.was_postponed());
+    let mut later = talk();
+    later.now += Duration::from_secs(61);
+    later.steps(&[(UP, PSYNC)]);
+    assert_eq!((later.end.as_ref(), syncs.counts()), (None, [1, 1, 1]));
+}
+
+#[test]
+fn a_snapshot_tells_how_far_it_is_and_how_long_it_takes() {
+    let mut talk = strict();
+    talk.steps(&[(UP, PSYNC), (DOWN, format!("+FULLRESYNC {ID} 42\r\n$1000\r\n").as_bytes())]);
+    assert_eq!(talk.view().stage, Stage::FullSync);
+    for _ in 0..5 {
+        talk.now += Duration::from_secs(1);
+        talk.say(DOWN, &[b'x'; 100], &[100]);
+    }
+    talk.now += Duration::from_secs(1);
+    let snapshot = talk.view().snapshot.unwrap();
+    assert_eq!((snapshot.bytes, snapshot.size), (500, Some(1000)));
+    assert!((40..=100).contains(&snapshot.bytes_per_second.unwrap()), "{snapshot:?}");
+    assert!((5.0..13.0).contains(&snapshot.seconds_left.unwrap()), "{snapshot:?}");
+    talk.say(DOWN, &[b'x'; 500], &[77]);
+    assert_eq!(talk.view().stage, Stage::Loading);
+    talk.steps(&[(DOWN, b"*1\r\n"), (UP, b"REPLCONF ACK 42\r\n")]);
+    let view = talk.view();
+    assert_eq!((view.stage, view.master_offset, view.lag_bytes), (Stage::Streaming, Some(46), Some(4)));
+}
+
+#[test]
+fn what_is_not_known_is_said_and_passes() {
+    // Valkey's compressed stream.
+    let mut talk = Talk::both();
+    talk.steps(&[(UP, PSYNC), (DOWN, FULL), (DOWN, b"VC"), (DOWN, b"S\x01\x02\x03\x04rest")]);
+    for (_, observed, _) in &talk.taps {
+        let view = observed.view(talk.now);
+        assert_eq!((view.stage, view.unknown.as_deref()), (Stage::Unknown, Some("a compressed stream")));
+        assert_eq!((view.master_offset, view.lag_bytes), (None, None));
+    }
+    talk.steps(&[(DOWN, b"more"), (UP, b"REPLCONF ACK 99\r\n")]);
+    assert!(talk.replica.ends_with(b"restmore") && talk.end.is_none());
+    // Still nothing but replication.
+    talk.steps(&[(UP, b"FLUSHALL\r\n")]);
+    assert!(talk.end.is_some());
+    // A stream whose first bytes only look like it.
+    let mut talk = strict();
+    talk.steps(&[(UP, PSYNC), (DOWN, FULL), (DOWN, b"VC"), (DOWN, b"x")]);
+    assert_eq!(talk.view().master_offset, Some(45));
+}
+
+#[test]
+fn what_redis_objects_to_is_told_with_the_next_step() {
+    for (steps, words) in [
+        (
+            &[
+                (UP, &b"PING\r\n"[..]),
+                (DOWN, b"-NOPERM this user has no permissions to run the 'ping' command\r\n"),
+                (UP, b"REPLCONF capa eof\r\n"),
+                (DOWN, b"+OK\r\n"),
+                (UP, PSYNC),
+                (DOWN, b"-NOPERM this user has no permissions to run the 'psync' command\r\n"),
+            ][..],
+            "ACL SETUSER <user> +ping +psync (least: +ping +replconf +psync)",
+        ),
+        (&[(UP, PSYNC), (DOWN, b"-NOAUTH Authentication required.\r\n")], "`auth` in its [[master]]"),
+        (
+            &[(UP, b"AUTH x\r\n"), (DOWN, b"-WRONGPASS invalid username-password pair\r\n")],
+            "the master refuses the replica's password: WRONGPASS",
+        ),
+        (
+            &[(UP, PSYNC), (DOWN, b"-NOMASTERLINK Can't SYNC while not connected with my master\r\n")],
+            "the master refuses the sync: NOMASTERLINK",
+        ),
+    ] {
+        let mut talk = Talk::both();
+        talk.steps(steps);
+        for (_, observed, _) in &talk.taps {
+            let complaint = observed.complaint().unwrap();
+            assert!(complaint.contains(words), "{complaint}");
+        }
+    }
+    // A replica that says its password later, and one that goes on without an option.
+    let mut talk = strict();
+    talk.steps(&[
+        (UP, &b"PING\r\n"[..]),
+        (DOWN, b"-NOAUTH Authentication required.\r\n"),
+        (UP, b"REPLCONF ip-address x\r\n"),
+        (DOWN, b"-ERR Unrecognized REPLCONF option: ip-address\r\n"),
+    ]);
+    assert_eq!(talk.view().complaint, None);
+}
+
+#[test]
+fn a_replica_is_known_by_what_it_says_and_by_the_name_it_is_given() {
+    let mut talk = Talk::both();
+    talk.steps(&[
+        (UP, &b"REPLCONF listening-port 6380\r\n"[..]),
+        (UP, b"REPLCONF capa eof capa psync2\r\nREPLCONF version 8.1.0\r\n"),
+        (DOWN, b"+OK\r\n+OK\r\n+OK\r\n"),
+    ]);
+    for (_, observed, _) in &talk.taps {
+        let view = observed.view(talk.now);
+        assert_eq!((view.host.as_deref(), view.port), (Some("dc2"), Some(6380)));
+        assert_eq!(view.version.as_deref(), Some("8.1.0"));
+        assert_eq!(view.capabilities, ["eof", "psync2"]);
+    }
+    assert!(String::from_utf8_lossy(&talk.master).contains("ip-address\r\n$3\r\ndc2"));
+}
+
+#[test]
+fn a_capability_that_is_dropped_is_not_heard_of_and_the_answers_stay_in_order() {
+    let dropped = Introduction::new(None, vec![Capability::RdbNoCompress, Capability::RdbChannel]);
+    let mut talk = Talk::at_replica(dropped, &Arc::default());
+    talk.steps(&[
+        (UP, &b"REPLCONF rdb-no-compress 1\r\nREPLCONF capa eof capa rdb-channel-repl\r\n"[..]),
+        (DOWN, b"+OK\r\n+OK\r\n"),
+        (UP, PSYNC),
+        (DOWN, FULL),
+    ]);
+    let heard = String::from_utf8_lossy(&talk.master).replace("\r\n", " ");
+    assert!(heard.starts_with("*3 $8 REPLCONF $4 capa $4 none *3 $8 REPLCONF $4 capa $3 eof *3"), "{heard}");
+    assert_eq!(talk.view().stage, Stage::Loading);
+}

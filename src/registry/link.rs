@@ -1,0 +1,294 @@
+//! One live link: what its session writes of it, and what `status` tells.
+//!
+//! Counting is a relaxed addition, so that the data path pays next to nothing for
+//! being watched.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Counts, With};
+use crate::clock;
+use crate::link::Side;
+use crate::link::tlv::Id;
+use crate::redis::replication::{Channel, Observed, Replication};
+use crate::tap::Flow;
+
+/// One live link.
+#[derive(Debug)]
+pub struct LinkEntry {
+    /// Counts up within this process.
+    pub number: u64,
+    /// The name of the `[[master]]` or `[[replica]]`.
+    pub name: String,
+    /// Which end this is.
+    pub side: Side,
+    /// The far site.
+    pub site: String,
+    /// The far gateway's instance.
+    pub instance: Id,
+    /// The far gateway's address, by which its newest lane goes.
+    far: Mutex<SocketAddr>,
+    /// The local Redis' address.
+    pub redis: SocketAddr,
+    /// Whether any command passes.
+    pub plain: bool,
+    /// What both sides have agreed.
+    pub agreed: Agreed,
+    /// What is known of the replication on it; nothing where any command passes.
+    pub observed: Option<Arc<Observed>>,
+    /// When it began.
+    pub since: Instant,
+    began: i64,
+    to_replica: AtomicU64,
+    to_master: AtomicU64,
+    held: AtomicBool,
+    lanes: AtomicU64,
+    lanes_lost: AtomicU64,
+    breaks: AtomicU64,
+    resumed: AtomicU64,
+    redials: AtomicU64,
+    resent: AtomicU64,
+    carried: AtomicU64,
+    buffered: AtomicU64,
+}
+
+/// What holds for a link, by what both sides have stated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// How long it outlives its last lane.
+    pub hold: Duration,
+    /// Lanes that it may have.
+    pub lanes: u8,
+    /// Unacknowledged bytes, each way.
+    pub window: u64,
+    /// Whether the master's site compresses what it sends.
+    pub compressed: bool,
+}
+
+/// What a link's task tells of it from time to time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carrying {
+    /// Lanes that carry it now.
+    pub lanes: u64,
+    /// Nothing carries it, and it waits for a way back.
+    pub held: bool,
+    /// How often nothing carried it, so far.
+    pub breaks: u64,
+    /// Bytes that were sent more than once, so far.
+    pub resent: u64,
+    /// Bytes as carried, both ways, so far.
+    pub carried: u64,
+    /// Bytes buffered here.
+    pub buffered: u64,
+}
+
+impl LinkEntry {
+    /// A link that is up now.
+    pub(super) fn new(number: u64, with: &With<'_>) -> Self {
+        Self {
+            number,
+            name: with.name.to_owned(),
+            side: with.side,
+            site: with.site.to_owned(),
+            instance: with.instance,
+            far: Mutex::new(with.far),
+            redis: with.redis,
+            plain: with.plain,
+            agreed: with.agreed,
+            observed: with.observed.clone(),
+            since: Instant::now(),
+            began: clock::now(),
+            to_replica: AtomicU64::new(0),
+            to_master: AtomicU64::new(0),
+            held: AtomicBool::new(false),
+            lanes: AtomicU64::new(1),
+            lanes_lost: AtomicU64::new(0),
+            breaks: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
+            redials: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+            carried: AtomicU64::new(0),
+            buffered: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether nothing carries it.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Which connection of a sync over two it is.
+    pub(super) fn channel(&self) -> Option<Channel> {
+        self.observed.as_ref()?.channel()
+    }
+
+    /// What `status` tells of it.
+    pub(super) fn status(&self, now: Instant) -> LinkStatus {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let replication = self.observed.as_ref().map(|observed| observed.view(now));
+        let (to_replica_bytes, to_master_bytes) = self.counts();
+        LinkStatus {
+            number: self.number,
+            name: self.name.clone(),
+            role: self.side.role().to_owned(),
+            site: self.site.clone(),
+            far: self.far().to_string(),
+            redis: self.redis.to_string(),
+            state: match &replication {
+                _ if self.is_held() => "held".to_owned(),
+                Some(replication) => replication.stage.to_string(),
+                None => "tunnel".to_owned(),
+            },
+            since: self.began,
+            seconds: self.since.elapsed().as_secs(),
+            to_replica_bytes,
+            to_master_bytes,
+            carried_bytes: of(&self.carried),
+            resent_bytes: of(&self.resent),
+            buffered_bytes: of(&self.buffered),
+            hold_seconds: self.agreed.hold.as_secs_f64(),
+            lanes_agreed: self.agreed.lanes,
+            window_bytes: self.agreed.window,
+            compressed: self.agreed.compressed,
+            lanes: of(&self.lanes),
+            lanes_lost: of(&self.lanes_lost),
+            breaks: of(&self.breaks),
+            resumed: of(&self.resumed),
+            redials: of(&self.redials),
+            replication,
+        }
+    }
+
+    /// Adds what happened on it.
+    pub(super) fn add_to(&self, counts: &mut Counts) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        counts.breaks += of(&self.breaks);
+        counts.resumed += of(&self.resumed);
+        counts.redials += of(&self.redials);
+        counts.lanes_lost += of(&self.lanes_lost);
+        counts.resent_bytes += of(&self.resent);
+    }
+
+    /// Notes `count` bytes that crossed the local socket.
+    pub fn count(&self, flow: Flow, count: usize) {
+        let counter = match flow {
+            Flow::ToMaster => &self.to_master,
+            Flow::ToReplica => &self.to_replica,
+        };
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// How the link is carried now.
+    pub fn note(&self, now: Carrying) {
+        self.lanes.store(now.lanes, Ordering::Relaxed);
+        self.held.store(now.held, Ordering::Relaxed);
+        self.breaks.store(now.breaks, Ordering::Relaxed);
+        self.resent.store(now.resent, Ordering::Relaxed);
+        self.carried.store(now.carried, Ordering::Relaxed);
+        self.buffered.store(now.buffered, Ordering::Relaxed);
+    }
+
+    /// A lane goes to this address of the far gateway.
+    pub fn note_far(&self, far: SocketAddr) {
+        *self.far.lock().expect("no code panics while it holds an address") = far;
+    }
+
+    pub(super) fn far(&self) -> SocketAddr {
+        *self.far.lock().expect("no code panics while it holds an address")
+    }
+
+    /// A lane was lost.
+    pub fn note_lane_lost(&self) {
+        self.lanes_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A break is over.
+    pub fn note_resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A lane is dialled for a link that is up.
+    pub fn note_redial(&self) {
+        self.redials.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Dials for a link that is up, so far.
+    pub fn redials(&self) -> u64 {
+        self.redials.load(Ordering::Relaxed)
+    }
+
+    /// Bytes so far: towards the replica, towards the master.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.to_replica.load(Ordering::Relaxed), self.to_master.load(Ordering::Relaxed))
+    }
+}
+
+/// A link as `status` tells it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Counts up within the gateway's process.
+    pub number: u64,
+    /// The name of the `[[master]]` or `[[replica]]`.
+    pub name: String,
+    /// `master` where the master is here, `replica` where the replica is here.
+    pub role: String,
+    /// The far site.
+    pub site: String,
+    /// The far gateway's address.
+    pub far: String,
+    /// The local Redis' address.
+    pub redis: String,
+    /// `held` while no lane carries it, `tunnel` for a plain one, else the stage of the
+    /// replication.
+    pub state: String,
+    /// Seconds since 1970.
+    pub since: i64,
+    /// Age in seconds.
+    pub seconds: u64,
+    /// Payload bytes towards the replica.
+    pub to_replica_bytes: u64,
+    /// Payload bytes towards the master.
+    pub to_master_bytes: u64,
+    /// Bytes as they were carried between the gateways, both ways: fewer where they
+    /// are compressed.
+    pub carried_bytes: u64,
+    /// Bytes that were sent to the far gateway more than once.
+    pub resent_bytes: u64,
+    /// Bytes buffered here, sent or received.
+    pub buffered_bytes: u64,
+    /// How long it outlives its last lane, by what both sides have stated.
+    pub hold_seconds: f64,
+    /// Lanes that it may have.
+    pub lanes_agreed: u8,
+    /// Unacknowledged bytes that it may have, each way.
+    pub window_bytes: u64,
+    /// Whether the master's site compresses what it sends.
+    pub compressed: bool,
+    /// Lanes that carry it now.
+    pub lanes: u64,
+    /// Lanes that were lost.
+    pub lanes_lost: u64,
+    /// Times that nothing carried it any more.
+    pub breaks: u64,
+    /// Breaks that were outlived.
+    pub resumed: u64,
+    /// Dials for more lanes, or for a way back.
+    pub redials: u64,
+    /// The replication on it; nothing for a plain tunnel.
+    pub replication: Option<Replication>,
+}
+
+/// A link that has ended, as `status` tells it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ended {
+    /// Why, in words.
+    pub reason: String,
+    /// When, seconds since 1970.
+    pub at: i64,
+    /// The link as it was.
+    pub link: LinkStatus,
+}

@@ -1,0 +1,104 @@
+//! Authenticates this gateway at its own Redis, so that no replica needs the password.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::REDIS_DEADLINE;
+use crate::config::Auth;
+use crate::escape::shown;
+use crate::password::Password;
+use crate::redis::command;
+
+/// What Redis made of the password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// It is good.
+    Good,
+    /// Redis wants none.
+    NotWanted,
+}
+
+/// Says AUTH on a connection on which nothing was said before. The password file is
+/// read each time, so that a new password counts from the next link on. An error is a
+/// sentence for the log, with the next step.
+pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {
+    let path = auth.password_file.clone();
+    let password = spawn_blocking(move || Password::read(&path))
+        .await
+        .unwrap_or_else(|error| Err(format!("password file: {error}")))?;
+    let mut words = vec![&b"AUTH"[..]];
+    words.extend(auth.username.as_deref().map(str::as_bytes));
+    words.push(password.bytes());
+    let answer = timeout(REDIS_DEADLINE, ask(redis, &command::encode(&words))).await;
+    match answer {
+        Ok(Ok(line)) => judge(&line, auth),
+        Ok(Err(error)) => Err(format!("AUTH: {error}")),
+        Err(_) => Err(format!("no answer to AUTH within {} s", REDIS_DEADLINE.as_secs())),
+    }
+}
+
+/// Sends a command and reads its answer of one line, without its end.
+pub async fn ask(redis: &mut TcpStream, command: &[u8]) -> io::Result<Vec<u8>> {
+    redis.write_all(command).await?;
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        if line.len() >= crate::redis::answer::MAX_LINE {
+            return Err(io::Error::other("the answer is no line"));
+        }
+        line.push(redis.read_u8().await?);
+    }
+    Ok(line.trim_ascii_end().to_vec())
+}
+
+fn judge(line: &[u8], auth: &Auth) -> Result<Login, String> {
+    let words = shown(line);
+    let said = |part: &str| words.contains(part);
+    let user = auth.username.as_ref().map_or_else(String::new, |name| format!(" for user {name}"));
+    let file = auth.password_file.display();
+    if line == b"+OK" {
+        Ok(Login::Good)
+    } else if said("without any password configured") || said("no password is set") {
+        Ok(Login::NotWanted)
+    } else if line.starts_with(b"-WRONGPASS") || said("invalid password") {
+        Err(format!(
+            "Redis refuses the password in {file}{user}: {words}; compare it with the master's requirepass or ACL LIST"
+        ))
+    } else if auth.username.is_some() && said("wrong number of arguments") {
+        Err(format!("Redis knows no users before version 6: leave `username` out of `auth` ({words})"))
+    } else {
+        Err(format!("Redis answers AUTH with {words}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_has_its_meaning() {
+        let auth = Auth { username: Some("repl".into()), password_file: "redis.pw".into() };
+        let judged = |line: &str| judge(line.as_bytes(), &auth);
+        assert_eq!(judged("+OK"), Ok(Login::Good));
+        for none in [
+            "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+            "-ERR Client sent AUTH, but no password is set",
+        ] {
+            assert_eq!(judged(none), Ok(Login::NotWanted));
+        }
+        for (line, words) in [
+            (
+                "-WRONGPASS invalid username-password pair or user is disabled.",
+                "password in redis.pw for user repl",
+            ),
+            ("-ERR invalid password", "redis.pw"),
+            ("-ERR wrong number of arguments for 'auth' command", "leave `username` out"),
+            ("-LOADING Redis is loading the dataset in memory", "LOADING"),
+        ] {
+            assert!(judged(line).unwrap_err().contains(words), "{line}");
+        }
+    }
+}
