@@ -16,13 +16,13 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin;
 use crate::clock;
-use crate::config::{Announced, Commands, Config, Replica};
+use crate::config::{Commands, Config};
 use crate::link::tlv::Id;
 use crate::listener::{self, Handshakes};
 use crate::memory::Budget;
 use crate::password::Password;
-use crate::redis::names::Names;
 use crate::registry::Registry;
+use crate::session::dial::Door;
 use crate::session::{DIALS, Shared, dial, serve};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::tls::material::Material;
@@ -70,7 +70,7 @@ pub async fn run(
     let mut replicas = Vec::new();
     for replica in &shared.config.replicas {
         let listener = bind(replica.listen, &format!("replica {:?}", replica.name))?;
-        replicas.push((listener, Arc::new(replica.clone())));
+        replicas.push((listener, Arc::new(Door::new(replica.clone()))));
     }
     if let Some(listener) = admin::bind(&shared) {
         tasks.spawn(admin::serve(Arc::clone(&shared), listener));
@@ -78,8 +78,8 @@ pub async fn run(
     if let Some(listener) = wan {
         accept_sites(&shared, listener, &tasks);
     }
-    for (listener, replica) in replicas {
-        accept_replicas(&shared, listener, replica, &tasks);
+    for (listener, door) in replicas {
+        accept_replicas(&shared, listener, door, &tasks);
     }
     info!(site = %shared.config.site, node = %shared.config.node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     up();
@@ -194,14 +194,11 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
 fn accept_replicas(
     shared: &Arc<Shared>,
     listener: tokio::net::TcpListener,
-    replica: Arc<Replica>,
+    door: Arc<Door>,
     tasks: &TaskTracker,
 ) {
+    let replica = Arc::clone(&door.replica);
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
-    let names = match &replica.announce {
-        Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
-        Announced::Keep => None,
-    };
     let (shared, inner) = (Arc::clone(shared), tasks.clone());
     tasks.spawn(listener::accept(listener, shared.stop.clone(), move |socket, from| {
         if !replica.clients.iter().any(|network| network.contains(from.ip())) {
@@ -210,7 +207,6 @@ fn accept_replicas(
             }
             return;
         }
-        let names = names.clone();
-        inner.spawn(dial::serve_replica(Arc::clone(&shared), Arc::clone(&replica), names, socket, from));
+        inner.spawn(dial::serve_replica(Arc::clone(&shared), Arc::clone(&door), socket, from));
     }));
 }

@@ -26,7 +26,7 @@ impl AtMaster {
         let verdict = self.gate.replica_says(&parsed, now);
         match (&verdict, &parsed) {
             (Verdict::Pass(_), Parsed::Command { arguments, .. }) => self.observer.asked(arguments, now),
-            (Verdict::Stop { reason, .. }, _) => self.observer.refused(reason, self.gate.is_for_now()),
+            (Verdict::Stop { reason, .. }, _) => self.observer.refused(reason),
             _ => {}
         }
         verdict
@@ -56,7 +56,7 @@ impl AtMaster {
                     self.observer.lose("a migration of slots");
                 }
                 if let Verdict::Stop { reason, .. } = &verdict {
-                    self.observer.refused(reason, self.gate.is_for_now());
+                    self.observer.refused(reason);
                 }
                 verdict
             }

@@ -84,8 +84,6 @@ pub struct Gate {
     apart: bool,
     /// The link ends once everything is answered: the reply and the log's reason.
     refusal: Option<(Vec<u8>, String)>,
-    /// The refusal is one for now.
-    later: bool,
 }
 
 impl Gate {
@@ -103,7 +101,6 @@ impl Gate {
             placed: false,
             apart: false,
             refusal: None,
-            later: false,
         }
     }
 
@@ -115,11 +112,6 @@ impl Gate {
     /// Whether slots are migrated, and nothing is replicated.
     pub fn migrates_slots(&self) -> bool {
         self.phase == Phase::Slots
-    }
-
-    /// Whether what was refused may be asked for again later.
-    pub fn is_for_now(&self) -> bool {
-        self.later
     }
 
     /// Last words for a replica that has not asked for a sync in time.
@@ -228,7 +220,6 @@ impl Gate {
             self.placed = true;
             return None;
         };
-        self.later = true;
         let reason = format!(
             "too many full syncs of this site within a minute (full_syncs_per_minute); ask again in {} s",
             wait.as_secs() + 1

@@ -93,6 +93,8 @@ pub struct Observer {
     apart: bool,
     /// What the master's user lacks.
     lacks: BTreeSet<Verb>,
+    /// A refused sync was counted; what the replica falls back to is no other.
+    refused: bool,
 }
 
 impl Observer {
@@ -108,6 +110,7 @@ impl Observer {
             lag: Lag::default(),
             apart: false,
             lacks: BTreeSet::new(),
+            refused: false,
         }
     }
 
@@ -131,12 +134,16 @@ impl Observer {
         (known.offset, known.behind_since) = (None, None);
     }
 
-    /// The gateway refuses what the replica asks for; `later` where it may ask again.
-    pub fn refused(&mut self, reason: &str, later: bool) {
-        self.observed.syncs().count_refused();
-        let mut known = self.observed.known();
-        known.complaint = Some(reason.to_owned());
-        known.postponed = later;
+    /// The gateway refuses what the replica asks for.
+    pub fn refused(&mut self, reason: &str) {
+        self.count_refused();
+        self.observed.known().complaint = Some(reason.to_owned());
+    }
+
+    fn count_refused(&mut self) {
+        if !std::mem::replace(&mut self.refused, true) {
+            self.observed.syncs().count_refused();
+        }
     }
 
     /// The replica says a whole command.
@@ -404,10 +411,12 @@ impl Observer {
     fn objects(&mut self, verb: Option<Verb>, line: &[u8]) {
         let words = shown(&line[1..]);
         if matches!(verb, Some(Verb::Psync | Verb::Sync)) {
-            self.observed.syncs().count_refused();
+            self.count_refused();
             self.observed.known().stage = Stage::Handshake;
         }
         let complaint = match verb {
+            // What a replica falls back to.
+            Some(Verb::Sync) if self.lacks.contains(&Verb::Psync) => return,
             Some(verb) if line.starts_with(b"-NOPERM") => {
                 self.lacks.insert(verb);
                 let rights: Vec<&str> =

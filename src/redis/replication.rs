@@ -90,8 +90,6 @@ pub(super) struct Known {
     pub(super) channel: Option<Channel>,
     pub(super) complaint: Option<String>,
     pub(super) unknown: Option<&'static str>,
-    /// It was told to ask again later.
-    pub(super) postponed: bool,
     snapshot: Option<Progress>,
 }
 
@@ -146,11 +144,6 @@ impl Observed {
     /// What Redis, at the far end or here, had to object, with what to do about it.
     pub fn complaint(&self) -> Option<String> {
         self.known().complaint.clone()
-    }
-
-    /// Whether the replica was told to ask for its sync later.
-    pub fn was_postponed(&self) -> bool {
-        self.known().postponed
     }
 
     /// Which connection of a sync over two it is.

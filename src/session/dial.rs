@@ -13,11 +13,12 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::backoff::Backoff;
 use super::prove::{Proof, prove};
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, Shared, agreed, congestion, dialling_terms, tune};
-use crate::config::Replica;
+use crate::config::{Announced, Replica};
 use crate::lane::{Lane, LaneError};
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want};
@@ -27,7 +28,7 @@ use crate::redis::at_replica::AtReplica;
 use crate::redis::introduction::Introduction;
 use crate::redis::names::Names;
 use crate::redis::observer::Observer;
-use crate::redis::replication::Observed;
+use crate::redis::replication::{Observed, Replication};
 use crate::redis::reply;
 use crate::registry::With;
 use crate::tap::{Blind, Flow, Tap};
@@ -69,22 +70,40 @@ impl Failure {
     }
 }
 
-/// Carries one replica's connection from its accept to its end. `names` are what is
-/// announced for the replicas of this `[[replica]]`, if anything.
-pub async fn serve_replica(
-    shared: Arc<Shared>,
-    replica: Arc<Replica>,
+/// A `[[replica]]`, and what its links share.
+#[derive(Debug)]
+pub struct Door {
+    /// As configured.
+    pub replica: Arc<Replica>,
+    /// What is announced for its replicas, if anything.
     names: Option<Arc<Names>>,
-    mut redis: TcpStream,
-    from: SocketAddr,
-) {
+    backoff: Backoff,
+}
+
+impl Door {
+    /// One that nobody has come through.
+    pub fn new(replica: Replica) -> Self {
+        let names = match &replica.announce {
+            Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
+            Announced::Keep => None,
+        };
+        Self { replica: Arc::new(replica), names, backoff: Backoff::default() }
+    }
+}
+
+/// Carries one replica's connection from its accept to its end.
+pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpStream, from: SocketAddr) {
     tune(&redis);
+    let replica = Arc::clone(&door.replica);
     let name = &replica.name;
-    let proven = tokio::select! {
-        proven = is_proven(&shared, &replica, &mut redis, from) => proven,
+    let let_in = tokio::select! {
+        proven = is_proven(&shared, &replica, &mut redis, from) => proven && {
+            tokio::time::sleep(door.backoff.wait(from.ip(), Instant::now())).await;
+            !is_gone(&redis).await
+        },
         () = shared.stop.cancelled() => return,
     };
-    if !proven {
+    if !let_in {
         return;
     }
     let news = format!("replica {name}: ");
@@ -127,7 +146,7 @@ pub async fn serve_replica(
     });
     info!(link = %name, number = place.number, site = %replica.site, node = %crate::escape::shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
     let tap: Box<dyn Tap> = match observed {
-        Some(observed) => Box::new(tap(&shared, &replica, names, Observer::new(observed), from)),
+        Some(observed) => Box::new(tap(&shared, &door, Observer::new(observed), from)),
         None => Box::new(Blind),
     };
     let instance = accept.identity.instance;
@@ -146,6 +165,13 @@ pub async fn serve_replica(
         site: &shared.config.site,
     };
     let (end, untold) = relay::run(relay, &shared.stop).await;
+    if let Some(observed) = &place.observed {
+        match observed.view(Instant::now()) {
+            Replication { sync: Some(_), .. } => door.backoff.granted(from.ip()),
+            Replication { complaint: Some(_), .. } => door.backoff.refused(from.ip(), Instant::now()),
+            _ => {}
+        }
+    }
     super::end(place, &end);
     if let Some(untold) = untold {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
@@ -183,14 +209,9 @@ async fn is_proven(shared: &Shared, replica: &Replica, redis: &mut TcpStream, fr
 }
 
 /// What looks into a link's bytes at this end.
-fn tap(
-    shared: &Arc<Shared>,
-    replica: &Arc<Replica>,
-    names: Option<Arc<Names>>,
-    observer: Observer,
-    from: SocketAddr,
-) -> AtReplica {
-    let names = names.map(|names| (names, from.ip()));
+fn tap(shared: &Arc<Shared>, door: &Door, observer: Observer, from: SocketAddr) -> AtReplica {
+    let replica = &door.replica;
+    let names = door.names.as_ref().map(|names| (Arc::clone(names), from.ip()));
     let introduction = Introduction::new(names, replica.drop_capabilities.clone());
     let (shared, link) = (Arc::clone(shared), replica.name.clone());
     let renamed = move |name: &crate::redis::names::Name| {

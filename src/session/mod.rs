@@ -7,6 +7,7 @@
 //! there.
 
 pub mod attach;
+mod backoff;
 pub mod dial;
 pub mod login;
 mod prove;

@@ -330,7 +330,9 @@ impl<'a> Driver<'a> {
                     let _ = timeout(LAST_WORDS, lane.close()).await;
                 });
             } else {
-                self.entry.note_lane_lost();
+                if !matches!(self.link.ended(), Some(End::Far(_) | End::FarStopping(_))) {
+                    self.entry.note_lane_lost();
+                }
                 // By reset: nothing that still waits in the kernel may arrive late.
                 lane.reset();
             }

@@ -179,10 +179,6 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
     super::end(place, &end);
-    if observed.is_some_and(|observed| observed.was_postponed()) {
-        // It comes again every second until its time has come.
-        admission.forgive();
-    }
 }
 
 /// What the gate of a link to this master goes by; nothing where any command passes.
