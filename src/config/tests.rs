@@ -229,3 +229,62 @@ fn one_mistake_is_told_once() {
     let tls = replica("").replace(TLS, "tls = \"certs\"\n");
     assert_eq!(parse(&tls).unwrap_err().lines().count(), 1);
 }
+
+fn master(more: &str) -> String {
+    format!(
+        "site = \"dc1\"\n{TLS}[tunnel]\nlisten = \"0.0.0.0:7379\"\n[[master]]\nname = \"orders\"\nredis = \"127.0.0.1:6379\"\nallow = [\"dc2\"]\n{more}"
+    )
+}
+
+#[test]
+fn what_a_master_allows_is_off_unless_it_is_said() {
+    let commands = |more: &str| parse(&master(more)).map(|config| config.masters[0].commands.clone());
+    let strict = Commands::Replication { auth: None, failover: false, dump: false, slot_migration: false };
+    assert_eq!(commands(""), Ok(strict));
+    assert_eq!(commands("commands = \"any\"\n"), Ok(Commands::Any));
+    let auth = Some(Auth { username: Some("repl".into()), password_file: "dir/redis.pw".into() });
+    assert_eq!(
+        commands(
+            "allow_dump = true\nallow_failover = false\nauth = { username = \"repl\", password_file = \"redis.pw\" }\n"
+        ),
+        Ok(Commands::Replication { auth, failover: false, dump: true, slot_migration: false })
+    );
+    let config = parse(&(master("") + "[limits]\nfull_syncs_per_minute = 2\n")).unwrap();
+    assert_eq!(config.limits.full_syncs_per_minute, Some(2));
+}
+
+#[test]
+fn a_plain_tunnel_has_neither_a_password_nor_switches() {
+    let faults =
+        parse(&master("commands = \"any\"\nallow_dump = true\nauth = { password_file = \"redis.pw\" }\n"))
+            .unwrap_err();
+    assert!(
+        faults.contains("every site in `allow` would run every command as this user")
+            && faults.contains("allow_dump: commands = \"any\" lets everything pass already")
+            && faults.lines().count() == 2,
+        "{faults}"
+    );
+    for (more, words) in [
+        ("auth = \"redis.pw\"\n", "expected a table"),
+        ("auth = { username = \"a b\", password_file = \"x\" }\n", "is no ACL user"),
+        ("auth = { username = \"repl\" }\n", "`password_file` is missing"),
+        ("auth = { password = \"secret\", password_file = \"x\" }\n", "unknown key `password`"),
+        ("allow_failover = \"yes\"\n", "expected true or false, found string"),
+    ] {
+        let faults = parse(&master(more)).unwrap_err();
+        assert!(faults.contains(words) && !faults.contains("\"secret\""), "{faults}");
+    }
+}
+
+#[test]
+fn a_replica_may_have_to_know_a_password_and_keep_capabilities_to_itself() {
+    let config = parse(&replica(
+        "password_file = \"/abs/local.pw\"\ndrop_capabilities = [\"rdb-channel-repl\", \"eof\"]\n",
+    ))
+    .unwrap();
+    let read = &config.replicas[0];
+    assert_eq!(read.password_file.as_deref(), Some(Path::new("/abs/local.pw")));
+    assert_eq!(read.drop_capabilities, [Capability::RdbChannel, Capability::Eof]);
+    let faults = parse(&replica("password_file = \"\"\ndrop_capabilities = [\"psync2\"]\n")).unwrap_err();
+    assert!(faults.contains("an empty path") && faults.contains("\"psync2\" cannot be dropped; known are"));
+}

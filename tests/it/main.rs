@@ -11,5 +11,7 @@ mod certs;
 mod documents;
 mod files;
 mod life;
+mod observer;
+mod passwords;
 mod refusals;
 mod replication;
