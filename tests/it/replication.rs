@@ -333,12 +333,25 @@ fn the_master_lists_a_replica_by_its_site_and_a_replica_may_say_otherwise() {
             &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"],
             "ip=own.example,port=7001,",
         ),
+        // Its own port too, though another was announced in between.
+        (
+            "announce = { host = \"bravo.example\", port = 7000 }",
+            &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"],
+            "ip=own.example,port=7001,",
+        ),
+        (
+            "announce = { host = \"bravo.example\", port = 7000 }",
+            &["--replica-announce-ip", "own.example"],
+            "ip=own.example,port=",
+        ),
     ] {
         let (_second, _first, entry) = listed(announce);
         let bravo = Redis::start(Version::System, lab.path(), &format!("bravo-{entry}"), own);
         bravo.replicaof(entry);
         bravo.wait_equal(&alpha);
-        assert!(alpha.info("slave0").contains(expected), "{announce}: {}", alpha.info("slave0"));
+        let slave = alpha.info("slave0");
+        assert!(slave.contains(expected), "{announce}: {slave}");
+        assert!(!slave.contains("own.example,port=7000"), "{announce}: {slave}");
         bravo.ask(&["REPLICAOF", "NO", "ONE"]);
         eventually("the master lets go", SOON, || alpha.info("connected_slaves") == "0");
     }
@@ -355,6 +368,121 @@ fn a_redis_8_replica_is_listed_once_and_by_its_site() {
     bravo.wait_equal(&alpha);
     eventually("one replica is listed", SOON, || alpha.info("connected_slaves") == "1");
     assert!(alpha.info("slave0").contains("ip=dc2"), "{}", alpha.info("slave0"));
+}
+
+#[test]
+fn replicas_with_equal_ports_on_several_hosts_stay_distinct() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let listed = || {
+        let info = alpha.ask(&["INFO", "replication"]);
+        let addresses = info.lines().filter_map(|line| {
+            let (name, rest) = line.split_once(":ip=")?;
+            name.starts_with("slave").then(|| rest.split(",state").next().unwrap_or_default().to_owned())
+        });
+        let mut addresses: Vec<String> = addresses.collect();
+        addresses.sort();
+        addresses
+    };
+    let replica = |host: [u8; 4], port: &str| {
+        let mut client = Client::from(host, pair.entry);
+        client.ask(&["PING"]);
+        client.ask(&["REPLCONF", "listening-port", port]);
+        client.send(&Client::encode(&["PSYNC", "?", "-1"]));
+        client
+    };
+    let one = replica([127, 0, 0, 2], "6379");
+    eventually("the first is the site", SOON, || listed() == ["dc2,port=6379"]);
+    let two = replica([127, 0, 0, 3], "6379");
+    let three = replica([127, 0, 0, 2], "6380");
+    eventually("each has an address of its own", SOON, || {
+        listed() == ["127.0.0.3.dc2,port=6379", "dc2,port=6379", "dc2,port=6380"]
+    });
+    pair.second.wait_log("the master lists this one as 127.0.0.3.dc2:6379; give each replica-announce-ip");
+    drop((one, three));
+    eventually("those that leave are gone", SOON, || listed().len() == 1);
+    drop(two);
+}
+
+#[test]
+fn capabilities_that_hurt_can_be_kept_from_the_master() {
+    let lab = Lab::new();
+    let both = ["--repl-diskless-sync", "yes", "--repl-rdb-channel", "yes"];
+    let alpha = Redis::start(Version::V8, lab.path(), "alpha", &both);
+    alpha.fill();
+    for (drop, links, target) in [
+        ("[]", 2, "replicas sockets (rdb-channel)"),
+        ("[\"rdb-channel-repl\", \"rdb-no-compress\"]", 1, "target: replicas sockets"),
+        ("[\"rdb-channel-repl\", \"eof\"]", 1, "target: disk"),
+    ] {
+        let pair = lab.pair_with(alpha.port, "", &format!("drop_capabilities = {drop}"));
+        let more = ["--repl-diskless-load", "swapdb", "--repl-rdb-channel", "yes"];
+        let bravo = Redis::start(Version::V8, lab.path(), &format!("bravo-{links}-{}", pair.entry), &more);
+        let before = alpha.log().len();
+        bravo.replicaof(pair.entry);
+        bravo.wait_equal(&alpha);
+        assert_eq!(pair.first.status()["counts"]["opened"], links, "{drop}");
+        assert!(alpha.log()[before..].contains(target), "{drop}: {}", &alpha.log()[before..]);
+        let view = &pair.first.status()["links"][0]["replication"];
+        let heard = view["capabilities"].to_string();
+        assert_eq!(heard.contains("rdb-channel-repl"), links == 2, "{heard}");
+    }
+}
+
+#[test]
+fn a_dump_client_is_served_only_where_it_is_allowed() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    alpha.fill();
+    let file = lab.path().join("copy.rdb");
+    let dump = |port: u16| {
+        let out = Command::new("redis-cli")
+            .args(["-p", &port.to_string(), "--rdb"])
+            .arg(&file)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("redis-cli runs");
+        String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()
+    };
+    let pair = lab.pair(alpha.port);
+    let refused = dump(pair.entry);
+    assert!(refused.contains("allow_dump"), "{refused}");
+    assert!(
+        !file.exists() || std::fs::metadata(&file).is_ok_and(|file| file.len() == 0),
+        "nothing was copied"
+    );
+    pair.first.wait_log("which would only dump the data (allow_dump); refused");
+    let pair = lab.pair_with(alpha.port, "allow_dump = true", "");
+    pair.first.wait_log("allow_dump: a site in `allow` may copy all data without being seen as a replica");
+    let copied = dump(pair.entry);
+    assert!(std::fs::read(&file).is_ok_and(|bytes| bytes.starts_with(b"REDIS")), "{copied}");
+}
+
+#[test]
+fn full_syncs_beyond_the_bound_are_told_to_wait() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::V8, lab.path(), "alpha", &["--repl-rdb-channel", "yes"]);
+    alpha.fill();
+    let pair = lab.pair_with(alpha.port, "[limits]\nfull_syncs_per_minute = 2", "");
+    let replica = |name: &str| {
+        let redis = Redis::start(Version::V8, lab.path(), name, &["--repl-rdb-channel", "yes"]);
+        redis.replicaof(pair.entry);
+        redis
+    };
+    // Two connections each, and one place each.
+    let (bravo, charli) = (replica("bravo"), replica("charli"));
+    bravo.wait_equal(&alpha);
+    charli.wait_equal(&alpha);
+    let delta = replica("delta");
+    pair.first.wait_log("too many full syncs of this site within a minute (full_syncs_per_minute)");
+    eventually("the replica is told, and asks again", SOON, || {
+        delta.log().matches("LOADING replgate dc1: too many full syncs").count() >= 2
+    });
+    assert_eq!((alpha.sync_full(), delta.ask(&["DBSIZE"]).as_str()), (2, "0"));
+    alpha.ask(&["SET", "the others", "go on"]);
+    bravo.wait_equal(&alpha);
+    charli.wait_equal(&alpha);
 }
 
 #[test]

@@ -254,6 +254,18 @@ impl Client {
         Some(Self { stream: BufReader::new(stream) })
     }
 
+    /// As [`Client::connect`], from another address of this host.
+    pub fn from(host: [u8; 4], port: u16) -> Self {
+        let address = |host: [u8; 4], port: u16| std::net::SocketAddr::from((host, port)).into();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&address(host, 0)).expect("the whole of 127/8 is here");
+        socket.connect(&address([127, 0, 0, 1], port)).expect("the other end accepts");
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
+        Self { stream: BufReader::new(stream) }
+    }
+
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.get_mut().write_all(bytes);
     }
