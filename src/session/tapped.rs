@@ -137,3 +137,57 @@ fn forward(made: &mut Vec<Made>, bytes: &[u8], carried: u64, armed: bool) {
         made.push(Made::Forward { chunk: Chunk::copied(piece), carried: share, armed: armed && last });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Says what it was told to, one verdict after the other.
+    struct Scripted(Vec<u8>);
+
+    impl Tap for Scripted {
+        fn look(&mut self, _: Flow, bytes: &[u8], _: Instant) -> Verdict {
+            let count = bytes.len().div_ceil(2);
+            match self.0.pop() {
+                Some(0) => Verdict::Hold,
+                Some(1) => Verdict::Replace(count, Vec::new()),
+                Some(2) => Verdict::Replace(count, vec![b'x'; 300]),
+                Some(3) => Verdict::Answer(count, b"+OK".to_vec()),
+                Some(4) => Verdict::PassAndArm(count),
+                Some(5) => Verdict::Detach,
+                Some(6) => Verdict::Pass(bytes.len()),
+                _ => Verdict::Pass(count),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_on_stands_for_every_carried_byte_whatever_the_tap_says(
+            verdicts in proptest::collection::vec(0u8..8, 0..60),
+            chunks in proptest::collection::vec((1usize..200, 1u64..400), 1..20),
+        ) {
+            let (mut at_tap, mut tap) = (AtTap::default(), Scripted(verdicts));
+            let (mut owed, mut stood_for) = (0, 0);
+            let mut take = |made: Vec<Made>| {
+                for made in made {
+                    if let Made::Forward { carried, .. } = made {
+                        stood_for += carried;
+                    }
+                }
+            };
+            for (length, carried) in chunks {
+                owed += carried;
+                let chunk = Chunk::copied(&vec![b'c'; length]);
+                take(at_tap.through(&mut tap, Flow::ToMaster, chunk, carried, Instant::now()));
+            }
+            // Whatever it holds back, it lets go with the next.
+            tap.0.clear();
+            owed += 1;
+            take(at_tap.through(&mut tap, Flow::ToMaster, Chunk::copied(b"c"), 1, Instant::now()));
+            prop_assert_eq!(stood_for, owed);
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Process, SOON, eventually, free_port};
 
@@ -319,14 +319,23 @@ impl Client {
         })
     }
 
-    /// Everything until the other side closes; false if it did not.
+    /// Everything until the other side closes; false if it did not, however much it
+    /// still says.
     pub fn rest(&mut self, within: Duration) -> (Vec<u8>, bool) {
-        self.stream.get_ref().set_read_timeout(Some(within)).expect("a timeout can be set");
+        let deadline = Instant::now() + within;
         let mut rest = Vec::new();
-        let ended = match self.stream.read_to_end(&mut rest) {
-            Ok(_) => true,
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-        };
-        (rest, ended)
+        let mut piece = [0; 64 * 1024];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return (rest, false);
+            }
+            self.stream.get_ref().set_read_timeout(Some(left)).expect("a timeout can be set");
+            match self.stream.read(&mut piece) {
+                Ok(0) => return (rest, true),
+                Ok(count) => rest.extend_from_slice(&piece[..count]),
+                Err(error) => return (rest, error.kind() == std::io::ErrorKind::ConnectionReset),
+            }
+        }
     }
 }
