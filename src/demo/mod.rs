@@ -81,6 +81,7 @@ pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> any
     let mut rows = Vec::new();
     stage.replicate(&mut rows)?;
     stage.show_info(&mut rows)?;
+    stage.show_status(replgate, &mut rows)?;
     stage.prove_ciphertext(&mut rows)?;
     stage.refuse_flush(&mut rows)?;
     stage.outlive_an_outage(&mut rows)?;
@@ -310,6 +311,33 @@ impl Stage {
             what: "a write on a replica is refused (read-only)",
             good: read_only,
             seen: if read_only { "READONLY" } else { "accepted" }.to_owned(),
+        });
+        Ok(())
+    }
+
+    /// What the gateway at dc2 knows of both replicas, beside what alpha says.
+    fn show_status(&self, replgate: &std::path::Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        step("the gateway at dc2: replgate status");
+        let mut replicas = Vec::new();
+        let good = self.eventually(|| {
+            let offset = self.alpha().info("master_repl_offset")?;
+            let output = Command::new(replgate)
+                .args(["status", "-c"])
+                .arg(self.folder.0.join("dc2.toml"))
+                .output()
+                .with_context(|| format!("start {}", replgate.display()))?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let table = text.lines().skip_while(|line| !line.starts_with("REPLICA "));
+            replicas = table.take_while(|line| !line.is_empty()).map(str::to_owned).collect();
+            let same = |line: &&String| line.split_whitespace().filter(|word| *word == offset).count() == 2;
+            Ok(replicas.iter().filter(|line| line.ends_with("streaming")).filter(same).count() == 2)
+        })?;
+        replicas.iter().for_each(|line| crate::say::say!("    {line}"));
+        let ends = replicas.iter().skip(1).filter_map(|line| line.split_whitespace().last());
+        rows.push(Row {
+            what: "the gateway knows both, at alpha's own offset",
+            good,
+            seen: ends.collect::<Vec<_>>().join(", "),
         });
         Ok(())
     }
