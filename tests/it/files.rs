@@ -136,7 +136,7 @@ fn the_demo_proves_its_points_and_leaves_nothing_behind() {
         crate::support::run(std::process::Command::new(REPLGATE).arg("demo").env("TMPDIR", dir.path()));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        output.status.success() && said.contains("10 of 10 checks good") && !said.contains("FAIL"),
+        output.status.success() && said.contains("11 of 11 checks good") && !said.contains("FAIL"),
         "{said}"
     );
     assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "no folder is left");
