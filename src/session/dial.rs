@@ -97,10 +97,11 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let replica = Arc::clone(&door.replica);
     let name = &replica.name;
     let let_in = tokio::select! {
-        proven = is_proven(&shared, &replica, &mut redis, from) => proven && {
-            tokio::time::sleep(door.backoff.wait(from.ip(), Instant::now())).await;
-            !is_gone(&redis).await
-        },
+        proven = is_proven(&shared, &replica, &mut redis, from) => {
+            let wait = door.backoff.wait(from.ip(), Instant::now());
+            tokio::time::sleep(wait).await;
+            proven && (wait.is_zero() || !is_gone(&redis).await)
+        }
         () = shared.stop.cancelled() => return,
     };
     if !let_in {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use replgate::config::{Auth, Commands};
+
 use crate::support::gateway::{Gateway, Lab};
 use crate::support::redis::{Redis, Version};
 use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, replgate_ok};
@@ -45,8 +47,14 @@ fn the_commented_lines_of_the_example_are_true_as_well() {
         .collect();
     let config = replgate::config::Config::parse(Path::new("gateway.toml"), &uncommented)
         .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
-    // What the comments call the defaults are the defaults.
-    let plain = replgate::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
+    // What the comments call the defaults are the defaults; a password and a bound on full
+    // syncs have none.
+    let mut plain = replgate::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
+    plain.limits.full_syncs_per_minute = Some(2);
+    let username = Some("repl".to_owned());
+    let auth = Some(Auth { username, password_file: "redis.pw".into() });
+    plain.masters[0].commands =
+        Commands::Replication { auth, failover: false, dump: false, slot_migration: false };
     assert_eq!(
         (config.replicas.len(), &config.link, &config.limits, &config.masters),
         (1, &plain.link, &plain.limits, &plain.masters)

@@ -23,8 +23,12 @@ fn data_of_every_type_and_the_live_stream_arrive_on_every_version() {
         assert!(writer.stop() > 1000);
         bravo.wait_equal(&alpha);
         assert_eq!(alpha.info_number("sync_full"), 1, "one full sync was enough");
-        let (links, status) = (pair.first.links(), pair.first.status());
-        assert_eq!((links, status["links"][0]["state"].as_str()), (1, Some("streaming")));
+        // It says so with its first acknowledgement.
+        eventually("the gateway knows", SOON, || {
+            let status = pair.first.status();
+            pair.first.links() == 1 && status["links"][0]["state"] == "streaming"
+        });
+        let status = pair.first.status();
         assert!(status["links"][0]["to_replica_bytes"].as_u64() > Some(2_000_000));
     }
 }
