@@ -22,8 +22,8 @@ use crate::listener::{self, Handshakes};
 use crate::memory::Budget;
 use crate::password::Password;
 use crate::registry::Registry;
-use crate::session::dial::Door;
-use crate::session::{DIALS, Shared, dial, serve};
+use crate::session::door::{self, Door};
+use crate::session::{DIALS, Shared, serve};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::tls::material::Material;
 
@@ -207,6 +207,6 @@ fn accept_replicas(
             }
             return;
         }
-        inner.spawn(dial::serve_replica(Arc::clone(&shared), Arc::clone(&door), socket, from));
+        inner.spawn(door::serve_replica(Arc::clone(&shared), Arc::clone(&door), socket, from));
     }));
 }

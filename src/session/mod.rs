@@ -1,7 +1,8 @@
 //! What a gateway does with one connection, from its first byte to its last.
 //!
-//! [`dial`] serves a replica that connected to this site; [`serve`] answers a
-//! gateway that dialled it; both end in [`relay`], which moves the bytes. Passwords
+//! [`door`] serves a replica that connected to this site, over a lane that [`dial`]
+//! finds; [`serve`] answers a gateway that dialled it; both end in [`relay`], which
+//! moves the bytes. Passwords
 //! come before: [`prove`] asks a local replica for one, [`login`] says one to the local
 //! master. A link that lost its lanes gets new ones by [`redial`] here and [`attach`]
 //! there.
@@ -9,6 +10,7 @@
 pub mod attach;
 mod backoff;
 pub mod dial;
+pub mod door;
 pub mod login;
 mod prove;
 pub mod redial;
