@@ -1,6 +1,6 @@
 //! What `status` tells of Redis, beside what Redis itself says.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -78,17 +78,20 @@ fn offsets_and_lag_are_what_info_says_on_both_ends_at_rest_and_under_load() {
                         && number("master_offset") - number("acknowledged_offset") == number("lag_bytes")
                 })
             });
+            let asked = Instant::now();
+            let (_, one) = listed(&alpha).expect("the replica is listed");
             let views = views(&pair).expect("one link");
             let (after, applied) = (alpha.master_offset(), bravo.replica_offset());
-            let (_, since) = listed(&alpha).expect("the replica is listed");
+            let (_, other) = listed(&alpha).expect("the replica is listed");
+            // INFO tells whole seconds, and an acknowledgement may have come in between.
+            let lags = one.min(other) - 1.0..one.max(other) + 1.5 + asked.elapsed().as_secs_f64();
             for view in &views {
                 let number = |key: &str| view[key].as_i64().expect("a number");
                 let seconds = |key: &str| view[key].as_f64().expect("a number");
                 assert!((before..=after).contains(&number("master_offset")), "{version:?} {view}");
                 assert!((acknowledged..=applied).contains(&number("acknowledged_offset")), "{view}");
                 assert!(number("master_offset") >= replica, "{view}");
-                // Whole seconds, and asked a little later.
-                assert!((seconds("acknowledged_seconds_ago") - since).abs() <= 2.0, "{since} {view}");
+                assert!(lags.contains(&seconds("acknowledged_seconds_ago")), "{lags:?} {view}");
                 // A replica acknowledges every second.
                 assert!(seconds("lag_seconds") <= 5.0, "{view}");
                 assert_eq!(number("lag_bytes") == 0, seconds("lag_seconds") == 0.0, "{view}");
@@ -149,7 +152,7 @@ fn a_full_sync_tells_how_far_it_is() {
         });
         assert!(seen.len() > 5 && seen.is_sorted_by_key(|(bytes, _)| *bytes), "{seen:?}");
         let rate = seen.iter().filter_map(|(_, rate)| *rate).max().expect("a rate is told");
-        assert!((1 << 20..64 << 20).contains(&rate), "some MiB a second: {rate}");
+        assert!((1 << 20..256 << 20).contains(&rate), "some MiB a second: {rate}");
         bravo.wait_equal(&alpha);
     }
 }
