@@ -149,7 +149,7 @@ fn end(place: Place, end: &End) {
     let (to_replica, to_master) = place.counts();
     let seconds = format!("{:.1}", place.since.elapsed().as_secs_f64());
     let observed = place.observed.as_ref().map(|observed| observed.view(Instant::now())).unwrap_or_default();
-    let stage = observed.stage;
+    let stage = if place.plain { "tunnel".to_owned() } else { observed.stage.to_string() };
     let (offset, acknowledged) = (observed.master_offset, observed.acknowledged_offset);
     let complaint = match (&observed.complaint, end) {
         // Said already.

@@ -228,7 +228,10 @@ async fn attach(shared: &Shared, lane: Lane, hello: &Hello, link: Id, dial: Dial
 /// Says no, in words that the far side may hear.
 async fn refuse(shared: &Shared, mut lane: Lane, site: &str, no: No) {
     let from = lane.peer();
-    if shared.registry.refused(&format!("site {site}: {}", no.log)) {
+    if no.why.code == Code::LinkEnded {
+        // It comes to hear why, as like as not.
+        debug!(%from, site = %shown(site.as_bytes()), "lane refused: {}", no.log);
+    } else if shared.registry.refused(&format!("site {site}: {}", no.log)) {
         warn!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
     } else {
         debug!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);

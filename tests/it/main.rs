@@ -15,3 +15,4 @@ mod observer;
 mod passwords;
 mod refusals;
 mod replication;
+mod sentinel;

@@ -27,7 +27,8 @@ pub const REPLGATE: &str = env!("CARGO_BIN_EXE_replgate");
 /// from which the system takes ports for outgoing connections.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 10_000 + (std::process::id() % 20_000) as u16;
+    // Processes that run at a time have close numbers, and so ranges of their own.
+    let start = 10_000 + (std::process::id() % 10) as u16 * 2_000;
     loop {
         let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("::1", port)).is_ok() {

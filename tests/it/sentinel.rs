@@ -1,0 +1,241 @@
+//! What Sentinel, and Redis' own FAILOVER, make of replicas behind the tunnel.
+//!
+//! Both sites are one machine here, but an address may mean another Redis at each. So
+//! bravo, at dc2, dials from [`DC2`] where that matters, and everyone else is at dc1.
+
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::gateway::{Lab, Pair, master_config, replica_config};
+use crate::support::redis::{ALL, Answer, Client, Redis, Version};
+use crate::support::{Process, SOON, always, eventually, free_port};
+
+/// An address of dc2.
+const DC2: &str = "127.0.0.2";
+
+/// How long Sentinel may take to set right what it takes for wrong. It asks for INFO every
+/// 10 s, acts on the second answer, and does nothing for 30 s when it was kept from running.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_gateway_on_the_masters_host_with_equal_ports_does_not_make_sentinel_demote_the_master() {
+    let kept = Watched::new("announce = \"keep\"", "ip=127.0.0.1,");
+    let named = Watched::new("", "ip=dc2,");
+    let began = Instant::now();
+    // The control: to Sentinel the replica is the master itself, which should follow the master.
+    eventually("the master becomes a replica of itself", PATIENCE, || kept.alpha.info("role") == "slave");
+    assert_eq!(kept.alpha.info("master_port"), kept.alpha.port.to_string());
+    let itself = format!("+convert-to-slave slave 127.0.0.1:{} ", kept.alpha.port);
+    assert!(kept.sentinel.log().contains(&itself), "it was Sentinel: {}", kept.sentinel.log());
+
+    always("the master stays a master", began.elapsed(), || named.alpha.info("role") == "master");
+    let mut client = named.alpha.client();
+    client.ask(&["SET", "still", "replicated"]);
+    assert_eq!(client.ask(&["WAIT", "1", "5000"]).text(), "1", "the replica follows");
+    // Two lines for each INFO: not only the first one named the replica.
+    let seen = named.sentinel.log().matches("Failed to resolve hostname 'dc2'").count();
+    assert!(seen > 2, "Sentinel has seen the replica {seen} times: {}", named.sentinel.log());
+    assert_eq!(named.sentinel.ask(&["SENTINEL", "REPLICAS", "orders"]), Answer::List(Vec::new()));
+}
+
+#[test]
+fn sentinel_reaches_replicas_through_a_plain_pair() {
+    let lab = Lab::new();
+    // One address for each, at both sites: alpha's leads to the gateway at dc2, and those of
+    // the others to the gateway at dc1.
+    let [of_alpha, of_bravo, of_charli] = [(); 3].map(|()| free_port());
+    let mut alpha = announced(&lab, "alpha", of_alpha, &[]);
+    let bravo = announced(&lab, "bravo", of_bravo, &["--bind-source-addr", DC2]);
+    let charli = announced(&lab, "charli", of_charli, &["--replica-priority", "0"]);
+    let replicas = [("bravo", bravo.port, of_bravo), ("charli", charli.port, of_charli)];
+    let pair = two_way(&lab, alpha.port, &replicas, "commands = \"any\"", "");
+    lead(of_alpha, alpha.port, pair.entry);
+    alpha.fill();
+    bravo.replicaof(of_alpha);
+    charli.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    charli.wait_equal(&alpha);
+
+    let sentinel = Sentinel::start(lab.path(), of_alpha);
+    let follows = |redis: &Redis, port: u16| redis.info("master_port") == port.to_string();
+    // A replica that knows its master by another address than Sentinel is sent to that one,
+    // and where it may never be promoted, too.
+    eventually("charli is sent to Sentinel's address", PATIENCE, || follows(&charli, of_alpha));
+    always("bravo is left alone", Duration::from_secs(3), || follows(&bravo, of_alpha));
+    let log = sentinel.log();
+    assert!(log.contains(&format!("+fix-slave-config slave 127.0.0.1:{of_charli} ")), "{log}");
+    assert!(log.contains(&format!("+slave slave 127.0.0.1:{of_bravo} ")), "{log}");
+    assert!(!log.contains(&format!("+fix-slave-config slave 127.0.0.1:{of_bravo} ")), "{log}");
+    assert_eq!(pair.second.log().matches("link up link=orders").count(), 2, "one link for each");
+
+    alpha.kill();
+    eventually("the replica at the other site is promoted", PATIENCE, || bravo.info("role") == "master");
+    bravo.ask(&["SET", "written", "without alpha"]);
+    alpha.start_again();
+    eventually("alpha is sent to bravo", PATIENCE, || follows(&alpha, of_bravo));
+    alpha.wait_equal(&bravo);
+    assert_eq!(alpha.ask(&["GET", "written"]), "without alpha");
+}
+
+#[test]
+fn failover_to_a_replica_behind_the_tunnel_works_only_where_it_is_allowed() {
+    for (version, allowed) in ALL.into_iter().flat_map(|version| [(version, false), (version, true)]) {
+        let lab = Lab::new();
+        let alpha = Redis::start(version, lab.path(), "alpha", &[]);
+        let bravo = Redis::start(version, lab.path(), "bravo", &[]);
+        let of_bravo = free_port();
+        let pair = two_way(
+            &lab,
+            alpha.port,
+            &[("bravo", bravo.port, of_bravo)],
+            &format!("allow_failover = {allowed}"),
+            &format!("announce = {{ host = \"127.0.0.1\", port = {of_bravo} }}"),
+        );
+        alpha.fill();
+        bravo.replicaof(pair.entry);
+        bravo.wait_equal(&alpha);
+        eventually("alpha lists bravo as online", SOON, || alpha.listed() == (1, 1));
+        let roles = || (alpha.info("role"), bravo.info("role"));
+        let over = || alpha.info("master_failover_state") == "no-failover";
+        alpha.ask(&["FAILOVER", "TO", "127.0.0.1", &of_bravo.to_string(), "TIMEOUT", "10000"]);
+        if allowed {
+            eventually("the roles are swapped", SOON, || roles() == ("slave".into(), "master".into()));
+            eventually("the failover is over", SOON, over);
+            bravo.ask(&["SET", "written", "on bravo"]);
+            alpha.wait_equal(&bravo);
+            assert_eq!(alpha.ask(&["GET", "written"]), "on bravo", "{version:?}");
+            assert_eq!(bravo.sync_full(), 0, "{version:?}: alpha went on where it was");
+        } else {
+            pair.second.wait_log("PSYNC with FAILOVER");
+            eventually("the failover is over", SOON, over);
+            assert_eq!(roles(), ("master".into(), "slave".into()), "{version:?}: as before");
+            alpha.ask(&["SET", "written", "on alpha"]);
+            bravo.wait_equal(&alpha);
+            assert_eq!(bravo.ask(&["GET", "written"]), "on alpha", "{version:?}");
+            assert_eq!(alpha.sync_full(), 1, "{version:?}: bravo went on where it was");
+        }
+    }
+}
+
+/// The master alpha, which a Sentinel watches, and a replica with the same port number at
+/// the other end of the tunnel.
+struct Watched {
+    sentinel: Sentinel,
+    _bravo: Redis,
+    _pair: Pair,
+    alpha: Redis,
+    /// Last, so that the logs are still there when the others are dropped.
+    _lab: Lab,
+}
+
+impl Watched {
+    /// `announce` is for the `[[replica]]`; the master lists the replica as `listed`.
+    fn new(announce: &str, listed: &str) -> Self {
+        let lab = Lab::new();
+        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let pair = lab.pair_with(alpha.port, "", announce);
+        let options = ["--bind", DC2, "--replicaof", "127.0.0.1", &pair.entry.to_string()];
+        let bravo = Redis::start_unready(Version::System, lab.path(), "bravo", alpha.port, &options);
+        eventually("the replica is online", SOON, || alpha.listed() == (1, 1));
+        let expected = format!("{listed}port={},", alpha.port);
+        assert!(alpha.info("slave0").starts_with(&expected), "{expected}: {}", alpha.info("slave0"));
+        let sentinel = Sentinel::start(lab.path(), alpha.port);
+        Self { sentinel, _bravo: bravo, _pair: pair, alpha, _lab: lab }
+    }
+}
+
+/// A Sentinel that decides alone.
+struct Sentinel {
+    process: Process,
+    port: u16,
+}
+
+impl Sentinel {
+    /// Watches the master "orders" on this port.
+    fn start(folder: &Path, master: u16) -> Self {
+        let (config, port) = (folder.join("sentinel.conf"), free_port());
+        // A node that has been silent for 2 s is down: connections that were lost are made
+        // again after 1 s, which must not count.
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\n\
+             sentinel monitor orders 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds orders 2000\n\
+             sentinel failover-timeout orders 2000\n",
+            folder.display()
+        );
+        std::fs::write(&config, text).expect("the test's folder is writable");
+        let mut command = Command::new("redis-server");
+        command.arg(&config).arg("--sentinel");
+        let process = Process::start("sentinel", folder.join("sentinel.log"), &mut command);
+        let sentinel = Self { process, port };
+        eventually("Sentinel watches the master", SOON, || sentinel.log().contains("+monitor master"));
+        sentinel
+    }
+
+    fn log(&self) -> String {
+        self.process.log_text()
+    }
+
+    #[track_caller]
+    fn ask(&self, command: &[&str]) -> Answer {
+        Client::connect(self.port).expect("Sentinel accepts").ask(command)
+    }
+}
+
+/// A Redis that says where it is.
+fn announced(lab: &Lab, name: &str, port: u16, more: &[&str]) -> Redis {
+    let port = port.to_string();
+    let own = ["--replica-announce-ip", "127.0.0.1", "--replica-announce-port", &port];
+    Redis::start(Version::System, lab.path(), name, &[&own, more].concat())
+}
+
+/// The usual pair, in both directions: dc2 offers `replicas`, each with its name and its own
+/// port, to dc1, where the gateway listens for them on the last port.
+fn two_way(
+    lab: &Lab,
+    alpha: u16,
+    replicas: &[(&str, u16, u16)],
+    more_master: &str,
+    more_replica: &str,
+) -> Pair {
+    let (wan, back, entry) = (free_port(), free_port(), free_port());
+    let mut first = master_config("dc1", wan, &[("orders", alpha)], "");
+    let mut second = replica_config("dc2", entry, wan, more_replica);
+    second += &format!("[tunnel]\nlisten = \"127.0.0.1:{back}\"\n");
+    for (name, redis, listen) in replicas {
+        first += &format!(
+            "[[replica]]\nname = \"{name}\"\nlisten = \"127.0.0.1:{listen}\"\nsite = \"dc2\"\n\
+             peers = [\"127.0.0.1:{back}\"]\n"
+        );
+        second += &format!(
+            "[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:{redis}\"\nallow = [\"dc1\"]\n{more_master}\n"
+        );
+    }
+    let (first, second) = (lab.gateway("dc1", &first), lab.gateway("dc2", &second));
+    Pair { first, second, wan, entry }
+}
+
+/// Makes one port what it is on two hosts: from dc1 it leads to `alpha`, from dc2 to the
+/// gateway there. Lasts as long as this process.
+fn lead(port: u16, alpha: u16, entry: u16) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is still free");
+    std::thread::spawn(move || {
+        while let Ok((client, from)) = listener.accept() {
+            let target = if from.ip().to_string() == DC2 { entry } else { alpha };
+            // A client of what is down is closed.
+            if let Ok(server) = TcpStream::connect(("127.0.0.1", target)) {
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let clone = |stream: &TcpStream| stream.try_clone().expect("a socket can be cloned");
+                    let (mut from, mut to) = (clone(from), clone(to));
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        // Whoever ends first ends both.
+                        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+                    });
+                }
+            }
+        }
+    });
+}
