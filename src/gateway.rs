@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin;
 use crate::clock;
-use crate::config::{Commands, Config};
+use crate::config::Config;
 use crate::link::tlv::Id;
 use crate::listener::{self, Handshakes};
 use crate::memory::Budget;
@@ -49,8 +49,8 @@ pub async fn run(
     }
     for file in config.password_files() {
         Password::read(file).map_err(|fault| anyhow!("{fault}"))?;
-        if Password::is_open_to_others(file) {
-            warn!("password file {} can be read by others than its owner; chmod 600", file.display());
+        if Password::is_open_to_all(file) {
+            warn!("password file {} can be read by every user of this host; chmod 600", file.display());
         }
     }
     let loaded = Loaded::new(material, sites(&config)).context("set up TLS")?;
@@ -146,22 +146,8 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
         if master.is_plain() {
             warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, FLUSHALL and CONFIG too");
         }
-        if let Commands::Replication { failover, dump, slot_migration, .. } = master.commands {
-            for (on, danger) in [
-                (
-                    failover,
-                    "allow_failover: a site in `allow` may promote this Redis, where it is a replica, to a second master",
-                ),
-                (dump, "allow_dump: a site in `allow` may copy all data without being seen as a replica"),
-                (
-                    slot_migration,
-                    "allow_slot_migration: a site in `allow` may take slots with their data away from this Redis",
-                ),
-            ] {
-                if on {
-                    warn!(master = %master.name, "{danger}");
-                }
-            }
+        for danger in master.dangers() {
+            warn!(master = %master.name, "{danger}");
         }
         info!(master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %shared.config.listen.expect("bound"), "offering a master");
     }

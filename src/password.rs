@@ -30,10 +30,20 @@ impl Password {
             };
             format!("password file {}: {error}{hint}", path.display())
         };
+        // Anything else might never end, or never begin.
+        if !std::fs::metadata(path).map_err(what)?.is_file() {
+            return Err(format!("password file {}: it is no file", path.display()));
+        }
         let mut bytes = Vec::new();
         std::fs::File::open(path)
-            .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+            .and_then(|file| file.take(LONGEST + 3).read_to_end(&mut bytes))
             .map_err(what)?;
+        if bytes.starts_with(b"\xef\xbb\xbf") {
+            return Err(format!(
+                "password file {}: it begins with a byte order mark; save it without one",
+                path.display()
+            ));
+        }
         let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
@@ -48,9 +58,9 @@ impl Password {
         Ok(Self(line.to_vec()))
     }
 
-    /// Whether others than its owner may read the file.
-    pub fn is_open_to_others(path: &Path) -> bool {
-        std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0)
+    /// Whether every user of this host may read the file.
+    pub fn is_open_to_all(path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o007 != 0)
     }
 
     /// Its bytes, for Redis alone.

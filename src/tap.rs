@@ -40,6 +40,8 @@ pub enum Verdict {
         reply: Vec<u8>,
         /// For the log; never holds a payload.
         reason: String,
+        /// What was said is no part of replication; else it is not to be had now.
+        breach: bool,
     },
     /// This direction needs no more looking: everything goes on.
     Detach,
@@ -51,12 +53,27 @@ pub trait Tap: Send {
     /// [`Verdict::Hold`] is asked again with what is left.
     fn look(&mut self, flow: Flow, bytes: &[u8], now: Instant) -> Verdict;
 
-    /// Asked once, after the link has been up for [`OPENING`]: last words to the
-    /// replica and a reason for the log, where it must go because it has not asked
-    /// for anything.
-    fn overdue(&self) -> Option<(Vec<u8>, String)> {
-        None
+    /// Asked after the link has been up for [`OPENING`], and again after that time for
+    /// as long as it says [`Overdue::NotYet`].
+    fn overdue(&self) -> Overdue {
+        Overdue::Never
     }
+}
+
+/// Whether a replica has asked for what it came for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// It has, or need not.
+    Never,
+    /// It waits for its answer.
+    NotYet,
+    /// It has not, and must go.
+    Now {
+        /// Last words to it, as RESP.
+        reply: Vec<u8>,
+        /// For the log.
+        reason: String,
+    },
 }
 
 /// The tap of a plain tunnel: looks at nothing.

@@ -96,8 +96,8 @@ impl Check {
         for file in config.password_files() {
             match Password::read(file) {
                 Err(fault) => report.fail(&fault),
-                Ok(_) if Password::is_open_to_others(file) => report.warn(&format!(
-                    "password file {} can be read by others than its owner; chmod 600",
+                Ok(_) if Password::is_open_to_all(file) => report.warn(&format!(
+                    "password file {} can be read by every user of this host; chmod 600",
                     file.display()
                 )),
                 Ok(_) => report.ok(&format!("password file {}", file.display())),
@@ -105,6 +105,11 @@ impl Check {
         }
         for master in config.masters.iter().filter(|master| master.is_plain()) {
             report.warn(&format!("master {:?}: commands = \"any\" lets the sites in `allow` run every command, FLUSHALL and CONFIG too", master.name));
+        }
+        for master in &config.masters {
+            for danger in master.dangers() {
+                report.warn(&format!("master {:?}: {danger}", master.name));
+            }
         }
         if !self.offline {
             block_on(online(&config, material.ok(), &mut report))?;

@@ -211,6 +211,8 @@ fn replica(link: &LinkStatus, replication: &Replication) -> String {
         None => link.site.clone(),
     };
     let port = replication.port.map_or_else(String::new, |port| format!(":{port}"));
+    // Long ones would push all else off the screen; `--json` has them whole.
+    let host = if host.len() > 40 { format!("{}...", &host[..37]) } else { host };
     let version = replication.version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
     format!("{host}{port}{version}")
 }

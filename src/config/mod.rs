@@ -68,6 +68,20 @@ impl Master {
     pub fn is_plain(&self) -> bool {
         self.commands == Commands::Any
     }
+
+    /// What its switches expose it to, in a sentence each.
+    pub fn dangers(&self) -> impl Iterator<Item = &'static str> {
+        let switches = match self.commands {
+            Commands::Any => [false; 3],
+            Commands::Replication { failover, dump, slot_migration, .. } => [failover, dump, slot_migration],
+        };
+        let dangers = [
+            "allow_failover: a site in `allow` may promote this Redis, where it is a replica, to a second master",
+            "allow_dump: a site in `allow` may copy all data without being seen as a replica",
+            "allow_slot_migration: a site in `allow` may take slots with their data away from this Redis",
+        ];
+        switches.into_iter().zip(dangers).filter_map(|(on, danger)| on.then_some(danger))
+    }
 }
 
 /// Which commands reach a master.

@@ -19,6 +19,8 @@ pub enum End {
     Stopping,
     /// A command that is no part of replication, in words for the log.
     CommandRefused(String),
+    /// What the replica asks for, or fails to, is not to be had now; in words for the log.
+    Declined(String),
     /// The last lane was lost before the link could be resumed.
     LaneLost(LaneLoss),
     /// The last lane was lost, and there was no way back within this time.
@@ -48,7 +50,7 @@ impl std::fmt::Display for End {
             Self::Far(why) => write!(f, "ended by the far side: {}", shown(why.text.as_bytes())),
             Self::FarStopping(why) => write!(f, "the far gateway stops: {}", shown(why.text.as_bytes())),
             Self::Stopping => f.write_str("this gateway stops"),
-            Self::CommandRefused(reason) => f.write_str(reason),
+            Self::CommandRefused(reason) | Self::Declined(reason) => f.write_str(reason),
             Self::LaneLost(loss) => write!(f, "lane lost: {loss}"),
             Self::NoWayBack(loss, hold) => {
                 write!(f, "lane lost: {loss}; no way back within {:.1} s", hold.as_secs_f64())

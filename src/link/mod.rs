@@ -544,6 +544,7 @@ impl Link {
             Some(
                 End::LocalClosed(_)
                 | End::CommandRefused(_)
+                | End::Declined(_)
                 | End::Protocol(_)
                 | End::NotDelivered
                 | End::MemoryShort

@@ -6,7 +6,7 @@ use super::answer::{self, Answer};
 use super::command::{self, Parsed};
 use super::gate::Gate;
 use super::observer::Observer;
-use crate::tap::{Flow, Tap, Verdict};
+use crate::tap::{Flow, Overdue, Tap, Verdict};
 
 /// Looks into one link at the master's site.
 #[derive(Debug)]
@@ -26,7 +26,10 @@ impl AtMaster {
         let verdict = self.gate.replica_says(&parsed, now);
         match (&verdict, &parsed) {
             (Verdict::Pass(_), Parsed::Command { arguments, .. }) => self.observer.asked(arguments, now),
-            (Verdict::Stop { reason, .. }, _) => self.observer.refused(reason),
+            (Verdict::Stop { reason, .. }, Parsed::Command { arguments, .. }) => {
+                self.observer.refused(reason, asks_for_a_sync(arguments));
+            }
+            (Verdict::Stop { reason, .. }, _) => self.observer.refused(reason, false),
             _ => {}
         }
         verdict
@@ -56,7 +59,7 @@ impl AtMaster {
                     self.observer.lose("a migration of slots");
                 }
                 if let Verdict::Stop { reason, .. } = &verdict {
-                    self.observer.refused(reason);
+                    self.observer.refused(reason, false);
                 }
                 verdict
             }
@@ -72,7 +75,11 @@ impl Tap for AtMaster {
         }
     }
 
-    fn overdue(&self) -> Option<(Vec<u8>, String)> {
+    fn overdue(&self) -> Overdue {
         self.gate.overdue()
     }
+}
+
+fn asks_for_a_sync(command: &[&[u8]]) -> bool {
+    [&b"PSYNC"[..], b"SYNC"].iter().any(|name| command[0].eq_ignore_ascii_case(name))
 }

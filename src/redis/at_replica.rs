@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::answer::{self, Answer};
-use super::command::{self, Parsed};
+use super::command::{self, MAX_ARGUMENTS, MAX_COMMAND, Parsed};
 use super::introduction::Introduction;
 use super::names::Name;
 use super::observer::Observer;
@@ -48,11 +48,15 @@ impl AtReplica {
         }
         if !self.asked
             && arguments[0].eq_ignore_ascii_case(b"REPLCONF")
-            && let Some(words) = self.introduction.rewritten(&arguments)
+            && let Some(words) = self.introduction.rewritten(&arguments, now)
         {
             let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-            self.observer.asked(&words, now);
-            return Verdict::Replace(length, command::encode(&words));
+            let wire = command::encode(&words);
+            // What would be too long for the master's site goes on as it came.
+            if words.len() <= MAX_ARGUMENTS && wire.len() <= MAX_COMMAND {
+                self.observer.asked(&words, now);
+                return Verdict::Replace(length, wire);
+            }
         }
         self.observer.asked(&arguments, now);
         Verdict::Pass(length)

@@ -36,7 +36,7 @@ pub enum Parsed<'a> {
 /// Reads the command at the front of `bytes`, which must not be empty.
 pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     match bytes[0] {
-        b'\n' => Parsed::Newline(bytes.iter().take_while(|byte| **byte == b'\n').count()),
+        b'\n' | b'\r' if empty_lines(bytes) > 0 => Parsed::Newline(empty_lines(bytes)),
         b'*' => array(bytes),
         _ => inline(bytes),
     }
@@ -82,6 +82,18 @@ fn printable(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte) && !matches!(byte, b'"' | b'\'' | b'\\')
 }
 
+/// Bytes of empty lines at the front, with either end.
+fn empty_lines(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        match bytes[at..] {
+            [b'\n', ..] => at += 1,
+            [b'\r', b'\n', ..] => at += 2,
+            _ => return at,
+        }
+    }
+}
+
 fn array(bytes: &[u8]) -> Parsed<'_> {
     let (count, mut at) = match number(&bytes[1..], MAX_ARGUMENTS, "too many arguments") {
         Ok((count, used)) => (count, 1 + used),
@@ -124,10 +136,10 @@ fn number<'a>(bytes: &[u8], most: usize, above: &'static str) -> Result<(usize, 
         let value = value * 10 + usize::from(digit - b'0');
         (value <= most).then_some(value)
     });
-    let Some(value) = value else { return Err(Parsed::Malformed(above)) };
     if digits > 1 && bytes[0] == b'0' {
         return Err(Parsed::Malformed("a length with leading zeros"));
     }
+    let Some(value) = value else { return Err(Parsed::Malformed(above)) };
     match (digits, &bytes[digits..]) {
         (_, [] | [b'\r']) if digits > 0 || bytes.is_empty() => Err(Parsed::Incomplete),
         (1.., [b'\r', b'\n', ..]) => Ok((value, digits + 2)),
@@ -159,6 +171,8 @@ mod tests {
         );
         assert_eq!(parse(b"\n\nPING"), Parsed::Newline(2));
         assert_eq!(parse(b"\r\nX"), Parsed::Newline(2));
+        assert_eq!(parse(b"\r\n\n\r\n\rX"), Parsed::Newline(5));
+        assert_eq!(parse(b"\r"), Parsed::Incomplete);
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! fork of the master, and all of its data.
 //!
 //! Only the master decides whether a sync is full, so every request takes a place, and
-//! gives it back if the resync is partial. The second connection of a sync whose
-//! first has its place needs none.
+//! gives it back if the resync is partial.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -16,56 +15,42 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct FullSyncs {
     most: usize,
-    state: Mutex<State>,
+    taken: Mutex<VecDeque<Instant>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    taken: VecDeque<Instant>,
-    /// Second connections that are to come.
-    expected: usize,
-}
+/// A place that was taken.
+#[derive(Debug)]
+pub struct Taken(Instant);
 
 impl FullSyncs {
     /// At most `most` within a minute.
     pub fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default() }
+        Self { most, taken: Mutex::default() }
     }
 
     /// Takes a place; if there is none, the time until one is free.
-    pub fn take(&self, now: Instant) -> Result<(), Duration> {
-        let mut state = self.state.lock().expect("no code panics while it holds the places");
-        while state.taken.front().is_some_and(|then| now.saturating_duration_since(*then) >= MINUTE) {
-            state.taken.pop_front();
+    pub fn take(&self, now: Instant) -> Result<Taken, Duration> {
+        let mut taken = self.taken.lock().expect("no code panics while it holds the places");
+        while taken.front().is_some_and(|then| now.saturating_duration_since(*then) >= MINUTE) {
+            taken.pop_front();
         }
-        match state.taken.front() {
-            Some(oldest) if state.taken.len() >= self.most => {
+        match taken.front() {
+            Some(oldest) if taken.len() >= self.most => {
                 Err(MINUTE.saturating_sub(now.saturating_duration_since(*oldest)))
             }
             _ => {
-                state.taken.push_back(now);
-                Ok(())
+                taken.push_back(now);
+                Ok(Taken(now))
             }
         }
     }
 
     /// Gives a place back: the sync was not a full one.
-    pub fn give_back(&self) {
-        self.state.lock().expect("no code panics while it holds the places").taken.pop_back();
-    }
-
-    /// A second connection will ask for a snapshot for a sync that has its place.
-    pub fn expect(&self) {
-        let mut state = self.state.lock().expect("no code panics while it holds the places");
-        state.expected = (state.expected + 1).min(self.most);
-    }
-
-    /// Whether the second connection of a sync was expected; it is no more, then.
-    pub fn was_expected(&self) -> bool {
-        let mut state = self.state.lock().expect("no code panics while it holds the places");
-        let expected = state.expected > 0;
-        state.expected = state.expected.saturating_sub(1);
-        expected
+    pub fn give_back(&self, place: &Taken) {
+        let mut taken = self.taken.lock().expect("no code panics while it holds the places");
+        if let Some(at) = taken.iter().position(|then| *then == place.0) {
+            taken.remove(at);
+        }
     }
 }
 
@@ -76,20 +61,13 @@ mod tests {
     #[test]
     fn a_place_is_taken_for_a_minute_or_given_back() {
         let (places, start) = (FullSyncs::new(2), Instant::now());
-        assert_eq!(places.take(start), Ok(()));
-        assert_eq!(places.take(start + Duration::from_secs(10)), Ok(()));
-        assert_eq!(places.take(start + Duration::from_secs(20)), Err(Duration::from_secs(40)));
-        places.give_back();
-        assert_eq!(places.take(start + Duration::from_secs(21)), Ok(()));
-        assert_eq!(places.take(start + Duration::from_secs(59)), Err(Duration::from_secs(1)));
-        assert_eq!(places.take(start + Duration::from_secs(60)), Ok(()));
-    }
-
-    #[test]
-    fn a_second_connection_is_let_in_once() {
-        let places = FullSyncs::new(1);
-        assert!(!places.was_expected());
-        places.expect();
-        assert!(places.was_expected() && !places.was_expected());
+        let at = |seconds| places.take(start + Duration::from_secs(seconds));
+        let first = at(0).unwrap();
+        at(10).unwrap();
+        assert_eq!(at(20).unwrap_err(), Duration::from_secs(40));
+        places.give_back(&first);
+        at(21).unwrap();
+        assert_eq!(at(69).unwrap_err(), Duration::from_secs(1));
+        at(70).unwrap();
     }
 }

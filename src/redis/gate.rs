@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::command::Parsed;
-use super::full_syncs::FullSyncs;
+use super::full_syncs::{FullSyncs, Taken};
+use super::grants::{Grants, Member};
 use super::reply;
 use crate::escape::shown;
-use crate::tap::{OPENING, Verdict};
+use crate::tap::{OPENING, Overdue, Verdict};
 
 /// The most commands that may wait for their replies.
 const MAX_UNANSWERED: usize = 256;
@@ -34,6 +35,8 @@ pub struct Rules {
     pub slot_migration: bool,
     /// The bound on this site's full syncs.
     pub full_syncs: Option<Arc<FullSyncs>>,
+    /// The syncs over two connections that this site has begun.
+    pub grants: Arc<Grants>,
 }
 
 /// Where the replica's connection is.
@@ -72,16 +75,19 @@ pub struct Gate {
     unanswered: VecDeque<By>,
     /// The master may take this connection for one that dumps its data.
     dump: bool,
-    /// A sync was asked for.
-    asked: bool,
-    /// A PSYNC that got an error: the replica goes back to SYNC.
+    /// PSYNC is nothing that the master knows, or lets its user do: the replica goes back
+    /// to SYNC.
     may_sync: bool,
+    /// This link's part in syncs over two connections.
+    member: Member,
     /// This connection brings the snapshot of a sync that another one has asked for.
     paired: bool,
-    /// It has a place among the full syncs of its site.
-    placed: bool,
+    /// Its place among the full syncs of its site.
+    place: Option<Taken>,
     /// The snapshot comes over another connection, and this one asks once more.
     apart: bool,
+    /// That other connection was named.
+    joined: bool,
     /// The link ends once everything is answered: the reply and the log's reason.
     refusal: Option<(Vec<u8>, String)>,
 }
@@ -89,17 +95,19 @@ pub struct Gate {
 impl Gate {
     /// A gate for a new connection; `site` is this gateway's name, for replies.
     pub fn new(site: &str, rules: Rules) -> Self {
+        let member = rules.grants.member();
         Self {
             site: site.to_owned(),
             rules,
             phase: Phase::Handshake,
             unanswered: VecDeque::new(),
             dump: false,
-            asked: false,
             may_sync: false,
+            member,
             paired: false,
-            placed: false,
+            place: None,
             apart: false,
+            joined: false,
             refusal: None,
         }
     }
@@ -114,10 +122,19 @@ impl Gate {
         self.phase == Phase::Slots
     }
 
-    /// Last words for a replica that has not asked for a sync in time.
-    pub fn overdue(&self) -> Option<(Vec<u8>, String)> {
-        let reason = format!("no sync was asked for within {} s", OPENING.as_secs());
-        (!self.asked).then(|| (reply::error(&self.site, &reason), reason))
+    /// Whether the replica has asked for a sync in time, or has last words coming.
+    pub fn overdue(&self) -> Overdue {
+        match self.phase {
+            Phase::Syncing | Phase::Slots => Overdue::Never,
+            // The master takes its time.
+            Phase::AskedPsync | Phase::AskedSync | Phase::AskedSlots => Overdue::NotYet,
+            // Its other connection may take some, too.
+            Phase::Handshake if self.apart && !self.joined => Overdue::NotYet,
+            Phase::Handshake => {
+                let reason = format!("no sync was asked for within {} s", OPENING.as_secs());
+                Overdue::Now { reply: reply::error(&self.site, &reason), reason }
+            }
+        }
     }
 
     /// Judges what the replica says.
@@ -155,16 +172,17 @@ impl Gate {
         let next = match name.as_slice() {
             b"PING" | b"REPLPING" => options.is_empty().then_some(Phase::Handshake),
             b"AUTH" => (1..=2).contains(&options.len()).then_some(Phase::Handshake),
-            b"REPLCONF" if is_dump(options) && !self.rules.dump => {
-                let what = named(arguments);
-                return self
-                    .refuse(format!("the command {what}, which would only dump the data (allow_dump)"));
-            }
-            b"REPLCONF" => is_introduction(options).then_some(Phase::Handshake),
+            b"REPLCONF" if is_introduction(options) => match self.second_step(options) {
+                Ok(()) => Some(Phase::Handshake),
+                Err(why) => return self.refuse(format!("the command {}, {why}", named(arguments))),
+            },
             b"PSYNC" if is(options.get(2), "failover") && !self.rules.failover => {
                 return self.refuse(
                     "PSYNC with FAILOVER, which would promote a second master (allow_failover)".to_owned(),
                 );
+            }
+            b"PSYNC" if self.apart && !self.joined => {
+                return self.refuse("PSYNC before the snapshot's connection was named".to_owned());
             }
             b"PSYNC" => is_psync(options).then_some(Phase::AskedPsync),
             b"SYNC" => {
@@ -192,9 +210,6 @@ impl Gate {
         if asks && let Some(wait) = self.must_wait(now) {
             return wait;
         }
-        // Last of all: what was refused has changed nothing.
-        self.paired |= has(options, "rdb-channel", "1");
-        self.asked |= next != Phase::Handshake;
         self.phase = next;
         if name == b"AUTH" && self.rules.authenticated {
             if self.unanswered.is_empty() {
@@ -204,7 +219,7 @@ impl Gate {
             return Verdict::Replace(length, Vec::new());
         }
         if matches!(next, Phase::Handshake | Phase::AskedSlots) {
-            self.unanswered.push_back(By::Master(has(options, "rdb-only", "1")));
+            self.unanswered.push_back(By::Master(value(options, "rdb-only").is_some()));
         }
         Verdict::Pass(length)
     }
@@ -213,18 +228,54 @@ impl Gate {
     /// that make a replica ask again.
     fn must_wait(&mut self, now: Instant) -> Option<Verdict> {
         let full_syncs = self.rules.full_syncs.as_ref()?;
-        if self.placed || self.paired && full_syncs.was_expected() {
+        // Both connections of a sync have one place together.
+        if self.place.is_some() || self.paired {
             return None;
         }
-        let Err(wait) = full_syncs.take(now) else {
-            self.placed = true;
-            return None;
+        let wait = match full_syncs.take(now) {
+            Ok(place) => {
+                self.place = Some(place);
+                return None;
+            }
+            Err(wait) => wait,
         };
         let reason = format!(
             "too many full syncs of this site within a minute (full_syncs_per_minute); ask again in {} s",
             wait.as_secs() + 1
         );
-        Some(Verdict::Stop { pass: 0, reply: reply::loading(&self.site, &reason), reason })
+        let reply = reply::loading(&self.site, &reason);
+        Some(Verdict::Stop { pass: 0, reply, reason, breach: false })
+    }
+
+    /// Judges the options that make this connection the second one of a sync, or take
+    /// it on behind that, or would have it dump the data; takes the grant.
+    fn second_step(&mut self, options: &[&[u8]]) -> Result<(), &'static str> {
+        const DUMP: &str = "which would only dump the data (allow_dump)";
+        const NOT_OURS: &str = "which belongs to no sync that this site has begun";
+        if let Some(id) = value(options, "set-rdb-client-id") {
+            let granted = self.apart && number(id).is_some_and(|id| self.member.may_go_on(id));
+            self.joined |= granted;
+            return if granted { Ok(()) } else { Err(NOT_OURS) };
+        }
+        let snapshot = ["rdb-only", "rdb-channel"].map(|name| value(options, name));
+        let second = matches!(snapshot, [Some(b"1"), Some(b"1")]);
+        let main = value(options, "main-ch-client-id");
+        if let Some(id) = main.filter(|_| second)
+            && number(id).is_some_and(|id| self.member.may_bring(Some(id)))
+        {
+            self.paired = true;
+            return Ok(());
+        }
+        if main.is_some() {
+            return Err(NOT_OURS);
+        }
+        let filtered = value(options, "rdb-filter-only").is_some();
+        if second && !filtered && self.member.may_bring(None) {
+            self.paired = true;
+            return Ok(());
+        }
+        let asks = filtered || snapshot.iter().any(Option::is_some);
+        if asks && !self.rules.dump { Err(DUMP) } else { Ok(()) }
     }
 
     /// Ends the link: at once where nothing is unanswered, else after the last
@@ -232,11 +283,11 @@ impl Gate {
     fn refuse(&mut self, reason: String) -> Verdict {
         let reason = format!("{reason}; refused");
         if self.phase != Phase::Handshake {
-            return Verdict::Stop { pass: 0, reply: Vec::new(), reason };
+            return Verdict::Stop { pass: 0, reply: Vec::new(), reason, breach: true };
         }
         let reply = reply::error(&self.site, &reason);
         if self.unanswered.is_empty() {
-            return Verdict::Stop { pass: 0, reply, reason };
+            return Verdict::Stop { pass: 0, reply, reason, breach: true };
         }
         self.refusal = Some((reply, reason));
         Verdict::Hold
@@ -245,15 +296,23 @@ impl Gate {
     /// Ends the link, since the master said something that is no line.
     pub fn master_raves(&self) -> Verdict {
         let reason = "the master answered with a line that is no reply".to_owned();
-        Verdict::Stop { pass: 0, reply: Vec::new(), reason }
+        Verdict::Stop { pass: 0, reply: Vec::new(), reason, breach: false }
     }
 
-    /// Takes a whole line of the master, which takes `length` bytes with its end. Not
-    /// to be asked once the gate [is open](Self::is_open).
+    /// Takes a whole line of the master, without its end and with it. Not to be asked
+    /// once the gate [is open](Self::is_open).
     pub fn master_says(&mut self, line: &[u8], whole: &[u8]) -> Verdict {
         let length = whole.len();
         match self.phase {
-            Phase::AskedSync if line.starts_with(b"$") => self.synced(length),
+            Phase::AskedSync if line.starts_with(b"$") => {
+                // Valkey: the offset, the replication id, a database, this one's id.
+                if let (true, Some(rest)) = (self.paired, line.strip_prefix(b"$ENDOFF:"))
+                    && let Some(id) = last_number(rest)
+                {
+                    self.member.brings(id);
+                }
+                self.synced(length)
+            }
             Phase::AskedPsync
                 if line.starts_with(b"+FULLRESYNC")
                     || line.starts_with(b"+CONTINUE")
@@ -262,21 +321,24 @@ impl Gate {
                 if line.starts_with(b"+CONTINUE") && !self.apart {
                     self.give_back();
                 }
-                if line.starts_with(b"+RDBCHANNELSYNC") {
-                    self.expect();
+                if let Some(rest) = line.strip_prefix(b"+RDBCHANNELSYNC")
+                    && let Some(id) = last_number(rest)
+                {
+                    self.member.has_id(id);
                 }
                 self.synced(length)
             }
             // Valkey: this connection asks again once the snapshot's is set up.
-            Phase::AskedPsync if line.starts_with(b"+DUALCHANNELSYNC") => {
-                self.expect();
+            Phase::AskedPsync if line.starts_with(b"+DUALCHANNELSYNC") && !self.apart => {
+                self.member.awaits();
                 self.apart = true;
                 self.phase = Phase::Handshake;
                 Verdict::Pass(length)
             }
             Phase::AskedPsync | Phase::AskedSync if line.starts_with(b"-") => {
                 self.give_back();
-                self.may_sync |= self.phase == Phase::AskedPsync;
+                let unknown = [&b"-ERR unknown command"[..], b"-NOPERM", b"-NOAUTH"];
+                self.may_sync |= unknown.iter().any(|words| line.starts_with(words));
                 self.phase = Phase::Handshake;
                 Verdict::Pass(length)
             }
@@ -307,7 +369,7 @@ impl Gate {
         }
         match self.refusal.take_if(|_| self.unanswered.is_empty()) {
             Some((reply, reason)) => {
-                Verdict::Stop { pass: whole.len(), reply: [ours, reply].concat(), reason }
+                Verdict::Stop { pass: whole.len(), reply: [ours, reply].concat(), reason, breach: true }
             }
             None if ours.is_empty() => Verdict::Pass(whole.len()),
             None => Verdict::Replace(whole.len(), [whole, &ours].concat()),
@@ -319,15 +381,9 @@ impl Gate {
         Verdict::PassAndArm(length)
     }
 
-    fn expect(&self) {
-        if let Some(full_syncs) = &self.rules.full_syncs {
-            full_syncs.expect();
-        }
-    }
-
     fn give_back(&mut self) {
-        if let (Some(full_syncs), true) = (&self.rules.full_syncs, std::mem::take(&mut self.placed)) {
-            full_syncs.give_back();
+        if let (Some(full_syncs), Some(place)) = (&self.rules.full_syncs, self.place.take()) {
+            full_syncs.give_back(&place);
         }
     }
 }
@@ -344,12 +400,6 @@ fn named(arguments: &[&[u8]]) -> String {
 
 fn is(word: Option<&&[u8]>, expected: &str) -> bool {
     word.is_some_and(|word| word.eq_ignore_ascii_case(expected.as_bytes()))
-}
-
-fn has(options: &[&[u8]], name: &str, value: &str) -> bool {
-    options
-        .chunks_exact(2)
-        .any(|option| option[0].eq_ignore_ascii_case(name.as_bytes()) && option[1] == value.as_bytes())
 }
 
 /// `ACK <offset>` with, from Redis 7.2, `FACK <offset>`.
@@ -370,17 +420,23 @@ fn is_ack(options: &[&[u8]]) -> bool {
     }
 }
 
-/// Whether a snapshot alone is asked for: an option for it, not beside those that make
-/// it the second connection of a sync.
-fn is_dump(options: &[&[u8]]) -> bool {
-    let values = |name: &'static str| {
-        let named =
-            options.chunks_exact(2).filter(move |option| option[0].eq_ignore_ascii_case(name.as_bytes()));
-        named.map(|option| option[1])
-    };
-    let alone = values("rdb-only").next().is_some() && values("rdb-channel").next().is_none();
-    let unpaired = values("rdb-only").chain(values("rdb-channel")).any(|value| value != b"1");
-    alone || unpaired || values("rdb-filter-only").next().is_some()
+/// The value of an option; where it is there twice with different ones, one that is
+/// good for nothing.
+fn value<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
+    let mut values =
+        options.chunks_exact(2).filter(|option| is(Some(&option[0]), name)).map(|option| option[1]);
+    let first = values.next()?;
+    Some(if values.all(|other| other == first) { first } else { b"" })
+}
+
+/// A client id: digits alone.
+fn number(word: &[u8]) -> Option<u64> {
+    let digits = !word.is_empty() && word.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(word).ok().filter(|_| digits)?.parse().ok()
+}
+
+fn last_number(line: &[u8]) -> Option<u64> {
+    number(line.rsplit(|byte| *byte == b' ').next()?)
 }
 
 /// The options that a replica states of itself, in pairs.
@@ -415,5 +471,7 @@ fn is_psync(options: &[&[u8]]) -> bool {
     };
     let id = *id == b"?" || (id.len() == 40 && id.iter().all(u8::is_ascii_alphanumeric));
     let digits = offset.strip_prefix(b"-").unwrap_or(offset);
-    id && (1..=20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+    // An offset that is no number to Redis would get an error, and let SYNC through.
+    let fits = std::str::from_utf8(offset).is_ok_and(|text| text.parse::<i64>().is_ok());
+    id && fits && digits.iter().all(u8::is_ascii_digit)
 }

@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::names::{Name, Names};
 
@@ -82,7 +83,7 @@ impl Introduction {
     }
 
     /// What a REPLCONF with these arguments becomes; `None` if it stays as it is.
-    pub fn rewritten(&mut self, arguments: &[&[u8]]) -> Option<Vec<Vec<u8>>> {
+    pub fn rewritten(&mut self, arguments: &[&[u8]], now: Instant) -> Option<Vec<Vec<u8>>> {
         let options = arguments.get(1..).filter(|options| options.len().is_multiple_of(2))?;
         let is = |option: &[u8], name: &str| option.eq_ignore_ascii_case(name.as_bytes());
         // The second connection of a sync needs its `eof`.
@@ -114,7 +115,7 @@ impl Introduction {
             (None, Some(port)) => {
                 let own = std::str::from_utf8(&words[port]).ok().and_then(|text| text.parse().ok());
                 if let (Some((names, client)), Some(own)) = (&self.names, own) {
-                    let name = names.take(*client, own);
+                    let name = names.take(*client, own, now);
                     let announced = name.port.to_string().into_bytes();
                     if announced != words[port] {
                         self.own_port = Some(std::mem::replace(&mut words[port], announced));
@@ -140,7 +141,7 @@ mod tests {
 
     fn says(introduction: &mut Introduction, line: &str) -> Option<String> {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-        let words = introduction.rewritten(&words)?;
+        let words = introduction.rewritten(&words, Instant::now())?;
         Some(words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>().join(" "))
     }
 

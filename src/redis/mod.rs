@@ -12,6 +12,7 @@ pub mod at_replica;
 pub mod command;
 pub mod full_syncs;
 pub mod gate;
+pub mod grants;
 pub mod introduction;
 pub mod lag;
 pub mod names;

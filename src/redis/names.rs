@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// What a `[[replica]]` announces; shared by its links.
 #[derive(Debug)]
@@ -22,9 +23,18 @@ struct Taken {
     own_port: u16,
     address: (String, u16),
     links: usize,
+    /// When the last of them ended.
+    left: Instant,
 }
 
-/// An address: given back when dropped.
+/// How long an address is kept for a replica that has left: after an outage each is
+/// listed as before, in whatever order they come back.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// Addresses that are kept.
+const MOST: usize = 1024;
+
+/// An address: given back when dropped, and kept for its replica for some time.
 #[derive(Debug)]
 pub struct Name {
     names: Arc<Names>,
@@ -45,9 +55,14 @@ impl Names {
     /// An address for the replica at `client` that listens on `own_port`: as
     /// configured, else with its own port, else with its client address before the
     /// host.
-    pub fn take(self: &Arc<Self>, client: IpAddr, own_port: u16) -> Name {
+    pub fn take(self: &Arc<Self>, client: IpAddr, own_port: u16, now: Instant) -> Name {
         let client = client.to_canonical();
         let mut taken = self.taken.lock().expect("no code panics while it holds the names");
+        let full = taken.len() >= MOST;
+        taken.retain(|name| {
+            let kept = !full && now.saturating_duration_since(name.left) < KEPT;
+            name.links > 0 || kept || (name.client == client && name.own_port == own_port)
+        });
         let same = taken.iter_mut().find(|name| name.client == client && name.own_port == own_port);
         let (host, port) = match same {
             Some(name) => {
@@ -63,7 +78,7 @@ impl Names {
                 ];
                 let free = choices.iter().find(|choice| taken.iter().all(|name| name.address != **choice));
                 let address = free.unwrap_or(&choices[2]).clone();
-                taken.push(Taken { client, own_port, address: address.clone(), links: 1 });
+                taken.push(Taken { client, own_port, address: address.clone(), links: 1, left: now });
                 address
             }
         };
@@ -84,9 +99,7 @@ impl Drop for Name {
         let at = taken.iter().position(|name| name.client == self.client && name.own_port == self.own_port);
         if let Some(at) = at {
             taken[at].links -= 1;
-            if taken[at].links == 0 {
-                taken.swap_remove(at);
-            }
+            taken[at].left = Instant::now();
         }
     }
 }
@@ -95,30 +108,37 @@ impl Drop for Name {
 mod tests {
     use super::*;
 
+    fn take(names: &Arc<Names>, client: &str, port: u16, seconds: u64) -> Name {
+        names.take(client.parse().unwrap(), port, Instant::now() + Duration::from_secs(seconds))
+    }
+
     #[test]
     fn replicas_of_one_site_stay_distinct() {
         let names = Names::new("dc2".into(), None);
-        let (one, two) = ("10.0.0.1".parse().unwrap(), "fd00::2".parse().unwrap());
-        let first = names.take(one, 6379);
+        let (one, two) = ("10.0.0.1", "fd00::2");
+        let first = take(&names, one, 6379, 0);
         assert_eq!((first.host.as_str(), first.port, first.is_instead()), ("dc2", 6379, false));
         // Its second connection, and its next one before the first is gone.
-        assert_eq!(names.take(one, 6379).host, "dc2");
+        assert_eq!(take(&names, one, 6379, 0).host, "dc2");
         // Another on that host, and one on another host with the same port.
-        assert_eq!((names.take(one, 6380).host.as_str(), names.take(one, 6380).port), ("dc2", 6380));
-        let other = names.take(two, 6379);
+        let sibling = take(&names, one, 6380, 0);
+        assert_eq!((sibling.host.as_str(), sibling.port), ("dc2", 6380));
+        let other = take(&names, two, 6379, 0);
         assert_eq!((other.host.as_str(), other.is_instead()), ("fd00--2.dc2", true));
-        // Once the first is gone its name is free.
-        drop((first, other));
-        assert_eq!(names.take(two, 6379).host, "dc2");
+        // In whatever order they come back, each is listed as before; a stranger is not.
+        drop((first, sibling, other));
+        assert_eq!(take(&names, two, 6379, 60).host, "fd00--2.dc2");
+        assert_eq!(take(&names, "10.0.0.3", 6379, 60).host, "10.0.0.3.dc2");
+        assert_eq!(take(&names, one, 6379, 60).host, "dc2");
+        // Until they have been away for long.
+        assert_eq!(take(&names, "10.0.0.4", 6379, 1200).host, "dc2");
     }
 
     #[test]
     fn a_port_that_is_announced_for_one_is_not_announced_for_two() {
         let names = Names::new("bravo.example".into(), Some(7000));
-        let (one, two) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let first = names.take(one, 6379);
-        let second = names.take(two, 6379);
-        let third = names.take("10.0.0.3".parse().unwrap(), 6379);
+        let [first, second, third] =
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|client| take(&names, client, 6379, 0));
         assert_eq!((first.host.as_str(), first.port), ("bravo.example", 7000));
         assert_eq!((second.host.as_str(), second.port), ("bravo.example", 6379));
         assert_eq!((third.host.as_str(), third.port), ("10.0.0.3.bravo.example", 6379));

@@ -59,6 +59,16 @@ impl Verb {
     }
 }
 
+/// What a replica states of itself.
+#[derive(Debug)]
+enum Said {
+    Port(u16),
+    Host(String),
+    Version(String),
+    Capability(String),
+    Channel(Channel),
+}
+
 /// What comes from the master next.
 #[derive(Debug)]
 enum Expected {
@@ -81,7 +91,9 @@ enum Expected {
 pub struct Observer {
     observed: Arc<Observed>,
     expected: Expected,
-    unanswered: VecDeque<Verb>,
+    /// Commands that are not answered yet, and what the replica states of itself in
+    /// each: it counts once the master has taken it.
+    unanswered: VecDeque<(Verb, Vec<Said>)>,
     /// The replication id and the offset that the replica asked to go on from.
     asked: Option<(String, u64)>,
     /// The master's offset before the first byte of the stream, once it is known.
@@ -134,10 +146,13 @@ impl Observer {
         (known.offset, known.behind_since) = (None, None);
     }
 
-    /// The gateway refuses what the replica asks for.
-    pub fn refused(&mut self, reason: &str) {
-        self.count_refused();
-        self.observed.known().complaint = Some(reason.to_owned());
+    /// The gateway refuses what the replica says; `sync` where that asks for one.
+    pub fn refused(&mut self, reason: &str, sync: bool) {
+        if sync {
+            self.count_refused();
+        }
+        // What the master had to object comes first.
+        self.observed.known().complaint.get_or_insert_with(|| reason.to_owned());
     }
 
     fn count_refused(&mut self) {
@@ -161,9 +176,9 @@ impl Observer {
         if self.unanswered.len() == MAX_UNANSWERED {
             return self.lose("more commands at once than a handshake has");
         }
-        self.unanswered.push_back(verb);
+        let said = if verb == Verb::Replconf { introduction(options) } else { Vec::new() };
+        self.unanswered.push_back((verb, said));
         match verb {
-            Verb::Replconf => self.introduces(options),
             Verb::Psync => {
                 self.asked = match options {
                     [id, offset, ..] => number(offset).map(|offset| (shown(id), offset)),
@@ -176,28 +191,6 @@ impl Observer {
                 self.observed.known().stage = Stage::Waiting;
             }
             _ => {}
-        }
-    }
-
-    /// The options that a replica states of itself.
-    fn introduces(&self, options: &[&[u8]]) {
-        let mut known = self.observed.known();
-        for option in options.chunks_exact(2) {
-            let value = option[1];
-            match option[0].to_ascii_lowercase().as_slice() {
-                b"listening-port" => known.port = number(value).and_then(|port| u16::try_from(port).ok()),
-                b"ip-address" => known.host = Some(shown(value)),
-                b"version" => known.version = Some(shown(value)),
-                b"capa" if known.capabilities.len() < MAX_CAPABILITIES => {
-                    let capability = shown(&value[..value.len().min(64)]);
-                    if !known.capabilities.contains(&capability) {
-                        known.capabilities.push(capability);
-                    }
-                }
-                b"main-ch-client-id" => known.channel = number(value).map(Channel::Snapshot),
-                b"set-rdb-client-id" => known.channel = number(value).map(Channel::Main),
-                _ => {}
-            }
         }
     }
 
@@ -214,6 +207,9 @@ impl Observer {
         self.begins();
         let Some(offset) = number(offset) else { return };
         if let Some(base) = self.base {
+            if offset > base.saturating_add(self.streamed) {
+                return self.lose("an acknowledgement of more than has passed");
+            }
             self.lag.acknowledged(offset.saturating_sub(base));
         }
         let mut known = self.observed.known();
@@ -227,14 +223,34 @@ impl Observer {
         if matches!(self.expected, Expected::Header) {
             return self.header(line, now);
         }
-        let verb = self.unanswered.pop_front();
+        let (verb, said) = self.unanswered.pop_front().unzip();
         if line.starts_with(b"-") {
             return self.objects(verb, line);
         }
         match verb {
             Some(Verb::Psync) => self.synced(line),
             Some(Verb::Sync) => self.header(line, now),
-            _ => {}
+            _ => self.introduces(said.unwrap_or_default()),
+        }
+    }
+
+    /// The master has taken what the replica states of itself.
+    fn introduces(&self, said: Vec<Said>) {
+        let mut known = self.observed.known();
+        for said in said {
+            match said {
+                Said::Port(port) => known.port = Some(port),
+                Said::Host(host) => known.host = Some(host),
+                Said::Version(version) => known.version = Some(version),
+                Said::Capability(capability) => {
+                    if known.capabilities.len() < MAX_CAPABILITIES
+                        && !known.capabilities.contains(&capability)
+                    {
+                        known.capabilities.push(capability);
+                    }
+                }
+                Said::Channel(channel) => known.channel = Some(channel),
+            }
         }
     }
 
@@ -384,7 +400,7 @@ impl Observer {
                     self.lag.passed(self.streamed, now);
                     self.begins();
                     let mut known = self.observed.known();
-                    known.offset = self.base.map(|base| base + self.streamed);
+                    known.offset = self.base.map(|base| base.saturating_add(self.streamed));
                     known.behind_since = self.lag.since();
                     rest = &[];
                 }
@@ -403,7 +419,7 @@ impl Observer {
             self.base = Some(beginning.offset);
             let mut known = self.observed.known();
             known.replid = Some(beginning.replid);
-            known.offset = Some(beginning.offset + self.streamed);
+            known.offset = Some(beginning.offset.saturating_add(self.streamed));
         }
     }
 
@@ -417,6 +433,11 @@ impl Observer {
         let complaint = match verb {
             // What a replica falls back to.
             Some(Verb::Sync) if self.lacks.contains(&Verb::Psync) => return,
+            // Redis may repeat what it was sent, the password too.
+            Some(Verb::Auth) => {
+                let code = words.split(' ').next().unwrap_or_default();
+                format!("the master refuses the replica's password ({code})")
+            }
             Some(verb) if line.starts_with(b"-NOPERM") => {
                 self.lacks.insert(verb);
                 let rights: Vec<&str> =
@@ -433,7 +454,6 @@ impl Observer {
                     "the master wants a password: {words}; give it to the gateway at the master's site (`auth` in its [[master]]), or to the replica (masterauth)"
                 )
             }
-            Some(Verb::Auth) => format!("the master refuses the replica's password: {words}"),
             Some(Verb::Psync | Verb::Sync) => format!("the master refuses the sync: {words}"),
             // An option that an older master does not know; the replica goes on.
             _ => return,
@@ -444,6 +464,27 @@ impl Observer {
             known.complaint = Some(complaint);
         }
     }
+}
+
+/// What the options of a REPLCONF state; nothing of what could not be shown in a table.
+fn introduction(options: &[&[u8]]) -> Vec<Said> {
+    let word = |value: &[u8], most: usize| {
+        let good = (1..=most).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+        good.then(|| shown(value))
+    };
+    let stated = |option: &[&[u8]]| {
+        let value = option[1];
+        match option[0].to_ascii_lowercase().as_slice() {
+            b"listening-port" => number(value).and_then(|port| u16::try_from(port).ok()).map(Said::Port),
+            b"ip-address" => word(value, 255).map(Said::Host),
+            b"version" => word(value, 32).map(Said::Version),
+            b"capa" => word(value, 32).map(Said::Capability),
+            b"main-ch-client-id" => number(value).map(Channel::Snapshot).map(Said::Channel),
+            b"set-rdb-client-id" => number(value).map(Channel::Main).map(Said::Channel),
+            _ => None,
+        }
+    };
+    options.chunks_exact(2).filter_map(stated).collect()
 }
 
 /// A whole number in digits; `None` for anything else.

@@ -122,7 +122,7 @@ impl Talk {
                 }
                 Verdict::Hold => return,
                 Verdict::Detach => sides[way].detached = true,
-                Verdict::Stop { pass, reply, reason } => {
+                Verdict::Stop { pass, reply, reason, .. } => {
                     let bytes = take(pass);
                     self.pass(at, flow, bytes);
                     self.pass(at, DOWN, reply);
@@ -161,6 +161,25 @@ impl Talk {
 fn strict() -> Talk {
     Talk::at_master(Rules::default(), &Arc::default())
 }
+
+/// The links of one site to one master.
+#[derive(Default)]
+struct Site {
+    rules: Rules,
+    syncs: Arc<Syncs>,
+}
+
+impl Site {
+    fn link(&self) -> Talk {
+        Talk::at_master(self.rules.clone(), &self.syncs)
+    }
+}
+
+/// What Redis 8 says on the snapshot's connection.
+const SECOND: &[u8] = b"*11\r\n$8\r\nREPLCONF\r\n$4\r\ncapa\r\n$3\r\neof\r\n$8\r\nrdb-only\r\n$1\r\n1\r\n$11\r\nrdb-channel\r\n$1\r\n1\r\n$17\r\nmain-ch-client-id\r\n$2\r\n17\r\n$14\r\nlistening-port\r\n$4\r\n6380\r\n";
+
+/// What Valkey says on it.
+const VALKEYS_SECOND: &[u8] = b"REPLCONF capa eof rdb-only 1 rdb-channel 1 listening-port 7\r\n";
 
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
     proptest::collection::vec(1usize..90, 1..20)
@@ -479,31 +498,29 @@ proptest! {
 }
 
 #[test]
-fn sync_follows_only_a_refused_psync_or_a_paired_connection() {
+fn sync_follows_only_a_psync_that_the_master_does_not_know() {
     assert!(strict().refusal(&[(UP, b"SYNC\r\n")]).0.contains("allow_dump"));
-    let mut talk = strict();
-    talk.steps(&[
-        (UP, &b"REPLCONF capa eof rdb-only 1 rdb-channel 1 listening-port 7\r\n"[..]),
-        (DOWN, b"+OK\r\n"),
-        (UP, b"SYNC\r\n"),
-        (DOWN, b"$ENDOFF:5 x 0 7\r\n"),
-        (DOWN, EOF),
-    ]);
-    assert_eq!(talk.end, None);
-    assert_eq!((talk.view().stage, talk.view().snapshot.unwrap().size), (Stage::Loading, Some(49)));
+    let misconf = &b"-MISCONF Errors writing to the AOF file\r\n"[..];
+    let (end, master) = strict().refusal(&[(UP, PSYNC), (DOWN, misconf), (UP, b"SYNC\r\n")]);
+    assert!(end.contains("allow_dump") && master == PSYNC, "{end}");
+    // An offset that Redis could not read would get an error, too.
+    for offset in ["99999999999999999999", "-9223372036854775809", "+1", "", "-", "1 2"] {
+        let (end, master) = strict().refusal(&[(UP, format!("PSYNC ? {offset}\r\n").as_bytes())]);
+        assert!(end.ends_with("refused") && master.is_empty(), "{offset}: {end}");
+    }
 }
 
 #[test]
 fn both_connections_of_a_redis_8_sync_pass_and_are_one_sync() {
-    let syncs = Arc::<Syncs>::default();
-    let mut main = Talk::at_master(Rules::default(), &syncs);
+    let site = Site::default();
+    let mut main = site.link();
     main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n*3\r\n$3\r\nSET")]);
     assert_eq!((main.end.as_ref(), main.armed), (None, Some(20)));
     assert_eq!((main.view().stage, main.view().master_offset), (Stage::Loading, None));
-    let mut second = Talk::at_master(Rules::default(), &syncs);
+    let mut second = site.link();
     second.steps(&[
-        (UP, &b"*11\r\n$8\r\nREPLCONF\r\n$4\r\ncapa\r\n$3\r\neof\r\n$8\r\nrdb-only\r\n$1\r\n1\r\n$11\r\nrdb-channel\r\n$1\r\n1\r\n$17\r\nmain-ch-client-id\r\n$2\r\n17\r\n$14\r\nlistening-port\r\n$4\r\n6380\r\n"[..]),
-        (DOWN, b"+OK\r\n"),
+        (UP, SECOND),
+        (DOWN, &b"+OK\r\n"[..]),
         (UP, PSYNC),
         (DOWN, b"\n+FULLRESYNC 0123456789012345678901234567890123456789 100\r\n"),
         (DOWN, EOF),
@@ -513,25 +530,80 @@ fn both_connections_of_a_redis_8_sync_pass_and_are_one_sync() {
     main.steps(&[(DOWN, b"\r\n"), (UP, b"REPLCONF ACK 111\r\n")]);
     let view = main.view();
     assert_eq!((view.stage, view.master_offset, view.lag_bytes), (Stage::Streaming, Some(113), Some(2)));
-    assert_eq!((view.replication_id.as_deref(), syncs.counts()), (Some(ID), [1, 0, 0]));
+    assert_eq!((view.replication_id.as_deref(), site.syncs.counts()), (Some(ID), [1, 0, 0]));
 }
 
 #[test]
-fn a_valkey_main_connection_may_ask_twice_for_one_full_sync() {
-    let syncs = Arc::<Syncs>::default();
-    let mut talk = Talk::at_master(Rules::default(), &syncs);
-    talk.steps(&[
-        (UP, PSYNC),
-        (DOWN, &b"+DUALCHANNELSYNC\r\n"[..]),
-        (UP, b"REPLCONF set-rdb-client-id 9\r\n"),
+fn a_valkey_main_connection_goes_on_behind_its_snapshot() {
+    let site = Site::default();
+    let mut main = site.link();
+    main.steps(&[(UP, PSYNC), (DOWN, b"+DUALCHANNELSYNC\r\n")]);
+    let mut second = site.link();
+    second.steps(&[
+        (UP, VALKEYS_SECOND),
+        (DOWN, &b"+OK\r\n"[..]),
+        (UP, b"SYNC\r\n"),
+        (DOWN, b"$ENDOFF:42 0123456789012345678901234567890123456789 0 9\r\n"),
+        (DOWN, EOF),
+    ]);
+    assert_eq!((second.end.as_ref(), second.armed), (None, Some(62)));
+    assert_eq!((second.view().stage, second.view().snapshot.unwrap().size), (Stage::Loading, Some(49)));
+    main.steps(&[
+        (UP, &b"REPLCONF set-rdb-client-id 9\r\n"[..]),
         (DOWN, b"+OK\r\n"),
         (UP, b"PSYNC 0123456789012345678901234567890123456789 43\r\n"),
         (DOWN, b"+CONTINUE\r\nstream"),
     ]);
-    assert_eq!((talk.end.as_ref(), talk.armed), (None, Some(34)));
-    let view = talk.view();
+    assert_eq!((main.end.as_ref(), main.armed), (None, Some(34)));
+    let view = main.view();
     assert_eq!((view.master_offset, view.sync, view.stage), (Some(48), Some(SyncKind::Full), Stage::Loading));
-    assert_eq!(syncs.counts(), [1, 0, 0]);
+    assert_eq!(site.syncs.counts(), [1, 0, 0]);
+}
+
+#[test]
+fn a_second_connection_belongs_to_a_first_one_of_the_same_site_and_comes_once() {
+    const NOT_OURS: &str = "belongs to no sync that this site has begun";
+    let (site, other) = (Site::default(), Site::default());
+    let refused = |site: &Site, said: &[u8]| {
+        let (end, master) = site.link().refusal(&[(UP, said)]);
+        assert!(master.is_empty() || end.is_empty());
+        end
+    };
+    // Nobody has begun one, whatever the switches say.
+    let dumps = Site { rules: Rules { dump: true, ..Rules::default() }, ..Site::default() };
+    for site in [&site, &dumps] {
+        assert!(refused(site, SECOND).contains(NOT_OURS));
+        assert!(refused(site, b"REPLCONF set-rdb-client-id 9\r\n").contains(NOT_OURS));
+    }
+    assert!(refused(&site, VALKEYS_SECOND).contains("allow_dump"));
+    let mut main = site.link();
+    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
+    // Another site names the id; this one names another; then it is right, once.
+    assert!(refused(&other, SECOND).contains(NOT_OURS));
+    for odd in [
+        &b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 18\r\n"[..],
+        b"REPLCONF rdb-channel 1 main-ch-client-id 17\r\n",
+        b"REPLCONF rdb-only 1 main-ch-client-id 17\r\n",
+        b"REPLCONF rdb-only 1 rdb-channel 0 main-ch-client-id 17\r\n",
+        b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 17 main-ch-client-id 18\r\n",
+        b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id +17\r\n",
+    ] {
+        assert!(refused(&site, odd).contains(NOT_OURS), "{}", odd.escape_ascii());
+    }
+    assert_eq!(refused(&site, SECOND), "");
+    assert!(refused(&site, SECOND).contains(NOT_OURS));
+    // Once the main connection is gone there is nothing to bring.
+    let mut main = site.link();
+    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
+    drop(main);
+    assert!(refused(&site, SECOND).contains(NOT_OURS));
+    // Valkey: a main connection that awaits it lets one in, and asks again only behind it.
+    let mut main = site.link();
+    main.steps(&[(UP, PSYNC), (DOWN, b"+DUALCHANNELSYNC\r\n")]);
+    assert_eq!(refused(&site, VALKEYS_SECOND), "");
+    assert!(refused(&site, VALKEYS_SECOND).contains("allow_dump"));
+    main.steps(&[(UP, PSYNC)]);
+    assert!(main.end.unwrap().contains("PSYNC before the snapshot's connection was named"));
 }
 
 #[test]
@@ -545,6 +617,7 @@ fn promotions_dumps_and_slot_migration_are_refused_unless_they_are_allowed() {
         (b"REPLCONF rdb-only 1\r\n", Some(Rules { dump: true, ..Rules::default() })),
         (b"REPLCONF rdb-only 0\r\n", Some(Rules { dump: true, ..Rules::default() })),
         (b"REPLCONF rdb-filter-only functions\r\n", Some(Rules { dump: true, ..Rules::default() })),
+        (b"REPLCONF rdb-channel 1\r\n", Some(Rules { dump: true, ..Rules::default() })),
         (b"REPLCONF rdb-channel 0\r\n", Some(Rules { dump: true, ..Rules::default() })),
         (
             b"REPLCONF rdb-only 1 rdb-channel 1 rdb-channel 0\r\n",
@@ -602,42 +675,85 @@ fn where_slots_are_migrated_nothing_else_passes() {
 }
 
 #[test]
-fn a_dump_cannot_be_had_by_way_of_an_option_that_an_older_master_refuses() {
-    let ask = &b"REPLCONF rdb-only 1 rdb-channel 1\r\n"[..];
+fn a_second_connection_that_the_master_refuses_is_no_way_to_a_dump() {
+    let site = Site::default();
+    let mut main = site.link();
+    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
     let no = &b"-ERR Unrecognized REPLCONF option: rdb-channel\r\n"[..];
-    let (end, master) = strict().refusal(&[(UP, ask), (DOWN, no), (UP, PSYNC)]);
-    assert!(!end.is_empty() && master == ask);
-    // Nor by asking before the refusal has come.
-    let (end, master) = strict().refusal(&[(UP, &[ask, PSYNC].concat()), (DOWN, b"-ERR no\r\n")]);
-    assert!(!end.is_empty() && master == ask);
+    let (end, master) = site.link().refusal(&[(UP, SECOND), (DOWN, no), (UP, PSYNC)]);
+    assert!(end.contains("allow_dump") && master == SECOND, "{end}");
 }
 
 #[test]
 fn a_password_is_never_named() {
+    // Not where there is one word too many, nor where Redis repeats what it was sent.
+    let echo = "-ERR unknown command 'AUTH', with args beginning with: 'user' 'secret'\r\n";
+    let mut wrong = strict();
+    wrong.steps(&[(UP, b"AUTH user secret extra\r\n")]);
+    let mut echoed = strict();
+    echoed.steps(&[(UP, b"AUTH user secret\r\n"), (DOWN, echo.as_bytes())]);
+    for talk in [&wrong, &echoed] {
+        let shown = format!("{:?} {:?} {:?}", talk.end, talk.view(), talk.taps[0].1);
+        assert!(!shown.contains("secret") && !shown.contains("'user'"), "{shown}");
+    }
+    assert!(!String::from_utf8_lossy(&wrong.replica).contains("secret"));
+    assert!(echoed.view().complaint.unwrap().contains("refuses the replica's password (ERR)"));
+}
+
+#[test]
+fn what_a_replica_states_counts_once_the_master_has_taken_it_and_is_fit_to_show() {
     let mut talk = strict();
-    talk.steps(&[(UP, b"AUTH user secret extra\r\n")]);
-    assert!(
-        !String::from_utf8_lossy(&talk.replica).contains("secret") && !talk.end.unwrap().contains("secret")
-    );
+    let said = b"REPLCONF listening-port 6380 ip-address no.example\r\nREPLCONF ip-address yes.example\r\n";
+    let no = &b"-ERR REPLCONF ip-address provided by replica instance is too long\r\n"[..];
+    talk.steps(&[(UP, &said[..]), (DOWN, no)]);
+    assert_eq!((talk.view().host, talk.view().port), (None, None));
+    talk.steps(&[(DOWN, b"+OK\r\n")]);
+    assert_eq!(talk.view().host.as_deref(), Some("yes.example"));
+    for odd in [&b"a b"[..], b"\x1b[2J", b"", &[b'x'; 256]] {
+        let words: [&[u8]; 5] = [b"REPLCONF", b"ip-address", odd, b"version", odd];
+        talk.steps(&[(UP, &super::command::encode(&words)), (DOWN, b"+OK\r\n")]);
+        assert_eq!((talk.view().host.as_deref(), talk.view().version), (Some("yes.example"), None));
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_what_has_not_passed_is_not_believed() {
+    let mut talk = Talk::both();
+    talk.steps(&[(UP, PSYNC), (DOWN, FULL), (DOWN, b"*1\r\n"), (UP, b"REPLCONF ACK 47\r\n")]);
+    for (_, observed, _) in &talk.taps {
+        assert_eq!(observed.view(talk.now).stage, Stage::Unknown);
+    }
+    assert_eq!(talk.end, None);
+}
+
+#[test]
+fn a_replica_that_asks_for_nothing_is_overdue_and_one_that_waits_is_not() {
+    use crate::tap::Overdue;
+    let overdue = |talk: &Talk| talk.taps[0].0.overdue();
+    let mut talk = strict();
+    assert!(matches!(overdue(&talk), Overdue::Now { .. }));
+    talk.steps(&[(UP, PSYNC)]);
+    assert_eq!(overdue(&talk), Overdue::NotYet);
+    talk.steps(&[(DOWN, b"-LOADING Redis is loading\r\n")]);
+    assert!(matches!(overdue(&talk), Overdue::Now { .. }), "an error is no answer to stay for");
+    talk.steps(&[(UP, PSYNC), (DOWN, FULL)]);
+    assert_eq!(overdue(&talk), Overdue::Never);
 }
 
 #[test]
 fn full_syncs_beyond_the_bound_wait_and_partial_ones_cost_nothing() {
     let bound = Arc::new(FullSyncs::new(1));
     let syncs = Arc::<Syncs>::default();
-    let talk = || Talk::at_master(Rules { full_syncs: Some(Arc::clone(&bound)), ..Rules::default() }, &syncs);
+    let rules = Rules { full_syncs: Some(Arc::clone(&bound)), ..Rules::default() };
+    let talk = || Talk::at_master(rules.clone(), &syncs);
     let mut partial = talk();
     partial.steps(&[(UP, format!("PSYNC {ID} 43\r\n").as_bytes()), (DOWN, b"+CONTINUE\r\n")]);
     assert_eq!(partial.end, None);
     // Both connections of one sync have one place.
     let mut main = talk();
-    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 5\r\n")]);
+    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
     let mut second = talk();
-    second.steps(&[
-        (UP, &b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 5\r\n"[..]),
-        (DOWN, b"+OK\r\n"),
-        (UP, PSYNC),
-    ]);
+    second.steps(&[(UP, SECOND), (DOWN, b"+OK\r\n"), (UP, PSYNC)]);
     assert_eq!((main.end.as_ref(), second.end.as_ref()), (None, None));
     let mut late = talk();
     late.steps(&[(UP, PSYNC)]);
@@ -708,7 +824,7 @@ fn what_redis_objects_to_is_told_with_the_next_step() {
         (&[(UP, PSYNC), (DOWN, b"-NOAUTH Authentication required.\r\n")], "`auth` in its [[master]]"),
         (
             &[(UP, b"AUTH x\r\n"), (DOWN, b"-WRONGPASS invalid username-password pair\r\n")],
-            "the master refuses the replica's password: WRONGPASS",
+            "the master refuses the replica's password (WRONGPASS)",
         ),
         (
             &[(UP, PSYNC), (DOWN, b"-NOMASTERLINK Can't SYNC while not connected with my master\r\n")],

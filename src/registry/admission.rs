@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Registry;
 use crate::config::Limits;
 use crate::redis::full_syncs::FullSyncs;
+use crate::redis::grants::Grants;
 
 /// What each site has taken of what it may.
 #[derive(Default)]
@@ -15,6 +16,7 @@ pub(super) struct Taken {
     links: HashMap<String, usize>,
     opened: HashMap<(String, String), VecDeque<Instant>>,
     full_syncs: HashMap<(String, String), Arc<FullSyncs>>,
+    grants: HashMap<(String, String), Arc<Grants>>,
 }
 
 /// A site's permission for one link: given back when dropped.
@@ -25,6 +27,8 @@ pub struct Admission {
     master: String,
     /// The bound on the site's full syncs from this master, where there is one.
     pub full_syncs: Option<Arc<FullSyncs>>,
+    /// The syncs over two connections that the site has begun there.
+    pub grants: Arc<Grants>,
 }
 
 impl Admission {
@@ -71,10 +75,11 @@ impl Registry {
         }
         recent.push_back(now);
         *taken.links.entry(site.clone()).or_default() += 1;
+        let grants = Arc::clone(taken.grants.entry(of.clone()).or_default());
         let full_syncs = limits.full_syncs_per_minute.map(|most| {
             Arc::clone(taken.full_syncs.entry(of).or_insert_with(|| Arc::new(FullSyncs::new(most))))
         });
-        Ok(Admission { registry: Arc::clone(self), site, master: master.to_owned(), full_syncs })
+        Ok(Admission { registry: Arc::clone(self), site, master: master.to_owned(), full_syncs, grants })
     }
 }
 

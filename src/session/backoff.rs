@@ -1,6 +1,8 @@
 //! Keeps replicas apart that ask again at once after their sync was refused, as Redis
 //! does from 6.2 on: hundreds of links a second would use up what the site may open,
-//! and be in the way once the cause is gone.
+//! and be in the way once the cause is gone. A wrong password counts as one, so that
+//! guessing is slow. Who a client is says its address alone: replicas on one host
+//! wait for one another's faults.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,19 +32,26 @@ impl Backoff {
     pub(super) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
         let refused = self.refused.lock().expect("no code panics while it holds the refusals");
         let Some((times, last)) = refused.get(&client) else { return Duration::ZERO };
+        if now.saturating_duration_since(*last) >= FORGET {
+            return Duration::ZERO;
+        }
         let pause = FIRST.saturating_mul(1 << (times - 1).min(10)).min(LONGEST);
         (*last + pause).saturating_duration_since(now)
     }
 
-    /// The client's link ended, and no sync had begun although Redis was asked for one.
+    /// The client's link ended, and no sync had begun although Redis was asked for one; or
+    /// it did not know the password.
     pub(super) fn refused(&self, client: IpAddr, now: Instant) {
         let mut refused = self.refused.lock().expect("no code panics while it holds the refusals");
         if refused.len() >= MOST {
             refused.retain(|_, (_, last)| now.saturating_duration_since(*last) < FORGET);
         }
         if refused.len() < MOST || refused.contains_key(&client) {
-            let entry = refused.entry(client).or_insert((0, now));
-            *entry = (entry.0.saturating_add(1), now);
+            let (times, last) = refused.entry(client).or_insert((0, now));
+            if now.saturating_duration_since(*last) >= FORGET {
+                *times = 0;
+            }
+            (*times, *last) = (times.saturating_add(1), now);
         }
     }
 
@@ -70,6 +79,9 @@ mod tests {
         assert!(pauses[4..].iter().all(|pause| *pause == LONGEST));
         assert_eq!(backoff.wait(client, now + Duration::from_secs(5)), Duration::ZERO);
         assert_eq!(backoff.wait(other, now), Duration::ZERO);
+        let later = now + FORGET;
+        backoff.refused(client, later);
+        assert_eq!(backoff.wait(client, later), FIRST, "what was a minute ago is forgotten");
         backoff.granted(client);
         assert_eq!(backoff.wait(client, now), Duration::ZERO);
     }

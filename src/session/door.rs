@@ -10,20 +10,23 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
 use super::dial::reach;
+use super::login::read;
 use super::prove::{Proof, prove};
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, Shared, agreed, dialling_terms, tune};
 use crate::config::{Announced, Replica};
 use crate::escape::shown;
-use crate::link::tlv::{Id, Want};
+use crate::lane::LaneError;
+use crate::link::frame::Frame;
+use crate::link::tlv::{Code, Id, Want, Why};
 use crate::link::{Link, Side};
-use crate::password::Password;
 use crate::redis::at_replica::AtReplica;
 use crate::redis::introduction::Introduction;
 use crate::redis::names::{Name, Names};
@@ -36,6 +39,12 @@ use crate::tap::{Blind, Flow, Tap};
 /// For a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// For the far gateway to hear that a link is not wanted any more.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Clients at a time that have not said their password yet.
+const PROOFS: usize = 64;
+
 /// A `[[replica]]`, and what its links share.
 #[derive(Debug)]
 pub struct Door {
@@ -44,6 +53,8 @@ pub struct Door {
     /// What is announced for its replicas, if anything.
     names: Option<Arc<Names>>,
     backoff: Backoff,
+    /// Turns of clients that have not said their password yet.
+    proofs: Semaphore,
 }
 
 impl Door {
@@ -53,7 +64,12 @@ impl Door {
             Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
             Announced::Keep => None,
         };
-        Self { replica: Arc::new(replica), names, backoff: Backoff::default() }
+        Self {
+            replica: Arc::new(replica),
+            names,
+            backoff: Backoff::default(),
+            proofs: Semaphore::new(PROOFS),
+        }
     }
 }
 
@@ -63,11 +79,11 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let replica = Arc::clone(&door.replica);
     let name = &replica.name;
     let let_in = tokio::select! {
-        proven = is_proven(&shared, &replica, &mut redis, from) => {
+        let_in = async {
             let wait = door.backoff.wait(from.ip(), Instant::now());
             tokio::time::sleep(wait).await;
-            proven && (wait.is_zero() || !is_gone(&redis).await)
-        }
+            (wait.is_zero() || !is_gone(&redis).await) && is_proven(&shared, &door, &mut redis, from).await
+        } => let_in,
         () = shared.stop.cancelled() => return,
     };
     if !let_in {
@@ -79,7 +95,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         reached = reach(&shared, &replica, want) => reached,
         () = shared.stop.cancelled() => return,
     };
-    let (lane, accept) = match reached {
+    let (mut lane, accept) = match reached {
         Ok(reached) => reached,
         Err(reason) => {
             if shared.registry.failed(&format!("{news}{reason}")) {
@@ -94,6 +110,13 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     shared.registry.well_again(&news);
     if !accept.plain && is_gone(&redis).await {
         debug!(link = %name, client = %from, "the replica left while the link was opened");
+        let why = Why::new(Code::ReplicaClosed, "the replica left while the link was opened");
+        let _ = timeout(PARTING, async {
+            lane.send(&Frame::Abort(why)).await?;
+            lane.close().await;
+            Ok::<_, LaneError>(())
+        })
+        .await;
         return;
     }
     let far = lane.peer();
@@ -148,21 +171,24 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
 
 /// Whether the replica knows the password of its `[[replica]]`, where that has one. A
 /// no is told, here and to the replica.
-async fn is_proven(shared: &Shared, replica: &Replica, redis: &mut TcpStream, from: SocketAddr) -> bool {
-    let (Some(path), site) = (&replica.password_file, &shared.config.site) else { return true };
-    let (path, proof) = (path.clone(), async |redis: &mut TcpStream, password| {
-        timeout(HELLO_DEADLINE, prove(redis, &password, site)).await
-    });
-    let password = tokio::task::spawn_blocking(move || Password::read(&path)).await;
-    let (reply, reason) = match password {
-        Ok(Ok(password)) => match proof(redis, password).await {
+async fn is_proven(shared: &Shared, door: &Door, redis: &mut TcpStream, from: SocketAddr) -> bool {
+    let (replica, site) = (&door.replica, &shared.config.site);
+    let Some(path) = &replica.password_file else { return true };
+    let turn = door.proofs.try_acquire();
+    let proof =
+        async |redis: &mut TcpStream, password| timeout(HELLO_DEADLINE, prove(redis, &password, site)).await;
+    let (reply, reason) = match (&turn, read(path).await) {
+        (Err(_), _) => (None, format!("{PROOFS} others have not said their password yet")),
+        (_, Err(fault)) => (Some(reply::error(site, "the gateway cannot read its password_file")), fault),
+        (Ok(_), Ok(password)) => match proof(redis, password).await {
             Ok(Ok(Proof::Given)) => return true,
-            Ok(Ok(Proof::Refused(reply, reason))) => (Some(reply), reason.to_owned()),
+            Ok(Ok(Proof::Refused(reply, reason))) => {
+                door.backoff.refused(from.ip(), Instant::now());
+                (Some(reply), reason.to_owned())
+            }
             Ok(Err(_)) => (None, "it left before it said a password".to_owned()),
             Err(_) => (None, format!("no password within {} s", HELLO_DEADLINE.as_secs())),
         },
-        Ok(Err(fault)) => (Some(reply::error(site, "the gateway cannot read its password_file")), fault),
-        Err(fault) => (None, fault.to_string()),
     };
     if shared.registry.refused(&format!("replica {}: client {}: {reason}", replica.name, from.ip())) {
         warn!(link = %replica.name, client = %from, "replica refused: {reason} (password_file)");

@@ -1,6 +1,7 @@
 //! Authenticates this gateway at its own Redis, so that no replica needs the password.
 
 use std::io;
+use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,10 +27,7 @@ pub enum Login {
 /// read each time, so that a new password counts from the next link on. An error is a
 /// sentence for the log, with the next step.
 pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {
-    let path = auth.password_file.clone();
-    let password = spawn_blocking(move || Password::read(&path))
-        .await
-        .unwrap_or_else(|error| Err(format!("password file: {error}")))?;
+    let password = read(&auth.password_file).await?;
     let mut words = vec![&b"AUTH"[..]];
     words.extend(auth.username.as_deref().map(str::as_bytes));
     words.push(password.bytes());
@@ -38,6 +36,16 @@ pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> 
         Ok(Ok(line)) => judge(&line, auth),
         Ok(Err(error)) => Err(format!("AUTH: {error}")),
         Err(_) => Err(format!("no answer to AUTH within {} s", REDIS_DEADLINE.as_secs())),
+    }
+}
+
+/// Reads a password file, off this thread and in time: it may lie on a disk that is gone.
+pub(super) async fn read(path: &Path) -> Result<Password, String> {
+    let own = path.to_owned();
+    match timeout(REDIS_DEADLINE, spawn_blocking(move || Password::read(&own))).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => Err(format!("password file {}: {error}", path.display())),
+        Err(_) => Err(format!("password file {}: it could not be read in time", path.display())),
     }
 }
 
@@ -54,9 +62,11 @@ pub async fn ask(redis: &mut TcpStream, command: &[u8]) -> io::Result<Vec<u8>> {
     Ok(line.trim_ascii_end().to_vec())
 }
 
+/// Redis' own words are read and never shown: it may repeat what it was sent.
 fn judge(line: &[u8], auth: &Auth) -> Result<Login, String> {
     let words = shown(line);
     let said = |part: &str| words.contains(part);
+    let code = words.split(' ').next().unwrap_or_default().trim_start_matches('-').to_owned();
     let user = auth.username.as_ref().map_or_else(String::new, |name| format!(" for user {name}"));
     let file = auth.password_file.display();
     if line == b"+OK" {
@@ -65,12 +75,14 @@ fn judge(line: &[u8], auth: &Auth) -> Result<Login, String> {
         Ok(Login::NotWanted)
     } else if line.starts_with(b"-WRONGPASS") || said("invalid password") {
         Err(format!(
-            "Redis refuses the password in {file}{user}: {words}; compare it with the master's requirepass or ACL LIST"
+            "Redis refuses the password in {file}{user} ({code}); compare it with the master's requirepass or ACL LIST"
         ))
     } else if auth.username.is_some() && said("wrong number of arguments") {
-        Err(format!("Redis knows no users before version 6: leave `username` out of `auth` ({words})"))
+        Err("Redis knows no users before version 6: leave `username` out of `auth`".to_owned())
+    } else if said("unknown command") {
+        Err("Redis knows no AUTH: was it renamed (rename-command)?".to_owned())
     } else {
-        Err(format!("Redis answers AUTH with {words}"))
+        Err(format!("Redis answers AUTH with an error ({code}); its own log may say more"))
     }
 }
 
@@ -97,8 +109,11 @@ mod tests {
             ("-ERR invalid password", "redis.pw"),
             ("-ERR wrong number of arguments for 'auth' command", "leave `username` out"),
             ("-LOADING Redis is loading the dataset in memory", "LOADING"),
+            ("-ERR unknown command 'AUTH', with args beginning with: 'secret'", "renamed"),
+            ("-ERR whatever secret", "(ERR)"),
         ] {
-            assert!(judged(line).unwrap_err().contains(words), "{line}");
+            let fault = judged(line).unwrap_err();
+            assert!(fault.contains(words) && !fault.contains("secret"), "{line}: {fault}");
         }
     }
 }

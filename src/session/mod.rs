@@ -153,7 +153,7 @@ fn end(place: Place, end: &End) {
     let (offset, acknowledged) = (observed.master_offset, observed.acknowledged_offset);
     let complaint = match (&observed.complaint, end) {
         // Said already.
-        (_, End::CommandRefused(_)) | (None, _) => String::new(),
+        (_, End::CommandRefused(_) | End::Declined(_)) | (None, _) => String::new(),
         (Some(complaint), _) => format!("; {complaint}"),
     };
     let (name, number, site) = (&place.name, place.number, &place.site);
@@ -166,6 +166,7 @@ fn end(place: Place, end: &End) {
         | End::MemoryShort
         | End::Outdated
         | End::NotDelivered => true,
+        End::Declined(reason) => place.is_news(&format!("{name} {site}: {reason}")),
         _ => !complaint.is_empty() && place.is_news(&format!("{name} {site}{complaint}")),
     };
     if unwell {

@@ -13,6 +13,9 @@ use crate::redis::reply;
 /// Commands that are answered before the password.
 const MOST: usize = 16;
 
+/// Bytes that are read before the password.
+const MOST_BYTES: usize = 16 * 1024;
+
 /// How the proof went.
 pub(super) enum Proof {
     /// It knows the password; what it says next is unread.
@@ -25,6 +28,7 @@ pub(super) enum Proof {
 /// beyond that; has no deadline of its own.
 pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str) -> io::Result<Proof> {
     let mut held = Vec::new();
+    let mut taken = 0;
     let mut piece = [0; 1024];
     for _ in 0..MOST {
         let (verb, guess) = loop {
@@ -34,7 +38,9 @@ pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             held.extend_from_slice(&piece[..count]);
-            let (length, said) = match command::parse(&held) {
+            let parsed = command::parse(&held);
+            let newlines = matches!(parsed, Parsed::Newline(_));
+            let (length, said) = match parsed {
                 Parsed::Newline(length) => (length, None),
                 Parsed::Incomplete => (held.len(), None),
                 Parsed::Malformed(_) => {
@@ -50,7 +56,12 @@ pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str
                 }
             };
             redis.read_exact(&mut piece[..length - read]).await?;
-            if said.is_some() || length < held.len() {
+            taken += length - read;
+            if taken > MOST_BYTES {
+                return Ok(Proof::Refused(reply::no_auth(site), "it says too much and no password"));
+            }
+            // All that was held was read, unless it is the beginning of a command.
+            if said.is_some() || newlines {
                 held.clear();
             }
             if let Some(said) = said {

@@ -33,7 +33,7 @@ use crate::link::tlv::{Accept, Code, Refuse, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, LinkEntry};
-use crate::tap::{Flow, OPENING, Tap};
+use crate::tap::{Flow, OPENING, Overdue, Tap};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -235,9 +235,13 @@ impl<'a> Driver<'a> {
             }
             if self.ask_by.is_some_and(|by| by <= now) {
                 self.ask_by = None;
-                if let Some((reply, reason)) = self.tap.overdue() {
-                    self.refuse(&reply, reason, now);
-                    continue;
+                match self.tap.overdue() {
+                    Overdue::Never => {}
+                    Overdue::NotYet => self.ask_by = Some(now + OPENING),
+                    Overdue::Now { reply, reason } => {
+                        self.refuse(&reply, reason, false, now);
+                        continue;
+                    }
                 }
             }
             if self.link.dial_due().is_some_and(|due| due <= now) {
@@ -440,7 +444,7 @@ impl<'a> Driver<'a> {
                         self.to_redis.push_back(Outgoing { chunk, carried })
                     }
                     Made::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
-                    Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
+                    Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
                 }
             }
         }
@@ -523,7 +527,7 @@ impl<'a> Driver<'a> {
                 Made::Answer(reply) => {
                     self.to_redis.push_back(Outgoing { chunk: Chunk::copied(&reply), carried: 0 });
                 }
-                Made::Stop { reply, reason } => self.refuse(&reply, reason, now),
+                Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
         true
@@ -613,21 +617,24 @@ impl<'a> Driver<'a> {
         self.sleep.as_mut().poll(cx).is_pending()
     }
 
-    /// The tap has refused what came: last words to the replica, then the end.
-    fn refuse(&mut self, reply: &[u8], reason: String, now: Instant) {
+    /// The tap ends the link: last words to the replica, then the end. `breach` is for
+    /// what is no part of replication.
+    fn refuse(&mut self, reply: &[u8], reason: String, breach: bool, now: Instant) {
         // Nothing that came behind it is looked at any more.
         for way in [&mut self.inward, &mut self.outward] {
             way.stop();
         }
+        let (code, end): (_, fn(String) -> End) =
+            if breach { (Code::CommandRefused, End::CommandRefused) } else { (Code::Limit, End::Declined) };
         if self.outward_flow() == Flow::ToReplica {
             if !reply.is_empty() {
                 self.link.offer(Chunk::copied(reply));
             }
-            let why = Why::new(Code::CommandRefused, &format!("site {}: {reason}", self.site));
-            self.link.finish(why, End::CommandRefused(reason), now);
+            let why = Why::new(code, &format!("site {}: {reason}", self.site));
+            self.link.finish(why, end(reason), now);
         } else {
-            let why = Why::new(Code::CommandRefused, &reason);
-            self.link.abort(why, End::CommandRefused(reason));
+            let why = Why::new(code, &reason);
+            self.link.abort(why, end(reason));
         }
     }
 

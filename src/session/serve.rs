@@ -191,6 +191,7 @@ fn rules(master: &Master, admission: &Admission) -> Option<Rules> {
             dump: *dump,
             slot_migration: *slot_migration,
             full_syncs: admission.full_syncs.clone(),
+            grants: Arc::clone(&admission.grants),
         }),
     }
 }

@@ -35,6 +35,7 @@ pub(super) enum Made {
     Stop {
         reply: Vec<u8>,
         reason: String,
+        breach: bool,
     },
 }
 
@@ -71,6 +72,7 @@ impl AtTap {
         self.owed += carried;
         drop(chunk);
         let mut made = Vec::new();
+        let mut passed = Passed::default();
         let mut at = 0;
         while at < self.held.len() {
             let rest = &self.held[at..];
@@ -84,6 +86,7 @@ impl AtTap {
                 Verdict::Pass(count) | Verdict::PassAndArm(count) => (count, None),
                 Verdict::Replace(count, bytes) => (count, Some(bytes)),
                 Verdict::Answer(count, reply) => {
+                    passed.flush(&mut made, false);
                     made.push(Made::Answer(reply));
                     (count, Some(Vec::new()))
                 }
@@ -93,14 +96,16 @@ impl AtTap {
                 }
                 Verdict::Hold if rest.len() <= MAX_HELD => break,
                 Verdict::Hold => {
+                    passed.flush(&mut made, false);
                     let reason = "more bytes than a handshake has; refused".to_owned();
-                    made.push(Made::Stop { reply: Vec::new(), reason });
+                    made.push(Made::Stop { reply: Vec::new(), reason, breach: true });
                     self.stopped = true;
                     break;
                 }
-                Verdict::Stop { pass, reply, reason } => {
-                    forward(&mut made, &rest[..pass], pass as u64, false);
-                    made.push(Made::Stop { reply, reason });
+                Verdict::Stop { pass, reply, reason, breach } => {
+                    passed.add(&rest[..pass], pass as u64);
+                    passed.flush(&mut made, false);
+                    made.push(Made::Stop { reply, reason, breach });
                     self.stopped = true;
                     break;
                 }
@@ -111,9 +116,13 @@ impl AtTap {
             let share =
                 if left == 0 { self.owed } else { self.owed.saturating_sub(left as u64).min(count as u64) };
             self.owed -= share;
-            forward(&mut made, instead.as_deref().unwrap_or(&rest[..count]), share, armed);
+            passed.add(instead.as_deref().unwrap_or(&rest[..count]), share);
+            if armed {
+                passed.flush(&mut made, true);
+            }
             at += count;
         }
+        passed.flush(&mut made, false);
         if self.stopped || at == self.held.len() {
             self.held = Vec::new();
         } else {
@@ -123,18 +132,34 @@ impl AtTap {
     }
 }
 
-/// Adds `bytes`, which stand for `carried` bytes of the stream.
-fn forward(made: &mut Vec<Made>, bytes: &[u8], carried: u64, armed: bool) {
-    if bytes.is_empty() && carried > 0 {
-        made.push(Made::Forward { chunk: Chunk::copied(&[]), carried, armed });
+/// Bytes that go on together: a thousand small commands are no thousand writes.
+#[derive(Default)]
+struct Passed {
+    bytes: Vec<u8>,
+    /// Bytes of the stream that they stand for.
+    carried: u64,
+}
+
+impl Passed {
+    fn add(&mut self, bytes: &[u8], carried: u64) {
+        self.bytes.extend_from_slice(bytes);
+        self.carried += carried;
     }
-    let mut pieces = bytes.chunks(crate::buffer::PAYLOAD).peekable();
-    let mut left = carried;
-    while let Some(piece) = pieces.next() {
-        let last = pieces.peek().is_none();
-        let share = if last { left } else { left.min(piece.len() as u64) };
-        left -= share;
-        made.push(Made::Forward { chunk: Chunk::copied(piece), carried: share, armed: armed && last });
+
+    /// Lets go of what was added.
+    fn flush(&mut self, made: &mut Vec<Made>, armed: bool) {
+        let Self { bytes, carried } = std::mem::take(self);
+        if bytes.is_empty() && carried > 0 {
+            made.push(Made::Forward { chunk: Chunk::copied(&[]), carried, armed });
+        }
+        let mut pieces = bytes.chunks(crate::buffer::PAYLOAD).peekable();
+        let mut left = carried;
+        while let Some(piece) = pieces.next() {
+            let last = pieces.peek().is_none();
+            let share = if last { left } else { left.min(piece.len() as u64) };
+            left -= share;
+            made.push(Made::Forward { chunk: Chunk::copied(piece), carried: share, armed: armed && last });
+        }
     }
 }
 

@@ -181,7 +181,13 @@ fn attacks() -> Vec<Vec<u8>> {
     ];
     let mut attacks: Vec<Vec<u8>> = commands.iter().map(|command| Client::encode(command)).collect();
     attacks.extend(commands.iter().map(|command| format!("{}\r\n", command.join(" ")).into_bytes()));
-    let shapes: [&[u8]; 20] = [
+    let shapes: [&[u8]; 25] = [
+        // Snapshots alone, and the snapshot of somebody else's sync.
+        b"REPLCONF capa eof rdb-only 1 rdb-channel 1 main-ch-client-id 5\r\n",
+        b"REPLCONF set-rdb-client-id 5\r\n",
+        b"REPLCONF rdb-channel 1\r\nSYNC\r\n",
+        b"REPLCONF rdb-only 1 rdb-channel 1\r\n",
+        b"PSYNC ? 99999999999999999999\r\nSYNC\r\n",
         b"*1\r\n$536870912\r\nFLUSHALL\r\n",
         b"*1\r\n$-1\r\n*1\r\n$8\r\nFLUSHALL\r\n",
         b"*-1\r\n*1\r\n$8\r\nFLUSHALL\r\n",

@@ -216,5 +216,31 @@ fn a_password_file_that_cannot_be_used_is_told_at_start() {
         .expect("chmod");
     let gateway = Gateway::start(&config, "dc1");
     gateway.wait_ready();
-    gateway.wait_log("can be read by others than its owner; chmod 600");
+    gateway.wait_log("can be read by every user of this host; chmod 600");
+}
+
+#[test]
+fn a_password_that_redis_repeats_is_not_repeated_by_the_gateways() {
+    let lab = Lab::new();
+    password(&lab, "redis.pw", "gateway-secret");
+    // An error of such a Redis has the arguments of the command in it.
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--rename-command", "AUTH", "other"]);
+    let pair = lab.pair_with(alpha.port, "auth = { password_file = \"redis.pw\" }", "");
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    pair.first.wait_log("Redis knows no AUTH: was it renamed");
+    let config = pair.first.config.to_string_lossy().into_owned();
+    let (_, out, _) = replgate(lab.path(), &["check", "-c", &config]);
+    assert!(out.contains("Redis knows no AUTH") && !out.contains("gateway-secret"), "{out}");
+    silent_about(&pair, &["gateway-secret"]);
+    // Nor one that a replica says itself.
+    let pair = lab.pair(alpha.port);
+    let user = ["--masteruser", "someone", "--masterauth", "replica-secret"];
+    let charli = Redis::start(Version::System, lab.path(), "charli", &user);
+    charli.replicaof(pair.entry);
+    for gateway in [&pair.first, &pair.second] {
+        gateway.wait_log("the master refuses the replica's password (ERR)");
+    }
+    assert!(charli.log().contains("replica-secret"), "Redis itself does");
+    silent_about(&pair, &["replica-secret", "someone"]);
 }
