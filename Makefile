@@ -1,5 +1,8 @@
 # Each installs what it needs; see scripts/setup.
-.PHONY: demo test soak bench dist
+.PHONY: demo test soak bench fuzz dist
+
+# How long `make fuzz` runs each of its targets.
+FUZZ_SECONDS ?= 60
 
 demo:
 	@scripts/setup demo
@@ -17,6 +20,15 @@ soak:
 bench:
 	@scripts/setup bench
 	cargo bench --locked --bench pair
+
+fuzz:
+	@scripts/setup fuzz
+	cargo fetch --locked --manifest-path fuzz/Cargo.toml
+	for target in command conversation frame config; do \
+	    mkdir -p fuzz/corpus/$$target && PATH="$$PWD/target/tools/bin:$$PATH" cargo fuzz run -s none $$target \
+	        fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) \
+	        -timeout=10 -rss_limit_mb=512 -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
 
 dist:
 	scripts/package target/dist

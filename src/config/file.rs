@@ -215,8 +215,10 @@ impl<'a, 'i> Table<'a, 'i> {
                 Some(At { value: number, span: value.span() })
             }
             _ => {
-                let found =
-                    value.get_ref().as_integer().map_or("another kind of value", |number| number.as_str());
+                let found = value.get_ref().as_integer().map_or_else(
+                    || "another kind of value".to_owned(),
+                    |number| crate::escape::shown(number.as_str().as_bytes()),
+                );
                 self.file.fault(
                     &value.span(),
                     format!(

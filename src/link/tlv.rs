@@ -260,11 +260,7 @@ codes! {
 impl Why {
     /// A reason; the text is cut at [`MAX_TEXT`] bytes.
     pub fn new(code: Code, text: &str) -> Self {
-        let mut end = text.len().min(MAX_TEXT);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self { code, text: text[..end].to_owned() }
+        Self { code, text: cut(text).to_owned() }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -498,8 +494,9 @@ impl Refuse {
         let why = Why::decode(content)?;
         let mut clock = None;
         fields(content, |tag, value| {
-            if tag == T_CLOCK {
-                clock = Some(u64::from_be_bytes(fixed(tag, value)?));
+            match tag {
+                T_CLOCK => clock = Some(u64::from_be_bytes(fixed(tag, value)?)),
+                _ => return Ok(false),
             }
             Ok(true)
         })?;
@@ -570,8 +567,18 @@ fn name(tag: u16, value: &[u8]) -> Result<String, FieldError> {
     if good { Ok(String::from_utf8_lossy(value).into_owned()) } else { Err(FieldError::Value(tag)) }
 }
 
+/// At most [`MAX_TEXT`] bytes of `text`, cut on a whole character.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 fn cut_text(value: &[u8]) -> String {
-    String::from_utf8_lossy(&value[..value.len().min(MAX_TEXT)]).into_owned()
+    let text = String::from_utf8_lossy(&value[..value.len().min(MAX_TEXT)]);
+    cut(&text).to_owned()
 }
 
 #[cfg(test)]

@@ -77,7 +77,8 @@ impl Member {
 
     fn take(&self, step: &Step) -> bool {
         let mut state = self.grants.lock();
-        let at = state.grants.iter().position(|grant| grant.step == *step);
+        // It takes two.
+        let at = state.grants.iter().position(|grant| grant.step == *step && grant.by != self.number);
         at.map(|at| state.grants.remove(at)).is_some()
     }
 
@@ -128,6 +129,7 @@ mod tests {
         let (main, second, stranger) = (site.member(), site.member(), other.member());
         main.has_id(5);
         assert!(!stranger.may_bring(Some(5)) && !second.may_bring(Some(6)) && !second.may_bring(None));
+        assert!(!main.may_bring(Some(5)), "a connection is no second one to itself");
         assert!(second.may_bring(Some(5)) && !second.may_bring(Some(5)));
         main.awaits();
         assert!(!stranger.may_bring(None) && second.may_bring(None) && !second.may_bring(None));

@@ -1,0 +1,187 @@
+//! The config file, written by somebody in a hurry: ASCII text, in which any other byte
+//! stands for a longer piece of what a config may hold.
+//!
+//! Whatever it says, it is either believed or faulted. A fault is one printable line
+//! with a place inside the file, but for the few that are about the file as a whole.
+//! What is believed keeps what the gateway takes for granted, and is the same when it is
+//! read again.
+
+#![no_main]
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use replgate::config::{Config, LinkSettings};
+
+/// Faults of a file that lacks something, and of one nested too deep: there is no place to show.
+const OF_THE_WHOLE: [&str; 3] = ["[tls] is missing: ", "nothing to do: ", "recursion limit"];
+
+/// What a byte of 0x80 and more stands for: two whole configs, letters that take more than
+/// one byte or must not be shown, and lines: values at their bounds and beyond, those that
+/// go together and those that do not.
+const PIECES: [&str; 78] = [
+    "site = \"dc1\"\n[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"tls.key\"\n[tunnel]\nlisten = \"0.0.0.0:7379\"\n[[master]]\nname = \"orders\"\nredis = \"127.0.0.1:6379\"\nallow = [\"dc2\"]\n",
+    "site = \"dc2\"\n[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"tls.key\"\n[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc1\"\npeers = [\"gw.dc1.example:7379\"]\n",
+    "é",
+    "…",
+    "\u{1f600}",
+    "\u{85}",
+    "\u{202e}",
+    "\u{feff}",
+    "site = \"dc1\"\n",
+    "site = \"dc2\"\n",
+    "site = \"*.dc1\"\n",
+    "node = \"gw-a\"\n",
+    "[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"tls.key\"\n",
+    "crl = \"crl.pem\"\n",
+    "[tunnel]\n",
+    "[[master]]\n",
+    "[[replica]]\n",
+    "[link]\n",
+    "[replica.link]\n",
+    "[limits]\n",
+    "[master.auth]\n",
+    "[admin]\n",
+    "name = \"orders\"\n",
+    "name = \"stock\"\n",
+    "redis = \"127.0.0.1:6379\"\n",
+    "redis = \"[::1]:0\"\n",
+    "allow = [\"dc2\"]\n",
+    "allow = []\n",
+    "commands = \"any\"\n",
+    "commands = \"replication\"\n",
+    "auth = { username = \"repl\", password_file = \"redis.pw\" }\n",
+    "auth = { username = \"a b\" }\n",
+    "username = \"repl\"\n",
+    "password_file = \"redis.pw\"\n",
+    "allow_failover = true\n",
+    "allow_dump = false\n",
+    "allow_slot_migration = true\n",
+    "master = \"orders-2\"\n",
+    "listen = \"127.0.0.1:6390\"\n",
+    "listen = \"0.0.0.0:6390\"\n",
+    "listen = \"[::1]:7379\"\n",
+    "clients = [\"10.0.0.0/8\", \"::1\"]\n",
+    "clients = [\"10.0.0.0/33\"]\n",
+    "clients = []\n",
+    "peers = [\"gw.dc1.example:7379\"]\n",
+    "peers = []\n",
+    "announce = \"keep\"\n",
+    "announce = \"site\"\n",
+    "announce = { host = \"bravo.example\", port = 6379 }\n",
+    "announce = { port = 0 }\n",
+    "drop_capabilities = [\"eof\", \"rdb-channel-repl\"]\n",
+    "drop_capabilities = [\"psync2\"]\n",
+    "heartbeat = \"50ms\"\n",
+    "heartbeat = \"2s\"\n",
+    "heartbeat = \"60s\"\n",
+    "dead_after = \"199ms\"\n",
+    "dead_after = \"3.5s\"\n",
+    "dead_after = \"5m\"\n",
+    "hold = \"0s\"\n",
+    "hold = \"4s\"\n",
+    "hold = \"1h\"\n",
+    "hold = \"61m\"\n",
+    "lanes = 16\n",
+    "lanes = 0x11\n",
+    "window = \"1MiB\"\n",
+    "window = \"4GiB\"\n",
+    "window = \"1023KiB\"\n",
+    "compression = \"off\"\n",
+    "compression = \"zstd:19\"\n",
+    "compression = \"zstd:20\"\n",
+    "congestion = \"cubic\"\n",
+    "memory = \"90%\"\n",
+    "memory = \"16MiB\"\n",
+    "memory = \"1MiB\"\n",
+    "links_per_site = 1\n",
+    "new_links_per_minute = 100_000\n",
+    "full_syncs_per_minute = 0\n",
+    "full_syncs_per_minute = 1\n",
+];
+
+fuzz_target!(|bytes: &[u8]| {
+    let source = &written_out(bytes);
+    let path = Path::new("site/gateway.toml");
+    let found = Config::parse(path, source);
+    match &found {
+        Ok(config) => {
+            believable(config);
+            assert_eq!(Config::parse(path, source).ok().as_ref(), Some(config));
+            let longer = format!("{source}\n# more\n");
+            assert_eq!(Config::parse(path, &longer).ok().as_ref(), Some(config), "a comment changes it");
+        }
+        Err(faults) => {
+            let text = faults.to_string();
+            assert_eq!(text.lines().count(), faults.count(), "a fault is one line: {text:?}");
+            text.lines().for_each(|line| told(line, source));
+        }
+    }
+});
+
+/// The text that these bytes stand for.
+fn written_out(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for byte in bytes {
+        match byte.checked_sub(0x80) {
+            None => out.push(char::from(*byte)),
+            Some(at) => out.push_str(PIECES[usize::from(at) % PIECES.len()]),
+        }
+    }
+    out
+}
+
+/// Asserts that a line can be shown and tells where to look.
+fn told(line: &str, source: &str) {
+    let strange = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    assert!(!line.contains(strange), "not printable: {line:?}");
+    let rest = line.strip_prefix("site/gateway.toml:").expect("the file's name comes first");
+    if let Some(sentence) = rest.strip_prefix(' ') {
+        assert!(OF_THE_WHOLE.iter().any(|known| sentence.starts_with(known)), "no place: {line:?}");
+        return;
+    }
+    let mut parts = rest.splitn(3, ':');
+    let mut number = || parts.next().and_then(|part| part.parse::<usize>().ok());
+    let (Some(row), Some(column)) = (number(), number()) else { panic!("no place: {line:?}") };
+    assert!(parts.next().is_some_and(|sentence| sentence.trim().len() > 3), "no sentence: {line:?}");
+    let written = source.split('\n').nth(row - 1).expect("the line is there");
+    assert!((1..=written.chars().count() + 1).contains(&column), "no such column: {line:?}");
+}
+
+/// Asserts what the gateway takes for granted.
+fn believable(config: &Config) {
+    let unique = |names: Vec<&String>| names.iter().collect::<HashSet<_>>().len() == names.len();
+    assert!(unique(config.masters.iter().map(|master| &master.name).collect()));
+    assert!(unique(config.replicas.iter().map(|replica| &replica.name).collect()));
+    let listeners: Vec<_> = config.listeners().collect();
+    assert_eq!(listeners.iter().collect::<HashSet<_>>().len(), listeners.len());
+    assert!(listeners.iter().all(|listener| listener.port() != 0));
+    assert!(!listeners.is_empty(), "there is something to do");
+    assert!(config.masters.is_empty() || config.listen.is_some());
+    for master in &config.masters {
+        assert!(!master.allow.is_empty() && master.redis.port != 0 && !master.redis.host.is_empty());
+    }
+    for replica in &config.replicas {
+        assert!(!replica.clients.is_empty() && !replica.peers.is_empty());
+        assert!(!replica.site.eq_ignore_ascii_case(&config.site));
+        sound(&replica.link);
+    }
+    sound(&config.link);
+    let limits = &config.limits;
+    assert!(limits.memory >= 16 << 20);
+    assert!(limits.links_per_site > 0 && limits.new_links_per_minute > 0);
+    assert!(limits.full_syncs_per_minute != Some(0));
+}
+
+/// Asserts that a link with these settings can live.
+fn sound(link: &LinkSettings) {
+    assert!(link.heartbeat >= Duration::from_millis(50) && link.dead_after >= link.heartbeat * 2);
+    assert!(link.hold.is_zero() || link.hold > link.dead_after);
+    assert!(link.hold <= Duration::from_secs(3600) && link.dead_after <= Duration::from_secs(300));
+    assert!((1..=16).contains(&link.lanes) && (1 << 20..=4 << 30).contains(&link.window));
+}

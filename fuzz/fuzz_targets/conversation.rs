@@ -1,0 +1,194 @@
+//! What a replica and a master say to each other, through the taps of both sites.
+//!
+//! The first byte says what the gateways are set to, the next three how long the pieces
+//! are. Then the replica speaks, and with each [`TURN`] the other side, written as in
+//! `script.rs`. Whatever they say, `talk.rs` sees what reaches the master and when; the
+//! replica gets its master's bytes in order; and no cut makes a difference.
+
+#![no_main]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use replgate::redis::command::{self, Parsed};
+use replgate::redis::full_syncs::FullSyncs;
+use replgate::redis::gate::Rules;
+use replgate::redis::introduction::Capability;
+use replgate::tap::Flow;
+use replgate_fuzz::pieces;
+use replgate_fuzz::script::written_out;
+use replgate_fuzz::talk::Talk;
+
+/// The other side speaks from here on.
+const TURN: u8 = 0x1e;
+
+/// The most bytes that are said in all.
+const MOST: usize = 80 * 1024;
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    let Some((&[settings, ref cut @ ..], script)) = bytes.split_first_chunk::<4>() else {
+        return Corpus::Reject;
+    };
+    let settings = Settings(settings);
+    let steps = steps(script);
+    let whole = said(settings, &steps, &[]);
+    let cut = said(settings, &steps, cut);
+    assert_eq!(cut.end, whole.end);
+    assert_eq!(cut.armed, whole.armed);
+    assert!(cut.master == whole.master, "{}\n{}", cut.master.escape_ascii(), whole.master.escape_ascii());
+    assert!(cut.replica == whole.replica, "{}\n{}", cut.replica.escape_ascii(), whole.replica.escape_ascii());
+    // The mark at the end of a snapshot is seen where it ends a piece, since nothing
+    // may follow it; a master of any kind can put it anywhere.
+    if !all(&steps, Flow::ToReplica).windows(5).any(|window| window == b"$EOF:") {
+        assert_eq!(cut.known(), whole.known());
+    }
+    reached(settings, &whole, &steps);
+    Corpus::Keep
+});
+
+/// What the gateways are set to, a bit each. The letter `@` is none of them.
+#[derive(Clone, Copy)]
+struct Settings(u8);
+
+impl Settings {
+    fn has(self, bit: u8) -> bool {
+        self.0 & 1 << bit != 0
+    }
+
+    fn both_sites(self) -> bool {
+        self.has(0)
+    }
+
+    fn announces(self) -> bool {
+        self.has(1)
+    }
+
+    fn drops(self) -> bool {
+        self.has(2)
+    }
+
+    fn authenticated(self) -> bool {
+        self.has(3)
+    }
+
+    /// Introductions go on as they are.
+    fn verbatim(self) -> bool {
+        !self.both_sites() || !self.announces() && !self.drops()
+    }
+
+    fn talk(self) -> Talk {
+        let full_syncs = self.has(7).then(|| {
+            let full_syncs = FullSyncs::new(1);
+            full_syncs.take(Instant::now()).expect("the first place is free");
+            Arc::new(full_syncs)
+        });
+        let talk = Talk::at_master(Rules {
+            authenticated: self.authenticated(),
+            failover: self.has(4),
+            dump: self.has(4),
+            slot_migration: self.has(5),
+            full_syncs,
+            ..Rules::default()
+        });
+        if !self.both_sites() {
+            return talk;
+        }
+        let drop = Capability::ALL.iter().filter(|_| self.drops()).map(|(_, capability)| *capability);
+        talk.from_replica(self.announces().then_some(("dc2", Some(7000))), drop.collect())
+    }
+}
+
+/// What is said and which way, in its order.
+fn steps(script: &[u8]) -> Vec<(Flow, Vec<u8>)> {
+    let mut left = MOST;
+    let sides = [Flow::ToMaster, Flow::ToReplica].into_iter().cycle();
+    let steps = sides.zip(script.split(|byte| *byte == TURN)).map(|(flow, said)| {
+        let said = written_out(said, left);
+        left -= said.len();
+        (flow, said)
+    });
+    steps.collect()
+}
+
+/// The talk when all was said, in pieces.
+fn said(settings: Settings, steps: &[(Flow, Vec<u8>)], cut: &[u8]) -> Talk {
+    let mut talk = settings.talk();
+    for (flow, bytes) in steps {
+        pieces(bytes, cut).for_each(|piece| talk.say(*flow, piece));
+    }
+    talk
+}
+
+/// Everything that one side says.
+fn all(steps: &[(Flow, Vec<u8>)], flow: Flow) -> Vec<u8> {
+    steps.iter().filter(|step| step.0 == flow).flat_map(|step| &step.1).copied().collect()
+}
+
+/// Asserts that what reached either side is what the other has said.
+fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
+    let (up, down) = (all(steps, Flow::ToMaster), all(steps, Flow::ToReplica));
+
+    // The replica: its master's bytes, then the gateway's own words where there are any.
+    let own = talk.end.as_ref().map_or(0, |(reply, _)| reply.len());
+    let mut heard = talk.replica[..talk.replica.len() - own].to_vec();
+    if settings.authenticated() {
+        heard = without_answers(&heard, &down);
+    }
+    assert!(down.starts_with(&heard), "{}", heard.escape_ascii());
+    if talk.end.is_none() {
+        assert!(
+            [heard, talk.held(Flow::ToReplica)].concat() == down,
+            "nothing is lost on the way to the replica"
+        );
+    }
+
+    // The master: its replica's commands, and those in full that are no introduction.
+    if settings.verbatim() && !settings.authenticated() {
+        assert!(up.starts_with(&talk.master));
+        if talk.end.is_none() {
+            assert!(
+                [&talk.master[..], &talk.held(Flow::ToMaster)].concat() == up,
+                "nothing is lost on the way to the master"
+            );
+        }
+        return;
+    }
+    let is = |words: &[&[u8]], name: &str| words[0].eq_ignore_ascii_case(name.as_bytes());
+    let mut said = commands(&up).into_iter().filter(|words| !settings.authenticated() || !is(words, "AUTH"));
+    for words in commands(&talk.master) {
+        let from = said.next().expect("no command is made up");
+        if settings.verbatim() || !is(&words, "REPLCONF") {
+            assert_eq!(words, from);
+        }
+        assert!(words[0].eq_ignore_ascii_case(from[0]));
+    }
+}
+
+/// The whole commands at the front of `bytes`.
+fn commands(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
+    let (mut commands, mut rest) = (Vec::new(), bytes);
+    while !rest.is_empty() {
+        match command::parse(rest) {
+            Parsed::Newline(length) => rest = &rest[length..],
+            Parsed::Command { length, arguments } => {
+                commands.push(arguments);
+                rest = &rest[length..];
+            }
+            Parsed::Incomplete | Parsed::Malformed(_) => break,
+        }
+    }
+    commands
+}
+
+/// `heard` without the lines by which the master's gateway itself has answered: those
+/// `+OK` that the master has not said.
+fn without_answers(heard: &[u8], said: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for line in heard.split_inclusive(|byte| *byte == b'\n') {
+        if line != b"+OK\r\n" || said[out.len().min(said.len())..].starts_with(line) {
+            out.extend_from_slice(line);
+        }
+    }
+    out
+}

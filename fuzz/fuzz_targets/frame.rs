@@ -1,0 +1,140 @@
+//! The frame decoder, on what a far gateway may send: the first three bytes say how the
+//! rest is cut into records.
+//!
+//! Any cut gives the same frames, the same data and the same fault. Each is found with
+//! its last byte and a length is judged with the header's, so that no more than one
+//! control frame is ever held. What was decoded is decoded again as it is encoded, and a
+//! field of a later release changes nothing.
+
+#![no_main]
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use replgate::buffer::HEADROOM;
+use replgate::link::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
+use replgate::link::tlv::{self, Want};
+use replgate_fuzz::pieces;
+
+/// What was decoded: frames, and the data of each DATA frame as far as it has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found {
+    Frame(Frame),
+    Data { offset: u64, bytes: Vec<u8>, left: usize },
+    Fault(FrameError),
+}
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    let Some((cut, wire)) = bytes.split_at_checked(3) else { return Corpus::Reject };
+    let whole = decode(pieces(wire, &[]));
+    assert_eq!(decode(pieces(wire, cut)), whole);
+    assert_eq!(decode(wire.chunks(1)), whole);
+    in_time(wire);
+    for found in &whole {
+        match found {
+            Found::Frame(frame) => frame_comes_back(frame),
+            Found::Data { offset, bytes, left } => {
+                assert!((1..=MAX_DATA).contains(&(bytes.len() + left)));
+                let wire = [&data_header(*offset, bytes.len())[..], bytes].concat();
+                let again = Found::Data { offset: *offset, bytes: bytes.clone(), left: 0 };
+                assert_eq!(decode(pieces(&wire, &[])), [again]);
+            }
+            Found::Fault(fault) => assert!(!fault.to_string().is_empty()),
+        }
+    }
+    Corpus::Keep
+});
+
+/// Everything that the pieces hold, up to the first fault.
+fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Found> {
+    let mut decoder = Decoder::default();
+    let mut all: Vec<Found> = Vec::new();
+    for mut input in pieces {
+        loop {
+            match decoder.next(&mut input) {
+                Ok(None) => break,
+                Ok(Some(Item::Frame(frame))) => all.push(Found::Frame(frame)),
+                Ok(Some(Item::Data { offset, bytes, left })) => {
+                    assert!(!bytes.is_empty());
+                    match all.last_mut() {
+                        Some(Found::Data { offset: start, bytes: run, left: due }) if *due > 0 => {
+                            assert_eq!(*start + run.len() as u64, offset, "a gap within a frame");
+                            assert_eq!(*due, bytes.len() + left);
+                            run.extend(bytes);
+                            *due = left;
+                        }
+                        _ => all.push(Found::Data { offset, bytes: bytes.to_vec(), left }),
+                    }
+                }
+                Err(fault) => {
+                    all.push(Found::Fault(fault));
+                    return all;
+                }
+            }
+        }
+        assert!(input.is_empty(), "all of the input was taken");
+    }
+    all
+}
+
+/// Asserts that nothing is found, and no fault, later than it can be; fed byte by byte.
+fn in_time(wire: &[u8]) {
+    let mut decoder = Decoder::default();
+    let mut start = 0;
+    for (at, byte) in wire.iter().enumerate() {
+        let mut input = std::slice::from_ref(byte);
+        let found = decoder.next(&mut input);
+        let frame = &wire[start..=at];
+        let length = || u32::from_be_bytes(frame[4..8].try_into().expect("four bytes")) as usize;
+        let is_data = frame[0] == 0x10;
+        let ends = frame.len() >= HEADER && frame.len() == HEADER + length();
+        match found {
+            Err(FrameError::Length { .. }) if frame.len() == HEADER => return,
+            Err(FrameError::Offset) if is_data => return assert_eq!(frame.len(), HEADROOM),
+            Err(fault) => return assert!(ends && !is_data, "{fault} after {} bytes", frame.len()),
+            Ok(Some(Item::Data { left, .. })) => {
+                assert!(is_data && frame.len() > HEADROOM);
+                assert_eq!(left == 0, ends);
+            }
+            Ok(Some(Item::Frame(_))) => assert!(ends && !is_data),
+            // Only what may be skipped ends without a word.
+            Ok(None) => assert!(!ends || frame[0] & 0x80 != 0),
+        }
+        assert!(is_data || frame.len() <= HEADER + MAX_CONTROL);
+        if ends {
+            start = at + 1;
+        }
+    }
+}
+
+/// Asserts that a frame keeps the bounds and survives its encoding, with and without
+/// fields that nobody knows yet.
+fn frame_comes_back(frame: &Frame) {
+    let identity = |identity: &tlv::Identity| {
+        assert!((1..=253).contains(&identity.site.len()) && identity.node.len() <= tlv::MAX_TEXT);
+    };
+    let brief = |why: &tlv::Why| assert!(why.text.len() <= tlv::MAX_TEXT, "{} bytes of text", why.text.len());
+    let mut has_fields = true;
+    match frame {
+        Frame::Hello(hello) => {
+            identity(&hello.identity);
+            assert!((1..=tlv::MAX_LANES).contains(&hello.terms.lanes));
+            if let Want::New { master, .. } | Want::Probe { master } = &hello.want {
+                assert!(
+                    (1..=253).contains(&master.len()) && master.bytes().all(|byte| byte.is_ascii_graphic())
+                );
+            }
+        }
+        Frame::Accept(accept) => identity(&accept.identity),
+        Frame::Refuse(refuse) => brief(&refuse.why),
+        Frame::End { why, .. } | Frame::Goodbye { why, .. } | Frame::Abort(why) => brief(why),
+        _ => has_fields = false,
+    }
+    let mut wire = frame.encode();
+    assert!(wire.len() <= HEADER + MAX_CONTROL);
+    assert_eq!(decode(pieces(&wire, &[])), [Found::Frame(frame.clone())], "encoded again");
+    if has_fields {
+        wire.extend([0x07, 0x77, 0, 2, 1, 2].repeat(2));
+        let length = u32::try_from(wire.len() - HEADER).expect("a frame is small");
+        wire[4..8].copy_from_slice(&length.to_be_bytes());
+        assert_eq!(decode(pieces(&wire, &[])), [Found::Frame(frame.clone())], "with unknown fields");
+    }
+}
