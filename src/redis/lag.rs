@@ -53,7 +53,7 @@ impl Lag {
     }
 
     /// When the oldest byte passed that is not acknowledged, or a little earlier: by
-    /// [`FINEST`] or a sixteenth of the delay, whichever is more. `None` if there is
+    /// 20 ms or a sixteenth of the delay, whichever is more. `None` if there is
     /// none.
     pub fn since(&self) -> Option<Instant> {
         self.marks.first().map(|mark| mark.first)
