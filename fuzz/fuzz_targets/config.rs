@@ -9,33 +9,66 @@
 #![no_main]
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::config::{Config, LinkSettings};
 
 /// Faults of a file that lacks something, and of one nested too deep: there is no place to show.
 const OF_THE_WHOLE: [&str; 3] = ["[tls] is missing: ", "nothing to do: ", "recursion limit"];
 
-/// What a byte of 0x80 and more stands for: two whole configs, letters that take more than
-/// one byte or must not be shown, and lines: values at their bounds and beyond, those that
-/// go together and those that do not.
+/// What is no control character and must not be shown either: it has no width, or turns
+/// what follows it around.
+const UNSEEN: [RangeInclusive<char>; 4] =
+    ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2066}'..='\u{2069}', '\u{feff}'..='\u{feff}'];
+
+/// A whole config of a site with a master.
+const MASTER: &str = r#"site = "dc1"
+[tls]
+ca = "ca.crt"
+cert = "tls.crt"
+key = "tls.key"
+[tunnel]
+listen = "0.0.0.0:7379"
+[[master]]
+name = "orders"
+redis = "127.0.0.1:6379"
+allow = ["dc2"]
+"#;
+
+/// A whole config of a site with a replica.
+const REPLICA: &str = r#"site = "dc2"
+[tls]
+ca = "ca.crt"
+cert = "tls.crt"
+key = "tls.key"
+[[replica]]
+name = "orders"
+listen = "127.0.0.1:6390"
+site = "dc1"
+peers = ["gw.dc1.example:7379"]
+"#;
+
+/// What a byte of 0x80 and more stands for. After the configs come letters that take more
+/// than one byte or must not be shown, then lines: values at their bounds and beyond, those
+/// that go together and those that do not.
 const PIECES: [&str; 78] = [
-    "site = \"dc1\"\n[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"tls.key\"\n[tunnel]\nlisten = \"0.0.0.0:7379\"\n[[master]]\nname = \"orders\"\nredis = \"127.0.0.1:6379\"\nallow = [\"dc2\"]\n",
-    "site = \"dc2\"\n[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"tls.key\"\n[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc1\"\npeers = [\"gw.dc1.example:7379\"]\n",
+    MASTER,
+    REPLICA,
     "é",
     "…",
     "\u{1f600}",
     "\u{85}",
     "\u{202e}",
     "\u{feff}",
-    "site = \"dc1\"\n",
-    "site = \"dc2\"\n",
-    "site = \"*.dc1\"\n",
-    "node = \"gw-a\"\n",
-    "[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"tls.key\"\n",
-    "crl = \"crl.pem\"\n",
+    "site = 'dc1'\n",
+    "site = 'dc2'\n",
+    "site = '*.dc1'\n",
+    "node = 'gw-a'\n",
+    "[tls]\nca = 'ca.crt'\ncert = 'tls.crt'\nkey = 'tls.key'\n",
+    "crl = 'crl.pem'\n",
     "[tunnel]\n",
     "[[master]]\n",
     "[[replica]]\n",
@@ -44,81 +77,93 @@ const PIECES: [&str; 78] = [
     "[limits]\n",
     "[master.auth]\n",
     "[admin]\n",
-    "name = \"orders\"\n",
-    "name = \"stock\"\n",
-    "redis = \"127.0.0.1:6379\"\n",
-    "redis = \"[::1]:0\"\n",
-    "allow = [\"dc2\"]\n",
+    "name = 'orders'\n",
+    "name = 'stock'\n",
+    "redis = '127.0.0.1:6379'\n",
+    "redis = '[::1]:0'\n",
+    "allow = ['dc2']\n",
     "allow = []\n",
-    "commands = \"any\"\n",
-    "commands = \"replication\"\n",
-    "auth = { username = \"repl\", password_file = \"redis.pw\" }\n",
-    "auth = { username = \"a b\" }\n",
-    "username = \"repl\"\n",
-    "password_file = \"redis.pw\"\n",
+    "commands = 'any'\n",
+    "commands = 'replication'\n",
+    "auth = { username = 'repl', password_file = 'redis.pw' }\n",
+    "auth = { username = 'a b' }\n",
+    "username = 'repl'\n",
+    "password_file = 'redis.pw'\n",
     "allow_failover = true\n",
     "allow_dump = false\n",
     "allow_slot_migration = true\n",
-    "master = \"orders-2\"\n",
-    "listen = \"127.0.0.1:6390\"\n",
-    "listen = \"0.0.0.0:6390\"\n",
-    "listen = \"[::1]:7379\"\n",
-    "clients = [\"10.0.0.0/8\", \"::1\"]\n",
-    "clients = [\"10.0.0.0/33\"]\n",
+    "master = 'orders-2'\n",
+    "listen = '127.0.0.1:6390'\n",
+    "listen = '0.0.0.0:6390'\n",
+    "listen = '[::1]:7379'\n",
+    "clients = ['10.0.0.0/8', '::1']\n",
+    "clients = ['10.0.0.0/33']\n",
     "clients = []\n",
-    "peers = [\"gw.dc1.example:7379\"]\n",
+    "peers = ['gw.dc1.example:7379']\n",
     "peers = []\n",
-    "announce = \"keep\"\n",
-    "announce = \"site\"\n",
-    "announce = { host = \"bravo.example\", port = 6379 }\n",
+    "announce = 'keep'\n",
+    "announce = 'site'\n",
+    "announce = { host = 'bravo.example', port = 6379 }\n",
     "announce = { port = 0 }\n",
-    "drop_capabilities = [\"eof\", \"rdb-channel-repl\"]\n",
-    "drop_capabilities = [\"psync2\"]\n",
-    "heartbeat = \"50ms\"\n",
-    "heartbeat = \"2s\"\n",
-    "heartbeat = \"60s\"\n",
-    "dead_after = \"199ms\"\n",
-    "dead_after = \"3.5s\"\n",
-    "dead_after = \"5m\"\n",
-    "hold = \"0s\"\n",
-    "hold = \"4s\"\n",
-    "hold = \"1h\"\n",
-    "hold = \"61m\"\n",
+    "drop_capabilities = ['eof', 'rdb-channel-repl']\n",
+    "drop_capabilities = ['psync2']\n",
+    "heartbeat = '50ms'\n",
+    "heartbeat = '2s'\n",
+    "heartbeat = '60s'\n",
+    "dead_after = '199ms'\n",
+    "dead_after = '3.5s'\n",
+    "dead_after = '5m'\n",
+    "hold = '0s'\n",
+    "hold = '4s'\n",
+    "hold = '1h'\n",
+    "hold = '61m'\n",
     "lanes = 16\n",
     "lanes = 0x11\n",
-    "window = \"1MiB\"\n",
-    "window = \"4GiB\"\n",
-    "window = \"1023KiB\"\n",
-    "compression = \"off\"\n",
-    "compression = \"zstd:19\"\n",
-    "compression = \"zstd:20\"\n",
-    "congestion = \"cubic\"\n",
-    "memory = \"90%\"\n",
-    "memory = \"16MiB\"\n",
-    "memory = \"1MiB\"\n",
+    "window = '1MiB'\n",
+    "window = '4GiB'\n",
+    "window = '1023KiB'\n",
+    "compression = 'off'\n",
+    "compression = 'zstd:19'\n",
+    "compression = 'zstd:20'\n",
+    "congestion = 'cubic'\n",
+    "memory = '90%'\n",
+    "memory = '16MiB'\n",
+    "memory = '1MiB'\n",
     "links_per_site = 1\n",
     "new_links_per_minute = 100_000\n",
     "full_syncs_per_minute = 0\n",
     "full_syncs_per_minute = 1\n",
 ];
 
-fuzz_target!(|bytes: &[u8]| {
+/// Longer ones are slow, and say nothing new.
+const MOST: usize = 2048;
+
+/// What has more faults than these is a bad beginning for a better one.
+const FEW: usize = 3;
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
     let source = &written_out(bytes);
+    if source.len() > MOST {
+        return Corpus::Reject;
+    }
     let path = Path::new("site/gateway.toml");
     let found = Config::parse(path, source);
     match &found {
         Ok(config) => {
             believable(config);
-            assert_eq!(Config::parse(path, source).ok().as_ref(), Some(config));
-            let longer = format!("{source}\n# more\n");
-            assert_eq!(Config::parse(path, &longer).ok().as_ref(), Some(config), "a comment changes it");
+            let again = Config::parse(path, &format!("{source}\n# and a comment\n"));
+            assert_eq!(again.ok().as_ref(), Some(config), "read again");
         }
         Err(faults) => {
             let text = faults.to_string();
             assert_eq!(text.lines().count(), faults.count(), "a fault is one line: {text:?}");
             text.lines().for_each(|line| told(line, source));
+            if faults.count() > FEW {
+                return Corpus::Reject;
+            }
         }
     }
+    Corpus::Keep
 });
 
 /// The text that these bytes stand for.
@@ -135,10 +180,7 @@ fn written_out(bytes: &[u8]) -> String {
 
 /// Asserts that a line can be shown and tells where to look.
 fn told(line: &str, source: &str) {
-    let strange = |letter: char| {
-        letter.is_control()
-            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
+    let strange = |letter: char| letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter));
     assert!(!line.contains(strange), "not printable: {line:?}");
     let rest = line.strip_prefix("site/gateway.toml:").expect("the file's name comes first");
     if let Some(sentence) = rest.strip_prefix(' ') {

@@ -8,7 +8,7 @@
 #![no_main]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::redis::command::{self, Parsed};
@@ -47,7 +47,8 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// What the gateways are set to, a bit each. The letter `@` is none of them.
+/// What the gateways are set to, a bit each. The letter `@` is none of them, and says that
+/// no other link of the site is there.
 #[derive(Clone, Copy)]
 struct Settings(u8);
 
@@ -80,10 +81,11 @@ impl Settings {
     fn talk(self) -> Talk {
         let full_syncs = self.has(7).then(|| {
             let full_syncs = FullSyncs::new(1);
-            full_syncs.take(Instant::now()).expect("the first place is free");
+            // Half a second ago: so long that what is left is told in the same words each time.
+            full_syncs.take(Instant::now() - Duration::from_millis(500)).expect("the first place is free");
             Arc::new(full_syncs)
         });
-        let talk = Talk::at_master(Rules {
+        let mut talk = Talk::at_master(Rules {
             authenticated: self.authenticated(),
             failover: self.has(4),
             dump: self.has(4),
@@ -91,6 +93,9 @@ impl Settings {
             full_syncs,
             ..Rules::default()
         });
+        if !self.has(6) {
+            talk = talk.beside_another();
+        }
         if !self.both_sites() {
             return talk;
         }

@@ -13,6 +13,7 @@ use replgate::redis::at_master::AtMaster;
 use replgate::redis::at_replica::AtReplica;
 use replgate::redis::command::{self, MAX_COMMAND, Parsed};
 use replgate::redis::gate::{Gate, Rules};
+use replgate::redis::grants::Member;
 use replgate::redis::introduction::{Capability, Introduction};
 use replgate::redis::names::Names;
 use replgate::redis::observer::Observer;
@@ -46,8 +47,17 @@ pub struct Talk {
     sync: Sync,
     /// Commands that have passed and are not answered yet.
     unanswered: usize,
-    /// PSYNC is nothing that the master knows, or lets its user do.
+    /// PSYNC is nothing that the master knows, or lets its user do; or this is the second
+    /// connection of a sync.
     may_sync: bool,
+    /// The snapshot comes over another connection, which was not named yet.
+    apart: bool,
+    /// The master has said so: it does once.
+    was_apart: bool,
+    /// Another link of the site, which has begun a sync over two connections.
+    sibling: Option<Member>,
+    /// What it lets this one do, each once.
+    left: Vec<&'static str>,
     now: Instant,
 }
 
@@ -55,7 +65,8 @@ pub struct Talk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sync {
     NotAsked,
-    Asked,
+    AskedPsync,
+    AskedSync,
     Granted,
 }
 
@@ -92,8 +103,25 @@ impl Talk {
             sync: Sync::NotAsked,
             unanswered: 0,
             may_sync: false,
+            apart: false,
+            was_apart: false,
+            sibling: None,
+            left: Vec::new(),
             now: Instant::now(),
         }
+    }
+
+    /// Beside another link of the same site, which is either connection of a sync over two:
+    /// the master has said the id 17 to it, or awaits its second one.
+    #[must_use]
+    pub fn beside_another(mut self) -> Self {
+        let sibling = self.rules.grants.member();
+        sibling.has_id(17);
+        sibling.awaits();
+        sibling.brings(17);
+        self.sibling = Some(sibling);
+        self.left = vec!["its snapshot by id", "its snapshot", "to go on behind it"];
+        self
     }
 
     /// Through the replica's site too, which announces the replica as `name` says and keeps
@@ -260,26 +288,50 @@ impl Talk {
                     (1..words.len()).step_by(2).map(|at| (word(at), word(at + 1))).collect();
                 let said = |name: &str| options.iter().any(|(option, _)| option == name.as_bytes());
                 assert!(!said("getack") && !said("ack"), "{}", shown());
-                // No other connection has begun a sync that this one could belong to.
-                assert!(!said("main-ch-client-id") && !said("set-rdb-client-id"), "{}", shown());
-                let dumps = ["rdb-filter-only", "rdb-only", "rdb-channel"].into_iter().any(said);
-                assert!(!dumps || self.rules.dump, "{}", shown());
+                let only = |name: &str, value: &[u8]| {
+                    said(name) && options.iter().all(|pair| pair.0 != name.as_bytes() || pair.1 == value)
+                };
+                let second = only("rdb-only", b"1") && only("rdb-channel", b"1");
+                if said("set-rdb-client-id") {
+                    assert!(self.apart && only("set-rdb-client-id", b"17"), "{}", shown());
+                    self.takes("to go on behind it");
+                    self.apart = false;
+                }
+                if said("main-ch-client-id") {
+                    assert!(second && only("main-ch-client-id", b"17"), "{}", shown());
+                    self.takes("its snapshot by id");
+                    self.may_sync = true;
+                }
+                let snapshot = ["rdb-filter-only", "rdb-only", "rdb-channel"].into_iter().any(said);
+                if snapshot && !self.rules.dump {
+                    assert!(second && !said("rdb-filter-only"), "{}", shown());
+                    if !said("main-ch-client-id") {
+                        self.takes("its snapshot");
+                    }
+                    self.may_sync = true;
+                }
             }
             b"psync" => {
                 let failover = words.len() == 4 && word(3) == b"failover" && self.rules.failover;
                 assert!(words.len() == 3 || failover, "{}", shown());
-                assert_eq!(self.unanswered, 0);
-                self.sync = Sync::Asked;
+                assert_eq!((self.unanswered, self.apart), (0, false));
+                self.sync = Sync::AskedPsync;
             }
             b"sync" => {
                 assert!(words.len() == 1 && (self.may_sync || self.rules.dump), "{}", shown());
                 assert_eq!(self.unanswered, 0);
-                self.sync = Sync::Asked;
+                self.sync = Sync::AskedSync;
             }
             _ => panic!("{} is no part of replication", shown()),
         }
         self.unanswered += usize::from(self.sync == Sync::NotAsked);
         assert!(self.unanswered <= MAX_UNANSWERED);
+    }
+
+    /// Asserts that another link lets this one do it, and has not before.
+    fn takes(&mut self, what: &str) {
+        let at = self.left.iter().position(|left| *left == what);
+        self.left.remove(at.unwrap_or_else(|| panic!("{what} is for no connection of this site")));
     }
 
     /// Counts the replies in what the master's gateway lets pass, before the sync line by line.
@@ -290,12 +342,15 @@ impl Talk {
         }
         match self.sync {
             Sync::NotAsked => self.unanswered = self.unanswered.saturating_sub(1),
-            Sync::Asked if line.starts_with(b"-") || line.starts_with(b"+DUALCHANNELSYNC") => {
+            Sync::AskedPsync | Sync::AskedSync if line.starts_with(b"-") => {
                 let unknown = [&b"-ERR unknown command"[..], b"-NOPERM", b"-NOAUTH"];
                 self.may_sync |= unknown.iter().any(|words| line.starts_with(words));
                 self.sync = Sync::NotAsked;
             }
-            Sync::Asked => self.sync = Sync::Granted,
+            Sync::AskedPsync if line.starts_with(b"+DUALCHANNELSYNC") && !self.was_apart => {
+                (self.apart, self.was_apart, self.sync) = (true, true, Sync::NotAsked);
+            }
+            Sync::AskedPsync | Sync::AskedSync => self.sync = Sync::Granted,
             Sync::Granted => {}
         }
     }
