@@ -1,8 +1,8 @@
 //! Short inputs that stand for long ones.
 //!
-//! Most bytes stand for themselves. [`AGAIN`] repeats the byte before, to reach the
-//! bounds; some that no command holds unquoted stand for a whole command, as an array or
-//! as a line, or for an answer. So a change of one byte of the input is a change of one
+//! ASCII stands for itself, and so does 0xff. [`AGAIN`] repeats the byte before, to reach
+//! the bounds; the others stand for a whole command, as an array or as a line, for an
+//! answer, or for words of a line. So a change of one byte of the input is a change of one
 //! word of what is said.
 
 use replgate::redis::command;
@@ -18,6 +18,9 @@ const LINE: u8 = 0xa0;
 
 /// The first byte that stands for an answer.
 const ANSWER: u8 = 0xc0;
+
+/// The first byte that stands for a word or two of a line.
+const WORDS: u8 = 0xe0;
 
 /// Commands of replicas, and of others.
 const COMMANDS: [&str; 32] = [
@@ -52,7 +55,7 @@ const COMMANDS: [&str; 32] = [
     "CONFIG SET dir /",
     "REPLICAOF NO ONE",
     "SHUTDOWN NOSAVE",
-    "PING x",
+    "REPLCONF capa eof rdb-only 1 rdb-channel 1",
 ];
 
 /// What a master says, in lines and in what follows them.
@@ -79,6 +82,23 @@ const ANSWERS: [&[u8]; 20] = [
     b"+WHAT\r\n",
 ];
 
+/// What a line is made of: a command of replicas, then options that go together and
+/// those that do not, then its end.
+const OPTIONS: [&str; 12] = [
+    "REPLCONF",
+    " rdb-only 1",
+    " rdb-channel 1",
+    " rdb-channel 0",
+    " rdb-filter-only functions",
+    " main-ch-client-id 17",
+    " main-ch-client-id 5",
+    " set-rdb-client-id 17",
+    " listening-port 6380",
+    " ip-address own.example",
+    " capa eof",
+    "\r\n",
+];
+
 /// What `script` stands for, up to `most` bytes.
 pub fn written_out(script: &[u8], most: usize) -> Vec<u8> {
     let mut out = Vec::new();
@@ -97,10 +117,9 @@ pub fn written_out(script: &[u8], most: usize) -> Vec<u8> {
                 ));
             }
             LINE..ANSWER => out.extend(format!("{}\r\n", command(LINE)).bytes()),
-            _ => match byte.checked_sub(ANSWER).and_then(|at| ANSWERS.get(usize::from(at))) {
-                Some(answer) => out.extend(*answer),
-                None => out.push(byte),
-            },
+            ANSWER..WORDS => out.extend(ANSWERS[usize::from(byte - ANSWER) % ANSWERS.len()]),
+            WORDS..=0xfe => out.extend(OPTIONS[usize::from(byte - WORDS) % OPTIONS.len()].bytes()),
+            _ => out.push(byte),
         }
         if out.len() >= most {
             out.truncate(most);

@@ -44,7 +44,7 @@ pub struct Talk {
     pub end: Option<(Vec<u8>, String)>,
     /// How much had reached the replica when the sync's reply was complete.
     pub armed: Option<usize>,
-    sync: Sync,
+    sync: Asked,
     /// Commands that have passed and are not answered yet.
     unanswered: usize,
     /// PSYNC is nothing that the master knows, or lets its user do; or this is the second
@@ -63,10 +63,10 @@ pub struct Talk {
 
 /// How far the connection's sync is, for who counts from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sync {
-    NotAsked,
-    AskedPsync,
-    AskedSync,
+enum Asked {
+    Nothing,
+    Psync,
+    Sync,
     Granted,
 }
 
@@ -100,7 +100,7 @@ impl Talk {
             replica: Vec::new(),
             end: None,
             armed: None,
-            sync: Sync::NotAsked,
+            sync: Asked::Nothing,
             unanswered: 0,
             may_sync: false,
             apart: false,
@@ -271,11 +271,11 @@ impl Talk {
         }
         if self.rules.slot_migration && name == b"cluster" && first == b"syncslots" {
             // What follows it is judged by its name alone.
-            self.unanswered += usize::from(self.sync == Sync::NotAsked);
+            self.unanswered += usize::from(self.sync == Asked::Nothing);
             return;
         }
         assert!(
-            self.sync == Sync::NotAsked || self.rules.slot_migration,
+            self.sync == Asked::Nothing || self.rules.slot_migration,
             "{} after a sync was asked for",
             shown()
         );
@@ -315,16 +315,16 @@ impl Talk {
                 let failover = words.len() == 4 && word(3) == b"failover" && self.rules.failover;
                 assert!(words.len() == 3 || failover, "{}", shown());
                 assert_eq!((self.unanswered, self.apart), (0, false));
-                self.sync = Sync::AskedPsync;
+                self.sync = Asked::Psync;
             }
             b"sync" => {
                 assert!(words.len() == 1 && (self.may_sync || self.rules.dump), "{}", shown());
                 assert_eq!(self.unanswered, 0);
-                self.sync = Sync::AskedSync;
+                self.sync = Asked::Sync;
             }
             _ => panic!("{} is no part of replication", shown()),
         }
-        self.unanswered += usize::from(self.sync == Sync::NotAsked);
+        self.unanswered += usize::from(self.sync == Asked::Nothing);
         assert!(self.unanswered <= MAX_UNANSWERED);
     }
 
@@ -341,17 +341,17 @@ impl Talk {
             return;
         }
         match self.sync {
-            Sync::NotAsked => self.unanswered = self.unanswered.saturating_sub(1),
-            Sync::AskedPsync | Sync::AskedSync if line.starts_with(b"-") => {
+            Asked::Nothing => self.unanswered = self.unanswered.saturating_sub(1),
+            Asked::Psync | Asked::Sync if line.starts_with(b"-") => {
                 let unknown = [&b"-ERR unknown command"[..], b"-NOPERM", b"-NOAUTH"];
                 self.may_sync |= unknown.iter().any(|words| line.starts_with(words));
-                self.sync = Sync::NotAsked;
+                self.sync = Asked::Nothing;
             }
-            Sync::AskedPsync if line.starts_with(b"+DUALCHANNELSYNC") && !self.was_apart => {
-                (self.apart, self.was_apart, self.sync) = (true, true, Sync::NotAsked);
+            Asked::Psync if line.starts_with(b"+DUALCHANNELSYNC") && !self.was_apart => {
+                (self.apart, self.was_apart, self.sync) = (true, true, Asked::Nothing);
             }
-            Sync::AskedPsync | Sync::AskedSync => self.sync = Sync::Granted,
-            Sync::Granted => {}
+            Asked::Psync | Asked::Sync => self.sync = Asked::Granted,
+            Asked::Granted => {}
         }
     }
 
@@ -362,7 +362,7 @@ impl Talk {
         if reply.is_empty() {
             return;
         }
-        assert_eq!((self.sync, self.unanswered), (Sync::NotAsked, 0), "no reply is awaited: {reason}");
+        assert_eq!((self.sync, self.unanswered), (Asked::Nothing, 0), "no reply is awaited: {reason}");
         let line = reply.strip_suffix(b"\r\n").expect("a whole line");
         // Behind the replies to passwords that went no further.
         let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or(line);
