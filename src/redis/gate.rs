@@ -252,14 +252,18 @@ impl Gate {
     fn second_step(&mut self, options: &[&[u8]]) -> Result<(), &'static str> {
         const DUMP: &str = "which would only dump the data (allow_dump)";
         const NOT_OURS: &str = "which belongs to no sync that this site has begun";
+        let filtered = value(options, "rdb-filter-only").is_some();
+        let snapshot = ["rdb-only", "rdb-channel"].map(|name| value(options, name));
+        let asks = filtered || snapshot.iter().any(Option::is_some);
+        let second = matches!(snapshot, [Some(b"1"), Some(b"1")]) && !filtered;
+        let main = value(options, "main-ch-client-id");
         if let Some(id) = value(options, "set-rdb-client-id") {
-            let granted = self.apart && number(id).is_some_and(|id| self.member.may_go_on(id));
+            // It comes alone: nothing else is let in with it.
+            let alone = self.apart && !asks && main.is_none();
+            let granted = alone && number(id).is_some_and(|id| self.member.may_go_on(id));
             self.joined |= granted;
             return if granted { Ok(()) } else { Err(NOT_OURS) };
         }
-        let snapshot = ["rdb-only", "rdb-channel"].map(|name| value(options, name));
-        let second = matches!(snapshot, [Some(b"1"), Some(b"1")]);
-        let main = value(options, "main-ch-client-id");
         if let Some(id) = main.filter(|_| second)
             && number(id).is_some_and(|id| self.member.may_bring(Some(id)))
         {
@@ -269,12 +273,10 @@ impl Gate {
         if main.is_some() {
             return Err(NOT_OURS);
         }
-        let filtered = value(options, "rdb-filter-only").is_some();
-        if second && !filtered && self.member.may_bring(None) {
+        if second && self.member.may_bring(None) {
             self.paired = true;
             return Ok(());
         }
-        let asks = filtered || snapshot.iter().any(Option::is_some);
         if asks && !self.rules.dump { Err(DUMP) } else { Ok(()) }
     }
 
@@ -429,9 +431,9 @@ fn value<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
     Some(if values.all(|other| other == first) { first } else { b"" })
 }
 
-/// A client id: digits alone.
+/// A client id: digits alone, as Redis reads them.
 fn number(word: &[u8]) -> Option<u64> {
-    let digits = !word.is_empty() && word.iter().all(u8::is_ascii_digit);
+    let digits = !word.starts_with(b"0") && word.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(word).ok().filter(|_| digits)?.parse().ok()
 }
 

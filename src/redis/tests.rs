@@ -607,6 +607,29 @@ fn a_second_connection_belongs_to_a_first_one_of_the_same_site_and_comes_once() 
 }
 
 #[test]
+fn nothing_is_let_in_beside_the_id_of_a_second_connection() {
+    for beside in ["rdb-only 1", "rdb-channel 1", "rdb-filter-only functions", "main-ch-client-id 5"] {
+        let site = Site::default();
+        let mut main = site.link();
+        main.steps(&[(UP, PSYNC), (DOWN, b"+DUALCHANNELSYNC\r\n")]);
+        site.rules.grants.member().brings(17);
+        main.steps(&[(UP, format!("REPLCONF set-rdb-client-id 17 {beside}\r\n").as_bytes())]);
+        assert!(main.end.is_some() && main.master == PSYNC, "{beside}");
+    }
+    let site = Site::default();
+    let mut main = site.link();
+    main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
+    let filtered = b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 17 rdb-filter-only functions\r\n";
+    let padded = b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 017\r\n";
+    for said in [&filtered[..], padded] {
+        let (end, master) = site.link().refusal(&[(UP, said)]);
+        assert!(end.ends_with("refused") && master.is_empty(), "{}", said.escape_ascii());
+    }
+    // Neither has used up what was granted.
+    assert_eq!(site.link().refusal(&[(UP, SECOND)]).0, "");
+}
+
+#[test]
 fn promotions_dumps_and_slot_migration_are_refused_unless_they_are_allowed() {
     let all = || Rules { failover: true, dump: true, slot_migration: true, ..Rules::default() };
     for (bytes, switch) in [
