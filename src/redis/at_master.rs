@@ -27,7 +27,7 @@ impl AtMaster {
         match (&verdict, &parsed) {
             (Verdict::Pass(_), Parsed::Command { arguments, .. }) => self.observer.asked(arguments, now),
             (Verdict::Stop { reason, .. }, Parsed::Command { arguments, .. }) => {
-                self.observer.refused(reason, asks_for_a_sync(arguments));
+                self.observer.refused(reason, command::asks_for_a_sync(arguments));
             }
             (Verdict::Stop { reason, .. }, _) => self.observer.refused(reason, false),
             _ => {}
@@ -78,8 +78,4 @@ impl Tap for AtMaster {
     fn overdue(&self) -> Overdue {
         self.gate.overdue()
     }
-}
-
-fn asks_for_a_sync(command: &[&[u8]]) -> bool {
-    [&b"PSYNC"[..], b"SYNC"].iter().any(|name| command[0].eq_ignore_ascii_case(name))
 }

@@ -40,7 +40,7 @@ impl AtReplica {
             }
             Parsed::Command { length, arguments } => (length, arguments),
         };
-        if arguments[0].eq_ignore_ascii_case(b"PSYNC") || arguments[0].eq_ignore_ascii_case(b"SYNC") {
+        if command::asks_for_a_sync(&arguments) {
             self.asked = true;
             if let Some(name) = self.introduction.instead() {
                 (self.renamed)(name);

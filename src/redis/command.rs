@@ -42,6 +42,11 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
+/// Whether the command, its name first, asks for a sync.
+pub fn asks_for_a_sync(arguments: &[&[u8]]) -> bool {
+    [&b"PSYNC"[..], b"SYNC"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name))
+}
+
 /// The bytes of a command with these words, as a RESP array.
 pub fn encode(words: &[&[u8]]) -> Vec<u8> {
     let mut wire = format!("*{}\r\n", words.len()).into_bytes();

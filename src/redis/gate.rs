@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::command::Parsed;
+use super::command::{self, Parsed};
 use super::full_syncs::{FullSyncs, Taken};
 use super::grants::{Grants, Member};
 use super::reply;
@@ -19,6 +19,10 @@ use crate::tap::{OPENING, Overdue, Verdict};
 
 /// The most commands that may wait for their replies.
 const MAX_UNANSWERED: usize = 256;
+
+/// The most passwords that are answered here. The master holds back who does not read its
+/// replies; to ours nothing else would set a bound.
+const MAX_PASSWORDS: usize = 16;
 
 /// What one master allows beyond the replication of a plain replica, and what else
 /// there is to know about it.
@@ -73,6 +77,8 @@ pub struct Gate {
     phase: Phase,
     /// Commands whose reply line has not passed yet.
     unanswered: VecDeque<By>,
+    /// Passwords that went no further.
+    passwords: usize,
     /// The master may take this connection for one that dumps its data.
     dump: bool,
     /// PSYNC is nothing that the master knows, or lets its user do: the replica goes back
@@ -101,6 +107,7 @@ impl Gate {
             rules,
             phase: Phase::Handshake,
             unanswered: VecDeque::new(),
+            passwords: 0,
             dump: false,
             may_sync: false,
             member,
@@ -160,7 +167,7 @@ impl Gate {
         if self.phase != Phase::Handshake {
             return self.refuse(format!("the command {} after the sync was asked for", named(arguments)));
         }
-        let asks = matches!(name.as_slice(), b"PSYNC" | b"SYNC");
+        let asks = command::asks_for_a_sync(arguments);
         // No replica asks for a sync before its last reply has come.
         if asks && !self.unanswered.is_empty() {
             return self
@@ -212,6 +219,10 @@ impl Gate {
         }
         self.phase = next;
         if name == b"AUTH" && self.rules.authenticated {
+            self.passwords += 1;
+            if self.passwords > MAX_PASSWORDS {
+                return self.refuse("more passwords than a handshake has".to_owned());
+            }
             if self.unanswered.is_empty() {
                 return Verdict::Answer(length, reply::OK.to_vec());
             }

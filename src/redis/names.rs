@@ -7,6 +7,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// How long an address is kept for a replica that has left: after an outage each is
+/// listed as before, in whatever order they come back.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// Addresses that are kept.
+const MOST: usize = 1024;
+
 /// What a `[[replica]]` announces; shared by its links.
 #[derive(Debug)]
 pub struct Names {
@@ -26,13 +33,6 @@ struct Taken {
     /// When the last of them ended.
     left: Instant,
 }
-
-/// How long an address is kept for a replica that has left: after an outage each is
-/// listed as before, in whatever order they come back.
-const KEPT: Duration = Duration::from_secs(600);
-
-/// Addresses that are kept.
-const MOST: usize = 1024;
 
 /// An address: given back when dropped, and kept for its replica for some time.
 #[derive(Debug)]

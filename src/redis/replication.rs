@@ -141,11 +141,6 @@ impl Observed {
         &self.syncs
     }
 
-    /// What Redis, at the far end or here, had to object, with what to do about it.
-    pub fn complaint(&self) -> Option<String> {
-        self.known().complaint.clone()
-    }
-
     /// Which connection of a sync over two it is.
     pub fn channel(&self) -> Option<Channel> {
         self.known().channel

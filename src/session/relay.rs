@@ -334,6 +334,7 @@ impl<'a> Driver<'a> {
                     let _ = timeout(LAST_WORDS, lane.close()).await;
                 });
             } else {
+                // A far side that has ended the link closes its lanes as well.
                 if !matches!(self.link.ended(), Some(End::Far(_) | End::FarStopping(_))) {
                     self.entry.note_lane_lost();
                 }
