@@ -9,6 +9,7 @@ pub mod path;
 pub mod pki;
 pub mod redis;
 pub mod transcript;
+pub mod wire;
 pub mod writer;
 
 use std::net::TcpListener;

@@ -1,0 +1,66 @@
+//! What a stranger, a broken program or a stolen site can do: nothing.
+
+mod commands;
+mod strangers;
+
+use replgate::link::frame::Frame;
+use replgate::link::tlv::{Code, Why};
+
+use crate::support::SOON;
+use crate::support::gateway::{Lab, Pair};
+use crate::support::redis::{Client, Redis, Version};
+use crate::support::wire::Site;
+
+/// A master with data, a pair, and what must not change.
+struct Target {
+    alpha: Redis,
+    pair: Pair,
+    digest: String,
+    /// Last, so that the logs are still there when the others are dropped.
+    lab: Lab,
+}
+
+impl Target {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With more in the config of dc1.
+    fn with(more: &str) -> Self {
+        let lab = Lab::new();
+        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        alpha.fill();
+        let pair = lab.pair_with(alpha.port, more, "");
+        let digest = alpha.digest();
+        Self { lab, alpha, pair, digest }
+    }
+
+    /// A replica gets through, and the data is what it was.
+    #[track_caller]
+    fn is_unharmed(&self) {
+        let bravo = Redis::start(Version::System, self.lab.path(), "bravo", &[]);
+        bravo.replicaof(self.pair.entry);
+        bravo.wait_equal(&self.alpha);
+        assert_eq!(self.alpha.digest(), self.digest);
+        assert_eq!(self.alpha.ask(&["CONFIG", "GET", "maxmemory"]), "maxmemory 0");
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.pair.entry).expect("the gateway accepts")
+    }
+
+    /// What holds dc2's own certificate, and is no gateway.
+    fn site(&self) -> Site {
+        Site::new(&self.lab.path().join("certs"), "dc2", "dc1")
+    }
+}
+
+#[test]
+fn a_hand_made_client_that_keeps_to_the_rules_is_served() {
+    let target = Target::new();
+    let (mut wire, _) = target.site().link(target.pair.wan);
+    wire.data(0, b"PING\r\nREPLCONF listening-port 7\r\n").expect("the gateway reads");
+    assert_eq!(wire.stream(12), b"+PONG\r\n+OK\r\n");
+    wire.send(&Frame::Abort(Why::new(Code::ReplicaClosed, "done"))).expect("the gateway reads");
+    assert!(wire.is_closed(SOON));
+}

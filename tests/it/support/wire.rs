@@ -1,0 +1,174 @@
+//! A hand-made `replgate/1` client with a site's own certificate: says what no gateway
+//! would.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use replgate::config::TlsFiles;
+use replgate::link::frame::{Decoder, Frame, Item, data_header};
+use replgate::link::tlv::{Accept, Hello, Id, Identity, Refuse, Terms, VERSION, Want};
+use replgate::tls::material::{Dial, Material};
+use rustls::{ClientConnection, StreamOwned};
+
+use super::SOON;
+
+/// A site's certificate, and who it says it is.
+pub struct Site {
+    dial: Dial,
+    pub identity: Identity,
+    pub terms: Terms,
+}
+
+/// One TLS connection to a gateway.
+pub struct Wire {
+    tls: StreamOwned<ClientConnection, TcpStream>,
+    decoder: Decoder,
+    read: Vec<u8>,
+}
+
+/// What a gateway said.
+#[derive(Debug)]
+pub enum Heard {
+    Frame(Frame),
+    Data(Vec<u8>),
+}
+
+impl Site {
+    /// The site whose folder lies in `certs`, on its way to `far`.
+    pub fn new(certs: &Path, site: &str, far: &str) -> Self {
+        let file = |name: &str| certs.join(site).join(name);
+        let files = TlsFiles {
+            ca: file("ca.crt"),
+            cert: file("tls.crt"),
+            key: file("tls.key"),
+            crl: Some(file("crl.pem")),
+        };
+        let material = Material::load(&files, site).expect("the site's certificate is good");
+        let identity =
+            Identity { site: site.into(), node: "by hand".into(), instance: Id::random(), clock: 0 };
+        let terms = Terms {
+            window: 64 << 20,
+            max_frame: 512 * 1024,
+            heartbeat: Duration::from_secs(1),
+            dead_after: Duration::from_secs(30),
+            hold: Duration::from_secs(45),
+            lanes: 1,
+            compression: 0,
+        };
+        Self { dial: material.client(far).expect("TLS can be set up"), identity, terms }
+    }
+
+    /// TLS to a gateway on this port, with nothing said yet. It may be refused only once
+    /// something is read.
+    pub fn connect(&self, port: u16) -> io::Result<Wire> {
+        let socket = TcpStream::connect(("127.0.0.1", port))?;
+        socket.set_read_timeout(Some(SOON))?;
+        socket.set_write_timeout(Some(SOON))?;
+        socket.set_nodelay(true)?;
+        let connection = ClientConnection::new(self.dial.config.clone(), self.dial.name.clone())
+            .map_err(io::Error::other)?;
+        let mut tls = StreamOwned::new(connection, socket);
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        Ok(Wire { tls, decoder: Decoder::default(), read: Vec::new() })
+    }
+
+    pub fn hello(&self, want: Want) -> Frame {
+        let (identity, terms) = (self.identity.clone(), self.terms.clone());
+        Frame::Hello(Hello { version: VERSION, identity, want, terms })
+    }
+
+    /// Connects and asks; the answer is a yes or a no.
+    #[track_caller]
+    pub fn ask(&self, port: u16, want: Want) -> (Wire, Result<Accept, Refuse>) {
+        let mut wire = self.connect(port).expect("the gateway takes TLS");
+        wire.send(&self.hello(want)).expect("the gateway reads");
+        let answer = match wire.next() {
+            Ok(Heard::Frame(Frame::Accept(accept))) => Ok(accept),
+            Ok(Heard::Frame(Frame::Refuse(refuse))) => Err(refuse),
+            other => panic!("an answer to the hello: {other:?}"),
+        };
+        (wire, answer)
+    }
+
+    /// A new link to the master "orders".
+    #[track_caller]
+    pub fn link(&self, port: u16) -> (Wire, Accept) {
+        let (wire, answer) = self.ask(port, Want::New { master: "orders".into(), sibling: None });
+        (wire, answer.expect("the link is accepted"))
+    }
+}
+
+impl Wire {
+    pub fn send(&mut self, frame: &Frame) -> io::Result<()> {
+        self.raw(&frame.encode())
+    }
+
+    /// Bytes of the replica's stream, in one frame.
+    pub fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.raw(&[&data_header(offset, bytes.len())[..], bytes].concat())
+    }
+
+    /// Whatever bytes, under TLS.
+    pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tls.write_all(bytes)?;
+        self.tls.flush()
+    }
+
+    /// The next frame or piece of data; an error once the gateway has closed.
+    pub fn next(&mut self) -> io::Result<Heard> {
+        loop {
+            let mut input = &self.read[..];
+            let item = self.decoder.next(&mut input).map_err(io::Error::other)?;
+            let heard = item.map(|item| match item {
+                Item::Frame(frame) => Heard::Frame(frame),
+                Item::Data { bytes, .. } => Heard::Data(bytes.to_vec()),
+            });
+            let used = self.read.len() - input.len();
+            self.read.drain(..used);
+            if let Some(heard) = heard {
+                return Ok(heard);
+            }
+            let mut piece = [0; 16 * 1024];
+            match self.tls.read(&mut piece)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => self.read.extend_from_slice(&piece[..count]),
+            }
+        }
+    }
+
+    /// Bytes of the master's stream from `from` on, until there are `count` of them.
+    #[track_caller]
+    pub fn stream(&mut self, count: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match self.next() {
+                Ok(Heard::Data(bytes)) => all.extend(bytes),
+                Ok(Heard::Frame(Frame::Abort(why) | Frame::End { why, .. })) => {
+                    panic!("the link has ended: {}, after {}", why.text, all.escape_ascii())
+                }
+                Ok(_) => {}
+                Err(error) => panic!("{error}, after {}", all.escape_ascii()),
+            }
+        }
+        all
+    }
+
+    /// Whether the gateway closes within `within`.
+    pub fn is_closed(&mut self, within: Duration) -> bool {
+        let _ = self.tls.sock.set_read_timeout(Some(within));
+        let closed = loop {
+            match self.next() {
+                Ok(_) => {}
+                Err(error) => {
+                    break !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                }
+            }
+        };
+        let _ = self.tls.sock.set_read_timeout(Some(SOON));
+        closed
+    }
+}
