@@ -27,4 +27,5 @@ mod say;
 pub mod session;
 pub mod tap;
 pub mod tls;
+pub mod unproven;
 pub mod x509;

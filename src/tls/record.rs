@@ -94,7 +94,7 @@ impl Records {
     /// Where the next bytes from the socket go. Never empty: a whole record always
     /// fits.
     pub fn spare(&mut self) -> &mut [u8] {
-        self.to_front();
+        self.move_to_front();
         // One out of the opening.
         if self.incoming.len() < buffer::STORAGE {
             let mut pooled = buffer::borrow();
@@ -107,7 +107,7 @@ impl Records {
     /// As [`Records::spare`] before the lane carries anything, in storage that is small and
     /// grows only as it is filled.
     pub fn opening_spare(&mut self) -> &mut [u8] {
-        self.to_front();
+        self.move_to_front();
         if self.end == self.incoming.len() {
             let larger = (self.end * 2).clamp(OPENING, HANDSHAKE);
             self.incoming.resize(larger, 0);
@@ -115,7 +115,7 @@ impl Records {
         &mut self.incoming[self.end..]
     }
 
-    fn to_front(&mut self) {
+    fn move_to_front(&mut self) {
         if self.start > 0 {
             self.incoming.copy_within(self.start..self.end, 0);
             self.end -= self.start;
