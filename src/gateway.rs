@@ -64,8 +64,8 @@ pub async fn run(
         let listener = bind(replica.listen, &format!("replica {:?}", replica.name))?;
         replicas.push((listener, Arc::new(Door::new(replica.clone()))));
     }
-    if let Some(listener) = admin::bind(&shared) {
-        tasks.spawn(admin::serve(Arc::clone(&shared), listener));
+    if let Some(listener) = admin::bind(&shared).await {
+        tasks.spawn(admin::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
     if let Some(listener) = wan {
         accept_sites(&shared, listener, &tasks);
