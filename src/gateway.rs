@@ -106,8 +106,12 @@ async fn count(shared: Arc<Shared>) {
 }
 
 fn tell_counts(shared: &Shared, last: bool) {
-    for Untold { words, name, site, more, last } in shared.registry.untold(last) {
-        warn!(link = name, site, "{more} more {words}; the last: {last}");
+    for Untold { unwell, words, name, site, more, last } in shared.registry.untold(last) {
+        if unwell {
+            warn!(link = name, site, "{more} more {words}; the last: {last}");
+        } else {
+            info!(link = name, site, "{more} more {words}; the last: {last}");
+        }
     }
 }
 
@@ -195,7 +199,8 @@ fn accept_replicas(
             return;
         }
         let topic = Topic::replica(Kind::NotAClient, &replica);
-        tell!(warn, shared.registry, topic, "not in `clients`"; link = %replica.name, %from, "connection refused: {} is not in `clients`", from.ip());
+        let words = format!("{} is not in `clients`", from.ip());
+        tell!(warn, shared.registry, topic, &words; link = %replica.name, %from, "connection refused: {words}");
     };
     tasks.spawn(listener::accept(listener, stop, take, starved));
 }

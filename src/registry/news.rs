@@ -129,6 +129,18 @@ kinds! {
     Resumed: Not, "breaks outlived";
 }
 
+impl Kind {
+    /// What makes a line of this kind another than those before: not its digits, which are
+    /// those of clocks, counters and ports, but where it names a local client.
+    fn shape(self, words: &str) -> String {
+        let digits = matches!(
+            self,
+            Self::NotAClient | Self::WrongPassword | Self::NoPassword | Self::PasswordFile | Self::Renamed
+        );
+        words.chars().filter(|letter| digits || !letter.is_ascii_digit()).collect()
+    }
+}
+
 /// What a line is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Topic {
@@ -180,6 +192,8 @@ pub struct Line {
 /// What was counted and not told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untold {
+    /// Whether it is worth a warning.
+    pub unwell: bool,
     /// What was not told, in words.
     pub words: &'static str,
     /// The configured name that it is about.
@@ -197,7 +211,7 @@ pub struct Untold {
 struct Told {
     since: Instant,
     lines: usize,
-    /// The lines without their digits: clocks, counters and ports make nothing new.
+    /// What the lines are known by; see [`Kind::shape`].
     shapes: Vec<String>,
     more: u64,
     last: String,
@@ -218,7 +232,7 @@ impl News {
             more = (told.more > 0).then_some(told.more);
             *told = Told::new(now);
         }
-        let shape: String = cut(words).chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        let shape = topic.kind.shape(cut(words));
         // Each break is one of its own.
         let new = topic.kind == Kind::Resumed || !told.shapes.contains(&shape);
         if new && told.lines < LINES {
@@ -253,6 +267,7 @@ impl News {
         let over = self.topics.extract_if(|_, told| which(told));
         over.filter(|(_, told)| told.more > 0)
             .map(|(topic, told)| Untold {
+                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed),
                 words: topic.kind.words(),
                 name: topic.name,
                 site: topic.site,

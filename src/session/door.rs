@@ -207,7 +207,9 @@ async fn is_proven(
     else {
         return true;
     };
-    tell!(warn, shared.registry, Topic::replica(kind, replica), &reason; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
+    // A few addresses are told: they say whose masterauth is to be looked at.
+    let words = format!("{reason} (from {})", from.ip());
+    tell!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
     if let Some(reply) = reply {
         let _ = timeout(REFUSAL_DEADLINE, last_words(redis, &reply)).await;
     }

@@ -88,7 +88,7 @@ pub struct Shared {
     pub attachable: Arc<Attachable>,
     /// The bound on what all links have buffered.
     pub memory: Arc<Budget>,
-    /// Connections to other gateways that are being opened; see [`DIALS`].
+    /// Connections to other gateways that are being opened.
     pub dials: Semaphore,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,

@@ -164,7 +164,9 @@ fn failure(shared: &Shared, from: SocketAddr, error: Option<LaneError>, about: i
 }
 
 fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
-    tell!(warn, shared.registry, topic, reason; %from, "connection refused: {reason}");
+    // The count is told with the last address.
+    let words = format!("{reason} (from {})", from.ip());
+    tell!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
 }
 
 /// Carries one lane from its HELLO to its end, or to the link that it asks for.

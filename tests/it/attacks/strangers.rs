@@ -2,6 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -283,7 +286,7 @@ fn connect_from(address: [u8; 4], port: u16) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&std::net::SocketAddr::from((address, 0)).into()).expect("an address of this host");
     socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("the system accepts");
-    socket.set_read_timeout(Some(Duration::from_secs(8))).expect("a timeout can be set");
+    socket.set_read_timeout(Some(Duration::from_secs(4))).expect("a timeout can be set");
     socket.into()
 }
 
@@ -328,17 +331,7 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
             .stdin(Stdio::null());
         Process::start("squatter", lab.path().join("squatter.log"), &mut command)
     };
-    // The name is no secret: a gateway that ran before had it.
-    let mut gateway = Gateway::start(&config, "dc1");
-    gateway.wait_ready();
-    let inode = |text: &str| {
-        text.lines().filter(|line| line.contains("@replgate-")).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let sockets =
-        std::fs::read_to_string(format!("/proc/{}/net/unix", gateway.process.child.id())).expect("a list");
-    let name = name_of(&gateway, &inode(&sockets));
-    assert_eq!(gateway.stop(), Some(0));
-    let mut squatter = squat(&name[1..]);
+    let mut squatter = squat(&status_socket("dc1", &config));
     eventually("it squats, or may not become another user", SOON, || {
         squatter.log_text().contains("squatting") || !squatter.is_running()
     });
@@ -347,7 +340,8 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
         eprintln!("skipped: {}", squatter.log_text());
         return;
     }
-    gateway.start_again();
+    let mut gateway = Gateway::start(&config, "dc1");
+    gateway.wait_ready();
     gateway.wait_log(&format!("is taken by another (user 65534, process {})", squatter.child.id()));
     assert_eq!(gateway.status()["site"], "dc1");
     // Without the gateway nobody is believed.
@@ -356,14 +350,26 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
     assert!(code == 1 && error.contains("user 65534 answers as this gateway"), "{code}: {error}");
 }
 
-/// The abstract name that one of a process' sockets has.
-fn name_of(gateway: &Gateway, listed: &[String]) -> String {
-    let folder = format!("/proc/{}/fd", gateway.process.child.id());
-    let own: Vec<String> = std::fs::read_dir(folder)
-        .expect("the gateway runs")
-        .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned()))
-        .collect();
-    let fields = listed.iter().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let mut owned = fields.filter(|fields| own.contains(&format!("socket:[{}]", fields[6])));
-    owned.next().expect("a status socket")[7].to_owned()
+#[test]
+fn askers_who_read_nothing_keep_status_from_nobody() {
+    let lab = Lab::new();
+    // An answer that does not fit into a socket's buffer.
+    let names: Vec<String> = (0..3000).map(|at| format!("{at}-{}", "x".repeat(150))).collect();
+    let masters: Vec<(&str, u16)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let gateway = lab.gateway("dc1", &master_config("dc1", free_port(), &masters, ""));
+    let name = SocketAddr::from_abstract_name(status_socket("dc1", &gateway.config)).expect("a name");
+    let before = gateway.descriptors();
+    let _deaf: Vec<UnixStream> =
+        (0..50).map(|_| UnixStream::connect_addr(&name).expect("the gateway listens")).collect();
+    assert_eq!(gateway.status()["masters"].as_array().map(Vec::len), Some(3000));
+    let more = gateway.descriptors() - before;
+    assert!(more <= 17, "{more} descriptors for fifty askers");
+}
+
+/// The abstract name of a gateway's status socket. It is no secret.
+fn status_socket(site: &str, config: &Path) -> String {
+    let text = format!("{site}\n{}", config.display());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let hex: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("replgate-{hex}")
 }
