@@ -18,6 +18,9 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Lines of one topic within that time.
 const LINES: usize = 5;
 
+/// Breaks of which each is told within that time: an operator counts them.
+const BREAKS: usize = 20;
+
 /// For the next line of a topic to come and tell the count, before it is told alone.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -233,9 +236,11 @@ impl News {
             *told = Told::new(now);
         }
         let shape = topic.kind.shape(cut(words));
-        // Each break is one of its own.
-        let new = topic.kind == Kind::Resumed || !told.shapes.contains(&shape);
-        if new && told.lines < LINES {
+        let (new, most) = match topic.kind {
+            Kind::Resumed => (true, BREAKS),
+            _ => (!told.shapes.contains(&shape), LINES),
+        };
+        if new && told.lines < most {
             told.lines += 1;
             told.shapes.push(shape);
             return Some(Line { more });
