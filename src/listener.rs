@@ -14,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
+/// Connections that are accepted before others get their turn: those that made way for
+/// them are closed then.
+const AT_A_TIME: usize = 16;
+
 /// Pause after an accept that failed for want of resources.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -36,7 +40,10 @@ pub async fn accept(
     mut take: impl FnMut(TcpStream, SocketAddr),
     starved: impl Fn(&io::Error),
 ) {
-    loop {
+    for count in 1usize.. {
+        if count.is_multiple_of(AT_A_TIME) {
+            tokio::task::yield_now().await;
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,

@@ -241,6 +241,10 @@ async fn proof(
         let reply = Some(reply::error(site, &format!("{reason}; try again")));
         return Err(No { reply, kind: Kind::Guessing, reason: reason.to_owned() });
     };
+    if is_gone(redis).await {
+        turn.unused();
+        return Err(left());
+    }
     // Not before it is needed: strangers are not to make this gateway read files.
     let password = read(path).await.map_err(|reason| {
         let reply = Some(reply::error(site, "the gateway cannot read its password_file"));

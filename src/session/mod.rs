@@ -3,8 +3,8 @@
 //! [`door`] serves a replica that connected to this site, over a lane that [`dial`]
 //! finds; [`serve`] answers a gateway that dialled it; both end in [`relay`], which
 //! moves the bytes. Passwords come before: `prove` asks a local replica for one,
-//! [`login`] says one to the local master. A link that lost its lanes gets new ones by
-//! [`redial`] here and [`attach`] there.
+//! `guessing` paces those who try, [`login`] says one to the local master. A link that
+//! lost its lanes gets new ones by [`redial`] here and [`attach`] there.
 
 pub mod attach;
 mod backoff;

@@ -1,5 +1,6 @@
 //! Whoever reaches a port of a gateway.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt;
@@ -305,6 +306,38 @@ fn guesses_from_ever_new_addresses_are_few_and_keep_no_replica_out() {
     let rate =
         guess(&target, |thread, round| [127, 1 + thread as u8, (round / 250) as u8, (round % 250) as u8]);
     assert!(rate < 3.0, "{rate:.1} guesses a second");
+}
+
+#[test]
+fn a_flood_of_guesses_from_one_address_keeps_no_replica_at_another_out() {
+    let target = guarded("127.0.0.0/8");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                // The last ones stay open.
+                let mut open = VecDeque::new();
+                while !over.load(Ordering::Relaxed) {
+                    let mut client = connect_from([127, 0, 0, 2], target.pair.entry);
+                    let _ = client.write_all(b"AUTH guess\r\n");
+                    open.push_back(client);
+                    if open.len() > 200 {
+                        open.pop_front();
+                    }
+                }
+            });
+        }
+        let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            target.pair.second.wait_log("its password is wrong");
+            who_knows_the_password_is_served(&target, SOON);
+            let open = target.pair.second.descriptors();
+            assert!(open < 300, "{open} descriptors");
+        }));
+        over.store(true, Ordering::Relaxed);
+        if let Err(panic) = served {
+            std::panic::resume_unwind(panic);
+        }
+    });
 }
 
 /// Whoever takes the name of the status socket before the gateway starts.
