@@ -99,7 +99,18 @@ pub enum Commands {
         dump: bool,
         /// `CLUSTER SYNCSLOTS` too.
         slot_migration: bool,
+        /// Replicas that are listed as they announce themselves.
+        accept_announce: Vec<Accepted>,
     },
+}
+
+/// Addresses of one site's replicas that the master lists as they are announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The site.
+    pub site: String,
+    /// Its addresses, each one of its own.
+    pub addresses: Vec<Address>,
 }
 
 /// Who a gateway is to its Redis.

@@ -154,20 +154,31 @@ pub fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads a site's name: a DNS name, without a wildcard.
+/// Whether a text is one part of a DNS name.
+pub fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
+}
+
+/// Reads a site's name: a DNS name, without a wildcard. The last part of it is no number,
+/// not even a hexadecimal one: a name that ends in one is an address to many a program.
 pub fn site(text: &str) -> Result<String, String> {
     if text.contains('*') {
         return Err(format!("{text:?}: a site is one exact name, wildcards are not understood"));
     }
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
-    };
-    let all_digits =
-        text.rsplit('.').next().is_some_and(|last| last.chars().all(|letter| letter.is_ascii_digit()));
-    if text.len() <= 253 && text.split('.').all(label) && !all_digits {
+    let last = text.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_number = last.chars().all(|letter| letter.is_ascii_digit())
+        || last
+            .strip_prefix("0x")
+            .is_some_and(|digits| digits.chars().all(|digit| digit.is_ascii_hexdigit()));
+    if is_number && !text.is_empty() {
+        return Err(format!(
+            "{text:?} is not a site's name: its last part is a number, so that Redis and Sentinel would take it for an address; add a word, as in \"{text}.example\""
+        ));
+    }
+    if text.len() <= 253 && text.split('.').all(is_label) {
         return Ok(text.to_owned());
     }
     Err(format!("{text:?} is not a site's name: it must be a DNS name such as \"dc1\" or \"gw.dc1.example\""))
@@ -222,8 +233,11 @@ mod tests {
     #[test]
     fn a_site_is_one_exact_dns_name() {
         assert!(site("dc1").is_ok() && site("gw.dc1.example").is_ok());
-        for wrong in ["*.dc1", "", "dc1.", "-dc", "10.0.0.1", "dc 1", "dc1\n"] {
+        for wrong in
+            ["*.dc1", "", "dc1.", "-dc", "10.0.0.1", "dc 1", "dc1\n", "0x7f000001", "dc.0X1", "dc.0x"]
+        {
             assert!(site(wrong).is_err(), "{wrong}");
         }
+        assert!(site("dc.0xg").is_ok() && site("0x7f.dc1").is_ok());
     }
 }

@@ -40,6 +40,17 @@ pub fn parse(bytes: &[u8]) -> Answer<'_> {
     }
 }
 
+/// Whether a line is one that any master says: printable ASCII.
+pub fn is_plain(line: &[u8]) -> bool {
+    line.iter().all(|byte| (b' '..=b'~').contains(byte))
+}
+
+/// An error reply that is safe in a replica's log, which shows it as it is.
+pub fn tamed(line: &[u8]) -> Vec<u8> {
+    let tame = |byte: &u8| if (b' '..=b'~').contains(byte) { *byte } else { b'?' };
+    line.iter().map(tame).chain(*b"\r\n").collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -71,6 +71,22 @@ impl AtTap {
         self.held.extend_from_slice(chunk.bytes());
         self.owed += carried;
         drop(chunk);
+        self.decide(tap, flow, first, now)
+    }
+
+    /// Shows what is held once more, since the other direction has moved on.
+    pub(super) fn again(&mut self, tap: &mut dyn Tap, flow: Flow, now: Instant) -> Vec<Made> {
+        if self.held.is_empty() { Vec::new() } else { self.decide(tap, flow, None, now) }
+    }
+
+    /// Does with what is held as the tap says; `first` is what it has said already.
+    fn decide(
+        &mut self,
+        tap: &mut dyn Tap,
+        flow: Flow,
+        mut first: Option<Verdict>,
+        now: Instant,
+    ) -> Vec<Made> {
         let mut made = Vec::new();
         let mut passed = Passed::default();
         let mut at = 0;
@@ -85,6 +101,10 @@ impl AtTap {
             let (count, instead) = match verdict {
                 Verdict::Pass(count) | Verdict::PassAndArm(count) => (count, None),
                 Verdict::Replace(count, bytes) => (count, Some(bytes)),
+                Verdict::Insert(bytes) => {
+                    passed.add(&bytes, 0);
+                    continue;
+                }
                 Verdict::Answer(count, reply) => {
                     passed.flush(&mut made, false);
                     made.push(Made::Answer(reply));

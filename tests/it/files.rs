@@ -53,8 +53,13 @@ fn the_commented_lines_of_the_example_are_true_as_well() {
     plain.limits.full_syncs_per_minute = Some(2);
     let username = Some("repl".to_owned());
     let auth = Some(Auth { username, password_file: "redis.pw".into() });
-    plain.masters[0].commands =
-        Commands::Replication { auth, failover: false, dump: false, slot_migration: false };
+    plain.masters[0].commands = Commands::Replication {
+        auth,
+        failover: false,
+        dump: false,
+        slot_migration: false,
+        accept_announce: Vec::new(),
+    };
     assert_eq!(
         (config.replicas.len(), &config.link, &config.limits, &config.masters),
         (1, &plain.link, &plain.limits, &plain.masters)
