@@ -23,7 +23,7 @@ use crate::escape::shown;
 use crate::link::tlv::Id;
 use crate::memory::Budget;
 use crate::password::Password;
-use crate::redis::command;
+use crate::redis::{command, listing};
 use crate::registry::Registry;
 use crate::session::login::{Login, ask, login};
 use crate::session::{DIALS, Shared, dial};
@@ -110,11 +110,37 @@ impl Check {
             for danger in master.dangers() {
                 report.warn(&format!("master {:?}: {danger}", master.name));
             }
+            listed(master, &report);
         }
         if !self.offline {
             block_on(online(&config, material.ok(), &mut report))?;
         }
         if report.failed { Err(Failure::Unwell) } else { Ok(()) }
+    }
+}
+
+/// Under which names the master lists replicas of other sites, and what Sentinel makes of
+/// them.
+fn listed(master: &Master, report: &Report) {
+    let Commands::Replication { accept_announce, .. } = &master.commands else { return };
+    let what = format!("master {:?}", master.name);
+    let names = master.allow.iter().map(|site| format!("{site} or NAME.{site}"));
+    report.ok(&format!(
+        "{what}: its replicas at other sites are listed as {}; Sentinel leaves such names alone where it resolves none (6.2 or later, resolve-hostnames no), else see that no other site's hands are on that DNS zone",
+        names.collect::<Vec<_>>().join(", ")
+    ));
+    for site in master.allow.iter().filter(|site| site.len() > listing::LONGEST) {
+        report.warn(&format!(
+            "{what}: the name {site} is longer than {} bytes, and Redis before 6.2 takes none that is: its replicas would get no sync there",
+            listing::LONGEST
+        ));
+    }
+    for accepted in accept_announce {
+        let addresses = accepted.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        report.warn(&format!(
+            "{what}: accept_announce lets {} be listed as {addresses}: a Sentinel of this master sends REPLICAOF to whatever answers there",
+            accepted.site
+        ));
     }
 }
 

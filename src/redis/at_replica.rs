@@ -82,7 +82,7 @@ impl AtReplica {
                 self.observer.answered(text, now);
                 match text {
                     plain if answer::is_plain(plain) => Verdict::Pass(length),
-                    [b'-', ..] => Verdict::Replace(length, answer::tamed(text)),
+                    [b'-', ..] => Verdict::Replace(length, answer::tamed(&bytes[..length])),
                     _ => {
                         let reason = "the master's answer has bytes that no answer has".to_owned();
                         self.observer.refused(&reason, false);
