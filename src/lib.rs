@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod escape;
+pub mod file;
 pub mod gateway;
 pub mod lane;
 pub mod link;

@@ -134,7 +134,7 @@ impl Folder {
         if !key.exists() {
             return Ok(None);
         }
-        let own = pem::private_key(&key).ok().and_then(|key| KeyPair::try_from(&key).ok());
+        let own = pem::private_key(&key).ok().and_then(|key| KeyPair::try_from(&*key).ok());
         if own.is_some_and(|own| own.subject_public_key_info() == public_key) {
             return Ok(None);
         }
