@@ -126,6 +126,17 @@ pub fn writers(path: &Path) -> Option<(Writers, String)> {
     (own & 0o020 != 0).then(|| told(Writers::Group, path, own, "change it"))
 }
 
+/// What [`writers`] says of these files, each sentence once.
+pub fn all_writers<'p>(paths: impl Iterator<Item = &'p Path>) -> Vec<(Writers, String)> {
+    let mut told = Vec::new();
+    for found in paths.filter_map(writers) {
+        if !told.contains(&found) {
+            told.push(found);
+        }
+    }
+    told
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

@@ -25,6 +25,7 @@ pub mod password;
 pub mod redis;
 pub mod registry;
 mod say;
+pub mod secret;
 pub mod session;
 pub mod tap;
 pub mod tls;
