@@ -396,12 +396,17 @@ fn private_mode(paths: &TlsFiles, warnings: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use rcgen::{
         BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
         CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, DnType, ExtendedKeyUsagePurpose, IsCa,
         KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
     };
+    use rustls::pki_types::{
+        AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, UnixTime,
+    };
+    use rustls::server::danger::ClientCertVerifier;
     use time::{Duration, OffsetDateTime};
 
     use super::*;
@@ -651,6 +656,58 @@ mod tests {
         assert_eq!(leaf(&[]), "");
         let plain = ca_for("plain", Some(&root), &[]);
         assert_eq!(faults(&folder(dir.path(), &plain, &[&root], "")), "");
+    }
+
+    /// Signatures that were checked with [`Counted`].
+    static CHECKED: AtomicUsize = AtomicUsize::new(0);
+
+    #[derive(Debug)]
+    struct Counted(&'static dyn SignatureVerificationAlgorithm);
+
+    impl SignatureVerificationAlgorithm for Counted {
+        fn verify_signature(
+            &self,
+            key: &[u8],
+            text: &[u8],
+            signature: &[u8],
+        ) -> Result<(), InvalidSignature> {
+            CHECKED.fetch_add(1, Ordering::Relaxed);
+            self.0.verify_signature(key, text, signature)
+        }
+
+        fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+            self.0.public_key_alg_id()
+        }
+
+        fn signature_alg_id(&self) -> AlgorithmIdentifier {
+            self.0.signature_alg_id()
+        }
+    }
+
+    #[test]
+    fn a_strangers_chain_costs_a_signature_for_each_of_its_certificates() {
+        let (root, dir) = (ca("root", None), tempfile::tempdir().unwrap());
+        let mut provider = (*provider()).clone();
+        let counted = |known: &&'static dyn SignatureVerificationAlgorithm| {
+            let counted: &'static dyn SignatureVerificationAlgorithm = Box::leak(Box::new(Counted(*known)));
+            counted
+        };
+        let all: Vec<_> = provider.signature_verification_algorithms.all.iter().map(counted).collect();
+        provider.signature_verification_algorithms.all = all.leak();
+        let digital = [KeyUsagePurpose::DigitalSignature];
+        let trust = load_trust(&folder(dir.path(), &root, &[&root], ""), &[], &mut Told::default()).unwrap();
+        let verifier = Verifier::new(&provider, trust, None);
+        // All of the CA's own name, so that each could be the issuer of each other.
+        let hostile: Vec<Ca> = (0..130).map(|_| ca("root", None)).collect();
+        for (count, least, most) in [(8, 8, 9), (130, 0, 0)] {
+            let after: Vec<&Ca> = hostile[..count].iter().collect();
+            let paths = folder_for(dir.path(), &hostile[0], &after, &[&root], "", &digital);
+            let chain = pem::certificates(&paths.cert).unwrap();
+            CHECKED.store(0, Ordering::Relaxed);
+            verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).unwrap_err();
+            let checked = CHECKED.load(Ordering::Relaxed);
+            assert!((least..=most).contains(&checked), "{count}: {checked}");
+        }
     }
 
     #[test]
