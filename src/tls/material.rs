@@ -150,7 +150,7 @@ fn load_public(paths: &TlsFiles, site: &str, bundle: bool, told: &mut Told) -> P
         false => pem::certificates(&paths.cert),
     };
     let chain = told.keep_pem(chain);
-    let trust = load_trust(paths, chain.as_deref().unwrap_or_default(), told);
+    let trust = load_trust(paths, chain.as_deref(), told);
     let leaf = chain.as_ref().and_then(|chain| {
         told.keep(Certificate::read(&chain[0]).map_err(|error| format!("{}: {error}", paths.cert.display())))
     });
@@ -161,8 +161,12 @@ fn load_public(paths: &TlsFiles, site: &str, bundle: bool, told: &mut Told) -> P
 }
 
 /// The CAs of `ca`, and the lists of `crl` that they have signed, or that intermediates
-/// which stand in `cert` have.
-fn load_trust(paths: &TlsFiles, chain: &[CertificateDer<'static>], told: &mut Told) -> Option<Arc<Trust>> {
+/// which stand in `cert` have; `chain` is what `cert` holds, if it can be read.
+fn load_trust(
+    paths: &TlsFiles,
+    chain: Option<&[CertificateDer<'static>]>,
+    told: &mut Told,
+) -> Option<Arc<Trust>> {
     let cas = told.keep_pem(pem::certificates(&paths.ca))?;
     let lists = match &paths.crl {
         Some(path) => told.keep_pem(pem::revocation_lists(path))?,
@@ -190,7 +194,8 @@ fn load_trust(paths: &TlsFiles, chain: &[CertificateDer<'static>], told: &mut To
     // nobody here has vouched for is no reason to take a certificate for good.
     let algorithms = provider().signature_verification_algorithms;
     let facts = anchors.iter().map(|(_, anchor)| &anchor.facts);
-    let intermediates = vouched(facts.clone(), chain.get(1..).unwrap_or_default(), &algorithms);
+    let after = chain.and_then(|chain| chain.get(1..)).unwrap_or_default();
+    let intermediates = vouched(facts.clone(), after, &algorithms);
     let intermediates = intermediates.iter().map(|(_, facts)| facts).filter(|facts| facts.is_ca);
     let mut signers: Vec<&Certificate> = Vec::new();
     for signer in facts.chain(intermediates) {
@@ -201,7 +206,9 @@ fn load_trust(paths: &TlsFiles, chain: &[CertificateDer<'static>], told: &mut To
             signers.push(signer);
         }
     }
-    let lists = load_lists(paths, &signers, &lists, told);
+    let (lists, of_nobody) = load_lists(paths, &signers, &lists, told);
+    // One that has a place in `cert` is no fault where that cannot be read.
+    told.faults.extend(of_nobody.into_iter().filter(|_| chain.is_some()));
     // A CA that another one has signed and then revoked; and whatever such a one has signed.
     let mut revoked = vec![false; anchors.len()];
     let is_gone = |at: usize, revoked: &[bool]| {
@@ -254,13 +261,13 @@ fn load_anchor(ca: &CertificateDer<'static>) -> Result<Anchor, String> {
 }
 
 /// The newest list of each signer, or the newest of each kind where a signer has several
-/// (one of its CAs and one of the rest, say).
+/// (one of its CAs and one of the rest, say). Also a fault for each list of nobody.
 fn load_lists(
     paths: &TlsFiles,
     signers: &[&Certificate],
     lists: &[CertificateRevocationListDer<'static>],
     told: &mut Told,
-) -> Vec<List> {
+) -> (Vec<List>, Vec<String>) {
     let crl = paths.crl.as_deref().unwrap_or(&paths.ca).display();
     let now = clock::now();
     let mut loaded = Vec::new();
@@ -308,15 +315,16 @@ fn load_lists(
             }
         }
     }
-    for (list, _) in lists.iter().zip(used).filter(|(_, used)| !used) {
+    let of_nobody = |(list, _): (&CertificateRevocationListDer<'_>, bool)| {
         let issuer = RevocationList::read(list).map_or_else(|error| error.to_string(), |list| list.issuer);
-        told.faults.push(format!(
+        format!(
             "{crl}: a revocation list that no CA in {} has signed: {issuer}; take it out, or where an intermediate has signed it, put that one after the certificate in {}",
             paths.ca.display(),
             paths.cert.display()
-        ));
-    }
-    loaded
+        )
+    };
+    let unused = lists.iter().zip(used).filter(|(_, used)| !used).map(of_nobody).collect();
+    (loaded, unused)
 }
 
 /// A CA by its name and its fingerprint: two may have one name.
@@ -647,7 +655,7 @@ mod tests {
         assert!(said.contains("the key usage lacks digitalSignature"), "{said}");
         // The far side is told the same, by whatever it is judged.
         let paths = folder_for(dir.path(), &root, &[], &[&root], "", &[KeyUsagePurpose::KeyEncipherment]);
-        let trust = load_trust(&paths, &[], &mut Told::default()).unwrap();
+        let trust = load_trust(&paths, None, &mut Told::default()).unwrap();
         let chain = pem::certificates(&paths.cert).unwrap();
         let error = judge_both(trust, Some("dc1"), &chain[0], &[]).unwrap_err();
         let said = explain::own(&error, &Certificate::read(&chain[0]).unwrap());
@@ -695,7 +703,7 @@ mod tests {
         let all: Vec<_> = provider.signature_verification_algorithms.all.iter().map(counted).collect();
         provider.signature_verification_algorithms.all = all.leak();
         let digital = [KeyUsagePurpose::DigitalSignature];
-        let trust = load_trust(&folder(dir.path(), &root, &[&root], ""), &[], &mut Told::default()).unwrap();
+        let trust = load_trust(&folder(dir.path(), &root, &[&root], ""), None, &mut Told::default()).unwrap();
         let verifier = Verifier::new(&provider, trust, None);
         // All of the CA's own name, so that each could be the issuer of each other.
         let hostile: Vec<Ca> = (0..130).map(|_| ca("root", None)).collect();
