@@ -149,7 +149,7 @@ pub struct RevocationList {
 const ISSUING_DISTRIBUTION_POINT: &str = "2.5.29.28";
 
 impl RevocationList {
-    /// Reads a list without judging its signature; see [`RevocationList::signed_by`].
+    /// Reads a list without judging its signature; see [`RevocationList::is_of`].
     pub fn read(der: &[u8]) -> Result<Self, Unreadable> {
         let list = parse_list(der)?;
         Ok(Self {
