@@ -2,7 +2,7 @@
 //! look into it.
 
 use std::fs::Permissions;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use rcgen::KeyUsagePurpose;
@@ -360,4 +360,52 @@ fn a_client_in_ipv6_form_is_the_client() {
     client.send(b"PING\r\n");
     let line = client.line().expect("an answer");
     assert!(line.starts_with("-ERR replgate dc2"), "{line}");
+}
+
+/// Whether a process has `secret` anywhere in memory that it may write to. For root alone.
+fn remembers(pid: u32, secret: &[u8]) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("root may look");
+    let mut found = false;
+    for line in
+        maps.lines().filter(|line| line.split_whitespace().nth(1).is_some_and(|may| may.starts_with("rw")))
+    {
+        let (from, to) = line.split_once(' ').expect("a line").0.split_once('-').expect("a range");
+        let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).expect("an address"));
+        let mut bytes = vec![0; usize::try_from(to - from).expect("it fits")];
+        // What was unmapped meanwhile is gone.
+        if memory.read_exact_at(&mut bytes, from).is_ok() {
+            found |= bytes.windows(secret.len()).any(|part| part == secret);
+        }
+    }
+    found
+}
+
+#[test]
+fn passwords_and_the_text_of_a_key_are_not_kept_in_memory() {
+    if std::fs::metadata("/proc/self").expect("/proc is there").uid() != 0 {
+        assert!(std::env::var_os("CI").is_none(), "root is needed in CI");
+        eprintln!("skipped: only root may look into a gateway");
+        return;
+    }
+    let lab = Lab::new();
+    let (far, near) = ("far-password-5f2b9c", "near-password-81d4e7");
+    for (name, password) in [("redis.pw", far), ("local.pw", near)] {
+        write(&lab, name, password);
+        chmod(&lab, name, 0o600);
+    }
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--requirepass", far]);
+    let pair =
+        lab.pair_with(alpha.port, "auth = { password_file = \"redis.pw\" }", "password_file = \"local.pw\"");
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &["--masterauth", near]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    let key = read(&lab, "certs/dc1/tls.key");
+    let line = key.lines().nth(1).expect("base64").to_owned();
+    let first = pair.first.process.child.id();
+    // What is sought is found where it is: the name of the file is in the config.
+    assert!(remembers(first, b"redis.pw"));
+    assert!(!remembers(first, far.as_bytes()), "the master's password");
+    assert!(!remembers(pair.second.process.child.id(), near.as_bytes()), "the password of the site");
+    assert!(!remembers(first, line.as_bytes()), "the text of the key");
 }
