@@ -1,7 +1,6 @@
 //! `replgate check`: one line a step, before the gateway is started or while it
 //! runs.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use crate::clock;
 use crate::config::units::Address;
 use crate::config::{Auth, Commands, Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
+use crate::file::{self, Writers};
 use crate::link::tlv::Id;
 use crate::memory::Budget;
 use crate::password::Password;
@@ -81,6 +81,16 @@ impl Check {
             config.masters.len(),
             config.replicas.len()
         ));
+        let others = file::all_writers(config.files());
+        for (who, fault) in &others {
+            match who {
+                Writers::All => report.fail(fault),
+                Writers::Group => report.warn(fault),
+            }
+        }
+        if others.is_empty() {
+            report.ok("no other user may change the config or a file that it names");
+        }
         let material = Material::load(&config.tls, &config.site);
         match &material {
             Ok(material) => {
@@ -150,7 +160,7 @@ pub(super) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
     let beside = config.tls.ca.with_file_name("ca.key");
     let folders = [&config.tls.ca, &config.tls.cert, &config.tls.key]
         .map(|path| path.parent().map(|folder| folder.join("../ca/ca.key")));
-    std::iter::once(Some(beside)).chain(folders).flatten().find(|key| File::open(key).is_ok())
+    std::iter::once(Some(beside)).chain(folders).flatten().find(|key| file::is_readable(key))
 }
 
 async fn online(config: &Config, material: Option<Material>, report: &mut Report) {

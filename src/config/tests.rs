@@ -70,6 +70,22 @@ fn names_and_listeners_are_unique_and_a_site_is_not_its_own_far_site() {
 }
 
 #[test]
+fn an_address_in_two_forms_is_one_address() {
+    let mapped = "[::ffff:127.0.0.1]:6390";
+    let twice = replica(&format!(
+        "[[replica]]\nname = \"stock\"\nlisten = \"{mapped}\"\nsite = \"dc1\"\npeers = [\"gw:7379\"]\n"
+    ));
+    assert!(parse(&twice).unwrap_err().contains("127.0.0.1:6390 is used twice"));
+    // It is a loopback address as well, and others are not.
+    parse(&replica("").replace("127.0.0.1:6390", mapped)).unwrap();
+    let open = replica("").replace("127.0.0.1:6390", "[::ffff:10.0.0.1]:6390");
+    assert!(parse(&open).unwrap_err().contains("say who may: clients"));
+    let config = parse(&replica("clients = [\"::ffff:127.0.0.2/128\"]\n")).unwrap();
+    assert!(config.replicas[0].clients[0].contains("127.0.0.2".parse().unwrap()));
+    assert!(parse(&replica("clients = [\"::ffff:0:0/90\"]\n")).unwrap_err().contains("11:12: replica"));
+}
+
+#[test]
 fn a_link_can_be_set_for_all_and_for_one() {
     let config = parse(&replica(
         "[replica.link]\nwindow = \"2MiB\"\n[link]\nheartbeat = \"500ms\"\ncongestion = \"cubic\"\n",

@@ -1,6 +1,6 @@
 //! Durations, sizes, addresses and networks as the config writes them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// Reads `250ms`, `10s`, `5m`, `2h`.
@@ -89,7 +89,7 @@ pub fn address(text: &str) -> Result<Address, String> {
     let wrong = || format!("{text:?} is not an address; write \"host:port\", or \"[address]:port\" for IPv6");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?.to_string(),
+        Some(v6) => v6.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_canonical().to_string(),
         None if host.is_empty() || host.contains([':', '[', ']', ' ', '/']) => return Err(wrong()),
         None => host.to_owned(),
     };
@@ -97,9 +97,15 @@ pub fn address(text: &str) -> Result<Address, String> {
     if port == 0 { Err(wrong()) } else { Ok(Address { host, port }) }
 }
 
-/// Reads the address of a listener: an IP address and a port.
+/// Reads the address of a listener: an IP address and a port. An IPv4 address in IPv6
+/// form is the IPv4 address.
 pub fn listener(text: &str) -> Result<SocketAddr, String> {
-    text.parse().ok().filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
+    let plain = |address: SocketAddr| match address.ip().to_canonical() {
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
+        // With its scope, as it was written.
+        IpAddr::V6(_) => address,
+    };
+    text.parse().ok().map(plain).filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
 }
 
 /// An address range, `10.0.0.0/8` or one address.
@@ -129,17 +135,29 @@ impl Network {
     }
 }
 
-/// Reads a [`Network`].
+/// Bits of an IPv6 address before the IPv4 address that it may hold.
+const MAPPED: u32 = 96;
+
+/// Reads a [`Network`]. One of IPv4 addresses in IPv6 form is one of IPv4 addresses, as
+/// which they are compared.
 pub fn network(text: &str) -> Result<Network, String> {
     let wrong = || format!("{text:?} is not a network; write \"10.1.0.0/16\" or one address");
     let (base, bits) = text.split_once('/').map_or((text, None), |(base, bits)| (base, Some(bits)));
     let base: IpAddr = base.parse().map_err(|_| wrong())?;
     let most = if base.is_ipv4() { 32 } else { 128 };
-    let bits = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| wrong()))?;
+    let bits: u32 = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| wrong()))?;
     if bits > most {
         return Err(wrong());
     }
-    Ok(Network { base, bits })
+    match base.to_canonical() {
+        v4 @ IpAddr::V4(_) if base.is_ipv6() => match bits.checked_sub(MAPPED) {
+            Some(bits) => Ok(Network { base: v4, bits }),
+            None => Err(format!(
+                "{text:?} would hold every IPv4 address and more; write \"0.0.0.0/0\" for all of IPv4, or a part of it, as in \"10.0.0.0/8\""
+            )),
+        },
+        base => Ok(Network { base, bits }),
+    }
 }
 
 /// Reads the name of a site or a master: letters, digits, `-`, `_` and `.`, and
@@ -228,6 +246,34 @@ mod tests {
         assert!(network("0.0.0.0/0").unwrap().contains("8.8.8.8".parse().unwrap()));
         assert!(network("::1").unwrap().contains("::1".parse().unwrap()));
         assert!(network("10.0.0.0/33").is_err() && network("host").is_err());
+    }
+
+    #[test]
+    fn an_ipv4_address_in_ipv6_form_is_the_ipv4_address() {
+        for (mapped, plain) in [
+            ("::ffff:127.0.0.2/128", "127.0.0.2/32"),
+            ("::ffff:127.0.0.2", "127.0.0.2"),
+            ("::ffff:10.1.0.0/112", "10.1.0.0/16"),
+            ("::ffff:a01:0/112", "10.1.0.0/16"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            assert_eq!(network(mapped), network(plain), "{mapped}");
+            let inside = plain.split('/').next().unwrap();
+            for form in [inside.to_owned(), format!("::ffff:{inside}")] {
+                assert!(network(mapped).unwrap().contains(form.parse().unwrap()), "{mapped} {form}");
+            }
+        }
+        assert!(!network("::ffff:127.0.0.2/128").unwrap().contains("127.0.0.3".parse().unwrap()));
+        for short in ["::ffff:0:0/90", "::ffff:10.0.0.0/95", "::ffff:10.0.0.0/8"] {
+            assert!(network(short).unwrap_err().contains("write \"0.0.0.0/0\""), "{short}");
+        }
+        // What is IPv6 stays it, all of it too.
+        let all = network("::/0").unwrap();
+        assert!(all.contains("2001:db8::1".parse().unwrap()) && !all.contains("10.0.0.1".parse().unwrap()));
+        assert!(!network("::7f00:2").unwrap().contains("127.0.0.2".parse().unwrap()));
+        assert_eq!(listener("[::ffff:127.0.0.1]:6390"), listener("127.0.0.1:6390"));
+        assert_eq!(listener("[fe80::1%7]:6390").unwrap().to_string(), "[fe80::1%7]:6390");
+        assert_eq!(address("[::ffff:127.0.0.1]:6379"), address("127.0.0.1:6379"));
     }
 
     #[test]

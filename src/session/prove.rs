@@ -5,10 +5,12 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
 use crate::password::Password;
 use crate::redis::command::{self, Parsed};
 use crate::redis::reply;
+use crate::secret::Secret;
 
 /// Commands that are answered before the password.
 const MOST: usize = 16;
@@ -27,17 +29,17 @@ pub(super) enum Proof {
 /// Answers as a Redis does that wants a password, until AUTH has come. Reads nothing
 /// beyond that; has no deadline of its own.
 pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str) -> io::Result<Proof> {
-    let mut held = Vec::new();
+    let mut held = Secret::default();
     let mut taken = 0;
-    let mut piece = [0; 1024];
+    let mut piece = Zeroizing::new([0; 1024]);
     for _ in 0..MOST {
         let (verb, guess) = loop {
             let read = held.len();
-            let count = redis.peek(&mut piece).await?;
+            let count = redis.peek(&mut *piece).await?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            held.extend_from_slice(&piece[..count]);
+            held.extend(&piece[..count]);
             let parsed = command::parse(&held);
             let newlines = matches!(parsed, Parsed::Newline(_));
             let (length, said) = match parsed {
