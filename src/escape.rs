@@ -5,7 +5,8 @@ pub const LIMIT: usize = 200;
 
 /// `bytes` cut at [`LIMIT`] and with everything but printable ASCII escaped.
 pub fn shown(bytes: &[u8]) -> String {
-    let mut out = String::new();
+    // Room for all of it: what is shown may have to be wiped, and leaves no copies.
+    let mut out = String::with_capacity(bytes.len().min(LIMIT) * 4 + 3);
     for byte in &bytes[..bytes.len().min(LIMIT)] {
         match byte {
             b'"' | b'\'' => out.push(char::from(*byte)),

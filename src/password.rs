@@ -1,17 +1,22 @@
 //! A password out of a file: never shown, never in a config.
 
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use zeroize::Zeroizing;
+
+use crate::file;
 
 /// The longest password in bytes.
-const LONGEST: u64 = 1024;
+const LONGEST: usize = 1024;
 
-/// A password.
+/// The largest file that is looked into, in bytes.
+const LARGEST: u64 = 64 * 1024;
+
+/// A password; wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(Vec<u8>);
+pub struct Password(Zeroizing<Vec<u8>>);
 
 impl std::fmt::Debug for Password {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -30,14 +35,7 @@ impl Password {
             };
             format!("password file {}: {error}{hint}", path.display())
         };
-        // Anything else might never end, or never begin.
-        if !std::fs::metadata(path).map_err(what)?.is_file() {
-            return Err(format!("password file {}: it is no file", path.display()));
-        }
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(LONGEST + 3).read_to_end(&mut bytes))
-            .map_err(what)?;
+        let bytes = file::read(path, LARGEST).map_err(what)?;
         if bytes.starts_with(b"\xef\xbb\xbf") {
             return Err(format!(
                 "password file {}: it begins with a byte order mark; save it without one",
@@ -49,13 +47,13 @@ impl Password {
         if line.is_empty() {
             return Err(format!("password file {}: it is empty", path.display()));
         }
-        if line.len() as u64 > LONGEST || line.contains(&b'\n') {
+        if line.len() > LONGEST || line.contains(&b'\n') {
             return Err(format!(
                 "password file {}: it must hold one line of at most {LONGEST} bytes",
                 path.display()
             ));
         }
-        Ok(Self(line.to_vec()))
+        Ok(Self(Zeroizing::new(line.to_vec())))
     }
 
     /// Whether every user of this host may read the file.

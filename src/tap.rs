@@ -29,7 +29,10 @@ pub enum Verdict {
     Replace(usize, Vec<u8>),
     /// The first bytes go no further, and these go back to where they came from.
     Answer(usize, Vec<u8>),
-    /// More is needed to decide; everything is shown again once more has come.
+    /// These go on first; the same bytes are shown again.
+    Insert(Vec<u8>),
+    /// More is needed to decide; everything is shown again once more has come, from
+    /// either side.
     Hold,
     /// The link ends. The first `pass` bytes still go on; then the replica gets
     /// `reply`, where it is not empty. `reason` is for the log.

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use rustls::pki_types::SignatureVerificationAlgorithm;
+use x509_parser::asn1_rs::Any;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -49,6 +51,10 @@ pub struct Certificate {
     pub server_auth: bool,
     /// Whether it is a CA.
     pub is_ca: bool,
+    /// Whether its key usage, if it has one, names keyCertSign.
+    pub may_sign_certificates: bool,
+    /// Whether its key usage, if it has one, names digitalSignature.
+    pub may_sign: bool,
     /// How many CAs may stand between this one and a leaf, where limited.
     pub path_length: Option<u32>,
     /// Kind of the public key.
@@ -75,6 +81,7 @@ impl Certificate {
         }
         let usage = certificate.extended_key_usage().map_err(|error| what(&error))?;
         let constraints = certificate.basic_constraints().map_err(|error| what(&error))?;
+        let key_usage = certificate.key_usage().map_err(|error| what(&error))?.map(|usage| usage.value);
         let common_name = certificate
             .subject()
             .iter_common_name()
@@ -95,6 +102,8 @@ impl Certificate {
             client_auth: usage.as_ref().is_some_and(|usage| usage.value.client_auth),
             server_auth: usage.as_ref().is_some_and(|usage| usage.value.server_auth),
             is_ca: constraints.as_ref().is_some_and(|constraints| constraints.value.ca),
+            may_sign_certificates: key_usage.is_none_or(|usage| usage.key_cert_sign()),
+            may_sign: key_usage.is_none_or(|usage| usage.digital_signature()),
             path_length: constraints.and_then(|constraints| constraints.value.path_len_constraint),
             key: key_kind(certificate.public_key()),
             public_key: certificate.public_key().raw.to_vec(),
@@ -131,10 +140,16 @@ pub struct RevocationList {
     pub next_update: Option<i64>,
     /// Revoked serial numbers and when.
     pub revoked: Vec<(Vec<u8>, i64)>,
+    /// Which certificates of its issuer it is about, as encoded; all of them where it
+    /// does not say.
+    pub scope: Option<Vec<u8>>,
 }
 
+/// The object identifier of the extension that says what a list is about.
+const ISSUING_DISTRIBUTION_POINT: &str = "2.5.29.28";
+
 impl RevocationList {
-    /// Reads a list without judging its signature; see [`RevocationList::signed_by`].
+    /// Reads a list without judging its signature; see [`RevocationList::is_of`].
     pub fn read(der: &[u8]) -> Result<Self, Unreadable> {
         let list = parse_list(der)?;
         Ok(Self {
@@ -146,14 +161,47 @@ impl RevocationList {
                 .iter_revoked_certificates()
                 .map(|entry| (entry.raw_serial().to_vec(), entry.revocation_date.timestamp()))
                 .collect(),
+            scope: list
+                .extensions()
+                .iter()
+                .find(|extension| extension.oid.to_id_string() == ISSUING_DISTRIBUTION_POINT)
+                .map(|extension| extension.value.to_vec()),
         })
     }
 
-    /// Whether the list `der` carries the signature of the CA `ca`.
-    pub fn signed_by(der: &[u8], ca: &[u8]) -> bool {
-        let (Ok(list), Ok((_, ca))) = (parse_list(der), X509Certificate::from_der(ca)) else { return false };
-        list.issuer().as_raw() == ca.subject().as_raw() && list.verify_signature(ca.public_key()).is_ok()
+    /// Whether the list `der` is of the CA `ca` and carries its signature.
+    pub fn is_of(der: &[u8], ca: &Certificate) -> bool {
+        let algorithms = crate::tls::provider().signature_verification_algorithms.all;
+        parse_list(der).is_ok_and(|list| list.issuer().as_raw() == ca.subject_raw)
+            && is_signed(der, &ca.public_key, algorithms)
     }
+}
+
+/// Whether a certificate or a list carries the signature of a public key.
+pub fn is_signed(der: &[u8], public_key: &[u8], algorithms: &[&dyn SignatureVerificationAlgorithm]) -> bool {
+    let signed = || {
+        let body = element(der)?.0.data;
+        let (_, rest) = element(body)?;
+        let text = &body[..body.len() - rest.len()];
+        let (algorithm, rest) = element(rest)?;
+        let (signature, _) = element(rest)?;
+        let (kind, rest) = element(element(public_key)?.0.data)?;
+        let (key, _) = element(rest)?;
+        // A bit string begins with the number of bits that are not used: none.
+        let (signature, key) = (signature.data.strip_prefix(&[0])?, key.data.strip_prefix(&[0])?);
+        let fits = |known: &&&dyn SignatureVerificationAlgorithm| {
+            known.signature_alg_id().as_ref() == algorithm.data
+                && known.public_key_alg_id().as_ref() == kind.data
+                && known.verify_signature(key, text, signature).is_ok()
+        };
+        algorithms.iter().find(fits)
+    };
+    signed().is_some()
+}
+
+/// The DER element at the front of `bytes`, and what follows it.
+fn element(bytes: &[u8]) -> Option<(Any<'_>, &[u8])> {
+    Any::from_der(bytes).ok().map(|(rest, element)| (element, rest))
 }
 
 fn parse_list(der: &[u8]) -> Result<CertificateRevocationList<'_>, Unreadable> {

@@ -95,8 +95,8 @@ const PIECES: [&str; 78] = [
     "master = 'orders-2'\n",
     "listen = '127.0.0.1:6390'\n",
     "listen = '0.0.0.0:6390'\n",
-    "listen = '[::1]:7379'\n",
-    "clients = ['10.0.0.0/8', '::1']\n",
+    "listen = '[::ffff:127.0.0.1]:6390'\n",
+    "clients = ['10.0.0.0/8', '::1', '::ffff:10.1.0.0/112']\n",
     "clients = ['10.0.0.0/33']\n",
     "clients = []\n",
     "peers = ['gw.dc1.example:7379']\n",
@@ -204,6 +204,7 @@ fn believable(config: &Config) {
     assert_eq!(listeners.iter().collect::<HashSet<_>>().len(), listeners.len());
     assert!(listeners.iter().all(|listener| listener.port() != 0));
     assert!(!listeners.is_empty(), "there is something to do");
+    assert!(listeners.iter().all(|listener| listener.ip() == listener.ip().to_canonical()));
     assert!(config.masters.is_empty() || config.listen.is_some());
     for master in &config.masters {
         assert!(!master.allow.is_empty() && master.redis.port != 0 && !master.redis.host.is_empty());

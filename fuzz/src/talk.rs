@@ -15,10 +15,14 @@ use replgate::redis::command::{self, MAX_COMMAND, Parsed};
 use replgate::redis::gate::{Gate, Rules};
 use replgate::redis::grants::Member;
 use replgate::redis::introduction::{Capability, Introduction};
+use replgate::redis::listing::Listing;
 use replgate::redis::names::Names;
 use replgate::redis::observer::Observer;
 use replgate::redis::replication::Observed;
 use replgate::tap::{Flow, Tap, Verdict};
+
+/// What a replica says of its address.
+const LISTING: [&[u8]; 2] = [b"listening-port", b"ip-address"];
 
 const UP: Flow = Flow::ToMaster;
 const DOWN: Flow = Flow::ToReplica;
@@ -58,6 +62,15 @@ pub struct Talk {
     sibling: Option<Member>,
     /// What it lets this one do, each once.
     left: Vec<&'static str>,
+    /// The master's gateway has said itself how the replica is listed, and waits.
+    listing: bool,
+    /// The name was taken: the last answer to a command that says it.
+    pub listed: bool,
+    /// The master's bytes that have left it, and those of them that were for its gateway.
+    left_master: usize,
+    pub swallowed: Vec<std::ops::Range<usize>>,
+    /// A tap has ended the link: nothing more is looked at.
+    stopped: bool,
     now: Instant,
 }
 
@@ -92,6 +105,8 @@ impl Talk {
     /// Through the master's site, where `rules` hold.
     pub fn at_master(rules: Rules) -> Self {
         let observed = Observed::new(Arc::default());
+        let listing = Listing::new("dc2", &[], "127.0.0.1:6379".parse().expect("an address"));
+        let rules = Rules { listing, ..rules };
         let tap = AtMaster::new(Gate::new(SITE, rules.clone()), Observer::new(Arc::clone(&observed)));
         Self {
             stations: vec![Station::new(observed, Box::new(tap))],
@@ -107,6 +122,11 @@ impl Talk {
             was_apart: false,
             sibling: None,
             left: Vec::new(),
+            listing: false,
+            listed: false,
+            left_master: 0,
+            swallowed: Vec::new(),
+            stopped: false,
             now: Instant::now(),
         }
     }
@@ -158,11 +178,20 @@ impl Talk {
 
     /// Bytes reach a tap, and what it lets pass the next one.
     fn reach(&mut self, at: usize, flow: Flow, bytes: &[u8]) {
-        let way = way(flow);
         if self.end.is_some() {
             return;
         }
-        self.stations[at].held[way].extend_from_slice(bytes);
+        self.stations[at].held[way(flow)].extend_from_slice(bytes);
+        self.look(at, flow);
+        // What is held on the other way may have waited for this.
+        if flow == DOWN && !self.stopped {
+            self.look(at, UP);
+        }
+    }
+
+    /// Shows a tap what is held there, and does as it says.
+    fn look(&mut self, at: usize, flow: Flow) {
+        let way = way(flow);
         while !self.stations[at].held[way].is_empty() && self.end.is_none() {
             let judges = at + 1 == self.stations.len();
             let Station { tap, held, detached, .. } = &mut self.stations[at];
@@ -173,18 +202,40 @@ impl Talk {
                 Verdict::Pass(count) => {
                     assert!(count > 0);
                     let bytes = taken(held, count);
+                    self.left_master += if judges && flow == DOWN { count } else { 0 };
                     self.pass(at, flow, &bytes);
                 }
                 Verdict::PassAndArm(count) => {
                     assert_eq!((flow, self.armed), (DOWN, None));
                     let bytes = taken(held, count);
+                    self.left_master += if judges { count } else { 0 };
                     self.pass(at, flow, &bytes);
                     self.armed = Some(self.replica.len());
                 }
                 Verdict::Replace(count, instead) => {
                     assert!(count > 0);
                     taken(held, count);
+                    if judges && flow == DOWN {
+                        let from = self.left_master;
+                        self.left_master += count;
+                        if instead.is_empty() {
+                            // The answer that the gateway itself has waited for.
+                            assert!(self.listing && !self.listed);
+                            (self.listing, self.listed) = (false, true);
+                            self.swallowed.push(from..self.left_master);
+                            // What was held has waited for just this; a master says no more before.
+                            self.look(at, UP);
+                        }
+                    }
                     self.pass(at, flow, &instead);
+                }
+                Verdict::Insert(command) => {
+                    assert!(judges && flow == UP && !self.listing && !self.listed);
+                    assert_eq!((self.sync, self.unanswered), (Asked::Nothing, 0));
+                    let Parsed::Command { arguments, length } = command::parse(&command) else { panic!() };
+                    assert_eq!(length, command.len());
+                    assert_listed(&arguments);
+                    self.listing = true;
                 }
                 Verdict::Answer(count, reply) => {
                     assert_eq!((flow, self.unanswered), (UP, 0));
@@ -197,7 +248,7 @@ impl Talk {
                     let most = if flow == DOWN { MAX_LINE } else { MAX_COMMAND };
                     // Else it has refused, and waits for the replies to what was before.
                     assert!(held.len() < most || !decides, "{} bytes held {flow:?}", held.len());
-                    assert!(decides || self.unanswered > 0 || self.rules.authenticated);
+                    assert!(decides || self.unanswered > 0 || self.rules.authenticated || self.listing);
                     if held.len() > MAX_HELD {
                         self.end = Some((Vec::new(), "more bytes than a handshake has".to_owned()));
                     }
@@ -209,12 +260,16 @@ impl Talk {
                     detached[way] = true;
                 }
                 Verdict::Stop { pass, reply, reason, .. } => {
+                    self.stopped = true;
                     let bytes = taken(held, pass);
                     self.pass(at, flow, &bytes);
                     self.last_words(&reply, &reason);
                     self.pass(at, DOWN, &reply);
-                    assert!(self.replica.ends_with(&reply), "the last words arrive");
-                    self.end = Some((reply, reason));
+                    // Unless the replica's site has ended the link for what came before.
+                    if self.end.is_none() {
+                        assert!(self.replica.ends_with(&reply), "the last words arrive");
+                        self.end = Some((reply, reason));
+                    }
                 }
             }
         }
@@ -284,6 +339,9 @@ impl Talk {
             b"auth" => assert!(!self.rules.authenticated && matches!(words.len(), 2 | 3), "{}", shown()),
             b"replconf" => {
                 assert!(words.len() % 2 == 1 && words.len() > 1, "{}", shown());
+                if (1..words.len()).step_by(2).any(|at| LISTING.contains(&&word(at)[..])) {
+                    assert_listed(words);
+                }
                 let options: Vec<(Vec<u8>, Vec<u8>)> =
                     (1..words.len()).step_by(2).map(|at| (word(at), word(at + 1))).collect();
                 let said = |name: &str| options.iter().any(|(option, _)| option == name.as_bytes());
@@ -312,6 +370,7 @@ impl Talk {
                 }
             }
             b"psync" => {
+                assert!(!self.listing, "not before the name was taken");
                 let failover = words.len() == 4 && word(3) == b"failover" && self.rules.failover;
                 assert!(words.len() == 3 || failover, "{}", shown());
                 assert_eq!((self.unanswered, self.apart), (0, false));
@@ -370,6 +429,19 @@ impl Talk {
         let known = [format!("-ERR replgate {SITE}: "), format!("-LOADING replgate {SITE}: ")];
         assert!(known.iter().any(|known| line.starts_with(known.as_bytes())), "{}", line.escape_ascii());
     }
+}
+
+/// Asserts that a REPLCONF lists the replica under its site's name, whatever else it says.
+fn assert_listed(words: &[&[u8]]) {
+    let values = |name: &str| -> Vec<&[u8]> {
+        words[1..].chunks_exact(2).filter(|pair| pair[0].eq_ignore_ascii_case(name.as_bytes())).map(|pair| pair[1]).collect()
+    };
+    let [host] = values("ip-address")[..] else { panic!("one address") };
+    let host = std::str::from_utf8(host).expect("a name");
+    let name = host.strip_suffix("dc2").expect("a name under the site's").strip_suffix('.').unwrap_or("x");
+    let good = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    assert!(host.len() <= 45 && !name.is_empty() && name.chars().all(good), "{host}");
+    assert!(values("listening-port").len() <= 1);
 }
 
 /// The first `count` bytes, which are held no more.

@@ -48,12 +48,12 @@ impl Authority {
         ensure!(folder.has_ca(), no_ca(folder));
         let (certificate_path, key_path) = (folder.ca().join("ca.crt"), folder.ca().join("ca.key"));
         let der = pem::certificates(&certificate_path)?.remove(0);
-        let certificate = String::from_utf8(pem::read(&certificate_path)?)
+        let certificate = String::from_utf8(pem::read(&certificate_path)?.to_vec())
             .with_context(|| format!("read {}", certificate_path.display()))?;
         let facts =
             Certificate::read(&der).with_context(|| format!("read {}", certificate_path.display()))?;
         ensure!(facts.is_ca, "{} is not a CA certificate", certificate_path.display());
-        let key = KeyPair::try_from(&pem::private_key(&key_path)?)
+        let key = KeyPair::try_from(&*pem::private_key(&key_path)?)
             .with_context(|| format!("read {}", key_path.display()))?;
         ensure!(
             key.subject_public_key_info() == facts.public_key,

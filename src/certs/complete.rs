@@ -10,6 +10,7 @@ use super::authority::Authority;
 use super::ledger::Ledger;
 use super::store::{Folder, New, is_there};
 use super::{Made, Names, current, make_ca, place_certificate};
+use crate::tls::pem;
 use crate::x509::Certificate;
 
 /// What there was to do.
@@ -89,7 +90,8 @@ pub fn complete(
         let list = authority.revocation_list(&Ledger::load(&folder)?)?;
         folder.write(&[New::public(own.clone(), list)])?;
     }
-    let list = std::fs::read_to_string(&own).with_context(|| format!("read {}", own.display()))?;
+    let list =
+        String::from_utf8(pem::read(&own)?.to_vec()).with_context(|| format!("read {}", own.display()))?;
     let mut missing = Vec::new();
     for place in folder.sites()?.iter().map(|site| folder.site(site)) {
         for (name, text) in [("ca.crt", &authority.certificate), ("crl.pem", &list)] {

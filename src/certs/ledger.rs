@@ -6,8 +6,12 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::store::Folder;
+use crate::file;
 use crate::tls::pem;
-use crate::x509::{self, RevocationList};
+use crate::x509::{self, Certificate, RevocationList};
+
+/// The largest file in bytes.
+const LARGEST: u64 = 256 << 20;
 
 /// One certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +55,7 @@ impl Ledger {
     /// it a new revocation list would forget the old revocations.
     pub(super) fn load(folder: &Folder) -> anyhow::Result<Self> {
         let path = folder.ca().join("issued.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| {
+        let text = file::read_text(&path, LARGEST).with_context(|| {
             format!(
                 "read {}: it is the record of what was issued and revoked; restore it from a backup",
                 path.display()
@@ -73,10 +77,15 @@ impl Ledger {
             }
         }
         let Ok(ca) = pem::certificates(&folder.ca().join("ca.crt")) else { return Ok(()) };
+        let ca = Certificate::read(&ca[0])?;
         for path in folder.sites()?.iter().map(|site| folder.site(site).join("crl.pem")) {
             // A site's file may be missing, or hold lists of other CAs as well.
-            for list in pem::revocation_lists(&path).unwrap_or_default() {
-                if RevocationList::signed_by(&list, &ca[0]) {
+            let lists = match pem::revocation_lists(&path) {
+                Err(error) if error.is_not_found() => continue,
+                lists => lists?,
+            };
+            for list in lists {
+                if RevocationList::is_of(&list, &ca) {
                     self.knows(&list, &path, folder)?;
                 }
             }

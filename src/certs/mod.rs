@@ -181,9 +181,13 @@ pub struct Asked {
 
 /// Reads a signing request and proves that its sender has the key.
 pub fn read_request(path: &Path) -> anyhow::Result<Asked> {
-    let der = pem::signing_request(path)?;
+    asked(&pem::signing_request(path)?, path)
+}
+
+/// As [`read_request`], of a request that was read out of `path`.
+pub fn asked(der: &[u8], path: &Path) -> anyhow::Result<Asked> {
     let (rest, request) =
-        X509CertificationRequest::from_der(&der).with_context(|| format!("read {}", path.display()))?;
+        X509CertificationRequest::from_der(der).with_context(|| format!("read {}", path.display()))?;
     ensure!(rest.is_empty(), "{}: bytes after the end of the request", path.display());
     request
         .verify_signature()

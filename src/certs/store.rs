@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rcgen::{KeyPair, PublicKeyData};
+use zeroize::Zeroizing;
 
 use crate::tls::pem;
 
@@ -22,19 +23,20 @@ pub(super) struct Folder {
 /// A file to be written.
 pub(super) struct New {
     path: PathBuf,
-    text: String,
+    /// Wiped when it is dropped: it may be a key.
+    text: Zeroizing<String>,
     mode: u32,
 }
 
 impl New {
     /// A private key: readable by its owner alone.
     pub(super) fn secret(path: PathBuf, text: String) -> Self {
-        Self { path, text, mode: 0o600 }
+        Self { path, text: text.into(), mode: 0o600 }
     }
 
     /// Anything else.
     pub(super) fn public(path: PathBuf, text: String) -> Self {
-        Self { path, text, mode: 0o644 }
+        Self { path, text: text.into(), mode: 0o644 }
     }
 
     fn temporary(&self) -> PathBuf {
@@ -134,7 +136,7 @@ impl Folder {
         if !key.exists() {
             return Ok(None);
         }
-        let own = pem::private_key(&key).ok().and_then(|key| KeyPair::try_from(&key).ok());
+        let own = pem::private_key(&key).ok().and_then(|key| KeyPair::try_from(&*key).ok());
         if own.is_some_and(|own| own.subject_public_key_info() == public_key) {
             return Ok(None);
         }

@@ -12,6 +12,7 @@ use crate::certs::{self, LEAF_DAYS, Made, Names};
 use crate::clock;
 use crate::config::{TlsFiles, units};
 use crate::tls::material::Material;
+use crate::tls::pem::{Content, Contents, PemError};
 use crate::tls::{peek, pem};
 use crate::x509::{Certificate, RevocationList};
 
@@ -380,56 +381,48 @@ fn inspect(what: &str) -> Outcome {
 }
 
 fn inspect_file(path: &Path) -> Outcome {
-    let mut found = false;
-    for certificate in pem::certificates(path).unwrap_or_default() {
-        print_certificate(&Certificate::read(&certificate)?)?;
-        found = true;
-    }
-    for list in pem::revocation_lists(path).unwrap_or_default() {
-        let list = RevocationList::read(&list)?;
-        crate::say::say!("revocation list");
-        crate::say::say!("  issuer       {}", crate::escape::shown(list.issuer.as_bytes()));
-        crate::say::say!("  made         {}", clock::utc(list.this_update));
-        crate::say::say!(
-            "  good until   {}",
-            list.next_update.map_or_else(|| "not stated".to_owned(), clock::utc)
-        );
-        crate::say::say!("  revoked      {}", list.revoked.len());
-        for (serial, when) in list.revoked {
-            crate::say::say!("               {} on {}", crate::x509::hex(&serial), clock::utc(when));
-        }
-        found = true;
-    }
-    if pem::signing_request(path).is_ok() {
-        let asked = certs::read_request(path)?;
-        let shown = |text: &String| crate::escape::shown(text.as_bytes());
-        crate::say::say!("signing request");
-        crate::say::say!("  key          {}", asked.key);
-        crate::say::say!("  key sha256   {}", asked.fingerprint);
-        crate::say::say!(
-            "  asks for     {}",
-            asked
-                .dns
-                .iter()
-                .map(shown)
-                .chain(asked.ips.iter().map(ToString::to_string))
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
-        found = true;
-    }
-    match pem::private_key(path) {
-        Ok(_) => {
-            crate::say::say!("private key (not shown)");
-            found = true;
-        }
-        Err(error @ pem::PemError::Encrypted { .. }) => return Err(error.into()),
-        Err(_) => {}
-    }
-    if !found {
+    let Contents { blocks, faults } = pem::contents(path)?;
+    if blocks.is_empty() && faults.is_empty() {
         pem::certificates(path)?;
     }
-    Ok(())
+    for block in blocks {
+        match block.content {
+            Content::Certificate(certificate) => print_certificate(&Certificate::read(&certificate)?)?,
+            Content::List(list) => print_list(RevocationList::read(&list)?),
+            Content::Request(request) => print_request(&certs::asked(&request, path)?),
+            Content::Key(_) => crate::say::say!("private key (not shown)"),
+            Content::EncryptedKey => return Err(PemError::Encrypted { path: path.to_owned() }.into()),
+            Content::Parameters => {}
+            Content::PublicKey => crate::say::say!("public key (not shown)"),
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(PemError::Faulty { path: path.to_owned(), faults }.into()),
+    }
+}
+
+fn print_list(list: RevocationList) {
+    crate::say::say!("revocation list");
+    crate::say::say!("  issuer       {}", crate::escape::shown(list.issuer.as_bytes()));
+    crate::say::say!("  made         {}", clock::utc(list.this_update));
+    crate::say::say!(
+        "  good until   {}",
+        list.next_update.map_or_else(|| "not stated".to_owned(), clock::utc)
+    );
+    crate::say::say!("  revoked      {}", list.revoked.len());
+    for (serial, when) in list.revoked {
+        crate::say::say!("               {} on {}", crate::x509::hex(&serial), clock::utc(when));
+    }
+}
+
+fn print_request(asked: &certs::Asked) {
+    let shown = |text: &String| crate::escape::shown(text.as_bytes());
+    let wishes = asked.dns.iter().map(shown).chain(asked.ips.iter().map(ToString::to_string));
+    crate::say::say!("signing request");
+    crate::say::say!("  key          {}", asked.key);
+    crate::say::say!("  key sha256   {}", asked.fingerprint);
+    crate::say::say!("  asks for     {}", wishes.collect::<Vec<_>>().join(", "));
 }
 
 fn print_certificate(facts: &Certificate) -> Outcome {
@@ -506,7 +499,7 @@ fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
 fn outdated(dir: &Path, folder: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     for name in ["ca.crt", "crl.pem"] {
-        let (own, of_ca) = (std::fs::read(folder.join(name)), std::fs::read(dir.join("ca").join(name)));
+        let (own, of_ca) = (pem::read(&folder.join(name)), pem::read(&dir.join("ca").join(name)));
         if let (Ok(own), Ok(of_ca)) = (own, of_ca)
             && own != of_ca
         {

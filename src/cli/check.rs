@@ -1,7 +1,6 @@
 //! `replgate check`: one line a step, before the gateway is started or while it
 //! runs.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,8 +17,9 @@ use crate::clock;
 use crate::config::units::Address;
 use crate::config::{Auth, Commands, Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
+use crate::file::{self, Writers};
 use crate::password::Password;
-use crate::redis::command;
+use crate::redis::{command, listing};
 use crate::session::login::{Login, ask, login};
 use crate::session::{Shared, dial};
 use crate::tls::in_use::Loaded;
@@ -76,6 +76,16 @@ impl Check {
             config.masters.len(),
             config.replicas.len()
         ));
+        let others = file::all_writers(config.files());
+        for (who, fault) in &others {
+            match who {
+                Writers::All => report.fail(fault),
+                Writers::Group => report.warn(fault),
+            }
+        }
+        if others.is_empty() {
+            report.ok("no other user may change the config or a file that it names");
+        }
         let material = Material::load(&config.tls, &config.site);
         match &material {
             Ok(material) => {
@@ -105,11 +115,37 @@ impl Check {
             for danger in master.dangers() {
                 report.warn(&format!("master {:?}: {danger}", master.name));
             }
+            listed(master, &report);
         }
         if !self.offline {
             block_on(online(&config, material.ok(), &mut report))?;
         }
         if report.failed { Err(Failure::Unwell) } else { Ok(()) }
+    }
+}
+
+/// Under which names the master lists replicas of other sites, and what Sentinel makes of
+/// them.
+fn listed(master: &Master, report: &Report) {
+    let Commands::Replication { accept_announce, .. } = &master.commands else { return };
+    let what = format!("master {:?}", master.name);
+    let names = master.allow.iter().map(|site| format!("{site} or NAME.{site}"));
+    report.ok(&format!(
+        "{what}: its replicas at other sites are listed as {}; Sentinel leaves such names alone where it resolves none (6.2 or later, resolve-hostnames no), else see that no other site's hands are on that DNS zone",
+        names.collect::<Vec<_>>().join(", ")
+    ));
+    for site in master.allow.iter().filter(|site| site.len() > listing::LONGEST) {
+        report.warn(&format!(
+            "{what}: the name {site} is longer than {} bytes, and Redis before 6.2 takes none that is: its replicas would get no sync there",
+            listing::LONGEST
+        ));
+    }
+    for accepted in accept_announce {
+        let addresses = accepted.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        report.warn(&format!(
+            "{what}: accept_announce lets {} be listed as {addresses}: a Sentinel of this master sends REPLICAOF to whatever answers there",
+            accepted.site
+        ));
     }
 }
 
@@ -119,7 +155,7 @@ pub(super) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
     let beside = config.tls.ca.with_file_name("ca.key");
     let folders = [&config.tls.ca, &config.tls.cert, &config.tls.key]
         .map(|path| path.parent().map(|folder| folder.join("../ca/ca.key")));
-    std::iter::once(Some(beside)).chain(folders).flatten().find(|key| File::open(key).is_ok())
+    std::iter::once(Some(beside)).chain(folders).flatten().find(|key| file::is_readable(key))
 }
 
 async fn online(config: &Config, material: Option<Material>, report: &mut Report) {

@@ -1,11 +1,14 @@
 //! `replgate run`: this site's gateway, until a signal.
 
+use anyhow::Context;
 use clap::Args;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::log::{self, Format};
 use super::{ConfigPath, Failure, Outcome};
+use crate::file;
 use crate::gateway;
 use crate::tls::material::Material;
 
@@ -25,10 +28,15 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn execute(self) -> Outcome {
+        // Before any secret is read: neither a core dump nor a debugger of this user shows it.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).context("turn core dumps off")?;
         let config = self.config.load()?;
         let material = Material::load(&config.tls, &config.site)
             .map_err(|faults| Failure::Usage(faults.join("\nreplgate: ")))?;
         let guard = log::start(self.log_format, &self.log_level).map_err(Failure::Usage)?;
+        for (_, fault) in file::all_writers(config.files()) {
+            tracing::warn!("{fault}");
+        }
         if let Some(key) = super::check::readable_ca_key(&config) {
             tracing::warn!(
                 "the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine",

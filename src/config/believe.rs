@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{At, File, Table};
-use super::units::{self, Network};
+use super::units::{self, Address, Network};
 use super::{
-    Announced, Auth, Commands, Compression, Config, Congestion, Limits, LinkSettings, Master, Replica,
-    TlsFiles,
+    Accepted, Announced, Auth, Commands, Compression, Config, Congestion, Limits, LinkSettings, Master,
+    Replica, TlsFiles,
 };
+use crate::escape::shown;
 use crate::memory;
 use crate::redis::introduction::Capability;
+use crate::redis::listing;
 
 /// The longest hold that may be asked for.
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);
@@ -123,7 +125,8 @@ fn master(table: &Table<'_, '_>, folder: &Path) -> (Option<At<String>>, Option<M
         }
         Some(_) => {}
     }
-    let commands = commands(table, folder);
+    let allowed = allow.as_ref().map_or(&[][..], |allow| &allow.value);
+    let commands = commands(table, folder, redis.as_ref().map(|redis| &redis.value), allowed);
     table.finish();
     let master = (|| {
         Some(Master {
@@ -137,7 +140,12 @@ fn master(table: &Table<'_, '_>, folder: &Path) -> (Option<At<String>>, Option<M
 }
 
 /// Which commands reach the master, and how the gateway authenticates itself there.
-fn commands(table: &Table<'_, '_>, folder: &Path) -> Option<Commands> {
+fn commands(
+    table: &Table<'_, '_>,
+    folder: &Path,
+    redis: Option<&Address>,
+    allowed: &[String],
+) -> Option<Commands> {
     let plain = table.parsed("commands", |text| match text {
         "replication" => Ok(false),
         "any" => Ok(true),
@@ -173,18 +181,64 @@ fn commands(table: &Table<'_, '_>, folder: &Path) -> Option<Commands> {
         }
         Some(switch.value)
     };
-    let allowed = |key: &str| switch(key).unwrap_or(false);
-    let (failover, dump) = (allowed("allow_failover"), allowed("allow_dump"));
-    let slot_migration = allowed("allow_slot_migration");
+    let is_on = |key: &str| switch(key).unwrap_or(false);
+    let (failover, dump) = (is_on("allow_failover"), is_on("allow_dump"));
+    let slot_migration = is_on("allow_slot_migration");
+    let exceptions = table.table("accept_announce").map(|inner| {
+        if plain {
+            inner.fault(format!(
+                "{}with commands = \"any\" the gateway looks at nothing that a replica announces; leave it out",
+                inner.prefix()
+            ));
+        }
+        accepted(&inner, redis, allowed)
+    });
     if plain {
         return Some(Commands::Any);
     }
+    let accept_announce = match exceptions {
+        Some(read) => read?,
+        None if table.has("accept_announce") => return None,
+        None => Vec::new(),
+    };
     let auth = match auth {
         Some(auth) => Some(auth?),
         None if table.has("auth") => return None,
         None => None,
     };
-    Some(Commands::Replication { auth, failover, dump, slot_migration })
+    Some(Commands::Replication { auth, failover, dump, slot_migration, accept_announce })
+}
+
+/// The replicas that are listed as they announce themselves, by site.
+fn accepted(table: &Table<'_, '_>, redis: Option<&Address>, allowed: &[String]) -> Option<Vec<Accepted>> {
+    let mut accepted = Vec::new();
+    let mut good = true;
+    for key in table.keys() {
+        let site = &key.value;
+        if !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(site)) {
+            good = false;
+            let site = shown(site.as_bytes());
+            table.fault_at(&key, format!("{}{site}: this site is not in `allow`", table.prefix()));
+        }
+        let Some(addresses) = table.list(site, units::address) else {
+            good = false;
+            continue;
+        };
+        for address in &addresses.value {
+            if redis
+                .is_some_and(|redis| redis == address || listing::is_same(address, &redis.host, redis.port))
+            {
+                good = false;
+                table.fault_at(
+                    &addresses,
+                    format!("{}{address} is this master itself: a Sentinel would make it a replica of itself; give the replica another port", table.prefix()),
+                );
+            }
+        }
+        accepted.push(Accepted { site: key.value, addresses: addresses.value });
+    }
+    table.finish();
+    good.then_some(accepted)
 }
 
 /// Reads the name of an ACL user.

@@ -293,6 +293,15 @@ impl<'a, 'i> Table<'a, 'i> {
         tables
     }
 
+    /// Every key, for a table whose keys are names.
+    pub fn keys(&self) -> Vec<At<String>> {
+        let read = |key: &Spanned<_>| {
+            let name: &std::borrow::Cow<'_, str> = key.get_ref();
+            At { value: name.to_string(), span: key.span() }
+        };
+        self.table.keys().map(read).collect()
+    }
+
     /// Whether `key` holds a string; asks for nothing.
     pub fn is_string(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|value| value.get_ref().is_str())

@@ -14,6 +14,9 @@ use self::file::{Faults, File};
 use self::units::{Address, Network};
 use crate::redis::introduction::Capability;
 
+/// The largest config file in bytes.
+const LARGEST: u64 = 1 << 20;
+
 /// What one gateway does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -99,7 +102,18 @@ pub enum Commands {
         dump: bool,
         /// `CLUSTER SYNCSLOTS` too.
         slot_migration: bool,
+        /// Replicas that are listed as they announce themselves.
+        accept_announce: Vec<Accepted>,
     },
+}
+
+/// Addresses of one site's replicas that the master lists as they are announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The site.
+    pub site: String,
+    /// Its addresses, each one of its own.
+    pub addresses: Vec<Address>,
 }
 
 /// Who a gateway is to its Redis.
@@ -221,7 +235,7 @@ impl Default for LinkSettings {
 impl Config {
     /// Reads and judges the file at `path`.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let source = std::fs::read_to_string(path).map_err(|error| {
+        let source = crate::file::read_text(path, LARGEST).map_err(|error| {
             let hint = match error.kind() {
                 std::io::ErrorKind::NotFound => "; name the file with -c, or copy the example gateway.toml",
                 _ => "",
@@ -254,6 +268,12 @@ impl Config {
             _ => None,
         });
         masters.chain(self.replicas.iter().filter_map(|replica| replica.password_file.as_deref()))
+    }
+
+    /// This config, and every file that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let tls = [&self.path, &self.tls.ca, &self.tls.cert, &self.tls.key].map(PathBuf::as_path);
+        tls.into_iter().chain(self.tls.crl.as_deref()).chain(self.password_files())
     }
 
     /// The master of this name.

@@ -70,6 +70,22 @@ fn names_and_listeners_are_unique_and_a_site_is_not_its_own_far_site() {
 }
 
 #[test]
+fn an_address_in_two_forms_is_one_address() {
+    let mapped = "[::ffff:127.0.0.1]:6390";
+    let twice = replica(&format!(
+        "[[replica]]\nname = \"stock\"\nlisten = \"{mapped}\"\nsite = \"dc1\"\npeers = [\"gw:7379\"]\n"
+    ));
+    assert!(parse(&twice).unwrap_err().contains("127.0.0.1:6390 is used twice"));
+    // It is a loopback address as well, and others are not.
+    parse(&replica("").replace("127.0.0.1:6390", mapped)).unwrap();
+    let open = replica("").replace("127.0.0.1:6390", "[::ffff:10.0.0.1]:6390");
+    assert!(parse(&open).unwrap_err().contains("say who may: clients"));
+    let config = parse(&replica("clients = [\"::ffff:127.0.0.2/128\"]\n")).unwrap();
+    assert!(config.replicas[0].clients[0].contains("127.0.0.2".parse().unwrap()));
+    assert!(parse(&replica("clients = [\"::ffff:0:0/90\"]\n")).unwrap_err().contains("11:12: replica"));
+}
+
+#[test]
 fn a_link_can_be_set_for_all_and_for_one() {
     let config = parse(&replica(
         "[replica.link]\nwindow = \"2MiB\"\n[link]\nheartbeat = \"500ms\"\ncongestion = \"cubic\"\n",
@@ -239,7 +255,14 @@ fn master(more: &str) -> String {
 #[test]
 fn what_a_master_allows_is_off_unless_it_is_said() {
     let commands = |more: &str| parse(&master(more)).map(|config| config.masters[0].commands.clone());
-    let strict = Commands::Replication { auth: None, failover: false, dump: false, slot_migration: false };
+    let replication = |auth, dump| Commands::Replication {
+        auth,
+        failover: false,
+        dump,
+        slot_migration: false,
+        accept_announce: Vec::new(),
+    };
+    let strict = replication(None, false);
     assert_eq!(commands(""), Ok(strict));
     assert_eq!(commands("commands = \"any\"\n"), Ok(Commands::Any));
     let auth = Some(Auth { username: Some("repl".into()), password_file: "dir/redis.pw".into() });
@@ -247,7 +270,7 @@ fn what_a_master_allows_is_off_unless_it_is_said() {
         commands(
             "allow_dump = true\nallow_failover = false\nauth = { username = \"repl\", password_file = \"redis.pw\" }\n"
         ),
-        Ok(Commands::Replication { auth, failover: false, dump: true, slot_migration: false })
+        Ok(replication(auth, true))
     );
     let config = parse(&(master("") + "[limits]\nfull_syncs_per_minute = 2\n")).unwrap();
     assert_eq!(config.limits.full_syncs_per_minute, Some(2));
@@ -287,4 +310,27 @@ fn a_replica_may_have_to_know_a_password_and_keep_capabilities_to_itself() {
     assert_eq!(read.drop_capabilities, [Capability::RdbChannel, Capability::Eof]);
     let faults = parse(&replica("password_file = \"\"\ndrop_capabilities = [\"psync2\"]\n")).unwrap_err();
     assert!(faults.contains("an empty path") && faults.contains("\"psync2\" cannot be dropped; known are"));
+}
+
+#[test]
+fn an_announced_address_that_is_accepted_is_one_replicas_of_an_allowed_site() {
+    let config = parse(&master("accept_announce = { DC2 = [\"127.0.0.1:6380\", \"[::1]:7\"] }\n")).unwrap();
+    let Commands::Replication { accept_announce, .. } = &config.masters[0].commands else { panic!() };
+    assert_eq!(accept_announce[0].site, "DC2");
+    let shown: Vec<String> = accept_announce[0].addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["127.0.0.1:6380", "[::1]:7"]);
+    for (more, words) in [
+        ("accept_announce = { dc9 = [\"a:1\"] }\n", "dc9: this site is not in `allow`"),
+        ("accept_announce = { dc2 = [\"127.0.0.1\"] }\n", "is not an address"),
+        ("accept_announce = { dc2 = \"a:1\" }\n", "expected a list of strings"),
+        ("accept_announce = [\"a:1\"]\n", "expected a table"),
+        ("accept_announce = { dc2 = [\"10.0.0.0/8:1\"] }\n", "is not an address"),
+        ("accept_announce = { dc2 = [\"127.0.0.1:6379\"] }\n", "is this master itself"),
+        ("accept_announce = { dc2 = [\"localhost:6379\"] }\n", "is this master itself"),
+        ("accept_announce = { dc2 = [\"[::1]:6379\"] }\n", "is this master itself"),
+        ("commands = \"any\"\naccept_announce = { dc2 = [\"a:1\"] }\n", "commands = \"any\""),
+    ] {
+        let faults = parse(&master(more)).unwrap_err();
+        assert!(faults.contains(words) && faults.lines().count() == 1, "{more}: {faults}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Durations, sizes, addresses and networks as the config writes them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// Reads `250ms`, `10s`, `5m`, `2h`.
@@ -89,7 +89,7 @@ pub fn address(text: &str) -> Result<Address, String> {
     let wrong = || format!("{text:?} is not an address; write \"host:port\", or \"[address]:port\" for IPv6");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?.to_string(),
+        Some(v6) => v6.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_canonical().to_string(),
         None if host.is_empty() || host.contains([':', '[', ']', ' ', '/']) => return Err(wrong()),
         None => host.to_owned(),
     };
@@ -97,9 +97,15 @@ pub fn address(text: &str) -> Result<Address, String> {
     if port == 0 { Err(wrong()) } else { Ok(Address { host, port }) }
 }
 
-/// Reads the address of a listener: an IP address and a port.
+/// Reads the address of a listener: an IP address and a port. An IPv4 address in IPv6
+/// form is the IPv4 address.
 pub fn listener(text: &str) -> Result<SocketAddr, String> {
-    text.parse().ok().filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
+    let plain = |address: SocketAddr| match address.ip().to_canonical() {
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
+        // With its scope, as it was written.
+        IpAddr::V6(_) => address,
+    };
+    text.parse().ok().map(plain).filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
 }
 
 /// An address range, `10.0.0.0/8` or one address.
@@ -129,17 +135,29 @@ impl Network {
     }
 }
 
-/// Reads a [`Network`].
+/// Bits of an IPv6 address before the IPv4 address that it may hold.
+const MAPPED: u32 = 96;
+
+/// Reads a [`Network`]. One of IPv4 addresses in IPv6 form is one of IPv4 addresses, as
+/// which they are compared.
 pub fn network(text: &str) -> Result<Network, String> {
     let wrong = || format!("{text:?} is not a network; write \"10.1.0.0/16\" or one address");
     let (base, bits) = text.split_once('/').map_or((text, None), |(base, bits)| (base, Some(bits)));
     let base: IpAddr = base.parse().map_err(|_| wrong())?;
     let most = if base.is_ipv4() { 32 } else { 128 };
-    let bits = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| wrong()))?;
+    let bits: u32 = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| wrong()))?;
     if bits > most {
         return Err(wrong());
     }
-    Ok(Network { base, bits })
+    match base.to_canonical() {
+        v4 @ IpAddr::V4(_) if base.is_ipv6() => match bits.checked_sub(MAPPED) {
+            Some(bits) => Ok(Network { base: v4, bits }),
+            None => Err(format!(
+                "{text:?} would hold every IPv4 address and more; write \"0.0.0.0/0\" for all of IPv4, or a part of it, as in \"10.0.0.0/8\""
+            )),
+        },
+        base => Ok(Network { base, bits }),
+    }
 }
 
 /// Reads the name of a site or a master: letters, digits, `-`, `_` and `.`, and
@@ -154,20 +172,31 @@ pub fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads a site's name: a DNS name, without a wildcard.
+/// Whether a text is one part of a DNS name.
+pub fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
+}
+
+/// Reads a site's name: a DNS name, without a wildcard. The last part of it is no number,
+/// not even a hexadecimal one: a name that ends in one is an address to many a program.
 pub fn site(text: &str) -> Result<String, String> {
     if text.contains('*') {
         return Err(format!("{text:?}: a site is one exact name, wildcards are not understood"));
     }
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
-    };
-    let all_digits =
-        text.rsplit('.').next().is_some_and(|last| last.chars().all(|letter| letter.is_ascii_digit()));
-    if text.len() <= 253 && text.split('.').all(label) && !all_digits {
+    let last = text.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_number = last.chars().all(|letter| letter.is_ascii_digit())
+        || last
+            .strip_prefix("0x")
+            .is_some_and(|digits| digits.chars().all(|digit| digit.is_ascii_hexdigit()));
+    if is_number && !text.is_empty() {
+        return Err(format!(
+            "{text:?} is not a site's name: its last part is a number, so that Redis and Sentinel would take it for an address; add a word, as in \"{text}.example\""
+        ));
+    }
+    if text.len() <= 253 && text.split('.').all(is_label) {
         return Ok(text.to_owned());
     }
     Err(format!("{text:?} is not a site's name: it must be a DNS name such as \"dc1\" or \"gw.dc1.example\""))
@@ -220,10 +249,41 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv4_address_in_ipv6_form_is_the_ipv4_address() {
+        for (mapped, plain) in [
+            ("::ffff:127.0.0.2/128", "127.0.0.2/32"),
+            ("::ffff:127.0.0.2", "127.0.0.2"),
+            ("::ffff:10.1.0.0/112", "10.1.0.0/16"),
+            ("::ffff:a01:0/112", "10.1.0.0/16"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            assert_eq!(network(mapped), network(plain), "{mapped}");
+            let inside = plain.split('/').next().unwrap();
+            for form in [inside.to_owned(), format!("::ffff:{inside}")] {
+                assert!(network(mapped).unwrap().contains(form.parse().unwrap()), "{mapped} {form}");
+            }
+        }
+        assert!(!network("::ffff:127.0.0.2/128").unwrap().contains("127.0.0.3".parse().unwrap()));
+        for short in ["::ffff:0:0/90", "::ffff:10.0.0.0/95", "::ffff:10.0.0.0/8"] {
+            assert!(network(short).unwrap_err().contains("write \"0.0.0.0/0\""), "{short}");
+        }
+        // What is IPv6 stays it, all of it too.
+        let all = network("::/0").unwrap();
+        assert!(all.contains("2001:db8::1".parse().unwrap()) && !all.contains("10.0.0.1".parse().unwrap()));
+        assert!(!network("::7f00:2").unwrap().contains("127.0.0.2".parse().unwrap()));
+        assert_eq!(listener("[::ffff:127.0.0.1]:6390"), listener("127.0.0.1:6390"));
+        assert_eq!(listener("[fe80::1%7]:6390").unwrap().to_string(), "[fe80::1%7]:6390");
+        assert_eq!(address("[::ffff:127.0.0.1]:6379"), address("127.0.0.1:6379"));
+    }
+
+    #[test]
     fn a_site_is_one_exact_dns_name() {
         assert!(site("dc1").is_ok() && site("gw.dc1.example").is_ok());
-        for wrong in ["*.dc1", "", "dc1.", "-dc", "10.0.0.1", "dc 1", "dc1\n"] {
+        for wrong in
+            ["*.dc1", "", "dc1.", "-dc", "10.0.0.1", "dc 1", "dc1\n", "0x7f000001", "dc.0X1", "dc.0x"]
+        {
             assert!(site(wrong).is_err(), "{wrong}");
         }
+        assert!(site("dc.0xg").is_ok() && site("0x7f.dc1").is_ok());
     }
 }

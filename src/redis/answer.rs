@@ -40,6 +40,18 @@ pub fn parse(bytes: &[u8]) -> Answer<'_> {
     }
 }
 
+/// Whether a line is one that any master says: printable ASCII.
+pub fn is_plain(line: &[u8]) -> bool {
+    line.iter().all(|byte| (b' '..=b'~').contains(byte))
+}
+
+/// A whole line, its end included, as it is safe in a replica's log, which shows it as it is.
+pub fn tamed(whole: &[u8]) -> Vec<u8> {
+    let end = if whole.ends_with(b"\r\n") { whole.len() - 2 } else { whole.len() - 1 };
+    let tame = |byte: &u8| if (b' '..=b'~').contains(byte) { *byte } else { b'?' };
+    whole[..end].iter().map(tame).chain(whole[end..].iter().copied()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

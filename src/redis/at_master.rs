@@ -26,6 +26,14 @@ impl AtMaster {
         let verdict = self.gate.replica_says(&parsed, now);
         match (&verdict, &parsed) {
             (Verdict::Pass(_), Parsed::Command { arguments, .. }) => self.observer.asked(arguments, now),
+            // What the master hears in place of it, or before it.
+            (Verdict::Replace(_, command) | Verdict::Insert(command), _) => {
+                if let Some(b'*') = command.first()
+                    && let Parsed::Command { arguments, .. } = command::parse(command)
+                {
+                    self.observer.asked(&arguments, now);
+                }
+            }
             (Verdict::Stop { reason, .. }, Parsed::Command { arguments, .. }) => {
                 self.observer.refused(reason, command::asks_for_a_sync(arguments));
             }

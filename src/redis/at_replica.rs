@@ -1,7 +1,8 @@
 //! The tap at the replica's site: its introduction, and the observer behind it.
 //!
-//! Judges nothing: what it cannot read goes on as it is, to be refused at the master's
-//! site.
+//! Judges nothing that the replica says: what it cannot read goes on as it is, to be
+//! refused at the master's site. A replica's log shows a master's answers as they are, so
+//! they must be fit for it.
 
 use std::time::Instant;
 
@@ -79,7 +80,15 @@ impl AtReplica {
             }
             Answer::Line { length, text } => {
                 self.observer.answered(text, now);
-                Verdict::Pass(length)
+                match text {
+                    plain if answer::is_plain(plain) => Verdict::Pass(length),
+                    [b'-', ..] => Verdict::Replace(length, answer::tamed(&bytes[..length])),
+                    _ => {
+                        let reason = "the master's answer has bytes that no answer has".to_owned();
+                        self.observer.refused(&reason, false);
+                        Verdict::Stop { pass: 0, reply: Vec::new(), reason, breach: true }
+                    }
+                }
             }
         }
     }

@@ -49,7 +49,9 @@ pub fn asks_for_a_sync(arguments: &[&[u8]]) -> bool {
 
 /// The bytes of a command with these words, as a RESP array.
 pub fn encode(words: &[&[u8]]) -> Vec<u8> {
-    let mut wire = format!("*{}\r\n", words.len()).into_bytes();
+    // Room for all of it: one of the words may be a password, and leaves no copies.
+    let mut wire = Vec::with_capacity(32 + words.iter().map(|word| word.len() + 32).sum::<usize>());
+    wire.extend(format!("*{}\r\n", words.len()).into_bytes());
     for word in words {
         wire.extend(format!("${}\r\n", word.len()).into_bytes());
         wire.extend_from_slice(word);

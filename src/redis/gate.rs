@@ -4,25 +4,34 @@
 //! send it. Whole, known commands go on; anything else ends the link: before the sync
 //! with an error reply in its order, after it in silence, since a reply there would
 //! corrupt the stream. It fails closed: what it cannot read never passes. Where the
-//! gateway has authenticated itself, a replica's AUTH goes no further than here.
+//! gateway has authenticated itself, a replica's AUTH goes no further than here. What the
+//! master lists of the replica is said here, whatever the replica says ([`listing`](super::listing)).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::command::{self, Parsed};
 use super::full_syncs::{FullSyncs, Taken};
 use super::grants::{Grants, Member};
+use super::guesses::{Guess, Guesses};
+use super::listing::{Listed, Listing};
+use super::options::{self, Fault, is, is_ack, value};
 use super::reply;
 use crate::escape::shown;
 use crate::tap::{OPENING, Overdue, Verdict};
 
-/// The most commands that may wait for their replies.
-const MAX_UNANSWERED: usize = 256;
-
-/// The most passwords that are answered here. The master holds back who does not read its
-/// replies; to ours nothing else would set a bound.
+/// The most passwords of one connection.
 const MAX_PASSWORDS: usize = 16;
+
+/// The most commands of a handshake: a replica of any kind has a dozen.
+const MAX_COMMANDS: usize = 64;
+
+/// Empty lines that reach the master before a sync is asked for, in bytes.
+const MAX_EMPTY: usize = 1024;
+
+/// The most acknowledgements and empty lines within a second: no master asks for as many.
+const MAX_PACE: usize = 100_000;
 
 /// What one master allows beyond the replication of a plain replica, and what else
 /// there is to know about it.
@@ -41,6 +50,10 @@ pub struct Rules {
     pub full_syncs: Option<Arc<FullSyncs>>,
     /// The syncs over two connections that this site has begun.
     pub grants: Arc<Grants>,
+    /// The passwords that this site has tried.
+    pub guesses: Arc<Guesses>,
+    /// How the site's replicas are listed.
+    pub listing: Listing,
 }
 
 /// Where the replica's connection is.
@@ -60,13 +73,33 @@ enum Phase {
     Slots,
 }
 
-/// Who answers a command that has not been answered yet.
+/// Who answers a command that has not been answered yet, and who hears it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
-    /// The master; true for a command that asks for a snapshot alone.
-    Master(bool),
-    /// This gateway: `+OK`, in its order.
+    /// The master answers the replica.
+    Master,
+    /// This gateway answers the replica: `+OK`, in its order.
     Us,
+    /// The master answers this gateway, whose command it is.
+    MasterToUs,
+}
+
+/// A command that has not been answered yet.
+#[derive(Debug)]
+struct Awaited {
+    by: By,
+    /// It asks for a snapshot alone.
+    snapshot: bool,
+    /// It says how the replica is listed.
+    lists: bool,
+    /// It is a password.
+    guess: Option<Guess>,
+}
+
+impl Awaited {
+    fn by(by: By) -> Self {
+        Self { by, snapshot: false, lists: false, guess: None }
+    }
 }
 
 /// The allow-list of one link.
@@ -76,9 +109,16 @@ pub struct Gate {
     rules: Rules,
     phase: Phase,
     /// Commands whose reply line has not passed yet.
-    unanswered: VecDeque<By>,
-    /// Passwords that went no further.
+    unanswered: VecDeque<Awaited>,
+    /// Commands of the handshake so far.
+    commands: usize,
+    /// Passwords among them.
     passwords: usize,
+    /// Bytes of empty lines before a sync was asked for.
+    empty: usize,
+    /// Since when acknowledgements and empty lines are counted, and how many came.
+    pace: Option<(Instant, usize)>,
+    listed: Listed,
     /// The master may take this connection for one that dumps its data.
     dump: bool,
     /// PSYNC is nothing that the master knows, or lets its user do: the replica goes back
@@ -94,8 +134,16 @@ pub struct Gate {
     apart: bool,
     /// That other connection was named.
     joined: bool,
-    /// The link ends once everything is answered: the reply and the log's reason.
-    refusal: Option<(Vec<u8>, String)>,
+    /// The link ends once everything is answered.
+    refusal: Option<Refusal>,
+}
+
+/// How a link is to end.
+#[derive(Debug)]
+struct Refusal {
+    reply: Vec<u8>,
+    reason: String,
+    breach: bool,
 }
 
 impl Gate {
@@ -104,10 +152,14 @@ impl Gate {
         let member = rules.grants.member();
         Self {
             site: site.to_owned(),
+            listed: Listed::new(rules.listing.clone()),
             rules,
             phase: Phase::Handshake,
             unanswered: VecDeque::new(),
+            commands: 0,
             passwords: 0,
+            empty: 0,
+            pace: None,
             dump: false,
             may_sync: false,
             member,
@@ -137,6 +189,8 @@ impl Gate {
             Phase::AskedPsync | Phase::AskedSync | Phase::AskedSlots => Overdue::NotYet,
             // Its other connection may take some, too.
             Phase::Handshake if self.apart && !self.joined => Overdue::NotYet,
+            // It has asked, and the master still owes the gateway an answer.
+            Phase::Handshake if self.asks_itself() => Overdue::NotYet,
             Phase::Handshake => {
                 let reason = format!("no sync was asked for within {} s", OPENING.as_secs());
                 Overdue::Now { reply: reply::error(&self.site, &reason), reason }
@@ -150,7 +204,7 @@ impl Gate {
             return Verdict::Hold;
         }
         let (length, arguments) = match parsed {
-            Parsed::Newline(length) => return Verdict::Pass(*length),
+            Parsed::Newline(length) => return self.empty_lines(*length, now),
             Parsed::Incomplete => return Verdict::Hold,
             Parsed::Malformed(what) => return self.refuse((*what).to_owned()),
             Parsed::Command { length, arguments } => (*length, arguments.as_slice()),
@@ -158,16 +212,22 @@ impl Gate {
         let name = arguments[0].to_ascii_uppercase();
         let options = &arguments[1..];
         if name == b"REPLCONF" && is_ack(options) {
-            return Verdict::Pass(length);
+            return self.paced(1, now).unwrap_or(Verdict::Pass(length));
         }
         let slots = self.rules.slot_migration && name == b"CLUSTER" && is(options.first(), "syncslots");
+        if slots && !options.iter().all(|word| options::is_word(word, 128)) {
+            return self.refuse(format!("the command {} with a word that no replica says", named(arguments)));
+        }
         if self.phase == Phase::Slots && slots {
-            return Verdict::Pass(length);
+            return self.paced(1, now).unwrap_or(Verdict::Pass(length));
         }
         if self.phase != Phase::Handshake {
             return self.refuse(format!("the command {} after the sync was asked for", named(arguments)));
         }
         let asks = command::asks_for_a_sync(arguments);
+        if asks && self.asks_itself() {
+            return Verdict::Hold;
+        }
         // No replica asks for a sync before its last reply has come.
         if asks && !self.unanswered.is_empty() {
             return self
@@ -178,10 +238,21 @@ impl Gate {
         }
         let next = match name.as_slice() {
             b"PING" | b"REPLPING" => options.is_empty().then_some(Phase::Handshake),
-            b"AUTH" => (1..=2).contains(&options.len()).then_some(Phase::Handshake),
-            b"REPLCONF" if is_introduction(options) => match self.second_step(options) {
-                Ok(()) => Some(Phase::Handshake),
-                Err(why) => return self.refuse(format!("the command {}, {why}", named(arguments))),
+            b"AUTH" => match options {
+                [_] => Some(Phase::Handshake),
+                [user, _] => options::is_user(user).then_some(Phase::Handshake),
+                _ => None,
+            },
+            b"REPLCONF" => match options::judge(options) {
+                Err(Fault::Unknown) => None,
+                Err(Fault::Value(option)) => {
+                    return self
+                        .refuse(format!("REPLCONF {} with a value that no replica states", cut(option)));
+                }
+                Ok(()) => match self.second_step(options) {
+                    Ok(()) => Some(Phase::Handshake),
+                    Err(why) => return self.refuse(format!("the command {}, {why}", named(arguments))),
+                },
             },
             b"PSYNC" if is(options.get(2), "failover") && !self.rules.failover => {
                 return self.refuse(
@@ -211,28 +282,94 @@ impl Gate {
         let Some(next) = next else {
             return self.refuse(format!("the command {} is no part of replication", named(arguments)));
         };
-        if self.unanswered.len() >= MAX_UNANSWERED {
-            return self.refuse("more commands at once than a handshake has".to_owned());
+        if asks && !self.listed.is_taken() {
+            self.unanswered.push_back(Awaited { lists: true, ..Awaited::by(By::MasterToUs) });
+            return Verdict::Insert(self.listed.own());
         }
         if asks && let Some(wait) = self.must_wait(now) {
             return wait;
         }
+        self.commands += usize::from(!slots);
+        if self.commands > MAX_COMMANDS {
+            return self.refuse("more commands than a handshake has".to_owned());
+        }
+        if name == b"AUTH" {
+            return self.password(length, options, now);
+        }
         self.phase = next;
-        if name == b"AUTH" && self.rules.authenticated {
-            self.passwords += 1;
-            if self.passwords > MAX_PASSWORDS {
-                return self.refuse("more passwords than a handshake has".to_owned());
-            }
+        let rewritten = if name == b"REPLCONF" { self.listed.rewritten(options) } else { None };
+        if matches!(next, Phase::Handshake | Phase::AskedSlots) {
+            let (snapshot, lists) = (value(options, "rdb-only").is_some(), rewritten.is_some());
+            self.unanswered.push_back(Awaited { snapshot, lists, ..Awaited::by(By::Master) });
+        }
+        match rewritten {
+            Some(command) => Verdict::Replace(length, command),
+            None => Verdict::Pass(length),
+        }
+    }
+
+    /// Whether the gateway waits for the master's answer to a command of its own.
+    fn asks_itself(&self) -> bool {
+        self.unanswered.iter().any(|awaited| awaited.by == By::MasterToUs)
+    }
+
+    /// Judges a password. Where the gateway has authenticated itself, it is answered here;
+    /// else it goes to the master in the site's turn.
+    fn password(&mut self, length: usize, words: &[&[u8]], now: Instant) -> Verdict {
+        self.passwords += 1;
+        if self.passwords > MAX_PASSWORDS {
+            return self.refuse("more passwords than a handshake has".to_owned());
+        }
+        if self.rules.authenticated {
             if self.unanswered.is_empty() {
                 return Verdict::Answer(length, reply::OK.to_vec());
             }
-            self.unanswered.push_back(By::Us);
+            self.unanswered.push_back(Awaited::by(By::Us));
             return Verdict::Replace(length, Vec::new());
         }
-        if matches!(next, Phase::Handshake | Phase::AskedSlots) {
-            self.unanswered.push_back(By::Master(value(options, "rdb-only").is_some()));
+        if self.unanswered.iter().any(|awaited| awaited.guess.is_some()) {
+            return self.refuse("a password before the answer to an earlier one".to_owned());
         }
-        Verdict::Pass(length)
+        match self.rules.guesses.attempt(words, now) {
+            Ok(guess) => {
+                self.unanswered.push_back(Awaited { guess: Some(guess), ..Awaited::by(By::Master) });
+                Verdict::Pass(length)
+            }
+            Err(wait) => {
+                let reason = format!(
+                    "too many wrong passwords of this site (masterauth of its replicas); ask again in {} s",
+                    wait.as_secs() + 1
+                );
+                self.decline(reason)
+            }
+        }
+    }
+
+    /// Empty lines are a replica's signs of life while it loads; before there is a sync
+    /// they mean nothing, and few pass.
+    fn empty_lines(&mut self, length: usize, now: Instant) -> Verdict {
+        if self.phase != Phase::Handshake || self.apart {
+            return self.paced(length, now).unwrap_or(Verdict::Pass(length));
+        }
+        match MAX_EMPTY.saturating_sub(self.empty).min(length) {
+            0 => Verdict::Replace(length, Vec::new()),
+            some => {
+                self.empty += some;
+                Verdict::Pass(some)
+            }
+        }
+    }
+
+    /// Counts what a master takes without answering; the end of the link where it is too
+    /// much.
+    fn paced(&mut self, count: usize, now: Instant) -> Option<Verdict> {
+        let (since, counted) = self.pace.get_or_insert((now, 0));
+        if now.saturating_duration_since(*since) >= Duration::from_secs(1) {
+            (*since, *counted) = (now, 0);
+        }
+        *counted += count;
+        let over = *counted > MAX_PACE;
+        over.then(|| self.refuse(format!("more than {MAX_PACE} acknowledgements within a second")))
     }
 
     /// Takes a place for what may become a full sync; where there is none, the words
@@ -291,6 +428,16 @@ impl Gate {
         if asks && !self.rules.dump { Err(DUMP) } else { Ok(()) }
     }
 
+    /// Ends the link for now: what was asked for is not to be had.
+    fn decline(&mut self, reason: String) -> Verdict {
+        let reply = reply::error(&self.site, &reason);
+        if self.unanswered.is_empty() {
+            return Verdict::Stop { pass: 0, reply, reason, breach: false };
+        }
+        self.refusal = Some(Refusal { reply, reason, breach: false });
+        Verdict::Hold
+    }
+
     /// Ends the link: at once where nothing is unanswered, else after the last
     /// outstanding reply.
     fn refuse(&mut self, reason: String) -> Verdict {
@@ -302,7 +449,7 @@ impl Gate {
         if self.unanswered.is_empty() {
             return Verdict::Stop { pass: 0, reply, reason, breach: true };
         }
-        self.refusal = Some((reply, reason));
+        self.refusal = Some(Refusal { reply, reason, breach: true });
         Verdict::Hold
     }
 
@@ -367,12 +514,26 @@ impl Gate {
 
     /// One more command is answered, and with it those of ours that come next.
     fn answered(&mut self, line: &[u8], whole: &[u8]) -> Verdict {
-        let by = self.unanswered.pop_front();
+        let Awaited { by, snapshot, lists, guess } =
+            self.unanswered.pop_front().unwrap_or(Awaited::by(By::Master));
         // A master that knows `rdb-only` and not the option that pairs the
         // connection has taken the first all the same.
-        self.dump |= by == Some(By::Master(true)) && line.starts_with(b"-");
+        self.dump |= snapshot && line.starts_with(b"-");
+        if lists {
+            self.listed.answered(line);
+        }
+        if let Some(guess) = guess.filter(|_| line == b"+OK") {
+            guess.is_good();
+        }
+        if by == By::MasterToUs {
+            return if self.listed.is_taken() {
+                Verdict::Replace(whole.len(), Vec::new())
+            } else {
+                self.unlisted(line)
+            };
+        }
         let mut ours = Vec::new();
-        while self.unanswered.front() == Some(&By::Us) {
+        while self.unanswered.front().is_some_and(|next| next.by == By::Us) {
             self.unanswered.pop_front();
             ours.extend_from_slice(reply::OK);
         }
@@ -381,12 +542,25 @@ impl Gate {
             self.phase = if line.starts_with(b"-") { Phase::Handshake } else { Phase::Slots };
         }
         match self.refusal.take_if(|_| self.unanswered.is_empty()) {
-            Some((reply, reason)) => {
-                Verdict::Stop { pass: whole.len(), reply: [ours, reply].concat(), reason, breach: true }
+            Some(Refusal { reply, reason, breach }) => {
+                Verdict::Stop { pass: whole.len(), reply: [ours, reply].concat(), reason, breach }
             }
             None if ours.is_empty() => Verdict::Pass(whole.len()),
             None => Verdict::Replace(whole.len(), [whole, &ours].concat()),
         }
+    }
+
+    /// Ends the link, since the master would list the replica by another address.
+    fn unlisted(&self, line: &[u8]) -> Verdict {
+        let next = if line.starts_with(b"-NOAUTH") {
+            "it wants a password: `auth` in its [[master]], or masterauth of the replica"
+        } else if line.starts_with(b"-NOPERM") {
+            "its user lacks rights: ACL SETUSER <user> +replconf"
+        } else {
+            "it must be Redis 3.2.2 or later"
+        };
+        let reason = format!("the master does not take the name of this site's replicas; {next}");
+        Verdict::Stop { pass: 0, reply: reply::error(&self.site, &reason), reason, breach: false }
     }
 
     fn synced(&mut self, length: usize) -> Verdict {
@@ -403,7 +577,6 @@ impl Gate {
 
 /// The command's name for a log, never its arguments: they may be a password.
 fn named(arguments: &[&[u8]]) -> String {
-    let cut = |word: &[u8]| shown(&word[..word.len().min(32)]);
     let speaks = [&b"REPLCONF"[..], b"CLUSTER"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name));
     match arguments.get(1) {
         Some(option) if speaks => format!("{} {}", cut(arguments[0]), cut(option)),
@@ -411,35 +584,8 @@ fn named(arguments: &[&[u8]]) -> String {
     }
 }
 
-fn is(word: Option<&&[u8]>, expected: &str) -> bool {
-    word.is_some_and(|word| word.eq_ignore_ascii_case(expected.as_bytes()))
-}
-
-/// `ACK <offset>` with, from Redis 7.2, `FACK <offset>`.
-fn is_ack(options: &[&[u8]]) -> bool {
-    let number = |word: &[u8]| {
-        let digits = word.strip_prefix(b"-").unwrap_or(word);
-        (1..=20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
-    };
-    match options {
-        [ack, offset] => ack.eq_ignore_ascii_case(b"ack") && number(offset),
-        [ack, offset, fack, persisted] => {
-            ack.eq_ignore_ascii_case(b"ack")
-                && fack.eq_ignore_ascii_case(b"fack")
-                && number(offset)
-                && number(persisted)
-        }
-        _ => false,
-    }
-}
-
-/// The value of an option; where it is there twice with different ones, one that is
-/// good for nothing.
-fn value<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
-    let mut values =
-        options.chunks_exact(2).filter(|option| is(Some(&option[0]), name)).map(|option| option[1]);
-    let first = values.next()?;
-    Some(if values.all(|other| other == first) { first } else { b"" })
+fn cut(word: &[u8]) -> String {
+    shown(&word[..word.len().min(32)])
 }
 
 /// A client id: digits alone, as Redis reads them.
@@ -450,29 +596,6 @@ fn number(word: &[u8]) -> Option<u64> {
 
 fn last_number(line: &[u8]) -> Option<u64> {
     number(line.rsplit(|byte| *byte == b' ').next()?)
-}
-
-/// The options that a replica states of itself, in pairs.
-fn is_introduction(options: &[&[u8]]) -> bool {
-    const KNOWN: [&str; 13] = [
-        "listening-port",
-        "ip-address",
-        "capa",
-        "version",
-        "rdb-no-compress",
-        "rdb-no-checksum",
-        "rdb-channel",
-        "main-ch-client-id",
-        "set-rdb-client-id",
-        "set-cluster-node-id",
-        "uuid",
-        "rdb-only",
-        "rdb-filter-only",
-    ];
-    let known = |option: &[u8]| KNOWN.iter().any(|name| option.eq_ignore_ascii_case(name.as_bytes()));
-    !options.is_empty()
-        && options.len().is_multiple_of(2)
-        && options.chunks_exact(2).all(|option| known(option[0]))
 }
 
 /// `<replication id or ?> <offset>`, then perhaps `FAILOVER`, which is judged apart.

@@ -10,6 +10,7 @@ use super::at_replica::AtReplica;
 use super::full_syncs::FullSyncs;
 use super::gate::{Gate, Rules};
 use super::introduction::{Capability, Introduction};
+use super::listing::Listing;
 use super::names::Names;
 use super::observer::Observer;
 use super::replication::{Observed, Replication, Stage, SyncKind};
@@ -39,6 +40,9 @@ struct Talk {
     end: Option<String>,
     armed: Option<usize>,
     now: Instant,
+    /// Commands of the gateway's own, and what the master answers at once.
+    inserted: Vec<Vec<u8>>,
+    answer: Option<&'static [u8]>,
 }
 
 /// One direction at one tap.
@@ -51,7 +55,9 @@ struct Side {
 impl Talk {
     fn at_master(rules: Rules, syncs: &Arc<Syncs>) -> Self {
         let observed = Observed::new(Arc::clone(syncs));
-        let tap = AtMaster::new(Gate::new("dc1", rules), Observer::new(Arc::clone(&observed)));
+        let listing = Listing::new("dc2", &[], "127.0.0.1:6379".parse().unwrap());
+        let gate = Gate::new("dc1", Rules { listing, ..rules });
+        let tap = AtMaster::new(gate, Observer::new(Arc::clone(&observed)));
         Self::through(vec![(Box::new(tap), observed, Default::default())])
     }
 
@@ -70,7 +76,16 @@ impl Talk {
     }
 
     fn through(taps: Vec<Station>) -> Self {
-        Self { taps, master: Vec::new(), replica: Vec::new(), end: None, armed: None, now: Instant::now() }
+        Self {
+            taps,
+            master: Vec::new(),
+            replica: Vec::new(),
+            end: None,
+            armed: None,
+            now: Instant::now(),
+            inserted: Vec::new(),
+            answer: Some(b"+OK\r\n"),
+        }
     }
 
     /// Bytes that come from one side; `cut` says how long the pieces are.
@@ -90,8 +105,16 @@ impl Talk {
         if self.end.is_some() || bytes.is_empty() {
             return;
         }
+        self.taps[at].2[usize::from(flow == DOWN)].held.extend(bytes);
+        self.look(at, flow);
+        // What is held on the other way may have waited for this.
+        if flow == DOWN {
+            self.look(at, UP);
+        }
+    }
+
+    fn look(&mut self, at: usize, flow: Flow) {
         let way = usize::from(flow == DOWN);
-        self.taps[at].2[way].held.extend(bytes);
         while !self.taps[at].2[way].held.is_empty() && self.end.is_none() {
             let (tap, _, sides) = &mut self.taps[at];
             let side = &mut sides[way];
@@ -119,6 +142,12 @@ impl Talk {
                     take(count);
                     let back = if flow == UP { DOWN } else { UP };
                     self.pass(at, back, reply);
+                }
+                Verdict::Insert(command) => {
+                    self.inserted.push(command);
+                    if let Some(answer) = self.answer {
+                        self.reach(at, DOWN, answer.to_vec());
+                    }
                 }
                 Verdict::Hold => return,
                 Verdict::Detach => sides[way].detached = true,
@@ -332,6 +361,35 @@ fn handshakes() -> Vec<(&'static str, Vec<Step>)> {
     ]
 }
 
+/// What a replica says, as the gateway passes it on: listed under its site's name.
+fn listed(said: &[u8]) -> Vec<u8> {
+    use super::command::{Parsed, encode, parse};
+    let (mut out, mut rest) = (Vec::new(), said);
+    let mut name = "dc2";
+    while !rest.is_empty() {
+        let length = match parse(rest) {
+            Parsed::Command { length, arguments } if arguments.len() > 2 => {
+                let is = |word: &str| arguments[1].eq_ignore_ascii_case(word.as_bytes());
+                if is("ip-address") {
+                    name = "own.example.dc2";
+                }
+                if is("ip-address") || is("listening-port") {
+                    let words = format!("REPLCONF listening-port 6380 ip-address {name}");
+                    out.extend(encode(&words.split(' ').map(str::as_bytes).collect::<Vec<_>>()));
+                    rest = &rest[length..];
+                    continue;
+                }
+                length
+            }
+            Parsed::Command { length, .. } | Parsed::Newline(length) => length,
+            other => panic!("{other:?}"),
+        };
+        out.extend_from_slice(&rest[..length]);
+        rest = &rest[length..];
+    }
+    out
+}
+
 proptest! {
     #[test]
     fn every_replicas_handshake_passes_whole_however_it_is_cut(cut in cuts(), upper: bool) {
@@ -345,7 +403,8 @@ proptest! {
                 steps.iter().filter(|step| step.0 == flow).flat_map(|step| step.1.clone()).collect::<Vec<u8>>()
             };
             prop_assert_eq!(&talk.end, &None, "{}", who);
-            prop_assert!(talk.master.eq_ignore_ascii_case(&said(UP)), "{}", who);
+            prop_assert!(talk.master.eq_ignore_ascii_case(&listed(&said(UP))), "{}", who);
+            prop_assert!(talk.inserted.is_empty(), "{}", who);
             prop_assert_eq!(&talk.replica, &said(DOWN), "{}", who);
             prop_assert!(talk.armed.is_some(), "{}", who);
             let view = talk.view();
@@ -404,7 +463,8 @@ proptest! {
         let mut talk = strict();
         talk.say(UP, b"PING\r\nREPLCONF listening-port 1\r\n*1\r\n$8\r\nFLUSHALL\r\nPING\r\n", &cut);
         talk.say(DOWN, b"+PONG\r\n+OK\r\n", &cut);
-        prop_assert_eq!(&talk.master, b"PING\r\nREPLCONF listening-port 1\r\n");
+        let listed = b"PING\r\n*5\r\n$8\r\nREPLCONF\r\n$14\r\nlistening-port\r\n$1\r\n1\r\n$10\r\nip-address\r\n$3\r\ndc2\r\n";
+        prop_assert_eq!(&talk.master, listed);
         prop_assert!(talk.replica.starts_with(b"+PONG\r\n+OK\r\n-ERR replgate dc1: the command FLUSHALL"));
         prop_assert!(talk.end.unwrap().contains("FLUSHALL"));
     }
@@ -590,7 +650,6 @@ fn a_second_connection_belongs_to_a_first_one_of_the_same_site_and_comes_once() 
         b"REPLCONF rdb-only 1 main-ch-client-id 17\r\n",
         b"REPLCONF rdb-only 1 rdb-channel 0 main-ch-client-id 17\r\n",
         b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 17 main-ch-client-id 18\r\n",
-        b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id +17\r\n",
     ] {
         assert!(refused(&site, odd).contains(NOT_OURS), "{}", odd.escape_ascii());
     }
@@ -656,6 +715,12 @@ fn promotions_dumps_and_slot_migration_are_refused_unless_they_are_allowed() {
         (b"CLUSTER FAILOVER TAKEOVER\r\n", None),
         (b"CLUSTER RESET\r\n", None),
         (b"REPLCONF getack *\r\n", None),
+        (b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id +17\r\n", None),
+        (b"REPLCONF capa a,state=online\r\n", None),
+        (b"REPLCONF listening-port 99999\r\n", None),
+        (b"REPLCONF version 8.1.0;x\r\n", None),
+        (b"*3\r\n$4\r\nAUTH\r\n$3\r\na\nb\r\n$1\r\nx\r\n", None),
+        (b"CLUSTER SYNCSLOTS SYNC x;y 0 100\r\n", None),
         (b"PSYNC ; -1\r\n", None),
         (b"PSYNC ? -1 FAILOVER x\r\n", None),
         (b"MULTI\r\n", None),
@@ -708,7 +773,9 @@ fn a_second_connection_that_the_master_refuses_is_no_way_to_a_dump() {
     main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
     let no = &b"-ERR Unrecognized REPLCONF option: rdb-channel\r\n"[..];
     let (end, master) = site.link().refusal(&[(UP, SECOND), (DOWN, no), (UP, PSYNC)]);
-    assert!(end.contains("allow_dump") && master == SECOND, "{end}");
+    let said = String::from_utf8_lossy(&master);
+    assert!(end.contains("allow_dump") && !said.contains("PSYNC"), "{end}");
+    assert!(said.contains("rdb-channel") && said.ends_with("ip-address\r\n$3\r\ndc2\r\n"), "{said}");
 }
 
 #[test]
@@ -728,19 +795,110 @@ fn a_password_is_never_named() {
 }
 
 #[test]
-fn what_a_replica_states_counts_once_the_master_has_taken_it_and_is_fit_to_show() {
+fn what_a_replica_states_counts_once_the_master_has_taken_it() {
     let mut talk = strict();
     let said = b"REPLCONF listening-port 6380 ip-address no.example\r\nREPLCONF ip-address yes.example\r\n";
     let no = &b"-ERR REPLCONF ip-address provided by replica instance is too long\r\n"[..];
     talk.steps(&[(UP, &said[..]), (DOWN, no)]);
     assert_eq!((talk.view().host, talk.view().port), (None, None));
     talk.steps(&[(DOWN, b"+OK\r\n")]);
-    assert_eq!(talk.view().host.as_deref(), Some("yes.example"));
-    for odd in [&b"a b"[..], b"\x1b[2J", b"", &[b'x'; 256]] {
-        let words: [&[u8]; 5] = [b"REPLCONF", b"ip-address", odd, b"version", odd];
+    assert_eq!(talk.view().host.as_deref(), Some("yes.example.dc2"));
+    for odd in [&b"a b"[..], b"\x1b[2J", b"", b"::1", b"x\r\nrole:slave", &[b'x'; 256]] {
+        let words: [&[u8]; 3] = [b"REPLCONF", b"ip-address", odd];
         talk.steps(&[(UP, &super::command::encode(&words)), (DOWN, b"+OK\r\n")]);
-        assert_eq!((talk.view().host.as_deref(), talk.view().version), (Some("yes.example"), None));
+        assert_eq!(talk.view().host.as_deref(), Some("dc2"), "{}", odd.escape_ascii());
     }
+}
+
+#[test]
+fn no_sync_is_asked_for_before_the_master_has_taken_the_name() {
+    const OWN: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$10\r\nip-address\r\n$3\r\ndc2\r\n";
+    let no = &b"-ERR Unrecognized REPLCONF option: ip-address\r\n"[..];
+    for before in [
+        &[][..],
+        &[(UP, &b"REPLCONF ip-address bravo\r\n"[..]), (DOWN, no)],
+        &[
+            (UP, b"REPLCONF listening-port 1 capa x\r\nREPLCONF ip-address bravo\r\n"),
+            (DOWN, b"+OK\r\n"),
+            (DOWN, no),
+        ],
+    ] {
+        for (asks, sync) in [(PSYNC, false), (b"SYNC\r\n", true)] {
+            let mut talk = Talk::at_master(Rules { dump: sync, ..Rules::default() }, &Arc::default());
+            talk.answer = None;
+            talk.steps(before);
+            let (master, replica) = (talk.master.len(), talk.replica.len());
+            talk.steps(&[(UP, asks)]);
+            assert_eq!((talk.master.len(), talk.inserted.len()), (master, 1), "nothing but the name");
+            let own = String::from_utf8_lossy(&talk.inserted[0]).into_owned();
+            assert!(own.contains("dc2\r\n") && (!before.is_empty() || own.as_bytes() == OWN), "{own}");
+            assert_eq!(talk.taps[0].0.overdue(), crate::tap::Overdue::NotYet);
+            talk.steps(&[(DOWN, b"+OK\r\n")]);
+            assert_eq!(talk.replica.len(), replica, "the answer is not the replica's");
+            assert!(talk.master.ends_with(asks) && talk.end.is_none());
+        }
+    }
+    for (answer, words) in [
+        (no, "Redis 3.2.2 or later"),
+        (b"-NOPERM this user has no permissions to run the 'replconf' command\r\n", "+replconf"),
+        (b"-NOAUTH Authentication required.\r\n", "masterauth of the replica"),
+        (b"+OK and more\r\n", "does not take the name"),
+    ] {
+        let mut talk = strict();
+        talk.answer = Some(answer);
+        talk.steps(&[(UP, PSYNC)]);
+        assert!(talk.master.is_empty() && talk.end.as_ref().unwrap().contains(words), "{:?}", talk.end);
+        assert!(talk.replica.starts_with(b"-ERR replgate dc1: the master does not take the name"));
+    }
+}
+
+#[test]
+fn passwords_and_commands_of_a_handshake_are_few() {
+    let rules = Rules::default();
+    let wrong = &b"-WRONGPASS invalid username-password pair\r\n"[..];
+    let mut passed = 0;
+    let mut end = String::new();
+    for _ in 0..20 {
+        let mut talk = Talk::at_master(rules.clone(), &Arc::default());
+        for _ in 0..3 {
+            talk.steps(&[(UP, b"AUTH guess\r\n"), (DOWN, wrong)]);
+        }
+        passed += talk.master.len() / b"AUTH guess\r\n".len();
+        end = talk.end.unwrap_or_default();
+    }
+    assert_eq!(passed, 5);
+    assert!(end.contains("too many wrong passwords of this site") && !end.contains("guess"), "{end}");
+    // One at a time, and few of any command.
+    let two = strict().refusal(&[(UP, b"AUTH a\r\nAUTH b\r\n"), (DOWN, wrong)]).0;
+    assert!(two.contains("before the answer to an earlier one"), "{two}");
+    let (many, master) =
+        strict().refusal(&[(UP, &b"PING\r\n".repeat(100)), (DOWN, &b"+PONG\r\n".repeat(100))]);
+    assert!(many.contains("more commands than a handshake has") && master.len() == 64 * 6, "{many}");
+    // Empty lines before a sync are no sign of life, and behind it they are few.
+    let mut talk = strict();
+    talk.say(UP, &[b'\n'; 100_000], &[777]);
+    assert_eq!((talk.master.len(), talk.end.as_ref()), (1024, None));
+    talk.steps(&[(UP, PSYNC), (DOWN, FULL), (UP, &[b'\n'; 200_000])]);
+    assert!(talk.end.unwrap().contains("within a second"));
+    let mut talk = strict();
+    talk.steps(&[(UP, PSYNC), (DOWN, FULL)]);
+    for _ in 0..100 {
+        talk.say(UP, &b"REPLCONF ACK 42\r\n".repeat(1000), &[4096]);
+        talk.now += Duration::from_secs(1);
+    }
+    assert_eq!(talk.end, None, "a thousand a second are a busy replica's");
+    talk.say(UP, &b"REPLCONF ACK 42\r\n".repeat(100_001), &[65536]);
+    assert!(talk.end.unwrap().contains("within a second"));
+}
+
+#[test]
+fn what_a_far_master_answers_is_fit_for_the_replicas_log() {
+    let mut talk = Talk::at_replica(Introduction::new(None, Vec::new()), &Arc::default());
+    talk.steps(&[(UP, b"PING\r\n"), (DOWN, b"-ERR \x1b[2J\rforged\xff\r\n")]);
+    assert_eq!(talk.replica, b"-ERR ?[2J?forged?\r\n");
+    let id = b"+FULLRESYNC 0123456789012345678901234567890123456\x1b[2 42\r\n";
+    talk.steps(&[(UP, PSYNC), (DOWN, id)]);
+    assert!(talk.end.unwrap().contains("bytes that no answer has") && talk.replica.ends_with(b"?\r\n"));
 }
 
 #[test]

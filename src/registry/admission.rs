@@ -9,6 +9,7 @@ use super::Registry;
 use crate::config::Limits;
 use crate::redis::full_syncs::FullSyncs;
 use crate::redis::grants::Grants;
+use crate::redis::guesses::Guesses;
 
 /// What each site has taken of what it may.
 #[derive(Default)]
@@ -17,6 +18,7 @@ pub(super) struct Taken {
     opened: HashMap<(String, String), VecDeque<Instant>>,
     full_syncs: HashMap<(String, String), Arc<FullSyncs>>,
     grants: HashMap<(String, String), Arc<Grants>>,
+    guesses: HashMap<(String, String), Arc<Guesses>>,
 }
 
 /// A site's permission for one link: given back when dropped.
@@ -29,6 +31,8 @@ pub struct Admission {
     pub full_syncs: Option<Arc<FullSyncs>>,
     /// The syncs over two connections that the site has begun there.
     pub grants: Arc<Grants>,
+    /// The passwords that it has tried there.
+    pub guesses: Arc<Guesses>,
 }
 
 impl Admission {
@@ -76,10 +80,12 @@ impl Registry {
         recent.push_back(now);
         *taken.links.entry(site.clone()).or_default() += 1;
         let grants = Arc::clone(taken.grants.entry(of.clone()).or_default());
+        let guesses = Arc::clone(taken.guesses.entry(of.clone()).or_default());
         let full_syncs = limits.full_syncs_per_minute.map(|most| {
             Arc::clone(taken.full_syncs.entry(of).or_insert_with(|| Arc::new(FullSyncs::new(most))))
         });
-        Ok(Admission { registry: Arc::clone(self), site, master: master.to_owned(), full_syncs, grants })
+        let (registry, master) = (Arc::clone(self), master.to_owned());
+        Ok(Admission { registry, site, master, full_syncs, grants, guesses })
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info};
+use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
 use super::dial::reach;
@@ -277,8 +278,9 @@ fn tap(shared: &Arc<Shared>, door: &Door, observer: Observer, from: SocketAddr) 
 /// Answers the first command of a replica with an error and closes.
 async fn refuse(redis: &mut TcpStream, reply: &[u8]) {
     let _ = timeout(REFUSAL_DEADLINE, async {
-        let mut command = [0; 1024];
-        if redis.read(&mut command).await? == 0 {
+        // It may be an AUTH.
+        let mut command = Zeroizing::new([0; 1024]);
+        if redis.read(&mut *command).await? == 0 {
             return Ok(());
         }
         last_words(redis, reply).await
@@ -290,8 +292,8 @@ async fn refuse(redis: &mut TcpStream, reply: &[u8]) {
 async fn last_words(redis: &mut TcpStream, reply: &[u8]) -> std::io::Result<()> {
     redis.write_all(reply).await?;
     redis.shutdown().await?;
-    let mut rest = [0; 1024];
-    while redis.read(&mut rest).await? > 0 {}
+    let mut rest = Zeroizing::new([0; 1024]);
+    while redis.read(&mut *rest).await? > 0 {}
     Ok(())
 }
 

@@ -7,11 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::REDIS_DEADLINE;
 use crate::config::Auth;
 use crate::escape::shown;
 use crate::password::Password;
+use crate::redis::answer::MAX_LINE;
 use crate::redis::command;
 
 /// What Redis made of the password.
@@ -31,7 +33,8 @@ pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> 
     let mut words = vec![&b"AUTH"[..]];
     words.extend(auth.username.as_deref().map(str::as_bytes));
     words.push(password.bytes());
-    let answer = timeout(REDIS_DEADLINE, ask(redis, &command::encode(&words))).await;
+    let command = Zeroizing::new(command::encode(&words));
+    let answer = timeout(REDIS_DEADLINE, ask(redis, &command)).await;
     match answer {
         Ok(Ok(line)) => judge(&line, auth),
         Ok(Err(error)) => Err(format!("AUTH: {error}")),
@@ -49,22 +52,25 @@ pub(super) async fn read(path: &Path) -> Result<Password, String> {
     }
 }
 
-/// Sends a command and reads its answer of one line, without its end.
-pub async fn ask(redis: &mut TcpStream, command: &[u8]) -> io::Result<Vec<u8>> {
+/// Sends a command and reads its answer of one line, without its end. The answer is wiped
+/// when it is dropped: Redis may repeat what it was sent.
+pub async fn ask(redis: &mut TcpStream, command: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
     redis.write_all(command).await?;
-    let mut line = Vec::new();
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE));
     while line.last() != Some(&b'\n') {
-        if line.len() >= crate::redis::answer::MAX_LINE {
+        if line.len() >= MAX_LINE {
             return Err(io::Error::other("the answer is no line"));
         }
         line.push(redis.read_u8().await?);
     }
-    Ok(line.trim_ascii_end().to_vec())
+    let length = line.trim_ascii_end().len();
+    line.truncate(length);
+    Ok(line)
 }
 
 /// Redis' own words are read and never shown: it may repeat what it was sent.
 fn judge(line: &[u8], auth: &Auth) -> Result<Login, String> {
-    let words = shown(line);
+    let words = Zeroizing::new(shown(line));
     let said = |part: &str| words.contains(part);
     let code = words.split(' ').next().unwrap_or_default().trim_start_matches('-').to_owned();
     let user = auth.username.as_ref().map_or_else(String::new, |name| format!(" for user {name}"));

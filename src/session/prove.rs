@@ -6,9 +6,11 @@ use std::net::IpAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
 use crate::redis::command::{self, Parsed};
 use crate::redis::reply;
+use crate::secret::Secret;
 use crate::unproven::Seat;
 
 /// Commands that are answered before the password.
@@ -20,7 +22,7 @@ const MOST_BYTES: usize = 16 * 1024;
 /// What a client has said for a proof.
 pub(super) enum Proof {
     /// A password, to which an answer is due; what it says next is unread.
-    Password(Vec<u8>),
+    Password(Zeroizing<Vec<u8>>),
     /// None: its last words, still to be told, and the reason for the log.
     None(Vec<u8>, &'static str),
 }
@@ -28,18 +30,18 @@ pub(super) enum Proof {
 /// Answers as a Redis does that wants a password, until AUTH has come: one password a
 /// connection. Reads nothing beyond that; has no deadline of its own.
 pub(super) async fn prove(redis: &mut TcpStream, seat: &Seat<IpAddr>, site: &str) -> io::Result<Proof> {
-    let mut held = Vec::new();
+    let mut held = Secret::default();
     let mut taken = 0;
-    let mut piece = [0; 1024];
+    let mut piece = Zeroizing::new([0; 1024]);
     for _ in 0..MOST {
         let (verb, guess) = loop {
             let read = held.len();
-            let count = redis.peek(&mut piece).await?;
+            let count = redis.peek(&mut *piece).await?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             seat.spoke();
-            held.extend_from_slice(&piece[..count]);
+            held.extend(&piece[..count]);
             let parsed = command::parse(&held);
             let newlines = matches!(parsed, Parsed::Newline(_));
             let (length, said) = match parsed {
@@ -51,7 +53,7 @@ pub(super) async fn prove(redis: &mut TcpStream, seat: &Seat<IpAddr>, site: &str
                 Parsed::Command { length, arguments } => {
                     let guess = match arguments[1..] {
                         // The name of a user means nothing here.
-                        [guess] | [_, guess] => Some(guess.to_vec()),
+                        [guess] | [_, guess] => Some(Zeroizing::new(guess.to_vec())),
                         _ => None,
                     };
                     (length, Some((arguments[0].to_ascii_uppercase(), guess)))

@@ -443,15 +443,8 @@ impl<'a> Driver<'a> {
         {
             moved = true;
             let flow = self.flow;
-            for made in self.inward.through(self.tap.as_mut(), flow, chunk, carried, now) {
-                match made {
-                    Made::Forward { chunk, carried, .. } => {
-                        self.to_redis.push_back(Outgoing { chunk, carried })
-                    }
-                    Made::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
-                    Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
-                }
-            }
+            let made = self.inward.through(self.tap.as_mut(), flow, chunk, carried, now);
+            self.take_inward(made, now);
         }
         while let Some(front) = self.to_redis.front_mut() {
             if front.chunk.is_empty() || self.redis_deaf {
@@ -483,6 +476,17 @@ impl<'a> Driver<'a> {
             let _ = Pin::new(&mut self.redis).poll_shutdown(cx);
         }
         moved
+    }
+
+    /// What the tap made of bytes from the link.
+    fn take_inward(&mut self, made: Vec<Made>, now: Instant) {
+        for made in made {
+            match made {
+                Made::Forward { chunk, carried, .. } => self.to_redis.push_back(Outgoing { chunk, carried }),
+                Made::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
+                Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
+            }
+        }
     }
 
     /// Redis to tap to link.
@@ -535,6 +539,9 @@ impl<'a> Driver<'a> {
                 Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
+        // What was held may have waited for just this answer.
+        let made = self.inward.again(self.tap.as_mut(), self.flow, now);
+        self.take_inward(made, now);
         true
     }
 

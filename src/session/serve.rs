@@ -26,6 +26,7 @@ use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::link::{Link, Side};
 use crate::redis::at_master::AtMaster;
 use crate::redis::gate::{Gate, Rules};
+use crate::redis::listing::Listing;
 use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
 use crate::registry::{Admission, Kind, Topic, With, tell};
@@ -226,7 +227,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     }
     let Ok(address) = redis.peer_addr() else { return };
     let agreed = agreed(&ours, &hello.terms, plain);
-    let rules = rules(master, &admission);
+    let rules = rules(master, &admission, &site, address);
     let observed =
         rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name)));
     let place = shared.registry.open(&With {
@@ -275,17 +276,25 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
 }
 
 /// What the gate of a link to this master goes by; nothing where any command passes.
-fn rules(master: &Master, admission: &Admission) -> Option<Rules> {
+fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) -> Option<Rules> {
     match &master.commands {
         Commands::Any => None,
-        Commands::Replication { auth, failover, dump, slot_migration } => Some(Rules {
-            authenticated: auth.is_some(),
-            failover: *failover,
-            dump: *dump,
-            slot_migration: *slot_migration,
-            full_syncs: admission.full_syncs.clone(),
-            grants: Arc::clone(&admission.grants),
-        }),
+        Commands::Replication { auth, failover, dump, slot_migration, accept_announce } => {
+            // In the config's letters, not in those of the far side.
+            let site = master.allow.iter().find(|allowed| allowed.eq_ignore_ascii_case(site))?;
+            let accepted = accept_announce.iter().find(|accepted| accepted.site.eq_ignore_ascii_case(site));
+            let accepted = accepted.map_or(&[][..], |accepted| &accepted.addresses);
+            Some(Rules {
+                authenticated: auth.is_some(),
+                failover: *failover,
+                dump: *dump,
+                slot_migration: *slot_migration,
+                full_syncs: admission.full_syncs.clone(),
+                grants: Arc::clone(&admission.grants),
+                guesses: Arc::clone(&admission.guesses),
+                listing: Listing::new(site, accepted, redis),
+            })
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use crate::buffer::Chunk;
+use crate::secret::Secret;
 use crate::tap::{Flow, Tap, Verdict};
 
 /// The most bytes that a tap may hold while it decides.
@@ -14,7 +15,8 @@ const MAX_HELD: usize = 64 * 1024;
 /// One direction's place at the tap.
 #[derive(Default)]
 pub(super) struct AtTap {
-    held: Vec<u8>,
+    /// There may be an AUTH among them.
+    held: Secret,
     /// Carried bytes that the held ones stand for.
     owed: u64,
     detached: bool,
@@ -43,7 +45,7 @@ impl AtTap {
     /// Nothing passes any more.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
-        self.held = Vec::new();
+        self.held.clear();
     }
 
     /// Shows a chunk, which stands for `carried` bytes, to the tap until it has decided
@@ -68,9 +70,25 @@ impl AtTap {
             }
             first = Some(verdict);
         }
-        self.held.extend_from_slice(chunk.bytes());
+        self.held.extend(chunk.bytes());
         self.owed += carried;
         drop(chunk);
+        self.decide(tap, flow, first, now)
+    }
+
+    /// Shows what is held once more, since the other direction has moved on.
+    pub(super) fn again(&mut self, tap: &mut dyn Tap, flow: Flow, now: Instant) -> Vec<Made> {
+        if self.held.is_empty() { Vec::new() } else { self.decide(tap, flow, None, now) }
+    }
+
+    /// Does with what is held as the tap says; `first` is what it has said already.
+    fn decide(
+        &mut self,
+        tap: &mut dyn Tap,
+        flow: Flow,
+        mut first: Option<Verdict>,
+        now: Instant,
+    ) -> Vec<Made> {
         let mut made = Vec::new();
         let mut passed = Passed::default();
         let mut at = 0;
@@ -85,6 +103,10 @@ impl AtTap {
             let (count, instead) = match verdict {
                 Verdict::Pass(count) | Verdict::PassAndArm(count) => (count, None),
                 Verdict::Replace(count, bytes) => (count, Some(bytes)),
+                Verdict::Insert(bytes) => {
+                    passed.add(&bytes, 0);
+                    continue;
+                }
                 Verdict::Answer(count, reply) => {
                     passed.flush(&mut made, false);
                     made.push(Made::Answer(reply));
@@ -124,9 +146,9 @@ impl AtTap {
         }
         passed.flush(&mut made, false);
         if self.stopped || at == self.held.len() {
-            self.held = Vec::new();
+            self.held.clear();
         } else {
-            self.held.drain(..at);
+            self.held.consume(at);
         }
         made
     }
@@ -135,14 +157,14 @@ impl AtTap {
 /// Bytes that go on together: a thousand small commands are no thousand writes.
 #[derive(Default)]
 struct Passed {
-    bytes: Vec<u8>,
+    bytes: Secret,
     /// Bytes of the stream that they stand for.
     carried: u64,
 }
 
 impl Passed {
     fn add(&mut self, bytes: &[u8], carried: u64) {
-        self.bytes.extend_from_slice(bytes);
+        self.bytes.extend(bytes);
         self.carried += carried;
     }
 

@@ -95,9 +95,6 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "no CA in our `ca` has signed it; both sites need the same CA".to_owned()
         }
-        CertificateError::BadSignature => {
-            "its signature does not fit our CA: a CA of the same name with another key?".to_owned()
-        }
         CertificateError::Revoked => "it has been revoked".to_owned(),
         CertificateError::ExpiredContext { time, not_after } => {
             format!(

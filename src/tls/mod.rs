@@ -10,6 +10,7 @@ pub mod material;
 pub mod peek;
 pub mod pem;
 pub mod record;
+mod trust;
 pub mod verify;
 
 use std::sync::Arc;

@@ -1,4 +1,10 @@
 //! Reads PEM files: the only place that touches `rustls-pemfile`.
+//!
+//! Nothing is passed over. Each `-----BEGIN` of a file is understood, or told as a fault
+//! with its line: a revocation list that is lost without a word would let a revoked
+//! site in. What can be read safely is read: blocks behind each other on one line,
+//! indentation, a byte order mark, text between the blocks. A block of a kind that has
+//! no business in a file is a fault as well.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +13,19 @@ use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, CertificateSigningRequestDer, PrivateKeyDer,
 };
 use rustls_pemfile::Item;
+use zeroize::Zeroizing;
+
+use crate::escape::shown;
+use crate::file;
+
+/// The largest file in bytes: lists of revoked certificates may be long.
+const LARGEST: u64 = 16 << 20;
+
+/// Faults that are told of one file.
+const TOLD: usize = 10;
+
+/// The shortest line that is taken for the inside of a block, where there is none.
+const BASE64_LINE: usize = 48;
 
 /// A PEM file that does not hold what it should.
 #[derive(Debug, thiserror::Error)]
@@ -19,13 +38,13 @@ pub enum PemError {
         /// The system's answer.
         error: io::Error,
     },
-    /// A block that is not valid PEM.
-    #[error("{}: not valid PEM: {error}", path.display())]
-    Broken {
+    /// Blocks that are not valid, or not of use here: a sentence each, with its line.
+    #[error("{}", sentences(path, faults).join("\n"))]
+    Faulty {
         /// The file.
         path: PathBuf,
-        /// The parser's answer.
-        error: io::Error,
+        /// What is wrong with it, at least one thing.
+        faults: Vec<Fault>,
     },
     /// Valid PEM without the block that is needed.
     #[error("{}: no {what} in this file{hint}", path.display())]
@@ -45,9 +64,104 @@ pub enum PemError {
     },
 }
 
+impl PemError {
+    /// Each thing that is wrong, in a sentence of its own.
+    pub fn sentences(&self) -> Vec<String> {
+        match self {
+            Self::Faulty { path, faults } => sentences(path, faults),
+            other => vec![other.to_string()],
+        }
+    }
+
+    /// Whether there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Read { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+fn sentences(path: &Path, faults: &[Fault]) -> Vec<String> {
+    let told =
+        faults.iter().take(TOLD).map(|fault| format!("{}:{}: {}", path.display(), fault.line, fault.text));
+    let more = faults.len().saturating_sub(TOLD);
+    told.chain((more > 0).then(|| format!("{}: and {more} more of this kind", path.display()))).collect()
+}
+
+/// What is wrong with a file, at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong, and the next step.
+    pub text: String,
+}
+
+/// A block that was understood.
+#[derive(Debug)]
+pub struct Block {
+    /// The line of its BEGIN, from 1.
+    pub line: usize,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// What a block holds.
+pub enum Content {
+    /// A certificate.
+    Certificate(CertificateDer<'static>),
+    /// A revocation list.
+    List(CertificateRevocationListDer<'static>),
+    /// A certificate signing request.
+    Request(CertificateSigningRequestDer<'static>),
+    /// A private key: PKCS#8, PKCS#1 or SEC1.
+    Key(Zeroizing<PrivateKeyDer<'static>>),
+    /// A private key behind a passphrase.
+    EncryptedKey,
+    /// The curve of the key that follows, as `openssl ecparam -genkey` writes it.
+    Parameters,
+    /// A public key.
+    PublicKey,
+}
+
+impl Content {
+    /// Its name, and where it belongs.
+    fn name(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Certificate(_) => ("certificate", "a certificate belongs in `cert` or `ca`"),
+            Self::List(_) => ("certificate revocation list", "a revocation list belongs in `crl`"),
+            Self::Request(_) => {
+                ("certificate signing request", "it is of use to `replgate certs sign` alone: take it out")
+            }
+            Self::Key(_) | Self::EncryptedKey => (
+                "private key",
+                "a key belongs in `key`, in a file of its own, or in the one file that both `cert` and `key` name",
+            ),
+            Self::Parameters => {
+                ("block of EC parameters", "they belong before the key in `key`: take them out")
+            }
+            Self::PublicKey => ("public key", "it is of no use here: take it out"),
+        }
+    }
+}
+
+/// The kind alone: what is in it may be a secret.
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name().0)
+    }
+}
+
+/// Everything in a PEM file.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// What was understood, in order.
+    pub blocks: Vec<Block>,
+    /// What was not.
+    pub faults: Vec<Fault>,
+}
+
 /// The bytes of a file of at most 16 MiB.
-pub fn read(path: &Path) -> Result<Vec<u8>, PemError> {
-    let failed = |error: io::Error| {
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
+    file::read(path, LARGEST).map_err(|error| {
         let error = match error.kind() {
             io::ErrorKind::PermissionDenied => io::Error::other(format!(
                 "{error}; it must be readable by the user that runs this, and so must its folder: ls -ld {} {}",
@@ -57,67 +171,117 @@ pub fn read(path: &Path) -> Result<Vec<u8>, PemError> {
             _ => error,
         };
         PemError::Read { path: path.to_owned(), error }
-    };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > 16 << 20 {
-        return Err(failed(io::Error::other("larger than 16 MiB, which no PEM file here is")));
-    }
-    std::fs::read(path).map_err(failed)
+    })
 }
 
-/// Every certificate in the file, at least one.
+/// Every block of a file, of whatever kind.
+pub fn contents(path: &Path) -> Result<Contents, PemError> {
+    Ok(parse(&read(path)?))
+}
+
+/// The certificates in the file, at least one, and nothing else.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    some(path, "certificate", |item| match item {
-        Item::X509Certificate(certificate) => Some(certificate),
-        _ => None,
-    })
+    some(path, "certificate", certificate, |_| false).map(all)
 }
 
-/// Every revocation list in the file, at least one.
+/// As [`certificates`], where the file may hold their private key too.
+pub fn certificates_and_key(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let key =
+        |other: &Content| matches!(other, Content::Key(_) | Content::EncryptedKey | Content::Parameters);
+    some(path, "certificate", certificate, key).map(all)
+}
+
+/// The revocation lists in the file, at least one, and nothing else.
 pub fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
-    some(path, "certificate revocation list", |item| match item {
-        Item::Crl(list) => Some(list),
-        _ => None,
-    })
+    let pick = |content| match content {
+        Content::List(list) => Ok(list),
+        other => Err(other),
+    };
+    some(path, "certificate revocation list", pick, |_| false).map(all)
 }
 
-/// The certificate signing request in the file.
+/// The one certificate signing request in the file.
 pub fn signing_request(path: &Path) -> Result<CertificateSigningRequestDer<'static>, PemError> {
-    let mut requests = some(path, "certificate signing request", |item| match item {
-        Item::Csr(request) => Some(request),
-        _ => None,
-    })?;
-    Ok(requests.remove(0))
+    let pick = |content| match content {
+        Content::Request(request) => Ok(request),
+        other => Err(other),
+    };
+    one(path, "request", some(path, "certificate signing request", pick, |_| false)?)
 }
 
-/// The private key in the file: PKCS#8, PKCS#1 or SEC1, not encrypted.
-pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    let text = read(path)?;
-    let encrypted = [&b"ENCRYPTED PRIVATE KEY-----"[..], b"Proc-Type: 4,ENCRYPTED"];
-    if encrypted.iter().any(|mark| text.windows(mark.len()).any(|window| window == *mark)) {
-        return Err(PemError::Encrypted { path: path.to_owned() });
+/// The one private key in the file: PKCS#8, PKCS#1 or SEC1, not encrypted.
+pub fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, PemError> {
+    key(path, |other| matches!(other, Content::Parameters))
+}
+
+/// As [`private_key`], where the file may hold its certificates too.
+pub fn private_key_and_certificates(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, PemError> {
+    key(path, |other| matches!(other, Content::Parameters | Content::Certificate(_)))
+}
+
+fn certificate(content: Content) -> Result<CertificateDer<'static>, Content> {
+    match content {
+        Content::Certificate(certificate) => Ok(certificate),
+        other => Err(other),
     }
-    let mut keys = some(path, "private key", |item| match item {
-        Item::Pkcs8Key(key) => Some(PrivateKeyDer::from(key)),
-        Item::Pkcs1Key(key) => Some(PrivateKeyDer::from(key)),
-        Item::Sec1Key(key) => Some(PrivateKeyDer::from(key)),
-        _ => None,
-    })?;
-    Ok(keys.remove(0))
 }
 
-fn some<T>(path: &Path, what: &'static str, pick: impl Fn(Item) -> Option<T>) -> Result<Vec<T>, PemError> {
+fn key(
+    path: &Path,
+    welcome: impl Fn(&Content) -> bool,
+) -> Result<Zeroizing<PrivateKeyDer<'static>>, PemError> {
+    let pick = |content| match content {
+        Content::Key(key) => Ok(Some(key)),
+        Content::EncryptedKey => Ok(None),
+        other => Err(other),
+    };
+    let key = one(path, "private key", some(path, "private key", pick, welcome)?)?;
+    key.ok_or_else(|| PemError::Encrypted { path: path.to_owned() })
+}
+
+/// What was found, without its lines.
+fn all<T>(found: Vec<(usize, T)>) -> Vec<T> {
+    found.into_iter().map(|(_, item)| item).collect()
+}
+
+/// The only one of what was found.
+fn one<T>(path: &Path, what: &str, mut found: Vec<(usize, T)>) -> Result<T, PemError> {
+    let more = found.split_off(1);
+    let fault = |(line, _): &(usize, T)| Fault {
+        line: *line,
+        text: format!("another {what}, where one is wanted; take out the one that is not meant"),
+    };
+    match more.is_empty() {
+        true => Ok(found.remove(0).1),
+        false => Err(PemError::Faulty { path: path.to_owned(), faults: more.iter().map(fault).collect() }),
+    }
+}
+
+/// What `pick` takes of a file, at least one, each with its line; beside it only what is
+/// `welcome`.
+fn some<T>(
+    path: &Path,
+    what: &'static str,
+    pick: impl Fn(Content) -> Result<T, Content>,
+    welcome: impl Fn(&Content) -> bool,
+) -> Result<Vec<(usize, T)>, PemError> {
     let text = read(path)?;
+    let Contents { blocks, mut faults } = parse(&text);
+    let broken = !faults.is_empty();
     let (mut found, mut others) = (Vec::new(), Vec::new());
-    for item in rustls_pemfile::read_all(&mut &text[..]) {
-        let item = item.map_err(|error| PemError::Broken { path: path.to_owned(), error })?;
-        let kind = kind(&item);
-        match pick(item) {
-            Some(item) => found.push(item),
-            None => others.push(kind),
+    for Block { line, content } in blocks {
+        match pick(content) {
+            Ok(item) => found.push((line, item)),
+            Err(other) => {
+                let (name, place) = other.name();
+                others.push(name);
+                if !welcome(&other) {
+                    faults.push(Fault { line, text: format!("a {name}, where a {what} is wanted; {place}") });
+                }
+            }
         }
     }
-    if found.is_empty() {
+    if found.is_empty() && !broken {
         let hint = match others.first() {
             Some(other) => format!(", but a {other}"),
             None if text.is_empty() => ": it is empty".to_owned(),
@@ -125,15 +289,339 @@ fn some<T>(path: &Path, what: &'static str, pick: impl Fn(Item) -> Option<T>) ->
         };
         return Err(PemError::Missing { path: path.to_owned(), what, hint });
     }
-    Ok(found)
+    if faults.is_empty() {
+        return Ok(found);
+    }
+    faults.sort_by_key(|fault| fault.line);
+    Err(PemError::Faulty { path: path.to_owned(), faults })
 }
 
-fn kind(item: &Item) -> &'static str {
-    match item {
-        Item::X509Certificate(_) => "certificate",
-        Item::Crl(_) => "certificate revocation list",
-        Item::Csr(_) => "certificate signing request",
-        Item::Pkcs1Key(_) | Item::Pkcs8Key(_) | Item::Sec1Key(_) => "private key",
-        _ => "block of another kind",
+/// The next step for a block that cannot be read.
+const WHOLE: &str = "put the whole block there, or take it out";
+
+/// What begins a block.
+const BEGIN: &[u8] = b"-----BEGIN";
+
+/// What ends one.
+const END: &[u8] = b"-----END";
+
+/// A block whose end has not been seen.
+enum Open<'a> {
+    /// Its line, its label, and where its inside begins.
+    Good(usize, &'a [u8], usize),
+    /// One that was told as a fault already.
+    Told,
+}
+
+/// Reads every block of `text`: each `-----BEGIN` becomes a block or a fault.
+pub fn parse(text: &[u8]) -> Contents {
+    let mut out = Contents::default();
+    let mut open = None;
+    let (mut line, mut counted) = (1, 0);
+    // Where text that is in no block begins, and its line.
+    let mut outside = (0, 1);
+    for (at, begins) in markers(text) {
+        line += newlines(&text[counted..at]);
+        counted = at;
+        if open.is_none() {
+            out.faults.extend(lost(between(text, outside.0, at), outside.1));
+        }
+        let mut fault = |line, text: String| out.faults.push(Fault { line, text });
+        if begins {
+            if let Some(Open::Good(line, label, _)) = open {
+                let label = shown(label);
+                fault(
+                    line,
+                    format!(
+                        "this {label} block has no END line before the next begins: it is cut off; {WHOLE}"
+                    ),
+                );
+            }
+            let begun = label(text, at + BEGIN.len());
+            if begun.is_none() {
+                fault(
+                    line,
+                    format!("a BEGIN line that is damaged: it must read -----BEGIN KIND-----; {WHOLE}"),
+                );
+            }
+            open = Some(begun.map_or(Open::Told, |(label, inside)| Open::Good(line, label, inside)));
+            continue;
+        }
+        let ended = label(text, at + END.len());
+        outside = (ended.map_or(at + END.len(), |(_, end)| end), line);
+        match open.take() {
+            Some(Open::Good(begun, label, inside)) if ended.is_some_and(|(ended, _)| ended == label) => {
+                match block(label, between(text, inside, at)) {
+                    Ok(content) => out.blocks.push(Block { line: begun, content }),
+                    Err(text) => fault(begun, text),
+                }
+            }
+            Some(Open::Good(begun, label, _)) => {
+                let label = shown(label);
+                fault(begun, format!("this {label} block does not end with -----END {label}-----; {WHOLE}"));
+            }
+            Some(Open::Told) => {}
+            None => fault(line, format!("an END line without a BEGIN line before it; {WHOLE}")),
+        }
+    }
+    match open {
+        Some(Open::Good(line, label, _)) => {
+            let text = format!("this {} block has no END line: it is cut off; {WHOLE}", shown(label));
+            out.faults.push(Fault { line, text });
+        }
+        Some(Open::Told) => {}
+        None => out.faults.extend(lost(between(text, outside.0, text.len()), outside.1)),
+    }
+    if let Some(zero) = text.iter().position(|byte| *byte == 0) {
+        let words = "a zero byte, so this is no PEM: is it DER (openssl x509 -inform DER), or UTF-16 (iconv)? convert it";
+        out.faults.push(Fault { line: 1 + newlines(&text[..zero]), text: words.to_owned() });
+    }
+    out
+}
+
+/// `text` from one place to another; nothing where they overlap, as the dashes of two
+/// markers may.
+fn between(text: &[u8], from: usize, to: usize) -> &[u8] {
+    text.get(from..to).unwrap_or_default()
+}
+
+fn newlines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// Where blocks begin and end, in order, and whether it is a beginning.
+fn markers(text: &[u8]) -> impl Iterator<Item = (usize, bool)> {
+    (0..text.len()).filter(|at| text[*at..].starts_with(b"-----")).filter_map(|at| {
+        let rest = &text[at..];
+        if rest.starts_with(BEGIN) { Some((at, true)) } else { rest.starts_with(END).then_some((at, false)) }
+    })
+}
+
+/// The label that begins at `at`, with a blank before it, and the place behind its
+/// dashes.
+fn label(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let rest = text[at..].strip_prefix(b" ")?;
+    let length = rest.iter().take(65).position(|byte| *byte == b'-')?;
+    let label = &rest[..length];
+    let good = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b' ';
+    let whole = !label.is_empty() && label.iter().all(good) && rest[length..].starts_with(b"-----");
+    whole.then_some((label, at + 1 + length + 5))
+}
+
+/// Base64 that stands in no block: its BEGIN line is damaged or gone. `text` begins on
+/// `line`.
+fn lost(text: &[u8], line: usize) -> Option<Fault> {
+    let is_base64 = |line: &[u8]| {
+        let line = line.trim_ascii();
+        let inner = line.strip_suffix(b"==").or_else(|| line.strip_suffix(b"=")).unwrap_or(line);
+        line.len() >= BASE64_LINE
+            && inner.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
+    };
+    let at = text.split(|byte| *byte == b'\n').position(is_base64)?;
+    let words = format!("what looks like the inside of a block, without its BEGIN line; {WHOLE}");
+    Some(Fault { line: line + at, text: words })
+}
+
+/// Reads the inside of a block.
+fn block(label: &[u8], inside: &[u8]) -> Result<Content, String> {
+    let kind = match label {
+        b"X509 CERTIFICATE" => &b"CERTIFICATE"[..],
+        b"NEW CERTIFICATE REQUEST" => b"CERTIFICATE REQUEST",
+        b"EC PARAMETERS" => return Ok(Content::Parameters),
+        b"ENCRYPTED PRIVATE KEY" => return Ok(Content::EncryptedKey),
+        b"TRUSTED CERTIFICATE" => {
+            return Err("a TRUSTED CERTIFICATE, a form of OpenSSL's own; make a plain one of it: openssl x509 -in FILE -out NEW".to_owned());
+        }
+        b"PKCS7" | b"CMS" | b"PKCS #7 SIGNED DATA" => {
+            return Err("a PKCS#7 bundle; take the certificates out of it: openssl pkcs7 -print_certs -in FILE -out NEW".to_owned());
+        }
+        other => other,
+    };
+    let name = shown(label);
+    if b"Proc-Type: 4,ENCRYPTED".len() <= inside.len()
+        && inside.windows(22).any(|part| part == b"Proc-Type: 4,ENCRYPTED")
+    {
+        return Ok(Content::EncryptedKey);
+    }
+    // Written anew for the parser below, which is particular about lines. With room for
+    // all of it: a buffer that grows would leave copies of a key behind.
+    let mut plain = Zeroizing::new(Vec::with_capacity(inside.len() + 2 * kind.len() + 40));
+    plain.extend_from_slice(&[BEGIN, b" ", kind, b"-----\n"].concat());
+    let begun = plain.len();
+    plain.extend(inside.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    if plain.len() == begun {
+        return Err(format!("this {name} block is empty; {WHOLE}"));
+    }
+    plain.extend_from_slice(&[b"\n", END, b" ", kind, b"-----\n"].concat());
+    match rustls_pemfile::read_one_from_slice(&plain) {
+        Ok(Some((Item::X509Certificate(certificate), _))) => Ok(Content::Certificate(certificate)),
+        Ok(Some((Item::Crl(list), _))) => Ok(Content::List(list)),
+        Ok(Some((Item::Csr(request), _))) => Ok(Content::Request(request)),
+        Ok(Some((Item::Pkcs8Key(key), _))) => Ok(Content::Key(Zeroizing::new(key.into()))),
+        Ok(Some((Item::Pkcs1Key(key), _))) => Ok(Content::Key(Zeroizing::new(key.into()))),
+        Ok(Some((Item::Sec1Key(key), _))) => Ok(Content::Key(Zeroizing::new(key.into()))),
+        Ok(Some((Item::SubjectPublicKeyInfo(_), _))) => Ok(Content::PublicKey),
+        Ok(_) => Err(format!("a {name} block, a kind that is not known here; take it out")),
+        Err(_) => Err(format!("this {name} block is damaged: what is in it is no base64; {WHOLE}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pem(kind: &str, der: &[u8]) -> String {
+        use std::fmt::Write;
+        let table = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut text = String::new();
+        for (at, piece) in der.chunks(3).enumerate() {
+            let bits = (0..3).fold(0u32, |bits, at| bits << 8 | u32::from(*piece.get(at).unwrap_or(&0)));
+            for place in 0..4 {
+                let letter = table[(bits >> (18 - 6 * place) & 63) as usize];
+                text.push(if place <= piece.len() { char::from(letter) } else { '=' });
+            }
+            if at % 16 == 15 {
+                text.push('\n');
+            }
+        }
+        let mut out = String::new();
+        writeln!(out, "-----BEGIN {kind}-----\n{}\n-----END {kind}-----", text.trim_end()).unwrap();
+        out
+    }
+
+    fn lists(text: &str) -> Vec<Vec<u8>> {
+        let Contents { blocks, faults } = parse(text.as_bytes());
+        assert!(faults.is_empty(), "{faults:?}\n{text}");
+        let list = |block: Block| match block.content {
+            Content::List(list) => list.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        blocks.into_iter().map(list).collect()
+    }
+
+    #[test]
+    fn blocks_are_found_however_they_stand() {
+        let (one, two) = (pem("X509 CRL", b"one, of some length"), pem("X509 CRL", &[7; 200]));
+        let both = [b"one, of some length".to_vec(), vec![7; 200]];
+        let glued = one.trim_end().to_owned() + &two;
+        assert!(glued.contains("----------BEGIN"));
+        assert_eq!(lists(&glued), both);
+        assert_eq!(lists(&("\u{feff}".to_owned() + &one + "\u{feff}" + &two)), both);
+        let indented = format!("  {}", (one.clone() + &two).replace('\n', "\n\t  "));
+        assert_eq!(lists(&indented), both);
+        assert_eq!(lists(&(one.clone() + &two).replace('\n', "\r\n")), both);
+        let commented =
+            format!("# ours\n{one}subject=/CN=x\n    Version: 3 (0x2)\n        4a:5b\n{two}\nend");
+        assert_eq!(lists(&commented), both);
+        let one_line =
+            format!("-----BEGIN X509 CRL-----{}-----END X509 CRL-----", one.lines().nth(1).unwrap());
+        assert_eq!(lists(&one_line), both[..1]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_with_its_line() {
+        let good = pem("X509 CRL", &[7; 100]);
+        let cut: String = good.lines().take(2).map(|line| line.to_owned() + "\n").collect();
+        for (text, line, words) in [
+            (cut.clone(), 1, "has no END line: it is cut off"),
+            (format!("{good}{cut}{good}"), 6, "has no END line before the next begins"),
+            (good.replace("END X509 CRL", "END X509 CRI"), 1, "does not end with -----END X509 CRL-----"),
+            (good.trim_end().trim_end_matches('-').to_owned() + "---\n", 1, "does not end"),
+            (
+                format!("\n{}", good.replace("BEGIN X509 CRL-----", "BEGIN X509 CRL---")),
+                2,
+                "BEGIN line that is damaged",
+            ),
+            (good.replace("-----BEGIN", "----BEGIN"), 2, "without its BEGIN line"),
+            (good.replace("-----", "----"), 2, "without its BEGIN line"),
+            (good.replace('w', "*"), 1, "is damaged"),
+            (format!("{good}{}", pem("X509 CRL", b"").replace("\n\n", "\n")), 6, "is empty"),
+            (
+                format!("{good}{}", pem("PGP MESSAGE", b"x")),
+                6,
+                "a PGP MESSAGE block, a kind that is not known here",
+            ),
+            (pem("TRUSTED CERTIFICATE", b"x"), 1, "openssl x509"),
+            (pem("PKCS7", b"x"), 1, "openssl pkcs7"),
+            (format!("{good}\0"), 6, "zero byte"),
+            (
+                format!("# -----BEGIN X509 CRL-----\n# {}\n# -----END X509 CRL-----\n", "A".repeat(64)),
+                1,
+                "is damaged",
+            ),
+        ] {
+            let faults = parse(text.as_bytes()).faults;
+            assert!(!faults.is_empty(), "{words}: {text}");
+            let told = faults.iter().any(|fault| fault.line == line && fault.text.contains(words));
+            assert!(told, "{line}: {words}: {faults:?}\n{text}");
+            assert!(
+                faults.iter().all(|fault| fault.text.contains("; ") || fault.text.contains("? ")),
+                "{faults:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_holds_its_own_kinds_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| {
+            let path = folder.path().join("file");
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let block = |kind: &str| pem(kind, &[7; 60]);
+        let told = |error: PemError| error.sentences().join("\n");
+        let both = block("CERTIFICATE") + &block("PRIVATE KEY");
+        let error = told(certificates(&write(&both)).unwrap_err());
+        assert!(
+            error.contains("file:5: a private key, where a certificate is wanted; a key belongs in"),
+            "{error}"
+        );
+        assert_eq!(certificates_and_key(&write(&both)).unwrap().len(), 1);
+        assert!(private_key(&write(&both)).is_err());
+        assert!(private_key_and_certificates(&write(&both)).is_ok());
+        assert!(private_key(&write(&(pem("EC PARAMETERS", b"x") + &block("EC PRIVATE KEY")))).is_ok());
+        let error =
+            told(private_key(&write(&(block("PRIVATE KEY") + &block("RSA PRIVATE KEY")))).unwrap_err());
+        assert!(error.contains("file:5: another private key"), "{error}");
+        let error = told(revocation_lists(&write(&(block("X509 CRL") + &block("CERTIFICATE")))).unwrap_err());
+        assert!(
+            error.contains("file:5: a certificate, where a certificate revocation list is wanted"),
+            "{error}"
+        );
+        let error = told(certificates(&write(&block("X509 CRL"))).unwrap_err());
+        assert!(error.contains("no certificate in this file, but a certificate revocation list"), "{error}");
+        let locked = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        for text in [locked.to_owned(), block("ENCRYPTED PRIVATE KEY")] {
+            assert!(matches!(private_key(&write(&text)), Err(PemError::Encrypted { .. })));
+        }
+        // Two keys of which one is locked are still two.
+        assert!(
+            told(private_key(&write(&(locked.to_owned() + &block("PRIVATE KEY")))).unwrap_err())
+                .contains("another")
+        );
+        assert_eq!(signing_request(&write(&block("NEW CERTIFICATE REQUEST"))).unwrap().len(), 60);
+        assert_eq!(certificates(&write(&block("X509 CERTIFICATE"))).unwrap().len(), 1);
+        let many = told(certificates(&write(&"-----END X-----\n".repeat(500))).unwrap_err());
+        assert!(many.lines().count() == TOLD + 1 && many.contains("and 490 more"), "{many}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_begin_is_a_block_or_a_fault(pieces in proptest::collection::vec(0usize..12, 0..40)) {
+            let parts = [
+                "-----BEGIN", "-----END", " X509 CRL", "-----", "-", "\n", "AAAA", " CERTIFICATE", "=", "\u{feff}",
+                "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----", "  ",
+            ];
+            let text: String = pieces.iter().map(|at| parts[*at]).collect();
+            let seen = text.matches("-----BEGIN").count();
+            let Contents { blocks, faults } = parse(text.as_bytes());
+            prop_assert!(blocks.len() <= seen && blocks.len() + faults.len() >= seen, "{}", text);
+            if faults.is_empty() {
+                prop_assert_eq!((blocks.len(), text.matches("-----END").count()), (seen, seen), "{}", text);
+            }
+        }
     }
 }

@@ -1,10 +1,16 @@
 //! Judges the far side's certificate, the same way at both ends.
 //!
-//! Each CA of the config is tried with its own revocation lists: `webpki` alone
-//! would take the first list with a matching issuer name, which after a rollover
-//! may be another CA's. The leaf's extended key usage must be there; webpki alone
-//! would let one without any pass. A wildcard or a common name never counts.
+//! webpki finds the path to a CA of the config. What it leaves open is judged here, on
+//! the path that it found: each certificate of it, not the first alone, must be missing
+//! from its issuer's revocation lists, which are told apart by the issuer's key, since
+//! two CAs may have one name; CAs must be in their time and allowed to sign
+//! certificates; the leaf must name its uses. A wildcard or a common name never counts.
+//!
+//! Whoever asks is a stranger until all this is done. So what comes is bounded before
+//! a signature is checked, and webpki, which tries every way through the intermediates,
+//! is only shown those that a CA of the config has vouched for.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,22 +21,143 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
-use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy,
-};
+use webpki::{Cert, CertRevocationList, EndEntityCert, KeyUsage, VerifiedPath};
 
-use crate::x509::Certificate;
+use crate::x509::{self, Certificate};
 
-/// A CA with the newest revocation list that carries its signature.
+/// The most certificates that may follow the leaf.
+pub const MOST_INTERMEDIATES: usize = 8;
+
+/// The most bytes of all of them together.
+const MOST_BYTES: usize = 32 * 1024;
+
+/// A CA of the config.
 #[derive(Debug)]
 pub struct Anchor {
     /// The CA, as webpki wants it.
     pub trust: TrustAnchor<'static>,
-    /// Its revocation list, if the config names one.
-    pub list: Option<CertRevocationList<'static>>,
-    /// The CA's own validity, which webpki does not look at.
+    /// What its certificate says; webpki does not look at its validity.
     pub facts: Certificate,
+    /// Whether another CA has revoked it.
+    pub revoked: bool,
+}
+
+/// A revocation list whose signature was found good.
+#[derive(Debug)]
+pub struct List {
+    /// The public key that has signed it.
+    pub key: Vec<u8>,
+    /// The list.
+    pub list: CertRevocationList<'static>,
+}
+
+impl List {
+    /// Whether the certificate with this serial number, of the issuer with this name and
+    /// key, is in it. Names and numbers are as webpki has them.
+    pub fn revokes(&self, serial: &[u8], issuer: &[u8], key: &[u8]) -> bool {
+        self.key == key && self.list.issuer() == issuer && self.lists_serial(serial)
+    }
+
+    /// Whether this serial number is in it, whoever it is of.
+    pub fn lists_serial(&self, serial: &[u8]) -> bool {
+        !matches!(self.list.find_serial(serial), Ok(None))
+    }
+}
+
+/// What chains are judged by.
+#[derive(Debug)]
+pub struct Trust {
+    anchors: Vec<Anchor>,
+    lists: Vec<List>,
+    /// The anchors, as webpki takes them.
+    trusts: Vec<TrustAnchor<'static>>,
+}
+
+impl Trust {
+    /// The CAs, and every list of them and of intermediates.
+    pub fn new(anchors: Vec<Anchor>, lists: Vec<List>) -> Self {
+        let trusts = anchors.iter().map(|anchor| anchor.trust.clone()).collect();
+        Self { anchors, lists, trusts }
+    }
+
+    /// Judges what webpki does not, on a path that it found good.
+    fn inspect(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Error> {
+        let leaf: &Cert<'_> = path.end_entity();
+        let certificates: Vec<&Cert<'_>> =
+            std::iter::once(leaf).chain(path.intermediate_certificates()).collect();
+        // One CA may have several certificates, with other validities.
+        let mut anchors = self.anchors.iter().filter(|anchor| anchor.trust == *path.anchor()).peekable();
+        let Some(top) = anchors.peek() else { return Err(CertificateError::UnknownIssuer.into()) };
+        let top = top.facts.public_key.clone();
+        for (at, certificate) in certificates.iter().enumerate() {
+            let key = certificates
+                .get(at + 1)
+                .map_or_else(|| top.clone(), |issuer| issuer.subject_public_key_info().as_ref().to_vec());
+            let revoked =
+                self.lists.iter().any(|list| list.revokes(certificate.serial(), certificate.issuer(), &key));
+            if at == 0 {
+                if revoked {
+                    return Err(CertificateError::Revoked.into());
+                }
+                continue;
+            }
+            let facts = Certificate::read(&certificate.der()).map_err(|_| CertificateError::BadEncoding)?;
+            if revoked {
+                return Err(refused(Refused::CaRevoked { ca: facts.subject }));
+            }
+            if !facts.may_sign_certificates {
+                return Err(refused(Refused::MayNotSign { ca: facts.subject }));
+            }
+        }
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let mut reason = Error::from(CertificateError::UnknownIssuer);
+        for Anchor { facts, revoked, .. } in anchors {
+            let ca = facts.subject.clone();
+            if *revoked {
+                reason = refused(Refused::CaRevoked { ca });
+            } else if seconds < facts.not_before || seconds > facts.not_after {
+                let (from, until) = (crate::clock::utc(facts.not_before), crate::clock::utc(facts.not_after));
+                reason = refused(Refused::CaOutOfDate { ca, from, until });
+            } else {
+                return Ok(());
+            }
+        }
+        Err(reason)
+    }
+}
+
+/// Those of `chain` that a CA has signed, or another of them that counts. Each is checked
+/// against the issuers of its issuer's name alone; one that nobody vouches for is never
+/// an issuer, so that strangers cost a signature or two for each that they send.
+pub fn vouched<'c>(
+    cas: impl Iterator<Item = &'c Certificate>,
+    chain: &'c [CertificateDer<'c>],
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Vec<(CertificateDer<'c>, Certificate)> {
+    let mut issuers: Vec<(Vec<u8>, Vec<u8>)> =
+        cas.map(|ca| (ca.subject_raw.clone(), ca.public_key.clone())).collect();
+    issuers.dedup();
+    let mut waiting: Vec<(CertificateDer<'c>, Certificate)> = Vec::new();
+    for der in chain {
+        if let Ok(facts) = Certificate::read(der)
+            && !waiting.iter().any(|(other, _)| other == der)
+        {
+            waiting.push((der.clone(), facts));
+        }
+    }
+    let mut counted = Vec::new();
+    let mut at = 0;
+    while at < issuers.len() {
+        let (name, key) = issuers[at].clone();
+        let signed = |(der, facts): &mut (CertificateDer<'c>, Certificate)| {
+            facts.issuer_raw == name && x509::is_signed(der, &key, algorithms.all)
+        };
+        let found: Vec<_> = waiting.extract_if(.., signed).collect();
+        issuers.extend(found.iter().map(|(_, facts)| (facts.subject_raw.clone(), facts.public_key.clone())));
+        counted.extend(found);
+        at += 1;
+    }
+    counted
 }
 
 /// The ways in which a chain that webpki accepts is still refused.
@@ -54,6 +181,41 @@ pub enum Refused {
         /// End of its validity.
         until: String,
     },
+    /// A CA of its chain is in its own issuer's list.
+    #[error("the CA {ca} that signed it has been revoked")]
+    CaRevoked {
+        /// Subject of the CA.
+        ca: String,
+    },
+    /// An intermediate that may not do what it did.
+    #[error("the CA {ca} that signed it may not: its key usage lacks keyCertSign")]
+    MayNotSign {
+        /// Subject of the CA.
+        ca: String,
+    },
+    /// What signed it, or a CA of its chain, is no CA.
+    #[error("a certificate of its chain is no CA's, and may sign none")]
+    NoCa,
+    /// Too many CAs below one that bounds them.
+    #[error("a CA of its chain does not allow so many CAs below it (pathlen)")]
+    TooDeep,
+    /// More certificates than are looked at.
+    #[error(
+        "{count} certificates come after it, and at most {MOST_INTERMEDIATES} are looked at: let `cert` hold the certificate and its intermediates alone"
+    )]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
+    /// Larger certificates than are looked at.
+    #[error("it and its intermediates have {bytes} bytes, and at most {MOST_BYTES} are looked at")]
+    TooLarge {
+        /// All bytes of the certificates.
+        bytes: usize,
+    },
+    /// The key usage does not allow to sign a handshake.
+    #[error("its key usage lacks digitalSignature: a gateway signs its handshakes")]
+    NoSignature,
     /// A CA's own certificate, or a self-signed one that says so.
     #[error("it is a CA's certificate: a gateway needs one that a CA has signed for it")]
     IsCa,
@@ -65,7 +227,7 @@ pub enum Refused {
 /// The verifier behind both rustls configs.
 pub struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
-    anchors: Arc<Vec<Anchor>>,
+    trust: Arc<Trust>,
     hints: Vec<DistinguishedName>,
     /// At the dialler: the one site that may answer.
     site: Option<String>,
@@ -94,13 +256,14 @@ impl Role {
 }
 
 impl Verifier {
-    /// A verifier for `anchors`; with `site`, only that site may answer.
-    pub fn new(provider: &CryptoProvider, anchors: Arc<Vec<Anchor>>, site: Option<String>) -> Self {
-        let hints = anchors
+    /// A verifier by `trust`; with `site`, only that site may answer.
+    pub fn new(provider: &CryptoProvider, trust: Arc<Trust>, site: Option<String>) -> Self {
+        let hints = trust
+            .anchors
             .iter()
             .map(|anchor| DistinguishedName::in_sequence(anchor.trust.subject.as_ref()))
             .collect();
-        Self { algorithms: provider.signature_verification_algorithms, anchors, hints, site }
+        Self { algorithms: provider.signature_verification_algorithms, trust, hints, site }
     }
 
     fn judge(
@@ -110,22 +273,37 @@ impl Verifier {
         role: Role,
         now: UnixTime,
     ) -> Result<(), Error> {
-        let parsed = EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
-        let mut answer = Err(Error::from(CertificateError::UnknownIssuer));
-        for anchor in self.anchors.iter() {
-            match self.judge_by(anchor, &parsed, chain, role, now) {
-                Ok(()) => answer = Ok(()),
-                // Final, whatever the other CAs say.
-                Err(error @ Error::InvalidCertificate(CertificateError::Revoked)) => return Err(error),
-                Err(Error::InvalidCertificate(
-                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
-                )) => {}
-                // A telling answer of one CA outranks another's "not mine".
-                Err(error) if answer.is_err() => answer = Err(error),
-                Err(_) => {}
-            }
+        if chain.len() > MOST_INTERMEDIATES {
+            return Err(refused(Refused::TooMany { count: chain.len() }));
         }
-        answer?;
+        let bytes = leaf.len() + chain.iter().map(|certificate| certificate.len()).sum::<usize>();
+        if bytes > MOST_BYTES {
+            return Err(refused(Refused::TooLarge { bytes }));
+        }
+        let parsed = EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let cas = self.trust.anchors.iter().map(|anchor| &anchor.facts);
+        let chain: Vec<_> =
+            vouched(cas, chain, &self.algorithms).into_iter().map(|(certificate, _)| certificate).collect();
+        let reason = RefCell::new(None);
+        let inspect = |path: &VerifiedPath<'_>| {
+            self.trust.inspect(path, now).map_err(|error| {
+                reason.replace(Some(error));
+                webpki::Error::UnknownRevocationStatus
+            })
+        };
+        let found = parsed.verify_for_usage(
+            self.algorithms.all,
+            &self.trust.trusts,
+            &chain,
+            now,
+            role.usage(),
+            None,
+            Some(&inspect),
+        );
+        if let Err(error) = found {
+            // What is wrong with a path that is good otherwise tells more.
+            return Err(reason.take().unwrap_or_else(|| certificate_error(error, role)));
+        }
         let facts = Certificate::read(leaf).map_err(|_| CertificateError::BadEncoding)?;
         let there = match role {
             Role::Client => facts.client_auth,
@@ -133,6 +311,9 @@ impl Verifier {
         };
         if !there {
             return Err(refused(Refused::Purpose(role.name())));
+        }
+        if !facts.may_sign {
+            return Err(refused(Refused::NoSignature));
         }
         match &self.site {
             Some(wanted) if !facts.carries(wanted) => {
@@ -142,47 +323,6 @@ impl Verifier {
             }
             _ => Ok(()),
         }
-    }
-
-    fn judge_by(
-        &self,
-        anchor: &Anchor,
-        leaf: &EndEntityCert<'_>,
-        chain: &[CertificateDer<'_>],
-        role: Role,
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        // Another CA's list counts where that CA has another name: it may be an
-        // intermediate of this chain. Of two CAs of one name only the own list fits.
-        let others = self.anchors.iter().filter(|other| other.trust.subject != anchor.trust.subject);
-        let lists: Vec<&CertRevocationList<'_>> =
-            std::iter::once(anchor).chain(others).filter_map(|anchor| anchor.list.as_ref()).collect();
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-            options
-                .with_depth(RevocationCheckDepth::EndEntity)
-                .with_status_policy(UnknownStatusPolicy::Allow)
-                .with_expiration_policy(ExpirationPolicy::Ignore)
-                .build()
-        });
-        leaf.verify_for_usage(
-            self.algorithms.all,
-            std::slice::from_ref(&anchor.trust),
-            chain,
-            now,
-            role.usage(),
-            revocation,
-            None,
-        )
-        .map_err(|error| certificate_error(error, role))?;
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        if seconds < anchor.facts.not_before || seconds > anchor.facts.not_after {
-            return Err(refused(Refused::CaOutOfDate {
-                ca: anchor.facts.subject.clone(),
-                from: crate::clock::utc(anchor.facts.not_before),
-                until: crate::clock::utc(anchor.facts.not_after),
-            }));
-        }
-        Ok(())
     }
 
     fn signature(
@@ -206,12 +346,12 @@ impl Verifier {
 /// Verifies a chain as a gateway would, for `certs verify` and `check`: in both
 /// roles, and for `site` where one is given.
 pub fn judge_both(
-    anchors: Arc<Vec<Anchor>>,
+    trust: Arc<Trust>,
     site: Option<&str>,
     leaf: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],
 ) -> Result<(), Error> {
-    let verifier = Verifier::new(&super::provider(), anchors, site.map(str::to_owned));
+    let verifier = Verifier::new(&super::provider(), trust, site.map(str::to_owned));
     verifier.judge(leaf, chain, Role::Client, UnixTime::now())?;
     verifier.judge(leaf, chain, Role::Server, UnixTime::now())
 }
@@ -227,9 +367,10 @@ fn certificate_error(error: webpki::Error, role: Role) -> Error {
         W::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         W::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
         W::InvalidCertValidity => CertificateError::Expired,
-        W::UnknownIssuer => CertificateError::UnknownIssuer,
-        W::CertRevoked => CertificateError::Revoked,
-        W::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        // A CA of the right name with another key has not signed it either.
+        W::UnknownIssuer | W::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
+        W::EndEntityUsedAsCa => return refused(Refused::NoCa),
+        W::PathLenConstraintViolated => return refused(Refused::TooDeep),
         W::CaUsedAsEndEntity => return refused(Refused::IsCa),
         W::RequiredEkuNotFoundContext(_) => return refused(Refused::Purpose(role.name())),
         other => CertificateError::Other(OtherError(Arc::new(other))),

@@ -67,8 +67,8 @@ impl<'a> Demo<'a> {
                 &master,
                 &[
                     "connected_slaves:2",
-                    "ip=bravo,port=6379,state=online",
-                    "ip=charli,port=6379,state=online",
+                    "ip=bravo.dc2,port=6379,state=online",
+                    "ip=charli.dc2,port=6379,state=online",
                 ],
             )?;
             let data = self.digest("redis-alpha");

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use replgate::config::{Auth, Commands};
+use replgate::config::units::Address;
+use replgate::config::{Accepted, Auth, Commands};
 
 use crate::support::gateway::{Gateway, Lab};
 use crate::support::redis::{Redis, Version};
@@ -47,14 +48,22 @@ fn the_commented_lines_of_the_example_are_true_as_well() {
         .collect();
     let config = replgate::config::Config::parse(Path::new("gateway.toml"), &uncommented)
         .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
-    // What the comments call the defaults are the defaults; a password and a bound on full
-    // syncs have none.
+    // What the comments call the defaults are the defaults; a password, a bound on full
+    // syncs and exceptions have none.
     let mut plain = replgate::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
     plain.limits.full_syncs_per_minute = Some(2);
     let username = Some("repl".to_owned());
     let auth = Some(Auth { username, password_file: "redis.pw".into() });
-    plain.masters[0].commands =
-        Commands::Replication { auth, failover: false, dump: false, slot_migration: false };
+    plain.masters[0].commands = Commands::Replication {
+        auth,
+        failover: false,
+        dump: false,
+        slot_migration: false,
+        accept_announce: vec![Accepted {
+            site: "dc2".to_owned(),
+            addresses: vec![Address { host: "127.0.0.1".to_owned(), port: 6380 }],
+        }],
+    };
     assert_eq!(
         (config.replicas.len(), &config.link, &config.limits, &config.masters),
         (1, &plain.link, &plain.limits, &plain.masters)

@@ -16,3 +16,4 @@ mod passwords;
 mod refusals;
 mod replication;
 mod sentinel;
+mod trust;

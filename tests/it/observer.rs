@@ -269,6 +269,9 @@ fn what_the_observer_does_not_know_is_said_and_flows_all_the_same() {
     std::thread::spawn(move || {
         for mut socket in listener.incoming().flatten() {
             std::thread::spawn(move || {
+                // The gateway says first how the replica is listed.
+                let _ = socket.read(&mut [0; 1024]);
+                let _ = socket.write_all(b"+OK\r\n");
                 let _ = socket.read(&mut [0; 1024]);
                 let _ = socket.write_all(head);
                 let _ = socket.write_all(&[0xf5; 100_000]);

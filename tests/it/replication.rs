@@ -320,7 +320,7 @@ fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
 }
 
 #[test]
-fn the_master_lists_a_replica_by_its_site_and_a_replica_may_say_otherwise() {
+fn the_master_lists_a_replica_by_its_site_or_by_a_name_under_it() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let listed = |text: &str| {
@@ -330,23 +330,24 @@ fn the_master_lists_a_replica_by_its_site_and_a_replica_may_say_otherwise() {
     };
     for (announce, own, expected) in [
         ("", &[][..], "ip=dc2,port="),
-        ("announce = \"keep\"", &[], "ip=127.0.0.1,port="),
-        ("announce = { host = \"bravo.example\", port = 7000 }", &[], "ip=bravo.example,port=7000,"),
+        ("announce = \"keep\"", &[], "ip=dc2,port="),
+        ("announce = { host = \"bravo.example\", port = 7000 }", &[], "ip=bravo.example.dc2,port=7000,"),
+        ("announce = { host = \"10.0.0.6\" }", &[], "ip=10.0.0.6.dc2,port="),
         (
             "",
             &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"],
-            "ip=own.example,port=7001,",
+            "ip=own.example.dc2,port=7001,",
         ),
         // Its own port too, though another was announced in between.
         (
             "announce = { host = \"bravo.example\", port = 7000 }",
             &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"],
-            "ip=own.example,port=7001,",
+            "ip=own.example.dc2,port=7001,",
         ),
         (
             "announce = { host = \"bravo.example\", port = 7000 }",
             &["--replica-announce-ip", "own.example"],
-            "ip=own.example,port=",
+            "ip=own.example.dc2,port=",
         ),
     ] {
         let (_second, _first, entry) = listed(announce);
@@ -355,7 +356,7 @@ fn the_master_lists_a_replica_by_its_site_and_a_replica_may_say_otherwise() {
         bravo.wait_equal(&alpha);
         let slave = alpha.info("slave0");
         assert!(slave.contains(expected), "{announce}: {slave}");
-        assert!(!slave.contains("own.example,port=7000"), "{announce}: {slave}");
+        assert!(!slave.contains("own.example.dc2,port=7000"), "{announce}: {slave}");
         bravo.ask(&["REPLICAOF", "NO", "ONE"]);
         eventually("the master lets go", SOON, || alpha.info("connected_slaves") == "0");
     }

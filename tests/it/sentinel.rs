@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::gateway::{Lab, Pair, master_config, replica_config};
 use crate::support::redis::{ALL, Answer, Client, Redis, Version};
+use crate::support::wire::{Site, Wire};
 use crate::support::{Process, SOON, always, eventually, free_port};
 
 /// An address of dc2.
@@ -20,17 +21,53 @@ const DC2: &str = "127.0.0.2";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_gateway_on_the_masters_host_with_equal_ports_does_not_make_sentinel_demote_the_master() {
-    let kept = Watched::new("announce = \"keep\"", "ip=127.0.0.1,");
+fn whatever_a_site_announces_sentinel_leaves_the_master_alone() {
+    let plain = Watched::new("commands = \"any\"", "ip=127.0.0.1,");
     let named = Watched::new("", "ip=dc2,");
     let began = Instant::now();
+    // What else a site may say of its replicas, each on a link that stays.
+    let own = named.alpha.port.to_string();
+    let site = Site::new(&named.lab.path().join("certs"), "dc2", "dc1");
+    let forged = format!("x\r\nrole:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:{own}\r\nx:");
+    let said: [&[&str]; 5] = [
+        &["listening-port", &own, "ip-address", "127.0.0.1"],
+        &["listening-port", &own],
+        &["ip-address", &forged],
+        &["ip-address", "127.0.0.1", "listening-port", "1", "listening-port", &own],
+        &[],
+    ];
+    let links: Vec<Wire> = said
+        .iter()
+        .map(|options| {
+            let (mut wire, _) = site.link(named.pair.wan);
+            let mut offset = 0;
+            let mut says = |words: &[&str], answer: &[u8]| {
+                let command = Client::encode(words);
+                wire.data(offset, &command).expect("the gateway reads");
+                offset += command.len() as u64;
+                let heard = wire.stream(answer.len());
+                assert!(heard.starts_with(answer), "{words:?}: {}", heard.escape_ascii());
+            };
+            if !options.is_empty() {
+                says(&[&["REPLCONF"], *options].concat(), b"+OK\r\n");
+            }
+            says(&["PSYNC", "?", "-1"], b"+FULLRESYNC");
+            wire
+        })
+        .collect();
     // The control: to Sentinel the replica is the master itself, which should follow the master.
-    eventually("the master becomes a replica of itself", PATIENCE, || kept.alpha.info("role") == "slave");
-    assert_eq!(kept.alpha.info("master_port"), kept.alpha.port.to_string());
-    let itself = format!("+convert-to-slave slave 127.0.0.1:{} ", kept.alpha.port);
-    assert!(kept.sentinel.log().contains(&itself), "it was Sentinel: {}", kept.sentinel.log());
+    eventually("the master becomes a replica of itself", PATIENCE, || plain.alpha.info("role") == "slave");
+    assert_eq!(plain.alpha.info("master_port"), plain.alpha.port.to_string());
+    let itself = format!("+convert-to-slave slave 127.0.0.1:{} ", plain.alpha.port);
+    assert!(plain.sentinel.log().contains(&itself), "it was Sentinel: {}", plain.sentinel.log());
 
     always("the master stays a master", began.elapsed(), || named.alpha.info("role") == "master");
+    let info = named.alpha.ask(&["INFO", "replication"]);
+    assert_eq!((info.matches("role:").count(), info.matches("master_host").count()), (1, 0), "{info}");
+    for line in info.lines().filter(|line| line.starts_with("slave") && line.contains(":ip=")) {
+        let host = line.split(['=', ',']).nth(1).unwrap_or_default();
+        assert!(host == "dc2" || host.ends_with(".dc2"), "{line}");
+    }
     let mut client = named.alpha.client();
     client.ask(&["SET", "still", "replicated"]);
     assert_eq!(client.ask(&["WAIT", "1", "5000"]).text(), "1", "the replica follows");
@@ -38,6 +75,7 @@ fn a_gateway_on_the_masters_host_with_equal_ports_does_not_make_sentinel_demote_
     let seen = named.sentinel.log().matches("Failed to resolve hostname 'dc2'").count();
     assert!(seen > 2, "Sentinel has seen the replica {seen} times: {}", named.sentinel.log());
     assert_eq!(named.sentinel.ask(&["SENTINEL", "REPLICAS", "orders"]), Answer::List(Vec::new()));
+    drop(links);
 }
 
 #[test]
@@ -50,7 +88,8 @@ fn sentinel_reaches_replicas_through_a_plain_pair() {
     let bravo = announced(&lab, "bravo", of_bravo, &["--bind-source-addr", DC2]);
     let charli = announced(&lab, "charli", of_charli, &["--replica-priority", "0"]);
     let replicas = [("bravo", bravo.port, of_bravo), ("charli", charli.port, of_charli)];
-    let pair = two_way(&lab, alpha.port, &replicas, "commands = \"any\"", "");
+    let accepted = accept(&[of_bravo, of_charli]);
+    let pair = two_way(&lab, alpha.port, &replicas, [&accepted, "commands = \"any\""], "");
     lead(of_alpha, alpha.port, pair.entry);
     alpha.fill();
     bravo.replicaof(of_alpha);
@@ -90,7 +129,7 @@ fn failover_to_a_replica_behind_the_tunnel_works_only_where_it_is_allowed() {
             &lab,
             alpha.port,
             &[("bravo", bravo.port, of_bravo)],
-            &format!("allow_failover = {allowed}"),
+            [&accept(&[of_bravo]), &format!("allow_failover = {allowed}")],
             &format!("announce = {{ host = \"127.0.0.1\", port = {of_bravo} }}"),
         );
         alpha.fill();
@@ -124,25 +163,26 @@ fn failover_to_a_replica_behind_the_tunnel_works_only_where_it_is_allowed() {
 struct Watched {
     sentinel: Sentinel,
     _bravo: Redis,
-    _pair: Pair,
+    pair: Pair,
     alpha: Redis,
     /// Last, so that the logs are still there when the others are dropped.
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Watched {
-    /// `announce` is for the `[[replica]]`; the master lists the replica as `listed`.
-    fn new(announce: &str, listed: &str) -> Self {
+    /// The replica's site announces nothing; with `more` in the `[[master]]`, the master
+    /// lists the replica as `listed`.
+    fn new(more: &str, listed: &str) -> Self {
         let lab = Lab::new();
         let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-        let pair = lab.pair_with(alpha.port, "", announce);
+        let pair = lab.pair_with(alpha.port, more, "announce = \"keep\"");
         let options = ["--bind", DC2, "--replicaof", "127.0.0.1", &pair.entry.to_string()];
         let bravo = Redis::start_unready(Version::System, lab.path(), "bravo", alpha.port, &options);
         eventually("the replica is online", SOON, || alpha.listed() == (1, 1));
         let expected = format!("{listed}port={},", alpha.port);
         assert!(alpha.info("slave0").starts_with(&expected), "{expected}: {}", alpha.info("slave0"));
         let sentinel = Sentinel::start(lab.path(), alpha.port);
-        Self { sentinel, _bravo: bravo, _pair: pair, alpha, _lab: lab }
+        Self { sentinel, _bravo: bravo, pair, alpha, lab }
     }
 }
 
@@ -191,17 +231,24 @@ fn announced(lab: &Lab, name: &str, port: u16, more: &[&str]) -> Redis {
     Redis::start(Version::System, lab.path(), name, &[&own, more].concat())
 }
 
+/// Lets the master list dc2's replicas on these ports as they announce themselves.
+fn accept(ports: &[u16]) -> String {
+    let addresses: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    format!("accept_announce = {{ dc2 = [{}] }}", addresses.join(", "))
+}
+
 /// The usual pair, in both directions: dc2 offers `replicas`, each with its name and its own
-/// port, to dc1, where the gateway listens for them on the last port.
+/// port, to dc1, where the gateway listens for them on the last port. With more lines in the
+/// `[[master]]` of either.
 fn two_way(
     lab: &Lab,
     alpha: u16,
     replicas: &[(&str, u16, u16)],
-    more_master: &str,
+    [more_first, more_second]: [&str; 2],
     more_replica: &str,
 ) -> Pair {
     let (wan, back, entry) = (free_port(), free_port(), free_port());
-    let mut first = master_config("dc1", wan, &[("orders", alpha)], "");
+    let mut first = master_config("dc1", wan, &[("orders", alpha)], more_first);
     let mut second = replica_config("dc2", entry, wan, more_replica);
     second += &format!("[tunnel]\nlisten = \"127.0.0.1:{back}\"\n");
     for (name, redis, listen) in replicas {
@@ -210,7 +257,7 @@ fn two_way(
              peers = [\"127.0.0.1:{back}\"]\n"
         );
         second += &format!(
-            "[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:{redis}\"\nallow = [\"dc1\"]\n{more_master}\n"
+            "[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:{redis}\"\nallow = [\"dc1\"]\n{more_second}\n"
         );
     }
     let (first, second) = (lab.gateway("dc1", &first), lab.gateway("dc2", &second));

@@ -2,6 +2,7 @@
 
 mod commands;
 mod lanes;
+mod listing;
 mod strangers;
 
 use replgate::link::frame::Frame;

@@ -4,15 +4,22 @@ use std::path::Path;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
 /// A CA of the test's own.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    /// The certificate of the CA that nobody has signed.
+    pub root: String,
+    /// Those from here to there, without that one.
+    chain: String,
 }
+
+/// The serial number of every CA that another has signed.
+pub const SUB_SERIAL: u64 = 5;
 
 /// What to make.
 pub struct Leaf<'a> {
@@ -20,6 +27,7 @@ pub struct Leaf<'a> {
     pub from: Duration,
     pub until: Duration,
     pub usage: Vec<ExtendedKeyUsagePurpose>,
+    pub key_usage: Vec<KeyUsagePurpose>,
 }
 
 impl<'a> Leaf<'a> {
@@ -29,6 +37,7 @@ impl<'a> Leaf<'a> {
             from: Duration::hours(-1),
             until: Duration::days(30),
             usage: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+            key_usage: vec![KeyUsagePurpose::DigitalSignature],
         }
     }
 }
@@ -42,14 +51,52 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
+fn ca_params(name: &str, usages: &[KeyUsagePurpose]) -> CertificateParams {
+    let mut params = params(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = usages.to_vec();
+    params
+}
+
 impl Ca {
     pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let mut params = params(name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let pem = params.self_signed(&key).expect("a CA").pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        let params = ca_params(name, &[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);
+        let root = params.self_signed(&key).expect("a CA").pem();
+        Self { issuer: Issuer::new(params, key), root, chain: String::new() }
+    }
+
+    /// A CA below this one.
+    pub fn sub(&self, name: &str) -> Self {
+        self.sub_for(name, &[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign])
+    }
+
+    /// As [`Ca::sub`], with these uses of its key.
+    pub fn sub_for(&self, name: &str, usages: &[KeyUsagePurpose]) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = ca_params(name, usages);
+        params.serial_number = Some(SerialNumber::from(SUB_SERIAL));
+        let pem = params.signed_by(&key, &self.issuer).expect("a CA").pem();
+        Self { issuer: Issuer::new(params, key), root: self.root.clone(), chain: pem + &self.chain }
+    }
+
+    /// A revocation list with these serial numbers.
+    pub fn list(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: OffsetDateTime::now_utc(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: OffsetDateTime::now_utc(),
+            next_update: OffsetDateTime::now_utc() + Duration::days(30),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).expect("a list").pem().expect("a list")
     }
 
     /// Writes a site's folder: ca.crt, crl.pem, tls.crt, tls.key.
@@ -61,22 +108,13 @@ impl Ca {
         params.not_before = OffsetDateTime::now_utc() + leaf.from;
         params.not_after = OffsetDateTime::now_utc() + leaf.until;
         params.extended_key_usages = leaf.usage.clone();
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.key_usages = leaf.key_usage.clone();
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        let list = CertificateRevocationListParams {
-            this_update: OffsetDateTime::now_utc(),
-            next_update: OffsetDateTime::now_utc() + Duration::days(30),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: Vec::new(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let list = list.signed_by(&self.issuer).expect("a list").pem().expect("a list");
         for (name, text) in [
-            ("ca.crt", self.pem.clone()),
-            ("tls.crt", certificate.pem()),
+            ("ca.crt", self.root.clone()),
+            ("tls.crt", certificate.pem() + &self.chain),
             ("tls.key", key.serialize_pem()),
-            ("crl.pem", list),
+            ("crl.pem", self.list(&[])),
         ] {
             std::fs::write(folder.join(name), text).expect("the test's folder is writable");
         }

@@ -140,21 +140,23 @@ impl Wire {
         }
     }
 
-    /// Bytes of the master's stream from `from` on, until there are `count` of them.
+    /// Bytes of the master's stream, until there are `count` of them.
     #[track_caller]
     pub fn stream(&mut self, count: usize) -> Vec<u8> {
+        self.try_stream(count).unwrap_or_else(|| panic!("the link has ended before {count} bytes"))
+    }
+
+    /// As [`Wire::stream`]; `None` if the link ends before.
+    pub fn try_stream(&mut self, count: usize) -> Option<Vec<u8>> {
         let mut all = Vec::new();
         while all.len() < count {
-            match self.next() {
-                Ok(Heard::Data(bytes)) => all.extend(bytes),
-                Ok(Heard::Frame(Frame::Abort(why) | Frame::End { why, .. })) => {
-                    panic!("the link has ended: {}, after {}", why.text, all.escape_ascii())
-                }
-                Ok(_) => {}
-                Err(error) => panic!("{error}, after {}", all.escape_ascii()),
+            match self.next().ok()? {
+                Heard::Data(bytes) => all.extend(bytes),
+                Heard::Frame(Frame::Abort(_)) => return None,
+                Heard::Frame(_) => {}
             }
         }
-        all
+        Some(all)
     }
 
     /// Whether the gateway closes within `within`.

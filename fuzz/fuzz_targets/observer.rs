@@ -1,0 +1,174 @@
+//! The observers of both sites against a master, and a replica, that say what they like.
+//!
+//! The input is a row of steps, each a byte and what it takes: answers with numbers of any
+//! size, snapshots that end early or late or never, streams, acknowledgements, and time.
+//! Two links share what a sync over two connections shares. Whatever comes, what `status`
+//! would tell is fit to be shown, bounded, and hangs together; and no bytes are held but a
+//! line that is not whole.
+
+#![no_main]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libfuzzer_sys::fuzz_target;
+use replgate::redis::answer::MAX_LINE;
+use replgate::redis::at_replica::AtReplica;
+use replgate::redis::introduction::Introduction;
+use replgate::redis::observer::Observer;
+use replgate::redis::replication::{Observed, Replication, Stage};
+use replgate::redis::syncs::Syncs;
+use replgate::tap::{Flow, Tap, Verdict};
+
+const ID: &str = "0123456789012345678901234567890123456789";
+
+/// The most steps of one input.
+const STEPS: usize = 400;
+
+fuzz_target!(|bytes: &[u8]| {
+    let syncs = Arc::<Syncs>::default();
+    let mut links = [Link::new(&syncs), Link::new(&syncs)];
+    let (mut now, mut input) = (Instant::now(), Input(bytes));
+    for _ in 0..STEPS {
+        let Some(step) = input.byte() else { break };
+        let link = &mut links[usize::from(step >> 7)];
+        let (flow, said) = match step & 0x7f {
+            0 => (Flow::ToReplica, format!("+FULLRESYNC {ID} {}\r\n", input.number()).into_bytes()),
+            1 => (Flow::ToReplica, format!("+CONTINUE {ID}\r\n").into_bytes()),
+            2 => (Flow::ToReplica, format!("+RDBCHANNELSYNC {}\r\n", input.byte().unwrap_or(0)).into_bytes()),
+            3 => (Flow::ToReplica, b"+DUALCHANNELSYNC\r\n".to_vec()),
+            4 => {
+                let (offset, id) = (input.number(), input.byte().unwrap_or(0));
+                (Flow::ToReplica, format!("$ENDOFF:{offset} {ID} 0 {id}\r\n").into_bytes())
+            }
+            5 => (Flow::ToReplica, format!("${}\r\n", input.number()).into_bytes()),
+            6 => (Flow::ToReplica, format!("$EOF:{ID}\r\n").into_bytes()),
+            7 => (Flow::ToReplica, ID.as_bytes().to_vec()),
+            8 => (Flow::ToReplica, vec![b'x'; usize::from(input.byte().unwrap_or(0)) * 37]),
+            9 => (Flow::ToReplica, b"+OK\r\n".to_vec()),
+            10 => (Flow::ToReplica, [b"-", input.some(), b"\r\n"].concat()),
+            11 => (Flow::ToReplica, input.some().to_vec()),
+            12 => (Flow::ToReplica, b"\n\n".to_vec()),
+            13 => (Flow::ToMaster, b"PSYNC ? -1\r\n".to_vec()),
+            14 => (Flow::ToMaster, format!("PSYNC {ID} {}\r\n", input.number()).into_bytes()),
+            15 => (Flow::ToMaster, b"SYNC\r\n".to_vec()),
+            16 => (Flow::ToMaster, format!("REPLCONF ACK {}\r\n", input.number()).into_bytes()),
+            17 => {
+                let id = input.byte().unwrap_or(0);
+                (Flow::ToMaster, format!("REPLCONF main-ch-client-id {id} capa eof\r\n").into_bytes())
+            }
+            18 => {
+                let id = input.byte().unwrap_or(0);
+                (Flow::ToMaster, format!("REPLCONF set-rdb-client-id {id}\r\n").into_bytes())
+            }
+            19 => (Flow::ToMaster, [b"REPLCONF version ", input.some(), b" capa x\r\n"].concat()),
+            20 => {
+                now += Duration::from_millis(u64::from(input.byte().unwrap_or(0)) * 50);
+                continue;
+            }
+            _ => (Flow::ToMaster, b"PING\r\n".to_vec()),
+        };
+        link.say(flow, &said, now);
+        link.is_sane(now);
+    }
+    let counted: u64 = syncs.counts().iter().sum();
+    assert!(counted <= STEPS as u64, "{counted} syncs");
+});
+
+/// What is left of the input.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// Small, around the greatest, or anything.
+    fn number(&mut self) -> u64 {
+        let first = self.byte().unwrap_or(0);
+        match first {
+            0..128 => u64::from(first),
+            128..192 => u64::MAX - u64::from(first - 128),
+            _ => (0..8).fold(0, |number, _| number << 8 | u64::from(self.byte().unwrap_or(0))),
+        }
+    }
+
+    /// Up to 255 bytes of any kind.
+    fn some(&mut self) -> &'a [u8] {
+        let length = usize::from(self.byte().unwrap_or(0)).min(self.0.len());
+        let (some, rest) = self.0.split_at(length);
+        self.0 = rest;
+        some
+    }
+}
+
+/// One link at the replica's site.
+struct Link {
+    tap: AtReplica,
+    observed: Arc<Observed>,
+    held: [Vec<u8>; 2],
+    detached: [bool; 2],
+    ended: bool,
+    /// Bytes from the master so far.
+    sent: u64,
+}
+
+impl Link {
+    fn new(syncs: &Arc<Syncs>) -> Self {
+        let observed = Observed::new(Arc::clone(syncs));
+        let observer = Observer::new(Arc::clone(&observed));
+        let tap = AtReplica::new(Introduction::new(None, Vec::new()), observer, Box::new(|_| {}));
+        Self { tap, observed, held: Default::default(), detached: [false; 2], ended: false, sent: 0 }
+    }
+
+    fn say(&mut self, flow: Flow, bytes: &[u8], now: Instant) {
+        let way = usize::from(flow == Flow::ToReplica);
+        if self.ended {
+            return;
+        }
+        self.sent += if flow == Flow::ToReplica { bytes.len() as u64 } else { 0 };
+        self.held[way].extend_from_slice(bytes);
+        while !self.held[way].is_empty() && !self.detached[way] {
+            match self.tap.look(flow, &self.held[way], now) {
+                Verdict::Pass(count) | Verdict::PassAndArm(count) | Verdict::Replace(count, _) => {
+                    assert!(count > 0);
+                    self.held[way].drain(..count);
+                }
+                Verdict::Hold => {
+                    assert!(flow == Flow::ToMaster || self.held[way].len() < MAX_LINE);
+                    return;
+                }
+                Verdict::Detach => self.detached[way] = true,
+                Verdict::Stop { .. } => {
+                    self.ended = true;
+                    return;
+                }
+                other => panic!("{other:?} at the replica's site"),
+            }
+        }
+        self.held[way].clear();
+    }
+
+    /// Asserts that what is known is fit to be shown and hangs together.
+    fn is_sane(&self, now: Instant) {
+        let view: Replication = self.observed.view(now);
+        let text = format!("{view:?}");
+        assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text}");
+        assert!(text.len() < 4096, "{} bytes", text.len());
+        assert!(view.capabilities.len() <= 32);
+        if let Some(lag) = view.lag_bytes {
+            assert!(lag <= view.master_offset.expect("there is one"));
+        }
+        assert!(view.lag_seconds.is_none_or(|lag| lag >= 0.0));
+        if let Some(snapshot) = &view.snapshot {
+            assert!(snapshot.bytes <= self.sent);
+            assert!(snapshot.seconds_left.is_none_or(|left| left >= 0.0 && left.is_finite()));
+        }
+        assert_eq!(view.stage == Stage::Unknown, view.unknown.is_some());
+        if view.stage == Stage::Unknown {
+            assert_eq!((view.master_offset, view.lag_bytes), (None, None));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Reads the files that an operator names: the config, and what the config names.
+//!
+//! Only a regular file of bounded size is read, and it is judged on the handle that was
+//! opened, so that nothing can be put in its place between. A pipe, a device or a
+//! folder is refused at once: opening one never waits for somebody at its other end.
+//! What is read is wiped when it is dropped, since it may be a secret.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+/// The file's bytes; an error where there are more than `most` of them.
+pub fn read(path: &Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = open(path)?;
+    let too_large = || io::Error::other(format!("it is larger than {most} bytes, which no such file is"));
+    let length = file.metadata()?.len();
+    if length > most {
+        return Err(too_large());
+    }
+    // Room for all of it at once: a buffer that grows would leave copies behind.
+    let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).map_err(|_| too_large())? + 1]);
+    let mut read = 0;
+    loop {
+        let free = &mut bytes[read..];
+        if free.is_empty() {
+            // It grows while it is read, or has no length to show, as in /proc.
+            if read as u64 > most {
+                return Err(too_large());
+            }
+            let mut larger = Zeroizing::new(vec![0; read * 2 + 4096]);
+            larger[..read].copy_from_slice(&bytes);
+            bytes = larger;
+            continue;
+        }
+        match (&file).read(free) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if read as u64 > most {
+        return Err(too_large());
+    }
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// As [`read`], for text.
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let bytes = read(path, most)?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(io::Error::other(format!("line {line} is not UTF-8 text")))
+        }
+    }
+}
+
+/// Whether this process may read it.
+pub fn is_readable(path: &Path) -> bool {
+    open(path).is_ok()
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let what = if kind.is_dir() {
+        "a folder"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device"
+    } else {
+        "something else"
+    };
+    Err(io::Error::other(format!("it is {what}; only a regular file is read")))
+}
+
+/// Who but its owner may change a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Writers {
+    /// The users of its group.
+    Group,
+    /// Every user of this host.
+    All,
+}
+
+/// Whether others may change the file, and how that is to be mended, in a sentence.
+/// A folder where everybody may put another file in its place counts as well.
+pub fn writers(path: &Path) -> Option<(Writers, String)> {
+    let mode = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode());
+    let own = mode(path)?;
+    let told = |who, path: &Path, mode: u32, verb: &str| {
+        let name = match who {
+            Writers::Group => "its group",
+            Writers::All => "every user of this host",
+        };
+        (
+            who,
+            format!(
+                "{}: mode {:04o} lets {name} {verb}; chmod go-w {}",
+                path.display(),
+                mode & 0o7777,
+                path.display()
+            ),
+        )
+    };
+    if own & 0o002 != 0 {
+        return Some(told(Writers::All, path, own, "change it"));
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    // In a sticky folder, as /tmp is, a file belongs to its owner.
+    if let Some(mode) = mode(folder).filter(|mode| mode & 0o1002 == 0o0002) {
+        return Some(told(Writers::All, folder, mode, "replace the files in it"));
+    }
+    (own & 0o020 != 0).then(|| told(Writers::Group, path, own, "change it"))
+}
+
+/// What [`writers`] says of these files, each sentence once.
+pub fn all_writers<'p>(paths: impl Iterator<Item = &'p Path>) -> Vec<(Writers, String)> {
+    let mut told = Vec::new();
+    for found in paths.filter_map(writers) {
+        if !told.contains(&found) {
+            told.push(found);
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        for (path, what) in [
+            (pipe.as_path(), "a pipe"),
+            (&link, "a pipe"),
+            (folder.path(), "a folder"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            let error = read(path, 100).unwrap_err().to_string();
+            assert!(error.contains(what), "{}: {error}", path.display());
+            assert!(!is_readable(path));
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for length in [0, 1, 99, 100] {
+            std::fs::write(&path, vec![b'x'; length]).unwrap();
+            assert_eq!(read(&path, 100).unwrap().len(), length);
+        }
+        std::fs::write(&path, vec![b'x'; 101]).unwrap();
+        assert!(read(&path, 100).unwrap_err().to_string().contains("larger than 100 bytes"));
+        // A huge one takes no memory, and one without a length is bounded as well.
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert!(read(&path, 100).is_err());
+        assert!(!read(Path::new("/proc/self/status"), 1 << 20).unwrap().is_empty());
+        assert!(read(Path::new("/proc/self/status"), 100).is_err());
+        std::fs::write(&path, b"one\ntwo\n\xff").unwrap();
+        assert!(read_text(&path, 100).unwrap_err().to_string().contains("line 3 is not UTF-8"));
+    }
+
+    #[test]
+    fn who_may_change_a_file_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        let chmod = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let who = |file, dir| {
+            chmod(&path, file);
+            chmod(folder.path(), dir);
+            writers(&path).map(|(who, text)| {
+                assert!(text.contains("; chmod go-w "), "{text}");
+                who
+            })
+        };
+        assert_eq!(who(0o644, 0o755), None);
+        assert_eq!(who(0o664, 0o755), Some(Writers::Group));
+        assert_eq!(who(0o646, 0o755), Some(Writers::All));
+        assert_eq!(who(0o600, 0o777), Some(Writers::All));
+        assert_eq!(who(0o600, 0o1777), None);
+        assert_eq!(who(0o600, 0o775), None);
+    }
+}

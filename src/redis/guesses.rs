@@ -1,0 +1,182 @@
+//! Bounds the passwords that one site tries at a master where each replica says its own.
+//!
+//! What the master took once passes at once, so that a site with one replica whose
+//! password is wrong does not keep its others out. Anything else is a guess: few are
+//! free, then each waits longer for its turn than the one before.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+
+/// Wrong passwords before there is any pause.
+const FREE: u32 = 5;
+
+/// The first pause; it doubles with each wrong password that follows.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Without a wrong password for this long, all is forgotten.
+const FORGET: Duration = Duration::from_secs(600);
+
+/// Good passwords that are known again.
+const KNOWN: usize = 16;
+
+/// The passwords that one site has tried at one master.
+pub struct Guesses {
+    /// Random: what is kept of a password says nothing without it.
+    key: hmac::Key,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    wrong: u32,
+    /// Those whose answer has not come yet.
+    pending: u32,
+    /// When the last of either was tried.
+    last: Option<Instant>,
+    good: VecDeque<Vec<u8>>,
+}
+
+/// A password that is being tried: wrong unless [`Guess::is_good`] is said.
+pub struct Guess {
+    guesses: Arc<Guesses>,
+    digest: Vec<u8>,
+    /// It was good before.
+    known: bool,
+    good: bool,
+}
+
+impl Default for Guesses {
+    fn default() -> Self {
+        let mut key = [0; 32];
+        aws_lc_rs::rand::fill(&mut key).expect("the system's random source works");
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key), state: Mutex::default() }
+    }
+}
+
+impl Guesses {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the guesses")
+    }
+
+    /// Whether these words of an AUTH may go to the master now; else the time to wait.
+    pub fn attempt(self: &Arc<Self>, words: &[&[u8]], now: Instant) -> Result<Guess, Duration> {
+        let mut signed = hmac::Context::with_key(&self.key);
+        for word in words {
+            signed.update(&(word.len() as u64).to_be_bytes());
+            signed.update(word);
+        }
+        let digest = signed.sign().as_ref().to_vec();
+        let mut state = self.lock();
+        let known = state.good.contains(&digest);
+        if !known {
+            let since = state.last.map(|last| now.saturating_duration_since(last));
+            if since.is_some_and(|since| since >= FORGET) {
+                state.wrong = 0;
+            }
+            let pause = match (state.wrong + 1).saturating_sub(FREE) {
+                0 => Duration::ZERO,
+                beyond => FIRST.saturating_mul(1 << (beyond - 1).min(10)).min(LONGEST),
+            };
+            let left = pause.saturating_sub(since.unwrap_or(FORGET));
+            // Where there are pauses, one is tried at a time.
+            if !left.is_zero() || !pause.is_zero() && state.pending > 0 {
+                return Err(left.max(FIRST));
+            }
+            state.pending += 1;
+            state.last = Some(now);
+        }
+        drop(state);
+        Ok(Guess { guesses: Arc::clone(self), digest, known, good: false })
+    }
+}
+
+impl Guess {
+    /// The master has taken it.
+    pub fn is_good(mut self) {
+        self.good = true;
+    }
+}
+
+impl Drop for Guess {
+    fn drop(&mut self) {
+        let mut state = self.guesses.lock();
+        state.pending -= u32::from(!self.known);
+        match (self.known, self.good) {
+            (false, false) => state.wrong = state.wrong.saturating_add(1),
+            (false, true) if !state.good.contains(&self.digest) => {
+                if state.good.len() == KNOWN {
+                    state.good.pop_front();
+                }
+                state.good.push_back(std::mem::take(&mut self.digest));
+            }
+            // The master's password has changed.
+            (true, false) => state.good.retain(|good| *good != self.digest),
+            _ => {}
+        }
+    }
+}
+
+impl std::fmt::Debug for Guesses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guesses")
+    }
+}
+
+impl std::fmt::Debug for Guess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guess")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_passwords_wait_longer_each_time_and_a_good_one_does_not() {
+        let (guesses, start) = (Arc::<Guesses>::default(), Instant::now());
+        let attempt = |word: &[u8], at: Duration| guesses.attempt(&[word], start + at);
+        attempt(b"right", Duration::ZERO).unwrap().is_good();
+        let (mut at, mut passed) = (Duration::ZERO, Vec::new());
+        while at < Duration::from_secs(400) {
+            match attempt(b"wrong", at) {
+                Ok(_) => passed.push(at.as_secs()),
+                Err(wait) => at += wait,
+            }
+        }
+        assert_eq!(passed[..10], [0, 0, 0, 0, 0, 1, 3, 7, 15, 31]);
+        assert!(passed[11..].windows(2).all(|pair| pair[1] - pair[0] == LONGEST.as_secs()), "{passed:?}");
+        // One that was good before is good at once, and a new one has to wait.
+        attempt(b"right", at).unwrap().is_good();
+        drop(attempt(b"wrong", at).unwrap());
+        assert!(attempt(b"other", at).is_err());
+        // No longer good: a guess like any other.
+        drop(attempt(b"right", at).unwrap());
+        assert!(attempt(b"right", at).is_err());
+        // In the end all is forgotten.
+        (0..FREE).for_each(|_| drop(attempt(b"wrong", at + FORGET).unwrap()));
+    }
+
+    #[test]
+    fn replicas_that_come_together_are_no_guesses_and_words_are_told_apart() {
+        let (guesses, now) = (Arc::<Guesses>::default(), Instant::now());
+        guesses.attempt(&[b"a", b"b"], now).unwrap().is_good();
+        // Replicas that come together, each with the right password.
+        let pending: Vec<_> = (0..50).map(|_| guesses.attempt(&[b"ab"], now).unwrap()).collect();
+        pending.into_iter().for_each(Guess::is_good);
+        // Once some were wrong, one is tried at a time.
+        (0..FREE).for_each(|_| drop(guesses.attempt(&[b"ba"], now).unwrap()));
+        let later = now + FIRST;
+        let pending = guesses.attempt(&[b"ba"], later).unwrap();
+        assert!(guesses.attempt(&[b"ba"], later + LONGEST).is_err());
+        assert!(guesses.attempt(&[b"a", b"b"], later).is_ok());
+        drop(pending);
+        assert!(guesses.attempt(&[b"ba"], later + LONGEST).is_ok());
+    }
+}

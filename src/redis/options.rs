@@ -1,0 +1,175 @@
+//! The options of REPLCONF: which there are, and of what form their values must be.
+//!
+//! A master keeps some of these values, and shows them. So nothing passes that is not of
+//! its option's form: bounded in length, and of few letters.
+
+/// What a value looks like.
+#[derive(Clone, Copy)]
+enum Form {
+    /// 0 to 65535, in digits.
+    Port,
+    /// Anything: it goes no further than the gateway.
+    Any,
+    /// Letters, digits and `._-`, at most so many.
+    Word(usize),
+    /// 0 or 1.
+    Flag,
+    /// A client's number.
+    Id,
+    /// Small letters, blanks and `-`, perhaps none.
+    Names,
+}
+
+/// What a replica states of itself.
+const KNOWN: [(&str, Form); 13] = [
+    ("listening-port", Form::Port),
+    ("ip-address", Form::Any),
+    ("capa", Form::Word(32)),
+    ("version", Form::Word(32)),
+    ("rdb-no-compress", Form::Flag),
+    ("rdb-no-checksum", Form::Flag),
+    ("rdb-channel", Form::Flag),
+    ("main-ch-client-id", Form::Id),
+    ("set-rdb-client-id", Form::Id),
+    ("set-cluster-node-id", Form::Word(40)),
+    ("uuid", Form::Word(64)),
+    ("rdb-only", Form::Flag),
+    ("rdb-filter-only", Form::Names),
+];
+
+/// Why options are none that a replica states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault<'a> {
+    /// They are no pairs, or one is not known.
+    Unknown,
+    /// The value of this one has another form.
+    Value(&'a [u8]),
+}
+
+/// Judges the options of an introduction.
+pub fn judge<'a>(options: &[&'a [u8]]) -> Result<(), Fault<'a>> {
+    if options.is_empty() || !options.len().is_multiple_of(2) {
+        return Err(Fault::Unknown);
+    }
+    for option in options.chunks_exact(2) {
+        let known = KNOWN.iter().find(|(name, _)| option[0].eq_ignore_ascii_case(name.as_bytes()));
+        let (_, form) = known.ok_or(Fault::Unknown)?;
+        if !form.fits(option[1]) {
+            return Err(Fault::Value(option[0]));
+        }
+    }
+    Ok(())
+}
+
+impl Form {
+    fn fits(self, value: &[u8]) -> bool {
+        match self {
+            Self::Port => port(value).is_some(),
+            Self::Any => true,
+            Self::Word(most) => is_word(value, most),
+            Self::Flag => matches!(value, b"0" | b"1"),
+            Self::Id => (1..=20).contains(&value.len()) && value.iter().all(u8::is_ascii_digit),
+            Self::Names => {
+                value.len() <= 128
+                    && value.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b' ' | b'-'))
+            }
+        }
+    }
+}
+
+/// Letters, digits and `._-`, 1 to `most` of them.
+pub fn is_word(value: &[u8], most: usize) -> bool {
+    let good = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    (1..=most).contains(&value.len()) && value.iter().all(good)
+}
+
+/// The name of an ACL user: masters note it where its password was wrong.
+pub fn is_user(value: &[u8]) -> bool {
+    (1..=128).contains(&value.len()) && value.iter().all(|byte| *byte > b' ' && *byte != 0x7f)
+}
+
+/// A port in digits, without leading zeros.
+pub fn port(value: &[u8]) -> Option<u16> {
+    let canonical = value == b"0" || !value.starts_with(b"0") && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| canonical)?.parse().ok()
+}
+
+/// Whether a word is this name, in any case.
+pub fn is(word: Option<&&[u8]>, expected: &str) -> bool {
+    word.is_some_and(|word| word.eq_ignore_ascii_case(expected.as_bytes()))
+}
+
+/// `ACK <offset>` with, from Redis 7.2, `FACK <offset>`.
+pub fn is_ack(options: &[&[u8]]) -> bool {
+    let number = |word: &[u8]| {
+        let digits = word.strip_prefix(b"-").unwrap_or(word);
+        (1..=20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+    };
+    match options {
+        [ack, offset] => ack.eq_ignore_ascii_case(b"ack") && number(offset),
+        [ack, offset, fack, persisted] => {
+            ack.eq_ignore_ascii_case(b"ack")
+                && fack.eq_ignore_ascii_case(b"fack")
+                && number(offset)
+                && number(persisted)
+        }
+        _ => false,
+    }
+}
+
+/// The value of an option; where it is there twice with different ones, one that is
+/// good for nothing.
+pub fn value<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
+    let mut values =
+        options.chunks_exact(2).filter(|option| is(Some(&option[0]), name)).map(|option| option[1]);
+    let first = values.next()?;
+    Some(if values.all(|other| other == first) { first } else { b"" })
+}
+
+/// The value of an option that counts for Redis: the last.
+pub fn last<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
+    let mut pairs = options.chunks_exact(2).rev();
+    pairs.find(|option| is(Some(&option[0]), name)).map(|option| option[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_is_of_its_options_form() {
+        fn judged<'a>(option: &'a str, value: &'a [u8]) -> Result<(), Fault<'a>> {
+            judge(&[option.as_bytes(), value])
+        }
+        for (option, good) in [
+            ("listening-port", &["0", "6379", "65535"][..]),
+            ("capa", &["eof", "activeExpire", "rdb-channel-repl"]),
+            ("version", &["8.1.0", "255.255.255"]),
+            ("RDB-ONLY", &["0", "1"]),
+            ("main-ch-client-id", &["17"]),
+            ("set-cluster-node-id", &["0123456789012345678901234567890123456789"]),
+            ("uuid", &["6ba7b810-9dad-11d1-80b4-00c04fd430c8"]),
+            ("rdb-filter-only", &["functions", ""]),
+        ] {
+            for value in good {
+                assert_eq!(judged(option, value.as_bytes()), Ok(()), "{option} {value}");
+            }
+            for bad in [&b"x\r\nrole:slave"[..], b"a b\0", b"\x1b[2J", &[b'x'; 200], b"1,state=online"] {
+                assert_eq!(judged(option, bad), Err(Fault::Value(option.as_bytes())), "{option}");
+            }
+        }
+        for (option, bad) in [("listening-port", "65536"), ("listening-port", "06379"), ("rdb-only", "2")] {
+            assert!(judged(option, bad.as_bytes()).is_err(), "{option} {bad}");
+        }
+        assert_eq!(judge(&[b"getack", b"*"]), Err(Fault::Unknown));
+        assert_eq!(judge(&[b"capa"]), Err(Fault::Unknown));
+        assert_eq!(judge(&[]), Err(Fault::Unknown));
+    }
+
+    #[test]
+    fn the_last_value_is_the_one_that_redis_keeps() {
+        let options: [&[u8]; 4] = [b"listening-port", b"1", b"Listening-Port", b"2"];
+        assert_eq!(last(&options, "listening-port"), Some(&b"2"[..]));
+        assert_eq!(value(&options, "listening-port"), Some(&b""[..]));
+    }
+}
