@@ -159,13 +159,20 @@ fn serve(size: u64, replicates: bool) -> SocketAddr {
             std::thread::spawn(move || {
                 let block = vec![b'x'; 1 << 20];
                 if replicates {
-                    let mut asked = [0; PSYNC.len()];
+                    // The gateway says first how the replica is listed.
+                    let mut asked = [0; 1024];
+                    loop {
+                        let count = socket.read(&mut asked).unwrap_or(0);
+                        if count == 0 {
+                            return;
+                        }
+                        if asked[..count].windows(5).any(|word| word == b"PSYNC") {
+                            break;
+                        }
+                        let _ = socket.write_all(b"+OK\r\n");
+                    }
                     let answer = format!("+FULLRESYNC {} 0\r\n${}\r\n", "0".repeat(40), size / 2);
-                    if socket
-                        .read_exact(&mut asked)
-                        .and_then(|()| socket.write_all(answer.as_bytes()))
-                        .is_err()
-                    {
+                    if socket.write_all(answer.as_bytes()).is_err() {
                         return;
                     }
                 }

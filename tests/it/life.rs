@@ -546,6 +546,9 @@ fn a_replica_that_still_reads_gets_the_last_bytes_of_a_master_that_has_closed() 
     let snapshot = reply.clone().into_bytes();
     std::thread::spawn(move || {
         for mut socket in listener.incoming().flatten() {
+            // The gateway says first how the replica is listed.
+            let _ = std::io::Read::read(&mut socket, &mut [0; 1000]);
+            let _ = std::io::Write::write_all(&mut socket, b"+OK\r\n");
             let _ = std::io::Read::read(&mut socket, &mut [0; 1000]);
             let _ = std::io::Write::write_all(&mut socket, &[snapshot.as_slice(), &[7; 2_000_000]].concat());
             let _ = socket.shutdown(std::net::Shutdown::Write);
