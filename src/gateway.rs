@@ -9,26 +9,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::clock;
 use crate::config::Config;
-use crate::link::tlv::Id;
-use crate::listener::{self, Handshakes};
-use crate::memory::Budget;
+use crate::listener;
 use crate::password::Password;
-use crate::registry::Registry;
+use crate::registry::{Kind, Topic, Untold, tell};
 use crate::session::door::{self, Door};
-use crate::session::{DIALS, Shared, serve};
-use crate::tls::in_use::{InUse, Loaded};
+use crate::session::{Shared, serve};
+use crate::tls::in_use::Loaded;
 use crate::tls::material::Material;
+use crate::unproven;
 
 /// For all links to end after a stop: sending what was read, and last words.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How often it is looked whether something was counted and not told.
+const COUNTS_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs a gateway until `shutdown` completes, then ends every link with a GOODBYE.
 ///
@@ -54,17 +56,7 @@ pub async fn run(
         }
     }
     let loaded = Loaded::new(material, sites(&config)).context("set up TLS")?;
-    let shared = Arc::new(Shared {
-        tls: InUse::new(loaded),
-        renewals: watch::Sender::new(0),
-        instance: Id::random(),
-        registry: Arc::new(Registry::default()),
-        attachable: Arc::default(),
-        memory: Budget::new(config.limits.memory),
-        dials: Semaphore::new(DIALS),
-        config,
-        stop: stop.clone(),
-    });
+    let shared = Arc::new(Shared::new(config, loaded, stop.clone()));
     // Everything is bound before anything is accepted.
     let wan = shared.config.listen.map(|address| bind(address, "[tunnel]")).transpose()?;
     let mut replicas = Vec::new();
@@ -72,8 +64,8 @@ pub async fn run(
         let listener = bind(replica.listen, &format!("replica {:?}", replica.name))?;
         replicas.push((listener, Arc::new(Door::new(replica.clone()))));
     }
-    if let Some(listener) = admin::bind(&shared) {
-        tasks.spawn(admin::serve(Arc::clone(&shared), listener));
+    if let Some(listener) = admin::bind(&shared).await {
+        tasks.spawn(admin::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
     if let Some(listener) = wan {
         accept_sites(&shared, listener, &tasks);
@@ -81,6 +73,7 @@ pub async fn run(
     for (listener, door) in replicas {
         accept_replicas(&shared, listener, door, &tasks);
     }
+    tasks.spawn(count(Arc::clone(&shared)));
     info!(site = %shared.config.site, node = %shared.config.node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     up();
 
@@ -97,8 +90,29 @@ pub async fn run(
     if tokio::time::timeout(STOP_DEADLINE, tasks.wait()).await.is_err() {
         warn!("{} connections did not end in time and are cut", tasks.len());
     }
+    tell_counts(&shared, true);
     info!("stopped");
     Ok(())
+}
+
+/// Tells from time to time what was counted and is told by no line of its own.
+async fn count(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COUNTS_EVERY) => tell_counts(&shared, false),
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+fn tell_counts(shared: &Shared, last: bool) {
+    for Untold { unwell, words, name, site, more, last } in shared.registry.untold(last) {
+        if unwell {
+            warn!(link = name, site, "{more} more {words}; the last: {last}");
+        } else {
+            info!(link = name, site, "{more} more {words}; the last: {last}");
+        }
+    }
 }
 
 /// The sites that this one dials.
@@ -151,30 +165,22 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
         }
         info!(master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %shared.config.listen.expect("bound"), "offering a master");
     }
-    let (shared, inner) = (Arc::clone(shared), tasks.clone());
-    let handshakes = Handshakes::default();
-    tasks.spawn(listener::accept(listener, shared.stop.clone(), move |socket, from| {
-        let place = handshakes.enter(from.ip());
-        let shared = Arc::clone(&shared);
-        inner.spawn(async move {
-            let greeted = tokio::select! {
-                greeted = serve::greet(&shared, socket, from) => greeted,
-                () = place.evicted.cancelled() => {
-                    if shared.registry.refused(&format!("crowded out {}", from.ip())) {
-                        warn!(%from, "connection refused: too many handshakes at a time, the oldest goes");
-                    } else {
-                        debug!(%from, "connection refused: too many handshakes at a time, the oldest goes");
-                    }
-                    None
-                }
-                () = shared.stop.cancelled() => None,
-            };
-            drop(place);
-            if let Some((lane, hello)) = greeted {
-                serve::serve_site(shared, lane, hello).await;
-            }
-        });
-    }));
+    let (shared, inner, stop) = (Arc::clone(shared), tasks.clone(), shared.stop.clone());
+    let starved = starved(&shared);
+    let take = move |socket, from: SocketAddr| {
+        let seat = shared.strangers.enter(unproven::source(from.ip()));
+        inner.spawn(serve::serve(Arc::clone(&shared), socket, from, seat));
+    };
+    tasks.spawn(listener::accept(listener, stop, take, starved));
+}
+
+/// Tells that connections cannot be accepted.
+fn starved(shared: &Arc<Shared>) -> impl Fn(&std::io::Error) + use<> {
+    let shared = Arc::clone(shared);
+    move |failed| {
+        tell!(error, shared.registry, Topic::of(Kind::Starved), &failed.to_string();
+            "connections cannot be accepted: {failed}; raise the limit of open files (LimitNOFILE=, ulimit -n)");
+    }
 }
 
 fn accept_replicas(
@@ -185,14 +191,16 @@ fn accept_replicas(
 ) {
     let replica = Arc::clone(&door.replica);
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
-    let (shared, inner) = (Arc::clone(shared), tasks.clone());
-    tasks.spawn(listener::accept(listener, shared.stop.clone(), move |socket, from| {
-        if !replica.clients.iter().any(|network| network.contains(from.ip())) {
-            if shared.registry.refused(&format!("replica {}: client {}", replica.name, from.ip())) {
-                warn!(link = %replica.name, %from, "connection refused: {} is not in `clients`", from.ip());
-            }
+    let (shared, inner, stop) = (Arc::clone(shared), tasks.clone(), shared.stop.clone());
+    let starved = starved(&shared);
+    let take = move |socket, from: SocketAddr| {
+        if replica.clients.iter().any(|network| network.contains(from.ip())) {
+            inner.spawn(door::serve_replica(Arc::clone(&shared), Arc::clone(&door), socket, from));
             return;
         }
-        inner.spawn(door::serve_replica(Arc::clone(&shared), Arc::clone(&door), socket, from));
-    }));
+        let topic = Topic::replica(Kind::NotAClient, &replica);
+        let words = format!("{} is not in `clients`", from.ip());
+        tell!(warn, shared.registry, topic, &words; link = %replica.name, %from, "connection refused: {words}");
+    };
+    tasks.spawn(listener::accept(listener, stop, take, starved));
 }

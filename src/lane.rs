@@ -18,7 +18,7 @@ use crate::buffer;
 use crate::link::frame::{Decoder, Frame, FrameError, Item};
 use crate::link::tlv::Refuse;
 use crate::tls::ALPN;
-use crate::tls::explain;
+use crate::tls::explain::{self, Class};
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
 use crate::x509::Certificate;
@@ -29,6 +29,12 @@ const MAX_FRAME: usize = buffer::HEADROOM + buffer::PAYLOAD;
 /// Bytes that a lane which shares a link leaves unsent in the kernel.
 const UNSENT: u32 = 512 * 1024;
 
+/// Bytes that may come before the first frame is whole.
+const MAX_OPENING: usize = 64 * 1024;
+
+/// What is read at once of what a far side still sends while its lane is closed.
+const REST: usize = 4 * 1024;
+
 /// How a lane failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
@@ -36,8 +42,13 @@ pub enum LaneError {
     #[error("{0}")]
     Socket(#[from] io::Error),
     /// TLS, in the operator's words.
-    #[error("{0}")]
-    Tls(String),
+    #[error("{words}")]
+    Tls {
+        /// What kind of failure it is.
+        class: Class,
+        /// What is wrong.
+        words: String,
+    },
     /// Bytes that are no frame of this protocol.
     #[error("{0}")]
     Frame(#[from] FrameError),
@@ -50,6 +61,18 @@ pub enum LaneError {
     /// A frame that does not open a lane.
     #[error("the far side answered with a frame that does not belong here")]
     Unexpected,
+}
+
+impl LaneError {
+    /// A failure of TLS in the words that suit this gateway's certificate, `ours`.
+    fn handshake(error: &rustls::Error, ours: &Certificate) -> Self {
+        Self::Tls { class: Class::of(error), words: explain::handshake(error, ours) }
+    }
+
+    /// A failure of TLS in its own words.
+    fn tls(error: &impl std::fmt::Display) -> Self {
+        Self::Tls { class: Class::Other, words: error.to_string() }
+    }
 }
 
 /// A connection on which frames go both ways.
@@ -72,7 +95,7 @@ impl Lane {
     /// the socket. `ours` is this gateway's certificate, to explain a refusal.
     pub async fn dial(socket: TcpStream, dial: &Dial, ours: &Certificate) -> Result<Self, LaneError> {
         let records = Records::client(Arc::clone(&dial.config), dial.name.clone())
-            .map_err(|error| LaneError::Tls(error.to_string()))?;
+            .map_err(|error| LaneError::tls(&error))?;
         Self::open(socket, records, ours).await
     }
 
@@ -82,7 +105,7 @@ impl Lane {
         config: Arc<ServerConfig>,
         ours: &Certificate,
     ) -> Result<Self, LaneError> {
-        let records = Records::server(config).map_err(|error| LaneError::Tls(error.to_string()))?;
+        let records = Records::server(config).map_err(|error| LaneError::tls(&error))?;
         Self::open(socket, records, ours).await
     }
 
@@ -102,25 +125,25 @@ impl Lane {
                     written?;
                 }
             }
-            if done.map_err(|error| LaneError::Tls(explain::handshake(&error, ours)))? {
+            if done.map_err(|error| LaneError::handshake(&error, ours))? {
                 break;
             }
             // A silent stranger costs no buffer.
             socket.readable().await?;
-            let count = socket.read(records.spare()).await?;
+            let count = socket.read(records.opening_spare()).await?;
             if count == 0 {
                 return Err(LaneError::Closed);
             }
             records.filled(count);
         }
         if records.alpn() != Some(ALPN) {
-            return Err(LaneError::Tls("the far side does not offer the protocol replgate/1".to_owned()));
+            return Err(LaneError::tls(&"the far side does not offer the protocol replgate/1"));
         }
         let leaf = records
             .peer_certificates()
             .first()
-            .ok_or_else(|| LaneError::Tls("the far side showed no certificate".to_owned()))?;
-        let leaf = Certificate::read(leaf).map_err(|error| LaneError::Tls(error.to_string()))?;
+            .ok_or_else(|| LaneError::tls(&"the far side showed no certificate"))?;
+        let leaf = Certificate::read(leaf).map_err(|error| LaneError::tls(&error))?;
         Ok(Self {
             socket,
             peer,
@@ -144,9 +167,11 @@ impl Lane {
         &self.leaf
     }
 
-    /// Sends one opening frame and waits until the kernel has it.
+    /// Sends one opening frame and waits until the kernel has it. Takes no large buffer.
     pub async fn send(&mut self, frame: &Frame) -> Result<(), LaneError> {
-        self.push(&frame.encode())?;
+        let frame = frame.encode();
+        self.make_room(sealed_length(frame.len()));
+        self.seal(&frame)?;
         std::future::poll_fn(|cx| self.poll_flush(cx)).await?;
         Ok(())
     }
@@ -155,6 +180,7 @@ impl Lane {
     /// [`Lane::poll_read`]. `ours` is this gateway's certificate, to explain a
     /// refusal: under TLS 1.3 the dialler hears only now that its own was refused.
     pub async fn receive(&mut self, ours: &Certificate) -> Result<Frame, LaneError> {
+        let mut came = 0;
         loop {
             let mut input = &self.early[..];
             let item = self.decoder.next(&mut input)?;
@@ -170,13 +196,19 @@ impl Lane {
             let mut answer = Vec::new();
             let opened = self.records.open(&mut answer, &mut |plain| self.early.extend_from_slice(plain));
             self.append(&answer);
-            opened.map_err(|error| LaneError::Tls(explain::handshake(&error, ours)))?;
+            opened.map_err(|error| LaneError::handshake(&error, ours))?;
             if !self.early.is_empty() {
                 continue;
             }
-            let count = self.socket.read(self.records.spare()).await?;
+            // A silent far side costs no more than it has sent.
+            self.socket.readable().await?;
+            let count = self.socket.read(self.records.opening_spare()).await?;
             if count == 0 {
                 return Err(LaneError::Closed);
+            }
+            came += count;
+            if came > MAX_OPENING {
+                return Err(LaneError::Unexpected);
             }
             self.records.filled(count);
         }
@@ -218,7 +250,7 @@ impl Lane {
             }
         });
         self.append(&answer);
-        opened.map_err(|error| LaneError::Tls(error.to_string()))?;
+        opened.map_err(|error| LaneError::tls(&error))?;
         match fault {
             Some(fault) => Poll::Ready(Err(fault.into())),
             None if self.records.peer_closed() => Poll::Ready(Err(LaneError::Closed)),
@@ -239,13 +271,17 @@ impl Lane {
 
     /// Seals a whole frame; [`Lane::has_room`] must hold.
     pub fn push(&mut self, frame: &[u8]) -> Result<(), LaneError> {
-        if self.out.is_empty() {
-            self.out = buffer::borrow();
+        if self.out.len() < buffer::STORAGE {
+            let mut pooled = buffer::borrow();
+            pooled[..self.used].copy_from_slice(&self.out[..self.used]);
+            self.out = pooled;
         }
-        self.used = self
-            .records
-            .seal(frame, &mut self.out, self.used)
-            .map_err(|error| LaneError::Tls(error.to_string()))?;
+        self.seal(frame)
+    }
+
+    fn seal(&mut self, frame: &[u8]) -> Result<(), LaneError> {
+        self.used =
+            self.records.seal(frame, &mut self.out, self.used).map_err(|error| LaneError::tls(&error))?;
         Ok(())
     }
 
@@ -266,27 +302,29 @@ impl Lane {
     }
 
     /// Ends TLS in good order and closes; what was pushed is sent before. True if the
-    /// far side has then closed as well. No deadline of its own.
+    /// far side has then closed as well. No deadline of its own. Waiting for the far side
+    /// takes a descriptor and next to no memory.
     pub async fn close(mut self) -> bool {
         if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_err() {
             return false;
         }
+        let Self { mut socket, mut records, .. } = self;
         let mut alert = Vec::new();
-        self.records.close(&mut alert);
-        let _ = self.socket.write_all(&alert).await;
-        let _ = self.socket.shutdown().await;
+        records.close(&mut alert);
+        records.rest();
+        drop(records);
+        let _ = socket.write_all(&alert).await;
+        let _ = socket.shutdown().await;
         // Until the far side has closed: what it sends to a closed socket would be
         // answered by a reset, and that drops what it has not read yet.
-        let mut rest = buffer::borrow();
-        let ended = loop {
-            match self.socket.read(&mut rest).await {
-                Ok(0) => break true,
+        let mut rest = vec![0; REST];
+        loop {
+            match socket.read(&mut rest).await {
+                Ok(0) => return true,
                 Ok(_) => {}
-                Err(_) => break false,
+                Err(_) => return false,
             }
-        };
-        buffer::give(rest);
-        ended
+        }
     }
 
     /// Whether the kernel holds bytes, or an end, that were not read yet.
@@ -299,17 +337,16 @@ impl Lane {
         let _ = socket2::SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
     }
 
+    /// Sees that `count` more bytes have room, in storage of their size.
+    fn make_room(&mut self, count: usize) {
+        if self.out.len() < self.used + count {
+            self.out.resize(self.used + count, 0);
+        }
+    }
+
     /// Appends records that TLS itself wants sent.
     fn append(&mut self, records: &[u8]) {
-        if records.is_empty() {
-            return;
-        }
-        if self.out.is_empty() {
-            self.out = buffer::borrow();
-        }
-        if self.used + records.len() > self.out.len() {
-            self.out.resize(self.used + records.len(), 0);
-        }
+        self.make_room(records.len());
         self.out[self.used..self.used + records.len()].copy_from_slice(records);
         self.used += records.len();
     }

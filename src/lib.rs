@@ -29,4 +29,5 @@ pub mod secret;
 pub mod session;
 pub mod tap;
 pub mod tls;
+pub mod unproven;
 pub mod x509;

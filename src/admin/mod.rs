@@ -4,8 +4,10 @@
 //! needs no writable folder, leaves no file behind, and `status` finds it with
 //! the same config. Only the gateway's own user and root are answered; root believes
 //! the user to whom the config's private key belongs, so that nobody else can pose as
-//! the gateway.
+//! the gateway. Where another user has taken the name, a random end makes it one that
+//! nobody could have taken, and `status` looks for it among the sockets of the system.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +16,29 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::Config;
+use crate::link::tlv::Id;
 use crate::registry::{Counts, Ended, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
+use crate::unproven::Unproven;
 
 /// For one question and its answer.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// The most bytes of an answer.
 const MAX_ANSWER: u64 = 16 << 20;
+
+/// Questions that are answered at a time; the oldest goes.
+const QUESTIONS: usize = 16;
+
+/// Sockets of other names that `status` asks.
+const MAX_NAMES: usize = 4096;
+
+/// For a socket to say whose it is, where another has the name.
+const WHOSE: Duration = Duration::from_millis(500);
 
 /// What `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,8 +80,11 @@ fn name(site: &str, config: &Path) -> String {
         &aws_lc_rs::digest::SHA256,
         format!("{site}\n{}", path.display()).as_bytes(),
     );
-    let digest: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\0replgate-{digest}")
+    format!("\0replgate-{}", hex(&digest.as_ref()[..8]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether the process at the other end is this user's, root's, or one of `others`.
@@ -83,17 +100,44 @@ fn owner(path: &Path) -> Option<u32> {
 }
 
 /// Binds the socket, from when on `status` is answered. A gateway runs without it too.
-pub fn bind(shared: &Shared) -> Option<UnixListener> {
-    let bound = UnixListener::bind(name(&shared.config.site, &shared.config.path));
-    bound
-        .map_err(|error| {
-            warn!("`replgate status` will find nothing: {error}; is this config running already?");
-        })
-        .ok()
+pub async fn bind(shared: &Shared) -> Option<UnixListener> {
+    let name = name(&shared.config.site, &shared.config.path);
+    let bound = match UnixListener::bind(&name) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => beside(&name, error).await,
+        bound => bound,
+    };
+    bound.map_err(|error| warn!("`replgate status` will find nothing: {error}")).ok()
 }
 
-/// Answers every question until the gateway stops.
-pub async fn serve(shared: Arc<Shared>, listener: UnixListener) {
+/// Binds another name than the one that is taken, unless a gateway of ours has that.
+async fn beside(name: &str, taken: io::Error) -> io::Result<UnixListener> {
+    let whose = match timeout(WHOSE, UnixStream::connect(name)).await {
+        Ok(Ok(socket)) if is_of(&socket, None) => {
+            return Err(io::Error::other(format!("{taken}; is this config running already?")));
+        }
+        Ok(Ok(socket)) => match socket.peer_cred() {
+            Ok(peer) => {
+                let process = peer.pid().map_or_else(String::new, |pid| format!(", process {pid}"));
+                format!("user {}{process}", peer.uid())
+            }
+            Err(error) => error.to_string(),
+        },
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it does not answer".to_owned(),
+    };
+    let Id(random) = Id::random();
+    let other = format!("{name}-{}", hex(&random));
+    let bound = UnixListener::bind(&other)?;
+    warn!(
+        "the name of the status socket, @{}, is taken by another ({whose}): somebody on this host poses as the gateway; `replgate status` finds it all the same",
+        &name[1..]
+    );
+    Ok(bound)
+}
+
+/// Answers every question until the gateway stops. Strangers are closed at once.
+pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTracker) {
+    let questions = Unproven::new(QUESTIONS, QUESTIONS);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -101,7 +145,14 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener) {
         };
         match accepted {
             Ok((socket, _)) if is_of(&socket, None) => {
-                let _ = timeout(DEADLINE, answer(&shared, socket)).await;
+                let (shared, seat) = (Arc::clone(&shared), questions.enter(()));
+                tasks.spawn(async move {
+                    tokio::select! {
+                        _ = timeout(DEADLINE, answer(&shared, socket)) => {}
+                        () = seat.evicted() => {}
+                        () = shared.stop.cancelled() => {}
+                    }
+                });
             }
             Ok(_) => debug!("a stranger asked for the status"),
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -109,7 +160,7 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener) {
     }
 }
 
-async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> {
+async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
     let Live { links, ended, counts, syncs } = shared.registry.live();
     let status = Status {
         site: shared.config.site.clone(),
@@ -132,31 +183,61 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> std::io::Result<()> 
 }
 
 /// Asks the gateway that runs with this config. `None` if none does.
-pub async fn ask(config: &Config) -> std::io::Result<Option<Status>> {
-    let answer = timeout(DEADLINE, async {
-        let socket = match UnixStream::connect(name(&config.site, &config.path)).await {
-            Ok(socket) => socket,
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if !is_of(&socket, owner(&config.tls.key)) {
-            let theirs =
-                socket.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| peer.uid().to_string());
-            return Err(std::io::Error::other(format!(
-                "user {theirs} answers as this gateway; believed are root, you, and whom {} belongs to ({}): ask as the gateway's user, or chown the key to it",
-                config.tls.key.display(),
-                owner(&config.tls.key)
-                    .map_or_else(|| "you may not see who".to_owned(), |uid| format!("user {uid}")),
-            )));
+pub async fn ask(config: &Config) -> io::Result<Option<Status>> {
+    timeout(DEADLINE, find(config)).await.map_err(|_| io::Error::other("no answer in time"))?
+}
+
+/// Asks under each name that the gateway may have, until one is believed.
+async fn find(config: &Config) -> io::Result<Option<Status>> {
+    let name = name(&config.site, &config.path);
+    let mut failed = match ask_at(config, &name).await {
+        Ok(Some(status)) => return Ok(Some(status)),
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    for other in others(&name) {
+        match ask_at(config, &other).await {
+            Ok(Some(status)) => return Ok(Some(status)),
+            Ok(None) => {}
+            Err(error) => failed = failed.or(Some(error)),
         }
-        let mut text = Vec::new();
-        socket.take(MAX_ANSWER).read_to_end(&mut text).await?;
-        if text.is_empty() {
-            return Err(std::io::Error::other(
-                "the gateway does not answer this user; ask as its user or as root",
-            ));
-        }
-        Ok(Some(serde_json::from_slice(&text)?))
-    });
-    answer.await.map_err(|_| std::io::Error::other("no answer in time"))?
+    }
+    failed.map_or(Ok(None), Err)
+}
+
+/// The names of sockets that a gateway may have taken in place of `name`.
+fn others(name: &str) -> Vec<String> {
+    let all = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let prefix = format!("@{}-", &name[1..]);
+    let names = all.lines().filter_map(|line| line.split_ascii_whitespace().last());
+    let mut found: Vec<String> =
+        names.filter(|other| other.starts_with(&prefix)).map(|other| format!("\0{}", &other[1..])).collect();
+    found.sort_unstable();
+    found.dedup();
+    found.truncate(MAX_NAMES);
+    found
+}
+
+/// Asks under one name. `None` if nobody listens there.
+async fn ask_at(config: &Config, name: &str) -> io::Result<Option<Status>> {
+    let socket = match UnixStream::connect(name).await {
+        Ok(socket) => socket,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !is_of(&socket, owner(&config.tls.key)) {
+        let theirs = socket.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| peer.uid().to_string());
+        return Err(io::Error::other(format!(
+            "user {theirs} answers as this gateway; believed are root, you, and whom {} belongs to ({}): ask as the gateway's user, or chown the key to it",
+            config.tls.key.display(),
+            owner(&config.tls.key)
+                .map_or_else(|| "you may not see who".to_owned(), |uid| format!("user {uid}")),
+        )));
+    }
+    let mut text = Vec::new();
+    socket.take(MAX_ANSWER).read_to_end(&mut text).await?;
+    if text.is_empty() {
+        return Err(io::Error::other("the gateway does not answer this user; ask as its user or as root"));
+    }
+    Ok(Some(serde_json::from_slice(&text)?))
 }

@@ -3,13 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -20,14 +18,11 @@ use crate::config::units::Address;
 use crate::config::{Auth, Commands, Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
 use crate::file::{self, Writers};
-use crate::link::tlv::Id;
-use crate::memory::Budget;
 use crate::password::Password;
 use crate::redis::{command, listing};
-use crate::registry::Registry;
 use crate::session::login::{Login, ask, login};
-use crate::session::{DIALS, Shared, dial};
-use crate::tls::in_use::{InUse, Loaded};
+use crate::session::{Shared, dial};
+use crate::tls::in_use::Loaded;
 use crate::tls::material::Material;
 
 /// For each step that waits for somebody.
@@ -205,21 +200,11 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
     }
     let Some(material) = material else { return };
     let sites = config.replicas.iter().map(|replica| replica.site.as_str());
-    let tls = match Loaded::new(material, sites) {
-        Ok(loaded) => InUse::new(loaded),
+    let loaded = match Loaded::new(material, sites) {
+        Ok(loaded) => loaded,
         Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
     };
-    let shared = Shared {
-        config: config.clone(),
-        tls,
-        renewals: watch::Sender::new(0),
-        instance: Id::random(),
-        registry: Arc::new(Registry::default()),
-        attachable: Arc::default(),
-        memory: Budget::new(config.limits.memory),
-        dials: Semaphore::new(DIALS),
-        stop: CancellationToken::new(),
-    };
+    let shared = Shared::new(config.clone(), loaded, CancellationToken::new());
     for replica in &config.replicas {
         way(&shared, replica, report).await;
     }

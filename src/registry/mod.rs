@@ -16,12 +16,27 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::Admission;
 use self::admission::Taken;
 pub use self::link::{Agreed, Carrying, Ended, LinkEntry, LinkStatus};
-use self::news::News;
+use self::news::{Counted, News};
+pub use self::news::{Kind, Line, Topic, Untold};
 use crate::clock;
 use crate::link::Side;
 use crate::link::tlv::Id;
 use crate::redis::replication::{Channel, Observed, Stage};
 use crate::redis::syncs::Syncs;
+
+/// Writes a line where its topic may have one, and else counts it and writes it at debug:
+/// `tell!(level, registry, topic, words; fields…, "message")`. The words say what is the
+/// same as before.
+macro_rules! tell {
+    ($level:ident, $registry:expr, $topic:expr, $words:expr; $($line:tt)+) => {
+        match $registry.tell($topic, $words) {
+            // Nothing is shown where there is no count.
+            Some(line) => tracing::$level!(more = line.more, $($line)+),
+            None => tracing::debug!($($line)+),
+        }
+    };
+}
+pub(crate) use tell;
 
 /// Ended links that are remembered.
 const REMEMBERED: usize = 20;
@@ -127,9 +142,9 @@ impl Place {
         state.ended.push_front(ended);
     }
 
-    /// Whether this was not told within the last minute; it counts as told now.
-    pub fn is_news(&self, what: &str) -> bool {
-        self.registry.is_news(what)
+    /// Whether these words may be told at the level of a warning; see [`Registry::tell`].
+    pub fn tell(&self, kind: Kind, words: &str) -> Option<Line> {
+        self.registry.tell(Topic::link(kind, &self.entry), words)
     }
 }
 
@@ -189,26 +204,29 @@ impl Registry {
         Some((newest.far(), newest.instance))
     }
 
-    /// Counts a refusal by this side; true if the same was not told lately.
-    pub fn refused(&self, what: &str) -> bool {
-        self.lock().counts.refused += 1;
-        self.is_news(what)
+    /// Counts what has happened. Answers whether it may be told in a line, or has to wait
+    /// for the count that is told later: the same, or too much of its topic, was told
+    /// within the last minute.
+    pub fn tell(&self, topic: Topic, words: &str) -> Option<Line> {
+        let mut state = self.lock();
+        match topic.kind().counted() {
+            Counted::Refused => state.counts.refused += 1,
+            Counted::Failed => state.counts.failed += 1,
+            Counted::Not => {}
+        }
+        state.news.tell(topic, words, Instant::now())
     }
 
-    /// Counts a link that could not be had; true if the same was not told lately.
-    pub fn failed(&self, what: &str) -> bool {
-        self.lock().counts.failed += 1;
-        self.is_news(what)
+    /// A topic is well again: its next failure is news, whatever was told before.
+    pub fn well_again(&self, topic: &Topic) {
+        self.lock().news.forget(topic);
     }
 
-    /// Forgets that `prefix…` was told, so that its next failure is news again.
-    pub fn well_again(&self, prefix: &str) {
-        self.lock().news.forget(prefix);
-    }
-
-    /// Whether this was not told within the last minute; it counts as told now.
-    pub fn is_news(&self, what: &str) -> bool {
-        self.lock().news.is_news(what)
+    /// What was counted, and is to be told now that no line of its topic has come; at the
+    /// `last`, everything that was counted.
+    pub fn untold(&self, last: bool) -> Vec<Untold> {
+        let news = &mut self.lock().news;
+        if last { news.rest() } else { news.overdue(Instant::now()) }
     }
 
     /// What the links of one `[[master]]` or `[[replica]]` share of their syncs.
@@ -268,12 +286,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repeated_refusal_is_news_only_once_a_while() {
+    fn what_is_told_and_what_is_not_is_counted() {
         let registry = Registry::default();
-        assert!(registry.failed("replica orders: down"));
-        assert!(!registry.failed("replica orders: down"));
-        registry.well_again("replica orders");
-        assert!(registry.failed("replica orders: down"));
-        assert_eq!(registry.live().counts.failed, 3);
+        let topic = || Topic::of(Kind::NoLink);
+        assert!(registry.tell(topic(), "down").is_some());
+        assert!(registry.tell(topic(), "down").is_none());
+        registry.well_again(&topic());
+        assert!(registry.tell(topic(), "down").is_some());
+        assert!(registry.tell(Topic::of(Kind::LaneLost), "reset").is_some());
+        let counts = registry.live().counts;
+        assert_eq!((counts.failed, counts.refused), (3, 0));
+        assert!(registry.untold(false).is_empty());
+        assert_eq!(registry.untold(true)[0].more, 1);
     }
 }

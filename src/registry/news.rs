@@ -1,40 +1,351 @@
-//! What was told lately: the same is not told again.
+//! What was told lately, so that nobody can fill the log.
+//!
+//! What is told belongs to a [`Topic`]: the kind of thing, and the configured name that
+//! it is about. What strangers choose (addresses, dates, claimed names, a certificate's
+//! words) never makes a topic: there are as many as the config has names, and none takes
+//! another's place. Within a minute a topic gets a few lines, none of them twice; the rest
+//! is counted, and the count is told with its next line or, where none comes, by itself.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Distinct words that are remembered to keep the log short.
-const MAX_REMEMBERED: usize = 1024;
+use super::LinkEntry;
+use crate::config::{Config, Master, Replica};
 
-/// What repeats within this time is no news.
-const QUIET: Duration = Duration::from_secs(60);
+/// The time for which the lines of a topic are bounded.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Lines of one topic within that time.
+const LINES: usize = 5;
+
+/// Breaks of which each is told within that time: an operator counts them.
+const BREAKS: usize = 20;
+
+/// For the next line of a topic to come and tell the count, before it is told alone.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The most bytes that are remembered of a line.
+const REMEMBERED: usize = 300;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident: $counted:ident, $words:literal;)+) => {
+        /// What kind of thing is told. Those that a stranger can bring about stand apart from
+        /// those for which a certificate, or a local client's address, is needed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Kind {
+            /// What many of them are called.
+            fn words(self) -> &'static str {
+                match self { $(Self::$name => $words,)+ }
+            }
+
+            pub(super) fn counted(self) -> Counted {
+                match self { $(Self::$name => Counted::$counted,)+ }
+            }
+        }
+    };
+}
+
+/// What of [`Counts`](super::Counts) a kind belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Refused,
+    Failed,
+    Not,
+}
+
+kinds! {
+    /// The oldest connection that had not shown a certificate made way for a new one.
+    CrowdedOut: Refused, "connections refused: too many at a time that have shown nothing";
+    /// Something else connected to the TLS port.
+    NotTls: Refused, "connections refused: no TLS";
+    /// TLS failed for another reason than a certificate.
+    Tls: Refused, "connections refused: TLS";
+    /// The far side ended TLS with an alert.
+    Alert: Refused, "connections refused: ended by an alert";
+    /// A certificate of another CA.
+    UnknownCa: Refused, "connections refused: certificates of another CA";
+    /// A certificate that is expired or not valid yet.
+    Dates: Refused, "connections refused: certificates that are expired or not valid yet";
+    /// A certificate that is revoked.
+    Revoked: Refused, "connections refused: revoked certificates";
+    /// A certificate that is wrong in another way.
+    Certificate: Refused, "connections refused: certificates";
+    /// No HELLO came in time.
+    NoHello: Refused, "connections refused: no hello in time";
+    /// What came in its place.
+    BadHello: Refused, "connections refused: something else than a hello";
+    /// Too many lanes of one site waited at a time.
+    SiteCrowded: Refused, "lanes refused: too many of one site at a time";
+    /// The claimed site is not in the certificate.
+    Mismatch: Refused, "links refused: another site is claimed than the certificate carries";
+    /// A protocol version that is not spoken here.
+    Version: Refused, "links refused: another protocol version";
+    /// A master that there is not.
+    NotOffered: Refused, "links refused: a master that is not offered";
+    /// A master that the site may not replicate.
+    NotAllowed: Refused, "links refused: a master that the site may not have";
+    /// The master's Redis cannot be reached, or not be authenticated at.
+    RedisDown: Refused, "links refused: the master's Redis is down";
+    /// The site has as many links as it may.
+    Limit: Refused, "links refused: too many";
+    /// A lane asks for a link that there is not.
+    UnknownLink: Refused, "lanes refused: no such link";
+    /// A lane whose link has too many waiting.
+    Busy: Refused, "lanes refused: their link is busy or about to end";
+    /// The replica's other connection runs over another gateway.
+    WrongInstance: Refused, "links refused: another gateway carries the replica's other connection";
+    /// The gateway stops.
+    Stopping: Refused, "links refused: the gateway stops";
+    /// A client that is not in `clients`.
+    NotAClient: Refused, "clients refused: not in `clients`";
+    /// The oldest client that had proven nothing made way for a new one.
+    ClientCrowdedOut: Refused, "clients refused: too many at a time that have proven nothing";
+    /// A client that said a wrong password.
+    WrongPassword: Refused, "clients refused: a wrong password";
+    /// A client that said none.
+    NoPassword: Refused, "clients refused: no password";
+    /// The `password_file` cannot be read.
+    PasswordFile: Refused, "clients refused: the password file cannot be read";
+    /// Too many others are guessing.
+    Guessing: Refused, "clients refused: too many passwords are being tried";
+    /// A link that this side asked for and did not get.
+    NoLink: Failed, "links not had";
+    /// The master wants no password although there is one.
+    NoPasswordWanted: Not, "logins at a Redis that wants no password";
+    /// A link that ended because something is not to be had.
+    Declined: Not, "links ended: declined";
+    /// A link that ended while Redis had something to object.
+    Complaint: Not, "links ended: Redis objects";
+    /// A replica's address was in use for another.
+    Renamed: Not, "replicas listed by another name";
+    /// The wanted congestion control is not to be had.
+    Congestion: Not, "connections without the wanted congestion control";
+    /// Connections cannot be accepted for want of resources.
+    Starved: Not, "connections that could not be accepted";
+    /// One of a link's lanes was lost.
+    LaneLost: Not, "lanes lost";
+    /// A break was outlived.
+    Resumed: Not, "breaks outlived";
+}
+
+impl Kind {
+    /// What makes a line of this kind another than those before: not its digits, which are
+    /// those of clocks, counters and ports, but where it names a local client.
+    fn shape(self, words: &str) -> String {
+        let digits = matches!(
+            self,
+            Self::NotAClient | Self::WrongPassword | Self::NoPassword | Self::PasswordFile | Self::Renamed
+        );
+        words.chars().filter(|letter| digits || !letter.is_ascii_digit()).collect()
+    }
+}
+
+/// What a line is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Topic {
+    kind: Kind,
+    name: Option<String>,
+    site: Option<String>,
+}
+
+impl Topic {
+    /// About nothing that has a name in the config.
+    pub fn of(kind: Kind) -> Self {
+        Self { kind, name: None, site: None }
+    }
+
+    /// About a master that this site offers.
+    pub fn master(kind: Kind, master: &Master) -> Self {
+        Self { kind, name: Some(master.name.clone()), site: None }
+    }
+
+    /// About a `[[replica]]`.
+    pub fn replica(kind: Kind, replica: &Replica) -> Self {
+        Self { kind, name: Some(replica.name.clone()), site: None }
+    }
+
+    /// About a link that came up: its names are configured, whatever the case of its site's.
+    pub fn link(kind: Kind, link: &LinkEntry) -> Self {
+        Self { kind, name: Some(link.name.clone()), site: Some(link.site.to_ascii_lowercase()) }
+    }
+
+    /// And about this site, where it stands in an `allow`; any other has no place of its own.
+    pub fn at_site(self, config: &Config, site: &str) -> Self {
+        let allowed = config.masters.iter().flat_map(|master| &master.allow);
+        let site = allowed.into_iter().find(|allowed| allowed.eq_ignore_ascii_case(site));
+        Self { site: site.map(|site| site.to_ascii_lowercase()), ..self }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// Leave to write a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// How many of its topic were not told since the last line, if any.
+    pub more: Option<u64>,
+}
+
+/// What was counted and not told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// Whether it is worth a warning.
+    pub unwell: bool,
+    /// What was not told, in words.
+    pub words: &'static str,
+    /// The configured name that it is about.
+    pub name: Option<String>,
+    /// The site that it is about.
+    pub site: Option<String>,
+    /// How many.
+    pub more: u64,
+    /// The last of them.
+    pub last: String,
+}
+
+/// The lines of one topic within [`WINDOW`].
+#[derive(Debug)]
+struct Told {
+    since: Instant,
+    lines: usize,
+    /// What the lines are known by; see [`Kind::shape`].
+    shapes: Vec<String>,
+    more: u64,
+    last: String,
+}
 
 /// What was told when.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct News {
-    told: HashMap<String, Instant>,
+    topics: HashMap<Topic, Told>,
 }
 
 impl News {
-    /// Whether this was not told within the last minute; it counts as told now.
-    pub(super) fn is_news(&mut self, what: &str) -> bool {
-        let now = Instant::now();
-        if self.told.get(what).is_some_and(|then| now.duration_since(*then) < QUIET) {
-            return false;
+    /// Whether these words may be told, or are only counted.
+    pub(super) fn tell(&mut self, topic: Topic, words: &str, now: Instant) -> Option<Line> {
+        let told = self.topics.entry(topic.clone()).or_insert_with(|| Told::new(now));
+        let mut more = None;
+        if now.saturating_duration_since(told.since) >= WINDOW {
+            more = (told.more > 0).then_some(told.more);
+            *told = Told::new(now);
         }
-        if self.told.len() >= MAX_REMEMBERED {
-            self.told.retain(|_, then| now.duration_since(*then) < QUIET);
+        let shape = topic.kind.shape(cut(words));
+        let (new, most) = match topic.kind {
+            Kind::Resumed => (true, BREAKS),
+            _ => (!told.shapes.contains(&shape), LINES),
+        };
+        if new && told.lines < most {
+            told.lines += 1;
+            told.shapes.push(shape);
+            return Some(Line { more });
         }
-        // A flood of ever new reasons is no news either.
-        if self.told.len() >= MAX_REMEMBERED {
-            return false;
-        }
-        self.told.insert(what.to_owned(), now);
-        true
+        told.more += 1;
+        cut(words).clone_into(&mut told.last);
+        None
     }
 
-    /// Forgets that `prefix…` was told, so that it is news again.
-    pub(super) fn forget(&mut self, prefix: &str) {
-        self.told.retain(|what, _| !what.starts_with(prefix));
+    /// The topic is well again: what was told of it is news when it comes back, within the
+    /// lines that it has left.
+    pub(super) fn forget(&mut self, topic: &Topic) {
+        if let Some(told) = self.topics.get_mut(topic) {
+            told.shapes.clear();
+        }
+    }
+
+    /// What was counted and is told by no line any more: its minute is long over.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Untold> {
+        self.drain(|told| now.saturating_duration_since(told.since) >= WINDOW + GRACE)
+    }
+
+    /// Everything that was counted and not told.
+    pub(super) fn rest(&mut self) -> Vec<Untold> {
+        self.drain(|_| true)
+    }
+
+    fn drain(&mut self, which: impl Fn(&Told) -> bool) -> Vec<Untold> {
+        let over = self.topics.extract_if(|_, told| which(told));
+        over.filter(|(_, told)| told.more > 0)
+            .map(|(topic, told)| Untold {
+                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed),
+                words: topic.kind.words(),
+                name: topic.name,
+                site: topic.site,
+                more: told.more,
+                last: told.last,
+            })
+            .collect()
+    }
+}
+
+impl Told {
+    fn new(now: Instant) -> Self {
+        Self { since: now, lines: 0, shapes: Vec::new(), more: 0, last: String::new() }
+    }
+}
+
+fn cut(words: &str) -> &str {
+    let mut end = words.len().min(REMEMBERED);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    &words[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_choose_gets_few_lines_and_is_counted() {
+        let (mut news, now) = (News::default(), Instant::now());
+        let mut lines = 0;
+        for letter in "abcdefghijklmnopqrstuvwxyz".chars() {
+            for day in 0..50 {
+                let words = format!("it expired on day {day} of {letter}");
+                lines += usize::from(news.tell(Topic::of(Kind::Dates), &words, now).is_some());
+            }
+        }
+        assert_eq!(lines, LINES);
+        // Another kind has its own lines.
+        assert_eq!(news.tell(Topic::of(Kind::UnknownCa), "no CA", now), Some(Line { more: None }));
+        assert!(news.overdue(now + WINDOW).is_empty(), "its next line may still tell the count");
+        let untold = news.overdue(now + WINDOW + GRACE);
+        assert_eq!(untold.len(), 1);
+        assert_eq!((untold[0].more, &*untold[0].last), (1295, "it expired on day 49 of z"));
+        assert!(news.topics.is_empty());
+    }
+
+    #[test]
+    fn the_same_line_is_told_once_a_minute_with_the_count() {
+        let (mut news, now) = (News::default(), Instant::now());
+        let topic = || Topic::of(Kind::NoLink);
+        for second in 0..60 {
+            let words = format!("it expired at 12:00:00; this host's clock says 12:00:{second}");
+            let line = news.tell(topic(), &words, now + Duration::from_secs(second));
+            assert_eq!(line.is_some(), second == 0);
+        }
+        let line =
+            news.tell(topic(), "it expired at 12:00:00; this host's clock says 12:01:00", now + WINDOW);
+        assert_eq!(line, Some(Line { more: Some(59) }));
+        assert!(news.rest().is_empty());
+    }
+
+    #[test]
+    fn what_is_well_again_is_news_when_it_comes_back_but_no_flood() {
+        let (mut news, now) = (News::default(), Instant::now());
+        let topic = Topic::of(Kind::NoLink);
+        let told = (0..20).filter(|_| {
+            let line = news.tell(topic.clone(), "down", now);
+            news.forget(&topic);
+            line.is_some()
+        });
+        assert_eq!(told.count(), LINES);
+        assert_eq!(news.rest()[0].more, 15);
     }
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::Caller;
 use crate::lane::Lane;
 use crate::link::attach::Dial;
 use crate::link::tlv::{Accept, Code, Id, Identity, Why};
+use crate::unproven::Seat;
 
 /// Lanes that may wait for a link's task.
 const KNOCKS: usize = 8;
@@ -34,6 +36,8 @@ pub enum Knock {
 pub struct Arrival {
     /// The lane, which waits for its answer.
     pub lane: Lane,
+    /// Its seat among those that carry no link.
+    pub seat: Seat<Caller>,
     /// What it says of the link.
     pub dial: Dial,
     /// The yes, but for the received offset.

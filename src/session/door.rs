@@ -4,19 +4,20 @@
 //! A replica that cannot be served is told why in an error reply to its first
 //! command, so that the reason stands in Redis' own log.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
 use super::dial::reach;
+use super::guessing::Guesses;
 use super::login::read;
 use super::prove::{Proof, prove};
 use super::redial::Redial;
@@ -34,8 +35,9 @@ use crate::redis::names::{Name, Names};
 use crate::redis::observer::Observer;
 use crate::redis::replication::{Observed, Replication};
 use crate::redis::reply;
-use crate::registry::With;
+use crate::registry::{Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
+use crate::unproven::{Seat, Unproven, source};
 
 /// For a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -43,8 +45,11 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 /// For the far gateway to hear that a link is not wanted any more.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Clients at a time that have not said their password yet.
-const PROOFS: usize = 64;
+/// Clients of one address at a time that have proven nothing yet, or are refused.
+const CLIENTS_OF_ONE: usize = 256;
+
+/// And of all addresses.
+const CLIENTS: usize = 512;
 
 /// A `[[replica]]`, and what its links share.
 #[derive(Debug)]
@@ -54,8 +59,9 @@ pub struct Door {
     /// What is announced for its replicas, if anything.
     names: Option<Arc<Names>>,
     backoff: Backoff,
-    /// Turns of clients that have not said their password yet.
-    proofs: Semaphore,
+    /// Clients that have proven nothing yet, or are refused, by address.
+    unproven: Unproven<IpAddr>,
+    guesses: Guesses,
 }
 
 impl Door {
@@ -69,7 +75,8 @@ impl Door {
             replica: Arc::new(replica),
             names,
             backoff: Backoff::default(),
-            proofs: Semaphore::new(PROOFS),
+            unproven: Unproven::new(CLIENTS_OF_ONE, CLIENTS),
+            guesses: Guesses::default(),
         }
     }
 }
@@ -79,18 +86,25 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     tune(&redis);
     let replica = Arc::clone(&door.replica);
     let name = &replica.name;
+    let about = |kind| Topic::replica(kind, &replica);
+    let seat = door.unproven.enter(source(from.ip()));
     let let_in = tokio::select! {
         let_in = async {
             let wait = door.backoff.wait(from.ip(), Instant::now());
             tokio::time::sleep(wait).await;
-            (wait.is_zero() || !is_gone(&redis).await) && is_proven(&shared, &door, &mut redis, from).await
+            (wait.is_zero() || !is_gone(&redis).await) && is_proven(&shared, &door, &mut redis, &seat, from).await
         } => let_in,
+        () = seat.evicted() => {
+            let reason = "too many others have proven nothing yet, the oldest goes";
+            tell!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
+            return;
+        }
         () = shared.stop.cancelled() => return,
     };
     if !let_in {
         return;
     }
-    let news = format!("replica {name}: ");
+    drop(seat);
     let want = |sibling| Want::New { master: replica.master.clone(), sibling };
     let reached = tokio::select! {
         reached = reach(&shared, &replica, want) => reached,
@@ -99,16 +113,17 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let (mut lane, accept) = match reached {
         Ok(reached) => reached,
         Err(reason) => {
-            if shared.registry.failed(&format!("{news}{reason}")) {
-                warn!(link = %name, site = %replica.site, client = %from, "no link: {reason}");
-            } else {
-                debug!(link = %name, site = %replica.site, client = %from, "no link: {reason}");
+            tell!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
+            let seat = door.unproven.enter(source(from.ip()));
+            let reply = reply::error(&shared.config.site, &reason);
+            tokio::select! {
+                () = refuse(&mut redis, &reply) => {}
+                () = seat.evicted() => {}
             }
-            refuse(&mut redis, &reply::error(&shared.config.site, &reason)).await;
             return;
         }
     };
-    shared.registry.well_again(&news);
+    shared.registry.well_again(&about(Kind::NoLink));
     if !accept.plain && is_gone(&redis).await {
         debug!(link = %name, client = %from, "the replica left while the link was opened");
         let why = Why::new(Code::ReplicaClosed, "the replica left while the link was opened");
@@ -170,36 +185,79 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     }
 }
 
+/// A no at the door: what the client hears, if anything, and what the log says.
+struct No {
+    reply: Option<Vec<u8>>,
+    kind: Kind,
+    reason: String,
+}
+
 /// Whether the replica knows the password of its `[[replica]]`, where that has one. A
-/// no is told, here and to the replica.
-async fn is_proven(shared: &Shared, door: &Door, redis: &mut TcpStream, from: SocketAddr) -> bool {
-    let (replica, site) = (&door.replica, &shared.config.site);
+/// no is told, here and to the replica, which keeps its seat until it has closed.
+async fn is_proven(
+    shared: &Shared,
+    door: &Door,
+    redis: &mut TcpStream,
+    seat: &Seat<IpAddr>,
+    from: SocketAddr,
+) -> bool {
+    let replica = &door.replica;
     let Some(path) = &replica.password_file else { return true };
-    let turn = door.proofs.try_acquire();
-    let proof =
-        async |redis: &mut TcpStream, password| timeout(HELLO_DEADLINE, prove(redis, &password, site)).await;
-    let (reply, reason) = match (&turn, read(path).await) {
-        (Err(_), _) => (None, format!("{PROOFS} others have not said their password yet")),
-        (_, Err(fault)) => (Some(reply::error(site, "the gateway cannot read its password_file")), fault),
-        (Ok(_), Ok(password)) => match proof(redis, password).await {
-            Ok(Ok(Proof::Given)) => return true,
-            Ok(Ok(Proof::Refused(reply, reason))) => {
-                door.backoff.refused(from.ip(), Instant::now());
-                (Some(reply), reason.to_owned())
-            }
-            Ok(Err(_)) => (None, "it left before it said a password".to_owned()),
-            Err(_) => (None, format!("no password within {} s", HELLO_DEADLINE.as_secs())),
-        },
+    let Err(No { reply, kind, reason }) =
+        proof(door, redis, seat, from.ip(), path, &shared.config.site).await
+    else {
+        return true;
     };
-    if shared.registry.refused(&format!("replica {}: client {}: {reason}", replica.name, from.ip())) {
-        warn!(link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
-    } else {
-        debug!(link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
-    }
+    // A few addresses are told: they say whose masterauth is to be looked at.
+    let words = format!("{reason} (from {})", from.ip());
+    tell!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
     if let Some(reply) = reply {
         let _ = timeout(REFUSAL_DEADLINE, last_words(redis, &reply)).await;
     }
     false
+}
+
+/// Has a client say its password, and looks at it when its turn has come.
+async fn proof(
+    door: &Door,
+    redis: &mut TcpStream,
+    seat: &Seat<IpAddr>,
+    client: IpAddr,
+    path: &Path,
+    site: &str,
+) -> Result<(), No> {
+    let silent = |reason: &str| No { reply: None, kind: Kind::NoPassword, reason: reason.to_owned() };
+    let left = || silent("it left before it said a password");
+    let said = match timeout(HELLO_DEADLINE, prove(redis, seat, site)).await {
+        Ok(Ok(Proof::Password(said))) => said,
+        Ok(Ok(Proof::None(reply, reason))) => {
+            door.backoff.refused(client, Instant::now());
+            return Err(No { reply: Some(reply), kind: Kind::NoPassword, reason: reason.to_owned() });
+        }
+        Ok(Err(_)) => return Err(left()),
+        Err(_) => return Err(silent(&format!("no password within {} s", HELLO_DEADLINE.as_secs()))),
+    };
+    let Some(turn) = door.guesses.turn(client).await else {
+        let reason = "too many others try passwords now";
+        let reply = Some(reply::error(site, &format!("{reason}; try again")));
+        return Err(No { reply, kind: Kind::Guessing, reason: reason.to_owned() });
+    };
+    if is_gone(redis).await {
+        turn.unused();
+        return Err(left());
+    }
+    // Not before it is needed: strangers are not to make this gateway read files.
+    let password = read(path).await.map_err(|reason| {
+        let reply = Some(reply::error(site, "the gateway cannot read its password_file"));
+        No { reply, kind: Kind::PasswordFile, reason }
+    })?;
+    if !password.is(&said) {
+        door.backoff.refused(client, Instant::now());
+        let reply = Some(reply::wrong_password(site));
+        return Err(No { reply, kind: Kind::WrongPassword, reason: "its password is wrong".to_owned() });
+    }
+    turn.right();
+    redis.write_all(reply::OK).await.map_err(|_| left())
 }
 
 /// What looks into a link's bytes at this end.
@@ -208,11 +266,11 @@ fn tap(shared: &Arc<Shared>, door: &Door, observer: Observer, from: SocketAddr) 
     let names = door.names.as_ref().map(|names| (Arc::clone(names), from.ip()));
     let introduction = Introduction::new(names, replica.drop_capabilities.clone());
     let (shared, link) = (Arc::clone(shared), replica.name.clone());
+    let topic = Topic::replica(Kind::Renamed, replica);
     let renamed = move |name: &Name| {
         let (host, port) = (&name.host, name.port);
-        if shared.registry.is_news(&format!("replica {link}: listed as {host}:{port}")) {
-            warn!(%link, client = %from, "the address that is announced for this replica is in use for another: the master lists this one as {host}:{port}; give each replica-announce-ip and replica-announce-port of its own");
-        }
+        let words = format!("the master lists this one as {host}:{port}");
+        tell!(warn, shared.registry, topic.clone(), &words; %link, client = %from, "the address that is announced for this replica is in use for another: {words}; give each replica-announce-ip and replica-announce-port of its own");
     };
     AtReplica::new(introduction, observer, Box::new(renamed))
 }

@@ -3,13 +3,14 @@
 //! [`door`] serves a replica that connected to this site, over a lane that [`dial`]
 //! finds; [`serve`] answers a gateway that dialled it; both end in [`relay`], which
 //! moves the bytes. Passwords come before: `prove` asks a local replica for one,
-//! [`login`] says one to the local master. A link that lost its lanes gets new ones by
-//! [`redial`] here and [`attach`] there.
+//! `guessing` paces those who try, [`login`] says one to the local master. A link that
+//! lost its lanes gets new ones by [`redial`] here and [`attach`] there.
 
 pub mod attach;
 mod backoff;
 pub mod dial;
 pub mod door;
+mod guessing;
 pub mod login;
 mod prove;
 pub mod redial;
@@ -17,6 +18,7 @@ pub mod relay;
 pub mod serve;
 mod tapped;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,8 +33,10 @@ use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::link::tlv::{Id, Identity, Terms, ZSTD};
 use crate::link::{End, frame};
 use crate::memory::Budget;
-use crate::registry::{Agreed, Place, Registry};
-use crate::tls::in_use::InUse;
+use crate::registry::{Agreed, Kind, Place, Registry, Topic, tell};
+use crate::tls::in_use::{InUse, Loaded};
+use crate::unproven::Unproven;
+use crate::x509::Certificate;
 
 /// From a connection's accept to the HELLO that says what it is for.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -42,7 +46,27 @@ pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Connections to other gateways that are opened at a time: after a break every link
 /// asks for one, and an acceptor lets only so many strangers of one address wait.
-pub const DIALS: usize = 32;
+const DIALS: usize = 32;
+
+/// Connections at a time of one source that have shown no certificate.
+const STRANGERS_OF_ONE: usize = 64;
+
+/// And of all sources.
+const STRANGERS: usize = 512;
+
+/// Lanes of one site at a time that no link has taken. Those that are judged count as
+/// links, those that wait for their link's task are bounded there.
+const CALLERS_OF_ONE: usize = 64;
+
+/// Whose lane it is, by its certificate: a site that stands in some `allow`, or any other
+/// site of the CA.
+pub type Caller = Option<String>;
+
+/// Whose lane it is that shows this certificate.
+fn caller(config: &Config, leaf: &Certificate) -> Caller {
+    let mut allowed = config.masters.iter().flat_map(|master| &master.allow);
+    allowed.find(|site| leaf.carries(site)).map(|site| site.to_ascii_lowercase())
+}
 
 /// What every session of this gateway shares.
 pub struct Shared {
@@ -56,17 +80,39 @@ pub struct Shared {
     pub instance: Id,
     /// What is live now.
     pub registry: Arc<Registry>,
+    /// Connections of other gateways that have shown no certificate yet, by source.
+    pub strangers: Unproven<IpAddr>,
+    /// Lanes of sites that are known by their certificate and carry no link yet.
+    pub callers: Unproven<Caller>,
     /// Links that a lane may ask for.
     pub attachable: Arc<Attachable>,
     /// The bound on what all links have buffered.
     pub memory: Arc<Budget>,
-    /// Connections to other gateways that are being opened; see [`DIALS`].
+    /// Connections to other gateways that are being opened.
     pub dials: Semaphore,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
 
 impl Shared {
+    /// What a gateway shares whose config is believed.
+    pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
+        Self {
+            tls: InUse::new(loaded),
+            renewals: watch::Sender::new(0),
+            instance: Id::random(),
+            registry: Arc::default(),
+            strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS),
+            // As many groups as sites in the config, and one for all others.
+            callers: Unproven::new(CALLERS_OF_ONE, usize::MAX),
+            attachable: Arc::default(),
+            memory: Budget::new(config.limits.memory),
+            dials: Semaphore::new(DIALS),
+            config,
+            stop,
+        }
+    }
+
     /// Who this gateway says it is.
     pub fn identity(&self) -> Identity {
         Identity {
@@ -132,10 +178,9 @@ fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
             let _ = socket.set_tcp_congestion(b"bbr");
         }
         Congestion::Named(name) => {
-            if let Err(error) = socket.set_tcp_congestion(name.as_bytes())
-                && shared.registry.is_news(&format!("congestion {name}"))
-            {
-                warn!(
+            if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
+                let topic = Topic::of(Kind::Congestion);
+                tell!(warn, shared.registry, topic, name;
                     "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
                 );
             }
@@ -156,6 +201,12 @@ fn end(place: Place, end: &End) {
         (Some(complaint), _) => format!("; {complaint}"),
     };
     let (name, number, site) = (&place.name, place.number, &place.site);
+    let mut more = None;
+    let mut told = |kind, words: &str| {
+        let line = place.tell(kind, words);
+        more = line.and_then(|line| line.more);
+        line.is_some()
+    };
     let unwell = match end {
         End::CommandRefused(_)
         | End::Protocol(_)
@@ -165,11 +216,11 @@ fn end(place: Place, end: &End) {
         | End::MemoryShort
         | End::Outdated
         | End::NotDelivered => true,
-        End::Declined(reason) => place.is_news(&format!("{name} {site}: {reason}")),
-        _ => !complaint.is_empty() && place.is_news(&format!("{name} {site}{complaint}")),
+        End::Declined(reason) => told(Kind::Declined, reason),
+        _ => !complaint.is_empty() && told(Kind::Complaint, &complaint),
     };
     if unwell {
-        warn!(link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {end}{complaint}");
+        warn!(more, link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {end}{complaint}");
     } else {
         info!(link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {end}{complaint}");
     }

@@ -2,15 +2,16 @@
 //! anything is dialled for it: who is let in here gets the data.
 
 use std::io;
+use std::net::IpAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
-use crate::password::Password;
 use crate::redis::command::{self, Parsed};
 use crate::redis::reply;
 use crate::secret::Secret;
+use crate::unproven::Seat;
 
 /// Commands that are answered before the password.
 const MOST: usize = 16;
@@ -18,17 +19,17 @@ const MOST: usize = 16;
 /// Bytes that are read before the password.
 const MOST_BYTES: usize = 16 * 1024;
 
-/// How the proof went.
+/// What a client has said for a proof.
 pub(super) enum Proof {
-    /// It knows the password; what it says next is unread.
-    Given,
-    /// It does not: its last words, still to be told, and the reason for the log.
-    Refused(Vec<u8>, &'static str),
+    /// A password, to which an answer is due; what it says next is unread.
+    Password(Zeroizing<Vec<u8>>),
+    /// None: its last words, still to be told, and the reason for the log.
+    None(Vec<u8>, &'static str),
 }
 
-/// Answers as a Redis does that wants a password, until AUTH has come. Reads nothing
-/// beyond that; has no deadline of its own.
-pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str) -> io::Result<Proof> {
+/// Answers as a Redis does that wants a password, until AUTH has come: one password a
+/// connection. Reads nothing beyond that; has no deadline of its own.
+pub(super) async fn prove(redis: &mut TcpStream, seat: &Seat<IpAddr>, site: &str) -> io::Result<Proof> {
     let mut held = Secret::default();
     let mut taken = 0;
     let mut piece = Zeroizing::new([0; 1024]);
@@ -39,6 +40,7 @@ pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            seat.spoke();
             held.extend(&piece[..count]);
             let parsed = command::parse(&held);
             let newlines = matches!(parsed, Parsed::Newline(_));
@@ -46,13 +48,13 @@ pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str
                 Parsed::Newline(length) => (length, None),
                 Parsed::Incomplete => (held.len(), None),
                 Parsed::Malformed(_) => {
-                    return Ok(Proof::Refused(reply::no_auth(site), "what it says is no command of Redis"));
+                    return Ok(Proof::None(reply::no_auth(site), "what it says is no command of Redis"));
                 }
                 Parsed::Command { length, arguments } => {
                     let guess = match arguments[1..] {
                         // The name of a user means nothing here.
-                        [guess] | [_, guess] => password.is(guess),
-                        _ => false,
+                        [guess] | [_, guess] => Some(Zeroizing::new(guess.to_vec())),
+                        _ => None,
                     };
                     (length, Some((arguments[0].to_ascii_uppercase(), guess)))
                 }
@@ -60,7 +62,7 @@ pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str
             redis.read_exact(&mut piece[..length - read]).await?;
             taken += length - read;
             if taken > MOST_BYTES {
-                return Ok(Proof::Refused(reply::no_auth(site), "it says too much and no password"));
+                return Ok(Proof::None(reply::no_auth(site), "it says too much and no password"));
             }
             // All that was held was read, unless it is the beginning of a command.
             if said.is_some() || newlines {
@@ -70,16 +72,15 @@ pub(super) async fn prove(redis: &mut TcpStream, password: &Password, site: &str
                 break said;
             }
         };
-        match verb.as_slice() {
-            b"AUTH" if guess => {
-                redis.write_all(reply::OK).await?;
-                return Ok(Proof::Given);
+        match (verb.as_slice(), guess) {
+            (b"AUTH", Some(guess)) => return Ok(Proof::Password(guess)),
+            (b"AUTH", None) => {
+                return Ok(Proof::None(reply::wrong_password(site), "its AUTH has no password"));
             }
-            b"AUTH" => return Ok(Proof::Refused(reply::wrong_password(site), "its password is wrong")),
-            b"PSYNC" | b"SYNC" => break,
+            (b"PSYNC" | b"SYNC", _) => break,
             // What a replica goes on after, as with Redis itself.
             _ => redis.write_all(&reply::no_auth(site)).await?,
         }
     }
-    Ok(Proof::Refused(reply::no_auth(site), "it says no password"))
+    Ok(Proof::None(reply::no_auth(site), "it says no password"))
 }

@@ -19,20 +19,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::attach::{Arrival, Knock};
 use super::redial::{Dialled, Redial};
+use super::serve::part;
 use super::tapped::{AtTap, Made};
 use crate::buffer::Chunk;
-use crate::clock;
 use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Refuse, Why};
+use crate::link::tlv::{Accept, Code, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
-use crate::registry::{Carrying, LinkEntry};
+use crate::registry::{Carrying, Kind, Place, tell};
 use crate::tap::{Flow, OPENING, Overdue, Tap};
 
 /// For the frames that end a link to reach the far side.
@@ -44,6 +44,10 @@ const LINGER: Duration = Duration::from_secs(60);
 
 /// For what was read before a stop to be sent.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// Lanes of a link that are being closed at a time, refused ones among them: as many as it
+/// may have. Beyond that they are reset.
+const MAX_CLOSING: usize = 24;
 
 /// How often a Redis socket that is not being read is looked at for its end.
 const WATCH: Duration = Duration::from_millis(500);
@@ -80,7 +84,7 @@ pub struct Relay<'a> {
     /// What looks into the bytes.
     pub tap: Box<dyn Tap>,
     /// Where the counts go.
-    pub entry: &'a LinkEntry,
+    pub entry: &'a Place,
     /// This site's name, for the words of an end.
     pub site: &'a str,
 }
@@ -165,7 +169,7 @@ struct Driver<'a> {
     flow: Flow,
     plain: bool,
     tap: Box<dyn Tap>,
-    entry: &'a LinkEntry,
+    entry: &'a Place,
     site: &'a str,
     inward: AtTap,
     outward: AtTap,
@@ -289,7 +293,10 @@ impl<'a> Driver<'a> {
 
     /// Answers a lane that asks to carry the link.
     fn attach(&mut self, arrival: Arrival, now: Instant) {
-        let Arrival { mut lane, dial, accept } = arrival;
+        let Arrival { mut lane, seat, dial, accept } = arrival;
+        if seat.is_evicted() {
+            return;
+        }
         match self.link.attach(&dial, now) {
             Ok(received) => {
                 let accept = Frame::Accept(Accept { received, ..accept });
@@ -303,15 +310,8 @@ impl<'a> Driver<'a> {
             }
             Err(why) => {
                 debug!(link = %self.entry.name, number = self.entry.number, from = %lane.peer(), "lane refused: {}", why.text);
-                let refuse = Frame::Refuse(Refuse { why, clock: Some(clock::now_millis()) });
-                self.closing.spawn(async move {
-                    let _ = timeout(LAST_WORDS, async {
-                        if lane.send(&refuse).await.is_ok() {
-                            lane.close().await;
-                        }
-                    })
-                    .await;
-                });
+                // Not one of the link's: it keeps its seat until it is closed.
+                self.closing.spawn(async move { part(lane, &seat, why).await });
             }
         }
     }
@@ -330,6 +330,10 @@ impl<'a> Driver<'a> {
         while let Some(at) = self.lanes.iter().position(|carrier| !self.link.has_lane(carrier.number)) {
             let Carrier { number, lane, .. } = self.lanes.remove(at);
             if self.link.take_retired(number) {
+                if self.closing.len() >= MAX_CLOSING {
+                    lane.reset();
+                    continue;
+                }
                 self.closing.spawn(async move {
                     let _ = timeout(LAST_WORDS, lane.close()).await;
                 });
@@ -365,7 +369,7 @@ impl<'a> Driver<'a> {
             let (to_replica, to_master) = self.entry.counts();
             let plain = (to_replica + to_master).max(1);
             let carried = format!("{:.2}", carrying.carried as f64 / plain as f64);
-            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resent = resumed.resending, breaks = carrying.breaks, redials = self.entry.redials(), lanes = carrying.lanes, carried, "link resumed: {}", resumed.cause);
+            tell!(info, self.entry, Kind::Resumed, &resumed.cause.to_string(); link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resent = resumed.resending, breaks = carrying.breaks, redials = self.entry.redials(), lanes = carrying.lanes, carried, "link resumed: {}", resumed.cause);
         }
     }
 
@@ -669,7 +673,7 @@ impl<'a> Driver<'a> {
         let retired = self.link.is_retired(number) && loss == LaneLoss::Closed;
         self.link.lane_lost(number, loss, now);
         if !retired && self.link.lanes() > 0 {
-            info!(link = %self.entry.name, number = self.entry.number, site = %self.entry.site, lane = number, left = self.link.lanes(), "lane lost: {words}");
+            tell!(info, self.entry, Kind::LaneLost, &words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, lane = number, left = self.link.lanes(), "lane lost: {words}");
         }
     }
 

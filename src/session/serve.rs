@@ -4,18 +4,18 @@
 //! A site that may not replicate a master hears the same as one that asks for a
 //! master there is none of; only the log here tells which it was.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tokio::time::{timeout, timeout_at};
+use tracing::{debug, info};
 
 use super::attach::Arrival;
 use super::login::{Login, login};
 use super::relay::{self, Relay, Supply};
-use super::{HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, congestion, terms, tune};
+use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, caller, congestion, terms, tune};
 use crate::clock;
 use crate::config::{Commands, Compression, Master};
 use crate::escape::shown;
@@ -29,82 +29,175 @@ use crate::redis::gate::{Gate, Rules};
 use crate::redis::listing::Listing;
 use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
-use crate::registry::{Admission, With};
+use crate::registry::{Admission, Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
+use crate::tls::explain::Class;
+use crate::unproven::Seat;
+use crate::x509::Certificate;
+
+/// For a far side to take its refusal, or the answer to its probe, and to close.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// A refusal: what the far side hears, and what the log says.
 struct No {
     why: Why,
     log: String,
+    topic: Topic,
 }
 
 impl No {
-    fn new(code: Code, heard: &str) -> Self {
-        Self { why: Why::new(code, heard), log: heard.to_owned() }
+    fn new(kind: Kind, code: Code, heard: &str) -> Self {
+        Self { why: Why::new(code, heard), log: heard.to_owned(), topic: Topic::of(kind) }
     }
 
     /// What an unknown and a forbidden master have in common.
-    fn not_available(master: &str, log: String) -> Self {
+    fn not_available(master: &str, log: String, topic: Topic) -> Self {
         Self {
             why: Why::new(Code::NotAvailable, &format!("master {master:?} is not available to this site")),
             log,
+            topic,
         }
     }
 }
 
-/// Opens TLS and reads HELLO, within the deadline from accept to hello. An error
-/// here is already told.
-pub async fn greet(shared: &Shared, socket: TcpStream, from: SocketAddr) -> Option<(Lane, Hello)> {
+/// Serves one connection to the TLS port, from its accept to its end.
+pub async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, seat: Seat<IpAddr>) {
+    let greeted = tokio::select! {
+        greeted = greet(&shared, socket, from, seat) => greeted,
+        () = shared.stop.cancelled() => return,
+    };
+    if let Some((lane, hello, seat)) = greeted {
+        serve_site(shared, lane, hello, seat).await;
+    }
+}
+
+/// Opens TLS and reads HELLO, within the deadline from accept to hello. Once the
+/// certificate is known the lane has a seat among those of its site. An error here is
+/// already told.
+async fn greet(
+    shared: &Shared,
+    socket: TcpStream,
+    from: SocketAddr,
+    stranger: Seat<IpAddr>,
+) -> Option<(Lane, Hello, Seat<Caller>)> {
     tune(&socket);
     congestion(shared, &socket, &shared.config.link.congestion);
+    let by = tokio::time::Instant::now() + HELLO_DEADLINE;
     let tls = shared.tls.now();
     let ours = &tls.material.leaf;
-    let greeted = timeout(HELLO_DEADLINE, async {
-        let mut lane = Lane::accept(socket, Arc::clone(&tls.server), ours).await?;
-        match lane.receive(ours).await {
-            Ok(Frame::Hello(hello)) => Ok((lane, hello)),
-            Ok(_) => Err(LaneError::Unexpected),
-            Err(LaneError::Frame(error)) => {
-                let why = Why::new(Code::Version, &format!("the hello is not understood: {error}"));
-                let _ = lane.send(&Frame::Refuse(Refuse { why, clock: Some(clock::now_millis()) })).await;
-                lane.close().await;
-                Err(error.into())
-            }
-            Err(error) => Err(error),
+    let shaken = tokio::select! {
+        shaken = timeout_at(by, Lane::accept(socket, Arc::clone(&tls.server), ours)) => shaken,
+        () = stranger.evicted() => {
+            let words = "too many connections at a time have shown no certificate, the oldest goes";
+            not_greeted(shared, from, Topic::of(Kind::CrowdedOut), words);
+            return None;
         }
-    })
-    .await;
-    let (reason, left) = match greeted {
-        Ok(Ok(greeted)) => return Some(greeted),
-        // A dial that was given up because another was accepted first, as like as not.
-        Ok(Err(error @ (LaneError::Closed | LaneError::Socket(_)))) => (error.to_string(), true),
-        Ok(Err(error)) => (error.to_string(), false),
-        Err(_) => (format!("no hello within {} s", HELLO_DEADLINE.as_secs()), false),
     };
-    if left {
-        debug!(%from, "connection given up before its hello: {reason}");
-    } else if shared.registry.refused(&format!("connection from {}: {reason}", from.ip())) {
-        warn!(%from, "connection refused: {reason}");
-    } else {
-        debug!(%from, "connection refused: {reason}");
+    let lane = match shaken {
+        Ok(Ok(lane)) => lane,
+        failed => {
+            failure(shared, from, failed.ok().and_then(Result::err), Topic::of);
+            return None;
+        }
+    };
+    let site = caller(&shared.config, lane.leaf());
+    let about = |kind| Topic::of(kind).at_site(&shared.config, site.as_deref().unwrap_or_default());
+    let seat = shared.callers.enter(site.clone());
+    drop(stranger);
+    let heard = tokio::select! {
+        heard = timeout_at(by, hello(lane, ours)) => heard,
+        () = seat.evicted() => {
+            not_greeted(shared, from, about(Kind::SiteCrowded), CROWDED);
+            return None;
+        }
+    };
+    match heard {
+        Ok(Ok((lane, hello))) => Some((lane, hello, seat)),
+        failed => {
+            failure(shared, from, failed.ok().and_then(Result::err), about);
+            None
+        }
     }
-    None
+}
+
+/// What is told of a lane that made way for a newer one of its site.
+const CROWDED: &str = "too many lanes of its site carry no link, the oldest goes";
+
+/// Reads HELLO. What is none is answered.
+async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), LaneError> {
+    match lane.receive(ours).await {
+        Ok(Frame::Hello(hello)) => Ok((lane, hello)),
+        Ok(_) => Err(LaneError::Unexpected),
+        Err(LaneError::Frame(error)) => {
+            let why = Why::new(Code::Version, &format!("the hello is not understood: {error}"));
+            let _ = timeout(PARTING, say_no(lane, why)).await;
+            Err(error.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells of a connection that came to nothing before its HELLO: for an error, or because
+/// the time was over.
+fn failure(shared: &Shared, from: SocketAddr, error: Option<LaneError>, about: impl Fn(Kind) -> Topic) {
+    let Some(error) = error else {
+        let words = format!("no hello within {} s", HELLO_DEADLINE.as_secs());
+        return not_greeted(shared, from, about(Kind::NoHello), &words);
+    };
+    let kind = match &error {
+        // Most likely a dial that was given up because another was accepted first.
+        LaneError::Closed | LaneError::Socket(_) => {
+            debug!(%from, "connection given up before its hello: {error}");
+            return;
+        }
+        LaneError::Frame(_) | LaneError::Refused(_) | LaneError::Unexpected => Kind::BadHello,
+        LaneError::Tls { class, .. } => match class {
+            Class::NotTls => Kind::NotTls,
+            Class::Alert => Kind::Alert,
+            Class::UnknownCa => Kind::UnknownCa,
+            Class::Dates => Kind::Dates,
+            Class::Revoked => Kind::Revoked,
+            Class::Certificate => Kind::Certificate,
+            Class::Other => Kind::Tls,
+        },
+    };
+    not_greeted(shared, from, about(kind), &error.to_string());
+}
+
+fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
+    // The count is told with the last address.
+    let words = format!("{reason} (from {})", from.ip());
+    tell!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
 }
 
 /// Carries one lane from its HELLO to its end, or to the link that it asks for.
-pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
+async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Seat<Caller>) {
     let (from, site) = (lane.peer(), hello.identity.site.clone());
     if let Want::Attach { link, lane: number, alive, received } = &hello.want {
         let dial = Dial { lane: *number, alive: alive.clone(), received: *received };
-        return attach(&shared, lane, &hello, *link, dial).await;
+        return attach(&shared, lane, seat, &hello, *link, dial).await;
     }
-    let judged = tokio::select! {
-        judged = judge(&shared, &lane, &hello) => judged,
-        () = shared.stop.cancelled() => Err(No::new(Code::Stopping, &format!("the gateway of site {} stops", shared.config.site))),
+    let (master, admission) = match admit(&shared, &lane, &hello) {
+        Ok(admitted) => admitted,
+        Err(no) => return refuse(&shared, lane, seat, &site, no).await,
     };
-    let (master, redis, admission) = match judged {
-        Ok(judged) => judged,
-        Err(no) => return refuse(&shared, lane, &site, no).await,
+    // From here on it counts as a link.
+    drop(seat);
+    let connected = tokio::select! {
+        connected = connect(&shared, master) => connected,
+        () = shared.stop.cancelled() => {
+            let words = format!("the gateway of site {} stops", shared.config.site);
+            Err(No::new(Kind::Stopping, Code::Stopping, &words))
+        }
+    };
+    let redis = match connected {
+        Ok(redis) => redis,
+        Err(no) => {
+            // Replicas ask again every second: that must not use up the site's links.
+            admission.forgive();
+            let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
+            return refuse(&shared, lane, seat, &site, no).await;
+        }
     };
     if matches!(hello.want, Want::New { .. }) {
         shared.attachable.came_up(&hello.identity);
@@ -129,7 +222,7 @@ pub async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello) {
     if probe {
         drop(redis);
         debug!(%from, %site, master = %master.name, "probed");
-        let _ = timeout(Duration::from_secs(2), lane.close()).await;
+        let _ = timeout(PARTING, lane.close()).await;
         return;
     }
     let Ok(address) = redis.peer_addr() else { return };
@@ -205,20 +298,21 @@ fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) 
     }
 }
 
-/// Hands a lane to the link that it asks for.
-async fn attach(shared: &Shared, lane: Lane, hello: &Hello, link: Id, dial: Dial) {
+/// Hands a lane to the link that it asks for, with its seat.
+async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, link: Id, dial: Dial) {
     let site = hello.identity.site.clone();
     let judged = claims(&lane, hello).and_then(|()| {
         let name = shared.attachable.master_of(link, &site).map_err(|why| No {
             log: format!("a lane asks for a link: {}", shown(why.text.as_bytes())),
             why,
+            topic: Topic::of(Kind::UnknownLink),
         })?;
         // At every lane anew.
         offered(shared, &name, &site)
     });
     let master = match judged {
         Ok(master) => master,
-        Err(no) => return refuse(shared, lane, &site, no).await,
+        Err(no) => return refuse(shared, lane, seat, &site, no).await,
     };
     shared.attachable.came_up(&hello.identity);
     let accept = Accept {
@@ -229,49 +323,58 @@ async fn attach(shared: &Shared, lane: Lane, hello: &Hello, link: Id, dial: Dial
         received: 0,
         plain: master.is_plain(),
     };
-    if let Err(arrival) = shared.attachable.knock(link, Arrival { lane, dial, accept }) {
-        let no = No::new(Code::NotYet, "the link is busy or about to end");
-        refuse(shared, arrival.lane, &site, no).await;
+    if let Err(arrival) = shared.attachable.knock(link, Arrival { lane, seat, dial, accept }) {
+        let no = No::new(Kind::Busy, Code::NotYet, "the link is busy or about to end");
+        refuse(shared, arrival.lane, arrival.seat, &site, no).await;
     }
 }
 
-/// Says no, in words that the far side may hear.
-async fn refuse(shared: &Shared, mut lane: Lane, site: &str, no: No) {
-    let from = lane.peer();
+/// Says no, in words that the far side may hear, and waits until it has closed, for as
+/// long as there is a seat for that.
+async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no: No) {
+    let (from, site) = (lane.peer(), shown(site.as_bytes()));
     if no.why.code == Code::LinkEnded {
-        // It comes to hear why, as like as not.
-        debug!(%from, site = %shown(site.as_bytes()), "lane refused: {}", no.log);
-    } else if shared.registry.refused(&format!("site {site}: {}", no.log)) {
-        warn!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
+        // Most likely it comes to hear why.
+        debug!(%from, %site, "lane refused: {}", no.log);
     } else {
-        debug!(%from, site = %shown(site.as_bytes()), "link refused: {}", no.log);
+        let proven = caller(&shared.config, lane.leaf()).unwrap_or_default();
+        let topic = no.topic.at_site(&shared.config, &proven);
+        tell!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
     }
-    let refuse = Frame::Refuse(Refuse { why: no.why, clock: Some(clock::now_millis()) });
-    let _ = timeout(Duration::from_secs(2), async {
-        lane.send(&refuse).await?;
-        lane.close().await;
-        Ok::<_, LaneError>(())
-    })
-    .await;
+    part(lane, &seat, no.why).await;
 }
 
-/// Decides on a HELLO. A yes comes with the connection to the master and the
-/// admission that the link keeps.
-async fn judge<'s>(
-    shared: &'s Shared,
-    lane: &Lane,
-    hello: &Hello,
-) -> Result<(&'s Master, TcpStream, Admission), No> {
+/// Says no on a lane and closes it; at once where its seat goes to another.
+pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Why) {
+    tokio::select! {
+        _ = timeout(PARTING, say_no(lane, why)) => {}
+        () = seat.evicted() => {}
+    }
+}
+
+/// Says no and waits until the far side has closed. No deadline of its own.
+async fn say_no(mut lane: Lane, why: Why) {
+    let refuse = Frame::Refuse(Refuse { why, clock: Some(clock::now_millis()) });
+    if lane.send(&refuse).await.is_ok() {
+        lane.close().await;
+    }
+}
+
+/// Decides on a HELLO. A yes comes with the admission that the link keeps.
+fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, Admission), No> {
     claims(lane, hello)?;
     let claimed = &hello.identity.site;
     let (name, sibling) = match &hello.want {
         Want::New { master, sibling } => (master, sibling),
         Want::Probe { master } => (master, &None),
-        Want::Attach { .. } => return Err(No::new(Code::UnknownLink, "no such link here")),
+        Want::Attach { .. } => {
+            return Err(No::new(Kind::UnknownLink, Code::UnknownLink, "no such link here"));
+        }
     };
     let master = offered(shared, name, claimed)?;
     if sibling.is_some_and(|instance| instance != shared.instance) {
         return Err(No::new(
+            Kind::WrongInstance,
             Code::WrongInstance,
             "this replica's other connection runs over another gateway; it will be tried again",
         ));
@@ -280,26 +383,27 @@ async fn judge<'s>(
     let admission = shared
         .registry
         .admit(claimed, name, &shared.config.limits)
-        .map_err(|limit| No::new(Code::Limit, &format!("too many links: {limit}")))?;
+        .map_err(|limit| No::new(Kind::Limit, Code::Limit, &format!("too many links: {limit}")))?;
+    Ok((master, admission))
+}
+
+/// Connects to a master's Redis, ready for a replica.
+async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
     let connect = TcpStream::connect((master.redis.host.as_str(), master.redis.port));
     let failed = match timeout(REDIS_DEADLINE, connect).await {
         Ok(Ok(mut redis)) => {
             tune(&redis);
-            return match authenticate(shared, master, &mut redis).await {
-                Ok(()) => Ok((master, redis, admission)),
-                Err(no) => {
-                    admission.forgive();
-                    Err(no)
-                }
-            };
+            authenticate(shared, master, &mut redis).await?;
+            return Ok(redis);
         }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", REDIS_DEADLINE.as_secs()),
     };
-    // Replicas ask again every second: that must not use up the site's links.
-    admission.forgive();
-    let why = Why::new(Code::RedisDown, &format!("the master's Redis is down: {failed}"));
-    Err(No { why, log: format!("Redis of master {name:?} at {} cannot be reached: {failed}", master.redis) })
+    Err(No {
+        why: Why::new(Code::RedisDown, &format!("the master's Redis is down: {failed}")),
+        log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.redis),
+        topic: Topic::master(Kind::RedisDown, master),
+    })
 }
 
 /// Says the master's password, where the config has one.
@@ -309,14 +413,17 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
     match login(redis, auth).await {
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
-            if shared.registry.is_news(&format!("{what} wants no password")) {
-                warn!(master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
-            }
+            let topic = Topic::master(Kind::NoPasswordWanted, master);
+            tell!(warn, shared.registry, topic, "no password wanted"; master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
             Ok(())
         }
         Err(fault) => {
             let heard = "the master's gateway cannot authenticate itself at its Redis; its log says why";
-            Err(No { why: Why::new(Code::RedisDown, heard), log: format!("{what}: {fault}") })
+            Err(No {
+                why: Why::new(Code::RedisDown, heard),
+                log: format!("{what}: {fault}"),
+                topic: Topic::master(Kind::RedisDown, master),
+            })
         }
     }
 }
@@ -325,6 +432,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
 fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
     if hello.version != VERSION {
         return Err(No::new(
+            Kind::Version,
             Code::Version,
             &format!("protocol version {} is not spoken here, only {VERSION}", hello.version),
         ));
@@ -333,6 +441,7 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
     if !lane.leaf().carries(claimed) {
         let carried = shown(lane.leaf().dns.join(", ").as_bytes());
         return Err(No::new(
+            Kind::Mismatch,
             Code::SiteMismatch,
             &format!("you call yourself {claimed}, but your certificate carries {carried}"),
         ));
@@ -346,9 +455,11 @@ fn offered<'s>(shared: &'s Shared, name: &str, site: &str) -> Result<&'s Master,
         None => Err(No::not_available(
             name,
             format!("it asks for the master {:?}, which is not offered here", shown(name.as_bytes())),
+            Topic::of(Kind::NotOffered),
         )),
         Some(master) if !master.allow.iter().any(|allowed| allowed.eq_ignore_ascii_case(site)) => {
-            Err(No::not_available(name, format!("master {name:?} does not list {site:?} in `allow`")))
+            let log = format!("master {name:?} does not list {site:?} in `allow`");
+            Err(No::not_available(name, log, Topic::master(Kind::NotAllowed, master)))
         }
         Some(master) => Ok(master),
     }

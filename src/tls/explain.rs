@@ -6,6 +6,45 @@ use crate::clock;
 use crate::escape::shown;
 use crate::x509::Certificate;
 
+/// What kind of failure it is, whatever its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// What came is not TLS.
+    NotTls,
+    /// The far side ended TLS with an alert.
+    Alert,
+    /// No known CA has signed the far side's certificate.
+    UnknownCa,
+    /// The certificate is expired or not valid yet.
+    Dates,
+    /// The certificate is revoked.
+    Revoked,
+    /// Anything else that is wrong with the certificate.
+    Certificate,
+    /// Anything else.
+    Other,
+}
+
+impl Class {
+    /// The class of a failure.
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::InvalidMessage(_) => Self::NotTls,
+            Error::AlertReceived(_) => Self::Alert,
+            Error::InvalidCertificate(error) => match error {
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownCa,
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. } => Self::Dates,
+                CertificateError::Revoked => Self::Revoked,
+                _ => Self::Certificate,
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Why this side did not accept the far side, or the far side this one. `ours` is
 /// this gateway's certificate.
 pub fn handshake(error: &Error, ours: &Certificate) -> String {

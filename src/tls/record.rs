@@ -17,7 +17,11 @@ use crate::buffer;
 /// What sealing adds to each record: header, content type and tag.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 
-/// Room for what comes during the handshake: the largest message that rustls takes.
+/// Room for what comes before a lane carries anything, at first: the messages of a usual
+/// handshake fit.
+const OPENING: usize = 4 * 1024;
+
+/// The most that it grows to: the largest message that rustls takes.
 const HANDSHAKE: usize = 80 * 1024;
 
 /// The most plaintext in one record.
@@ -90,16 +94,33 @@ impl Records {
     /// Where the next bytes from the socket go. Never empty: a whole record always
     /// fits.
     pub fn spare(&mut self) -> &mut [u8] {
-        if self.incoming.is_empty() {
-            let shaking = each!(&self.connection, connection => connection.is_handshaking());
-            self.incoming = if shaking { vec![0; HANDSHAKE] } else { buffer::borrow() };
+        self.move_to_front();
+        // One out of the opening.
+        if self.incoming.len() < buffer::STORAGE {
+            let mut pooled = buffer::borrow();
+            pooled[..self.end].copy_from_slice(&self.incoming[..self.end]);
+            self.incoming = pooled;
         }
+        &mut self.incoming[self.end..]
+    }
+
+    /// As [`Records::spare`] before the lane carries anything, in storage that is small and
+    /// grows only as it is filled.
+    pub fn opening_spare(&mut self) -> &mut [u8] {
+        self.move_to_front();
+        if self.end == self.incoming.len() {
+            let larger = (self.end * 2).clamp(OPENING, HANDSHAKE);
+            self.incoming.resize(larger, 0);
+        }
+        &mut self.incoming[self.end..]
+    }
+
+    fn move_to_front(&mut self) {
         if self.start > 0 {
             self.incoming.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        &mut self.incoming[self.end..]
     }
 
     /// Takes `count` bytes that were written into [`Records::spare`].
@@ -326,7 +347,8 @@ mod tests {
         mut take: impl FnMut(&mut Records) -> bool,
     ) -> bool {
         while !bytes.is_empty() {
-            let spare = records.spare();
+            let shaking = each!(&records.connection, connection => connection.is_handshaking());
+            let spare = if shaking { records.opening_spare() } else { records.spare() };
             let count = bytes.len().min(piece).min(spare.len());
             spare[..count].copy_from_slice(&bytes[..count]);
             records.filled(count);

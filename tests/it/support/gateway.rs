@@ -145,6 +145,18 @@ impl Gateway {
         statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
     }
 
+    /// Open files, sockets among them.
+    pub fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.process.child.id());
+        std::fs::read_dir(folder).expect("the gateway runs").count()
+    }
+
+    /// Lines of the log at this level that have these words.
+    pub fn lines(&self, level: &str, words: &str) -> usize {
+        let (level, log) = (format!(" {level} "), self.log());
+        log.lines().filter(|line| line.contains(&level) && line.contains(words)).count()
+    }
+
     /// SIGTERM and the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.process.signal("TERM");

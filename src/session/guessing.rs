@@ -1,0 +1,305 @@
+//! Paces the guesses at the password of a `[[replica]]`, over all its clients together.
+//!
+//! A password that was said waits for its turn before it is looked at, so that neither the
+//! answer nor the time tells anything sooner. Each turn that was wrong makes the next one
+//! wait longer. The address that has asked least often is next, and of its clients the
+//! newest: a replica that connects while others guess waits for one pause, not for all
+//! of them. An address from which the right password came waits for nobody, until wrong
+//! ones have come from it.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// The pause after the first wrong password; it doubles with each that follows.
+const FIRST: Duration = Duration::from_millis(100);
+
+/// The longest pause: guesses come no faster than that.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Without a wrong password for so long, the pause begins at the first again.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// For a turn to come. Who has waited so long is not the newest any more, and may come again.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Wrong passwords in a row that an address may say which said the right one before.
+const SLIPS: u32 = 3;
+
+/// Addresses that are remembered for the right one, and as many that have asked.
+const MOST: usize = 1024;
+
+/// The guesses at one password.
+#[derive(Debug, Default)]
+pub(super) struct Guesses {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Turns in a row that were wrong.
+    wrong: u32,
+    /// The number and the time of the last turn.
+    last: Option<(u64, Instant)>,
+    /// When the next may be.
+    next: Option<Instant>,
+    waiting: Vec<Waiter>,
+    /// Clients that have waited so far.
+    entered: u64,
+    /// How often an address has asked for a turn.
+    asked: HashMap<IpAddr, u64>,
+    /// Passwords from an address since the right one came from it.
+    good: HashMap<IpAddr, u32>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    client: IpAddr,
+    go: oneshot::Sender<u64>,
+}
+
+/// Leave to have one password looked at. It counts as a wrong one unless it is said to be
+/// another.
+#[derive(Debug)]
+pub(super) struct Turn<'g> {
+    guesses: &'g Guesses,
+    client: IpAddr,
+    /// Its number; none where it waited for nobody.
+    number: Option<u64>,
+}
+
+/// A place among those that wait, given up when dropped.
+struct Waiting<'g> {
+    guesses: &'g Guesses,
+    number: u64,
+}
+
+impl Guesses {
+    /// Waits for this client's turn; nothing if it does not come soon.
+    pub(super) async fn turn(&self, client: IpAddr) -> Option<Turn<'_>> {
+        if let Some(slips) = self.lock().good.get_mut(&client)
+            && *slips < SLIPS
+        {
+            *slips += 1;
+            return Some(Turn { guesses: self, client, number: None });
+        }
+        let (_waiting, mut go) = self.enter(client);
+        let number = timeout(PATIENCE, async {
+            loop {
+                // Whose timer is the first gives the turn to whoever is next.
+                let next = self.lock().grant(Instant::now());
+                tokio::select! {
+                    biased;
+                    number = &mut go => break number,
+                    () = sleep_until(next) => {}
+                }
+            }
+        });
+        Some(Turn { guesses: self, client, number: Some(number.await.ok()?.ok()?) })
+    }
+
+    fn enter(&self, client: IpAddr) -> (Waiting<'_>, oneshot::Receiver<u64>) {
+        let (go, turn) = oneshot::channel();
+        let mut state = self.lock();
+        state.entered += 1;
+        if state.asked.len() >= MOST {
+            // They are too many to be told apart.
+            state.asked.clear();
+        }
+        *state.asked.entry(client).or_default() += 1;
+        let number = state.entered;
+        state.waiting.push(Waiter { number, client, go });
+        (Waiting { guesses: self, number }, turn)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the guesses")
+    }
+}
+
+impl State {
+    /// Gives a turn to whoever is next, if the pause is over; answers when the next may be.
+    fn grant(&mut self, now: Instant) -> Instant {
+        loop {
+            if let Some(next) = self.next
+                && next > now
+            {
+                return next;
+            }
+            let Some(waiter) = self.take_first() else { return now + LONGEST };
+            let number = self.last.map_or(1, |(number, _)| number + 1);
+            if waiter.go.send(number).is_err() {
+                continue;
+            }
+            if self.last.is_some_and(|(_, last)| now - last >= FORGET) {
+                self.wrong = 0;
+                self.asked.clear();
+            }
+            self.wrong = self.wrong.saturating_add(1);
+            let pause = FIRST.saturating_mul(1 << (self.wrong - 1).min(10)).min(LONGEST);
+            (self.last, self.next) = (Some((number, now)), Some(now + pause));
+        }
+    }
+
+    fn take_first(&mut self) -> Option<Waiter> {
+        let asked = |waiter: &Waiter| self.asked.get(&waiter.client).copied().unwrap_or(0);
+        let all = self.waiting.iter().enumerate();
+        let (at, _) = all.min_by_key(|(_, waiter)| (asked(waiter), Reverse(waiter.number)))?;
+        Some(self.waiting.swap_remove(at))
+    }
+}
+
+impl Turn<'_> {
+    /// The password was right: it makes nobody wait, and its address is known from now on.
+    pub(super) fn right(self) {
+        let mut state = self.guesses.lock();
+        if state.good.len() < MOST || state.good.contains_key(&self.client) {
+            state.good.insert(self.client, 0);
+        }
+        self.give_back(&mut state);
+    }
+
+    /// The password was not looked at.
+    pub(super) fn unused(self) {
+        let mut state = self.guesses.lock();
+        if self.number.is_none()
+            && let Some(slips) = state.good.get_mut(&self.client)
+        {
+            *slips = slips.saturating_sub(1);
+        }
+        self.give_back(&mut state);
+    }
+
+    /// The next need not wait for this one.
+    fn give_back(&self, state: &mut State) {
+        let now = Instant::now();
+        // Another may have come since.
+        if self.number.is_some() && self.number == state.last.map(|(number, _)| number) {
+            state.wrong -= 1;
+            state.next = Some(now);
+            state.grant(now);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.guesses.lock().waiting.retain(|waiter| waiter.number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn client(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_passwords_of_any_number_of_addresses_share_one_pace() {
+        let guesses = Arc::new(Guesses::default());
+        let began = Instant::now();
+        let guessing: Vec<_> = (0..100u8)
+            .map(|last| {
+                let guesses = Arc::clone(&guesses);
+                tokio::spawn(async move {
+                    let mut turns = 0;
+                    while began.elapsed() < Duration::from_secs(60) {
+                        turns += usize::from(guesses.turn(client(last)).await.is_some());
+                    }
+                    turns
+                })
+            })
+            .collect();
+        let mut turns = 0;
+        for guesser in guessing {
+            turns += guesser.await.unwrap();
+        }
+        assert!((55..70).contains(&turns), "{turns} turns in a minute");
+    }
+
+    /// Sixty clients guess from the addresses that `of` gives; it has lasted for a while.
+    async fn under_attack(of: impl Fn(u8) -> IpAddr) -> Arc<Guesses> {
+        let guesses = Arc::new(Guesses::default());
+        for number in 0..60 {
+            let (guesses, client) = (Arc::clone(&guesses), of(number));
+            tokio::spawn(async move {
+                loop {
+                    guesses.turn(client).await;
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(20_300)).await;
+        guesses
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_new_waits_for_one_pause_whoever_else_guesses() {
+        let guesses = under_attack(client).await;
+        for last in 100..110 {
+            let began = Instant::now();
+            guesses.turn(client(last)).await.expect("a turn").right();
+            assert!(began.elapsed() <= LONGEST, "{:?}", began.elapsed());
+            // Once known, at once.
+            let began = Instant::now();
+            guesses.turn(client(last)).await.expect("a turn").right();
+            assert!(began.elapsed().is_zero());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_new_at_the_guessers_own_address_waits_for_one_pause_too() {
+        let guesses = under_attack(|_| client(1)).await;
+        let began = Instant::now();
+        guesses.turn(client(1)).await.expect("a turn").right();
+        assert!(began.elapsed() <= LONGEST, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_with_ever_newer_clients_keeps_no_other_waiting() {
+        let guesses = Arc::new(Guesses::default());
+        let flood = Arc::clone(&guesses);
+        tokio::spawn(async move {
+            loop {
+                let guesses = Arc::clone(&flood);
+                tokio::spawn(async move { guesses.turn(client(1)).await.is_some() });
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(20_300)).await;
+        let began = Instant::now();
+        guesses.turn(client(2)).await.expect("a turn").right();
+        assert!(began.elapsed() <= LONGEST, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_was_not_used_or_was_right_makes_nobody_wait() {
+        let guesses = Guesses::default();
+        let began = Instant::now();
+        for last in 0..100 {
+            guesses.turn(client(last)).await.expect("a turn").unused();
+            guesses.turn(client(last)).await.expect("a turn").right();
+        }
+        assert!(began.elapsed().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_address_that_guesses_is_known_no_more() {
+        let guesses = Guesses::default();
+        guesses.turn(client(1)).await.expect("a turn").right();
+        let began = Instant::now();
+        for _ in 0..20 {
+            guesses.turn(client(1)).await.expect("a turn");
+        }
+        assert!(began.elapsed() > Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+}

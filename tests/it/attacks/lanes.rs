@@ -1,0 +1,153 @@
+//! Lanes of a site with a good certificate that carry nothing, and are never closed by it.
+
+use std::collections::VecDeque;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use replgate::link::frame::Frame;
+use replgate::link::tlv::{Id, Want};
+
+use super::Target;
+use crate::support::gateway::Gateway;
+use crate::support::redis::{Redis, Version};
+use crate::support::wire::{Heard, Site};
+
+/// How long each flood lasts.
+const FLOOD: Duration = Duration::from_secs(4);
+
+/// What a flood has taken of a gateway, at most.
+struct Taken {
+    descriptors: usize,
+    memory: u64,
+    lanes: usize,
+}
+
+/// Opens lanes with `want` as fast as three threads can, keeps the last thousand open, and
+/// watches the gateway meanwhile.
+fn flood(gateway: &Gateway, site: &Site, port: u16, want: impl Fn(usize) -> Want + Sync) -> Taken {
+    let over = AtomicBool::new(false);
+    let (descriptors, memory) = (gateway.descriptors(), gateway.memory());
+    let mut taken = Taken { descriptors: 0, memory: 0, lanes: 0 };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|thread| {
+                let (over, want) = (&over, &want);
+                scope.spawn(move || {
+                    let (mut open, mut lanes) = (VecDeque::new(), 0);
+                    while !over.load(Ordering::Relaxed) {
+                        let Ok(mut wire) = site.connect(port) else { continue };
+                        let _ = wire.send(&site.hello(want(thread + 3 * lanes)));
+                        let _ = wire.next();
+                        lanes += 1;
+                        open.push_back(wire);
+                        open.truncate(1000);
+                    }
+                    lanes
+                })
+            })
+            .collect();
+        let began = Instant::now();
+        while began.elapsed() < FLOOD {
+            taken.descriptors = taken.descriptors.max(gateway.descriptors().saturating_sub(descriptors));
+            taken.memory = taken.memory.max(gateway.memory().saturating_sub(memory));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        over.store(true, Ordering::Relaxed);
+        taken.lanes = threads.into_iter().map(|thread| thread.join().expect("no thread panics")).sum();
+    });
+    println!("{} lanes took {} descriptors and {} KiB", taken.lanes, taken.descriptors, taken.memory >> 10);
+    taken
+}
+
+/// Whether it stayed within the places of one site, and some on the way there, however
+/// many lanes came.
+#[track_caller]
+fn is_little(taken: &Taken) {
+    assert!(taken.lanes > 150, "a flood: {}", taken.lanes);
+    assert!(taken.descriptors < 90, "{} descriptors for {} lanes", taken.descriptors, taken.lanes);
+    assert!(taken.memory < 12 << 20, "{} bytes for {} lanes", taken.memory, taken.lanes);
+}
+
+fn attach(link: Id) -> Want {
+    Want::Attach { link, lane: 1, alive: Vec::new(), received: 0 }
+}
+
+#[test]
+fn lanes_that_are_refused_and_never_closed_cost_few_descriptors_and_little_memory() {
+    let target = Target::new();
+    let taken = flood(&target.pair.first, &target.site(), target.pair.wan, |_| attach(Id::random()));
+    is_little(&taken);
+    target.is_unharmed();
+}
+
+#[test]
+fn probes_and_links_that_are_refused_and_never_closed_cost_little_too() {
+    let target = Target::new();
+    // A minute's sixty are accepted, the rest refused.
+    let taken = flood(&target.pair.first, &target.site(), target.pair.wan, |at| match at % 3 {
+        0 => Want::Probe { master: "orders".into() },
+        1 => Want::Probe { master: "none".into() },
+        _ => Want::New { master: "none".into(), sibling: Some(Id::random()) },
+    });
+    assert!(taken.lanes > 150 && taken.descriptors < 180, "{} of {}", taken.descriptors, taken.lanes);
+}
+
+#[test]
+fn lanes_that_their_own_link_refuses_and_that_are_never_closed_cost_little_too() {
+    let target = Target::new();
+    let site = target.site();
+    let (_link, accept) = site.link(target.pair.wan);
+    let id = accept.link.expect("a new link has an id");
+    // Before the sync has begun it takes no other lane.
+    let taken = flood(&target.pair.first, &site, target.pair.wan, |_| attach(id));
+    is_little(&taken);
+    target.is_unharmed();
+}
+
+#[test]
+fn a_site_gets_its_link_while_another_certificate_floods_with_refused_lanes() {
+    let target = Target::new();
+    let stolen = Site::new(&target.lab.path().join("certs"), "dc3", "dc1");
+    let replica = |name| {
+        let replica = Redis::start(Version::System, target.lab.path(), name, &[]);
+        replica.replicaof(target.pair.entry);
+        replica.wait_equal(&target.alpha);
+        replica
+    };
+    let _bravo = replica("bravo");
+    std::thread::scope(|scope| {
+        let flood =
+            scope.spawn(|| flood(&target.pair.first, &stolen, target.pair.wan, |_| attach(Id::random())));
+        let _charli = replica("charli");
+        is_little(&flood.join().expect("no thread panics"));
+        assert_eq!(target.pair.first.status()["counts"]["closed"], 0, "no link has ended");
+    });
+}
+
+#[test]
+fn a_site_that_has_shown_its_certificate_is_not_pushed_out_by_strangers_of_its_address() {
+    let target = Target::new();
+    let mut waiting = target.site().connect(target.pair.wan).expect("the gateway takes TLS");
+    let _strangers: Vec<TcpStream> = (0..200)
+        .map(|_| TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts"))
+        .collect();
+    target.pair.first.wait_log("the oldest goes");
+    let hello = target.site().hello(Want::Probe { master: "orders".into() });
+    waiting.send(&hello).expect("the gateway reads");
+    let answer = waiting.next();
+    assert!(matches!(answer, Ok(Heard::Frame(Frame::Accept(_)))), "{answer:?}");
+}
+
+#[test]
+fn frames_without_end_in_place_of_a_hello_are_cut_short() {
+    let target = Target::new();
+    let mut wire = target.site().connect(target.pair.wan).expect("the gateway takes TLS");
+    // Frames that may be skipped, of 4 KiB each.
+    let mut frame = vec![0x90, 0, 0, 0, 0, 0, 16, 0];
+    frame.resize(8 + 4096, 0);
+    let began = Instant::now();
+    let sent = (0..100_000).take_while(|_| wire.raw(&frame).is_ok()).count();
+    assert!(sent < 2000 && began.elapsed() < Duration::from_secs(3), "{sent} frames of 4 KiB");
+    target.is_unharmed();
+}
