@@ -270,6 +270,11 @@ impl Link {
         self
     }
 
+    /// Whether what is offered now is compressed.
+    pub fn is_packing(&self) -> bool {
+        self.packer.is_some() && self.armed.is_some()
+    }
+
     /// Why the link ended, once it has. What [`Link::poll_transmit`] still gives
     /// should be sent; nothing else is to be done.
     pub fn ended(&self) -> Option<&End> {
@@ -548,6 +553,7 @@ impl Link {
                 | End::Protocol(_)
                 | End::NotDelivered
                 | End::MemoryShort
+                | End::Costly
                 | End::NoWayBack(..)
                 | End::Forgotten(_),
             ) => true,

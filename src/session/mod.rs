@@ -163,6 +163,7 @@ fn end(place: Place, end: &End) {
         | End::NoWayBack(..)
         | End::Forgotten(_)
         | End::MemoryShort
+        | End::Costly
         | End::Outdated
         | End::NotDelivered => true,
         End::Declined(reason) => place.is_news(&format!("{name} {site}: {reason}")),
