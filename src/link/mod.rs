@@ -320,6 +320,11 @@ impl Link {
         self.receive.scattered()
     }
 
+    /// How many runs of bytes have come with a gap before them.
+    pub fn runs(&self) -> usize {
+        self.receive.runs()
+    }
+
     /// Whether bytes wait for the local Redis, in order: no lane need be read for
     /// there to be progress.
     pub fn has_ready(&self) -> bool {

@@ -22,7 +22,7 @@ const MOST_ROOM: usize = 128 * 1024;
 
 /// Runs beyond a gap, at most: a window of 512 MiB in frames of 128 KiB, every other
 /// one of which is late.
-const MAX_RUNS: usize = 4096;
+pub const MAX_RUNS: usize = 4096;
 
 /// What the storage of runs may take beyond twice their bytes, where the window is
 /// larger than that.
@@ -107,6 +107,11 @@ impl Reassembly {
     /// Bytes of memory that what lies beyond a gap counts for.
     pub fn scattered(&self) -> u64 {
         self.charged
+    }
+
+    /// How many runs of bytes lie beyond a gap.
+    pub fn runs(&self) -> usize {
+        self.beyond.len()
     }
 
     /// Bytes of memory that what is not yet written counts for.
