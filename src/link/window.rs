@@ -267,6 +267,21 @@ impl Window {
         self.limit = 0;
     }
 
+    /// Asserts that what is counted is what there is.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let sent = self.segments.range(..self.sent_segments);
+        let waits = |segment: &&Segment| segment.lanes == 0 && segment.end() > self.arrived;
+        let again: BTreeMap<u64, u64> =
+            sent.clone().filter(waits).map(|segment| (segment.offset, segment.chunk.len() as u64)).collect();
+        assert_eq!((again.values().sum::<u64>(), &again), (self.to_resend, &self.again));
+        for segment in sent {
+            for (slot, carried) in self.carried.iter().enumerate() {
+                assert!(segment.lanes & 1 << slot == 0 || carried.contains(&segment.offset));
+            }
+        }
+    }
+
     fn find(&self, offset: u64) -> Option<usize> {
         let at = self.segments.partition_point(|segment| segment.offset < offset);
         self.segments.get(at).filter(|segment| segment.offset == offset).map(|_| at)
