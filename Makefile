@@ -24,7 +24,7 @@ bench:
 fuzz:
 	@scripts/setup fuzz
 	cargo fetch --locked --manifest-path fuzz/Cargo.toml
-	for target in command conversation observer frame config pem; do \
+	for target in command conversation observer frame lane config pem; do \
 	    mkdir -p fuzz/corpus/$$target && PATH="$$PWD/target/tools/bin:$$PATH" cargo fuzz run -s none $$target \
 	        fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) \
 	        -timeout=10 -rss_limit_mb=512 -verbosity=0 -print_final_stats=1 || exit 1; \

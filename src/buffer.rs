@@ -150,6 +150,27 @@ impl Chunk {
         debug_assert_eq!(taken, bytes.len());
     }
 
+    /// Leaves `count` bytes free before what is appended to an empty chunk, for
+    /// [`Chunk::prepend`].
+    pub fn leave(&mut self, count: usize) {
+        debug_assert!(self.is_empty() && self.end + count <= self.limit());
+        self.start += count;
+        self.end += count;
+    }
+
+    /// Bytes that [`Chunk::prepend`] takes.
+    pub fn room_before(&self) -> usize {
+        self.start - HEADROOM
+    }
+
+    /// Puts `bytes` before the payload; there must be room for them.
+    pub fn prepend(&mut self, bytes: &[u8]) {
+        let start = self.start - bytes.len();
+        debug_assert!(start >= HEADROOM);
+        self.storage[start..self.start].copy_from_slice(bytes);
+        self.start = start;
+    }
+
     /// Drops `count` bytes from the front.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len());

@@ -214,11 +214,12 @@ impl Lane {
         }
     }
 
-    /// Reads once and gives every frame that is whole, and every piece of data, to
-    /// `sink`. `Pending` means that the socket was read empty.
+    /// Reads once, at most `most` bytes, and gives every frame that is whole, and every
+    /// piece of data, to `sink`. `Pending` means that the socket was read empty.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
+        most: usize,
         sink: &mut dyn FnMut(Item<'_>),
     ) -> Poll<Result<(), LaneError>> {
         if !self.early.is_empty() {
@@ -226,7 +227,9 @@ impl Lane {
             decode(&mut self.decoder, &early, sink)?;
             return Poll::Ready(Ok(()));
         }
-        let mut space = ReadBuf::new(self.records.spare());
+        let spare = self.records.spare();
+        let most = most.min(spare.len());
+        let mut space = ReadBuf::new(&mut spare[..most]);
         let read = Pin::new(&mut self.socket).poll_read(cx, &mut space);
         let count = space.filled().len();
         match read {

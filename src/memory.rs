@@ -1,18 +1,30 @@
-//! The process-wide bound on buffered payload, shared by all links.
+//! The process-wide bound on buffered payload, shared by sites and their links.
 //!
-//! The rule is a threshold that moves: a link may hold as much as is free. One
-//! link alone thus gets half of the limit, and of n that would take everything
-//! each gets 1/(n+1); what is left over is the room that a newcomer finds. As
-//! others fill up, a link that holds more than is free takes in nothing until it
-//! has drained. [`FLOOR`] is every link's own, so that none is ever starved: the
-//! limit may be passed by that much a link, and by no more.
+//! The rule is a threshold that moves: a far site may hold as much as is free, and each
+//! of its links an equal part of that. One site alone thus gets half of the limit, and
+//! of n that would take everything each gets 1/(n+1), however many links it has; what
+//! is left over is the room that a newcomer finds. As others fill up, a link that holds
+//! more than its part takes in nothing until it has drained. [`FLOOR`] is every link's
+//! own, so that none is ever starved: the limit may be passed by that much a link.
+//!
+//! What lies beyond a gap is different: it can only be passed on once the gap is
+//! filled, so that its link must read on. Of that a site may hold a quarter of the
+//! limit, and nobody may while the limit is passed; [`Share::gives_way`] says whose link
+//! ends then.
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What a link may hold however little is free, in bytes.
 pub const FLOOR: u64 = 64 * 1024;
+
+/// What a link may hold beyond a gap however little is free, in bytes.
+const SCATTERED_FLOOR: u64 = 1024 * 1024;
+
+/// The part of the limit that a site may hold beyond gaps, as a divisor.
+const SCATTERED_PART: u64 = 4;
 
 /// Limits above this mean none: version 1 of cgroups says 2 to the power of 63,
 /// less a page.
@@ -26,12 +38,35 @@ const UNKNOWN: u64 = 1 << 30;
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
+    sites: Mutex<HashMap<String, Arc<Site>>>,
+}
+
+/// What one far site holds of a [`Budget`].
+#[derive(Debug, Default)]
+struct Site {
+    /// Its links that hold more than their floor.
+    holders: AtomicU64,
+    /// Bytes that its links hold beyond gaps.
+    scattered: AtomicU64,
+    /// The same of each link.
+    links: Mutex<Vec<Arc<AtomicU64>>>,
+}
+
+impl Site {
+    fn links(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
+        self.links.lock().expect("no code panics while it holds the links")
+    }
+
+    /// The most that one of its links holds beyond gaps.
+    fn most_scattered(&self) -> u64 {
+        self.links().iter().map(|link| link.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
 }
 
 impl Budget {
     /// A budget of `limit` bytes, of which none is used.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0) })
+        Arc::new(Self { limit, used: AtomicU64::new(0), sites: Mutex::default() })
     }
 
     /// The bound.
@@ -44,9 +79,17 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The share of one more link, which holds nothing yet.
-    pub fn share(self: &Arc<Self>) -> Share {
-        Share { budget: Arc::clone(self), held: 0 }
+    /// The share of one more link with a far site, which holds nothing yet.
+    pub fn share(self: &Arc<Self>, site: &str) -> Share {
+        let site = Arc::clone(self.sites().entry(site.to_ascii_lowercase()).or_default());
+        let scattered = Arc::default();
+        site.links().push(Arc::clone(&scattered));
+        Share { budget: Arc::clone(self), site, held: 0, scattered }
+    }
+
+    /// Sites are those of the config, and so few.
+    fn sites(&self) -> MutexGuard<'_, HashMap<String, Arc<Site>>> {
+        self.sites.lock().expect("no code panics while it holds the sites")
     }
 }
 
@@ -54,19 +97,22 @@ impl Budget {
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
+    site: Arc<Site>,
     held: u64,
+    /// How much of that lies beyond gaps.
+    scattered: Arc<AtomicU64>,
 }
 
 impl Share {
-    /// The link holds `held` bytes now, in place of what it held before.
-    pub fn set(&mut self, held: u64) {
-        // One owner writes `held`, so the total never falls below nothing.
-        if held >= self.held {
-            self.budget.used.fetch_add(held - self.held, Ordering::Relaxed);
-        } else {
-            self.budget.used.fetch_sub(self.held - held, Ordering::Relaxed);
-        }
+    /// The link holds `held` bytes now, `scattered` of them beyond gaps, in place of what
+    /// it held before.
+    pub fn set(&mut self, held: u64, scattered: u64) {
+        // One owner writes each, so that no total falls below nothing.
+        change(&self.budget.used, self.held, held);
+        change(&self.site.holders, u64::from(self.held > FLOOR), u64::from(held > FLOOR));
         self.held = held;
+        let before = self.scattered.swap(scattered, Ordering::Relaxed);
+        change(&self.site.scattered, before, scattered);
     }
 
     /// What the link holds, as it last said.
@@ -74,22 +120,42 @@ impl Share {
         self.held
     }
 
-    /// Whether all links together hold twice what they may: there are links that
-    /// take in what they cannot pass on.
-    pub fn is_overdrawn(&self) -> bool {
-        self.budget.used() > self.budget.limit.saturating_mul(2)
-    }
-
     /// How many more bytes the link may take in now.
     pub fn room(&self) -> u64 {
         let free = self.budget.limit.saturating_sub(self.budget.used());
-        free.max(FLOOR).saturating_sub(self.held)
+        let others = self.site.holders.load(Ordering::Relaxed) - u64::from(self.held > FLOOR);
+        (free / (others + 1)).max(FLOOR).saturating_sub(self.held)
+    }
+
+    /// Whether the link must end because of what it holds beyond gaps: it is the greatest
+    /// of a site that holds more than its part, or of all while the limit is passed.
+    pub fn gives_way(&self) -> bool {
+        let own = self.scattered.load(Ordering::Relaxed);
+        if own <= SCATTERED_FLOOR {
+            return false;
+        }
+        let part = self.budget.limit / SCATTERED_PART;
+        if self.site.scattered.load(Ordering::Relaxed) > part && own >= self.site.most_scattered() {
+            return true;
+        }
+        self.budget.used() > self.budget.limit
+            && self.budget.sites().values().all(|site| own >= site.most_scattered())
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.set(0);
+        self.set(0, 0);
+        self.site.links().retain(|link| !Arc::ptr_eq(link, &self.scattered));
+    }
+}
+
+/// Moves a total by the change of one part of it.
+fn change(total: &AtomicU64, before: u64, after: u64) {
+    if after > before {
+        total.fetch_add(after - before, Ordering::Relaxed);
+    } else if after < before {
+        total.fetch_sub(before - after, Ordering::Relaxed);
     }
 }
 
@@ -146,50 +212,92 @@ mod tests {
     fn fill(shares: &mut [Share]) {
         while shares.iter().any(|share| share.room() > 0) {
             for share in shares.iter_mut() {
-                share.set(share.held() + share.room().min(1000));
+                share.set(share.held() + share.room().min(1000), 0);
             }
         }
     }
 
     #[test]
-    fn one_link_gets_half_and_greedy_links_get_equal_parts() {
-        for links in [1, 2, 7] {
+    fn one_site_gets_half_and_greedy_sites_get_equal_parts() {
+        for sites in [1, 2, 7] {
             let budget = Budget::new(64 * MIB);
-            let mut shares: Vec<Share> = (0..links).map(|_| budget.share()).collect();
+            let mut shares: Vec<Share> = (0..sites).map(|site| budget.share(&format!("dc{site}"))).collect();
             fill(&mut shares);
-            let part = 64 * MIB / (links + 1);
+            let part = 64 * MIB / (sites + 1);
             for share in &shares {
-                assert!(share.held().abs_diff(part) <= 1000 * links, "{} of {part}", share.held());
+                assert!(share.held().abs_diff(part) <= 1000 * sites, "{} of {part}", share.held());
             }
-            assert!(budget.share().room().abs_diff(part) <= 1000 * links, "a newcomer finds as much");
+            assert!(budget.share("new").room().abs_diff(part) <= 1000 * sites, "a newcomer finds as much");
         }
+    }
+
+    #[test]
+    fn many_links_of_one_site_get_no_more_than_one_link_of_another() {
+        let budget = Budget::new(64 * MIB);
+        let mut shares: Vec<Share> = (0..64).map(|_| budget.share("DC2")).collect();
+        fill(&mut shares);
+        assert!(budget.used().abs_diff(32 * MIB) < MIB, "{}", budget.used());
+        shares.push(budget.share("dc3"));
+        fill(&mut shares);
+        let (one, many) = (shares[64].held(), shares[..64].iter().map(Share::held).sum::<u64>());
+        assert!(one > 15 * MIB, "the other site gets {one}, this one {many}");
+        let (least, most) = shares[..64]
+            .iter()
+            .fold((u64::MAX, 0), |(least, most), share| (least.min(share.held()), most.max(share.held())));
+        assert!(most < 2 * least, "links of one site get equal parts: {least} to {most}");
+    }
+
+    #[test]
+    fn who_holds_most_beyond_gaps_gives_way_first() {
+        let budget = Budget::new(64 * MIB);
+        let share = |site: &str, scattered: u64| {
+            let mut share = budget.share(site);
+            share.set(scattered, scattered);
+            share
+        };
+        let mut links = vec![share("dc2", 9 * MIB), share("dc2", 7 * MIB), share("dc3", 10 * MIB)];
+        let giving_way = |links: &[Share]| links.iter().map(Share::gives_way).collect::<Vec<_>>();
+        assert_eq!(giving_way(&links), [false; 3], "a quarter each");
+        links.push(share("dc2", MIB));
+        assert_eq!(giving_way(&links), [true, false, false, false], "the greatest of its site");
+        links.remove(0);
+        assert_eq!(giving_way(&links), [false; 3]);
+        // Whatever takes up the memory.
+        let mut slow = budget.share("dc4");
+        slow.set(60 * MIB, 0);
+        assert!(!slow.gives_way());
+        assert_eq!(giving_way(&links), [false, true, false], "the greatest of all");
+        slow.set(40 * MIB, 0);
+        assert_eq!(giving_way(&links), [false; 3]);
     }
 
     #[test]
     fn a_newcomer_is_not_starved_and_the_greedy_wait_until_they_have_drained() {
         let budget = Budget::new(4 * MIB);
-        let mut greedy = budget.share();
-        greedy.set(2 * MIB);
-        let mut others: Vec<Share> = (0..100).map(|_| budget.share()).collect();
+        let mut greedy = budget.share("dc2");
+        greedy.set(2 * MIB, 0);
+        let mut others: Vec<Share> = (0..100).map(|site| budget.share(&format!("dc{site}"))).collect();
         fill(&mut others);
         assert!(others.iter().all(|share| share.held() >= FLOOR));
         assert!(budget.used() > budget.limit() && greedy.room() == 0);
-        greedy.set(FLOOR - 1);
+        greedy.set(FLOOR - 1, 0);
         assert_eq!(greedy.room(), 1);
     }
 
     #[test]
     fn what_a_link_held_is_free_once_it_is_gone() {
         let budget = Budget::new(MIB);
-        let (mut one, mut two) = (budget.share(), budget.share());
-        one.set(1000);
-        two.set(500);
-        one.set(200);
+        let (mut one, mut two) = (budget.share("dc2"), budget.share("dc2"));
+        one.set(1000, 0);
+        two.set(500, 500);
+        one.set(200, 0);
         assert_eq!((budget.limit(), budget.used()), (MIB, 700));
         drop(two);
         assert_eq!(budget.used(), 200);
         drop(one);
         assert_eq!(budget.used(), 0);
+        let state = |site: &Site| (site.scattered.load(Ordering::Relaxed), site.links().len());
+        assert_eq!(state(&budget.sites()["dc2"]), (0, 0));
     }
 
     proptest! {
@@ -200,20 +308,21 @@ mod tests {
         ) {
             const READ: u64 = 512 * 1024;
             let budget = Budget::new(limit);
-            let exact: Vec<Share> = (0..8).map(|_| budget.share()).collect();
+            let site = |at: u64| format!("dc{}", at % 3);
+            let exact: Vec<Share> = (0..8).map(|at| budget.share(&site(at))).collect();
             let other = Budget::new(limit);
-            let reading: Vec<Share> = (0..8).map(|_| other.share()).collect();
+            let reading: Vec<Share> = (0..8).map(|at| other.share(&site(at))).collect();
             let (mut exact, mut reading) = (exact, reading);
             for (at, takes, bytes) in moves {
                 let (exact, reading) = (&mut exact[at], &mut reading[at]);
                 if takes {
                     // One never takes more than its room, the other whole reads
                     // for as long as there is any.
-                    exact.set(exact.held() + bytes.min(exact.room()));
-                    reading.set(reading.held() + if reading.room() > 0 { READ } else { 0 });
+                    exact.set(exact.held() + bytes.min(exact.room()), 0);
+                    reading.set(reading.held() + if reading.room() > 0 { READ } else { 0 }, 0);
                 } else {
-                    exact.set(exact.held().saturating_sub(bytes));
-                    reading.set(reading.held().saturating_sub(bytes));
+                    exact.set(exact.held().saturating_sub(bytes), 0);
+                    reading.set(reading.held().saturating_sub(bytes), 0);
                 }
                 prop_assert!(budget.used() <= limit + 8 * FLOOR);
                 prop_assert!(other.used() <= limit + 8 * (FLOOR + READ));

@@ -35,8 +35,10 @@ pub enum End {
     Protocol(String),
     /// What was left could not be delivered: no progress for [`super::DELIVER`].
     NotDelivered,
-    /// It was full of bytes with gaps between them while memory was short.
+    /// It held the most bytes beyond a gap while memory for them was short.
     MemoryShort,
+    /// It cost far more CPU time than what it moved is worth, and other sites needed that.
+    Costly,
     /// Both directions of a plain tunnel ended.
     Finished,
 }
@@ -67,7 +69,10 @@ impl std::fmt::Display for End {
                 f.write_str("the last bytes could not be delivered in time, and are dropped")
             }
             Self::MemoryShort => {
-                f.write_str("too many bytes with gaps between them, while memory is short ([limits] memory)")
+                f.write_str("it held the most bytes beyond a gap, while memory for them is short ([limits] memory)")
+            }
+            Self::Costly => {
+                f.write_str("what the far gateway sends costs CPU time that other sites need, and moves nothing: frames that are tiny, repeated or of no use")
             }
             Self::Finished => f.write_str("both directions ended"),
         }

@@ -270,6 +270,11 @@ impl Link {
         self
     }
 
+    /// Whether what is offered now is compressed.
+    pub fn is_packing(&self) -> bool {
+        self.packer.is_some() && self.armed.is_some()
+    }
+
     /// Why the link ended, once it has. What [`Link::poll_transmit`] still gives
     /// should be sent; nothing else is to be done.
     pub fn ended(&self) -> Option<&End> {
@@ -313,6 +318,11 @@ impl Link {
     /// Bytes of memory that what has come with a gap before it counts for.
     pub fn scattered(&self) -> u64 {
         self.receive.scattered()
+    }
+
+    /// How many runs of bytes have come with a gap before them.
+    pub fn runs(&self) -> usize {
+        self.receive.runs()
     }
 
     /// Whether bytes wait for the local Redis, in order: no lane need be read for
@@ -548,6 +558,7 @@ impl Link {
                 | End::Protocol(_)
                 | End::NotDelivered
                 | End::MemoryShort
+                | End::Costly
                 | End::NoWayBack(..)
                 | End::Forgotten(_),
             ) => true,

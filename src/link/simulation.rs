@@ -278,6 +278,9 @@ impl World {
         for side in [0, 1] {
             self.watch(side, &full);
         }
+        if self.tick.is_multiple_of(64) {
+            self.ends.iter().for_each(|end| end.link.send.check());
+        }
         let held = self.ends[0].link.take_resumed().is_some() as u32
             + self.ends[1].link.take_resumed().is_some() as u32;
         self.breaks += held;

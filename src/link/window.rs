@@ -3,9 +3,11 @@
 //! A chunk is offered, gets its offset, is sent over some lane, and dropped when
 //! the far side has acknowledged all of it. Each remembers which lanes carry it;
 //! what no lane carries any more and the far side lacks is sent again, oldest
-//! first. What is unacknowledged never exceeds the window. Pure: no I/O, no clock.
+//! first. What is unacknowledged never exceeds the window. An acknowledgement costs
+//! what it frees and a lost lane what it carried, however full the window is. Pure: no
+//! I/O, no clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::frame;
 use crate::buffer::Chunk;
@@ -57,8 +59,13 @@ pub struct Window {
     segments: VecDeque<Segment>,
     /// Segments at the front of the queue that were sent at least once.
     sent_segments: usize,
-    /// Offsets of sent segments that no lane carries, oldest first.
-    again: VecDeque<u64>,
+    /// Sent segments that no lane carries and the far side lacks: offset and length.
+    again: BTreeMap<u64, u64>,
+    /// Bytes of them.
+    to_resend: u64,
+    /// Offsets of what each slot's lane carries, in the order in which it was sent.
+    /// What was acknowledged since may still be listed.
+    carried: Vec<VecDeque<u64>>,
     acknowledged: u64,
     /// The far side has everything below, though perhaps not written.
     arrived: u64,
@@ -79,7 +86,9 @@ impl Window {
         Self {
             segments: VecDeque::new(),
             sent_segments: 0,
-            again: VecDeque::new(),
+            again: BTreeMap::new(),
+            to_resend: 0,
+            carried: Vec::new(),
             acknowledged: 0,
             arrived: 0,
             sent: 0,
@@ -134,9 +143,7 @@ impl Window {
 
     /// Bytes that wait to be sent again.
     pub fn to_resend(&self) -> u64 {
-        let sent = self.segments.range(..self.sent_segments);
-        let waits = sent.filter(|segment| segment.lanes == 0 && segment.end() > self.arrived);
-        waits.map(|segment| segment.chunk.len() as u64).sum()
+        self.to_resend
     }
 
     /// Takes the next bytes of the stream.
@@ -162,19 +169,16 @@ impl Window {
     /// The next chunk for the lane in `slot` as a DATA frame, which that lane
     /// carries from now on: what must be sent again first, then what is new.
     pub fn send_next(&mut self, slot: u8) -> Option<&[u8]> {
-        while let Some(offset) = self.again.pop_front() {
-            if let Some(at) = self.find(offset)
-                && self.segments[at].lanes == 0
-                && self.segments[at].end() > self.arrived
-            {
-                self.resent += self.segments[at].chunk.len() as u64;
-                return Some(self.segments[at].frame(slot));
-            }
+        if let Some((offset, length)) = self.again.pop_first() {
+            self.to_resend -= length;
+            self.resent += length;
+            let at = self.find(offset).expect("what is to be sent again is not acknowledged");
+            return Some(self.send(at, slot));
         }
-        let segment = self.segments.get_mut(self.sent_segments)?;
+        let at = self.sent_segments;
+        self.sent = self.segments.get(at)?.end();
         self.sent_segments += 1;
-        self.sent = segment.end();
-        Some(segment.frame(slot))
+        Some(self.send(at, slot))
     }
 
     /// A copy of the oldest chunk that the far side lacks, once, unless the lane in `slot`
@@ -182,30 +186,44 @@ impl Window {
     pub fn copy_oldest(&mut self, slot: u8) -> Option<&[u8]> {
         let arrived = self.arrived.max(self.acknowledged);
         let at = self.segments.partition_point(|segment| segment.end() <= arrived);
-        let segment = self.segments.get_mut(at).filter(|_| at < self.sent_segments)?;
-        if segment.lanes & (1 << slot | ARRIVED) != 0 || self.copied == Some(segment.offset) {
+        let segment = self.segments.get(at).filter(|_| at < self.sent_segments)?;
+        let (offset, length) = (segment.offset, segment.chunk.len() as u64);
+        if segment.lanes & (1 << slot | ARRIVED) != 0 || self.copied == Some(offset) {
             return None;
         }
-        self.copied = Some(segment.offset);
-        self.resent += segment.chunk.len() as u64;
-        Some(segment.frame(slot))
+        self.copied = Some(offset);
+        self.resent += length;
+        if self.again.remove(&offset).is_some() {
+            self.to_resend -= length;
+        }
+        Some(self.send(at, slot))
     }
 
     /// The lane in `slot` carries nothing any more; what only it carried waits to be
     /// sent again.
     pub fn lose(&mut self, slot: u8) {
-        self.leave(slot, 0);
-        let arrived = self.arrived;
-        let sent = self.segments.range(..self.sent_segments);
-        self.again = sent
-            .filter(|segment| segment.lanes == 0 && segment.end() > arrived)
-            .map(|segment| segment.offset)
-            .collect();
+        for offset in self.leave(slot) {
+            let Some(at) = self.find(offset) else { continue };
+            let segment = &mut self.segments[at];
+            segment.lanes &= !(1 << slot);
+            let length = segment.chunk.len() as u64;
+            if segment.lanes == 0
+                && segment.end() > self.arrived
+                && self.again.insert(offset, length).is_none()
+            {
+                self.to_resend += length;
+            }
+        }
     }
 
     /// The lane in `slot` is done, and everything that it carried has arrived.
     pub fn settle(&mut self, slot: u8) {
-        self.leave(slot, ARRIVED);
+        for offset in self.leave(slot) {
+            if let Some(at) = self.find(offset) {
+                let segment = &mut self.segments[at];
+                segment.lanes = segment.lanes & !(1 << slot) | ARRIVED;
+            }
+        }
     }
 
     /// The far side has written everything below `offset`. What it has said before
@@ -223,6 +241,7 @@ impl Window {
             self.segments.pop_front();
             self.sent_segments -= 1;
         }
+        self.forget(self.acknowledged);
         Ok(())
     }
 
@@ -232,6 +251,7 @@ impl Window {
             return Err(NeverSent(offset));
         }
         self.arrived = self.arrived.max(offset);
+        self.forget(self.arrived);
         Ok(())
     }
 
@@ -239,10 +259,27 @@ impl Window {
     pub fn clear(&mut self) {
         self.segments.clear();
         self.again.clear();
+        self.carried.clear();
+        self.to_resend = 0;
         self.sent_segments = 0;
         self.sent = self.offered;
         self.charged = 0;
         self.limit = 0;
+    }
+
+    /// Asserts that what is counted is what there is.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let sent = self.segments.range(..self.sent_segments);
+        let waits = |segment: &&Segment| segment.lanes == 0 && segment.end() > self.arrived;
+        let again: BTreeMap<u64, u64> =
+            sent.clone().filter(waits).map(|segment| (segment.offset, segment.chunk.len() as u64)).collect();
+        assert_eq!((again.values().sum::<u64>(), &again), (self.to_resend, &self.again));
+        for segment in sent {
+            for (slot, carried) in self.carried.iter().enumerate() {
+                assert!(segment.lanes & 1 << slot == 0 || carried.contains(&segment.offset));
+            }
+        }
     }
 
     fn find(&self, offset: u64) -> Option<usize> {
@@ -250,11 +287,32 @@ impl Window {
         self.segments.get(at).filter(|segment| segment.offset == offset).map(|_| at)
     }
 
-    fn leave(&mut self, slot: u8, then: u32) {
-        for segment in self.segments.range_mut(..self.sent_segments) {
-            if segment.lanes & 1 << slot != 0 {
-                segment.lanes = segment.lanes & !(1 << slot) | then;
-            }
+    /// The segment at `at` as a frame on the lane in `slot`.
+    fn send(&mut self, at: usize, slot: u8) -> &[u8] {
+        let index = usize::from(slot);
+        if self.carried.len() <= index {
+            self.carried.resize_with(index + 1, VecDeque::new);
+        }
+        let (carried, kept) = (&mut self.carried[index], self.segments[0].offset);
+        while carried.front().is_some_and(|offset| *offset < kept) {
+            carried.pop_front();
+        }
+        let segment = &mut self.segments[at];
+        carried.push_back(segment.offset);
+        segment.frame(slot)
+    }
+
+    /// What the lane in `slot` carried, some of which may be acknowledged.
+    fn leave(&mut self, slot: u8) -> VecDeque<u64> {
+        self.carried.get_mut(usize::from(slot)).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Nothing that ends at or below `offset` is sent again.
+    fn forget(&mut self, offset: u64) {
+        while let Some(entry) = self.again.first_entry()
+            && entry.key() + entry.get() <= offset
+        {
+            self.to_resend -= entry.remove();
         }
     }
 }
@@ -319,7 +377,14 @@ mod tests {
         window.send_next(0);
         window.acknowledge(41).unwrap();
         assert_eq!(window.segments.len(), 1);
+        window.offer(Chunk::copied(&[3; 40]));
+        window.send_next(0);
+        window.lose(0);
+        assert_eq!(window.to_resend(), 80, "all of it is sent again");
+        (0..2).for_each(|_| assert!(window.send_next(0).is_some()));
         window.acknowledge(80).unwrap();
+        assert_eq!(window.segments.len(), 1);
+        window.acknowledge(120).unwrap();
         assert!(window.segments.is_empty() && window.charged() == 0);
     }
 
@@ -364,6 +429,39 @@ mod tests {
         assert_eq!(window.to_resend(), 0);
         window.lose(1);
         assert_eq!(window.to_resend(), 40);
+    }
+
+    #[test]
+    fn what_lanes_carry_is_listed_once_and_never_longer_than_the_window() {
+        let mut window = Window::new(1 << 20, 40);
+        for round in 0..2000u64 {
+            window.offer(Chunk::copied(&[1; 40]));
+            window.send_next(0);
+            // Another lane comes and goes: what it carried goes over the first.
+            window.offer(Chunk::copied(&[1; 40]));
+            window.send_next(1);
+            window.lose(1);
+            assert_eq!(window.to_resend(), 40);
+            window.send_next(0);
+            window.acknowledge((round * 80).saturating_sub(4000)).unwrap();
+        }
+        assert!(window.carried[0].len() <= 110 && window.again.is_empty(), "{:?}", window.carried[0].len());
+    }
+
+    #[test]
+    fn what_has_arrived_or_is_copied_waits_no_longer_to_be_sent_again() {
+        let mut window = Window::new(100_000, 40);
+        (0..4).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
+        (0..4).for_each(|_| assert!(window.send_next(0).is_some()));
+        window.lose(0);
+        window.note_arrived(40).unwrap();
+        assert_eq!(window.to_resend(), 120);
+        assert_eq!(header(window.copy_oldest(1)), Some(frame::data_header(40, 40)));
+        assert_eq!(window.to_resend(), 80);
+        window.acknowledge(120).unwrap();
+        assert_eq!(window.to_resend(), 40);
+        assert_eq!(header(window.send_next(1)), Some(frame::data_header(120, 40)));
+        assert!(window.send_next(1).is_none() && window.to_resend() == 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod admission;
 mod link;
 mod news;
+mod work;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ use self::admission::Taken;
 pub use self::link::{Agreed, Carrying, Ended, LinkEntry, LinkStatus};
 use self::news::{Counted, News};
 pub use self::news::{Kind, Line, Topic, Untold};
+pub use self::work::{Meter, Pace, Turn, thread_time};
+use self::work::{SiteWork, Sites};
 use crate::clock;
 use crate::link::Side;
 use crate::link::tlv::Id;
@@ -103,6 +106,8 @@ struct State {
     taken: Taken,
     syncs: HashMap<(Side, String), Arc<Syncs>>,
     news: News,
+    sites: Arc<Sites>,
+    work: HashMap<String, Arc<SiteWork>>,
 }
 
 /// The live state of one gateway.
@@ -232,6 +237,14 @@ impl Registry {
     /// What the links of one `[[master]]` or `[[replica]]` share of their syncs.
     pub fn syncs(&self, side: Side, name: &str) -> Arc<Syncs> {
         Arc::clone(self.lock().syncs.entry((side, name.to_owned())).or_default())
+    }
+
+    /// What a link of a far site is measured by.
+    pub fn meter(&self, site: &str) -> Meter {
+        let mut state = self.lock();
+        let sites = Arc::clone(&state.sites);
+        let work = state.work.entry(site.to_ascii_lowercase());
+        work.or_insert_with(|| Arc::new(SiteWork::new(&sites))).meter()
     }
 
     /// Every live link and the counts. Where a sync has two connections, the main one

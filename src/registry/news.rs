@@ -126,6 +126,8 @@ kinds! {
     Congestion: Not, "connections without the wanted congestion control";
     /// Connections cannot be accepted for want of resources.
     Starved: Not, "connections that could not be accepted";
+    /// A site costs more CPU time than its share.
+    Slowed: Not, "sites slowed for the CPU time that they cost";
     /// One of a link's lanes was lost.
     LaneLost: Not, "lanes lost";
     /// A break was outlived.

@@ -214,6 +214,7 @@ fn end(place: Place, end: &End) {
         | End::NoWayBack(..)
         | End::Forgotten(_)
         | End::MemoryShort
+        | End::Costly
         | End::Outdated
         | End::NotDelivered => true,
         End::Declined(reason) => told(Kind::Declined, reason),

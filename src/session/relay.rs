@@ -5,6 +5,8 @@
 //! only when it was read empty. Reading lanes never waits for Redis: the link's
 //! window bounds what is stored. Only where the memory of all links is used up is a
 //! lane left unread, and then only by a link that has bytes for its Redis waiting.
+//! A turn of the task is bounded in time, and what it costs is measured
+//! ([`crate::registry::Meter`]).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -25,14 +27,14 @@ use super::attach::{Arrival, Knock};
 use super::redial::{Dialled, Redial};
 use super::serve::part;
 use super::tapped::{AtTap, Made};
-use crate::buffer::Chunk;
+use crate::buffer::{self, Chunk};
 use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
-use crate::registry::{Carrying, Kind, Place, tell};
+use crate::registry::{Carrying, Kind, Meter, Pace, Place, Turn, tell, thread_time};
 use crate::tap::{Flow, OPENING, Overdue, Tap};
 
 /// For the frames that end a link to reach the far side.
@@ -55,13 +57,14 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Chunks that wait between the tap and Redis; the rest stays with the link.
 const MAX_QUEUED: usize = 4;
 
-/// What a link may hold beyond a gap, in bytes, when the memory of all links is used
-/// up twice over: it must be read to fill the gap, and so can have no bound of its own
-/// but the window.
-const MAX_SCATTERED: u64 = 1024 * 1024;
-
-/// Rounds before other tasks get their turn.
+/// Rounds before other tasks get their turn; mostly it is time that ends one.
 const ROUNDS: usize = 32;
+
+/// The least and the most bytes of one read of a lane.
+const READS: (usize, usize) = (16 * 1024, buffer::STORAGE);
+
+/// A read that takes longer, opened and taken apart, makes the next one smaller.
+const LONG_READ: Duration = Duration::from_millis(2);
 
 /// Everything one link needs to run.
 pub struct Relay<'a> {
@@ -75,6 +78,8 @@ pub struct Relay<'a> {
     pub renewed: watch::Receiver<u64>,
     /// Its share of the memory for all links.
     pub share: Share,
+    /// What measures its cost.
+    pub meter: Meter,
     /// The local Redis.
     pub redis: TcpStream,
     /// Which way bytes from the lane flow.
@@ -165,6 +170,16 @@ struct Driver<'a> {
     lanes: Vec<Carrier>,
     supply: Supply,
     share: Share,
+    meter: Meter,
+    /// What was done in this turn, and when it is over.
+    turn: Turn,
+    until: Instant,
+    /// No turn before that.
+    paused: Option<Instant>,
+    /// Bytes of one read of a lane.
+    appetite: usize,
+    /// The lane that is read first.
+    first: usize,
     redis: TcpStream,
     flow: Flow,
     plain: bool,
@@ -193,12 +208,18 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(relay: Relay<'a>) -> Self {
-        let Relay { link, lane, supply, share, redis, inward, plain, tap, entry, site, .. } = relay;
+        let Relay { link, lane, supply, share, meter, redis, inward, plain, tap, entry, site, .. } = relay;
         Self {
             link,
             lanes: vec![Carrier { number: 0, lane, empty: false }],
             supply,
             share,
+            meter,
+            turn: Turn::default(),
+            until: Instant::now(),
+            paused: None,
+            appetite: READS.1,
+            first: 0,
             redis,
             flow: inward,
             plain,
@@ -221,9 +242,44 @@ impl<'a> Driver<'a> {
 
     /// Ready once the link has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(paused) = self.paused {
+            if self.sleeps_until(paused, cx) {
+                return Poll::Pending;
+            }
+            self.paused = None;
+        }
+        let before = self.moved();
+        self.turn = Turn::default();
+        self.until = Instant::now() + self.meter.begin();
+        let polled = self.take_turn(cx);
+        self.turn.bytes = self.moved() - before;
+        match self.meter.end(self.turn, Instant::now()) {
+            Pace::On => {}
+            Pace::Pause { time, news } => {
+                self.paused = Some(Instant::now() + time);
+                if news {
+                    let words = "what it sends costs CPU time that other sites need, and moves nothing";
+                    tell!(warn, self.entry, Kind::Slowed, words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "site {} is slowed: {words}", self.entry.site);
+                }
+            }
+            Pace::End => self.link.abort(Why::new(Code::Limit, &End::Costly.to_string()), End::Costly),
+        }
+        if self.link.ended().is_some() { Poll::Ready(()) } else { polled }
+    }
+
+    /// Bytes that were carried, or crossed the local socket, so far.
+    fn moved(&self) -> u64 {
+        let (to_replica, to_master) = self.entry.counts();
+        self.link.carried() + to_replica + to_master
+    }
+
+    fn take_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.welcome(cx);
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let now = Instant::now();
+            if round > 0 && now >= self.until {
+                break;
+            }
             let mut moved = self.hear(cx, now);
             if self.link.ended().is_some() {
                 // What came is of a link that is over: nothing of it may arrive late.
@@ -257,6 +313,7 @@ impl<'a> Driver<'a> {
                 return Poll::Pending;
             }
         }
+        self.turn.more = true;
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -359,7 +416,7 @@ impl<'a> Driver<'a> {
             buffered: self.link.memory(),
         };
         if carrying != self.told {
-            self.share.set(carrying.buffered);
+            self.share.set(carrying.buffered, self.link.scattered());
             self.entry.note(carrying);
             self.told = carrying;
         }
@@ -378,13 +435,16 @@ impl<'a> Driver<'a> {
         let mut moved = false;
         let full = self.share.room() == 0;
         let wait = full && self.link.has_ready();
-        if full && self.link.scattered() > MAX_SCATTERED && self.share.is_overdrawn() {
+        if self.share.gives_way() {
             self.link.abort(Why::new(Code::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
         }
-        for at in 0..self.lanes.len() {
+        let count = self.lanes.len();
+        self.first = (self.first + 1) % count.max(1);
+        for step in 0..count {
+            let at = (self.first + step) % count;
             // One that is not read is looked at when it is judged.
             self.lanes[at].empty = wait;
-            if !wait {
+            if !wait && (step == 0 || Instant::now() < self.until) {
                 moved |= self.hear_one(at, cx, now);
             }
         }
@@ -401,7 +461,14 @@ impl<'a> Driver<'a> {
         if !link.has_lane(number) {
             return false;
         }
-        match lane.poll_read(cx, &mut |item| link.handle(number, item, now)) {
+        let began = Instant::now();
+        let read = lane.poll_read(cx, self.appetite, &mut |item| link.handle(number, item, now));
+        if began.elapsed() > LONG_READ {
+            self.appetite = (self.appetite / 2).max(READS.0);
+        } else {
+            self.appetite = (self.appetite * 2).min(READS.1);
+        }
+        match read {
             Poll::Pending => {
                 *empty = true;
                 false
@@ -446,6 +513,7 @@ impl<'a> Driver<'a> {
             let made = self.inward.through(self.tap.as_mut(), flow, chunk, carried, now);
             self.take_inward(made, now);
         }
+        let mut useful = false;
         while let Some(front) = self.to_redis.front_mut() {
             if front.chunk.is_empty() || self.redis_deaf {
                 let carried = front.carried;
@@ -458,7 +526,7 @@ impl<'a> Driver<'a> {
                 Poll::Ready(Ok(count)) => {
                     front.chunk.consume(count);
                     self.entry.count(self.flow, count);
-                    moved = true;
+                    (moved, useful) = (true, true);
                 }
                 Poll::Ready(Err(_)) => {
                     self.redis_deaf = true;
@@ -470,6 +538,7 @@ impl<'a> Driver<'a> {
                 }
             }
         }
+        self.turn.rounds += u32::from(useful);
         if self.plain && !self.redis_shut && self.to_redis.is_empty() && self.link.receive_finished() {
             self.redis_shut = true;
             moved = true;
@@ -523,11 +592,12 @@ impl<'a> Driver<'a> {
         }
         let flow = self.outward_flow();
         self.entry.count(flow, count);
+        self.turn.rounds += 1;
         for made in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now) {
             match made {
                 Made::Forward { chunk, armed, .. } => {
                     if !chunk.is_empty() {
-                        self.link.offer(chunk);
+                        self.offer(chunk);
                     }
                     if armed {
                         self.link.arm();
@@ -543,6 +613,16 @@ impl<'a> Driver<'a> {
         let made = self.inward.again(self.tap.as_mut(), self.flow, now);
         self.take_inward(made, now);
         true
+    }
+
+    /// Redis' bytes to the link. How much work compressing them is, is this site's choice.
+    fn offer(&mut self, chunk: Chunk) {
+        if !self.link.is_packing() {
+            return self.link.offer(chunk);
+        }
+        let before = thread_time();
+        self.link.offer(chunk);
+        self.turn.ours += thread_time().saturating_sub(before);
     }
 
     /// Link to lanes.
@@ -570,7 +650,7 @@ impl<'a> Driver<'a> {
             };
             moved |= pushed;
             match lane.poll_flush(cx) {
-                Poll::Ready(Ok(())) if pushed => {}
+                Poll::Ready(Ok(())) if pushed && Instant::now() < self.until => {}
                 Poll::Pending | Poll::Ready(Ok(())) => return moved,
                 Poll::Ready(Err(error)) => {
                     // The far side's last words may still wait to be read.
@@ -622,6 +702,11 @@ impl<'a> Driver<'a> {
         let Some(next) = times.into_iter().flatten().min() else {
             return true;
         };
+        self.sleeps_until(next, cx)
+    }
+
+    /// Whether that time is still to come; the task is woken then.
+    fn sleeps_until(&mut self, next: Instant, cx: &mut Context<'_>) -> bool {
         let next = tokio::time::Instant::from_std(next);
         if self.sleep.deadline() != next {
             self.sleep.as_mut().reset(next);

@@ -24,6 +24,9 @@ const OPENING: usize = 4 * 1024;
 /// The most that it grows to: the largest message that rustls takes.
 const HANDSHAKE: usize = 80 * 1024;
 
+/// What may wait of a record that has not come whole: as much as TLS allows.
+const PART: usize = 5 + RECORD + 256;
+
 /// The most plaintext in one record.
 const RECORD: usize = 16_384;
 
@@ -51,7 +54,8 @@ macro_rules! each {
 /// The TLS state of one connection with its buffer of incoming records.
 pub struct Records {
     connection: Connection,
-    /// Borrowed while bytes are waiting in it, else empty.
+    /// Borrowed while it is read into, of its own size while part of a record waits in
+    /// it, else empty.
     incoming: Vec<u8>,
     start: usize,
     end: usize,
@@ -128,11 +132,14 @@ impl Records {
         self.end += count;
     }
 
-    /// Gives the buffer of incoming records back if nothing waits in it.
+    /// Gives the buffer of incoming records back. Part of a record that waits in it is
+    /// kept: nobody holds half a megabyte by sending one byte of one.
     pub fn rest(&mut self) {
-        if self.start == self.end && !self.incoming.is_empty() {
-            buffer::give(std::mem::take(&mut self.incoming));
-            (self.start, self.end) = (0, 0);
+        let waiting = self.end - self.start;
+        if waiting <= PART && (self.incoming.len() > PART || waiting == 0) {
+            let part = self.incoming[self.start..self.end].to_vec();
+            buffer::give(std::mem::replace(&mut self.incoming, part));
+            (self.start, self.end) = (0, waiting);
         }
     }
 
@@ -413,6 +420,26 @@ mod tests {
             });
             assert!(good && opened == plain && answer.is_empty());
         }
+    }
+
+    #[test]
+    fn part_of_a_record_keeps_no_large_buffer() {
+        let two = Two::new();
+        let (mut client, mut server) = two.connect();
+        assert!(shake(&mut client, &mut server, 5000, |_| ()));
+        let plain = vec![7; 40_000];
+        let mut sealed = vec![0; sealed_length(plain.len())];
+        let used = server.seal(&plain, &mut sealed, 0).unwrap();
+        let (mut opened, mut answer) = (Vec::new(), Vec::new());
+        // Read empty after every piece.
+        for bytes in sealed[..used].chunks(9001) {
+            assert!(feed(&mut client, bytes, 9001, |client| {
+                client.open(&mut answer, &mut |plain| opened.extend_from_slice(plain)).is_ok()
+            }));
+            client.rest();
+            assert!(client.incoming.len() <= PART, "{}", client.incoming.len());
+        }
+        assert!(opened == plain && client.incoming.is_empty());
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! What a stranger, a broken program or a stolen site can do: nothing.
 
 mod commands;
+mod floods;
 mod lanes;
 mod listing;
 mod strangers;

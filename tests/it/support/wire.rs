@@ -1,29 +1,37 @@
-//! A hand-made `replgate/1` client with a site's own certificate: says what no gateway
-//! would.
+//! A hand-made `replgate/1` client, and acceptor, with a site's own certificate: says what
+//! no gateway would.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use replgate::config::TlsFiles;
 use replgate::link::frame::{Decoder, Frame, Item, data_header};
 use replgate::link::tlv::{Accept, Hello, Id, Identity, Refuse, Terms, VERSION, Want};
 use replgate::tls::material::{Dial, Material};
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 use super::SOON;
 
 /// A site's certificate, and who it says it is.
 pub struct Site {
     dial: Dial,
+    server: Arc<ServerConfig>,
     pub identity: Identity,
     pub terms: Terms,
 }
 
+/// Either end of TLS.
+trait Stream: Read + Write + Send {}
+
+impl<Any: Read + Write + Send> Stream for Any {}
+
 /// One TLS connection to a gateway.
 pub struct Wire {
-    tls: StreamOwned<ClientConnection, TcpStream>,
+    tls: Box<dyn Stream>,
+    socket: TcpStream,
     decoder: Decoder,
     read: Vec<u8>,
 }
@@ -57,23 +65,37 @@ impl Site {
             lanes: 1,
             compression: 0,
         };
-        Self { dial: material.client(far).expect("TLS can be set up"), identity, terms }
+        let server = material.server().expect("TLS can be set up");
+        Self { dial: material.client(far).expect("TLS can be set up"), server, identity, terms }
     }
 
     /// TLS to a gateway on this port, with nothing said yet. It may be refused only once
     /// something is read.
     pub fn connect(&self, port: u16) -> io::Result<Wire> {
-        let socket = TcpStream::connect(("127.0.0.1", port))?;
-        socket.set_read_timeout(Some(SOON))?;
-        socket.set_write_timeout(Some(SOON))?;
-        socket.set_nodelay(true)?;
+        let socket = tuned(TcpStream::connect(("127.0.0.1", port))?)?;
         let connection = ClientConnection::new(self.dial.config.clone(), self.dial.name.clone())
             .map_err(io::Error::other)?;
-        let mut tls = StreamOwned::new(connection, socket);
+        let mut tls = StreamOwned::new(connection, socket.try_clone()?);
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
         }
-        Ok(Wire { tls, decoder: Decoder::default(), read: Vec::new() })
+        Ok(Wire::new(Box::new(tls), socket))
+    }
+
+    /// Takes one gateway's connection and says yes to what it asks for.
+    #[track_caller]
+    pub fn accept(&self, listener: &TcpListener) -> Wire {
+        let (socket, _) = listener.accept().expect("a gateway dials");
+        let socket = tuned(socket).expect("a timeout can be set");
+        let connection = ServerConnection::new(Arc::clone(&self.server)).expect("TLS can be set up");
+        let tls = StreamOwned::new(connection, socket.try_clone().expect("a socket can be cloned"));
+        let mut wire = Wire::new(Box::new(tls), socket);
+        assert!(matches!(wire.next(), Ok(Heard::Frame(Frame::Hello(_)))), "a hello comes first");
+        let (identity, terms) = (self.identity.clone(), self.terms.clone());
+        let link = Some(Id::random());
+        let accept = Accept { version: VERSION, identity, terms, link, received: 0, plain: false };
+        wire.send(&Frame::Accept(accept)).expect("the gateway reads");
+        wire
     }
 
     pub fn hello(&self, want: Want) -> Frame {
@@ -102,7 +124,18 @@ impl Site {
     }
 }
 
+fn tuned(socket: TcpStream) -> io::Result<TcpStream> {
+    socket.set_read_timeout(Some(SOON))?;
+    socket.set_write_timeout(Some(SOON))?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
 impl Wire {
+    fn new(tls: Box<dyn Stream>, socket: TcpStream) -> Self {
+        Self { tls, socket, decoder: Decoder::default(), read: Vec::new() }
+    }
+
     pub fn send(&mut self, frame: &Frame) -> io::Result<()> {
         self.raw(&frame.encode())
     }
@@ -161,7 +194,7 @@ impl Wire {
 
     /// Whether the gateway closes within `within`.
     pub fn is_closed(&mut self, within: Duration) -> bool {
-        let _ = self.tls.sock.set_read_timeout(Some(within));
+        let _ = self.socket.set_read_timeout(Some(within));
         let closed = loop {
             match self.next() {
                 Ok(_) => {}
@@ -170,7 +203,7 @@ impl Wire {
                 }
             }
         };
-        let _ = self.tls.sock.set_read_timeout(Some(SOON));
+        let _ = self.socket.set_read_timeout(Some(SOON));
         closed
     }
 }

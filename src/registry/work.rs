@@ -1,0 +1,311 @@
+//! What the links of a far site cost in CPU time, beside what they move.
+//!
+//! A link's task runs in turns, and tells of each what it cost and what it was good for.
+//! Honest traffic costs a microsecond a kilobyte in bulk, and some twenty for each small
+//! write; [`ROUND`] and [`BYTE`] allow many times that. What a turn costs beyond is
+//! *waste*, and every site may waste [`RATE`]. More than that is paid for by pauses
+//! between the turns that waste, so that the other sites find their share; where it
+//! goes on for [`PATIENCE`], the link that has wasted most ends. While no other site has
+//! a link there is nobody to protect, and nothing is slowed.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// CPU time that a turn may cost for each of its rounds that took bytes from the local
+/// Redis or gave it any, and once if there was none.
+const ROUND: Duration = Duration::from_micros(200);
+
+/// CPU time that it may cost for each byte that was carried, or crossed the local socket.
+const BYTE: Duration = Duration::from_nanos(50);
+
+/// What a site may waste, as a part of the time that passes.
+const RATE: u32 = 10;
+
+/// And at once, before it is slowed.
+const BURST: Duration = Duration::from_millis(500);
+
+/// The longest pause: a link that is slowed still answers its far side.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// How long a site may be slowed before a link of it ends.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest turn of a link that is the only busy one of its site.
+const TURN: Duration = Duration::from_millis(4);
+
+/// The longest turn of a link, however many of its site are busy.
+const LEAST_TURN: Duration = Duration::from_micros(500);
+
+/// A site that is slowed is told of once in this time.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// The far sites that have links.
+#[derive(Debug, Default)]
+pub(super) struct Sites(AtomicUsize);
+
+/// What one far site's links cost.
+#[derive(Debug)]
+pub(super) struct SiteWork {
+    sites: Arc<Sites>,
+    /// Links whose last turn was not long enough for all that they had to do.
+    busy: AtomicUsize,
+    waste: Mutex<Waste>,
+}
+
+/// What was wasted, and not yet waited for.
+#[derive(Debug, Default)]
+struct Waste {
+    debt: Duration,
+    paid: Option<Instant>,
+    slowed: Option<Instant>,
+    told: Option<Instant>,
+    /// By link, since the site was slowed.
+    links: Vec<(u64, Duration)>,
+    next: u64,
+}
+
+/// A link's place in what its site costs; given back when it is dropped.
+#[derive(Debug)]
+pub struct Meter {
+    work: Arc<SiteWork>,
+    link: u64,
+    busy: bool,
+    /// CPU time of this thread when the turn began.
+    began: Duration,
+}
+
+/// What a link did in a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Turn {
+    /// Rounds in which bytes were taken from the local Redis or given to it.
+    pub rounds: u32,
+    /// Bytes that were carried for the first time, or crossed the local socket.
+    pub bytes: u64,
+    /// CPU time that the far side is not to blame for.
+    pub ours: Duration,
+    /// There was more to do.
+    pub more: bool,
+}
+
+/// How a link goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// At once.
+    On,
+    /// After a pause; `news` if that was not told lately.
+    Pause {
+        /// How long.
+        time: Duration,
+        /// Whether to tell it.
+        news: bool,
+    },
+    /// Not at all.
+    End,
+}
+
+impl SiteWork {
+    pub(super) fn new(sites: &Arc<Sites>) -> Self {
+        Self { sites: Arc::clone(sites), busy: AtomicUsize::new(0), waste: Mutex::default() }
+    }
+
+    /// For one more link of the site.
+    pub(super) fn meter(self: &Arc<Self>) -> Meter {
+        let mut waste = self.waste();
+        if waste.links.is_empty() {
+            self.sites.0.fetch_add(1, Ordering::Relaxed);
+        }
+        waste.next += 1;
+        let link = waste.next;
+        waste.links.push((link, Duration::ZERO));
+        drop(waste);
+        Meter { work: Arc::clone(self), link, busy: false, began: Duration::ZERO }
+    }
+
+    fn waste(&self) -> MutexGuard<'_, Waste> {
+        self.waste.lock().expect("no code panics while it holds what was wasted")
+    }
+}
+
+impl Meter {
+    /// A turn begins on this thread. The answer is how long it may take.
+    pub fn begin(&mut self) -> Duration {
+        self.began = thread_time();
+        let busy = self.work.busy.load(Ordering::Relaxed).max(1);
+        (TURN / u32::try_from(busy).unwrap_or(u32::MAX)).max(LEAST_TURN)
+    }
+
+    /// CPU time of the turn so far.
+    pub fn spent(&self) -> Duration {
+        thread_time().saturating_sub(self.began)
+    }
+
+    /// The turn is over.
+    pub fn end(&mut self, turn: Turn, now: Instant) -> Pace {
+        if turn.more != self.busy {
+            self.busy = turn.more;
+            let busy = &self.work.busy;
+            if self.busy {
+                busy.fetch_add(1, Ordering::Relaxed)
+            } else {
+                busy.fetch_sub(1, Ordering::Relaxed)
+            };
+        }
+        self.judge(self.spent(), turn, now)
+    }
+
+    fn judge(&self, cost: Duration, turn: Turn, now: Instant) -> Pace {
+        let bytes = Duration::from_nanos(turn.bytes.saturating_mul(BYTE.as_nanos() as u64));
+        let wasted = cost.saturating_sub(turn.ours + ROUND * turn.rounds.max(1) + bytes);
+        if wasted.is_zero() {
+            return Pace::On;
+        }
+        let others = self.work.sites.0.load(Ordering::Relaxed) > 1;
+        self.work.waste().add(self.link, wasted, others, now)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if self.busy {
+            self.work.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+        let mut waste = self.work.waste();
+        waste.links.retain(|(link, _)| *link != self.link);
+        if waste.links.is_empty() {
+            self.work.sites.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Waste {
+    fn add(&mut self, link: u64, wasted: Duration, others: bool, now: Instant) -> Pace {
+        let passed = self.paid.map_or(Duration::ZERO, |paid| now.saturating_duration_since(paid));
+        self.paid = Some(now);
+        self.debt = self.debt.saturating_sub(passed / RATE);
+        if self.debt < BURST / 2 {
+            self.slowed = None;
+            self.links.iter_mut().for_each(|(_, wasted)| *wasted = Duration::ZERO);
+        }
+        self.debt = (self.debt + wasted).min(BURST + LONGEST);
+        let most = self.links.iter().map(|(_, wasted)| *wasted).max().unwrap_or_default();
+        let mut own = Duration::ZERO;
+        if let Some((_, sum)) = self.links.iter_mut().find(|(known, _)| *known == link) {
+            *sum += wasted;
+            own = *sum;
+        }
+        let Some(over) = self.debt.checked_sub(BURST).filter(|over| others && !over.is_zero()) else {
+            return Pace::On;
+        };
+        let since = *self.slowed.get_or_insert(now);
+        if now >= since + PATIENCE && own >= most {
+            self.slowed = Some(now);
+            return Pace::End;
+        }
+        let news = self.told.is_none_or(|told| now >= told + QUIET);
+        if news {
+            self.told = Some(now);
+        }
+        Pace::Pause { time: (over * RATE).min(LONGEST), news }
+    }
+}
+
+/// CPU time of this thread so far, the kernel's work for it included.
+pub fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn two_sites() -> (Arc<SiteWork>, Arc<SiteWork>) {
+        let sites = Arc::default();
+        (Arc::new(SiteWork::new(&sites)), Arc::new(SiteWork::new(&sites)))
+    }
+
+    /// Turns of 3 ms, one after the other with the pauses in between; CPU time in all, and
+    /// whether the link ended.
+    fn run(meter: &Meter, turn: Turn, from: Instant, during: Duration) -> (Duration, bool) {
+        let (mut now, mut cpu) = (from, Duration::ZERO);
+        while now < from + during {
+            now += 3 * MS;
+            cpu += 3 * MS;
+            match meter.judge(3 * MS, turn, now) {
+                Pace::On => {}
+                Pace::Pause { time, .. } => now += time,
+                Pace::End => return (cpu, true),
+            }
+        }
+        (cpu, false)
+    }
+
+    #[test]
+    fn a_site_that_wastes_is_slowed_and_then_ended_however_many_links_it_has() {
+        let (hostile, honest) = two_sites();
+        let _other = honest.meter();
+        let (one, two) = (hostile.meter(), hostile.meter());
+        let start = Instant::now();
+        let (cpu, ended) = run(&one, Turn::default(), start, 5 * PATIENCE / 10);
+        assert!(!ended && cpu < 1500 * MS, "{cpu:?} in 5 s");
+        let Pace::Pause { time, .. } = two.judge(3 * MS, Turn::default(), start + 5 * PATIENCE / 10) else {
+            panic!("what one link owes, another pays");
+        };
+        assert!(time > 10 * MS);
+        let (cpu, ended) = run(&one, Turn::default(), start + 5 * PATIENCE / 10, PATIENCE);
+        assert!(ended && cpu < 1500 * MS, "{cpu:?}");
+    }
+
+    #[test]
+    fn the_link_that_has_wasted_most_is_the_one_that_ends() {
+        let (hostile, honest) = two_sites();
+        let (_other, most, least) = (honest.meter(), hostile.meter(), hostile.meter());
+        let start = Instant::now();
+        assert!(!run(&most, Turn::default(), start, PATIENCE - 100 * MS).1);
+        for step in 0..100 {
+            assert_ne!(least.judge(MS, Turn::default(), start + PATIENCE + step * MS), Pace::End);
+        }
+        assert!(run(&most, Turn::default(), start + PATIENCE + 100 * MS, PATIENCE).1);
+    }
+
+    #[test]
+    fn honest_work_is_never_slowed_and_neither_is_a_site_that_is_alone() {
+        let (site, other) = two_sites();
+        let meter = site.meter();
+        let minute = 6 * PATIENCE;
+        let (cpu, ended) = run(&meter, Turn::default(), Instant::now(), minute);
+        assert!(cpu >= minute && !ended, "there is nobody else");
+        drop(meter);
+        let (meter, _other) = (site.meter(), other.meter());
+        // Bulk at a tenth of the usual speed; small writes; what this end chose to compress.
+        let bulk = Turn { rounds: 1, bytes: 300_000, ..Turn::default() };
+        let small = Turn { rounds: 32, bytes: 32 * 100, ..Turn::default() };
+        let packed = Turn { rounds: 1, ours: 3 * MS, ..Turn::default() };
+        for honest in [bulk, small, packed] {
+            let (cpu, ended) = run(&meter, honest, Instant::now(), minute);
+            assert!(cpu >= minute && !ended, "{honest:?}");
+        }
+        // A break is over, and a whole window comes again.
+        let again = Instant::now() + 2 * minute;
+        assert!((0..20).all(|turn| meter.judge(5 * MS, Turn::default(), again + turn * 5 * MS) == Pace::On));
+    }
+
+    #[test]
+    fn a_site_gets_the_turns_of_one_link_however_many_are_busy() {
+        let (site, _) = two_sites();
+        let mut meters: Vec<Meter> = (0..8).map(|_| site.meter()).collect();
+        assert_eq!(meters[0].begin(), TURN);
+        let busy = Turn { more: true, ..Turn::default() };
+        meters.iter_mut().for_each(|meter| assert_eq!(meter.end(busy, Instant::now()), Pace::On));
+        assert_eq!(meters[0].begin(), TURN / 8);
+        meters.truncate(2);
+        assert_eq!(meters[0].begin(), TURN / 2);
+        meters[1].end(Turn::default(), Instant::now());
+        assert_eq!(meters[0].begin(), TURN);
+    }
+}

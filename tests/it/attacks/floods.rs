@@ -1,0 +1,245 @@
+//! What a site with a good certificate may send to make a gateway work, or remember, for
+//! nothing: other sites do not feel it.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use replgate::link::frame::{Frame, data_header};
+
+use super::Target;
+use crate::support::gateway::{Gateway, Lab, master_config, replica_block, replica_config, tls};
+use crate::support::redis::{Client, Redis, Version};
+use crate::support::wire::{Site, Wire};
+use crate::support::{SOON, cpu, eventually, free_port};
+
+/// A master at dc1 with an honest replica at dc3; dc2 is the one that attacks.
+struct Siege {
+    alpha: Redis,
+    delta: Redis,
+    first: Gateway,
+    _third: Gateway,
+    wan: u16,
+    /// Last, so that the logs are still there when the others are dropped.
+    lab: Lab,
+}
+
+impl Siege {
+    /// With more in the config of dc1.
+    fn new(more: &str) -> Self {
+        let lab = Lab::new();
+        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let (wan, entry) = (free_port(), free_port());
+        let config = master_config("dc1", wan, &[("orders", alpha.port)], more);
+        let first = lab.gateway("dc1", &config.replace("[\"dc2\"]", "[\"dc2\", \"dc3\"]"));
+        let third = lab.gateway("dc3", &replica_config("dc3", entry, wan, ""));
+        let delta = Redis::start(Version::System, lab.path(), "delta", &[]);
+        delta.replicaof(entry);
+        delta.wait_equal(&alpha);
+        Self { alpha, delta, first, _third: third, wan, lab }
+    }
+
+    /// A link of dc2 whose replica has said nothing yet.
+    #[track_caller]
+    fn link(&self) -> Wire {
+        Site::new(&self.lab.path().join("certs"), "dc2", "dc1").link(self.wan).0
+    }
+
+    /// Seconds until the honest replica has `megabytes` of writes.
+    #[track_caller]
+    fn pace(&self, megabytes: usize) -> f64 {
+        let (value, began) = ("x".repeat(1 << 20), Instant::now());
+        let mut client = self.alpha.client();
+        for _ in 0..megabytes {
+            client.ask(&["SET", "large", &value]);
+        }
+        eventually("the honest replica has it all", SOON, || {
+            self.delta.replica_offset() == self.alpha.master_offset()
+        });
+        began.elapsed().as_secs_f64()
+    }
+
+    fn used(&self) -> f64 {
+        cpu(self.first.process.child.id())
+    }
+}
+
+/// The slowest of some acknowledged writes that are made while `during` lasts, in seconds.
+#[track_caller]
+fn slowest(master: &Redis, during: Duration) -> f64 {
+    let (mut client, began, mut most) = (master.client(), Instant::now(), 0f64);
+    while began.elapsed() < during {
+        let one = Instant::now();
+        client.ask(&["SET", "small", "x"]);
+        assert_eq!(client.ask(&["WAIT", "1", "20000"]).text(), "1", "the honest replica has it");
+        most = most.max(one.elapsed().as_secs_f64());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    most
+}
+
+/// One-byte DATA frames, at every `step`th offset of a range, of bytes that mean nothing
+/// to a master.
+fn crumbs(offsets: std::ops::Range<u64>, step: usize) -> Vec<u8> {
+    offsets.step_by(step).flat_map(|at| [&data_header(at, 1)[..], b"\n"].concat()).collect()
+}
+
+fn whole(offset: u64, length: usize) -> Vec<u8> {
+    [&data_header(offset, length)[..], &vec![b'\n'; length]].concat()
+}
+
+/// CPU seconds of dc1 for `rounds` of 500,000 one-byte frames each, all but the first
+/// `gap` of them, and then one frame over all.
+#[track_caller]
+fn cost(target: &Target, rounds: u64, gap: u64) -> f64 {
+    const PIECES: u64 = 500_000;
+    let (mut wire, _) = target.site().link(target.pair.wan);
+    let used = || cpu(target.pair.first.process.child.id());
+    let before = used();
+    for round in 0..rounds {
+        let at = round * PIECES;
+        wire.raw(&crumbs(at + gap..at + PIECES, 1)).expect("the gateway reads");
+        wire.raw(&whole(at, PIECES as usize)).expect("the gateway reads");
+    }
+    wire.data(rounds * PIECES, b"PING\r\n").expect("the gateway reads");
+    assert_eq!(wire.stream(7), b"+PONG\r\n", "all of it has arrived");
+    used() - before
+}
+
+#[test]
+fn pieces_beyond_a_gap_cost_what_the_same_pieces_cost_in_order() {
+    // No other site has a link: nothing is slowed.
+    let target = Target::new();
+    let in_order = cost(&target, 2, 0);
+    let memory = target.pair.first.memory();
+    let beyond = cost(&target, 2, 1);
+    assert!(beyond < 4.0 * in_order + 0.3, "{beyond:.2} CPU-s, in order {in_order:.2}");
+    let more = target.pair.first.memory().saturating_sub(memory);
+    assert!(more < 16 << 20, "{more} bytes of memory for 500,000 of data");
+}
+
+#[test]
+fn bytes_scattered_between_gaps_end_their_link_before_they_cost_memory() {
+    let siege = Siege::new("[limits]\nmemory = \"64MiB\"\n");
+    let memory = siege.first.memory();
+    for _ in 0..4 {
+        // The gateway ends it long before the last.
+        let mut wire = siege.link();
+        let _ = wire.raw(&crumbs(1..1_000_000, 2));
+        assert!(wire.is_closed(SOON));
+    }
+    siege.first.wait_log("the far gateway broke the protocol: too many gaps in the data");
+    let more = siege.first.memory().saturating_sub(memory);
+    assert!(more < 16 << 20, "{more} bytes of memory for four links of crumbs");
+}
+
+#[test]
+fn a_site_that_never_fills_its_gaps_leaves_others_their_memory() {
+    let siege = Siege::new("[limits]\nmemory = \"64MiB\"\n");
+    let (memory, pace) = (siege.first.memory(), siege.pace(40));
+    // Each alone is within its window, and sends what any link with a lost lane does.
+    let mut links: Vec<Wire> = (0..6).map(|_| siege.link()).collect();
+    for wire in &mut links {
+        for at in 0..120 {
+            if wire.raw(&whole(1 + at * 131_072, 131_072)).is_err() {
+                break;
+            }
+        }
+    }
+    siege.first.wait_log("it held the most bytes beyond a gap, while memory for them is short");
+    let held = || siege.first.status()["memory_used"].as_u64().expect("status tells it");
+    eventually("dc2 holds its part and no more", SOON, || held() <= 17 << 20);
+    let during = siege.pace(40);
+    assert!(during < 3.0 * pace + 1.0, "{during:.2} s for 40 MB, before {pace:.2} s");
+    let more = siege.first.memory().saturating_sub(memory);
+    assert!(more < 64 << 20, "{more} bytes of memory more");
+    assert_eq!((siege.alpha.sync_full(), siege.alpha.sync_partial_ok()), (1, 0));
+}
+
+/// Frames that are good for nothing, in every kind.
+fn useless() -> [Vec<u8>; 6] {
+    let again = |frame: &[u8]| frame.repeat((1 << 20) / frame.len());
+    [
+        again(&Frame::Heartbeat.encode()),
+        again(&Frame::Ack(0).encode()),
+        // Of a later release, to be skipped.
+        again(&[0x80, 0, 0, 0, 0, 0, 0, 0]),
+        // The same bytes over and over, in small and in large.
+        again(&whole(0, 1)),
+        again(&whole(0, 100_000)),
+        again(&Frame::Retire.encode()),
+    ]
+}
+
+/// Says the same on every link until it ends or `during` is over.
+fn flood(links: Vec<(Wire, Vec<u8>)>, during: Duration) -> Vec<std::thread::JoinHandle<()>> {
+    let until = Instant::now() + during;
+    let flood = |(mut wire, bytes): (Wire, Vec<u8>)| {
+        std::thread::spawn(move || while Instant::now() < until && wire.raw(&bytes).is_ok() {})
+    };
+    links.into_iter().map(flood).collect()
+}
+
+#[test]
+fn a_site_that_floods_is_slowed_and_then_ended_and_no_other_site_feels_it() {
+    let siege = Siege::new("");
+    let before = slowest(&siege.alpha, Duration::from_secs(1));
+    let links = useless().into_iter().map(|bytes| {
+        let mut wire = siege.link();
+        wire.data(0, &[b'\n'; 200_000]).expect("the gateway reads");
+        (wire, bytes)
+    });
+    let flooding = flood(links.collect(), Duration::from_secs(30));
+    siege.first.wait_log("site dc2 is slowed");
+    let (used, began) = (siege.used(), Instant::now());
+    let during = slowest(&siege.alpha, Duration::from_secs(5));
+    let used = (siege.used() - used) / began.elapsed().as_secs_f64();
+    assert!(during < 10.0 * before + 0.5, "{during:.3} s for a write, before {before:.3} s");
+    assert!(used < 0.6, "the gateway uses {used:.2} of a processor");
+    siege.first.wait_log("link down: what the far gateway sends costs CPU time that other sites need");
+    assert_eq!((siege.alpha.sync_full(), siege.alpha.sync_partial_ok()), (1, 0), "dc3 has noticed nothing");
+    drop(siege);
+    flooding.into_iter().for_each(|thread| thread.join().expect("it writes and no more"));
+}
+
+#[test]
+fn a_master_site_that_floods_harms_no_link_with_another() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let (wan, evil, entry, trap) = (free_port(), free_port(), free_port(), free_port());
+    let _third = lab.gateway("dc3", &master_config("dc3", wan, &[("stock", alpha.port)], ""));
+    let stock = replica_block("stock", entry, wan, "").replace("\"dc1\"", "\"dc3\"");
+    let config = format!("{}{}{stock}", tls("dc2"), replica_block("orders", trap, evil, ""));
+    let second = lab.gateway("dc2", &config);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+    let (before, memory) = (slowest(&alpha, Duration::from_secs(1)), second.memory());
+    // What dc1 should be.
+    let listener = TcpListener::bind(("127.0.0.1", evil)).expect("the port is free");
+    let site = Site::new(&lab.path().join("certs"), "dc1", "dc2");
+    let asked = || {
+        let replica = Client::connect(trap).expect("the gateway accepts");
+        (site.accept(&listener), replica)
+    };
+    let (mut wire, _replica) = asked();
+    let _ = wire.raw(&crumbs(1..1_000_000, 2));
+    assert!(wire.is_closed(SOON));
+    second.wait_log("the far gateway broke the protocol: too many gaps in the data");
+    let (links, _replicas): (Vec<_>, Vec<_>) = useless()
+        .into_iter()
+        .take(5)
+        .map(|bytes| {
+            let (mut wire, replica) = asked();
+            wire.data(0, &[b'\n'; 200_000]).expect("the gateway reads");
+            ((wire, bytes), replica)
+        })
+        .unzip();
+    let flooding = flood(links, Duration::from_secs(6));
+    second.wait_log("site dc1 is slowed");
+    let during = slowest(&alpha, Duration::from_secs(3));
+    assert!(during < 10.0 * before + 0.5, "{during:.3} s for a write, before {before:.3} s");
+    let more = second.memory().saturating_sub(memory);
+    assert!(more < 32 << 20, "{more} bytes of memory for what is good for nothing");
+    assert_eq!((alpha.sync_full(), alpha.sync_partial_ok()), (1, 0), "the honest link goes on");
+    flooding.into_iter().for_each(|thread| thread.join().expect("it writes and no more"));
+}
