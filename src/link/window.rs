@@ -461,7 +461,8 @@ mod tests {
             window.lose(1);
             assert_eq!(window.to_resend(), 0);
         }
-        assert!(began.elapsed() < filled * 2, "{:?}, and {filled:?} to fill it", began.elapsed() - filled);
+        let most = filled * 2 + std::time::Duration::from_millis(300);
+        assert!(began.elapsed() < most, "{:?}, and {filled:?} to fill it", began.elapsed() - filled);
     }
 
     #[test]
