@@ -449,6 +449,23 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_carried_nothing_costs_nothing_however_full_the_window_is() {
+        let began = std::time::Instant::now();
+        let mut window = Window::new(64 << 20, 40);
+        for _ in 0..100_000 {
+            window.offer(Chunk::copied(&[1; 40]));
+            window.send_next(0);
+        }
+        let filled = began.elapsed();
+        for _ in 0..1000 {
+            window.lose(1);
+            assert_eq!(window.to_resend(), 0);
+        }
+        let most = filled * 2 + std::time::Duration::from_millis(300);
+        assert!(began.elapsed() < most, "{:?}, and {filled:?} to fill it", began.elapsed() - filled);
+    }
+
+    #[test]
     fn what_has_arrived_or_is_copied_waits_no_longer_to_be_sent_again() {
         let mut window = Window::new(100_000, 40);
         (0..4).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
