@@ -64,7 +64,7 @@ pub async fn run(
         let listener = bind(replica.listen, &format!("replica {:?}", replica.name))?;
         replicas.push((listener, Arc::new(Door::new(replica.clone()))));
     }
-    if let Some(listener) = admin::bind(&shared).await {
+    for listener in admin::bind(&shared).await {
         tasks.spawn(admin::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
     if let Some(listener) = wan {

@@ -73,9 +73,19 @@ pub struct Status {
     pub syncs: Vec<SyncCounts>,
 }
 
-/// The socket's name for a config.
-fn name(site: &str, config: &Path) -> String {
-    let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+/// The socket's names for a config: one for its path as it was given, and another where
+/// links or `..` lead elsewhere, so that either way to the file finds the gateway.
+fn names(config: &Config) -> Vec<String> {
+    let given = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
+    let real = std::fs::canonicalize(&config.path).unwrap_or_else(|_| given.clone());
+    let mut names = vec![name(&config.site, &given)];
+    if real != given {
+        names.push(name(&config.site, &real));
+    }
+    names
+}
+
+fn name(site: &str, path: &Path) -> String {
     let digest = aws_lc_rs::digest::digest(
         &aws_lc_rs::digest::SHA256,
         format!("{site}\n{}", path.display()).as_bytes(),
@@ -99,14 +109,21 @@ fn owner(path: &Path) -> Option<u32> {
     std::fs::metadata(path).map(|meta| meta.uid()).ok()
 }
 
-/// Binds the socket, from when on `status` is answered. A gateway runs without it too.
-pub async fn bind(shared: &Shared) -> Option<UnixListener> {
-    let name = name(&shared.config.site, &shared.config.path);
-    let bound = match UnixListener::bind(&name) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => beside(&name, error).await,
-        bound => bound,
-    };
-    bound.map_err(|error| warn!("`replgate status` will find nothing: {error}")).ok()
+/// Binds the socket under its names, from when on `status` is answered. A gateway runs
+/// without it too.
+pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
+    let mut listeners = Vec::new();
+    for name in names(&shared.config) {
+        let bound = match UnixListener::bind(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => beside(&name, error).await,
+            bound => bound,
+        };
+        match bound {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => warn!("`replgate status` will find nothing: {error}"),
+        }
+    }
+    listeners
 }
 
 /// Binds another name than the one that is taken, unless a gateway of ours has that.
@@ -189,14 +206,11 @@ pub async fn ask(config: &Config) -> io::Result<Option<Status>> {
 
 /// Asks under each name that the gateway may have, until one is believed.
 async fn find(config: &Config) -> io::Result<Option<Status>> {
-    let name = name(&config.site, &config.path);
-    let mut failed = match ask_at(config, &name).await {
-        Ok(Some(status)) => return Ok(Some(status)),
-        Ok(None) => None,
-        Err(error) => Some(error),
-    };
-    for other in others(&name) {
-        match ask_at(config, &other).await {
+    let names = names(config);
+    let others = names.iter().flat_map(|name| others(name)).collect::<Vec<_>>();
+    let mut failed = None;
+    for name in names.iter().chain(&others) {
+        match ask_at(config, name).await {
             Ok(Some(status)) => return Ok(Some(status)),
             Ok(None) => {}
             Err(error) => failed = failed.or(Some(error)),

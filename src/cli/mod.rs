@@ -39,21 +39,36 @@ enum Command {
     Demo(demo::Demo),
 }
 
+/// Where the config is, unless it is said.
+const DEFAULTS: [&str; 2] = ["gateway.toml", "/etc/replgate/gateway.toml"];
+
 /// Where the config is.
 #[derive(Debug, Args)]
 struct ConfigPath {
-    /// The gateway's config file
-    #[arg(short, long, value_name = "FILE", default_value = "gateway.toml")]
-    config: PathBuf,
+    /// The gateway's config file [default: gateway.toml, or else /etc/replgate/gateway.toml]
+    #[arg(short, long, value_name = "FILE", env = "REPLGATE_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 impl ConfigPath {
     fn path(&self) -> &Path {
-        &self.config
+        match &self.config {
+            Some(path) => path,
+            None => {
+                let there = DEFAULTS.iter().find(|path| Path::new(path).exists());
+                Path::new(there.unwrap_or(&DEFAULTS[0]))
+            }
+        }
     }
 
     fn load(&self) -> Result<Config, Failure> {
-        Config::load(&self.config).map_err(Failure::Config)
+        if self.config.is_none() && !DEFAULTS.iter().any(|path| Path::new(path).exists()) {
+            let [here, there] = DEFAULTS;
+            return Err(Failure::Usage(format!(
+                "there is no config: neither {here} in this folder nor {there}; name it with -c or REPLGATE_CONFIG, or copy the example gateway.toml"
+            )));
+        }
+        Config::load(self.path()).map_err(Failure::Config)
     }
 }
 

@@ -182,3 +182,47 @@ fn processes_in(folder: &Path) -> bool {
     let output = crate::support::run(std::process::Command::new("pgrep").arg("-f").arg(folder));
     output.status.success()
 }
+
+#[test]
+fn the_config_is_found_where_it_usually_is_and_the_gateway_by_any_way_to_it() {
+    let lab = Lab::new();
+    let wan = free_port();
+    let text = crate::support::gateway::master_config("dc1", wan, &[("orders", free_port())], "");
+    std::fs::write(lab.path().join("gateway.toml"), text).expect("the test's folder is writable");
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let (code, _, err) = replgate(elsewhere.path(), &["check", "--offline"]);
+    let system = Path::new("/etc/replgate/gateway.toml").exists();
+    assert!(system || (code == 2 && err.contains("neither gateway.toml in this folder nor /etc/replgate/")));
+    // Without -c, out of the folder; and by a link to it.
+    let out = replgate(lab.path(), &["check", "--offline"]).1;
+    assert!(out.contains("ok    config gateway.toml: site dc1"), "{out}");
+    let link = elsewhere.path().join("link.toml");
+    std::os::unix::fs::symlink(lab.path().join("gateway.toml"), &link).expect("a link can be made");
+    let gateway = Gateway::start(&lab.path().join("gateway.toml"), "dc1");
+    gateway.wait_ready();
+    let name = lab.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let around = format!("{}/../{name}/gateway.toml", lab.path().display());
+    for config in [&*around, "gateway.toml"] {
+        let out = replgate_ok(lab.path(), &["status", "-c", config]);
+        assert!(out.contains("site dc1"), "{config}: {out}");
+    }
+    let by_link = std::process::Command::new(REPLGATE)
+        .args(["status", "--json"])
+        .env("REPLGATE_CONFIG", lab.path().join("gateway.toml"))
+        .output()
+        .expect("replgate runs");
+    assert!(by_link.status.success(), "{by_link:?}");
+    // A gateway that was started by a link is found by either.
+    drop(gateway);
+    std::fs::create_dir(elsewhere.path().join("etc")).expect("a folder");
+    let etc = elsewhere.path().join("etc/gateway.toml");
+    std::fs::rename(&link, &etc).expect("the link can be moved");
+    std::os::unix::fs::symlink(lab.path().join("certs"), elsewhere.path().join("etc/certs"))
+        .expect("a link can be made");
+    let gateway = Gateway::start(&etc, "dc1");
+    gateway.wait_ready();
+    for config in [&etc, &lab.path().join("gateway.toml")] {
+        let out = replgate_ok(Path::new("/"), &["status", "-c", &config.to_string_lossy()]);
+        assert!(out.contains("site dc1"), "{}: {out}", config.display());
+    }
+}
