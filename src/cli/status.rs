@@ -192,7 +192,7 @@ fn replicas(links: &[LinkStatus]) -> String {
                 number(replication.master_offset),
                 number(replication.acknowledged_offset),
                 behind,
-                doing(replication),
+                held(link).unwrap_or_else(|| doing(replication)),
             ]
         })
         .collect();
@@ -215,6 +215,22 @@ fn replica(link: &LinkStatus, replication: &Replication) -> String {
     let host = if host.len() > 40 { format!("{}...", &host[..37]) } else { host };
     let version = replication.version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
     format!("{host}{port}{version}")
+}
+
+/// The break that a link is in, in words.
+fn held(link: &LinkStatus) -> Option<String> {
+    let whole = |seconds: f64| clock::span(seconds.round() as i64);
+    let (since, left) = (link.held_seconds?, link.gives_up_in_seconds?);
+    let mut text = format!("held {}, gives up in {}", whole(since), whole(left));
+    if let Some(failure) = link.redial_failure.as_ref().filter(|failure| failure.seconds_ago <= since) {
+        text += &format!(
+            "; dials failed {}, last {} ago: {}",
+            link.redials_failed,
+            whole(failure.seconds_ago),
+            failure.reason
+        );
+    }
+    Some(text)
 }
 
 /// Where the replica is on its way, in words.

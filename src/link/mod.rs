@@ -118,12 +118,15 @@ impl Deadline {
     }
 }
 
-/// Nothing carries the link.
+/// Nothing carries the link, and it waits for a way back.
 #[derive(Debug)]
-struct Held {
-    since: Instant,
-    within: Duration,
-    cause: LaneLoss,
+pub struct Held {
+    /// Since when.
+    pub since: Instant,
+    /// How long it waits.
+    pub within: Duration,
+    /// How the last lane was lost.
+    pub cause: LaneLoss,
 }
 
 /// How long a chunk takes from being sent to its acknowledgement, at best.
@@ -339,6 +342,11 @@ impl Link {
     /// Whether nothing carries the link, and it waits for a way back.
     pub fn is_held(&self) -> bool {
         self.held.is_some()
+    }
+
+    /// The break that the link is in.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
     }
 
     /// How often nothing carried the link any more.

@@ -4,7 +4,7 @@
 //! being watched.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,15 +45,26 @@ pub struct LinkEntry {
     began: i64,
     to_replica: AtomicU64,
     to_master: AtomicU64,
-    held: AtomicBool,
+    held: Mutex<Option<Hold>>,
     lanes: AtomicU64,
     lanes_lost: AtomicU64,
     breaks: AtomicU64,
     resumed: AtomicU64,
     redials: AtomicU64,
+    redials_failed: AtomicU64,
+    redial_failure: Mutex<Option<(Instant, String)>>,
     resent: AtomicU64,
     carried: AtomicU64,
     buffered: AtomicU64,
+}
+
+/// A break that a link is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Since when nothing carries it.
+    pub since: Instant,
+    /// How long it waits for a way back.
+    pub within: Duration,
 }
 
 /// What holds for a link, by what both sides have stated.
@@ -74,8 +85,8 @@ pub struct Agreed {
 pub struct Carrying {
     /// Lanes that carry it now.
     pub lanes: u64,
-    /// Nothing carries it, and it waits for a way back.
-    pub held: bool,
+    /// The break that it is in.
+    pub held: Option<Hold>,
     /// How often nothing carried it, so far.
     pub breaks: u64,
     /// Bytes that were sent more than once, so far.
@@ -104,12 +115,14 @@ impl LinkEntry {
             began: clock::now(),
             to_replica: AtomicU64::new(0),
             to_master: AtomicU64::new(0),
-            held: AtomicBool::new(false),
+            held: Mutex::default(),
             lanes: AtomicU64::new(1),
             lanes_lost: AtomicU64::new(0),
             breaks: AtomicU64::new(0),
             resumed: AtomicU64::new(0),
             redials: AtomicU64::new(0),
+            redials_failed: AtomicU64::new(0),
+            redial_failure: Mutex::default(),
             resent: AtomicU64::new(0),
             carried: AtomicU64::new(0),
             buffered: AtomicU64::new(0),
@@ -118,7 +131,11 @@ impl LinkEntry {
 
     /// Whether nothing carries it.
     pub(super) fn is_held(&self) -> bool {
-        self.held.load(Ordering::Relaxed)
+        self.hold().is_some()
+    }
+
+    fn hold(&self) -> Option<Hold> {
+        *self.held.lock().expect("no code panics while it holds a break")
     }
 
     /// Which connection of a sync over two it is.
@@ -129,7 +146,14 @@ impl LinkEntry {
     /// What `status` tells of it.
     pub(super) fn status(&self, now: Instant) -> LinkStatus {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let replication = self.observed.as_ref().map(|observed| observed.view(now));
+        let hold = self.hold();
+        let mut replication = self.observed.as_ref().map(|observed| observed.view(now));
+        if let (Some(replication), Side::Dialler, true) = (&mut replication, self.side, hold.is_some()) {
+            // What the master has said meanwhile is not known here.
+            (replication.lag_bytes, replication.lag_seconds) = (None, None);
+        }
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let failure = self.redial_failure.lock().expect("no code panics while it holds a reason").clone();
         let (to_replica_bytes, to_master_bytes) = self.counts();
         LinkStatus {
             number: self.number,
@@ -139,10 +163,15 @@ impl LinkEntry {
             far: self.far().to_string(),
             redis: self.redis.to_string(),
             state: match &replication {
-                _ if self.is_held() => "held".to_owned(),
+                _ if hold.is_some() => "held".to_owned(),
                 Some(replication) => replication.stage.to_string(),
                 None => "tunnel".to_owned(),
             },
+            held_seconds: hold.map(|hold| since(hold.since).as_secs_f64()),
+            gives_up_in_seconds: hold.map(|hold| hold.within.saturating_sub(since(hold.since)).as_secs_f64()),
+            redials_failed: of(&self.redials_failed),
+            redial_failure: failure
+                .map(|(then, reason)| RedialFailure { seconds_ago: since(then).as_secs_f64(), reason }),
             since: self.began,
             seconds: self.since.elapsed().as_secs(),
             to_replica_bytes,
@@ -185,7 +214,7 @@ impl LinkEntry {
     /// How the link is carried now.
     pub fn note(&self, now: Carrying) {
         self.lanes.store(now.lanes, Ordering::Relaxed);
-        self.held.store(now.held, Ordering::Relaxed);
+        *self.held.lock().expect("no code panics while it holds a break") = now.held;
         self.breaks.store(now.breaks, Ordering::Relaxed);
         self.resent.store(now.resent, Ordering::Relaxed);
         self.carried.store(now.carried, Ordering::Relaxed);
@@ -214,6 +243,13 @@ impl LinkEntry {
     /// A lane is dialled for a link that is up.
     pub fn note_redial(&self) {
         self.redials.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A dial for a link that is up came to nothing, for this reason.
+    pub fn note_redial_failed(&self, reason: &str) {
+        self.redials_failed.fetch_add(1, Ordering::Relaxed);
+        let mut last = self.redial_failure.lock().expect("no code panics while it holds a reason");
+        *last = Some((Instant::now(), reason.to_owned()));
     }
 
     /// Dials for a link that is up, so far.
@@ -278,8 +314,25 @@ pub struct LinkStatus {
     pub resumed: u64,
     /// Dials for more lanes, or for a way back.
     pub redials: u64,
+    /// Those that came to nothing.
+    pub redials_failed: u64,
+    /// The last of them.
+    pub redial_failure: Option<RedialFailure>,
+    /// How long nothing carries it by now, while it is held.
+    pub held_seconds: Option<f64>,
+    /// And how long it still waits for a way back.
+    pub gives_up_in_seconds: Option<f64>,
     /// The replication on it; nothing for a plain tunnel.
     pub replication: Option<Replication>,
+}
+
+/// A dial that came to nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RedialFailure {
+    /// How long ago.
+    pub seconds_ago: f64,
+    /// The address and why.
+    pub reason: String,
 }
 
 /// A link that has ended, as `status` tells it.

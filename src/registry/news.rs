@@ -130,6 +130,10 @@ kinds! {
     Slowed: Not, "sites slowed for the CPU time that they cost";
     /// One of a link's lanes was lost.
     LaneLost: Not, "lanes lost";
+    /// A break has begun.
+    Held: Not, "breaks begun";
+    /// A dial for a held link came to nothing.
+    NoWayYet: Not, "dials for held links that came to nothing";
     /// A break was outlived.
     Resumed: Not, "breaks outlived";
 }

@@ -40,6 +40,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Whether the gateway that answered does not have the link.
+    pub(super) fn is_unknown_link(&self) -> bool {
+        matches!(self, Self::Refused(refuse) if refuse.why.code == Code::UnknownLink)
+    }
+
     /// Whether the gateway that answered is not the one that was asked for.
     fn is_other_instance(&self) -> bool {
         matches!(self, Self::Refused(refuse) if refuse.why.code == Code::WrongInstance)

@@ -45,8 +45,8 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 pub enum Dialled {
     /// A lane, which the far side has accepted.
     Lane(u32, Box<Lane>, Accept),
-    /// Nothing.
-    Failed(u32),
+    /// Nothing, for this reason.
+    Failed(u32, String),
     /// Nothing, because the far side does not have the link any more.
     Over(u32, End),
 }
@@ -164,16 +164,26 @@ impl Redial {
 
     fn judge(&mut self, lane: u32, address: SocketAddr, outcome: Result<(Lane, Accept), Failure>) -> Dialled {
         let said = self.said.entry(address).or_default();
-        match outcome {
+        let words = match outcome {
             Ok((opened, accept)) if accept.identity.instance == self.instance => {
                 return Dialled::Lane(lane, Box::new(opened), accept);
             }
             Err(Failure::Refused(refuse)) if refuse.why.code == Code::LinkEnded => {
                 return Dialled::Over(lane, End::Far(refuse.why));
             }
-            Err(Failure::Refused(refuse)) if refuse.why.code == Code::UnknownLink => said.unknown += 1,
-            Ok(_) | Err(_) => said.nothing += 1,
-        }
+            Err(failure @ Failure::Refused(_)) if failure.is_unknown_link() => {
+                said.unknown += 1;
+                failure.to_string()
+            }
+            Ok(_) => {
+                said.nothing += 1;
+                "another process of the far gateway answers".to_owned()
+            }
+            Err(failure) => {
+                said.nothing += 1;
+                failure.to_string()
+            }
+        };
         let knows = |said: &Said| said.unknown < UNKNOWN;
         let said: Vec<Said> =
             self.known.iter().map(|address| self.said.get(address).copied().unwrap_or_default()).collect();
@@ -185,7 +195,7 @@ impl Redial {
             let words = format!("no gateway of {site} that answers knows the link any more");
             return Dialled::Over(lane, End::Forgotten(words));
         }
-        Dialled::Failed(lane)
+        Dialled::Failed(lane, format!("{address}: {words}"))
     }
 
     /// Dials until the far side has heard `words` about a link that has ended here,
@@ -212,7 +222,7 @@ impl Redial {
                     }
                     // Ended there, or known nowhere.
                     Dialled::Over(..) => return,
-                    Dialled::Failed(_) => sleep(TELL_EVERY).await,
+                    Dialled::Failed(..) => sleep(TELL_EVERY).await,
                 }
             }
         });

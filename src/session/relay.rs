@@ -34,7 +34,7 @@ use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
-use crate::registry::{Carrying, Kind, Meter, Pace, Place, Turn, tell, thread_time};
+use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
 use crate::tap::{Flow, OPENING, Overdue, Tap};
 
 /// For the frames that end a link to reach the far side.
@@ -333,7 +333,13 @@ impl<'a> Driver<'a> {
                             self.lanes.push(Carrier { number, lane: *lane, empty: false });
                         }
                     }
-                    Poll::Ready(Dialled::Failed(number)) => self.link.dial_failed(number, now),
+                    Poll::Ready(Dialled::Failed(number, words)) => {
+                        self.link.dial_failed(number, now);
+                        self.entry.note_redial_failed(&words);
+                        if self.link.is_held() {
+                            tell!(warn, self.entry, Kind::NoWayYet, &words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "no way back yet: {words}");
+                        }
+                    }
                     // A lane more that is not to be had does not end what is carried.
                     Poll::Ready(Dialled::Over(_, end)) if self.link.is_held() => self.link.given_up(end),
                     Poll::Ready(Dialled::Over(number, _)) => self.link.dial_failed(number, now),
@@ -409,12 +415,17 @@ impl<'a> Driver<'a> {
     fn note(&mut self) {
         let carrying = Carrying {
             lanes: self.link.lanes() as u64,
-            held: self.link.is_held(),
+            held: self.link.held().map(|held| Hold { since: held.since, within: held.within }),
             breaks: self.link.breaks(),
             resent: self.link.resent(),
             carried: self.link.carried(),
             buffered: self.link.memory(),
         };
+        if let (Some(held), None) = (self.link.held(), self.told.held) {
+            let cause = held.cause.to_string();
+            let within = held.within.as_secs_f64();
+            tell!(warn, self.entry, Kind::Held, &cause; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "link held: {cause}; gives up in {within:.1} s");
+        }
         if carrying != self.told {
             self.share.set(carrying.buffered, self.link.scattered());
             self.entry.note(carrying);

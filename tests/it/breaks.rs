@@ -12,7 +12,7 @@ use crate::support::line::Line;
 use crate::support::path::{Path, Towards};
 use crate::support::redis::{Client, Redis, Version};
 use crate::support::writer::{Values, Writer};
-use crate::support::{SOON, always, cpu, eventually, free_port};
+use crate::support::{SOON, always, cpu, eventually, free_port, replgate_ok};
 
 /// Breaks are noticed soon, and outlived for some time. More settings may follow.
 const LINK: &str = "[link]\nheartbeat = \"100ms\"\ndead_after = \"500ms\"\nhold = \"15s\"\n";
@@ -155,6 +155,34 @@ fn a_path_that_is_silent_for_a_while_is_outlived() {
         gateway.wait_log("link resumed");
     }
     line.ends_as(&before, writer);
+}
+
+#[test]
+fn a_break_is_told_while_it_lasts_and_what_is_not_known_is_not_made_up() {
+    let line = Line::new(LINK);
+    let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
+    line.path.refuse(true);
+    line.path.cut();
+    for gateway in line.gateways() {
+        line.wait_held(gateway);
+        gateway.wait_log("link held: ");
+    }
+    line.second.wait_log("gives up in 15.0 s");
+    line.second.wait_log(&format!("no way back yet: 127.0.0.1:{}: ", line.path.port));
+    let link = line.second.status()["links"][0].clone();
+    assert!(link["replication"]["lag_bytes"].is_null() && link["replication"]["lag_seconds"].is_null());
+    let seconds = |name: &str| link[name].as_f64().unwrap_or_else(|| panic!("status tells {name}: {link}"));
+    assert!(seconds("held_seconds") + seconds("gives_up_in_seconds") - 15.0 < 0.1, "{link}");
+    assert!(link["redials_failed"].as_u64() >= Some(1), "{link}");
+    let config = line.second.config.to_string_lossy();
+    let shown = replgate_ok(std::path::Path::new("/"), &["status", "-c", &config]);
+    let row = shown.lines().find(|row| row.contains("gives up in")).unwrap_or_default();
+    assert!(row.contains("held ") && row.contains("dials failed ") && row.contains("  ?  "), "{shown}");
+    line.path.refuse(false);
+    line.arrives(0, AGAIN);
+    line.ends_as(&before, writer);
+    let link = line.second.status()["links"][0].clone();
+    assert!(link["held_seconds"].is_null() && link["replication"]["lag_bytes"].is_u64(), "{link}");
 }
 
 #[test]
