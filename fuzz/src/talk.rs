@@ -321,7 +321,7 @@ impl Talk {
             |at: usize| words.get(at).map(|word: &&[u8]| word.to_ascii_lowercase()).unwrap_or_default();
         let (name, first) = (word(0), word(1));
         if name == b"replconf" && first == b"ack" {
-            assert!(matches!(words.len(), 3 | 5), "{}", shown());
+            assert!(matches!(words.len(), 3 | 5) && self.sync != Asked::Nothing, "{}", shown());
             return;
         }
         if self.rules.slot_migration && name == b"cluster" && first == b"syncslots" {
@@ -341,6 +341,7 @@ impl Talk {
                 assert!(words.len() % 2 == 1 && words.len() > 1, "{}", shown());
                 if (1..words.len()).step_by(2).any(|at| LISTING.contains(&&word(at)[..])) {
                     assert_listed(words);
+                    self.listed = false;
                 }
                 let options: Vec<(Vec<u8>, Vec<u8>)> =
                     (1..words.len()).step_by(2).map(|at| (word(at), word(at + 1))).collect();
@@ -370,7 +371,7 @@ impl Talk {
                 }
             }
             b"psync" => {
-                assert!(!self.listing, "not before the name was taken");
+                assert!(self.listed && !self.listing, "not before the name was taken");
                 let failover = words.len() == 4 && word(3) == b"failover" && self.rules.failover;
                 assert!(words.len() == 3 || failover, "{}", shown());
                 assert_eq!((self.unanswered, self.apart), (0, false));
@@ -378,6 +379,7 @@ impl Talk {
             }
             b"sync" => {
                 assert!(words.len() == 1 && (self.may_sync || self.rules.dump), "{}", shown());
+                assert!(self.listed && !self.listing, "not before the name was taken");
                 assert_eq!(self.unanswered, 0);
                 self.sync = Asked::Sync;
             }

@@ -34,8 +34,9 @@ const MAX_ANSWER: u64 = 16 << 20;
 /// Questions that are answered at a time; the oldest goes.
 const QUESTIONS: usize = 16;
 
-/// Sockets of other names that `status` asks.
-const MAX_NAMES: usize = 4096;
+/// For all sockets that may be the gateway's to be asked: whoever poses as it may have taken
+/// thousands of names.
+const SEARCH: Duration = Duration::from_secs(10);
 
 /// For a socket to say whose it is, where another has the name.
 const WHOSE: Duration = Duration::from_millis(500);
@@ -201,7 +202,7 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
 
 /// Asks the gateway that runs with this config. `None` if none does.
 pub async fn ask(config: &Config) -> io::Result<Option<Status>> {
-    timeout(DEADLINE, find(config)).await.map_err(|_| io::Error::other("no answer in time"))?
+    timeout(SEARCH, find(config)).await.map_err(|_| io::Error::other("no answer in time"))?
 }
 
 /// Asks under each name that the gateway may have, until one is believed.
@@ -210,7 +211,8 @@ async fn find(config: &Config) -> io::Result<Option<Status>> {
     let others = names.iter().flat_map(|name| others(name)).collect::<Vec<_>>();
     let mut failed = None;
     for name in names.iter().chain(&others) {
-        match ask_at(config, name).await {
+        let asked = timeout(DEADLINE, ask_at(config, name)).await;
+        match asked.unwrap_or_else(|_| Err(io::Error::other("no answer in time"))) {
             Ok(Some(status)) => return Ok(Some(status)),
             Ok(None) => {}
             Err(error) => failed = failed.or(Some(error)),
@@ -228,7 +230,6 @@ fn others(name: &str) -> Vec<String> {
         names.filter(|other| other.starts_with(&prefix)).map(|other| format!("\0{}", &other[1..])).collect();
     found.sort_unstable();
     found.dedup();
-    found.truncate(MAX_NAMES);
     found
 }
 
@@ -240,12 +241,15 @@ async fn ask_at(config: &Config, name: &str) -> io::Result<Option<Status>> {
         Err(error) => return Err(error),
     };
     if !is_of(&socket, owner(&config.tls.key)) {
-        let theirs = socket.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| peer.uid().to_string());
+        let theirs = socket.peer_cred().map_or_else(
+            |_| "somebody".to_owned(),
+            |peer| {
+                let process = peer.pid().map_or_else(String::new, |pid| format!(", process {pid}"));
+                format!("user {}{process}", peer.uid())
+            },
+        );
         return Err(io::Error::other(format!(
-            "user {theirs} answers as this gateway; believed are root, you, and whom {} belongs to ({}): ask as the gateway's user, or chown the key to it",
-            config.tls.key.display(),
-            owner(&config.tls.key)
-                .map_or_else(|| "you may not see who".to_owned(), |uid| format!("user {uid}")),
+            "{theirs} answers in the gateway's place and is not believed: if the gateway runs as that user, ask as that user; else somebody poses as it"
         )));
     }
     let mut text = Vec::new();

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::command::{self, Parsed};
 use super::full_syncs::{FullSyncs, Taken};
@@ -17,6 +17,7 @@ use super::grants::{Grants, Member};
 use super::guesses::{Guess, Guesses};
 use super::listing::{Listed, Listing};
 use super::options::{self, Fault, is, is_ack, value};
+use super::pace::{self, Pace};
 use super::reply;
 use crate::escape::shown;
 use crate::tap::{OPENING, Overdue, Verdict};
@@ -29,9 +30,6 @@ const MAX_COMMANDS: usize = 64;
 
 /// Empty lines that reach the master before a sync is asked for, in bytes.
 const MAX_EMPTY: usize = 1024;
-
-/// The most acknowledgements and empty lines within a second: no master asks for as many.
-const MAX_PACE: usize = 100_000;
 
 /// What one master allows beyond the replication of a plain replica, and what else
 /// there is to know about it.
@@ -52,6 +50,8 @@ pub struct Rules {
     pub grants: Arc<Grants>,
     /// The passwords that this site has tried.
     pub guesses: Arc<Guesses>,
+    /// What it says without being answered.
+    pub pace: Arc<Pace>,
     /// How the site's replicas are listed.
     pub listing: Listing,
 }
@@ -90,15 +90,13 @@ struct Awaited {
     by: By,
     /// It asks for a snapshot alone.
     snapshot: bool,
-    /// It says how the replica is listed.
-    lists: bool,
     /// It is a password.
     guess: Option<Guess>,
 }
 
 impl Awaited {
     fn by(by: By) -> Self {
-        Self { by, snapshot: false, lists: false, guess: None }
+        Self { by, snapshot: false, guess: None }
     }
 }
 
@@ -116,8 +114,6 @@ pub struct Gate {
     passwords: usize,
     /// Bytes of empty lines before a sync was asked for.
     empty: usize,
-    /// Since when acknowledgements and empty lines are counted, and how many came.
-    pace: Option<(Instant, usize)>,
     listed: Listed,
     /// The master may take this connection for one that dumps its data.
     dump: bool,
@@ -159,7 +155,6 @@ impl Gate {
             commands: 0,
             passwords: 0,
             empty: 0,
-            pace: None,
             dump: false,
             may_sync: false,
             member,
@@ -212,7 +207,12 @@ impl Gate {
         let name = arguments[0].to_ascii_uppercase();
         let options = &arguments[1..];
         if name == b"REPLCONF" && is_ack(options) {
-            return self.paced(1, now).unwrap_or(Verdict::Pass(length));
+            return match self.phase {
+                Phase::Syncing | Phase::Slots => self.paced(1, now).unwrap_or(Verdict::Pass(length)),
+                // Before a sync it means nothing, and a master may answer it with an error,
+                // which would be taken for another's answer.
+                _ => Verdict::Replace(length, Vec::new()),
+            };
         }
         let slots = self.rules.slot_migration && name == b"CLUSTER" && is(options.first(), "syncslots");
         if slots && !options.iter().all(|word| options::is_word(word, 128)) {
@@ -283,7 +283,7 @@ impl Gate {
             return self.refuse(format!("the command {} is no part of replication", named(arguments)));
         };
         if asks && !self.listed.is_taken() {
-            self.unanswered.push_back(Awaited { lists: true, ..Awaited::by(By::MasterToUs) });
+            self.unanswered.push_back(Awaited::by(By::MasterToUs));
             return Verdict::Insert(self.listed.own());
         }
         if asks && let Some(wait) = self.must_wait(now) {
@@ -299,8 +299,8 @@ impl Gate {
         self.phase = next;
         let rewritten = if name == b"REPLCONF" { self.listed.rewritten(options) } else { None };
         if matches!(next, Phase::Handshake | Phase::AskedSlots) {
-            let (snapshot, lists) = (value(options, "rdb-only").is_some(), rewritten.is_some());
-            self.unanswered.push_back(Awaited { snapshot, lists, ..Awaited::by(By::Master) });
+            let snapshot = value(options, "rdb-only").is_some();
+            self.unanswered.push_back(Awaited { snapshot, ..Awaited::by(By::Master) });
         }
         match rewritten {
             Some(command) => Verdict::Replace(length, command),
@@ -361,15 +361,12 @@ impl Gate {
     }
 
     /// Counts what a master takes without answering; the end of the link where it is too
-    /// much.
+    /// much for the site.
     fn paced(&mut self, count: usize, now: Instant) -> Option<Verdict> {
-        let (since, counted) = self.pace.get_or_insert((now, 0));
-        if now.saturating_duration_since(*since) >= Duration::from_secs(1) {
-            (*since, *counted) = (now, 0);
-        }
-        *counted += count;
-        let over = *counted > MAX_PACE;
-        over.then(|| self.refuse(format!("more than {MAX_PACE} acknowledgements within a second")))
+        let over = !self.rules.pace.takes(count, now);
+        over.then(|| {
+            self.refuse(format!("more than {} acknowledgements of this site within a second", pace::MOST))
+        })
     }
 
     /// Takes a place for what may become a full sync; where there is none, the words
@@ -514,18 +511,22 @@ impl Gate {
 
     /// One more command is answered, and with it those of ours that come next.
     fn answered(&mut self, line: &[u8], whole: &[u8]) -> Verdict {
-        let Awaited { by, snapshot, lists, guess } =
-            self.unanswered.pop_front().unwrap_or(Awaited::by(By::Master));
+        let Some(Awaited { by, snapshot, guess }) = self.unanswered.pop_front() else {
+            // From here on answers could not be told apart. The replica may still read it:
+            // that is how a master says that it has no room.
+            return self.unexpected(whole.len());
+        };
+        if !matches!(line.first(), Some(b'+' | b'-')) {
+            return self.unexpected(0);
+        }
         // A master that knows `rdb-only` and not the option that pairs the
         // connection has taken the first all the same.
         self.dump |= snapshot && line.starts_with(b"-");
-        if lists {
-            self.listed.answered(line);
-        }
         if let Some(guess) = guess.filter(|_| line == b"+OK") {
             guess.is_good();
         }
         if by == By::MasterToUs {
+            self.listed.answered(line);
             return if self.listed.is_taken() {
                 Verdict::Replace(whole.len(), Vec::new())
             } else {
@@ -550,14 +551,21 @@ impl Gate {
         }
     }
 
+    /// Ends the link, since the master says something that answers nothing.
+    fn unexpected(&self, pass: usize) -> Verdict {
+        let reason = "the master says what nobody has asked for".to_owned();
+        Verdict::Stop { pass, reply: Vec::new(), reason, breach: false }
+    }
+
     /// Ends the link, since the master would list the replica by another address.
     fn unlisted(&self, line: &[u8]) -> Verdict {
         let next = if line.starts_with(b"-NOAUTH") {
-            "it wants a password: `auth` in its [[master]], or masterauth of the replica"
+            "it wants a password: `auth` in its [[master]], or masterauth of the replica".to_owned()
         } else if line.starts_with(b"-NOPERM") {
-            "its user lacks rights: ACL SETUSER <user> +replconf"
+            "its user lacks rights: ACL SETUSER <user> +replconf".to_owned()
         } else {
-            "it must be Redis 3.2.2 or later"
+            // Only the gateway's own command is answered here: there is no secret in it.
+            format!("it answers {}", cut(line))
         };
         let reason = format!("the master does not take the name of this site's replicas; {next}");
         Verdict::Stop { pass: 0, reply: reply::error(&self.site, &reason), reason, breach: false }
@@ -585,7 +593,7 @@ fn named(arguments: &[&[u8]]) -> String {
 }
 
 fn cut(word: &[u8]) -> String {
-    shown(&word[..word.len().min(32)])
+    shown(&word[..word.len().min(80)])
 }
 
 /// A client id: digits alone, as Redis reads them.

@@ -36,7 +36,7 @@ pub struct Guesses {
 struct State {
     wrong: u32,
     /// Those whose answer has not come yet.
-    pending: u32,
+    pending: Vec<Vec<u8>>,
     /// When the last of either was tried.
     last: Option<Instant>,
     good: VecDeque<Vec<u8>>,
@@ -79,16 +79,19 @@ impl Guesses {
             if since.is_some_and(|since| since >= FORGET) {
                 state.wrong = 0;
             }
-            let pause = match (state.wrong + 1).saturating_sub(FREE) {
+            // Replicas that come together say the same.
+            let others = state.pending.iter().filter(|pending| **pending != digest).count();
+            let ahead = state.wrong.saturating_add(u32::try_from(others).unwrap_or(u32::MAX));
+            let pause = match ahead.saturating_add(1).saturating_sub(FREE) {
                 0 => Duration::ZERO,
                 beyond => FIRST.saturating_mul(1 << (beyond - 1).min(10)).min(LONGEST),
             };
             let left = pause.saturating_sub(since.unwrap_or(FORGET));
             // Where there are pauses, one is tried at a time.
-            if !left.is_zero() || !pause.is_zero() && state.pending > 0 {
+            if !left.is_zero() || !pause.is_zero() && !state.pending.is_empty() {
                 return Err(left.max(FIRST));
             }
-            state.pending += 1;
+            state.pending.push(digest.clone());
             state.last = Some(now);
         }
         drop(state);
@@ -106,7 +109,11 @@ impl Guess {
 impl Drop for Guess {
     fn drop(&mut self) {
         let mut state = self.guesses.lock();
-        state.pending -= u32::from(!self.known);
+        if !self.known
+            && let Some(at) = state.pending.iter().position(|pending| *pending == self.digest)
+        {
+            state.pending.swap_remove(at);
+        }
         match (self.known, self.good) {
             (false, false) => state.wrong = state.wrong.saturating_add(1),
             (false, true) if !state.good.contains(&self.digest) => {
@@ -170,6 +177,10 @@ mod tests {
         // Replicas that come together, each with the right password.
         let pending: Vec<_> = (0..50).map(|_| guesses.attempt(&[b"ab"], now).unwrap()).collect();
         pending.into_iter().for_each(Guess::is_good);
+        // Different ones at a time are guesses before their answers have come.
+        let tried = (0..50u8).filter_map(|guess| guesses.attempt(&[&[guess]], now).ok()).collect::<Vec<_>>();
+        assert_eq!(tried.len(), FREE as usize);
+        tried.into_iter().for_each(Guess::is_good);
         // Once some were wrong, one is tried at a time.
         (0..FREE).for_each(|_| drop(guesses.attempt(&[b"ba"], now).unwrap()));
         let later = now + FIRST;

@@ -99,10 +99,11 @@ impl Listed {
         if let Some(host) = options::last(options, ADDRESS) {
             self.announced = Some(host.to_vec());
         }
+        self.taken = false;
         Some(self.encode(&others.concat()))
     }
 
-    /// The command that says it where the replica has not, or the master did not take it.
+    /// The command that says it in the gateway's own words, before a sync is asked for.
     pub fn own(&self) -> Vec<u8> {
         self.encode(&[])
     }
@@ -119,12 +120,13 @@ impl Listed {
         command::encode(&words)
     }
 
-    /// The master's answer to the last command of either kind.
+    /// The master's answer to [`Listed::own`]. Only that is believed: of a replica's command the
+    /// master may have taken a part.
     pub fn answered(&mut self, line: &[u8]) {
         self.taken = line == b"+OK";
     }
 
-    /// Whether the master lists the replica as it should.
+    /// Whether the master lists the replica as the gateway has said last.
     pub fn is_taken(&self) -> bool {
         self.taken
     }

@@ -20,6 +20,7 @@ pub mod listing;
 pub mod names;
 pub mod observer;
 pub mod options;
+pub mod pace;
 pub mod replication;
 pub mod reply;
 pub mod syncs;

@@ -83,9 +83,11 @@ pub fn is_word(value: &[u8], most: usize) -> bool {
     (1..=most).contains(&value.len()) && value.iter().all(good)
 }
 
-/// The name of an ACL user: masters note it where its password was wrong.
+/// The name of an ACL user, which masters note where its password was wrong: printable,
+/// and nothing that a line of theirs is made of.
 pub fn is_user(value: &[u8]) -> bool {
-    (1..=128).contains(&value.len()) && value.iter().all(|byte| *byte > b' ' && *byte != 0x7f)
+    let good = |byte: &u8| byte.is_ascii_graphic() && !b"\"'\\,=".contains(byte);
+    (1..=128).contains(&value.len()) && value.iter().all(good)
 }
 
 /// A port in digits, without leading zeros.
@@ -164,6 +166,14 @@ mod tests {
         assert_eq!(judge(&[b"getack", b"*"]), Err(Fault::Unknown));
         assert_eq!(judge(&[b"capa"]), Err(Fault::Unknown));
         assert_eq!(judge(&[]), Err(Fault::Unknown));
+    }
+
+    #[test]
+    fn a_users_name_is_printable_and_breaks_no_line() {
+        assert!(is_user(b"repl") && is_user(b"svc-repl@dc2:1"));
+        for odd in [&b""[..], b"a b", b"a\nb", b"a,b", b"a=b", b"a\"b", b"\xc3\xa4", &[b'x'; 129]] {
+            assert!(!is_user(odd), "{}", odd.escape_ascii());
+        }
     }
 
     #[test]

@@ -404,7 +404,7 @@ proptest! {
             };
             prop_assert_eq!(&talk.end, &None, "{}", who);
             prop_assert!(talk.master.eq_ignore_ascii_case(&listed(&said(UP))), "{}", who);
-            prop_assert!(talk.inserted.is_empty(), "{}", who);
+            prop_assert_eq!(talk.inserted.len(), 1, "{}: the gateway's own word", who);
             prop_assert_eq!(&talk.replica, &said(DOWN), "{}", who);
             prop_assert!(talk.armed.is_some(), "{}", who);
             let view = talk.view();
@@ -839,7 +839,7 @@ fn no_sync_is_asked_for_before_the_master_has_taken_the_name() {
         }
     }
     for (answer, words) in [
-        (no, "Redis 3.2.2 or later"),
+        (no, "it answers -ERR Unrecognized REPLCONF option: ip-address"),
         (b"-NOPERM this user has no permissions to run the 'replconf' command\r\n", "+replconf"),
         (b"-NOAUTH Authentication required.\r\n", "masterauth of the replica"),
         (b"+OK and more\r\n", "does not take the name"),
@@ -850,6 +850,37 @@ fn no_sync_is_asked_for_before_the_master_has_taken_the_name() {
         assert!(talk.master.is_empty() && talk.end.as_ref().unwrap().contains(words), "{:?}", talk.end);
         assert!(talk.replica.starts_with(b"-ERR replgate dc1: the master does not take the name"));
     }
+}
+
+#[test]
+fn an_answer_is_never_taken_for_anothers() {
+    // A master that wants a password answers an acknowledgement, too: none goes on before a sync.
+    let ack = &b"REPLCONF ACK 0\r\n"[..];
+    let mut talk = strict();
+    talk.steps(&[(UP, ack), (UP, b"PING\r\n"), (UP, ack), (DOWN, b"+PONG\r\n"), (UP, PSYNC), (UP, ack)]);
+    assert_eq!((talk.end.as_ref(), &talk.master[..]), (None, &[b"PING\r\n", PSYNC].concat()[..]));
+    talk.steps(&[(DOWN, FULL), (UP, ack)]);
+    assert!(talk.master.ends_with(ack) && talk.end.is_none());
+    // What answers nothing ends the link; the replica may read it.
+    let full = &b"-ERR max number of clients reached\r\n"[..];
+    for before in [&[][..], &[(UP, &b"PING\r\n"[..]), (DOWN, b"+PONG\r\n")]] {
+        let mut talk = strict();
+        talk.steps(before);
+        talk.steps(&[(DOWN, full)]);
+        assert!(talk.end.unwrap().contains("nobody has asked for") && talk.replica.ends_with(full));
+    }
+    for odd in [&b"*2\r\n"[..], b":1\r\n", b"$2\r\n", b"OK\r\n"] {
+        let mut talk = strict();
+        talk.steps(&[(UP, b"REPLCONF capa dragonfly\r\n"), (DOWN, odd)]);
+        assert!(talk.end.unwrap().contains("nobody has asked for") && talk.replica.is_empty());
+    }
+    // A replica's own command with more in it proves nothing of what the master lists.
+    let mut talk = strict();
+    talk.answer = None;
+    talk.steps(&[(UP, b"REPLCONF uuid x listening-port 1\r\n"), (DOWN, b"+OK\r\n"), (UP, PSYNC)]);
+    assert!(talk.inserted.len() == 1 && !talk.master.ends_with(PSYNC));
+    talk.steps(&[(DOWN, b"+OK\r\n")]);
+    assert!(talk.master.ends_with(PSYNC));
 }
 
 #[test]
@@ -887,8 +918,15 @@ fn passwords_and_commands_of_a_handshake_are_few() {
         talk.now += Duration::from_secs(1);
     }
     assert_eq!(talk.end, None, "a thousand a second are a busy replica's");
-    talk.say(UP, &b"REPLCONF ACK 42\r\n".repeat(100_001), &[65536]);
-    assert!(talk.end.unwrap().contains("within a second"));
+    // Over all links of the site.
+    let site = Site::default();
+    let [mut one, mut two] = [site.link(), site.link()];
+    two.now = one.now;
+    for talk in [&mut one, &mut two] {
+        talk.steps(&[(UP, PSYNC), (DOWN, FULL)]);
+        talk.say(UP, &b"REPLCONF ACK 42\r\n".repeat(60_000), &[65536]);
+    }
+    assert!(one.end.is_none() && two.end.unwrap().contains("within a second"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::config::Limits;
 use crate::redis::full_syncs::FullSyncs;
 use crate::redis::grants::Grants;
 use crate::redis::guesses::Guesses;
+use crate::redis::pace::Pace;
 
 /// What each site has taken of what it may.
 #[derive(Default)]
@@ -19,6 +20,7 @@ pub(super) struct Taken {
     full_syncs: HashMap<(String, String), Arc<FullSyncs>>,
     grants: HashMap<(String, String), Arc<Grants>>,
     guesses: HashMap<(String, String), Arc<Guesses>>,
+    paces: HashMap<(String, String), Arc<Pace>>,
 }
 
 /// A site's permission for one link: given back when dropped.
@@ -33,6 +35,8 @@ pub struct Admission {
     pub grants: Arc<Grants>,
     /// The passwords that it has tried there.
     pub guesses: Arc<Guesses>,
+    /// What it says there without being answered.
+    pub pace: Arc<Pace>,
 }
 
 impl Admission {
@@ -81,11 +85,12 @@ impl Registry {
         *taken.links.entry(site.clone()).or_default() += 1;
         let grants = Arc::clone(taken.grants.entry(of.clone()).or_default());
         let guesses = Arc::clone(taken.guesses.entry(of.clone()).or_default());
+        let pace = Arc::clone(taken.paces.entry(of.clone()).or_default());
         let full_syncs = limits.full_syncs_per_minute.map(|most| {
             Arc::clone(taken.full_syncs.entry(of).or_insert_with(|| Arc::new(FullSyncs::new(most))))
         });
         let (registry, master) = (Arc::clone(self), master.to_owned());
-        Ok(Admission { registry, site, master, full_syncs, grants, guesses })
+        Ok(Admission { registry, site, master, full_syncs, grants, guesses, pace })
     }
 }
 

@@ -293,6 +293,7 @@ fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) 
                 full_syncs: admission.full_syncs.clone(),
                 grants: Arc::clone(&admission.grants),
                 guesses: Arc::clone(&admission.guesses),
+                pace: Arc::clone(&admission.pace),
                 listing: Listing::new(site, accepted, redis),
             })
         }

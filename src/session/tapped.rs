@@ -205,6 +205,7 @@ mod tests {
                 Some(4) => Verdict::PassAndArm(count),
                 Some(5) => Verdict::Detach,
                 Some(6) => Verdict::Pass(bytes.len()),
+                Some(7) => Verdict::Insert(vec![b'i'; 40]),
                 _ => Verdict::Pass(count),
             }
         }
@@ -213,7 +214,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_goes_on_stands_for_every_carried_byte_whatever_the_tap_says(
-            verdicts in proptest::collection::vec(0u8..8, 0..60),
+            verdicts in proptest::collection::vec(0u8..9, 0..60),
             chunks in proptest::collection::vec((1usize..200, 1u64..400), 1..20),
         ) {
             let (mut at_tap, mut tap) = (AtTap::default(), Scripted(verdicts));

@@ -346,6 +346,13 @@ const SQUATTER: &str = r#"
     socket(my $socket, PF_UNIX, SOCK_STREAM, 0) or die;
     bind($socket, pack_sockaddr_un("\0" . $ARGV[0])) or die "bind: $!";
     listen($socket, 5) or die;
+    # And thousands that come before any that the gateway may take instead.
+    my @more = map {
+        socket(my $other, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!";
+        bind($other, pack_sockaddr_un("\0" . $ARGV[0] . sprintf("-%05d", $_))) or die "bind: $!";
+        listen($other, 5) or die;
+        $other
+    } 1 .. $ARGV[1];
     $| = 1;
     print "squatting\n";
     accept(my $asking, $socket) while 1;
@@ -360,7 +367,18 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
     let squat = |name: &str| {
         let mut command = Command::new("setpriv");
         command
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "perl", "-e", SQUATTER, name])
+            .args([
+                "--reuid",
+                "65534",
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "perl",
+                "-e",
+                SQUATTER,
+                name,
+                "900",
+            ])
             .stdin(Stdio::null());
         Process::start("squatter", lab.path().join("squatter.log"), &mut command)
     };
@@ -380,7 +398,10 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
     // Without the gateway nobody is believed.
     assert_eq!(gateway.stop(), Some(0));
     let (code, _, error) = replgate(lab.path(), &["status", "-c", "dc1.toml"]);
-    assert!(code == 1 && error.contains("user 65534 answers as this gateway"), "{code}: {error}");
+    assert!(
+        code == 1 && error.contains("answers in the gateway's place and is not believed"),
+        "{code}: {error}"
+    );
 }
 
 #[test]
