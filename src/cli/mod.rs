@@ -9,6 +9,7 @@ mod demo;
 mod log;
 mod run;
 mod status;
+mod tables;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -1,313 +1,116 @@
 //! `replgate status`: what the running gateway carries.
 
-use std::io::Write;
-use std::time::Duration;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::tables::{self, View};
 use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin::{self, Status};
-use crate::clock;
-use crate::redis::replication::{Replication, Stage, SyncKind};
-use crate::registry::{Ended, LinkStatus};
-
-/// Ended links that are shown.
-const LATELY: usize = 5;
+use crate::config::Config;
 
 /// Asks the gateway that runs with this config, over its Unix socket.
 #[derive(Debug, Args)]
 pub(super) struct Show {
     #[command(flatten)]
     config: ConfigPath,
-    /// Show it again every second
+    /// Show it again every second, with rates
     #[arg(long)]
     watch: bool,
-    /// Print JSON
+    /// Print JSON: docs/status.md says what each field is
     #[arg(long)]
     json: bool,
+    /// Only links with this far site
+    #[arg(long, value_name = "SITE")]
+    site: Option<String>,
+    /// Only links of the [[master]] or [[replica]] of this name
+    #[arg(long, value_name = "NAME")]
+    master: Option<String>,
+    /// Only links that somebody should look at: held, more than 10 s behind, refused something, or unknown
+    #[arg(long)]
+    unwell: bool,
+    /// All rows, however many there are
+    #[arg(long)]
+    all: bool,
 }
 
 impl Show {
     pub(super) fn execute(self) -> Outcome {
         let config = self.config.load()?;
-        block_on(async {
-            loop {
-                let status = admin::ask(&config).await?;
-                let Some(status) = status else {
-                    eprintln!(
-                        "replgate: no gateway runs with {}; start it: replgate run -c {}",
-                        self.config.path().display(),
-                        self.config.path().display()
-                    );
-                    return Err(Failure::Unwell);
-                };
-                let mut out = std::io::stdout().lock();
-                if self.json {
-                    writeln!(out, "{}", serde_json::to_string(&status)?)?;
-                } else {
-                    if self.watch && super::colours() {
-                        write!(out, "\x1b[2J\x1b[H")?;
-                    }
-                    write!(out, "{}", table(&status))?;
+        block_on(async { if self.watch { self.watches(&config).await } else { self.shows(&config).await } })?
+    }
+
+    async fn shows(&self, config: &Config) -> Outcome {
+        let Some(status) = admin::ask(config).await? else {
+            eprintln!("replgate: {}", self.nobody());
+            return Err(Failure::Unwell);
+        };
+        self.print(self.chosen(status), None)?;
+        Ok(())
+    }
+
+    /// Shows it every second; a gateway that is not there now may come back.
+    async fn watches(&self, config: &Config) -> Outcome {
+        let mut before: Option<(Status, Instant)> = None;
+        loop {
+            match admin::ask(config).await {
+                Ok(Some(status)) => {
+                    let status = self.chosen(status);
+                    // Links of another process have other numbers.
+                    let same = before.take_if(|(before, _)| before.pid == status.pid);
+                    let rates = same.as_ref().map(|(status, then)| (status, then.elapsed().as_secs_f64()));
+                    self.print(status.clone(), rates)?;
+                    before = Some((status, Instant::now()));
                 }
-                out.flush()?;
-                drop(out);
-                if !self.watch {
-                    return Ok(());
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(None) => eprintln!("replgate: {}", self.nobody()),
+                Err(error) => eprintln!("replgate: {error}"),
             }
-        })?
-    }
-}
-
-fn table(status: &Status) -> String {
-    let mut out = format!(
-        "site {} on {}, replgate {}, process {}\n",
-        status.site, status.node, status.version, status.pid
-    );
-    out += &format!(
-        "certificate good until {} ({})\n",
-        clock::utc(status.certificate_expires),
-        clock::span(status.certificate_expires - clock::now()),
-    );
-    if !status.masters.is_empty() {
-        out += &format!("masters offered: {}\n", status.masters.join(", "));
-    }
-    if !status.replicas.is_empty() {
-        out += &format!("far masters offered: {}\n", status.replicas.join(", "));
-    }
-    let counts = &status.counts;
-    out += &format!(
-        "links: {} up, {} opened, {} closed, {} refused here, {} not had\n",
-        status.links.len(),
-        counts.opened,
-        counts.closed,
-        counts.refused,
-        counts.failed
-    );
-    out += &format!(
-        "breaks: {}, outlived {}; lanes lost: {}, dialled again: {}; sent again: {}\n",
-        counts.breaks,
-        counts.resumed,
-        counts.lanes_lost,
-        counts.redials,
-        bytes(counts.resent_bytes)
-    );
-    out += &format!("buffered: {} of at most {}\n", bytes(status.memory_used), bytes(status.memory_limit));
-    for syncs in &status.syncs {
-        out += &format!(
-            "syncs of {} ({} here): {} full, {} partial, {} refused\n",
-            syncs.name, syncs.role, syncs.full, syncs.partial, syncs.refused
-        );
-    }
-    if counts.commands_refused > 0 {
-        out += &format!(
-            "links that ended for a command that is no part of replication: {}\n",
-            counts.commands_refused
-        );
-    }
-    if !status.links.is_empty() {
-        out += "\n";
-        out += &links(&status.links);
-    }
-    let replicas = replicas(&status.links);
-    if !replicas.is_empty() {
-        out += "\n";
-        out += &replicas;
-    }
-    if !status.ended.is_empty() {
-        out += "\n";
-        out += &ended(&status.ended);
-    }
-    out
-}
-
-/// How links are carried.
-fn links(links: &[LinkStatus]) -> String {
-    let head = [
-        "LINK",
-        "NAME",
-        "HERE",
-        "FAR SITE",
-        "FAR GATEWAY",
-        "REDIS HERE",
-        "STATE",
-        "LANES",
-        "BREAKS",
-        "AGE",
-        "TO REPLICA",
-        "TO MASTER",
-        "CARRIED",
-    ]
-    .map(str::to_owned);
-    let rows = links.iter().map(|link| {
-        [
-            link.number.to_string(),
-            link.name.clone(),
-            link.role.clone(),
-            link.site.clone(),
-            link.far.clone(),
-            link.redis.clone(),
-            link.state.clone(),
-            link.lanes.to_string(),
-            link.breaks.to_string(),
-            clock::span(i64::try_from(link.seconds).unwrap_or(i64::MAX)),
-            bytes(link.to_replica_bytes),
-            bytes(link.to_master_bytes),
-            carried(link),
-        ]
-    });
-    columns(std::iter::once(head).chain(rows))
-}
-
-/// What Redis does on them: one row a replica, though it may have two connections.
-fn replicas(links: &[LinkStatus]) -> String {
-    let head =
-        ["REPLICA", "OF", "LINK", "SYNC", "OFFSET", "ACKNOWLEDGED", "BEHIND", "IT IS"].map(str::to_owned);
-    let rows: Vec<_> = links
-        .iter()
-        .filter_map(|link| Some((link, link.replication.as_ref()?)))
-        .filter(|(_, replication)| replication.part_of.is_none())
-        .map(|(link, replication)| {
-            let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
-            let parts = links.iter().filter(|other| {
-                other.replication.as_ref().is_some_and(|part| part.part_of == Some(link.number))
-            });
-            let numbers = std::iter::once(link.number).chain(parts.map(|part| part.number));
-            let behind = match (replication.lag_bytes, replication.lag_seconds) {
-                (Some(lag), Some(seconds)) => format!("{}, {seconds:.1} s", bytes(lag)),
-                _ => "?".to_owned(),
-            };
-            [
-                replica(link, replication),
-                link.name.clone(),
-                numbers.map(|number| number.to_string()).collect::<Vec<_>>().join("+"),
-                match replication.sync {
-                    Some(SyncKind::Full) => "full",
-                    Some(SyncKind::Partial) => "partial",
-                    None => "-",
-                }
-                .to_owned(),
-                number(replication.master_offset),
-                number(replication.acknowledged_offset),
-                behind,
-                held(link).unwrap_or_else(|| doing(replication)),
-            ]
-        })
-        .collect();
-    if rows.is_empty() { String::new() } else { columns(std::iter::once(head).chain(rows)) }
-}
-
-/// The address that the master lists, as far as it is known, and the version.
-fn replica(link: &LinkStatus, replication: &Replication) -> String {
-    let at_replica = link.role == "replica";
-    let host = match &replication.host {
-        Some(host) => host.clone(),
-        // A master then lists where the connection comes from.
-        None if at_replica => {
-            link.redis.rsplit_once(':').map_or_else(String::new, |(host, _)| host.to_owned())
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        None => link.site.clone(),
+    }
+
+    fn nobody(&self) -> String {
+        let path = self.config.path().display();
+        format!("no gateway runs with {path}; start it: replgate run -c {path}")
+    }
+
+    /// Without the links that are not asked for.
+    fn chosen(&self, mut status: Status) -> Status {
+        let is = |wanted: &Option<String>, name: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))
+        };
+        status.links.retain(|link| is(&self.site, &link.site) && is(&self.master, &link.name));
+        status.ended.retain(|ended| is(&self.site, &ended.link.site) && is(&self.master, &ended.link.name));
+        if self.unwell {
+            status.links.retain(tables::is_unwell);
+        }
+        status
+    }
+
+    fn print(&self, status: Status, before: Option<(&Status, f64)>) -> Outcome {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string(&status)?)?;
+        } else {
+            if self.watch && super::colours() {
+                write!(out, "\x1b[2J\x1b[H")?;
+            }
+            let view = View { width: width(), all: self.all, before };
+            write!(out, "{}", tables::text(&status, view))?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+}
+
+/// Columns of the screen: of the terminal, or as `COLUMNS` says. A pipe has any number.
+fn width() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let terminal = || {
+        let out = std::io::stdout();
+        let size = rustix::termios::tcgetwinsize(&out).ok().filter(|_| out.is_terminal())?;
+        Some(usize::from(size.ws_col))
     };
-    let port = replication.port.map_or_else(String::new, |port| format!(":{port}"));
-    // Long ones would push all else off the screen; `--json` has them whole.
-    let host = if host.len() > 40 { format!("{}...", &host[..37]) } else { host };
-    let version = replication.version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
-    format!("{host}{port}{version}")
-}
-
-/// The break that a link is in, in words.
-fn held(link: &LinkStatus) -> Option<String> {
-    let whole = |seconds: f64| clock::span(seconds.round() as i64);
-    let (since, left) = (link.held_seconds?, link.gives_up_in_seconds?);
-    let mut text = format!("held {}, gives up in {}", whole(since), whole(left));
-    if let Some(failure) = link.redial_failure.as_ref().filter(|failure| failure.seconds_ago <= since) {
-        text += &format!(
-            "; dials failed {}, last {} ago: {}",
-            link.redials_failed,
-            whole(failure.seconds_ago),
-            failure.reason
-        );
-    }
-    Some(text)
-}
-
-/// Where the replica is on its way, in words.
-fn doing(replication: &Replication) -> String {
-    let mut text = match (&replication.stage, &replication.snapshot, &replication.unknown) {
-        (Stage::Unknown, _, Some(why)) => format!("unknown: {why}"),
-        (Stage::Waiting, ..) => "waiting for the master's answer or fork".to_owned(),
-        (Stage::FullSync, Some(snapshot), _) => {
-            let size = snapshot.size.map_or_else(String::new, |size| format!(" of {}", bytes(size)));
-            let rate =
-                snapshot.bytes_per_second.map_or_else(String::new, |rate| format!(", {}/s", bytes(rate)));
-            let left = snapshot
-                .seconds_left
-                .map_or_else(String::new, |left| format!(", {} left", clock::span(left.ceil() as i64)));
-            format!("full sync: {}{size}{rate}{left}", bytes(snapshot.bytes))
-        }
-        (Stage::Loading, Some(snapshot), _) => format!("loading {}", bytes(snapshot.bytes)),
-        (stage, ..) => stage.to_string(),
-    };
-    if let Some(complaint) = &replication.complaint {
-        text += &format!(" ({complaint})");
-    }
-    text
-}
-
-/// Links that are no more.
-fn ended(ended: &[Ended]) -> String {
-    let head = ["ENDED", "LINK", "NAME", "FAR SITE", "IT WAS", "OFFSET", "WHY"].map(str::to_owned);
-    let rows = ended.iter().take(LATELY).map(|ended| {
-        let replication = ended.link.replication.clone().unwrap_or_default();
-        [
-            format!("{} ago", clock::span((clock::now() - ended.at).max(0))),
-            ended.link.number.to_string(),
-            ended.link.name.clone(),
-            ended.link.site.clone(),
-            ended.link.state.clone(),
-            replication.master_offset.map_or_else(|| "?".to_owned(), |offset| offset.to_string()),
-            ended.reason.clone(),
-        ]
-    });
-    columns(std::iter::once(head).chain(rows))
-}
-
-/// Rows with their cells below each other.
-fn columns<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<_> = rows.collect();
-    let mut out = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-            line += &format!("{cell:<width$}  ");
-        }
-        out += line.trim_end();
-        out.push('\n');
-    }
-    out
-}
-
-/// Bytes as carried, with their share of what Redis said where they are compressed.
-fn carried(link: &LinkStatus) -> String {
-    let plain = link.to_replica_bytes + link.to_master_bytes;
-    let carried = bytes(link.carried_bytes);
-    if plain > 0 && link.carried_bytes * 100 < plain * 95 {
-        format!("{carried} ({:.0} %)", link.carried_bytes as f64 * 100.0 / plain as f64)
-    } else {
-        carried
-    }
-}
-
-fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
+    said.or_else(terminal).filter(|columns| *columns >= 40)
 }
