@@ -1,16 +1,17 @@
 //! The process-wide bound on buffered payload, shared by sites and their links.
 //!
-//! The rule is a threshold that moves: a far site may hold as much as is free, and each
-//! of its links an equal part of that. One site alone thus gets half of the limit, and
-//! of n that would take everything each gets 1/(n+1), however many links it has; what
-//! is left over is the room that a newcomer finds. As others fill up, a link that holds
-//! more than its part takes in nothing until it has drained. [`FLOOR`] is every link's
-//! own, so that none is ever starved: the limit may be passed by that much a link.
+//! The rule is a threshold that moves: a link may hold as much as is free, and where other
+//! sites hold something too, the links of one site share that. So of n sites that would
+//! take everything each gets 1/(n+1), however many links it has, and what is left over is
+//! the room that a newcomer finds. As others fill up, a link that holds more than its part
+//! takes in nothing until it has drained. [`FLOOR`] is every link's own, so that none is
+//! ever starved: the limit may be passed by that much a link.
 //!
 //! What lies beyond a gap is different: it can only be passed on once the gap is
-//! filled, so that its link must read on. Of that a site may hold a quarter of the
-//! limit, and nobody may while the limit is passed; [`Share::gives_way`] says whose link
-//! ends then.
+//! filled, so that its link must read on. Lanes that are out of step leave gaps, and fill
+//! them. So what a site holds beyond a quarter of the limit is not counted against the
+//! others, and only where a gap stays open, or twice the limit is passed, does the link
+//! end that holds most ([`Share::gives_way`]).
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -23,7 +24,7 @@ pub const FLOOR: u64 = 64 * 1024;
 /// What a link may hold beyond a gap however little is free, in bytes.
 const SCATTERED_FLOOR: u64 = 1024 * 1024;
 
-/// The part of the limit that a site may hold beyond gaps, as a divisor.
+/// The part of the limit that a site may hold beyond gaps for long, as a divisor.
 const SCATTERED_PART: u64 = 4;
 
 /// Limits above this mean none: version 1 of cgroups says 2 to the power of 63,
@@ -38,6 +39,10 @@ const UNKNOWN: u64 = 1 << 30;
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
+    /// Bytes beyond gaps that sites hold beyond their part: nobody else waits for them.
+    excess: AtomicU64,
+    /// Sites with a link that holds more than its floor.
+    holding: AtomicU64,
     sites: Mutex<HashMap<String, Arc<Site>>>,
 }
 
@@ -48,7 +53,9 @@ struct Site {
     holders: AtomicU64,
     /// Bytes that its links hold beyond gaps.
     scattered: AtomicU64,
-    /// The same of each link.
+    /// As far as they are more than its part.
+    excess: AtomicU64,
+    /// Bytes that each of its links holds beyond gaps.
     links: Mutex<Vec<Arc<AtomicU64>>>,
 }
 
@@ -66,7 +73,8 @@ impl Site {
 impl Budget {
     /// A budget of `limit` bytes, of which none is used.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0), sites: Mutex::default() })
+        let zero = AtomicU64::default;
+        Arc::new(Self { limit, used: zero(), excess: zero(), holding: zero(), sites: Mutex::default() })
     }
 
     /// The bound.
@@ -109,10 +117,25 @@ impl Share {
     pub fn set(&mut self, held: u64, scattered: u64) {
         // One owner writes each, so that no total falls below nothing.
         change(&self.budget.used, self.held, held);
-        change(&self.site.holders, u64::from(self.held > FLOOR), u64::from(held > FLOOR));
+        match (self.held > FLOOR, held > FLOOR) {
+            (false, true) if self.site.holders.fetch_add(1, Ordering::Relaxed) == 0 => {
+                self.budget.holding.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) if self.site.holders.fetch_sub(1, Ordering::Relaxed) == 1 => {
+                self.budget.holding.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
         self.held = held;
         let before = self.scattered.swap(scattered, Ordering::Relaxed);
         change(&self.site.scattered, before, scattered);
+        let excess = self.site.scattered.load(Ordering::Relaxed).saturating_sub(self.part());
+        change(&self.budget.excess, self.site.excess.swap(excess, Ordering::Relaxed), excess);
+    }
+
+    /// What a site may hold beyond gaps for long.
+    fn part(&self) -> u64 {
+        self.budget.limit / SCATTERED_PART
     }
 
     /// What the link holds, as it last said.
@@ -122,23 +145,29 @@ impl Share {
 
     /// How many more bytes the link may take in now.
     pub fn room(&self) -> u64 {
-        let free = self.budget.limit.saturating_sub(self.budget.used());
-        let others = self.site.holders.load(Ordering::Relaxed) - u64::from(self.held > FLOOR);
-        (free / (others + 1)).max(FLOOR).saturating_sub(self.held)
+        let excess = self.budget.excess.load(Ordering::Relaxed);
+        let free = self.budget.limit.saturating_sub(self.budget.used().saturating_sub(excess));
+        let own = self.site.holders.load(Ordering::Relaxed);
+        let links = match self.budget.holding.load(Ordering::Relaxed) > u64::from(own > 0) {
+            true => own - u64::from(self.held > FLOOR).min(own) + 1,
+            false => 1,
+        };
+        (free / links).max(FLOOR).saturating_sub(self.held)
     }
 
     /// Whether the link must end because of what it holds beyond gaps: it is the greatest
-    /// of a site that holds more than its part, or of all while the limit is passed.
-    pub fn gives_way(&self) -> bool {
+    /// of a site that holds more than its part, and its gap is `stuck`; or the greatest of
+    /// all where twice the limit is passed.
+    pub fn gives_way(&self, stuck: bool) -> bool {
         let own = self.scattered.load(Ordering::Relaxed);
         if own <= SCATTERED_FLOOR {
             return false;
         }
-        let part = self.budget.limit / SCATTERED_PART;
-        if self.site.scattered.load(Ordering::Relaxed) > part && own >= self.site.most_scattered() {
+        let over = self.site.scattered.load(Ordering::Relaxed) > self.part();
+        if over && stuck && own >= self.site.most_scattered() {
             return true;
         }
-        self.budget.used() > self.budget.limit
+        self.budget.used() > self.budget.limit.saturating_mul(2)
             && self.budget.sites().values().all(|site| own >= site.most_scattered())
     }
 }
@@ -232,23 +261,29 @@ mod tests {
     }
 
     #[test]
-    fn many_links_of_one_site_get_no_more_than_one_link_of_another() {
+    fn many_links_of_one_site_share_its_part_once_another_holds_something() {
         let budget = Budget::new(64 * MIB);
-        let mut shares: Vec<Share> = (0..64).map(|_| budget.share("DC2")).collect();
+        let mut shares: Vec<Share> = (0..63).map(|_| budget.share("DC2")).collect();
         fill(&mut shares);
-        assert!(budget.used().abs_diff(32 * MIB) < MIB, "{}", budget.used());
+        assert!(budget.used().abs_diff(63 * MIB) < MIB, "alone, each gets its part: {}", budget.used());
         shares.push(budget.share("dc3"));
+        // Those that hold more than their part now take in nothing, and drain.
+        for _ in 0..200 {
+            let (many, one) = shares.split_at_mut(63);
+            one[0].set(one[0].held() + one[0].room().min(100_000), 0);
+            for share in many {
+                if share.room() == 0 {
+                    share.set(share.held() / 10 * 9, 0);
+                }
+            }
+        }
         fill(&mut shares);
-        let (one, many) = (shares[64].held(), shares[..64].iter().map(Share::held).sum::<u64>());
+        let (one, many) = (shares[63].held(), shares[..63].iter().map(Share::held).sum::<u64>());
         assert!(one > 15 * MIB, "the other site gets {one}, this one {many}");
-        let (least, most) = shares[..64]
-            .iter()
-            .fold((u64::MAX, 0), |(least, most), share| (least.min(share.held()), most.max(share.held())));
-        assert!(most < 2 * least, "links of one site get equal parts: {least} to {most}");
     }
 
     #[test]
-    fn who_holds_most_beyond_gaps_gives_way_first() {
+    fn who_holds_most_beyond_a_gap_that_stays_open_gives_way_first() {
         let budget = Budget::new(64 * MIB);
         let share = |site: &str, scattered: u64| {
             let mut share = budget.share(site);
@@ -256,19 +291,31 @@ mod tests {
             share
         };
         let mut links = vec![share("dc2", 9 * MIB), share("dc2", 7 * MIB), share("dc3", 10 * MIB)];
-        let giving_way = |links: &[Share]| links.iter().map(Share::gives_way).collect::<Vec<_>>();
-        assert_eq!(giving_way(&links), [false; 3], "a quarter each");
+        let stuck = |links: &[Share]| links.iter().map(|link| link.gives_way(true)).collect::<Vec<_>>();
+        let moving = |links: &[Share]| links.iter().any(|link| link.gives_way(false));
+        assert_eq!(stuck(&links), [false; 3], "a quarter each");
         links.push(share("dc2", MIB));
-        assert_eq!(giving_way(&links), [true, false, false, false], "the greatest of its site");
-        links.remove(0);
-        assert_eq!(giving_way(&links), [false; 3]);
-        // Whatever takes up the memory.
+        assert_eq!(stuck(&links), [true, false, false, false], "the greatest of its site");
+        assert!(!moving(&links), "lanes that are out of step fill their gaps");
+        // What slow readers hold is no reason; twice the limit is.
         let mut slow = budget.share("dc4");
-        slow.set(60 * MIB, 0);
-        assert!(!slow.gives_way());
-        assert_eq!(giving_way(&links), [false, true, false], "the greatest of all");
-        slow.set(40 * MIB, 0);
-        assert_eq!(giving_way(&links), [false; 3]);
+        slow.set(100 * MIB, 0);
+        assert!(!moving(&links));
+        slow.set(128 * MIB, 0);
+        assert!(!slow.gives_way(true) && links[2].gives_way(false) && !links[0].gives_way(false));
+    }
+
+    #[test]
+    fn gaps_of_one_site_take_nothing_from_another() {
+        let budget = Budget::new(64 * MIB);
+        let mut gaps: Vec<Share> = (0..4).map(|_| budget.share("dc2")).collect();
+        gaps.iter_mut().for_each(|share| share.set(20 * MIB, 20 * MIB));
+        let mut honest = budget.share("dc3");
+        assert!(honest.room() >= 47 * MIB, "{}", honest.room());
+        honest.set(20 * MIB, 0);
+        assert!(honest.room() >= 7 * MIB, "{}", honest.room());
+        drop(gaps);
+        assert_eq!((honest.room(), budget.excess.load(Ordering::Relaxed)), (24 * MIB, 0));
     }
 
     #[test]

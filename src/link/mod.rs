@@ -58,6 +58,9 @@ const SHARED_PAYLOAD: usize = 128 * 1024;
 /// `hold`.
 const GONE: Duration = Duration::from_millis(2500);
 
+/// For what a lost lane carried to come again over another.
+const GAP: Duration = Duration::from_secs(2);
+
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -328,6 +331,22 @@ impl Link {
         self.receive.runs()
     }
 
+    /// The offset below which everything was received.
+    pub fn received(&self) -> u64 {
+        self.receive.received()
+    }
+
+    /// How long a gap may stay open that lanes out of step have left: until a silent lane
+    /// is found out, and what it carried has come another way.
+    pub fn gap_patience(&self) -> Duration {
+        self.dead_after * 2 + GAP
+    }
+
+    /// The longest pause in which the far side still hears this one in time.
+    pub fn speak_every(&self) -> Duration {
+        self.speak_every
+    }
+
     /// Whether bytes wait for the local Redis, in order: no lane need be read for
     /// there to be progress.
     pub fn has_ready(&self) -> bool {
@@ -586,6 +605,11 @@ impl Link {
             self.receive.clear();
             self.phase = Phase::Ended(end);
         }
+    }
+
+    /// Bytes that went out for the first time, so far.
+    pub fn sent(&self) -> u64 {
+        self.send.sent()
     }
 
     /// Bytes as carried, both ways, so far.

@@ -20,9 +20,9 @@ const LEAST_ROOM: usize = 4096;
 /// The most room that is set aside for the rest of a frame beyond a gap, in bytes.
 const MOST_ROOM: usize = 128 * 1024;
 
-/// Runs beyond a gap, at most: a window of 512 MiB in frames of 128 KiB, every other
-/// one of which is late.
-pub const MAX_RUNS: usize = 4096;
+/// Runs beyond a gap, at most: a window of 2 GiB in frames of 128 KiB, or a second of
+/// 16,000 small writes, every other one of which is late.
+pub const MAX_RUNS: usize = 16_384;
 
 /// What the storage of runs may take beyond twice their bytes, where the window is
 /// larger than that.

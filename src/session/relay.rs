@@ -204,6 +204,8 @@ struct Driver<'a> {
     closing: JoinSet<()>,
     /// What the registry was told last.
     told: Carrying,
+    /// Since when a gap is open, and the offset up to which it is filled once that is received.
+    gap: Option<(Instant, u64)>,
 }
 
 impl<'a> Driver<'a> {
@@ -237,6 +239,7 @@ impl<'a> Driver<'a> {
             unread: None,
             closing: JoinSet::new(),
             told: Carrying::default(),
+            gap: None,
         }
     }
 
@@ -256,7 +259,8 @@ impl<'a> Driver<'a> {
         match self.meter.end(self.turn, Instant::now()) {
             Pace::On => {}
             Pace::Pause { time, news } => {
-                self.paused = Some(Instant::now() + time);
+                // No longer than the far side hears from us.
+                self.paused = Some(Instant::now() + time.min(self.link.speak_every()));
                 if news {
                     let words = "what it sends costs CPU time that other sites need, and moves nothing";
                     tell!(warn, self.entry, Kind::Slowed, words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "site {} is slowed: {words}", self.entry.site);
@@ -270,7 +274,7 @@ impl<'a> Driver<'a> {
     /// Bytes that were carried, or crossed the local socket, so far.
     fn moved(&self) -> u64 {
         let (to_replica, to_master) = self.entry.counts();
-        self.link.carried() + to_replica + to_master
+        self.link.carried() + self.link.sent() + to_replica + to_master
     }
 
     fn take_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -441,12 +445,27 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Whether a gap stays open: what lay beyond it is still to come in order.
+    fn is_stuck(&mut self, now: Instant) -> bool {
+        let (received, scattered) = (self.link.received(), self.link.scattered());
+        match self.gap {
+            Some((since, filled)) if scattered > 0 && received < filled => {
+                now >= since + self.link.gap_patience()
+            }
+            _ => {
+                self.gap = (scattered > 0).then_some((now, received + scattered));
+                false
+            }
+        }
+    }
+
     /// Lanes to link. Whether anything came.
     fn hear(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut moved = false;
         let full = self.share.room() == 0;
         let wait = full && self.link.has_ready();
-        if self.share.gives_way() {
+        let stuck = self.is_stuck(now);
+        if self.share.gives_way(stuck) {
             self.link.abort(Why::new(Code::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
         }
         let count = self.lanes.len();

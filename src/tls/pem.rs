@@ -414,7 +414,10 @@ fn lost(text: &[u8], line: usize) -> Option<Fault> {
     let is_base64 = |line: &[u8]| {
         let line = line.trim_ascii();
         let inner = line.strip_suffix(b"==").or_else(|| line.strip_suffix(b"=")).unwrap_or(line);
+        // A fingerprint is no block.
+        let hex = inner.iter().all(u8::is_ascii_hexdigit);
         line.len() >= BASE64_LINE
+            && !hex
             && inner.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
     };
     let at = text.split(|byte| *byte == b'\n').position(is_base64)?;
