@@ -100,7 +100,7 @@ fn a_chain_that_may_not_be_is_refused_by_both_ends_and_by_check() {
             "{words}\n{out}"
         );
         let (code, _, err) = replgate(lab.path(), &["run", "-c", "odd.toml"]);
-        assert!(code == 2 && err.contains(words), "{words}\n{err}");
+        assert!(code == 1 && err.contains(words), "{words}\n{err}");
         let (code, out, _) = replgate(lab.path(), &["certs", "verify", "--dir", "far", "dc2"]);
         assert!(code == 1 && out.contains(words), "{words}\n{out}");
     }
