@@ -33,7 +33,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until `stop`, and hands each connection to `take`, which must not
 /// block. Out of file descriptors or memory, it tells `starved` and pauses instead of
-/// spinning.
+/// spinning. Ends before `stop` only where the socket listens no more.
 pub async fn accept(
     listener: TcpListener,
     stop: CancellationToken,
@@ -55,6 +55,9 @@ pub async fn accept(
             Err(failed) if is_of_one_connection(&failed) => {}
             Err(failed) => {
                 starved(&failed);
+                if failed.kind() == io::ErrorKind::InvalidInput {
+                    return;
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -10,6 +10,7 @@ use crate::admin::{self, Status};
 use crate::clock;
 use crate::redis::replication::{Replication, Stage, SyncKind};
 use crate::registry::{Ended, LinkStatus};
+use crate::tls::expiry::{Kind, Standing};
 
 /// Ended links that are shown.
 const LATELY: usize = 5;
@@ -25,6 +26,13 @@ pub(super) struct Show {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Say only whether it is ready: exit 1 where its certificate has expired or a listener is lost,
+    /// never for the WAN or a Redis
+    #[arg(long, conflicts_with_all = ["watch", "json"])]
+    ready: bool,
+    /// With --ready: exit 1 as well where a link that has a client is down
+    #[arg(long, requires = "ready")]
+    links: bool,
 }
 
 impl Show {
@@ -41,6 +49,15 @@ impl Show {
                     );
                     return Err(Failure::Unwell);
                 };
+                if self.ready {
+                    let why = unready(&status, self.links, clock::now());
+                    why.iter().for_each(|why| crate::say::say!("not ready: {why}"));
+                    if !why.is_empty() {
+                        return Err(Failure::Unwell);
+                    }
+                    crate::say::say!("ready");
+                    return Ok(());
+                }
                 let mut out = std::io::stdout().lock();
                 if self.json {
                     writeln!(out, "{}", serde_json::to_string(&status)?)?;
@@ -61,16 +78,61 @@ impl Show {
     }
 }
 
+/// Why a gateway is not ready; nothing where it is. What is wrong with the WAN or a Redis
+/// counts for `links` alone: a restart would not mend it.
+fn unready(status: &Status, links: bool, now: i64) -> Vec<String> {
+    let mut why = Vec::new();
+    let certificate = status.certificate_expires;
+    if certificate < now {
+        why.push(format!(
+            "the certificate expired {} ago, on {}; renew it and reload the gateway",
+            clock::span(now - certificate),
+            clock::utc(certificate)
+        ));
+    }
+    let lost = status.listeners_lost.iter();
+    why.extend(lost.map(|address| format!("the gateway listens no more on {address}; restart it")));
+    if links {
+        let held = status.links.iter().filter(|link| link.state == "held");
+        why.extend(held.map(|link| {
+            format!(
+                "link {} of {:?} with site {} is held: nothing carries it",
+                link.number, link.name, link.site
+            )
+        }));
+        let without = status.without_link.iter();
+        why.extend(without.map(|name| {
+            format!("a replica asked for {name:?} a moment ago and got no link; the gateway's log says why")
+        }));
+    }
+    why
+}
+
+/// Until when the certificate is good, or since when it is not.
+fn certificate(expires: i64, now: i64) -> String {
+    let (at, span) = (clock::utc(expires), clock::span(expires - now));
+    if expires < now {
+        format!("certificate EXPIRED {span} ago, on {at}: no far gateway takes it; renew it and reload\n")
+    } else {
+        format!("certificate good until {at} (for {span})\n")
+    }
+}
+
 fn table(status: &Status) -> String {
     let mut out = format!(
         "site {} on {}, replgate {}, process {}\n",
         status.site, status.node, status.version, status.pid
     );
-    out += &format!(
-        "certificate good until {} ({})\n",
-        clock::utc(status.certificate_expires),
-        clock::span(status.certificate_expires - clock::now()),
-    );
+    out += &certificate(status.certificate_expires, clock::now());
+    // The certificate has its line.
+    for term in status.terms.iter().filter(|term| term.kind != Kind::Certificate) {
+        if term.standing(clock::now()) != Standing::Good {
+            out += &format!("{}\n", term.words(clock::now()));
+        }
+    }
+    for address in &status.listeners_lost {
+        out += &format!("LISTENS NO MORE on {address}: restart it\n");
+    }
     if !status.masters.is_empty() {
         out += &format!("masters offered: {}\n", status.masters.join(", "));
     }
@@ -294,4 +356,36 @@ fn bytes(count: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(expires: i64, more: &str) -> Status {
+        let text = format!(
+            r#"{{"site":"dc2","node":"n","version":"0","pid":1,"certificate_expires":{expires},"listeners":[],
+            "masters":[],"replicas":[],"memory_used":0,"memory_limit":0,"links":[],"ended":[],"syncs":[],
+            "counts":{}{more}}}"#,
+            serde_json::to_string(&crate::registry::Counts::default()).unwrap()
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn ready_is_about_certificate_and_listeners_and_links_only_where_asked() {
+        assert!(unready(&status(100, ""), true, 100).is_empty());
+        assert!(unready(&status(65, ""), false, 100)[0].contains("expired 35 s ago"));
+        let lost = unready(&status(200, r#","listeners_lost":["127.0.0.1:7379"]"#), false, 100);
+        assert!(lost.len() == 1 && lost[0].contains("no more on 127.0.0.1:7379"), "{lost:?}");
+        let without = status(200, r#","without_link":["orders"]"#);
+        assert!(unready(&without, false, 100).is_empty());
+        assert!(unready(&without, true, 100)[0].contains("orders"));
+    }
+
+    #[test]
+    fn a_certificate_that_is_past_is_not_shown_as_good() {
+        assert!(certificate(65, 100).starts_with("certificate EXPIRED 35 s ago, on 1970-01-01T00:01:05Z"));
+        assert!(certificate(135, 100).starts_with("certificate good until 1970-01-01T00:02:15Z (for 35 s)"));
+    }
 }

@@ -11,6 +11,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
+use super::expiry::{Kind, Standing, Term};
 use super::pem::PemError;
 use super::verify::{Trust, Verifier, judge_both};
 use super::{ALPN, explain, pem, provider, trust};
@@ -30,6 +31,8 @@ pub struct Material {
     pub warnings: Vec<String>,
     /// What was found good, one line a step, for `check`.
     pub findings: Vec<String>,
+    /// Until when the certificate, the CAs and the lists are good.
+    pub terms: Vec<Term>,
 }
 
 impl std::fmt::Debug for Material {
@@ -57,10 +60,10 @@ impl Material {
             told.findings.push(format!("key {} belongs to the certificate", paths.key.display()));
             Some(identity)
         });
-        let Told { faults, warnings, findings } = told;
+        let Told { faults, warnings, findings, terms } = told;
         match (identity, trust, leaf) {
             (Some(identity), Some(trust), Some(leaf)) if faults.is_empty() => {
-                Ok(Self { identity: Arc::new(identity.into()), trust, leaf, warnings, findings })
+                Ok(Self { identity: Arc::new(identity.into()), trust, leaf, warnings, findings, terms })
             }
             _ => Err(faults),
         }
@@ -123,11 +126,21 @@ pub(super) struct Told {
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
     pub(super) findings: Vec<String>,
+    pub(super) terms: Vec<Term>,
 }
 
 impl Told {
     pub(super) fn keep<T, E: ToString>(&mut self, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.faults.push(error.to_string())).ok()
+    }
+
+    /// Notes until when something is good, and warns where that is near.
+    pub(super) fn term(&mut self, term: Term) {
+        let now = clock::now();
+        if !matches!(term.standing(now), Standing::Good | Standing::Past) {
+            self.warnings.push(term.words(now));
+        }
+        self.terms.push(term);
     }
 
     pub(super) fn keep_pem<T>(&mut self, result: Result<T, PemError>) -> Option<T> {
@@ -194,14 +207,8 @@ fn judge_leaf(
             clock::utc(leaf.not_after),
             leaf.key
         ));
-        let left = leaf.not_after - clock::now();
-        if left < (leaf.not_after - leaf.not_before) / 3 {
-            told.warnings.push(format!(
-                "{path}: the certificate expires in {}, on {}; renew it: replgate certs renew {site}",
-                clock::span(left),
-                clock::utc(leaf.not_after)
-            ));
-        }
+        let (from, until) = (leaf.not_before, leaf.not_after);
+        told.term(Term { kind: Kind::Certificate, name: path.to_string(), from, until });
     }
 }
 
