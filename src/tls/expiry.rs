@@ -66,7 +66,7 @@ impl Term {
         match left {
             ..0 => Standing::Past,
             _ if left >= self.until.saturating_sub(self.from) / 3 => Standing::Good,
-            ..=DAY => Standing::LastDay,
+            0..=DAY => Standing::LastDay,
             _ => Standing::Ending,
         }
     }

@@ -17,7 +17,7 @@ use super::verify::{Trust, Verifier, judge_both};
 use super::{ALPN, explain, pem, provider, trust};
 use crate::clock;
 use crate::config::TlsFiles;
-use crate::x509::Certificate;
+use crate::x509::{Certificate, some_of};
 
 /// Loaded files, good to use.
 pub struct Material {
@@ -184,7 +184,7 @@ fn judge_leaf(
     let path = paths.cert.display();
     let before = told.faults.len();
     if !leaf.carries(site) {
-        let found = if leaf.dns.is_empty() { "no DNS name at all".to_owned() } else { leaf.dns.join(", ") };
+        let found = if leaf.dns.is_empty() { "no DNS name at all".to_owned() } else { some_of(&leaf.dns) };
         told.faults.push(format!("{path}: the certificate carries {found}, not the site {site}; set `site` to a name it carries, or issue one: replgate certs issue {site}"));
     }
     for (there, usage) in [(leaf.client_auth, "clientAuth"), (leaf.server_auth, "serverAuth")] {
@@ -203,7 +203,7 @@ fn judge_leaf(
     if told.faults.len() == before {
         told.findings.push(format!(
             "certificate {path} for {} until {} ({})",
-            leaf.dns.join(", "),
+            some_of(&leaf.dns),
             clock::utc(leaf.not_after),
             leaf.key
         ));
@@ -218,11 +218,17 @@ fn identity(
     key: &PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, String> {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
-        .map_err(|error| format!("a private key of a kind that TLS 1.3 does not use: {error}"))?;
+        .map_err(|error| format!("a private key of a kind that is not used here ({error}): wanted are RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, Ed25519"))?;
     let identity = CertifiedKey::new(chain, key);
-    identity
-        .keys_match()
-        .map_err(|_| "the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned())?;
+    let leaf = identity.cert.first().and_then(|leaf| Certificate::read(leaf).ok());
+    let same = match (identity.key.public_key(), &leaf) {
+        // By the keys themselves: what else is wrong with the certificate is told as what it is.
+        (Some(own), Some(leaf)) => own.as_ref() == leaf.public_key,
+        _ => identity.keys_match().is_ok(),
+    };
+    if !same {
+        return Err("the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned());
+    }
     Ok(identity)
 }
 

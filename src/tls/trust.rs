@@ -129,7 +129,12 @@ fn load_anchor(ca: &CertificateDer<'static>) -> Result<Anchor, String> {
         ));
     }
     let trust = webpki::anchor_from_trusted_cert(ca)
-        .map_err(|error| format!("{}: {error}", facts.subject))?
+        .map_err(|error| {
+            format!(
+                "the CA {} cannot be used ({error:?}): have it issued anew, as a version 3 CA certificate",
+                facts.subject
+            )
+        })?
         .to_owned();
     Ok(Anchor { trust, facts, revoked: false })
 }
