@@ -176,11 +176,7 @@ fn read_again(shared: &Shared) {
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {
     listener::bind(address).map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; is another gateway or a Redis running there? (ss -ltnp)",
-            std::io::ErrorKind::AddrNotAvailable => "; this host has no such address (ip addr)",
-            _ => "",
-        };
+        let hint = listener::hint(&error, address);
         anyhow!("{what}: listen on {address}: {error}{hint}")
     })
 }
@@ -189,6 +185,9 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
     for master in &shared.config.masters {
         if master.is_plain() {
             warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, FLUSHALL and CONFIG too");
+        }
+        if shared.config.allowed_to_itself().any(|other| other.name == master.name) {
+            warn!(master = %master.name, "`allow` names this site itself, {}: a site dials others; is another one meant?", shared.config.site);
         }
         for danger in master.dangers() {
             warn!(master = %master.name, "{danger}");

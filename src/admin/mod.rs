@@ -57,6 +57,9 @@ pub struct Status {
     /// Until when its certificate, its CAs and its revocation lists are good.
     #[serde(default)]
     pub terms: Vec<Term>,
+    /// Tells its config from another.
+    #[serde(default)]
+    pub config: String,
     /// Addresses it listens on.
     pub listeners: Vec<std::net::SocketAddr>,
     /// Addresses of its config that it listens on no more.
@@ -180,6 +183,7 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         certificate_expires: tls.material.leaf.not_after,
+        config: shared.config.digest(),
         terms: tls.material.terms.clone(),
         listeners_lost: shared.config.listeners().filter(|address| !listeners.contains(address)).collect(),
         listeners,

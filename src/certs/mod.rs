@@ -261,6 +261,30 @@ pub fn is_due(dir: &Path, site: &str) -> anyhow::Result<bool> {
     Ok(facts.not_after - clock::now() < (facts.not_after - facts.not_before) / 3)
 }
 
+/// The file in the CA's folder that says of which certificate a site's hook went well.
+fn hooked(dir: &Path, site: &str) -> PathBuf {
+    Folder::new(dir).ca().join(format!("{site}.hooked"))
+}
+
+/// Whether a site was renewed, and no hook went well since.
+pub fn awaits_hook(dir: &Path, site: &str) -> bool {
+    let folder = Folder::new(dir);
+    let Ok(serial) = current(&folder, site).map(|facts| facts.serial_text()) else { return false };
+    let renewed = Ledger::load(&folder).is_ok_and(|ledger| {
+        ledger.certificates.iter().filter(|entry| entry.site.eq_ignore_ascii_case(site)).count() > 1
+    });
+    let done = crate::file::read_text(&hooked(dir, site), 4096).unwrap_or_default();
+    renewed && done.trim() != serial
+}
+
+/// Notes that the hook went well for the certificate that a site has now.
+pub fn hook_went_well(dir: &Path, site: &str) -> anyhow::Result<()> {
+    let folder = Folder::new(dir);
+    let _lock = folder.lock()?;
+    let serial = current(&folder, site)?.serial_text();
+    folder.write(&[New::public(hooked(dir, site), serial + "\n")])
+}
+
 /// Sites that have a certificate here.
 pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
     Folder::new(dir).sites()

@@ -234,7 +234,7 @@ impl Registry {
         self.lock().listening.clone()
     }
 
-    /// Every `[[replica]]` that had no link for a client within [`LATELY`], and none since.
+    /// Every `[[replica]]` that had no link for a client a moment ago, and none since.
     pub fn without_link(&self) -> Vec<String> {
         let (state, now) = (self.lock(), Instant::now());
         let lately = state.without.iter().filter(|(_, at)| now.saturating_duration_since(**at) < LATELY);

@@ -651,3 +651,57 @@ fn ready_is_no_matter_of_the_wan_or_of_redis_unless_links_are_asked_for() {
     assert_eq!(ready(false).0, 0);
     pair.first.process.signal("CONT");
 }
+
+#[test]
+fn check_says_what_to_look_at() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--requirepass", "secret"]);
+    let wan = free_port();
+    let text =
+        master_config("dc1", wan, &[("orders", alpha.port)], "").replace("[\"dc2\"]", "[\"dc2\", \"DC1\"]");
+    let first = lab.gateway("dc1", &text);
+    let check = |config: &str| replgate(lab.path(), &["check", "-c", config]).1;
+    let said = check("dc1.toml");
+    assert!(
+        said.contains("`allow` names this site itself, dc1")
+            && first.lines("WARN", "names this site itself") == 1
+    );
+    assert!(said.contains("wants a password, and this config has none: write auth"), "{said}");
+    assert!(!said.contains("another config"), "{said}");
+    // The file is changed, the process is not.
+    std::fs::write(&first.config, text.clone() + "[limits]\nlinks_per_site = 3\n")
+        .expect("the lab is writable");
+    let said = check("dc1.toml");
+    assert!(said.contains("was started with another config than this file holds now: restart it"), "{said}");
+    // What has a port, and what keeps another closed.
+    std::fs::write(lab.path().join("other.toml"), text).expect("the lab is writable");
+    let said = check("other.toml");
+    assert!(said.contains(&format!("ss -ltnp 'sport = :{wan}'")), "{said}");
+    let closed = free_port();
+    std::fs::write(lab.path().join("dc2.toml"), replica_config("dc2", free_port(), closed, ""))
+        .expect("the lab is writable");
+    let said = check("dc2.toml");
+    assert!(said.contains(&format!("nothing listens on TCP port {closed} of 127.0.0.1")), "{said}");
+}
+
+#[test]
+fn a_master_whose_port_speaks_tls_is_told_as_that() {
+    let lab = Lab::new();
+    let port = free_port();
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-accept", &format!("127.0.0.1:{port}"), "-quiet"]);
+    server.args(["-cert", "certs/dc1/tls.crt", "-key", "certs/dc1/tls.key"]);
+    let server = server.current_dir(lab.path()).stdin(Stdio::piped());
+    let _server = crate::support::Process::start("openssl", lab.path().join("openssl.log"), server);
+    eventually("openssl listens", SOON, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    for auth in ["", "auth = { password_file = \"redis.pw\" }"] {
+        std::fs::write(lab.path().join("redis.pw"), "secret").expect("the lab is writable");
+        std::fs::write(
+            lab.path().join("dc1.toml"),
+            master_config("dc1", free_port(), &[("orders", port)], auth),
+        )
+        .expect("the lab is writable");
+        let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc1.toml"]);
+        assert!(code == 1 && out.contains("speaks TLS; a gateway speaks to its own Redis in clear"), "{out}");
+    }
+}
