@@ -1,6 +1,7 @@
 //! Makes and manages the certificates of all sites: a small CA in a folder.
 //!
-//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` is the CA's; each
+//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` is the CA's, with a `SITE.hooked` where
+//! `renew --hook` went well; each
 //! `DIR/SITE/{tls.crt,tls.key,ca.crt,crl.pem}` is copied whole to that site's
 //! host and holds no CA key. Knows neither the gateway nor any socket.
 
@@ -19,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use self::authority::Authority;
 use self::ledger::{Issued, Ledger};
-use self::store::{Folder, New};
+use self::store::{Folder, HOOKED, New};
 use crate::clock;
 use crate::config::units;
 use crate::tls::pem;
@@ -263,7 +264,7 @@ pub fn is_due(dir: &Path, site: &str) -> anyhow::Result<bool> {
 
 /// The file in the CA's folder that says of which certificate a site's hook went well.
 fn hooked(dir: &Path, site: &str) -> PathBuf {
-    Folder::new(dir).ca().join(format!("{site}.hooked"))
+    Folder::new(dir).ca().join(format!("{site}{HOOKED}"))
 }
 
 /// Whether a site was renewed, and no hook went well since.

@@ -345,6 +345,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_listener_that_ends_is_no_longer_among_those_that_listen() {
+        let registry = Arc::new(Registry::default());
+        let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let (_kept, lost) = (registry.listening(one), registry.listening(other));
+        assert_eq!(registry.listeners(), [one, other]);
+        drop(lost);
+        assert_eq!(registry.listeners(), [one]);
+    }
+
+    #[test]
     fn what_is_told_and_what_is_not_is_counted() {
         let registry = Registry::default();
         let topic = || Topic::of(Kind::NoLink);
