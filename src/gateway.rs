@@ -22,6 +22,7 @@ use crate::password::Password;
 use crate::registry::{Kind, Topic, Untold, tell};
 use crate::session::door::{self, Door};
 use crate::session::{Shared, serve};
+use crate::tls::expiry::Reminders;
 use crate::tls::in_use::Loaded;
 use crate::tls::material::Material;
 use crate::unproven;
@@ -74,6 +75,7 @@ pub async fn run(
         accept_replicas(&shared, listener, door, &tasks);
     }
     tasks.spawn(count(Arc::clone(&shared)));
+    tasks.spawn(remind(Arc::clone(&shared)));
     info!(site = %shared.config.site, node = %shared.config.node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     up();
 
@@ -93,6 +95,34 @@ pub async fn run(
     tell_counts(&shared, true);
     info!("stopped");
     Ok(())
+}
+
+/// Tells that a certificate, a CA or a revocation list comes to its end, or is past it.
+async fn remind(shared: Arc<Shared>) {
+    let mut renewals = shared.renewals.subscribe();
+    loop {
+        let loaded = shared.tls.now();
+        let mut reminders = Reminders::new(&loaded.material.terms, clock::now());
+        loop {
+            let (terms, now) = (&loaded.material.terms, clock::now());
+            for (past, words) in reminders.due(terms, now) {
+                if past {
+                    error!("{words}");
+                } else {
+                    warn!("{words}");
+                }
+            }
+            let pause = Duration::from_secs(Reminders::pause(terms, now));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                renewed = renewals.changed() => match renewed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = shared.stop.cancelled() => return,
+            }
+        }
+    }
 }
 
 /// Tells from time to time what was counted and is told by no line of its own.
@@ -146,11 +176,7 @@ fn read_again(shared: &Shared) {
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {
     listener::bind(address).map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; is another gateway or a Redis running there? (ss -ltnp)",
-            std::io::ErrorKind::AddrNotAvailable => "; this host has no such address (ip addr)",
-            _ => "",
-        };
+        let hint = listener::hint(&error, address);
         anyhow!("{what}: listen on {address}: {error}{hint}")
     })
 }
@@ -160,6 +186,9 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
         if master.is_plain() {
             warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, FLUSHALL and CONFIG too");
         }
+        if shared.config.allowed_to_itself().any(|other| other.name == master.name) {
+            warn!(master = %master.name, "`allow` names this site itself, {}: a site dials others; is another one meant?", shared.config.site);
+        }
         for danger in master.dangers() {
             warn!(master = %master.name, "{danger}");
         }
@@ -167,11 +196,15 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
     }
     let (shared, inner, stop) = (Arc::clone(shared), tasks.clone(), shared.stop.clone());
     let starved = starved(&shared);
+    let listening = shared.registry.listening(shared.config.listen.expect("bound"));
     let take = move |socket, from: SocketAddr| {
         let seat = shared.strangers.enter(unproven::source(from.ip()));
         inner.spawn(serve::serve(Arc::clone(&shared), socket, from, seat));
     };
-    tasks.spawn(listener::accept(listener, stop, take, starved));
+    tasks.spawn(async move {
+        let _listening = listening;
+        listener::accept(listener, stop, take, starved).await;
+    });
 }
 
 /// Tells that connections cannot be accepted.
@@ -193,6 +226,7 @@ fn accept_replicas(
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
     let (shared, inner, stop) = (Arc::clone(shared), tasks.clone(), shared.stop.clone());
     let starved = starved(&shared);
+    let listening = shared.registry.listening(replica.listen);
     let take = move |socket, from: SocketAddr| {
         if replica.clients.iter().any(|network| network.contains(from.ip())) {
             inner.spawn(door::serve_replica(Arc::clone(&shared), Arc::clone(&door), socket, from));
@@ -202,5 +236,8 @@ fn accept_replicas(
         let words = format!("{} is not in `clients`", from.ip());
         tell!(warn, shared.registry, topic, &words; link = %replica.name, %from, "connection refused: {words}");
     };
-    tasks.spawn(listener::accept(listener, stop, take, starved));
+    tasks.spawn(async move {
+        let _listening = listening;
+        listener::accept(listener, stop, take, starved).await;
+    });
 }

@@ -31,9 +31,24 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// What to look at where an address cannot be bound.
+pub fn hint(error: &io::Error, address: SocketAddr) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "; is another gateway or a Redis running there? This tells what has the port: ss -ltnp 'sport = :{port}'"
+        ),
+        io::ErrorKind::AddrNotAvailable => "; this host has no such address (ip addr)".to_owned(),
+        io::ErrorKind::PermissionDenied if port < 1024 => {
+            "; ports below 1024 are root's: take a higher one".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
 /// Accepts until `stop`, and hands each connection to `take`, which must not
 /// block. Out of file descriptors or memory, it tells `starved` and pauses instead of
-/// spinning.
+/// spinning. Ends before `stop` only where the socket listens no more.
 pub async fn accept(
     listener: TcpListener,
     stop: CancellationToken,
@@ -55,6 +70,9 @@ pub async fn accept(
             Err(failed) if is_of_one_connection(&failed) => {}
             Err(failed) => {
                 starved(&failed);
+                if failed.kind() == io::ErrorKind::InvalidInput {
+                    return;
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

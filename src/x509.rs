@@ -10,6 +10,8 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use crate::escape::shown;
+
 /// Bytes that are not a certificate or list of the expected form.
 #[derive(Debug, thiserror::Error)]
 #[error("not a valid {what}: {error}")]
@@ -119,6 +121,12 @@ impl Certificate {
     /// a wildcard and never the common name.
     pub fn carries(&self, site: &str) -> bool {
         self.dns.iter().any(|name| name.eq_ignore_ascii_case(site))
+    }
+
+    /// Whether its key is RSA of fewer bits than TLS takes.
+    pub fn is_weak(&self) -> bool {
+        let bits = self.key.strip_prefix("RSA ").and_then(|bits| bits.parse::<u32>().ok());
+        bits.is_some_and(|bits| bits < 2048)
     }
 
     /// The serial number as colon-separated hex.
@@ -251,6 +259,16 @@ pub fn key_kind(key: &SubjectPublicKeyInfo<'_>) -> String {
 /// -fingerprint -sha256` prints it.
 pub fn fingerprint(der: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref())
+}
+
+/// Names of a certificate for a line: the first few, and how many more there are.
+pub fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = names.iter().take(SHOWN).map(|name| shown(name.as_bytes())).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
 }
 
 /// Colon-separated upper-case hex.

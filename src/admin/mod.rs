@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::link::tlv::Id;
 use crate::registry::{Counts, Ended, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
+use crate::tls::expiry::Term;
 use crate::unproven::Unproven;
 
 /// For one question and its answer.
@@ -54,8 +55,20 @@ pub struct Status {
     pub pid: u32,
     /// When its certificate expires, seconds since 1970.
     pub certificate_expires: i64,
+    /// Until when its certificate, its CAs and its revocation lists are good.
+    #[serde(default)]
+    pub terms: Vec<Term>,
+    /// Tells its config from another.
+    #[serde(default)]
+    pub config: String,
     /// Addresses it listens on.
     pub listeners: Vec<std::net::SocketAddr>,
+    /// Addresses of its config that it listens on no more.
+    #[serde(default)]
+    pub listeners_lost: Vec<std::net::SocketAddr>,
+    /// Names of far masters that a client here asked for a moment ago and got no link to.
+    #[serde(default)]
+    pub without_link: Vec<String>,
     /// Names of the masters it offers.
     pub masters: Vec<String>,
     /// Names of the far masters it offers to replicas here.
@@ -180,13 +193,19 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTrack
 
 async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
     let Live { links, ended, counts, syncs } = shared.registry.live();
+    let tls = shared.tls.now();
+    let listeners = shared.registry.listeners();
     let status = Status {
         site: shared.config.site.clone(),
         node: shared.config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        certificate_expires: shared.tls.now().material.leaf.not_after,
-        listeners: shared.config.listeners().collect(),
+        certificate_expires: tls.material.leaf.not_after,
+        config: shared.config.digest(),
+        terms: tls.material.terms.clone(),
+        listeners_lost: shared.config.listeners().filter(|address| !listeners.contains(address)).collect(),
+        listeners,
+        without_link: shared.registry.without_link(),
         masters: shared.config.masters.iter().map(|master| master.name.clone()).collect(),
         replicas: shared.config.replicas.iter().map(|replica| replica.name.clone()).collect(),
         memory_used: shared.memory.used(),

@@ -1,6 +1,7 @@
 //! Makes and manages the certificates of all sites: a small CA in a folder.
 //!
-//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` is the CA's; each
+//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` is the CA's, with a `SITE.hooked` where
+//! `renew --hook` went well; each
 //! `DIR/SITE/{tls.crt,tls.key,ca.crt,crl.pem}` is copied whole to that site's
 //! host and holds no CA key. Knows neither the gateway nor any socket.
 
@@ -19,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use self::authority::Authority;
 use self::ledger::{Issued, Ledger};
-use self::store::{Folder, New};
+use self::store::{Folder, HOOKED, New};
 use crate::clock;
 use crate::config::units;
 use crate::tls::pem;
@@ -259,6 +260,30 @@ pub fn renew(dir: &Path, site: &str, days: u32) -> anyhow::Result<Made> {
 pub fn is_due(dir: &Path, site: &str) -> anyhow::Result<bool> {
     let facts = current(&Folder::new(dir), site)?;
     Ok(facts.not_after - clock::now() < (facts.not_after - facts.not_before) / 3)
+}
+
+/// The file in the CA's folder that says of which certificate a site's hook went well.
+fn hooked(dir: &Path, site: &str) -> PathBuf {
+    Folder::new(dir).ca().join(format!("{site}{HOOKED}"))
+}
+
+/// Whether a site was renewed, and no hook went well since.
+pub fn awaits_hook(dir: &Path, site: &str) -> bool {
+    let folder = Folder::new(dir);
+    let Ok(serial) = current(&folder, site).map(|facts| facts.serial_text()) else { return false };
+    let renewed = Ledger::load(&folder).is_ok_and(|ledger| {
+        ledger.certificates.iter().filter(|entry| entry.site.eq_ignore_ascii_case(site)).count() > 1
+    });
+    let done = crate::file::read_text(&hooked(dir, site), 4096).unwrap_or_default();
+    renewed && done.trim() != serial
+}
+
+/// Notes that the hook went well for the certificate that a site has now.
+pub fn hook_went_well(dir: &Path, site: &str) -> anyhow::Result<()> {
+    let folder = Folder::new(dir);
+    let _lock = folder.lock()?;
+    let serial = current(&folder, site)?.serial_text();
+    folder.write(&[New::public(hooked(dir, site), serial + "\n")])
 }
 
 /// Sites that have a certificate here.

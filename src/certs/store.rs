@@ -15,6 +15,9 @@ use crate::tls::pem;
 const WRITTEN: [&str; 8] =
     ["ca.crt", "ca.key", "crl.pem", "issued.toml", "tls.crt", "tls.key", "tls.csr", "tls.key.old"];
 
+/// How the name ends of what says of which certificate a site's hook went well.
+pub(super) const HOOKED: &str = ".hooked";
+
 /// A folder of certificates.
 pub(super) struct Folder {
     dir: PathBuf,
@@ -108,10 +111,11 @@ impl Folder {
         let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
         for file in entries(&self.dir).flat_map(|folder| entries(&folder.path())) {
             let name = file.file_name().to_string_lossy().into_owned();
-            let ours = WRITTEN.iter().any(|written| {
-                let end =
-                    name.strip_prefix('.').and_then(|name| name.strip_prefix(written)?.strip_prefix('.'));
-                end.is_some_and(|end| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
+            let temporary = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+            let ours = temporary.is_some_and(|(written, process)| {
+                (WRITTEN.contains(&written) || written.ends_with(HOOKED))
+                    && !process.is_empty()
+                    && process.bytes().all(|byte| byte.is_ascii_digit())
             });
             if ours {
                 let _ = std::fs::remove_file(file.path());

@@ -8,13 +8,14 @@ use clap::{Args, Subcommand};
 
 use super::{Failure, Outcome, block_on};
 use crate::certs::complete::Completed;
+use crate::certs::ledger::Issued;
 use crate::certs::{self, LEAF_DAYS, Made, Names};
 use crate::clock;
 use crate::config::{TlsFiles, units};
 use crate::tls::material::Material;
 use crate::tls::pem::{Content, Contents, PemError};
 use crate::tls::{peek, pem};
-use crate::x509::{Certificate, RevocationList};
+use crate::x509::{Certificate, RevocationList, some_of};
 
 /// A small CA in a folder. Keep DIR/ca on one safe machine; copy DIR/SITE, whole,
 /// to that site's gateway.
@@ -81,7 +82,7 @@ enum Action {
         /// Days that the certificate is good for
         #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
-        /// Replace a certificate that is there
+        /// Replace a certificate that is there, and sign a request that asks for another site
         #[arg(long)]
         force: bool,
     },
@@ -130,6 +131,12 @@ struct MoreNames {
     sans: Vec<String>,
 }
 
+/// What a host does with the first certificate of its site.
+const START: &str = "replgate check --offline && replgate run";
+
+/// And with a new one, while its gateway runs.
+const RELOAD: &str = "replgate check --offline && systemctl reload replgate (or SIGHUP); no link is broken";
+
 impl Certs {
     pub(super) fn execute(self) -> Outcome {
         let dir = self.dir.as_path();
@@ -139,7 +146,7 @@ impl Certs {
             Action::Issue { site, names, days, force } => {
                 let made = certs::issue(dir, &wanted(&site, &names)?, days, force)?;
                 tell(&made)?;
-                next(&[made])
+                next(&[made], START)
             }
             Action::Request { site, names, force } => request(dir, &wanted(&site, &names)?, force),
             Action::Sign { file, site, names, days, force } => {
@@ -198,7 +205,7 @@ fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Out
         crate::say::say!("\nnext: replgate certs issue SITE, once for each site");
         return Ok(());
     }
-    next(&made)
+    next(&made, START)
 }
 
 fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> Outcome {
@@ -213,7 +220,7 @@ fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> Outcome {
         crate::say::say!("site {site}: left as it is");
     }
     if !done.made.is_empty() {
-        next(&done.made)?;
+        next(&done.made, START)?;
     }
     outcome?;
     // What was left may be expired, revoked or damaged: that is for its owner to mend.
@@ -258,16 +265,18 @@ fn tell(made: &Made) -> Outcome {
     Ok(())
 }
 
-fn next(made: &[Made]) -> Outcome {
+/// What comes after new certificates; `then` is what each host does with them.
+fn next(made: &[Made], then: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nnext:")?;
     for made in made {
         let folder = made.folder.display();
         if made.with_key {
+            // Into the folder above, which is made before: a second copy lands inside the first otherwise.
             writeln!(
                 out,
-                "  copy {folder}, whole, to the host of {}, for example: scp -rp {folder} {}-host:{folder}",
-                made.site, made.site
+                "  copy {folder}, whole, to the host of {}, for example:\n    ssh root@{} mkdir -p /etc/replgate/certs && scp -rp {folder} root@{}:/etc/replgate/certs/",
+                made.site, made.site, made.site
             )?;
         } else {
             writeln!(
@@ -277,12 +286,12 @@ fn next(made: &[Made]) -> Outcome {
             )?;
         }
     }
-    writeln!(out, "  then on each host: replgate check --offline && replgate run")?;
+    writeln!(out, "  then on each host: {then}")?;
     Ok(())
 }
 
 fn names_of(facts: &Certificate) -> String {
-    facts.dns.iter().cloned().chain(facts.ips.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
+    some_of(&facts.dns.iter().cloned().chain(facts.ips.iter().map(ToString::to_string)).collect::<Vec<_>>())
 }
 
 fn expiry(facts: &Certificate) -> String {
@@ -314,20 +323,29 @@ fn sign(dir: &Path, file: &Path, site: Option<&str>, more: &MoreNames, days: u32
     let asked = certs::read_request(file)?;
     let wishes: Vec<String> =
         asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string)).collect();
-    let shown = |text: &str| crate::escape::shown(text.as_bytes());
     crate::say::say!("request {}", file.display());
     crate::say::say!("  key          {}", asked.key);
     crate::say::say!("  key sha256   {}", asked.fingerprint);
     crate::say::say!(
         "  asks for     {}",
-        if wishes.is_empty() {
-            "no names".to_owned()
-        } else {
-            wishes.iter().map(|wish| shown(wish)).collect::<Vec<_>>().join(", ")
-        }
+        if wishes.is_empty() { "no names".to_owned() } else { some_of(&wishes) }
     );
     let names = match site {
-        Some(site) => wanted(site, more)?,
+        Some(site) => {
+            let names = wanted(site, more)?;
+            let asks = |wish: &String| wish.eq_ignore_ascii_case(names.site());
+            if !wishes.is_empty() && !wishes.iter().any(asks) && !force {
+                return Err(anyhow::anyhow!(
+                    "{} asks for {}, not for {}; nothing was signed. Is it another site's request? To sign its key for {} all the same: add --force",
+                    file.display(),
+                    some_of(&wishes),
+                    names.site(),
+                    names.site()
+                )
+                .into());
+            }
+            names
+        }
         None => {
             let first = wishes.first().or(asked.common_name.as_ref()).cloned();
             let Some(first) = first else {
@@ -342,7 +360,7 @@ fn sign(dir: &Path, file: &Path, site: Option<&str>, more: &MoreNames, days: u32
     };
     let made = certs::sign(dir, &asked, &names, days, force)?;
     tell(&made)?;
-    next(&[made])
+    next(&[made], START)
 }
 
 /// Asks the operator for a yes to these names.
@@ -417,12 +435,11 @@ fn print_list(list: RevocationList) {
 }
 
 fn print_request(asked: &certs::Asked) {
-    let shown = |text: &String| crate::escape::shown(text.as_bytes());
-    let wishes = asked.dns.iter().map(shown).chain(asked.ips.iter().map(ToString::to_string));
+    let wishes = asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string));
     crate::say::say!("signing request");
     crate::say::say!("  key          {}", asked.key);
     crate::say::say!("  key sha256   {}", asked.fingerprint);
-    crate::say::say!("  asks for     {}", wishes.collect::<Vec<_>>().join(", "));
+    crate::say::say!("  asks for     {}", some_of(&wishes.collect::<Vec<_>>()));
 }
 
 fn print_certificate(facts: &Certificate) -> Outcome {
@@ -434,7 +451,7 @@ fn print_certificate(facts: &Certificate) -> Outcome {
     crate::say::say!("{}", if facts.is_ca { "CA certificate" } else { "certificate" });
     crate::say::say!("  subject      {}", crate::escape::shown(facts.subject.as_bytes()));
     crate::say::say!("  issuer       {}", crate::escape::shown(facts.issuer.as_bytes()));
-    crate::say::say!("  names        {}", crate::escape::shown(names_of(facts).as_bytes()));
+    crate::say::say!("  names        {}", names_of(facts));
     crate::say::say!("  serial       {}", facts.serial_text());
     crate::say::say!("  valid from   {}", clock::utc(facts.not_before));
     crate::say::say!("  expires      {}", expiry(facts));
@@ -518,51 +535,59 @@ fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days:
     let (mut made, mut failures) = (Vec::new(), Vec::new());
     for site in sites {
         // One site's fault does not keep the others from being renewed.
-        match renew_one(dir, &site, if_due, hook, days) {
+        match renew_one(dir, &site, if_due, days) {
             Ok(one) => made.extend(one),
-            Err(error) => failures.push(format!("{error:#}")),
+            Err(error) => {
+                failures.push(format!("{error:#}"));
+                continue;
+            }
         }
+        if let Some(hook) = hook
+            && let Err(error) = run_hook(dir, &site, hook)
+        {
+            failures.push(format!("{error:#}"));
+        }
+    }
+    if !made.is_empty() {
+        crate::say::say!(
+            "\nthe certificates before are good until they expire; revoke them by serial number if a key was lost"
+        );
+        next(&made, RELOAD)?;
     }
     if !failures.is_empty() {
         failures.iter().for_each(|failure| eprintln!("replgate: {failure}"));
         return Err(Failure::Unwell);
     }
-    if made.is_empty() {
-        return Ok(());
-    }
-    crate::say::say!(
-        "\nthe certificates before are good until they expire; revoke them by serial number if a key was lost"
-    );
-    next(&made)?;
-    crate::say::say!("  a running gateway uses its new certificate after a restart");
     Ok(())
 }
 
-fn renew_one(
-    dir: &Path,
-    site: &str,
-    if_due: bool,
-    hook: Option<&str>,
-    days: u32,
-) -> anyhow::Result<Option<Made>> {
+fn renew_one(dir: &Path, site: &str, if_due: bool, days: u32) -> anyhow::Result<Option<Made>> {
     if if_due && !certs::is_due(dir, site)? {
         crate::say::say!("{site}: not due yet");
         return Ok(None);
     }
     let made = certs::renew(dir, site, days)?;
     tell(&made).map_err(|_| anyhow::anyhow!("{site} is renewed, but that could not be printed"))?;
-    let Some(hook) = hook else { return Ok(Some(made)) };
+    Ok(Some(made))
+}
+
+/// Runs the hook where one has to run for this site: since its last renewal none went well.
+fn run_hook(dir: &Path, site: &str, hook: &str) -> anyhow::Result<()> {
+    if !certs::awaits_hook(dir, site) {
+        return Ok(());
+    }
+    crate::say::say!("{site}: running the hook");
     let status = std::process::Command::new("/bin/sh")
         .args(["-c", hook])
-        .env("REPLGATE_SITE", &made.site)
-        .env("REPLGATE_DIR", &made.folder)
+        .env("REPLGATE_SITE", site)
+        .env("REPLGATE_DIR", dir.join(site))
         .status()
         .with_context(|| format!("run the hook {hook:?}"))?;
     anyhow::ensure!(
         status.success(),
-        "{site} is renewed, but the hook {hook:?} failed: {status}; it is not run again by --if-due, so run it by hand"
+        "{site} is renewed, but the hook {hook:?} failed: {status}; the next renew with --hook runs it again, also with --if-due"
     );
-    Ok(Some(made))
+    certs::hook_went_well(dir, site)
 }
 
 fn revoke(dir: &Path, what: &str) -> Outcome {
@@ -579,7 +604,7 @@ fn revoke(dir: &Path, what: &str) -> Outcome {
         );
     }
     crate::say::say!(
-        "\nnext: it is refused only where the new list is: copy crl.pem to every site and restart its gateway"
+        "\nnext: it is refused only where the new list is: copy crl.pem to every site, then on each host: systemctl reload replgate (or SIGHUP)"
     );
     for site in certs::sites(dir)? {
         crate::say::say!("  {}", dir.join(site).join("crl.pem").display());
@@ -587,10 +612,18 @@ fn revoke(dir: &Path, what: &str) -> Outcome {
     Ok(())
 }
 
+/// One certificate in JSON: as in the ledger, its names one by one.
+fn listed(entry: &Issued) -> Result<serde_json::Value, serde_json::Error> {
+    let mut listed = serde_json::to_value(entry)?;
+    listed["names"] = entry.names.split(", ").collect();
+    Ok(listed)
+}
+
 fn list(dir: &Path, json: bool) -> Outcome {
     let entries = certs::list(dir)?;
     if json {
-        crate::say::say!("{}", serde_json::to_string(&entries)?);
+        let listed = entries.iter().map(listed).collect::<Result<Vec<_>, _>>()?;
+        crate::say::say!("{}", serde_json::to_string(&listed)?);
         return Ok(());
     }
     if entries.is_empty() {
@@ -611,7 +644,7 @@ fn list(dir: &Path, json: bool) -> Outcome {
             state,
             clock::utc(entry.expires),
             entry.serial,
-            entry.names
+            some_of(&entry.names.split(", ").map(str::to_owned).collect::<Vec<_>>())
         );
     }
     Ok(())

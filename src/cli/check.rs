@@ -19,11 +19,12 @@ use crate::config::{Auth, Commands, Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
 use crate::file::{self, Writers};
 use crate::password::Password;
-use crate::redis::{command, listing};
+use crate::redis::{answer, command, listing};
 use crate::session::login::{Login, ask, login};
 use crate::session::{Shared, dial};
 use crate::tls::in_use::Loaded;
 use crate::tls::material::Material;
+use crate::tls::peek;
 
 /// For each step that waits for somebody.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -112,6 +113,12 @@ impl Check {
             report.warn(&format!("master {:?}: commands = \"any\" lets the sites in `allow` run every command, FLUSHALL and CONFIG too", master.name));
         }
         for master in &config.masters {
+            if config.allowed_to_itself().any(|other| other.name == master.name) {
+                report.warn(&format!(
+                    "master {:?}: `allow` names this site itself, {}: a site dials others; is another one meant?",
+                    master.name, config.site
+                ));
+            }
             for danger in master.dangers() {
                 report.warn(&format!("master {:?}: {danger}", master.name));
             }
@@ -166,6 +173,15 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
             None
         }
     };
+    if let Some(status) = &running
+        && !status.config.is_empty()
+        && status.config != config.digest()
+    {
+        report.warn(&format!(
+            "the running gateway (process {}) was started with another config than this file holds now: restart it to use this one",
+            status.pid
+        ));
+    }
     let names = config.listen.iter().map(|_| "[tunnel]".to_owned());
     let names = names.chain(config.replicas.iter().map(|replica| format!("replica {:?}", replica.name)));
     // All are held until the last is tried: two of them may be in each other's way.
@@ -183,8 +199,10 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
                     held.push(listener);
                     report.ok(&format!("{what}: {address} is free to listen on"));
                 }
-                Err(error) => report
-                    .fail(&format!("{what}: cannot listen on {address}: {error}; what has it? (ss -ltnp)")),
+                Err(error) => report.fail(&format!(
+                    "{what}: cannot listen on {address}: {error}{}",
+                    crate::listener::hint(&error, address)
+                )),
             },
         }
     }
@@ -251,11 +269,25 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
                     report.ok(&text)
                 }
             }
-            Err(error) => report.warn(&format!("{what}: peer {error}")),
+            Err(error) => report.warn(&format!("{what}: peer {error}{}", unreached(&error, peer))),
         }
     }
     if working == 0 {
         report.fail(&format!("{what}: no way to {}", replica.site));
+    }
+}
+
+/// What to look at where no TCP connection comes about.
+fn unreached(error: &str, peer: &Address) -> String {
+    let Address { host, port } = peer;
+    if error.contains("no answer within") {
+        format!("; does a firewall drop it? TCP port {port} of {host} must be open to this host")
+    } else if error.contains("Connection refused") {
+        format!(
+            "; nothing listens on TCP port {port} of {host}, or a firewall refuses it: is the gateway there running?"
+        )
+    } else {
+        String::new()
     }
 }
 
@@ -285,6 +317,9 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
     let answers = matches!(tried, Ok(Ok(_)));
     match tried {
         Err(_) => report.fail(&format!("{what} does not answer in time")),
+        Ok(Err(_)) if peek::chain(&master.redis).await.is_ok() => {
+            report.fail(&format!("{what}: {}", answer::SPEAKS_TLS));
+        }
         Ok(Err(fault)) => report.fail(&format!("{what}: {fault}")),
         Ok(Ok((_, lacks))) if !lacks.is_empty() => report.fail(&format!(
             "{what}: user {user} lacks rights: ACL SETUSER {user} {} (least: +ping +replconf +psync)",
@@ -304,7 +339,8 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
 async fn redis(master: &Master, report: &mut Report) -> bool {
     let what = format!("master {:?}", master.name);
     let answer = timeout(DEADLINE, role(&master.redis)).await;
-    let answers = matches!(answer, Ok(Ok(_)));
+    let answers =
+        matches!(&answer, Ok(Ok(answer)) if !answer.is_empty() && !answer::is_tls(answer.as_bytes()));
     match answer {
         Err(_) => report.fail(&format!(
             "{what}: Redis at {} does not answer within {} s",
@@ -325,8 +361,20 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
                 "{what}: Redis at {} is itself a replica: replicas behind it form a chain",
                 master.redis
             )),
-            _ if answer.starts_with("-NOAUTH") => report.ok(&format!(
-                "{what}: Redis at {} is up and wants a password: give this gateway `auth`, or the replicas masterauth",
+            _ if answer::is_tls(answer.as_bytes()) => {
+                report.fail(&format!("{what}: Redis at {}: {}", master.redis, answer::SPEAKS_TLS));
+            }
+            // Redis says nothing to what is not TLS, and closes.
+            _ if answer.is_empty() => {
+                let why = if peek::chain(&master.redis).await.is_ok() {
+                    answer::SPEAKS_TLS
+                } else {
+                    "it closes the connection without a word; its own log may say why"
+                };
+                report.fail(&format!("{what}: Redis at {}: {why}", master.redis));
+            }
+            _ if answer.starts_with("-NOAUTH") => report.warn(&format!(
+                "{what}: Redis at {} wants a password, and this config has none: write auth = {{ password_file = \"redis.pw\" }} in the [[master]], or see that each replica has masterauth",
                 master.redis
             )),
             _ => report.warn(&format!(
@@ -440,6 +488,7 @@ async fn role(redis: &Address) -> std::io::Result<String> {
     while answer.len() < 4096
         && answer.iter().filter(|byte| **byte == b'\n').count() < 4
         && !answer.starts_with(b"-")
+        && !answer::is_tls(&answer)
     {
         match socket.read(&mut piece).await? {
             0 => break,

@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -15,18 +15,43 @@ pub(super) enum Format {
     Json,
 }
 
+/// What is logged: this, and what is worse.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Level {
+    /// What does not work.
+    Error,
+    /// What an operator should look at.
+    #[value(alias = "warning")]
+    Warn,
+    /// Starts and ends of links, and what the gateway does.
+    Info,
+    /// What is counted and left out otherwise, too.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
 /// Starts logging. Lines that the reader does not take in time are dropped once
 /// 10,000 wait. Keep the guard: dropping it writes what waits.
-pub(super) fn start(format: Format, level: &str) -> Result<WorkerGuard, String> {
-    let filter = EnvFilter::builder().parse(level).map_err(|error| {
-        format!("--log-level {level:?}: {error}; write error, warn, info, debug or trace")
-    })?;
+pub(super) fn start(format: Format, level: Level) -> WorkerGuard {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(10_000).finish(std::io::stderr());
     let colours =
         std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::from(level))
         .with_writer(writer)
         .with_target(false)
         .with_ansi(colours);
@@ -34,5 +59,5 @@ pub(super) fn start(format: Format, level: &str) -> Result<WorkerGuard, String> 
         Format::Text => builder.init(),
         Format::Json => builder.json().flatten_event(true).init(),
     }
-    Ok(guard)
+    guard
 }

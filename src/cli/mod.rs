@@ -1,7 +1,8 @@
 //! The command line: one file a subcommand.
 //!
 //! stdout is data, stderr is talk. Exit 0 is fine, 1 means that the thing
-//! examined is not well or the work failed, 2 is usage or config.
+//! examined is not well or the work failed, 2 is usage or config: what only another
+//! command line or another config mends. A service manager tries the others again.
 
 mod certs;
 mod check;

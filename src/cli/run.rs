@@ -6,7 +6,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::log::{self, Format};
+use super::log::{self, Format, Level};
 use super::{ConfigPath, Failure, Outcome};
 use crate::file;
 use crate::gateway;
@@ -19,11 +19,11 @@ pub(super) struct Run {
     #[command(flatten)]
     config: ConfigPath,
     /// How log lines look
-    #[arg(long, value_enum, default_value = "text", env = "REPLGATE_LOG_FORMAT")]
+    #[arg(long, value_enum, ignore_case = true, default_value = "text", env = "REPLGATE_LOG_FORMAT")]
     log_format: Format,
-    /// What is logged: error, warn, info, debug or trace
-    #[arg(long, default_value = "info", env = "REPLGATE_LOG_LEVEL")]
-    log_level: String,
+    /// What is logged: this, and what is worse
+    #[arg(long, value_enum, ignore_case = true, default_value = "info", env = "REPLGATE_LOG_LEVEL")]
+    log_level: Level,
 }
 
 impl Run {
@@ -31,9 +31,10 @@ impl Run {
         // Before any secret is read: neither a core dump nor a debugger of this user shows it.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).context("turn core dumps off")?;
         let config = self.config.load()?;
+        // Not a fault of the config: files come late, and a clock is wrong until NTP has set it.
         let material = Material::load(&config.tls, &config.site)
-            .map_err(|faults| Failure::Usage(faults.join("\nreplgate: ")))?;
-        let guard = log::start(self.log_format, &self.log_level).map_err(Failure::Usage)?;
+            .map_err(|faults| Failure::Failed(anyhow::anyhow!(faults.join("\nreplgate: "))))?;
+        let guard = log::start(self.log_format, self.log_level);
         for (_, fault) in file::all_writers(config.files()) {
             tracing::warn!("{fault}");
         }

@@ -8,6 +8,7 @@ use clap::Args;
 use super::tables::{self, View};
 use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin::{self, Status};
+use crate::clock;
 use crate::config::Config;
 
 /// Asks the gateway that runs with this config, over its Unix socket.
@@ -33,6 +34,13 @@ pub(super) struct Show {
     /// All rows, however many there are
     #[arg(long)]
     all: bool,
+    /// Say only whether it is ready: exit 1 where its certificate has expired or a listener is lost,
+    /// never for the WAN or a Redis
+    #[arg(long, conflicts_with_all = ["watch", "json"])]
+    ready: bool,
+    /// With --ready: exit 1 as well where a link that has a client is down
+    #[arg(long, requires = "ready")]
+    links: bool,
 }
 
 impl Show {
@@ -46,8 +54,16 @@ impl Show {
             eprintln!("replgate: {}", self.nobody());
             return Err(Failure::Unwell);
         };
-        self.print(self.chosen(status), None)?;
-        Ok(())
+        if self.ready {
+            let why = unready(&status, self.links, clock::now());
+            why.iter().for_each(|why| crate::say::say!("not ready: {why}"));
+            if !why.is_empty() {
+                return Err(Failure::Unwell);
+            }
+            crate::say::say!("ready");
+            return Ok(());
+        }
+        self.print(self.chosen(status), None)
     }
 
     /// Shows it every second; a gateway that is not there now may come back.
@@ -113,4 +129,60 @@ fn width() -> Option<usize> {
         Some(usize::from(size.ws_col))
     };
     said.or_else(terminal).filter(|columns| *columns >= 40)
+}
+
+/// Why a gateway is not ready; nothing where it is. What is wrong with the WAN or a Redis
+/// counts for `links` alone: a restart would not mend it.
+fn unready(status: &Status, links: bool, now: i64) -> Vec<String> {
+    let mut why = Vec::new();
+    let certificate = status.certificate_expires;
+    if certificate < now {
+        why.push(format!(
+            "the certificate expired {} ago, on {}; renew it and reload the gateway",
+            clock::span(now - certificate),
+            clock::utc(certificate)
+        ));
+    }
+    let lost = status.listeners_lost.iter();
+    why.extend(lost.map(|address| format!("the gateway listens no more on {address}; restart it")));
+    if links {
+        let held = status.links.iter().filter(|link| link.state == "held");
+        why.extend(held.map(|link| {
+            format!(
+                "link {} of {:?} with site {} is held: nothing carries it",
+                link.number, link.name, link.site
+            )
+        }));
+        let without = status.without_link.iter();
+        why.extend(without.map(|name| {
+            format!("a replica asked for {name:?} a moment ago and got no link; the gateway's log says why")
+        }));
+    }
+    why
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(expires: i64, more: &str) -> Status {
+        let text = format!(
+            r#"{{"site":"dc2","node":"n","version":"0","pid":1,"certificate_expires":{expires},"listeners":[],
+            "masters":[],"replicas":[],"memory_used":0,"memory_limit":0,"links":[],"ended":[],"syncs":[],
+            "counts":{}{more}}}"#,
+            serde_json::to_string(&crate::registry::Counts::default()).unwrap()
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn ready_is_about_certificate_and_listeners_and_links_only_where_asked() {
+        assert!(unready(&status(100, ""), true, 100).is_empty());
+        assert!(unready(&status(65, ""), false, 100)[0].contains("expired 35 s ago"));
+        let lost = unready(&status(200, r#","listeners_lost":["127.0.0.1:7379"]"#), false, 100);
+        assert!(lost.len() == 1 && lost[0].contains("no more on 127.0.0.1:7379"), "{lost:?}");
+        let without = status(200, r#","without_link":["orders"]"#);
+        assert!(unready(&without, false, 100).is_empty());
+        assert!(unready(&without, true, 100)[0].contains("orders"));
+    }
 }

@@ -9,6 +9,7 @@ use crate::admin::Status;
 use crate::clock;
 use crate::redis::replication::{Replication, Stage, SyncKind};
 use crate::registry::{Ended, LinkStatus};
+use crate::tls::expiry::{Kind, Standing};
 
 /// Ended links that are shown.
 const LATELY: usize = 5;
@@ -39,11 +40,16 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
         "site {} on {}, replgate {}, process {}\n",
         status.site, status.node, status.version, status.pid
     );
-    out += &format!(
-        "certificate good until {} ({})\n",
-        clock::utc(status.certificate_expires),
-        clock::span(status.certificate_expires - clock::now()),
-    );
+    out += &certificate(status.certificate_expires, clock::now());
+    // The certificate has its line.
+    for term in status.terms.iter().filter(|term| term.kind != Kind::Certificate) {
+        if term.standing(clock::now()) != Standing::Good {
+            out += &format!("{}\n", term.words(clock::now()));
+        }
+    }
+    for address in &status.listeners_lost {
+        out += &format!("LISTENS NO MORE on {address}: restart it\n");
+    }
     if !status.masters.is_empty() {
         out += &format!("masters offered: {}\n", names(&status.masters));
     }
@@ -93,6 +99,16 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
         }
     }
     out
+}
+
+/// Until when the certificate is good, or since when it is not.
+fn certificate(expires: i64, now: i64) -> String {
+    let (at, span) = (clock::utc(expires), clock::span(expires - now));
+    if expires < now {
+        format!("certificate EXPIRED {span} ago, on {at}: no far gateway takes it; renew it and reload\n")
+    } else {
+        format!("certificate good until {at} (for {span})\n")
+    }
 }
 
 /// Whether somebody should look at a link.
@@ -422,6 +438,12 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_past_is_not_shown_as_good() {
+        assert!(certificate(65, 100).starts_with("certificate EXPIRED 35 s ago, on 1970-01-01T00:01:05Z"));
+        assert!(certificate(135, 100).starts_with("certificate good until 1970-01-01T00:02:15Z (for 35 s)"));
+    }
 
     fn table(last: &str) -> Table {
         Table {

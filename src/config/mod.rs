@@ -276,6 +276,27 @@ impl Config {
         tls.into_iter().chain(self.tls.crl.as_deref()).chain(self.password_files())
     }
 
+    /// Masters whose `allow` names this site itself: it would dial itself.
+    pub fn allowed_to_itself(&self) -> impl Iterator<Item = &Master> {
+        let own = |site: &String| site.eq_ignore_ascii_case(&self.site);
+        self.masters.iter().filter(move |master| master.allow.iter().any(own))
+    }
+
+    /// Tells this config from another one, wherever it was read.
+    pub fn digest(&self) -> String {
+        let absolute = |path: &mut PathBuf| *path = std::path::absolute(&*path).unwrap_or_default();
+        let mut believed = Self { path: PathBuf::new(), ..self.clone() };
+        let TlsFiles { ca, cert, key, crl } = &mut believed.tls;
+        [ca, cert, key].into_iter().chain(crl).for_each(absolute);
+        for master in &mut believed.masters {
+            if let Commands::Replication { auth: Some(auth), .. } = &mut master.commands {
+                absolute(&mut auth.password_file);
+            }
+        }
+        believed.replicas.iter_mut().filter_map(|replica| replica.password_file.as_mut()).for_each(absolute);
+        crate::x509::fingerprint(format!("{believed:?}").as_bytes())
+    }
+
     /// The master of this name.
     pub fn master(&self, name: &str) -> Option<&Master> {
         self.masters.iter().find(|master| master.name == name)

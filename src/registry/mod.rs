@@ -10,7 +10,7 @@ mod work;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,10 @@ pub(crate) use tell;
 
 /// Ended links that are remembered.
 const REMEMBERED: usize = 20;
+
+/// For a client that got no link to ask again: Redis does so after a second, and its gateway keeps
+/// it waiting for 5 s at most.
+const LATELY: Duration = Duration::from_secs(15);
 
 /// Everything that [`Registry`] tells.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -107,6 +111,9 @@ struct State {
     syncs: HashMap<(Side, String), Arc<Syncs>>,
     news: News,
     sites: Arc<Sites>,
+    listening: Vec<SocketAddr>,
+    /// When a `[[replica]]` had no link for a client, and had none since.
+    without: HashMap<String, Instant>,
     work: HashMap<String, Arc<SiteWork>>,
 }
 
@@ -114,6 +121,19 @@ struct State {
 #[derive(Default)]
 pub struct Registry {
     state: Mutex<State>,
+}
+
+/// An address that is listened on until this is dropped.
+#[derive(Debug)]
+pub struct Listening {
+    registry: Arc<Registry>,
+    address: SocketAddr,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.registry.lock().listening.retain(|address| *address != self.address);
+    }
 }
 
 /// A link's place in the registry: given back when dropped.
@@ -197,7 +217,30 @@ impl Registry {
         state.counts.opened += 1;
         let entry = Arc::new(LinkEntry::new(state.next, with));
         state.links.push(Arc::clone(&entry));
+        if with.side == Side::Dialler {
+            state.without.remove(with.name);
+        }
         Place { registry: Arc::clone(self), entry }
+    }
+
+    /// Notes that an address is listened on.
+    pub fn listening(self: &Arc<Self>, address: SocketAddr) -> Listening {
+        self.lock().listening.push(address);
+        Listening { registry: Arc::clone(self), address }
+    }
+
+    /// Every address that is listened on.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        self.lock().listening.clone()
+    }
+
+    /// Every `[[replica]]` that had no link for a client a moment ago, and none since.
+    pub fn without_link(&self) -> Vec<String> {
+        let (state, now) = (self.lock(), Instant::now());
+        let lately = state.without.iter().filter(|(_, at)| now.saturating_duration_since(**at) < LATELY);
+        let mut names: Vec<String> = lately.map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
     }
 
     /// The far address and instance of the newest link of a `[[replica]]` that is
@@ -218,6 +261,9 @@ impl Registry {
             Counted::Refused => state.counts.refused += 1,
             Counted::Failed => state.counts.failed += 1,
             Counted::Not => {}
+        }
+        if let (Kind::NoLink, Some(name)) = (topic.kind(), topic.name()) {
+            state.without.insert(name.to_owned(), Instant::now());
         }
         state.news.tell(topic, words, Instant::now())
     }
@@ -297,6 +343,16 @@ fn join(links: &mut [LinkStatus], main: usize, snapshot: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_that_ends_is_no_longer_among_those_that_listen() {
+        let registry = Arc::new(Registry::default());
+        let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let (_kept, lost) = (registry.listening(one), registry.listening(other));
+        assert_eq!(registry.listeners(), [one, other]);
+        drop(lost);
+        assert_eq!(registry.listeners(), [one]);
+    }
 
     #[test]
     fn what_is_told_and_what_is_not_is_counted() {

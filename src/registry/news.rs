@@ -189,6 +189,10 @@ impl Topic {
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
 }
 
 /// Leave to write a line.

@@ -159,7 +159,7 @@ pub(super) async fn open(
         Ok(lane) => lane.map_err(|error| Failure::Other(error.to_string()))?,
         Err(_) => {
             return Err(other(
-                "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis?",
+                "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis? Or large packets are lost on the way (MTU): ping -M do -s 1400 tells",
             ));
         }
     };

@@ -13,7 +13,7 @@ use super::REDIS_DEADLINE;
 use crate::config::Auth;
 use crate::escape::shown;
 use crate::password::Password;
-use crate::redis::answer::MAX_LINE;
+use crate::redis::answer::{MAX_LINE, SPEAKS_TLS, is_tls};
 use crate::redis::command;
 
 /// What Redis made of the password.
@@ -37,6 +37,9 @@ pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> 
     let answer = timeout(REDIS_DEADLINE, ask(redis, &command)).await;
     match answer {
         Ok(Ok(line)) => judge(&line, auth),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(
+            "Redis closes the connection without an answer to AUTH: does its port speak TLS? A gateway speaks to its own Redis in clear".to_owned(),
+        ),
         Ok(Err(error)) => Err(format!("AUTH: {error}")),
         Err(_) => Err(format!("no answer to AUTH within {} s", REDIS_DEADLINE.as_secs())),
     }
@@ -58,6 +61,9 @@ pub async fn ask(redis: &mut TcpStream, command: &[u8]) -> io::Result<Zeroizing<
     redis.write_all(command).await?;
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE));
     while line.last() != Some(&b'\n') {
+        if is_tls(&line) {
+            return Err(io::Error::other(SPEAKS_TLS));
+        }
         if line.len() >= MAX_LINE {
             return Err(io::Error::other("the answer is no line"));
         }

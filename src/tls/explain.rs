@@ -4,7 +4,7 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 
 use crate::clock;
 use crate::escape::shown;
-use crate::x509::Certificate;
+use crate::x509::{Certificate, some_of};
 
 /// What kind of failure it is, whatever its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub fn handshake(error: &Error, ours: &Certificate) -> String {
             | InvalidMessage::MessageTooLarge
             | InvalidMessage::InvalidEmptyPayload
             | InvalidMessage::UnknownProtocolVersion,
-        ) => "what came is not TLS: is this a plain Redis, HTTP or other port?".to_owned(),
+        ) => "what came is not TLS: is this a plain Redis, HTTP or other port? A load balancer before it must not say the PROXY protocol first".to_owned(),
         Error::InvalidMessage(_) => "what came is not valid TLS".to_owned(),
         Error::PeerIncompatible(
             PeerIncompatible::Tls13RequiredForQuic
@@ -110,6 +110,10 @@ fn certificate(error: &CertificateError) -> String {
                 utc(time.as_secs())
             )
         }
+        CertificateError::BadEncoding => {
+            "it cannot be read as a certificate: have it issued anew (openssl x509 -text shows what is in it)"
+                .to_owned()
+        }
         CertificateError::Other(reason) => shown(reason.to_string().as_bytes()),
         other => shown(other.to_string().as_bytes()),
     }
@@ -146,7 +150,7 @@ fn alert_received(alert: AlertDescription, ours: &Certificate) -> String {
         | AlertDescription::DecryptError => {
             format!(
                 "the far gateway refuses our certificate, which names {}; its log says why",
-                ours.dns.join(", ")
+                some_of(&ours.dns)
             )
         }
         AlertDescription::NoApplicationProtocol => {

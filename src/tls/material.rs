@@ -11,12 +11,13 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
+use super::expiry::{Kind, Standing, Term};
 use super::pem::PemError;
 use super::verify::{Trust, Verifier, judge_both};
 use super::{ALPN, explain, pem, provider, trust};
 use crate::clock;
 use crate::config::TlsFiles;
-use crate::x509::Certificate;
+use crate::x509::{Certificate, some_of};
 
 /// Loaded files, good to use.
 pub struct Material {
@@ -30,6 +31,8 @@ pub struct Material {
     pub warnings: Vec<String>,
     /// What was found good, one line a step, for `check`.
     pub findings: Vec<String>,
+    /// Until when the certificate, the CAs and the lists are good.
+    pub terms: Vec<Term>,
 }
 
 impl std::fmt::Debug for Material {
@@ -57,10 +60,10 @@ impl Material {
             told.findings.push(format!("key {} belongs to the certificate", paths.key.display()));
             Some(identity)
         });
-        let Told { faults, warnings, findings } = told;
+        let Told { faults, warnings, findings, terms } = told;
         match (identity, trust, leaf) {
             (Some(identity), Some(trust), Some(leaf)) if faults.is_empty() => {
-                Ok(Self { identity: Arc::new(identity.into()), trust, leaf, warnings, findings })
+                Ok(Self { identity: Arc::new(identity.into()), trust, leaf, warnings, findings, terms })
             }
             _ => Err(faults),
         }
@@ -123,11 +126,21 @@ pub(super) struct Told {
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
     pub(super) findings: Vec<String>,
+    pub(super) terms: Vec<Term>,
 }
 
 impl Told {
     pub(super) fn keep<T, E: ToString>(&mut self, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.faults.push(error.to_string())).ok()
+    }
+
+    /// Notes until when something is good, and warns where that is near.
+    pub(super) fn term(&mut self, term: Term) {
+        let now = clock::now();
+        if !matches!(term.standing(now), Standing::Good | Standing::Past) {
+            self.warnings.push(term.words(now));
+        }
+        self.terms.push(term);
     }
 
     pub(super) fn keep_pem<T>(&mut self, result: Result<T, PemError>) -> Option<T> {
@@ -171,7 +184,7 @@ fn judge_leaf(
     let path = paths.cert.display();
     let before = told.faults.len();
     if !leaf.carries(site) {
-        let found = if leaf.dns.is_empty() { "no DNS name at all".to_owned() } else { leaf.dns.join(", ") };
+        let found = if leaf.dns.is_empty() { "no DNS name at all".to_owned() } else { some_of(&leaf.dns) };
         told.faults.push(format!("{path}: the certificate carries {found}, not the site {site}; set `site` to a name it carries, or issue one: replgate certs issue {site}"));
     }
     for (there, usage) in [(leaf.client_auth, "clientAuth"), (leaf.server_auth, "serverAuth")] {
@@ -190,18 +203,12 @@ fn judge_leaf(
     if told.faults.len() == before {
         told.findings.push(format!(
             "certificate {path} for {} until {} ({})",
-            leaf.dns.join(", "),
+            some_of(&leaf.dns),
             clock::utc(leaf.not_after),
             leaf.key
         ));
-        let left = leaf.not_after - clock::now();
-        if left < (leaf.not_after - leaf.not_before) / 3 {
-            told.warnings.push(format!(
-                "{path}: the certificate expires in {}, on {}; renew it: replgate certs renew {site}",
-                clock::span(left),
-                clock::utc(leaf.not_after)
-            ));
-        }
+        let (from, until) = (leaf.not_before, leaf.not_after);
+        told.term(Term { kind: Kind::Certificate, name: path.to_string(), from, until });
     }
 }
 
@@ -211,11 +218,17 @@ fn identity(
     key: &PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, String> {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
-        .map_err(|error| format!("a private key of a kind that TLS 1.3 does not use: {error}"))?;
+        .map_err(|error| format!("a private key of a kind that is not used here ({error}): wanted are RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, Ed25519"))?;
     let identity = CertifiedKey::new(chain, key);
-    identity
-        .keys_match()
-        .map_err(|_| "the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned())?;
+    let leaf = identity.cert.first().and_then(|leaf| Certificate::read(leaf).ok());
+    let same = match (identity.key.public_key(), &leaf) {
+        // By the keys themselves: what else is wrong with the certificate is told as what it is.
+        (Some(own), Some(leaf)) => own.as_ref() == leaf.public_key,
+        _ => identity.keys_match().is_ok(),
+    };
+    if !same {
+        return Err("the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned());
+    }
     Ok(identity)
 }
 

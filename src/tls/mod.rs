@@ -4,6 +4,7 @@
 //! config, there is no resumption, no ticket and no early data, and a peer is
 //! only ever identified by an exact DNS name in its certificate.
 
+pub mod expiry;
 pub mod explain;
 pub mod in_use;
 pub mod material;

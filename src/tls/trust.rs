@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
+use super::expiry::{Kind, Term};
 use super::material::Told;
 use super::verify::{Anchor, List, Trust, vouched};
 use super::{pem, provider};
@@ -41,6 +42,7 @@ pub(super) fn load(
                 clock::utc(facts.not_after)
             ));
         }
+        told.term(term(facts));
         told.findings.push(format!("CA {} until {}", facts.subject, clock::utc(facts.not_after)));
         anchors.push((ca, anchor));
     }
@@ -51,6 +53,7 @@ pub(super) fn load(
     let after = chain.and_then(|chain| chain.get(1..)).unwrap_or_default();
     let intermediates = vouched(facts.clone(), after, &algorithms);
     let intermediates = intermediates.iter().map(|(_, facts)| facts).filter(|facts| facts.is_ca);
+    intermediates.clone().for_each(|facts| told.term(term(facts)));
     let mut signers: Vec<&Certificate> = Vec::new();
     for signer in facts.chain(intermediates) {
         let same = |other: &&Certificate| {
@@ -126,7 +129,12 @@ fn load_anchor(ca: &CertificateDer<'static>) -> Result<Anchor, String> {
         ));
     }
     let trust = webpki::anchor_from_trusted_cert(ca)
-        .map_err(|error| format!("{}: {error}", facts.subject))?
+        .map_err(|error| {
+            format!(
+                "the CA {} cannot be used ({error:?}): have it issued anew, as a version 3 CA certificate",
+                facts.subject
+            )
+        })?
         .to_owned();
     Ok(Anchor { trust, facts, revoked: false })
 }
@@ -174,6 +182,14 @@ fn load_lists(
                     signer.subject
                 )),
             }
+            if let Some(until) = facts.next_update {
+                told.term(Term {
+                    kind: Kind::List,
+                    name: signer.subject.clone(),
+                    from: facts.this_update,
+                    until,
+                });
+            }
             match facts.next_update.filter(|next| *next < now) {
                 Some(next) => told.warnings.push(format!(
                     "the revocation list of {} is stale since {}: it still counts, but later revocations are missing; fetch a new one",
@@ -199,6 +215,11 @@ fn load_lists(
     };
     let unused = lists.iter().zip(used).filter(|(_, used)| !used).map(of_nobody).collect();
     (loaded, unused)
+}
+
+/// Until when a CA is good.
+fn term(ca: &Certificate) -> Term {
+    Term { kind: Kind::Ca, name: ca.subject.clone(), from: ca.not_before, until: ca.not_after }
 }
 
 /// A CA by its name and its fingerprint: two may have one name.

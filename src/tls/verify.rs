@@ -213,6 +213,39 @@ pub enum Refused {
         /// All bytes of the certificates.
         bytes: usize,
     },
+    /// An extension that is marked critical and not understood.
+    #[error(
+        "it, or a CA of its chain, has an extension that is marked critical and not understood here: have it issued without that (openssl x509 -text shows it)"
+    )]
+    CriticalExtension,
+    /// A name that a CA of the chain may not sign for.
+    #[error(
+        "it carries a name that a CA of its chain may not sign for (name constraints): have the CA allow that name, or leave it out of the certificate"
+    )]
+    NameConstraint,
+    /// A signature that is not accepted, or a key that is too weak.
+    #[error(
+        "it, or a CA of its chain, is signed in a way that is not accepted: wanted are RSA of 2048 to 8192 bits, ECDSA (P-256, P-384, P-521) or Ed25519, with SHA-256 or better"
+    )]
+    Weak,
+    /// A key that can be broken.
+    #[error(
+        "the key of {whose} is too weak ({key}): RSA needs 2048 bits at least; have it issued with another"
+    )]
+    WeakKey {
+        /// Whose.
+        whose: String,
+        /// Which kind of key.
+        key: String,
+    },
+    /// Version 1 or 2.
+    #[error("it, or a CA of its chain, is no version 3 certificate: have it issued anew with extensions")]
+    OldVersion,
+    /// A chain that costs too much to follow.
+    #[error(
+        "its chain is too long or too tangled to be followed: let `cert` hold the certificate and its intermediates alone"
+    )]
+    Tangled,
     /// The key usage does not allow to sign a handshake.
     #[error("its key usage lacks digitalSignature: a gateway signs its handshakes")]
     NoSignature,
@@ -280,8 +313,9 @@ impl Verifier {
         if bytes > MOST_BYTES {
             return Err(refused(Refused::TooLarge { bytes }));
         }
-        let parsed = EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let parsed = EndEntityCert::try_from(leaf).map_err(|error| certificate_error(error, role))?;
         let cas = self.trust.anchors.iter().map(|anchor| &anchor.facts);
+        let all = chain;
         let chain: Vec<_> =
             vouched(cas, chain, &self.algorithms).into_iter().map(|(certificate, _)| certificate).collect();
         let reason = RefCell::new(None);
@@ -301,10 +335,22 @@ impl Verifier {
             Some(&inspect),
         );
         if let Err(error) = found {
+            // Nothing that a weak key has signed is looked at.
+            if let Some(ca) = self.weak_issuer(leaf, all)
+                && reason.borrow().is_none()
+            {
+                return Err(refused(Refused::WeakKey {
+                    whose: format!("the CA {}", ca.subject),
+                    key: ca.key,
+                }));
+            }
             // What is wrong with a path that is good otherwise tells more.
             return Err(reason.take().unwrap_or_else(|| certificate_error(error, role)));
         }
         let facts = Certificate::read(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        if facts.is_weak() {
+            return Err(refused(Refused::WeakKey { whose: "the certificate".to_owned(), key: facts.key }));
+        }
         let there = match role {
             Role::Client => facts.client_auth,
             Role::Server => facts.server_auth,
@@ -318,11 +364,20 @@ impl Verifier {
         match &self.site {
             Some(wanted) if !facts.carries(wanted) => {
                 let found =
-                    if facts.dns.is_empty() { "no DNS name".to_owned() } else { facts.dns.join(", ") };
+                    if facts.dns.is_empty() { "no DNS name".to_owned() } else { x509::some_of(&facts.dns) };
                 Err(refused(Refused::WrongSite { wanted: wanted.clone(), found }))
             }
             _ => Ok(()),
         }
+    }
+
+    /// The CA with a weak key by whose name `leaf`, or what comes after it, was signed.
+    fn weak_issuer(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Option<Certificate> {
+        let shown: Vec<Certificate> =
+            std::iter::once(leaf).chain(chain).filter_map(|der| Certificate::read(der).ok()).collect();
+        let cas = self.trust.anchors.iter().map(|anchor| &anchor.facts).chain(shown.iter().skip(1));
+        let is_issuer = |ca: &&Certificate| shown.iter().any(|facts| facts.issuer_raw == ca.subject_raw);
+        cas.filter(|ca| ca.is_weak()).find(is_issuer).cloned()
     }
 
     fn signature(
@@ -371,6 +426,16 @@ fn certificate_error(error: webpki::Error, role: Role) -> Error {
         W::UnknownIssuer | W::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
         W::EndEntityUsedAsCa => return refused(Refused::NoCa),
         W::PathLenConstraintViolated => return refused(Refused::TooDeep),
+        W::UnsupportedCriticalExtension => return refused(Refused::CriticalExtension),
+        W::NameConstraintViolation | W::UnsupportedNameType => return refused(Refused::NameConstraint),
+        W::UnsupportedSignatureAlgorithmContext(_)
+        | W::UnsupportedSignatureAlgorithmForPublicKeyContext(_)
+        | W::SignatureAlgorithmMismatch => return refused(Refused::Weak),
+        W::UnsupportedCertVersion => return refused(Refused::OldVersion),
+        W::MaximumPathBuildCallsExceeded
+        | W::MaximumPathDepthExceeded
+        | W::MaximumSignatureChecksExceeded
+        | W::MaximumNameConstraintComparisonsExceeded => return refused(Refused::Tangled),
         W::CaUsedAsEndEntity => return refused(Refused::IsCa),
         W::RequiredEkuNotFoundContext(_) => return refused(Refused::Purpose(role.name())),
         other => CertificateError::Other(OtherError(Arc::new(other))),

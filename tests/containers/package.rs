@@ -142,6 +142,11 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
             &["tls.key: Permission denied", "readable by the user"],
         )
     });
+    // Files may come later, unlike a config that is wrong: it tries again.
+    eventually("it is started again", || {
+        let seen = host.output("systemctl show -p NRestarts -p SubState replgate").1;
+        if seen.contains("NRestarts=0\n") { Err(seen) } else { Ok(()) }
+    });
 
     // As README.Debian says, with both sites on this one host.
     host.run("cd /root && for site in dc1 dc2; do install -d -o replgate -g replgate -m 0700 /etc/replgate/certs/$site && \

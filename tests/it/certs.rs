@@ -306,6 +306,136 @@ fn renewing_keeps_the_names_runs_the_hook_and_only_when_due() {
 }
 
 #[test]
+fn what_certs_says_comes_next_is_what_works() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
+    // Copied as it says, twice, a folder is where it was, and not inside itself.
+    let hint = said.lines().find(|line| line.contains("scp -rp certs/dc2")).expect("how to copy it");
+    let place = dir.path().join("etc").to_string_lossy().into_owned();
+    let copy = hint
+        .replace("ssh root@dc2 ", "")
+        .replace("scp -rp", "cp -rp")
+        .replace("root@dc2:", "")
+        .replace("/etc/replgate", &place);
+    shell_ok(dir.path(), &format!("{copy}; {copy}"));
+    assert!(dir.path().join("etc/certs/dc2/tls.key").exists());
+    assert!(!dir.path().join("etc/certs/dc2/dc2").exists(), "{copy}");
+    // A renewed certificate and a new list are taken into use by a reload.
+    let said = replgate_ok(dir.path(), &["certs", "renew", "dc1"]);
+    assert!(said.contains("systemctl reload replgate") && !said.contains("restart"), "{said}");
+    let said = replgate_ok(dir.path(), &["certs", "revoke", "dc2"]);
+    assert!(said.contains("systemctl reload replgate") && !said.contains("restart"), "{said}");
+    // Names in JSON are a list.
+    replgate_ok(dir.path(), &["certs", "issue", "dc3", "--san", "gw.dc3.example"]);
+    let list: serde_json::Value =
+        serde_json::from_str(&replgate_ok(dir.path(), &["certs", "list", "--json"])).expect("JSON");
+    let last = list.as_array().and_then(|all| all.last()).expect("certificates");
+    assert_eq!(last["names"], serde_json::json!(["dc3", "gw.dc3.example"]));
+}
+
+#[test]
+fn what_a_library_objects_to_is_told_in_words_of_our_own() {
+    let lab = Lab::new();
+    // A CA of openssl's making for each, and a certificate of it for dc2 with these extensions.
+    let make = |ca: &str, leaf: &str, bits: [u32; 2]| {
+        shell_ok(
+            lab.path(),
+            &format!(
+                r#"mkdir -p odd
+                openssl req -x509 -newkey rsa:{} -nodes -keyout ca.key -out odd/ca.crt -days 20 -subj "/CN=odd CA" -addext keyUsage=critical,keyCertSign,cRLSign {ca} 2>/dev/null
+                openssl req -new -newkey rsa:{} -nodes -keyout odd/tls.key -subj /CN=dc2 -out odd.csr 2>/dev/null
+                printf 'subjectAltName=%s\nextendedKeyUsage=clientAuth,serverAuth\nkeyUsage=critical,digitalSignature\nbasicConstraints=CA:FALSE\n{}\n' "${{NAMES:-DNS:dc2}}" > ext.cnf
+                openssl x509 -req -in odd.csr -CA odd/ca.crt -CAkey ca.key -CAcreateserial -days 10 -extfile ext.cnf -out odd/tls.crt 2>/dev/null"#,
+                bits[0], bits[1], leaf
+            ),
+        );
+        let text = tls_in("dc2", "odd").replace("crl = \"odd/crl.pem\"\n", "");
+        std::fs::write(lab.path().join("odd.toml"), text + &replica_block("orders", free_port(), 1, ""))
+            .expect("the lab is writable");
+        let (code, out, err) = replgate(lab.path(), &["check", "--offline", "-c", "odd.toml"]);
+        assert!(code == 0 || out.contains("fail "), "{out}{err}");
+        out.lines()
+            .filter(|line| line.starts_with("fail ") && line.contains("odd/"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let usual = [2048, 2048];
+    let said = make("", "1.2.3.4.5=critical,ASN1:UTF8String:odd", usual);
+    assert!(
+        said.contains("marked critical and not understood") && !said.contains("does not belong"),
+        "{said}"
+    );
+    let said = make("-addext nameConstraints=critical,permitted\\;DNS:example.org", "", usual);
+    assert!(said.contains("may not sign for (name constraints)"), "{said}");
+    let said = make("", "", [1024, 2048]);
+    assert!(said.contains("the key of the CA CN=odd CA is too weak (RSA 1024)"), "{said}");
+    let said = make("", "", [2048, 1024]);
+    assert!(said.contains("RSA of 2048 bits or more") || said.contains("too weak (RSA 1024)"), "{said}");
+    let said = make("-addext subjectAltName=DNS:ca", "", usual);
+    assert_eq!(said, "", "what is usual is taken");
+}
+
+#[test]
+fn a_certificate_with_very_many_names_makes_no_very_long_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let names: Vec<String> =
+        (0..900).map(|number| format!("a-name-of-some-length-{number}.example")).collect();
+    let mut words = vec!["certs", "issue", "dc1"];
+    words.extend(names.iter().flat_map(|name| ["--san", name]));
+    replgate_ok(dir.path(), &["certs", "init", "dc2"]);
+    let mut said = replgate_ok(dir.path(), &words);
+    let text = tls_in("dc1", "certs/dc1")
+        + &replica_block("orders", free_port(), 1, "").replace("\"dc1\"", "\"dc2\"");
+    std::fs::write(dir.path().join("dc1.toml"), &text).expect("the folder is writable");
+    std::fs::write(dir.path().join("dc9.toml"), text.replace("site = \"dc1\"", "site = \"dc9\""))
+        .expect("the folder is writable");
+    for words in [
+        &["check", "--offline", "-c", "dc1.toml"][..],
+        &["check", "--offline", "-c", "dc9.toml"],
+        &["certs", "list"],
+        &["certs", "verify"],
+        &["certs", "inspect", "certs/dc1/tls.crt"],
+    ] {
+        let (_, out, err) = replgate(dir.path(), words);
+        said += &(out + &err);
+    }
+    assert!(said.contains("and 893 more"), "{said}");
+    let longest = said.lines().map(str::len).max().unwrap_or_default();
+    assert!(longest < 700, "{longest}");
+}
+
+#[test]
+fn a_hook_that_failed_is_run_again_until_it_goes_well() {
+    let dir = tempfile::tempdir().expect("a folder");
+    replgate_ok(dir.path(), &["certs", "init", "dc1"]);
+    let hook = "test -e reachable && echo $REPLGATE_SITE >> ran";
+    let words = ["certs", "renew", "--if-due", "--hook", hook];
+    let (code, out, err) = replgate(dir.path(), &["certs", "renew", "--hook", hook]);
+    assert!(code == 1 && err.contains("runs it again"), "{err}");
+    assert!(out.contains("next:"), "what was renewed is told all the same: {out}");
+    assert_eq!(replgate(dir.path(), &words).0, 1, "it is not due, and its hook still fails");
+    std::fs::write(dir.path().join("reachable"), "").expect("the folder is writable");
+    for _ in 0..2 {
+        replgate_ok(dir.path(), &words);
+    }
+    assert_eq!(std::fs::read_to_string(dir.path().join("ran")).expect("the hook ran"), "dc1\n", "once");
+    replgate_ok(dir.path(), &["certs", "verify"]);
+}
+
+#[test]
+fn a_request_of_another_site_is_not_signed_by_mistake() {
+    let (dir, host) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    replgate_ok(dir.path(), &["certs", "init", "dc1"]);
+    replgate_ok(host.path(), &["certs", "request", "dc2"]);
+    let csr = host.path().join("certs/dc2/tls.csr").to_string_lossy().into_owned();
+    let (code, _, err) = replgate(dir.path(), &["certs", "sign", &csr, "--site", "dc3"]);
+    assert!(code == 1 && err.contains("asks for dc2, not for dc3; nothing was signed"), "{err}");
+    assert!(!dir.path().join("certs/dc3").exists());
+    replgate_ok(dir.path(), &["certs", "sign", &csr, "--site", "dc3", "--force"]);
+    replgate_ok(dir.path(), &["certs", "sign", &csr, "--site", "DC2"]);
+}
+
+#[test]
 fn verify_names_what_is_wrong_with_a_folder() {
     let lab = Lab::new();
     assert_eq!(replgate_ok(lab.path(), &["certs", "verify"]).matches("ok ").count(), 3);
@@ -458,7 +588,7 @@ fn keys_that_cannot_work_get_their_own_sentence() {
         std::fs::write(lab.path().join("odd.toml"), text.replace("certs/dc2/tls.key", what))
             .expect("the lab is writable");
         let (code, _, err) = replgate(lab.path(), &["run", "-c", "odd.toml"]);
-        assert_eq!(code, 2, "{err}");
+        assert_eq!(code, 1, "{err}");
         let (code, out, _) = replgate(lab.path(), &["check", "--offline", "-c", "odd.toml"]);
         assert!(code == 1 && out.contains("fail "), "{out}");
         err

@@ -5,7 +5,10 @@ use std::path::Path;
 use replgate::config::units::Address;
 use replgate::config::{Accepted, Auth, Commands};
 
-use crate::support::gateway::{Gateway, Lab};
+use time::Duration as Days;
+
+use crate::support::gateway::{Gateway, Lab, replica_config};
+use crate::support::pki::{Ca, Leaf};
 use crate::support::redis::{Redis, Version};
 use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, replgate_ok};
 
@@ -144,6 +147,83 @@ fn usage_faults_exit_with_two_and_help_with_zero() {
     ] {
         assert_eq!(replgate(dir.path(), command).0, 0, "{command:?}");
     }
+}
+
+#[test]
+fn what_may_pass_by_itself_exits_with_one_and_the_unit_starts_it_again() {
+    let lab = Lab::new();
+    let port = free_port();
+    let text = replica_config("dc2", port, 1, "password_file = \"local.pw\"");
+    let write = |name: &str, text: &str| {
+        std::fs::write(lab.path().join(name), text).expect("the lab is writable");
+    };
+    write("dc2.toml", &text);
+    // Beside other CAs than the lab's: a clock that NTP has not set yet, and one that is ahead.
+    let ca = Ca::new("test CA");
+    let early = Leaf { from: Days::days(2), ..Leaf::good("dc2") };
+    let late = Leaf { from: Days::days(-30), until: Days::hours(-2), ..Leaf::good("dc2") };
+    ca.folder(&lab.path().join("early"), &early);
+    ca.folder(&lab.path().join("late"), &late);
+    for folder in ["early", "late"] {
+        write(&format!("{folder}.toml"), &text.replace("certs/dc2", folder));
+    }
+    write("lost.toml", &text.replace("tls.crt", "not-mounted-yet.crt"));
+    for (config, words) in [
+        ("early.toml", "it is not valid before"),
+        ("late.toml", "it expired at"),
+        ("lost.toml", "not-mounted-yet.crt: No such file"),
+        ("dc2.toml", "local.pw: No such file"),
+    ] {
+        let (code, _, err) = replgate(lab.path(), &["run", "-c", config]);
+        assert!(code == 1 && err.contains(words), "{config}: {code} {err}");
+    }
+    // So is a port that is taken; a config that is wrong is not.
+    write("local.pw", "secret");
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).expect("it was free");
+    assert_eq!(replgate(lab.path(), &["run", "-c", "dc2.toml"]).0, 1);
+    write("wrong.toml", &text.replace("listen", "lisen"));
+    assert_eq!(replgate(lab.path(), &["run", "-c", "wrong.toml"]).0, 2);
+    let unit = std::fs::read_to_string(root().join("packaging/replgate.service")).expect("the unit");
+    for line in ["Restart=on-failure", "RestartPreventExitStatus=2", "StartLimitIntervalSec=0"] {
+        assert!(unit.lines().any(|other| other == line), "{line}\n{unit}");
+    }
+}
+
+#[test]
+fn a_log_level_or_format_that_there_is_not_is_refused_with_those_that_there_are() {
+    let lab = Lab::new();
+    std::fs::write(lab.path().join("dc2.toml"), replica_config("dc2", free_port(), 1, ""))
+        .expect("the lab is writable");
+    let run = |level: &str, format: &str, by_environment: bool| {
+        let mut command = std::process::Command::new(REPLGATE);
+        command.args(["run", "-c", "none.toml"]).current_dir(lab.path());
+        match by_environment {
+            true => command.env("REPLGATE_LOG_LEVEL", level).env("REPLGATE_LOG_FORMAT", format),
+            false => command.args(["--log-level", level, "--log-format", format]),
+        };
+        let output = crate::support::run(&mut command);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for by_environment in [false, true] {
+        for wrong in ["verbose", "warnings", "replgate=debug", "2", "off", ""] {
+            let (code, err) = run(wrong, "text", by_environment);
+            assert!(code == Some(2) && err.contains("error, warn, info, debug, trace"), "{wrong:?}: {err}");
+        }
+        let (code, err) = run("info", "logfmt", by_environment);
+        assert!(code == Some(2) && err.contains("text, json"), "{err}");
+        // Good ones come as far as the config, which is not there.
+        for good in ["warning", "WARN", "Error", "trace"] {
+            let (_, err) = run(good, "JSON", by_environment);
+            assert!(err.contains("none.toml: cannot be read"), "{good}: {err}");
+        }
+    }
+    // And `warning` is warn: warnings are there, and nothing else.
+    let config = lab.path().join("dc2.toml");
+    let mut command = std::process::Command::new(REPLGATE);
+    command.args(["run", "--log-level", "warning", "-c", "dc2.toml"]).current_dir(lab.path());
+    let gateway = Gateway::start_by(&config, "dc2", command.env("NO_COLOR", "1").env("RUST_LOG", "off"));
+    gateway.wait_log("the CA's private key");
+    assert!(gateway.lines("INFO", "") == 0, "{}", gateway.log());
 }
 
 #[test]

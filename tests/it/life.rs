@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::support::gateway::{Gateway, Lab, master_config, replica_config, tls};
 use crate::support::path::Path;
+use crate::support::pki::{Ca, Leaf};
 use crate::support::redis::{Client, Redis, Version};
 use crate::support::{REPLGATE, SOON, always, eventually, free_port, replgate, replgate_ok};
 
@@ -598,4 +599,109 @@ fn a_slow_path_is_waited_for_and_not_spun_on() {
         let _ = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
     }
     assert!(used() - before < 1.0, "{} CPU seconds in 4 s of waiting", used() - before);
+}
+
+#[test]
+fn a_certificate_that_runs_out_is_told_shown_and_makes_the_gateway_unready() {
+    let lab = Lab::new();
+    let ca = Ca::new("test CA");
+    let soon = Leaf { until: time::Duration::seconds(8), ..Leaf::good("dc2") };
+    ca.folder(&lab.path().join("certs/dc2"), &soon);
+    let mut second = lab.gateway("dc2", &replica_config("dc2", free_port(), 1, ""));
+    assert!(second.lines("WARN", "the certificate expires in") >= 1, "{}", second.log());
+    assert_eq!(replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]).0, 0);
+    eventually("it is an error once it is past", SOON, || {
+        second.lines("ERROR", "the certificate EXPIRED") == 1
+    });
+    let (code, out, _) = replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]);
+    assert!(code == 1 && out.contains("not ready: the certificate expired"), "{out}");
+    let (code, out, _) = replgate(lab.path(), &["status", "-c", "dc2.toml"]);
+    assert!(code == 0 && out.contains("certificate EXPIRED") && out.contains(" s ago"), "{out}");
+    // A reload with a new one mends it, without a restart.
+    ca.folder(&lab.path().join("certs/dc2"), &Leaf::good("dc2"));
+    second.process.signal("HUP");
+    second.wait_log("certificates read again");
+    assert_eq!(replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]).0, 0);
+    second.stop();
+    assert_eq!(replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]).0, 1, "nothing runs");
+}
+
+#[test]
+fn ready_is_no_matter_of_the_wan_or_of_redis_unless_links_are_asked_for() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let mut pair = lab.pair(alpha.port);
+    let ready = |links: bool| {
+        let words = ["status", "--ready", "-c", "dc2.toml", "--links"];
+        let (code, out, _) = replgate(lab.path(), &words[..if links { 5 } else { 4 }]);
+        (code, out)
+    };
+    // Nobody wants a link.
+    pair.first.kill();
+    assert_eq!(ready(true).0, 0);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    eventually("a client that has no link is told", SOON, || ready(true).1.contains("got no link"));
+    assert_eq!(ready(false).0, 0);
+    pair.first.start_again();
+    bravo.wait_equal(&alpha);
+    assert_eq!(ready(true), (0, "ready\n".to_owned()));
+    pair.first.process.signal("STOP");
+    eventually("a link that is held is told", SOON, || ready(true).1.contains("is held"));
+    assert_eq!(ready(false).0, 0);
+    pair.first.process.signal("CONT");
+}
+
+#[test]
+fn check_says_what_to_look_at() {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--requirepass", "secret"]);
+    let wan = free_port();
+    let text =
+        master_config("dc1", wan, &[("orders", alpha.port)], "").replace("[\"dc2\"]", "[\"dc2\", \"DC1\"]");
+    let first = lab.gateway("dc1", &text);
+    let check = |config: &str| replgate(lab.path(), &["check", "-c", config]).1;
+    let said = check("dc1.toml");
+    assert!(
+        said.contains("`allow` names this site itself, dc1")
+            && first.lines("WARN", "names this site itself") == 1
+    );
+    assert!(said.contains("wants a password, and this config has none: write auth"), "{said}");
+    assert!(!said.contains("another config"), "{said}");
+    // The file is changed, the process is not.
+    std::fs::write(&first.config, text.clone() + "[limits]\nlinks_per_site = 3\n")
+        .expect("the lab is writable");
+    let said = check("dc1.toml");
+    assert!(said.contains("was started with another config than this file holds now: restart it"), "{said}");
+    // What has a port, and what keeps another closed.
+    std::fs::write(lab.path().join("other.toml"), text).expect("the lab is writable");
+    let said = check("other.toml");
+    assert!(said.contains(&format!("ss -ltnp 'sport = :{wan}'")), "{said}");
+    let closed = free_port();
+    std::fs::write(lab.path().join("dc2.toml"), replica_config("dc2", free_port(), closed, ""))
+        .expect("the lab is writable");
+    let said = check("dc2.toml");
+    assert!(said.contains(&format!("nothing listens on TCP port {closed} of 127.0.0.1")), "{said}");
+}
+
+#[test]
+fn a_master_whose_port_speaks_tls_is_told_as_that() {
+    let lab = Lab::new();
+    let port = free_port();
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-accept", &format!("127.0.0.1:{port}"), "-quiet"]);
+    server.args(["-cert", "certs/dc1/tls.crt", "-key", "certs/dc1/tls.key"]);
+    let server = server.current_dir(lab.path()).stdin(Stdio::piped());
+    let _server = crate::support::Process::start("openssl", lab.path().join("openssl.log"), server);
+    eventually("openssl listens", SOON, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    for auth in ["", "auth = { password_file = \"redis.pw\" }"] {
+        std::fs::write(lab.path().join("redis.pw"), "secret").expect("the lab is writable");
+        std::fs::write(
+            lab.path().join("dc1.toml"),
+            master_config("dc1", free_port(), &[("orders", port)], auth),
+        )
+        .expect("the lab is writable");
+        let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc1.toml"]);
+        assert!(code == 1 && out.contains("speaks TLS; a gateway speaks to its own Redis in clear"), "{out}");
+    }
 }

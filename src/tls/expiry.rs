@@ -1,0 +1,203 @@
+//! Until when this gateway's certificate, its CAs and its revocation lists are good, and
+//! when a running gateway says so.
+//!
+//! From a third of the life left it is told once a day, on the last day once an hour, and
+//! as an error once it is past. Pure: the wall clock is passed in, as seconds since 1970.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+
+/// A day in seconds.
+const DAY: i64 = 86_400;
+
+/// An hour in seconds.
+const HOUR: i64 = 3_600;
+
+/// What has a last day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// This gateway's own certificate.
+    Certificate,
+    /// A CA of `ca`, or an intermediate in `cert`.
+    Ca,
+    /// A revocation list, whose issuer has promised a newer one by then.
+    List,
+}
+
+/// How something stands at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// More than a third of its life is left.
+    Good,
+    /// Less than a third is left.
+    Ending,
+    /// So it is, and it is the last day.
+    LastDay,
+    /// It is past.
+    Past,
+}
+
+impl Standing {
+    /// Seconds after which it is told again.
+    fn every(self) -> i64 {
+        if self == Self::Ending { DAY } else { HOUR }
+    }
+}
+
+/// From when until when something is good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// What it is.
+    pub kind: Kind,
+    /// Which one: a file for the certificate, else the name of the CA.
+    pub name: String,
+    /// From when.
+    pub from: i64,
+    /// Until when.
+    pub until: i64,
+}
+
+impl Term {
+    /// How it stands.
+    pub fn standing(&self, now: i64) -> Standing {
+        let left = self.until.saturating_sub(now);
+        match left {
+            ..0 => Standing::Past,
+            _ if left >= self.until.saturating_sub(self.from) / 3 => Standing::Good,
+            0..=DAY => Standing::LastDay,
+            _ => Standing::Ending,
+        }
+    }
+
+    /// In words, with the next step.
+    pub fn words(&self, now: i64) -> String {
+        let Self { kind, name, until, .. } = self;
+        let (at, span) = (clock::utc(*until), clock::span(until.saturating_sub(now)));
+        match (kind, self.standing(now) == Standing::Past) {
+            (Kind::Certificate, false) => format!(
+                "{name}: the certificate expires in {span}, on {at}; renew it: replgate certs renew, then copy it here and reload"
+            ),
+            (Kind::Certificate, true) => format!(
+                "{name}: the certificate EXPIRED {span} ago, on {at}: no far gateway takes it; renew it: replgate certs renew, then copy it here and reload"
+            ),
+            (Kind::Ca, false) => format!(
+                "the CA {name} expires in {span}, on {at}; put the CA that follows it beside it in `ca` at every site"
+            ),
+            (Kind::Ca, true) => format!(
+                "the CA {name} EXPIRED {span} ago, on {at}: what it has signed is refused; put the CA that follows it in its place in `ca`"
+            ),
+            (Kind::List, false) => format!(
+                "the revocation list of {name} is stale in {span}, on {at}; fetch a new one and reload"
+            ),
+            (Kind::List, true) => format!(
+                "the revocation list of {name} is STALE since {span}, {at}: it still counts, but later revocations are missing; fetch a new one and reload"
+            ),
+        }
+    }
+}
+
+/// When each was told last.
+#[derive(Debug, Default)]
+pub struct Reminders {
+    told: Vec<(Term, Standing, i64)>,
+}
+
+impl Reminders {
+    /// What is past stays to be told; all else was told with the files' own warnings.
+    pub fn new(terms: &[Term], now: i64) -> Self {
+        let told = terms.iter().map(|term| (term.clone(), term.standing(now), now));
+        Self { told: told.filter(|(_, standing, _)| *standing != Standing::Past).collect() }
+    }
+
+    /// What is to be told now: whether it is past, and the words.
+    pub fn due(&mut self, terms: &[Term], now: i64) -> Vec<(bool, String)> {
+        let mut due = Vec::new();
+        for term in terms {
+            let standing = term.standing(now);
+            let before = self.told.iter_mut().find(|(other, ..)| other == term);
+            let is_due = match &before {
+                // A clock that was set back is no reason to be silent.
+                Some((_, was, at)) => {
+                    *was != standing || !(*at..at.saturating_add(standing.every())).contains(&now)
+                }
+                None => true,
+            };
+            if !is_due {
+                continue;
+            }
+            match before {
+                Some(before) => (before.1, before.2) = (standing, now),
+                None => self.told.push((term.clone(), standing, now)),
+            }
+            if standing != Standing::Good {
+                due.push((standing == Standing::Past, term.words(now)));
+            }
+        }
+        due
+    }
+
+    /// Seconds until one of `terms` may be due; at most a minute, since a clock may be set.
+    pub fn pause(terms: &[Term], now: i64) -> u64 {
+        let ends = terms.iter().map(|term| term.until.saturating_sub(now).saturating_add(1));
+        let next = ends.filter(|left| *left > 0).min().unwrap_or(60);
+        u64::try_from(next.clamp(1, 60)).unwrap_or(60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn term(days: i64) -> Term {
+        Term { kind: Kind::Certificate, name: "tls.crt".to_owned(), from: 0, until: days * DAY }
+    }
+
+    /// Times at which it is told, asked every minute from `from` to `to`.
+    fn told(term: &Term, from: i64, to: i64) -> Vec<(i64, bool)> {
+        let terms = [term.clone()];
+        let mut reminders = Reminders::new(&terms, from);
+        let minutes = (from..to).step_by(60);
+        minutes
+            .flat_map(|now| reminders.due(&terms, now).into_iter().map(move |(past, _)| (now, past)))
+            .collect()
+    }
+
+    #[test]
+    fn it_is_told_daily_from_a_third_on_hourly_on_the_last_day_and_as_an_error_once_it_is_past() {
+        let term = term(90);
+        assert!(told(&term, 0, 60 * DAY).is_empty());
+        let daily = told(&term, 59 * DAY, 89 * DAY);
+        assert_eq!(daily.len(), 29, "{daily:?}");
+        assert!(daily.iter().all(|(_, past)| !past));
+        let hourly = told(&term, 89 * DAY - HOUR, 90 * DAY);
+        assert_eq!(hourly.len(), 24, "{hourly:?}");
+        let past = told(&term, 90 * DAY - HOUR / 2, 90 * DAY + 3 * HOUR);
+        assert_eq!(past.iter().map(|(_, past)| *past).collect::<Vec<_>>(), [true; 3], "{past:?}");
+    }
+
+    #[test]
+    fn what_is_past_at_the_start_is_told_at_once_and_what_was_replaced_is_told_no_more() {
+        let old = term(1);
+        let mut reminders = Reminders::new(std::slice::from_ref(&old), 2 * DAY);
+        let due = reminders.due(std::slice::from_ref(&old), 2 * DAY);
+        assert!(due[0].0 && due[0].1.contains("EXPIRED 24 hours ago"), "{due:?}");
+        assert!(reminders.due(&[old], 2 * DAY + 1).is_empty());
+        assert!(reminders.due(&[term(900)], 2 * DAY + 2).is_empty());
+    }
+
+    #[test]
+    fn the_end_is_not_slept_through() {
+        assert_eq!(Reminders::pause(&[term(1)], DAY - 5), 6);
+        assert_eq!(Reminders::pause(&[term(1)], 0), 60);
+        assert_eq!(Reminders::pause(&[term(1)], 2 * DAY), 60);
+    }
+
+    #[test]
+    fn a_certificate_of_an_hour_is_not_ending_from_its_first_minute() {
+        let short = Term { until: HOUR, ..term(0) };
+        assert_eq!(short.standing(60), Standing::Good);
+        assert_eq!(short.standing(50 * 60), Standing::LastDay);
+    }
+}
