@@ -1,12 +1,13 @@
 //! Ways that lead nowhere beside one that is good.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::{Gateway, Lab, master_config, tls};
 use crate::support::path::Path;
 use crate::support::redis::{Client, Redis, Version};
-use crate::support::{SOON, eventually, free_port, replgate};
+use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, run};
 
 /// An address that takes TCP connections and never says a word.
 fn hangs() -> (TcpListener, u16) {
@@ -24,10 +25,14 @@ struct DeadEnd {
 
 impl DeadEnd {
     fn new() -> Self {
-        let socket =
-            || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    fn at(address: SocketAddr) -> Self {
+        let domain = socket2::Domain::for_address(address);
+        let socket = || socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
         let listener = socket();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port is free");
+        listener.bind(&address.into()).expect("the port is free");
         listener.listen(0).expect("it listens");
         let address = listener.local_addr().expect("it is bound");
         let port = address.as_socket().expect("an address").port();
@@ -97,6 +102,56 @@ fn a_link_comes_up_though_three_ways_before_the_good_one_accept_and_hang() {
 #[test]
 fn a_link_comes_up_at_once_where_the_ways_before_the_good_one_are_refused() {
     comes_up_behind(&[free_port(), free_port(), free_port()], Duration::from_secs(1));
+}
+
+/// A command that sees a file of its own in place of `/etc/hosts`, in a mount namespace.
+fn with_hosts(hosts: &std::path::Path, command: &str) -> Command {
+    let mut unshare = Command::new("unshare");
+    let script = format!("mount --bind {} /etc/hosts && exec {command}", hosts.display());
+    unshare.args(["-m", "sh", "-c", &script]).env("NO_COLOR", "1");
+    unshare
+}
+
+#[test]
+fn a_name_whose_first_address_is_dead_is_a_way_to_redis_and_to_the_far_gateway() {
+    let lab = Lab::new();
+    let hosts = lab.path().join("hosts");
+    // Where there are both, the resolver gives IPv6 first.
+    std::fs::write(&hosts, "::1 two.test\n127.0.0.1 localhost two.test\n").expect("a folder of the test's");
+    let found = run(&mut with_hosts(&hosts, "getent ahosts two.test"));
+    if !String::from_utf8_lossy(&found.stdout).starts_with("::1 ") {
+        assert!(std::env::var_os("CI").is_none(), "a mount namespace is needed in CI: {found:?}");
+        eprintln!("skipped: no hosts file of its own: {found:?}");
+        return;
+    }
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let (wan, entry) = (free_port(), free_port());
+    let _dead = [alpha.port, wan].map(|port| DeadEnd::at(SocketAddr::from((Ipv6Addr::LOCALHOST, port))));
+    let named = |text: String, port: u16| {
+        text.replace(&format!("\"127.0.0.1:{port}\""), &format!("\"two.test:{port}\""))
+    };
+    let master = master_config("dc1", wan, &[("orders", alpha.port)], "");
+    let texts = [
+        ("dc1", named(master, alpha.port)),
+        ("dc2", tls("dc2") + &named(replica("orders", "dc1", entry, &[wan]), wan)),
+    ];
+    let [_first, _second] = texts.each_ref().map(|(site, text)| {
+        let config = lab.path().join(format!("{site}.toml"));
+        std::fs::write(&config, text).expect("the test's folder is writable");
+        let command = format!("{REPLGATE} run -c {}", config.display());
+        let gateway = Gateway::start_by(&config, site, &mut with_hosts(&hosts, &command));
+        gateway.wait_ready();
+        gateway
+    });
+    let took = pong(entry);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    for (site, told) in [("dc1", "is a master at offset"), ("dc2", "offers master \"orders\" to us")] {
+        let config = lab.path().join(format!("{site}.toml"));
+        let command = format!("{REPLGATE} check -c {}", config.display());
+        let out = run(&mut with_hosts(&hosts, &command));
+        let out = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.contains(told) && out.contains("two.test"), "{out}");
+    }
 }
 
 #[test]
