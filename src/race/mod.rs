@@ -4,9 +4,11 @@
 //! has failed; those that were started go on. What opens first has won, and the others
 //! are given up: they are candidates again, in case the winner turns out to be no good.
 //!
-//!     untried --step--> running --failed--> out
-//!        ^                 |  \---won-----> out, and all others that run
-//!        +-----------------+                are untried again, as the last ones
+//! ```text
+//! untried --step--> running --failed--> out
+//!    ^                 |  \---won-----> out, and all others that run
+//!    +-----------------+                are untried again, as the last ones
+//! ```
 //!
 //! No I/O and no clock: `run.rs` starts the attempts.
 
