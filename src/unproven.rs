@@ -4,12 +4,24 @@
 //! it is refused: a far side that never closes costs a seat. When all are taken the oldest
 //! goes, first of the same group, then of all; one that has said nothing goes before one
 //! that has.
+//!
+//! Where a group may have more than its seats, those that are late go beyond that number,
+//! and only they: many honest connections may come from one address, such as those of all
+//! gateways behind a NAT.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+
+/// For a connection to prove itself before it is late: some round trips of a long path.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// For a connection to say anything before it is late: its task may not have run yet.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// The seats of connections of some kind, in groups that do not push one another out
 /// before all seats are taken.
@@ -17,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Unproven<G> {
     seats: Arc<Mutex<Seats<G>>>,
     of_a_group: usize,
+    most_of_a_group: usize,
     in_all: usize,
 }
 
@@ -30,7 +43,9 @@ struct Seats<G> {
 struct Taken<G> {
     group: G,
     number: u64,
+    since: Instant,
     spoke: bool,
+    refused: bool,
     evicted: CancellationToken,
 }
 
@@ -38,44 +53,84 @@ struct Taken<G> {
 #[derive(Debug)]
 pub struct Seat<G> {
     seats: Arc<Mutex<Seats<G>>>,
+    of_a_group: usize,
     number: u64,
     evicted: CancellationToken,
 }
 
-impl<G: PartialEq> Unproven<G> {
+impl<G: Eq + Hash> Unproven<G> {
     /// So many seats for one group, and so many in all.
     pub fn new(of_a_group: usize, in_all: usize) -> Self {
         let seats = Seats { taken: VecDeque::new(), next: 0 };
-        Self { seats: Arc::new(Mutex::new(seats)), of_a_group, in_all }
+        Self { seats: Arc::new(Mutex::new(seats)), of_a_group, most_of_a_group: of_a_group, in_all }
+    }
+
+    /// A group may have up to `most` seats where none of them is late.
+    pub fn or_more(self, most: usize) -> Self {
+        Self { most_of_a_group: most, ..self }
     }
 
     /// Takes a seat for a connection of this group.
     pub fn enter(&self, group: G) -> Seat<G> {
+        self.enter_at(group, Instant::now())
+    }
+
+    fn enter_at(&self, group: G, now: Instant) -> Seat<G> {
         let mut seats = lock(&self.seats);
-        let of_group = |other: &Taken<G>| other.group == group;
-        let oldest = if seats.taken.iter().filter(|other| of_group(other)).count() >= self.of_a_group {
-            seats.oldest(of_group)
-        } else if seats.taken.len() >= self.in_all {
-            seats.oldest(|_| true)
+        let own = |other: &Taken<G>| other.group == group;
+        let taken = seats.taken.iter().filter(|other| own(other)).count();
+        let oldest = if taken >= self.most_of_a_group {
+            seats.late(own, now).or_else(|| seats.oldest(own))
+        } else if taken >= self.of_a_group {
+            seats.late(own, now)
         } else {
             None
         };
+        let full = seats.taken.len() >= self.in_all;
+        let in_all = || seats.late(|_| true, now).or_else(|| seats.oldest_of_the_largest());
+        let oldest = oldest.or_else(|| if full { in_all() } else { None });
         if let Some(evicted) = oldest.and_then(|at| seats.taken.remove(at)) {
             evicted.evicted.cancel();
         }
         let number = seats.next;
         seats.next += 1;
         let evicted = CancellationToken::new();
-        seats.taken.push_back(Taken { group, number, spoke: false, evicted: evicted.clone() });
-        Seat { seats: Arc::clone(&self.seats), number, evicted }
+        seats.taken.push_back(Taken {
+            group,
+            number,
+            since: now,
+            spoke: false,
+            refused: false,
+            evicted: evicted.clone(),
+        });
+        Seat { seats: Arc::clone(&self.seats), of_a_group: self.of_a_group, number, evicted }
     }
 }
 
-impl<G> Seats<G> {
+impl<G: Eq + Hash> Seats<G> {
+    /// The oldest of some that is refused, or has said nothing for long, or else has not
+    /// proven itself in time.
+    fn late(&self, of: impl Fn(&Taken<G>) -> bool, now: Instant) -> Option<usize> {
+        let late = |seat: &Taken<G>, after| of(seat) && now.duration_since(seat.since) >= after;
+        let refused = self.taken.iter().position(|seat| seat.refused && of(seat));
+        let silent = || self.taken.iter().position(|seat| !seat.spoke && late(seat, SILENCE));
+        refused.or_else(silent).or_else(|| self.taken.iter().position(|seat| late(seat, GRACE)))
+    }
+
     /// The oldest of some, first of those that have said nothing.
     fn oldest(&self, of: impl Fn(&Taken<G>) -> bool) -> Option<usize> {
         let silent = self.taken.iter().position(|other| of(other) && !other.spoke);
         silent.or_else(|| self.taken.iter().position(of))
+    }
+
+    /// The same of the group that has most seats, or of all such groups.
+    fn oldest_of_the_largest(&self) -> Option<usize> {
+        let mut counts: HashMap<&G, usize> = HashMap::new();
+        for seat in &self.taken {
+            *counts.entry(&seat.group).or_default() += 1;
+        }
+        let most = counts.values().copied().max()?;
+        self.oldest(|seat| counts[&seat.group] == most)
     }
 }
 
@@ -95,6 +150,23 @@ impl<G> Seat<G> {
         let mut seats = lock(&self.seats);
         if let Some(own) = seats.taken.iter_mut().find(|other| other.number == self.number) {
             own.spoke = true;
+        }
+    }
+}
+
+impl<G: Eq + Hash> Seat<G> {
+    /// The connection is refused and keeps its seat only until it is closed: of those that
+    /// are, a group has no more than its seats.
+    pub fn refused(&self) {
+        let mut seats = lock(&self.seats);
+        let Some(own) = seats.taken.iter().position(|other| other.number == self.number) else { return };
+        seats.taken[own].refused = true;
+        let of_group = |other: &Taken<G>| other.group == seats.taken[own].group;
+        if seats.taken.iter().filter(|other| of_group(other)).count() > self.of_a_group
+            && let Some(oldest) = seats.taken.iter().position(|other| other.refused && of_group(other))
+            && let Some(evicted) = seats.taken.remove(oldest)
+        {
+            evicted.evicted.cancel();
         }
     }
 }
@@ -151,6 +223,40 @@ mod tests {
         more.spoke();
         let last = unproven.enter(0);
         assert!(seats[0].is_evicted() && !last.is_evicted());
+    }
+
+    #[test]
+    fn a_group_may_have_more_while_none_is_late() {
+        let (unproven, begin) = (Unproven::new(2, 6).or_more(4), Instant::now());
+        let at = |millis| begin + Duration::from_millis(millis);
+        let moving: Vec<_> = (0..3).map(|_| unproven.enter_at("nat", begin)).collect();
+        moving.iter().for_each(Seat::spoke);
+        let silent = unproven.enter_at("nat", begin);
+        assert!(!silent.is_evicted() && moving.iter().all(|seat| !seat.is_evicted()));
+        // Four are the most: who has said nothing goes first.
+        let fifth = unproven.enter_at("nat", at(10));
+        assert!(silent.is_evicted() && moving.iter().all(|seat| !seat.is_evicted()));
+        fifth.spoke();
+        let sixth = unproven.enter_at("nat", at(20));
+        assert!(moving[0].is_evicted() && !moving[1].is_evicted());
+        // More than the group's seats are for those that are not refused.
+        moving[1].refused();
+        assert!(moving[1].is_evicted() && !moving[2].is_evicted());
+        // Late by now, whatever was said.
+        drop(sixth);
+        let late = unproven.enter_at("nat", at(2500));
+        assert!(moving[2].is_evicted() && !fifth.is_evicted() && !late.is_evicted());
+    }
+
+    #[test]
+    fn the_largest_group_makes_way_where_all_seats_are_taken_and_nobody_is_late() {
+        let unproven = Unproven::new(2, 6).or_more(6);
+        let one = unproven.enter("one");
+        let flood: Vec<_> = (0..5).map(|_| unproven.enter("flood")).collect();
+        let more = unproven.enter("flood");
+        assert!(!one.is_evicted() && flood[0].is_evicted() && !flood[1].is_evicted());
+        let two = unproven.enter("two");
+        assert!(!one.is_evicted() && flood[1].is_evicted() && !two.is_evicted() && !more.is_evicted());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! `replgate check`: one line a step, before the gateway is started or while it
 //! runs.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,7 @@ use crate::config::{Auth, Commands, Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
 use crate::file::{self, Writers};
 use crate::password::Password;
+use crate::race;
 use crate::redis::{answer, command, listing};
 use crate::session::login::{Login, ask, login};
 use crate::session::{Shared, dial};
@@ -222,34 +223,39 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         Ok(loaded) => loaded,
         Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
     };
-    let shared = Shared::new(config.clone(), loaded, CancellationToken::new());
+    let shared = Arc::new(Shared::new(config.clone(), loaded, CancellationToken::new()));
     for replica in &config.replicas {
         way(&shared, replica, report).await;
     }
 }
 
 /// The way to a far site: each peer by name, and then a probe.
-async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
+async fn way(shared: &Arc<Shared>, replica: &Replica, report: &mut Report) {
     let what = format!("replica {:?}", replica.name);
     let mut working = 0;
-    for peer in &replica.peers {
-        let addresses: Vec<SocketAddr> =
-            match timeout(DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
-                Ok(Ok(addresses)) => addresses.collect(),
-                Ok(Err(error)) => {
-                    report.warn(&format!("{what}: peer {peer} cannot be resolved: {error}"));
-                    continue;
-                }
-                Err(_) => {
-                    report.warn(&format!(
-                        "{what}: peer {peer}: the name was not resolved within {} s",
-                        DEADLINE.as_secs()
-                    ));
-                    continue;
-                }
+    // Side by side; told in the config's order.
+    let mut tried = JoinSet::new();
+    for (at, peer) in replica.peers.iter().cloned().enumerate() {
+        let (shared, one) =
+            (Arc::clone(shared), Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() }));
+        tried.spawn(async move {
+            let dialled = match race::run::resolve(&peer).await {
+                Ok(addresses) => Ok((addresses, dial::probe(&shared, &one).await)),
+                Err(why) => Err(why),
             };
-        let one = Replica { peers: vec![peer.clone()], ..replica.clone() };
-        let dialled = dial::probe(shared, &one).await;
+            (at, peer, dialled)
+        });
+    }
+    let mut tried = tried.join_all().await;
+    tried.sort_by_key(|(at, ..)| *at);
+    for (_, peer, dialled) in tried {
+        let (addresses, dialled) = match dialled {
+            Ok(dialled) => dialled,
+            Err(why) => {
+                report.warn(&format!("{what}: peer {peer}: {why}"));
+                continue;
+            }
+        };
         let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match dialled {
             Ok((address, accept)) => {
@@ -269,7 +275,7 @@ async fn way(shared: &Shared, replica: &Replica, report: &mut Report) {
                     report.ok(&text)
                 }
             }
-            Err(error) => report.warn(&format!("{what}: peer {error}{}", unreached(&error, peer))),
+            Err(error) => report.warn(&format!("{what}: peer {error}{}", unreached(&error, &peer))),
         }
     }
     if working == 0 {
@@ -296,7 +302,7 @@ fn unreached(error: &str, peer: &Address) -> String {
 async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
     let tried = timeout(DEADLINE * 2, async {
-        let mut redis = TcpStream::connect((master.redis.host.as_str(), master.redis.port))
+        let mut redis = race::run::connect(&master.redis, None, DEADLINE)
             .await
             .map_err(|error| format!("{error}; replicas will be refused until it is up"))?;
         let login = login(&mut redis, auth).await?;
@@ -430,7 +436,7 @@ async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
 async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), String>> {
     // The last is the name of the second before Redis 5.
     let keys = ["repl-timeout", "repl-ping-replica-period", "repl-ping-slave-period"];
-    let mut socket = TcpStream::connect((master.redis.host.as_str(), master.redis.port)).await?;
+    let mut socket = race::run::connect(&master.redis, None, DEADLINE).await?;
     if let Commands::Replication { auth: Some(auth), .. } = &master.commands {
         login(&mut socket, auth).await.map_err(std::io::Error::other)?;
     }
@@ -480,7 +486,7 @@ fn settings(answers: &[u8]) -> Vec<Result<Option<String>, String>> {
 }
 
 async fn role(redis: &Address) -> std::io::Result<String> {
-    let mut socket = TcpStream::connect((redis.host.as_str(), redis.port)).await?;
+    let mut socket = race::run::connect(redis, None, DEADLINE).await?;
     socket.write_all(b"*1\r\n$4\r\nROLE\r\n").await?;
     let mut answer = Vec::new();
     let mut piece = [0; 1024];

@@ -1,16 +1,24 @@
 //! Finds a way to the far site: a lane, accepted in so many words.
+//!
+//! The addresses race for a TLS connection ([`crate::race`]); HELLO is said on the winner
+//! alone, so that no far gateway is left with a link that nobody wants. Where the answer
+//! is no, or none, the race goes on.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep, timeout};
 
 use super::{HELLO_DEADLINE, Shared, congestion, dialling_terms, tune};
 use crate::config::Replica;
 use crate::lane::{Lane, LaneError};
+use crate::link::Side;
 use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want};
+use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
+use crate::race::run::{Attempts, Event};
 
 /// For one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -18,15 +26,18 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// For the far gateway to answer HELLO; it may be waiting for its Redis.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(6);
 
-/// For all addresses of all peers together.
+/// For all addresses of all peers together, from the first turn at one of them on.
 const DIAL_DEADLINE: Duration = Duration::from_secs(12);
+
+/// For that first turn, while other connections to the same site are opened.
+const TURN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// For a far gateway whose answer was not waited for to hear that it is not wanted.
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// Connections to one address to find the one gateway, of several behind it, that
 /// carries a replica's other connection.
 const BEHIND_ONE: usize = 4;
-
-/// Addresses of one site that are tried.
-pub(super) const MAX_ADDRESSES: usize = 32;
 
 /// Why a lane was not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -40,11 +51,6 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Whether the gateway that answered does not have the link.
-    pub(super) fn is_unknown_link(&self) -> bool {
-        matches!(self, Self::Refused(refuse) if refuse.why.code == Code::UnknownLink)
-    }
-
     /// Whether the gateway that answered is not the one that was asked for.
     fn is_other_instance(&self) -> bool {
         matches!(self, Self::Refused(refuse) if refuse.why.code == Code::WrongInstance)
@@ -52,95 +58,166 @@ impl Failure {
 }
 
 /// Asks the far site about a master without opening a link.
-pub async fn probe(shared: &Shared, replica: &Replica) -> Result<(SocketAddr, Accept), String> {
+pub async fn probe(shared: &Arc<Shared>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), String> {
     let (lane, accept) = reach(shared, replica, |_| Want::Probe { master: replica.master.clone() }).await?;
     let peer = lane.peer();
     let _ = timeout(Duration::from_secs(1), lane.close()).await;
     Ok((peer, accept))
 }
 
-/// Tries every address of every peer in order until one accepts; while other links of
-/// this replica entry are carried, their way comes first, and their gateway before any
-/// other.
+/// Races over every address of every peer until one accepts; while other links of this
+/// replica entry are carried, their way comes first, and their gateway before any other.
 pub(super) async fn reach(
-    shared: &Shared,
-    replica: &Replica,
+    shared: &Arc<Shared>,
+    replica: &Arc<Replica>,
     want: impl Fn(Option<Id>) -> Want,
 ) -> Result<(Lane, Accept), String> {
+    let sibling = shared.registry.sibling(&replica.name);
+    let instance = sibling.map(|(_, instance)| instance);
     let mut failures = Vec::new();
-    let tried = timeout(DIAL_DEADLINE, async {
-        let sibling = shared.registry.sibling(&replica.name);
-        let instance = sibling.map(|(_, instance)| instance);
-        // Where another gateway answers: the last resort.
-        let mut elsewhere = Vec::new();
-        if let Some((address, instance)) = sibling {
-            for _ in 0..BEHIND_ONE {
-                match open(shared, replica, address, want(Some(instance))).await {
-                    Ok(reached) => return Some(reached),
-                    Err(error) if error.is_other_instance() => elsewhere = vec![address],
-                    Err(error) => {
-                        failures.push(format!("{address}: {error}"));
-                        break;
-                    }
-                }
+    let turned = Arc::new(Notify::new());
+    let open = |address| {
+        let (shared, replica, turned) = (Arc::clone(shared), Arc::clone(replica), Arc::clone(&turned));
+        async move { open(&shared, &replica, address, None, &turned).await }
+    };
+    let reached = tokio::select! {
+        reached = async {
+            let last_good = shared.ways.last_good(Side::Dialler, &replica.name);
+            let mut race = Attempts::over(&replica.peers, last_good);
+            let mut behind = 1;
+            if let Some((address, _)) = sibling {
+                race.favour(address);
             }
-        }
-        for peer in &replica.peers {
-            let addresses =
-                match timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await {
-                    Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
-                    Ok(Err(error)) => {
-                        failures.push(format!("{peer}: cannot be resolved: {error}"));
+            // Where another gateway answers: the last resort.
+            let mut elsewhere = Vec::new();
+            while let Some(event) = race.next(open).await {
+                let (address, error) = match event {
+                    Event::Unresolved(peer, why) => {
+                        failures.push(format!("{peer}: {why}"));
                         continue;
                     }
-                    Err(_) => {
-                        failures.push(format!("{peer}: the name was not resolved in time"));
-                        continue;
+                    Event::Failed(address, error) => (address, error),
+                    Event::Opened(address, lane) => {
+                        match greet(shared, replica, lane, want(instance)).await {
+                            Ok(reached) => return Some(reached),
+                            Err(error) => (address, error),
+                        }
                     }
                 };
-            for address in addresses {
-                if sibling.is_some_and(|(tried, _)| tried == address) {
-                    continue;
-                }
-                match open(shared, replica, address, want(instance)).await {
-                    Ok(reached) => return Some(reached),
-                    Err(error) if error.is_other_instance() => elsewhere.push(address),
-                    Err(error) => failures.push(format!("{peer}: {error}")),
+                if !error.is_other_instance() {
+                    failures.push(format!("{}: {error}", race.shown(address)));
+                } else if sibling.is_some_and(|(first, _)| first == address) && behind < BEHIND_ONE {
+                    behind += 1;
+                    race.again(address);
+                } else {
+                    elsewhere.push(address);
                 }
             }
-        }
-        for address in elsewhere {
-            match open(shared, replica, address, want(None)).await {
-                Ok(reached) => return Some(reached),
-                Err(error) => failures.push(format!("{address}: {error}")),
+            let mut race = Attempts::among(elsewhere);
+            while let Some(event) = race.next(open).await {
+                let (address, error) = match event {
+                    Event::Unresolved(..) => continue,
+                    Event::Failed(address, error) => (address, error),
+                    Event::Opened(address, lane) => match greet(shared, replica, lane, want(None)).await {
+                        Ok(reached) => return Some(reached),
+                        Err(error) => (address, error),
+                    },
+                };
+                failures.push(format!("{address}: {error}"));
             }
+            None
+        } => reached,
+        late = too_late(&turned, replica) => {
+            failures.push(late);
+            None
         }
-        None
-    })
-    .await;
-    match tried {
-        Ok(Some(reached)) => Ok(reached),
-        Ok(None) => Err(failures.join("; ")),
-        Err(_) => {
-            failures.push(format!(
-                "no gateway of {} answered within {} s",
-                replica.site,
-                DIAL_DEADLINE.as_secs()
-            ));
-            Err(failures.join("; "))
+    };
+    match reached {
+        Some((lane, accept)) => {
+            shared.ways.was_good(Side::Dialler, &replica.name, lane.peer());
+            Ok((lane, accept))
         }
+        None => Err(failures.join("; ")),
     }
 }
 
-/// One lane to one address, accepted in so many words.
-pub(super) async fn open(
+/// Ready once the time for a dial is over, which begins with its first turn; in what words.
+async fn too_late(turned: &Notify, replica: &Replica) -> String {
+    let site = &replica.site;
+    if timeout(TURN_DEADLINE, turned.notified()).await.is_err() {
+        let seconds = TURN_DEADLINE.as_secs();
+        return format!("too many other connections to {site} are being opened: no turn within {seconds} s");
+    }
+    sleep(DIAL_DEADLINE).await;
+    format!("no gateway of {site} answered within {} s", DIAL_DEADLINE.as_secs())
+}
+
+/// What each address has answered to a lane that asks for its link, and the lane where
+/// one accepted.
+pub(super) struct Attached {
+    pub(super) lane: Option<(SocketAddr, Lane, Accept)>,
+    pub(super) failed: Vec<(SocketAddr, Failure)>,
+}
+
+/// Races over addresses for one more lane of a link, which `instance` has accepted. Ends
+/// where one says that the link is over. `queues` has one permit for each address: one
+/// dial of a link waits for a turn there at a time.
+pub(super) async fn attach(
+    shared: Arc<Shared>,
+    replica: Arc<Replica>,
+    addresses: Vec<(SocketAddr, Arc<Semaphore>)>,
+    instance: Id,
+    want: Want,
+) -> Attached {
+    let mut attached = Attached { lane: None, failed: Vec::new() };
+    let turned = Arc::new(Notify::new());
+    let open = |address| {
+        let (shared, replica, turned) = (Arc::clone(&shared), Arc::clone(&replica), Arc::clone(&turned));
+        let queue = addresses.iter().find(|(other, _)| *other == address);
+        let queue = queue.map(|(_, queue)| Arc::clone(queue));
+        async move { open(&shared, &replica, address, queue, &turned).await }
+    };
+    let mut race = Attempts::among(addresses.iter().map(|(address, _)| *address));
+    while let Some(event) = race.next(open).await {
+        let (address, error) = match event {
+            Event::Unresolved(..) => continue,
+            Event::Failed(address, error) => (address, error),
+            Event::Opened(address, lane) => match greet(&shared, &replica, lane, want.clone()).await {
+                Ok((lane, accept)) if accept.identity.instance == instance => {
+                    shared.ways.was_good(Side::Dialler, &replica.name, address);
+                    attached.lane = Some((address, lane, accept));
+                    return attached;
+                }
+                Ok(_) => {
+                    (address, Failure::Other("another gateway accepts a link that is not its own".into()))
+                }
+                Err(error) => (address, error),
+            },
+        };
+        let over = matches!(&error, Failure::Refused(refuse) if refuse.why.code == Code::LinkEnded);
+        attached.failed.push((address, error));
+        if over {
+            break;
+        }
+    }
+    attached
+}
+
+/// One TLS connection to one address, once it is its turn there: `turned` is told.
+async fn open(
     shared: &Shared,
     replica: &Replica,
     address: SocketAddr,
-    want: Want,
-) -> Result<(Lane, Accept), Failure> {
-    let other = |text: &str| Failure::Other(text.to_owned());
-    let _turn = shared.dials.acquire().await.map_err(|_| other("the gateway stops"))?;
+    queue: Option<Arc<Semaphore>>,
+    turned: &Notify,
+) -> Result<Lane, Failure> {
+    let queued = match queue {
+        Some(queue) => queue.acquire_owned().await.ok(),
+        None => None,
+    };
+    let _turn = shared.ways.turn(&replica.site, address).await;
+    drop(queued);
+    turned.notify_one();
     let socket = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return Err(Failure::Other(error.to_string())),
@@ -151,18 +228,27 @@ pub(super) async fn open(
     tune(&socket);
     congestion(shared, &socket, &replica.link.congestion);
     let tls = shared.tls.now();
-    let ours = &tls.material.leaf;
     let Some(dial) = tls.dial(&replica.site) else {
         return Err(Failure::Other(format!("no TLS is set up towards {}", replica.site)));
     };
-    let mut lane = match timeout(HELLO_DEADLINE, Lane::dial(socket, dial, ours)).await {
-        Ok(lane) => lane.map_err(|error| Failure::Other(error.to_string()))?,
-        Err(_) => {
-            return Err(other(
-                "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis? Or large packets are lost on the way (MTU): ping -M do -s 1400 tells",
-            ));
-        }
-    };
+    match timeout(HELLO_DEADLINE, Lane::dial(socket, dial, &tls.material.leaf)).await {
+        Ok(lane) => lane.map_err(|error| Failure::Other(error.to_string())),
+        Err(_) => Err(Failure::Other(
+            "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis? Or large packets are lost on the way (MTU): ping -M do -s 1400 tells".to_owned(),
+        )),
+    }
+}
+
+/// Says on a lane what it is for, and waits for the answer. A far gateway that has not
+/// answered in time is told that the lane is not wanted any more.
+async fn greet(
+    shared: &Shared,
+    replica: &Replica,
+    mut lane: Lane,
+    want: Want,
+) -> Result<(Lane, Accept), Failure> {
+    let tls = shared.tls.now();
+    let ours = &tls.material.leaf;
     let hello =
         Hello { version: VERSION, identity: shared.identity(), want, terms: dialling_terms(&replica.link) };
     let answer = timeout(ANSWER_DEADLINE, async {
@@ -187,21 +273,36 @@ pub(super) async fn open(
         Ok(Ok(Frame::Refuse(refuse))) => Err(Failure::Refused(refuse)),
         Ok(Ok(_)) => Err(Failure::Other(LaneError::Unexpected.to_string())),
         Ok(Err(error)) => Err(Failure::Other(error.to_string())),
-        Err(_) => Err(Failure::Other(format!(
-            "the far gateway did not answer within {} s",
-            ANSWER_DEADLINE.as_secs()
-        ))),
+        Err(_) => {
+            tokio::spawn(let_go(lane));
+            Err(Failure::Other(format!(
+                "the far gateway did not answer within {} s",
+                ANSWER_DEADLINE.as_secs()
+            )))
+        }
     }
+}
+
+/// Ends a lane in good order whose answer is not waited for: it may still be accepted.
+async fn let_go(mut lane: Lane) {
+    let why = Why::new(Code::TimedOut, "the answer came too late");
+    let _ = timeout(LET_GO, async {
+        lane.send(&Frame::Abort(why)).await?;
+        lane.close().await;
+        Ok::<_, LaneError>(())
+    })
+    .await;
 }
 
 /// Every address that the peers' names stand for now, for as many as are known.
 pub(super) async fn addresses(replica: &Replica, known: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let mut found = Vec::new();
-    for peer in &replica.peers {
-        let resolved = timeout(CONNECT_DEADLINE, lookup_host((peer.host.as_str(), peer.port))).await;
-        if let Ok(Ok(addresses)) = resolved {
-            found.extend(addresses);
-        }
+    let mut names = tokio::task::JoinSet::new();
+    for (rank, peer) in replica.peers.iter().cloned().enumerate() {
+        names.spawn(async move { (rank, crate::race::run::resolve(&peer).await.unwrap_or_default()) });
     }
+    let mut found = names.join_all().await;
+    found.sort_by_key(|(rank, _)| *rank);
+    let found: Vec<_> =
+        found.into_iter().flat_map(|(_, addresses)| crate::race::interleaved(addresses)).collect();
     if found.is_empty() { known } else { found }
 }

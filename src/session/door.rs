@@ -160,7 +160,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let relay = Relay {
         link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
         lane,
-        supply: Supply::Dials(redial),
+        supply: Supply::Dials(Box::new(redial)),
         renewed: shared.renewals.subscribe(),
         share: shared.memory.share(&replica.site),
         meter: shared.registry.meter(&replica.site),

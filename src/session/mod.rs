@@ -1,7 +1,7 @@
 //! What a gateway does with one connection, from its first byte to its last.
 //!
 //! [`door`] serves a replica that connected to this site, over a lane that [`dial`]
-//! finds; [`serve`] answers a gateway that dialled it; both end in [`relay`], which
+//! finds; [`ways`] has what all dials share. [`serve`] answers a gateway that dialled it; both end in [`relay`], which
 //! moves the bytes. Passwords come before: `prove` asks a local replica for one,
 //! `guessing` paces those who try, [`login`] says one to the local master. A link that
 //! lost its lanes gets new ones by [`redial`] here and [`attach`] there.
@@ -17,17 +17,19 @@ pub mod redial;
 pub mod relay;
 pub mod serve;
 mod tapped;
+pub mod ways;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::attach::Attachable;
+use self::ways::Ways;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::link::tlv::{Id, Identity, Terms, ZSTD};
@@ -44,19 +46,20 @@ pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// For the local Redis to take a connection.
 pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Connections to other gateways that are opened at a time: after a break every link
-/// asks for one, and an acceptor lets only so many strangers of one address wait.
-const DIALS: usize = 32;
-
-/// Connections at a time of one source that have shown no certificate.
+/// Connections at a time of one source that have shown no certificate. More may be there
+/// while none of them is late: behind one address there may be many gateways.
 const STRANGERS_OF_ONE: usize = 64;
 
 /// And of all sources.
 const STRANGERS: usize = 512;
 
 /// Lanes of one site at a time that no link has taken. Those that are judged count as
-/// links, those that wait for their link's task are bounded there.
+/// links, those that wait for their link's task are bounded there. More may be there while
+/// none of them is late, up to [`CALLERS_AT_MOST`].
 const CALLERS_OF_ONE: usize = 64;
+
+/// Lanes of one site at a time that no link has taken, however quick they are.
+const CALLERS_AT_MOST: usize = 512;
 
 /// Whose lane it is, by its certificate: a site that stands in some `allow`, or any other
 /// site of the CA.
@@ -88,8 +91,8 @@ pub struct Shared {
     pub attachable: Arc<Attachable>,
     /// The bound on what all links have buffered.
     pub memory: Arc<Budget>,
-    /// Connections to other gateways that are being opened.
-    pub dials: Semaphore,
+    /// The ways to other gateways and to Redis.
+    pub ways: Ways,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
@@ -102,12 +105,12 @@ impl Shared {
             renewals: watch::Sender::new(0),
             instance: Id::random(),
             registry: Arc::default(),
-            strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS),
+            strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
             // As many groups as sites in the config, and one for all others.
-            callers: Unproven::new(CALLERS_OF_ONE, usize::MAX),
+            callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
             attachable: Arc::default(),
             memory: Budget::new(config.limits.memory),
-            dials: Semaphore::new(DIALS),
+            ways: Ways::default(),
             config,
             stop,
         }

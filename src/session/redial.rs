@@ -1,27 +1,29 @@
-//! Finds a link's way back: dials the far site again and again, over every peer
-//! and address, and attaches what is accepted.
+//! Finds a link's way back: dials the far site again and again, and attaches what is
+//! accepted. Each dial is a race over every address, what was good last first.
 //!
 //! When and how often is the link's to say; here is how. Names are resolved anew
 //! during a break, but what was known before stays good: the resolver may be behind
 //! the same broken path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::dial::{self, Failure};
+use super::dial::{self, Attached, Failure};
 use crate::config::Replica;
 use crate::lane::Lane;
 use crate::link::End;
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Id, Want};
+use crate::race::run::MAX_ADDRESSES;
 
 /// Names are resolved again after this time.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
@@ -60,17 +62,17 @@ struct Said {
     nothing: u32,
 }
 
-type Attempt = (u32, SocketAddr, Result<(Lane, Accept), Failure>);
-
 /// The dials of one link.
 pub struct Redial {
     shared: Arc<Shared>,
     replica: Arc<Replica>,
     link: Id,
     instance: Id,
-    attempts: JoinSet<Attempt>,
+    attempts: JoinSet<(u32, Attached)>,
+    /// What was good last first.
     known: Vec<SocketAddr>,
-    next: usize,
+    /// One permit for each address: several dials of a link do not queue there.
+    queues: HashMap<SocketAddr, Arc<Semaphore>>,
     resolving: Option<JoinHandle<Vec<SocketAddr>>>,
     resolved: Option<Instant>,
     said: HashMap<SocketAddr, Said>,
@@ -100,7 +102,7 @@ impl Redial {
             instance,
             attempts: JoinSet::new(),
             known: vec![first],
-            next: 0,
+            queues: HashMap::new(),
             resolving: None,
             resolved: None,
             said: HashMap::new(),
@@ -108,7 +110,7 @@ impl Redial {
         }
     }
 
-    /// Starts a dial to the next address, for a link that is `held` or wants one more
+    /// Starts a dial, for a link that is `held` or wants one more
     /// lane. Must be called from a task.
     pub fn start(&mut self, dial: &Dial, held: bool) {
         if held != self.held.is_some() {
@@ -119,8 +121,11 @@ impl Redial {
             let (replica, known) = (Arc::clone(&self.replica), self.known.clone());
             self.resolving = Some(tokio::spawn(async move { dial::addresses(&replica, known).await }));
         }
-        let address = self.known[self.next % self.known.len()];
-        self.next += 1;
+        let queues = &mut self.queues;
+        let queue =
+            |address| Arc::clone(queues.entry(address).or_insert_with(|| Arc::new(Semaphore::new(1))));
+        let addresses: Vec<_> =
+            self.known.iter().copied().zip(self.known.iter().copied().map(queue)).collect();
         let want = Want::Attach {
             link: self.link,
             lane: dial.lane,
@@ -128,8 +133,8 @@ impl Redial {
             received: dial.received,
         };
         let (shared, replica, lane) = (Arc::clone(&self.shared), Arc::clone(&self.replica), dial.lane);
-        self.attempts
-            .spawn(async move { (lane, address, dial::open(&shared, &replica, address, want).await) });
+        let attached = dial::attach(shared, replica, addresses, self.instance, want);
+        self.attempts.spawn(async move { (lane, attached.await) });
     }
 
     /// The next dial that came to an end.
@@ -138,15 +143,16 @@ impl Redial {
             && let Poll::Ready(found) = std::pin::Pin::new(resolving).poll(cx)
         {
             (self.resolving, self.resolved) = (None, Some(Instant::now()));
-            self.known = found.unwrap_or_default().into_iter().chain(self.known.drain(..)).collect();
-            let mut seen = std::collections::HashSet::new();
+            // The first is what was good last, whatever its name stands for now.
+            let found = found.unwrap_or_default();
+            self.known.splice(1..1, found);
+            let mut seen = HashSet::new();
             self.known.retain(|address| seen.insert(*address));
-            self.known.truncate(dial::MAX_ADDRESSES);
+            self.known.truncate(MAX_ADDRESSES);
+            self.queues.retain(|address, _| self.known.contains(address));
         }
         match self.attempts.poll_join_next(cx) {
-            Poll::Ready(Some(Ok((lane, address, outcome)))) => {
-                Poll::Ready(self.judge(lane, address, outcome))
-            }
+            Poll::Ready(Some(Ok((lane, attached)))) => Poll::Ready(self.judge(lane, attached)),
             Poll::Ready(Some(Err(_))) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -162,28 +168,24 @@ impl Redial {
         self.said.clear();
     }
 
-    fn judge(&mut self, lane: u32, address: SocketAddr, outcome: Result<(Lane, Accept), Failure>) -> Dialled {
-        let said = self.said.entry(address).or_default();
-        let words = match outcome {
-            Ok((opened, accept)) if accept.identity.instance == self.instance => {
-                return Dialled::Lane(lane, Box::new(opened), accept);
+    fn judge(&mut self, lane: u32, attached: Attached) -> Dialled {
+        let mut words = "no address of the far site is known".to_owned();
+        for (address, failure) in attached.failed {
+            words = format!("{address}: {failure}");
+            let said = self.said.entry(address).or_default();
+            match failure {
+                Failure::Refused(refuse) if refuse.why.code == Code::LinkEnded => {
+                    return Dialled::Over(lane, End::Far(refuse.why));
+                }
+                Failure::Refused(refuse) if refuse.why.code == Code::UnknownLink => said.unknown += 1,
+                _ => said.nothing += 1,
             }
-            Err(Failure::Refused(refuse)) if refuse.why.code == Code::LinkEnded => {
-                return Dialled::Over(lane, End::Far(refuse.why));
-            }
-            Err(failure @ Failure::Refused(_)) if failure.is_unknown_link() => {
-                said.unknown += 1;
-                failure.to_string()
-            }
-            Ok(_) => {
-                said.nothing += 1;
-                "another process of the far gateway answers".to_owned()
-            }
-            Err(failure) => {
-                said.nothing += 1;
-                failure.to_string()
-            }
-        };
+        }
+        if let Some((address, opened, accept)) = attached.lane {
+            self.known.retain(|other| *other != address);
+            self.known.insert(0, address);
+            return Dialled::Lane(lane, Box::new(opened), accept);
+        }
         let knows = |said: &Said| said.unknown < UNKNOWN;
         let said: Vec<Said> =
             self.known.iter().map(|address| self.said.get(address).copied().unwrap_or_default()).collect();
@@ -195,7 +197,7 @@ impl Redial {
             let words = format!("no gateway of {site} that answers knows the link any more");
             return Dialled::Over(lane, End::Forgotten(words));
         }
-        Dialled::Failed(lane, format!("{address}: {words}"))
+        Dialled::Failed(lane, words)
     }
 
     /// Dials until the far side has heard `words` about a link that has ended here,

@@ -98,7 +98,7 @@ pub struct Relay<'a> {
 #[derive(Debug)]
 pub enum Supply {
     /// The dialler dials them.
-    Dials(Redial),
+    Dials(Box<Redial>),
     /// They come to the acceptor.
     Arrivals(mpsc::Receiver<Knock>),
 }
@@ -840,7 +840,7 @@ impl<'a> Driver<'a> {
         let (told, ()) = tokio::join!(last_words, lingers);
         let untold = match supply {
             Supply::Dials(redial) if !told && link.is_held_far_away() => Some(Untold {
-                redial,
+                redial: *redial,
                 words: link.last_words(),
                 dial: link.begin_dial(Instant::now()),
                 within: link.hold(),

@@ -24,6 +24,7 @@ use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::link::{Link, Side};
+use crate::race;
 use crate::redis::at_master::AtMaster;
 use crate::redis::gate::{Gate, Rules};
 use crate::redis::listing::Listing;
@@ -85,8 +86,13 @@ async fn greet(
     let by = tokio::time::Instant::now() + HELLO_DEADLINE;
     let tls = shared.tls.now();
     let ours = &tls.material.leaf;
+    let shaking = async {
+        socket.readable().await?;
+        stranger.spoke();
+        Lane::accept(socket, Arc::clone(&tls.server), ours).await
+    };
     let shaken = tokio::select! {
-        shaken = timeout_at(by, Lane::accept(socket, Arc::clone(&tls.server), ours)) => shaken,
+        shaken = timeout_at(by, shaking) => shaken,
         () = stranger.evicted() => {
             let words = "too many connections at a time have shown no certificate, the oldest goes";
             not_greeted(shared, from, Topic::of(Kind::CrowdedOut), words);
@@ -348,6 +354,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
 
 /// Says no on a lane and closes it; at once where its seat goes to another.
 pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Why) {
+    seat.refused();
     tokio::select! {
         _ = timeout(PARTING, say_no(lane, why)) => {}
         () = seat.evicted() => {}
@@ -391,15 +398,17 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
 
 /// Connects to a master's Redis, ready for a replica.
 async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
-    let connect = TcpStream::connect((master.redis.host.as_str(), master.redis.port));
-    let failed = match timeout(REDIS_DEADLINE, connect).await {
-        Ok(Ok(mut redis)) => {
+    let last_good = shared.ways.last_good(Side::Acceptor, &master.name);
+    let failed = match race::run::connect(&master.redis, last_good, REDIS_DEADLINE).await {
+        Ok(mut redis) => {
             tune(&redis);
+            if let Ok(address) = redis.peer_addr() {
+                shared.ways.was_good(Side::Acceptor, &master.name, address);
+            }
             authenticate(shared, master, &mut redis).await?;
             return Ok(redis);
         }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {} s", REDIS_DEADLINE.as_secs()),
+        Err(error) => error.to_string(),
     };
     Err(No {
         why: Why::new(Code::RedisDown, &format!("the master's Redis is down: {failed}")),

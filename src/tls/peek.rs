@@ -8,12 +8,12 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{ALPN, provider};
 use crate::config::units::Address;
+use crate::race;
 
 /// For connecting and for the handshake, each.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -71,9 +71,8 @@ pub async fn chain(address: &Address) -> io::Result<Vec<CertificateDer<'static>>
             format!("{address} does not answer within {} s", DEADLINE.as_secs()),
         )
     };
-    let socket = timeout(DEADLINE, TcpStream::connect((address.host.as_str(), address.port)))
-        .await
-        .map_err(late)??;
+    let connect = race::run::connect(address, None, DEADLINE * 2);
+    let socket = timeout(DEADLINE, connect).await.map_err(late)??;
     let provider = provider();
     let onlooker =
         Arc::new(Onlooker { algorithms: provider.signature_verification_algorithms, seen: Mutex::default() });

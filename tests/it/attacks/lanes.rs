@@ -12,6 +12,7 @@ use super::Target;
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, Version};
 use crate::support::wire::{Heard, Site};
+use crate::support::{SOON, eventually};
 
 /// How long each flood lasts.
 const FLOOD: Duration = Duration::from_secs(4);
@@ -129,10 +130,13 @@ fn a_site_gets_its_link_while_another_certificate_floods_with_refused_lanes() {
 fn a_site_that_has_shown_its_certificate_is_not_pushed_out_by_strangers_of_its_address() {
     let target = Target::new();
     let mut waiting = target.site().connect(target.pair.wan).expect("the gateway takes TLS");
-    let _strangers: Vec<TcpStream> = (0..200)
-        .map(|_| TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts"))
-        .collect();
-    target.pair.first.wait_log("the oldest goes");
+    let connect = || TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
+    let mut strangers: Vec<TcpStream> = (0..200).map(|_| connect()).collect();
+    // They make way for one another once they have said nothing for a while.
+    eventually("the oldest goes", SOON, || {
+        strangers.push(connect());
+        target.pair.first.log().contains("the oldest goes")
+    });
     let hello = target.site().hello(Want::Probe { master: "orders".into() });
     waiting.send(&hello).expect("the gateway reads");
     let answer = waiting.next();
