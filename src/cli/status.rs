@@ -25,7 +25,7 @@ pub(super) struct Show {
     /// Only links with this far site
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
-    /// Only links of the [[master]] or [[replica]] of this name
+    /// Only links of the master or replica entry of this name
     #[arg(long, value_name = "NAME")]
     master: Option<String>,
     /// Only links that somebody should look at: held, more than 10 s behind, refused something, or unknown

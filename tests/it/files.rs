@@ -306,3 +306,33 @@ fn the_config_is_found_where_it_usually_is_and_the_gateway_by_any_way_to_it() {
         assert!(out.contains("site dc1"), "{}: {out}", config.display());
     }
 }
+
+#[test]
+fn every_field_of_the_status_is_in_its_document() {
+    fn keys(value: &serde_json::Value, into: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (key, value) in fields {
+                    into.insert(key.clone());
+                    keys(value, into);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, into)),
+            _ => {}
+        }
+    }
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    bravo.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    let mut found = std::collections::BTreeSet::new();
+    keys(&pair.second.status(), &mut found);
+    bravo.ask(&["REPLICAOF", "NO", "ONE"]);
+    eventually("the link has ended", SOON, || pair.first.links() == 0);
+    keys(&pair.first.status(), &mut found);
+    let document = std::fs::read_to_string(root().join("docs/status.md")).expect("the document is there");
+    let missing: Vec<_> = found.iter().filter(|key| !document.contains(&format!("| `{key}` |"))).collect();
+    assert!(missing.is_empty() && found.len() > 60, "{missing:?} of {}", found.len());
+}
