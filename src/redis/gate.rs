@@ -289,8 +289,9 @@ impl Gate {
         if asks && let Some(wait) = self.must_wait(now) {
             return wait;
         }
+        // A migration of slots may be asked for again and again.
         self.commands += usize::from(!slots);
-        if self.commands > MAX_COMMANDS {
+        if self.commands.max(self.unanswered.len() + 1) > MAX_COMMANDS {
             return self.refuse("more commands than a handshake has".to_owned());
         }
         if name == b"AUTH" {

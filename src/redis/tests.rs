@@ -905,6 +905,10 @@ fn passwords_and_commands_of_a_handshake_are_few() {
     let (many, master) =
         strict().refusal(&[(UP, &b"PING\r\n".repeat(100)), (DOWN, &b"+PONG\r\n".repeat(100))]);
     assert!(many.contains("more commands than a handshake has") && master.len() == 64 * 6, "{many}");
+    let slots = || Rules { slot_migration: true, ..Rules::default() };
+    let mut talk = Talk::at_master(slots(), &Arc::default());
+    talk.steps(&[(UP, &b"CLUSTER SYNCSLOTS CONF NODE-ID x\r\n".repeat(1000))]);
+    assert_eq!(talk.master.len(), 64 * b"CLUSTER SYNCSLOTS CONF NODE-ID x\r\n".len(), "unanswered ones, too");
     // Empty lines before a sync are no sign of life, and behind it they are few.
     let mut talk = strict();
     talk.say(UP, &[b'\n'; 100_000], &[777]);
