@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// The most acknowledgements and bytes of empty lines within a second, over all links of a
-/// site to one master: they cost a master some twentieth of its time.
+/// site to one master.
 pub const MOST: usize = 100_000;
 
 /// What one site has said to one master lately.
