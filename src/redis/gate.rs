@@ -9,13 +9,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::command::{self, Parsed};
 use super::full_syncs::{FullSyncs, Taken};
 use super::grants::{Grants, Member};
 use super::guesses::{Guess, Guesses};
 use super::listing::{Listed, Listing};
+use super::openings::Opening;
 use super::options::{self, Fault, is, is_ack, value};
 use super::pace::{self, Pace};
 use super::reply;
@@ -44,6 +45,8 @@ pub struct Rules {
     pub dump: bool,
     /// `CLUSTER SYNCSLOTS` passes.
     pub slot_migration: bool,
+    /// This link's token among those of its site; nothing where links are not bounded.
+    pub opening: Option<Arc<Opening>>,
     /// The bound on this site's full syncs.
     pub full_syncs: Option<Arc<FullSyncs>>,
     /// The syncs over two connections that this site has begun.
@@ -187,7 +190,12 @@ impl Gate {
             // It has asked, and the master still owes the gateway an answer.
             Phase::Handshake if self.asks_itself() => Overdue::NotYet,
             Phase::Handshake => {
-                let reason = format!("no sync was asked for within {} s", OPENING.as_secs());
+                let evicted = self.rules.opening.as_ref().is_some_and(|opening| opening.is_evicted());
+                let reason = if evicted {
+                    "it asked for no sync while its site had all its links (links_per_site)".to_owned()
+                } else {
+                    format!("no sync was asked for within {} s", OPENING.as_secs())
+                };
                 Overdue::Now { reply: reply::error(&self.site, &reason), reason }
             }
         }
@@ -223,6 +231,11 @@ impl Gate {
         }
         if self.phase != Phase::Handshake {
             return self.refuse(format!("the command {} after the sync was asked for", named(arguments)));
+        }
+        if name == b"QUIT" && self.unanswered.is_empty() {
+            // A health check: no breach, and not for the master.
+            let reason = "the client left without asking for a sync (QUIT)".to_owned();
+            return Verdict::Stop { pass: 0, reply: reply::OK.to_vec(), reason, breach: false };
         }
         let asks = command::asks_for_a_sync(arguments);
         if asks && self.asks_itself() {
@@ -285,6 +298,13 @@ impl Gate {
         if asks && !self.listed.is_taken() {
             self.unanswered.push_back(Awaited::by(By::MasterToUs));
             return Verdict::Insert(self.listed.own());
+        }
+        if (asks || next == Phase::AskedSlots)
+            && let Some(opening) = &self.rules.opening
+            && let Err(wait) = opening.asks(now)
+        {
+            let reason = "too many syncs of this site within a minute (new_links_per_minute)";
+            return self.ask_again(reason, wait);
         }
         if asks && let Some(wait) = self.must_wait(now) {
             return wait;
@@ -385,12 +405,15 @@ impl Gate {
             }
             Err(wait) => wait,
         };
-        let reason = format!(
-            "too many full syncs of this site within a minute (full_syncs_per_minute); ask again in {} s",
-            wait.as_secs() + 1
-        );
+        let reason = "too many full syncs of this site within a minute (full_syncs_per_minute)";
+        Some(self.ask_again(reason, wait))
+    }
+
+    /// Ends the link in the words that make a replica ask for its sync again.
+    fn ask_again(&self, reason: &str, wait: Duration) -> Verdict {
+        let reason = format!("{reason}; ask again in {} s", wait.as_secs() + 1);
         let reply = reply::loading(&self.site, &reason);
-        Some(Verdict::Stop { pass: 0, reply, reason, breach: false })
+        Verdict::Stop { pass: 0, reply, reason, breach: false }
     }
 
     /// Judges the options that make this connection the second one of a sync, or take

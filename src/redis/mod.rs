@@ -19,6 +19,7 @@ pub mod lag;
 pub mod listing;
 pub mod names;
 pub mod observer;
+pub mod openings;
 pub mod options;
 pub mod pace;
 pub mod replication;

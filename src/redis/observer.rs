@@ -143,6 +143,7 @@ impl Observer {
         let mut known = self.observed.known();
         known.stage = Stage::Unknown;
         known.unknown = Some(why);
+        self.observed.has_begun();
         (known.offset, known.behind_since) = (None, None);
     }
 
@@ -305,6 +306,7 @@ impl Observer {
     fn begin(&mut self, beginning: Option<Beginning>, kind: SyncKind) {
         let mut known = self.observed.known();
         known.sync = Some(kind);
+        self.observed.has_begun();
         known.complaint = None;
         if let Some(beginning) = beginning {
             self.base = Some(beginning.offset);

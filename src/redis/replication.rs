@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::syncs::Syncs;
 
@@ -124,13 +125,14 @@ impl Known {
 pub struct Observed {
     syncs: Arc<Syncs>,
     known: Mutex<Known>,
+    begun: CancellationToken,
 }
 
 impl Observed {
     /// Nothing is known yet; `syncs` is shared with the links of the same
     /// `[[master]]` or `[[replica]]`.
     pub fn new(syncs: Arc<Syncs>) -> Arc<Self> {
-        Arc::new(Self { syncs, known: Mutex::default() })
+        Arc::new(Self { syncs, known: Mutex::default(), begun: CancellationToken::new() })
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -139,6 +141,20 @@ impl Observed {
 
     pub(super) fn syncs(&self) -> &Syncs {
         &self.syncs
+    }
+
+    pub(super) fn has_begun(&self) {
+        self.begun.cancel();
+    }
+
+    /// Ready once the sync has begun, or nothing is known of it any more.
+    pub async fn begun(&self) {
+        self.begun.cancelled().await;
+    }
+
+    /// Whether that is so.
+    pub fn is_begun(&self) -> bool {
+        self.begun.is_cancelled()
     }
 
     /// Which connection of a sync over two it is.

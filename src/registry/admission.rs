@@ -1,7 +1,6 @@
-//! How many links a site may have, and how many new ones and full syncs within a
-//! minute.
+//! How many links a site may have, and how many syncs it may ask for within a minute.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,13 +9,20 @@ use crate::config::Limits;
 use crate::redis::full_syncs::FullSyncs;
 use crate::redis::grants::Grants;
 use crate::redis::guesses::Guesses;
+use crate::redis::openings::{Opening, Openings};
 use crate::redis::pace::Pace;
+
+/// A link that has asked for no sync after this time makes way when its site has all its
+/// links: some round trips of a long path.
+const IDLE: Duration = Duration::from_secs(3);
 
 /// What each site has taken of what it may.
 #[derive(Default)]
 pub(super) struct Taken {
     links: HashMap<String, usize>,
-    opened: HashMap<(String, String), VecDeque<Instant>>,
+    openings: HashMap<(String, String), Arc<Openings>>,
+    /// The openings of a site's links that may not have asked for a sync yet.
+    waiting: HashMap<String, Vec<Arc<Opening>>>,
     full_syncs: HashMap<(String, String), Arc<FullSyncs>>,
     grants: HashMap<(String, String), Arc<Grants>>,
     guesses: HashMap<(String, String), Arc<Guesses>>,
@@ -28,7 +34,8 @@ pub(super) struct Taken {
 pub struct Admission {
     registry: Arc<Registry>,
     site: String,
-    master: String,
+    /// Its token, until it asks for a sync.
+    pub opening: Arc<Opening>,
     /// The bound on the site's full syncs from this master, where there is one.
     pub full_syncs: Option<Arc<FullSyncs>>,
     /// The syncs over two connections that the site has begun there.
@@ -40,12 +47,9 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Does not count it among the site's new links of this minute.
+    /// Does not count it among the links that came and did not ask: the master is down.
     pub fn forgive(self) {
-        let mut state = self.registry.lock();
-        if let Some(recent) = state.taken.opened.get_mut(&(self.site.clone(), self.master.clone())) {
-            recent.pop_back();
-        }
+        self.opening.forgive();
     }
 }
 
@@ -54,6 +58,9 @@ impl Drop for Admission {
         let mut state = self.registry.lock();
         if let Some(live) = state.taken.links.get_mut(&self.site) {
             *live -= 1;
+        }
+        if let Some(waiting) = state.taken.waiting.get_mut(&self.site) {
+            waiting.retain(|other| !Arc::ptr_eq(other, &self.opening));
         }
     }
 }
@@ -66,22 +73,23 @@ impl Registry {
         let mut state = self.lock();
         let taken = &mut state.taken;
         let live = taken.links.get(&site).copied().unwrap_or(0);
-        if live >= limits.links_per_site {
-            return Err(format!("site {site} already has {live} links here (links_per_site)"));
-        }
         let now = Instant::now();
+        let waiting = taken.waiting.entry(site.clone()).or_default();
+        waiting.retain(|opening| !opening.has_asked());
+        if live >= limits.links_per_site {
+            let idle = |opening: &Arc<Opening>| now.saturating_duration_since(opening.opened()) >= IDLE;
+            let Some(oldest) = waiting.iter().position(idle) else {
+                return Err(format!("site {site} already has {live} links here (links_per_site)"));
+            };
+            waiting.remove(oldest).evict();
+        }
         let of = (site.clone(), master.to_owned());
-        let recent = taken.opened.entry(of.clone()).or_default();
-        while recent.front().is_some_and(|then| now.duration_since(*then) > Duration::from_secs(60)) {
-            recent.pop_front();
-        }
-        if recent.len() >= limits.new_links_per_minute {
-            return Err(format!(
-                "site {site} opened {} links within a minute (new_links_per_minute)",
-                recent.len()
-            ));
-        }
-        recent.push_back(now);
+        let openings = taken.openings.entry(of.clone());
+        let openings = openings.or_insert_with(|| Arc::new(Openings::new(limits.new_links_per_minute, now)));
+        let opening = openings.open(now).map_err(|most| {
+            format!("site {site} opened {most} links and more that asked for no sync; one more is let in every second or so")
+        })?;
+        waiting.push(Arc::clone(&opening));
         *taken.links.entry(site.clone()).or_default() += 1;
         let grants = Arc::clone(taken.grants.entry(of.clone()).or_default());
         let guesses = Arc::clone(taken.guesses.entry(of.clone()).or_default());
@@ -89,8 +97,8 @@ impl Registry {
         let full_syncs = limits.full_syncs_per_minute.map(|most| {
             Arc::clone(taken.full_syncs.entry(of).or_insert_with(|| Arc::new(FullSyncs::new(most))))
         });
-        let (registry, master) = (Arc::clone(self), master.to_owned());
-        Ok(Admission { registry, site, master, full_syncs, grants, guesses, pace })
+        let registry = Arc::clone(self);
+        Ok(Admission { registry, site, opening, full_syncs, grants, guesses, pace })
     }
 }
 
@@ -107,11 +115,14 @@ mod tests {
             new_links_per_minute: 2,
             full_syncs_per_minute: None,
         };
-        let place = registry.admit("dc2", "orders", &limits).unwrap();
+        let admission = registry.admit("dc2", "orders", &limits).unwrap();
         assert!(registry.admit("DC2", "orders", &limits).unwrap_err().contains("links_per_site"));
         drop(registry.admit("dc3", "orders", &limits).unwrap());
-        drop(place);
-        drop(registry.admit("dc2", "orders", &limits).unwrap());
-        assert!(registry.admit("dc2", "orders", &limits).unwrap_err().contains("new_links_per_minute"));
+        drop(admission);
+        for _ in 1..60 {
+            drop(registry.admit("dc2", "orders", &limits).unwrap());
+        }
+        assert!(registry.admit("dc2", "orders", &limits).unwrap_err().contains("asked for no sync"));
+        registry.admit("dc2", "carts", &limits).unwrap().opening.asks(Instant::now()).unwrap();
     }
 }

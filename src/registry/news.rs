@@ -112,6 +112,8 @@ kinds! {
     PasswordFile: Refused, "clients refused: the password file cannot be read";
     /// Too many others are guessing.
     Guessing: Refused, "clients refused: too many passwords are being tried";
+    /// A client that left before it asked for a sync.
+    NoSync: Not, "clients left without asking for a sync";
     /// A link that this side asked for and did not get.
     NoLink: Failed, "links not had";
     /// The master wants no password although there is one.

@@ -1,63 +1,118 @@
-//! Keeps replicas apart that ask again at once after their sync was refused, as Redis
-//! does from 6.2 on: hundreds of links a second would use up what the site may open,
-//! and be in the way once the cause is gone. A wrong password counts as one, so that
-//! guessing is slow. Who a client is says its address alone: replicas on one host
-//! wait for one another's faults.
+//! Slows clients whose connections come to nothing: by the address of the client.
+//!
+//! A replica whose sync was refused asks again at once, as Redis does from 6.2 on: hundreds
+//! of links a second would use up what the site may open, and be in the way once the cause
+//! is gone. A wrong password counts as one, so that guessing is slow. A health check never
+//! asks for a sync at all: its first few connections are free, since their PING is the same
+//! as a replica's. Replicas on one host wait for one another's faults, and nobody else's.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// The pause after the first refused sync; it doubles with each that follows.
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The first pause; it doubles with each end that follows.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// A client whose last refusal is as long ago is forgotten.
+/// Links in a row that may end without having asked for a sync before there is a pause.
+const FREE: u32 = 3;
+
+/// A client whose last such end is as long ago is forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
 /// Clients that are remembered.
 const MOST: usize = 1024;
 
-/// The refused syncs of the clients of one `[[replica]]`.
+/// Links of one address at a time whose sync has not begun. Others wait: replicas that come
+/// back together take a few round trips each.
+const AT_ONCE: usize = 64;
+
+/// How the clients of one `[[replica]]` have fared.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    refused: Mutex<HashMap<IpAddr, (u32, Instant)>>,
+    clients: Mutex<HashMap<IpAddr, Past>>,
+    opening: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
+}
+
+/// What has ended since a client's last sync.
+#[derive(Debug)]
+struct Past {
+    refused: u32,
+    unasked: u32,
+    last: Instant,
+}
+
+impl Past {
+    fn pauses(&self) -> u32 {
+        self.refused.saturating_add(self.unasked.saturating_sub(FREE))
+    }
 }
 
 impl Backoff {
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Past>> {
+        self.clients.lock().expect("no code panics while it holds the clients")
+    }
+
     /// How long this client's next link must wait.
     pub(super) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
-        let refused = self.refused.lock().expect("no code panics while it holds the refusals");
-        let Some((times, last)) = refused.get(&client) else { return Duration::ZERO };
-        if now.saturating_duration_since(*last) >= FORGET {
+        let clients = self.clients();
+        let Some(past) = clients.get(&client) else { return Duration::ZERO };
+        if past.pauses() == 0 || now.saturating_duration_since(past.last) >= FORGET {
             return Duration::ZERO;
         }
-        let pause = FIRST.saturating_mul(1 << (times - 1).min(10)).min(LONGEST);
-        (*last + pause).saturating_duration_since(now)
+        let pause = FIRST.saturating_mul(1 << (past.pauses() - 1).min(10)).min(LONGEST);
+        (past.last + pause).saturating_duration_since(now)
     }
 
     /// The client's link ended, and no sync had begun although Redis was asked for one; or
     /// it did not know the password.
     pub(super) fn refused(&self, client: IpAddr, now: Instant) {
-        let mut refused = self.refused.lock().expect("no code panics while it holds the refusals");
-        if refused.len() >= MOST {
-            refused.retain(|_, (_, last)| now.saturating_duration_since(*last) < FORGET);
+        self.ended(client, now, |past| past.refused = past.refused.saturating_add(1));
+    }
+
+    /// The client's link ended, and it had asked for no sync.
+    pub(super) fn unasked(&self, client: IpAddr, now: Instant) {
+        self.ended(client, now, |past| past.unasked = past.unasked.saturating_add(1));
+    }
+
+    fn ended(&self, client: IpAddr, now: Instant, count: impl Fn(&mut Past)) {
+        let mut clients = self.clients();
+        if clients.len() >= MOST {
+            clients.retain(|_, past| now.saturating_duration_since(past.last) < FORGET);
         }
-        if refused.len() < MOST || refused.contains_key(&client) {
-            let (times, last) = refused.entry(client).or_insert((0, now));
-            if now.saturating_duration_since(*last) >= FORGET {
-                *times = 0;
+        if clients.len() < MOST || clients.contains_key(&client) {
+            let none = || Past { refused: 0, unasked: 0, last: now };
+            let past = clients.entry(client).or_insert_with(none);
+            if now.saturating_duration_since(past.last) >= FORGET {
+                *past = none();
             }
-            (*times, *last) = (times.saturating_add(1), now);
+            count(past);
+            past.last = now;
         }
     }
 
     /// The client's sync has begun.
     pub(super) fn granted(&self, client: IpAddr) {
-        self.refused.lock().expect("no code panics while it holds the refusals").remove(&client);
+        self.clients().remove(&client);
+    }
+
+    /// Waits for one of the places of this client for links whose sync has not begun. The
+    /// place is given back when dropped.
+    pub(super) async fn place(&self, client: IpAddr) -> Option<OwnedSemaphorePermit> {
+        let places = {
+            let mut opening = self.opening.lock().expect("no code panics while it holds the places");
+            if opening.len() >= MOST {
+                opening.retain(|_, places| places.available_permits() < AT_ONCE);
+            }
+            let places = opening.entry(client).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
+            Arc::clone(places)
+        };
+        places.acquire_owned().await.ok()
     }
 }
 
@@ -84,5 +139,17 @@ mod tests {
         assert_eq!(backoff.wait(client, later), FIRST, "what was a minute ago is forgotten");
         backoff.granted(client);
         assert_eq!(backoff.wait(client, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_first_links_that_ask_for_no_sync_are_free() {
+        let (backoff, now) = (Backoff::default(), Instant::now());
+        let checker = "10.0.0.1".parse().unwrap();
+        for _ in 0..FREE {
+            backoff.unasked(checker, now);
+            assert_eq!(backoff.wait(checker, now), Duration::ZERO);
+        }
+        backoff.unasked(checker, now);
+        assert_eq!(backoff.wait(checker, now), FIRST);
     }
 }

@@ -6,17 +6,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
 use super::dial::reach;
+use super::first_words::{LEFT, Next, Offer, first_words, part_silent, wait_turn};
 use super::guessing::Guesses;
 use super::login::read;
 use super::prove::{Proof, prove};
@@ -33,7 +37,7 @@ use crate::redis::at_replica::AtReplica;
 use crate::redis::introduction::Introduction;
 use crate::redis::names::{Name, Names};
 use crate::redis::observer::Observer;
-use crate::redis::replication::{Observed, Replication};
+use crate::redis::replication::Observed;
 use crate::redis::reply;
 use crate::registry::{Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
@@ -58,6 +62,7 @@ pub struct Door {
     pub replica: Arc<Replica>,
     /// What is announced for its replicas, if anything.
     names: Option<Arc<Names>>,
+    offer: Offer,
     backoff: Backoff,
     /// Clients that have proven nothing yet, or are refused, by address.
     unproven: Unproven<IpAddr>,
@@ -74,6 +79,7 @@ impl Door {
         Self {
             replica: Arc::new(replica),
             names,
+            offer: Offer::default(),
             backoff: Backoff::default(),
             unproven: Unproven::new(CLIENTS_OF_ONE, CLIENTS),
             guesses: Guesses::default(),
@@ -88,12 +94,8 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let name = &replica.name;
     let about = |kind| Topic::replica(kind, &replica);
     let seat = door.unproven.enter(source(from.ip()));
-    let let_in = tokio::select! {
-        let_in = async {
-            let wait = door.backoff.wait(from.ip(), Instant::now());
-            tokio::time::sleep(wait).await;
-            (wait.is_zero() || !is_gone(&redis).await) && is_proven(&shared, &door, &mut redis, &seat, from).await
-        } => let_in,
+    let opening = tokio::select! {
+        opening = approach(&shared, &door, &mut redis, &seat, from) => opening,
         () = seat.evicted() => {
             let reason = "too many others have proven nothing yet, the oldest goes";
             tell!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
@@ -101,9 +103,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         }
         () = shared.stop.cancelled() => return,
     };
-    if !let_in {
-        return;
-    }
+    let Some(opening) = opening else { return };
     drop(seat);
     let want = |sibling| Want::New { master: replica.master.clone(), sibling };
     let reached = tokio::select! {
@@ -113,6 +113,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let (mut lane, accept) = match reached {
         Ok(reached) => reached,
         Err(reason) => {
+            door.offer.failed(&reason);
             tell!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
             let seat = door.unproven.enter(source(from.ip()));
             let reply = reply::error(&shared.config.site, &reason);
@@ -124,8 +125,10 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         }
     };
     shared.registry.well_again(&about(Kind::NoLink));
+    door.offer.accepted(accept.plain);
     if !accept.plain && is_gone(&redis).await {
-        debug!(link = %name, client = %from, "the replica left while the link was opened");
+        no_sync(&shared, &replica, from);
+        door.backoff.unasked(from.ip(), Instant::now());
         let why = Why::new(Code::ReplicaClosed, "the replica left while the link was opened");
         let _ = timeout(PARTING, async {
             lane.send(&Frame::Abort(why)).await?;
@@ -151,8 +154,8 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         observed: observed.clone(),
     });
     info!(link = %name, number = place.number, site = %replica.site, node = %shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
-    let tap: Box<dyn Tap> = match observed {
-        Some(observed) => Box::new(tap(&shared, &door, Observer::new(observed), from)),
+    let tap: Box<dyn Tap> = match &observed {
+        Some(observed) => Box::new(tap(&shared, &door, Observer::new(Arc::clone(observed)), from)),
         None => Box::new(Blind),
     };
     let instance = accept.identity.instance;
@@ -168,22 +171,110 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         inward: Flow::ToReplica,
         plain: accept.plain,
         tap,
+        hurry: CancellationToken::new(),
         entry: &place,
         site: &shared.config.site,
     };
-    let (end, untold) = relay::run(relay, &shared.stop).await;
-    if let Some(observed) = &place.observed {
-        match observed.view(Instant::now()) {
-            Replication { sync: Some(_), .. } => door.backoff.granted(from.ip()),
-            Replication { complaint: Some(_), .. } => door.backoff.refused(from.ip(), Instant::now()),
-            _ => {}
+    let (end, untold) = {
+        let mut run = pin!(relay::run(relay, &shared.stop));
+        let early = tokio::select! {
+            biased;
+            ended = &mut run => Some(ended),
+            () = begun(observed.as_deref()) => None,
+        };
+        match early {
+            Some(ended) => {
+                if let Some(observed) = &observed {
+                    count_end(&door.backoff, observed, from.ip());
+                }
+                ended
+            }
+            None => {
+                door.backoff.granted(from.ip());
+                drop(opening);
+                run.await
+            }
         }
-    }
+    };
     super::end(place, &end);
     if let Some(untold) = untold {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
         untold.tell().await;
     }
+}
+
+/// From a client's accept until a link is opened for it: nothing where that does not come
+/// about, which is told here.
+async fn approach(
+    shared: &Arc<Shared>,
+    door: &Door,
+    redis: &mut TcpStream,
+    seat: &Seat<IpAddr>,
+    from: SocketAddr,
+) -> Option<OwnedSemaphorePermit> {
+    let (replica, site) = (&door.replica, &shared.config.site);
+    // Who must prove itself is answered here anyway.
+    let open = replica.password_file.is_none();
+    let mut next =
+        if open { first_words(shared, replica, &door.offer, redis, seat).await } else { Next::Link };
+    let now = Instant::now();
+    let wait = door.backoff.wait(from.ip(), now);
+    if matches!(next, Next::Link) && !wait.is_zero() {
+        if open {
+            next = wait_turn(&door.offer, redis, seat, site, now + wait).await;
+        } else {
+            tokio::time::sleep(wait).await;
+        }
+        if is_gone(redis).await {
+            next = Next::Left;
+        }
+    }
+    match next {
+        Next::Link => {}
+        Next::Left => {
+            no_sync(shared, replica, from);
+            return None;
+        }
+        Next::Silent => {
+            no_sync(shared, replica, from);
+            seat.refused();
+            part_silent(redis, site, REFUSAL_DEADLINE).await;
+            return None;
+        }
+        Next::Unreachable(reason) => {
+            door.offer.failed(&reason);
+            tell!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
+            return None;
+        }
+    }
+    if !is_proven(shared, door, redis, seat, from).await {
+        return None;
+    }
+    door.backoff.place(from.ip()).await
+}
+
+/// Ready once the sync of a link has begun; at once in a plain tunnel.
+async fn begun(observed: Option<&Observed>) {
+    if let Some(observed) = observed {
+        observed.begun().await;
+    }
+}
+
+/// Counts the end of a link for what its client has to wait for the next.
+fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
+    let now = Instant::now();
+    if observed.is_begun() {
+        backoff.granted(client);
+    } else if observed.view(now).complaint.is_some() {
+        backoff.refused(client, now);
+    } else {
+        backoff.unasked(client, now);
+    }
+}
+
+/// Tells of a client that asked for no sync.
+fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
+    tell!(info, shared.registry, Topic::replica(Kind::NoSync, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
 }
 
 /// A no at the door: what the client hears, if anything, and what the log says.
@@ -290,7 +381,7 @@ async fn refuse(redis: &mut TcpStream, reply: &[u8]) {
 }
 
 /// Writes a reply and waits until the replica has closed: a reset could overtake it.
-async fn last_words(redis: &mut TcpStream, reply: &[u8]) -> std::io::Result<()> {
+pub(super) async fn last_words(redis: &mut TcpStream, reply: &[u8]) -> std::io::Result<()> {
     redis.write_all(reply).await?;
     redis.shutdown().await?;
     let mut rest = Zeroizing::new([0; 1024]);

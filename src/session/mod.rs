@@ -10,6 +10,7 @@ pub mod attach;
 mod backoff;
 pub mod dial;
 pub mod door;
+mod first_words;
 mod guessing;
 pub mod login;
 mod prove;

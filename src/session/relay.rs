@@ -88,6 +88,8 @@ pub struct Relay<'a> {
     pub plain: bool,
     /// What looks into the bytes.
     pub tap: Box<dyn Tap>,
+    /// Cancelled when the tap is to be asked at once whether the replica is overdue.
+    pub hurry: CancellationToken,
     /// Where the counts go.
     pub entry: &'a Place,
     /// This site's name, for the words of an end.
@@ -125,6 +127,7 @@ impl Untold {
 /// Cancelling `stop` ends it with a GOODBYE.
 pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Untold>) {
     let mut renewed = relay.renewed.clone();
+    let (hurry, mut hurried) = (relay.hurry.clone(), false);
     let mut driver = Driver::new(relay);
     let stopped = loop {
         tokio::select! {
@@ -132,6 +135,10 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Unt
             () = poll_fn(|cx| driver.poll(cx)) => break false,
             () = stop.cancelled() => break true,
             Ok(()) = renewed.changed() => driver.link.renew(Instant::now()),
+            () = hurry.cancelled(), if !hurried => {
+                hurried = true;
+                driver.ask_by = driver.ask_by.map(|_| Instant::now());
+            }
         }
     };
     if stopped {

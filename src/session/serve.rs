@@ -211,6 +211,18 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let plain = master.is_plain();
     let ours = terms(&shared.config.link);
     let probe = matches!(hello.want, Want::Probe { .. });
+    if plain
+        && !probe
+        && let Err(wait) = admission.opening.asks(Instant::now())
+    {
+        // Nothing is known of what it asks for: all of its links count.
+        let limit = format!(
+            "too many links of this site within a minute (new_links_per_minute); ask again in {} s",
+            wait.as_secs() + 1
+        );
+        let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
+        return refuse(&shared, lane, seat, &site, No::new(Kind::Limit, Code::Limit, &limit)).await;
+    }
     let id = Id::random();
     let (listed, door) = shared.attachable.list(id, &hello.identity, &master.name);
     let accept = Frame::Accept(Accept {
@@ -234,6 +246,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let Ok(address) = redis.peer_addr() else { return };
     let agreed = agreed(&ours, &hello.terms, plain);
     let rules = rules(master, &admission, &site, address);
+    let hurry = admission.opening.eviction();
     let observed =
         rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name)));
     let place = shared.registry.open(&With {
@@ -274,6 +287,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         inward: Flow::ToMaster,
         plain,
         tap,
+        hurry,
         entry: &place,
         site: &shared.config.site,
     };
@@ -296,6 +310,7 @@ fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) 
                 failover: *failover,
                 dump: *dump,
                 slot_migration: *slot_migration,
+                opening: Some(Arc::clone(&admission.opening)),
                 full_syncs: admission.full_syncs.clone(),
                 grants: Arc::clone(&admission.grants),
                 guesses: Arc::clone(&admission.guesses),

@@ -529,6 +529,7 @@ fn a_connection_that_never_asks_for_a_sync_does_not_hold_a_link_for_ever() {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
     let pair = lab.pair(alpha.port);
     let mut silent = Client::connect(pair.entry).expect("the gateway accepts");
+    silent.send(b"PING\r\n");
     eventually("the link is up", SOON, || pair.first.links() == 1);
     let (rest, ended) = silent.rest(SOON * 2);
     assert!(ended && String::from_utf8_lossy(&rest).contains("no sync was asked for within 20 s"));

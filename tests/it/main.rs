@@ -8,6 +8,7 @@ mod support;
 mod attacks;
 mod breaks;
 mod certs;
+mod clients;
 mod dials;
 mod documents;
 mod files;

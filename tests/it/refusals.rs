@@ -373,8 +373,9 @@ fn a_site_that_opens_too_many_links_is_held_back() {
         &(master_config("dc1", wan, &[("orders", alpha.port)], "") + "[limits]\nlinks_per_site = 3\n"),
     );
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-    let clients: Vec<_> =
+    let mut clients: Vec<_> =
         (0..5).map(|_| crate::support::redis::Client::connect(entry).expect("the gateway accepts")).collect();
+    clients.iter_mut().for_each(|client| client.send(b"PING\r\n"));
     eventually("three links are up", SOON, || first.links() == 3);
     second.wait_log("too many links");
     assert_eq!(first.links(), 3);

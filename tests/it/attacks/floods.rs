@@ -284,7 +284,8 @@ fn a_master_site_that_floods_harms_no_link_with_another() {
     let listener = TcpListener::bind(("127.0.0.1", evil)).expect("the port is free");
     let site = Site::new(&lab.path().join("certs"), "dc1", "dc2");
     let asked = || {
-        let replica = Client::connect(trap).expect("the gateway accepts");
+        let mut replica = Client::connect(trap).expect("the gateway accepts");
+        replica.send(b"PING\r\n");
         (site.accept(&listener), replica)
     };
     let (mut wire, _replica) = asked();

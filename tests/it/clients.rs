@@ -1,0 +1,216 @@
+//! Clients of a replica listener that are no replicas, and replicas beside them.
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use replgate::link::tlv::{Code, Id, Want};
+
+use crate::support::gateway::{Lab, Pair, master_config, replica_config};
+use crate::support::redis::{Answer, Client, Redis, Version};
+use crate::support::wire::Site;
+use crate::support::{SOON, always, eventually, free_port};
+
+/// A master behind a pair, and what its Redis has accepted so far.
+struct Checked {
+    alpha: Redis,
+    pair: Pair,
+    /// Last, so that the logs are still there when the others are dropped.
+    lab: Lab,
+}
+
+impl Checked {
+    fn new(limits: &str) -> Self {
+        let lab = Lab::new();
+        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        alpha.ask(&["SET", "some", "data"]);
+        let pair = lab.pair_with(alpha.port, limits, "");
+        Self { alpha, pair, lab }
+    }
+
+    fn replica(&self, name: &str) -> Redis {
+        let replica = Redis::start(Version::System, self.lab.path(), name, &[]);
+        replica.replicaof(self.pair.entry);
+        replica
+    }
+
+    /// Connections that the master accepted while `work` was done, but for those that count.
+    fn accepted(&self, work: impl FnOnce()) -> i64 {
+        let mut counter = self.alpha.client();
+        let mut count = || {
+            let Answer::Text(info) = counter.ask(&["INFO", "stats"]) else { panic!("INFO answers") };
+            let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+            line.and_then(|count| count.trim().parse::<i64>().ok()).expect("INFO has the count")
+        };
+        let before = count();
+        work();
+        count() - before
+    }
+
+    /// Lines of both logs that an operator sees.
+    fn lines(&self) -> usize {
+        let seen = |log: String| log.lines().filter(|line| !line.contains(" DEBUG ")).count();
+        seen(self.pair.first.log()) + seen(self.pair.second.log())
+    }
+}
+
+/// A health check as a load balancer makes it.
+fn ping_and_quit(host: [u8; 4], entry: u16) -> bool {
+    let mut client = Client::from(host, entry);
+    let pong = client.try_ask(&["PING"]) == Some(Answer::Text("PONG".to_owned()));
+    client.send(&Client::encode(&["QUIT"]));
+    pong
+}
+
+/// The handshake of a replica; whether a sync has begun, without a second try.
+fn syncs(host: [u8; 4], entry: u16, port: u16) -> bool {
+    let mut client = Client::from(host, entry);
+    let port = port.to_string();
+    client.try_ask(&["PING"]).is_some()
+        && client.try_ask(&["REPLCONF", "listening-port", &port]).is_some()
+        && client.try_ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).is_some()
+        && {
+            client.send(&Client::encode(&["PSYNC", "?", "-1"]));
+            client.line().is_some_and(|line| line.starts_with("+FULLRESYNC"))
+        }
+}
+
+#[test]
+fn a_client_that_says_nothing_costs_the_master_no_connection() {
+    let checked = Checked::new("");
+    let entry = checked.pair.entry;
+    let mut held = Vec::new();
+    let accepted = checked.accepted(|| {
+        for _ in 0..100 {
+            drop(TcpStream::connect(("127.0.0.1", entry)).expect("the gateway accepts"));
+        }
+        held.extend((0..20).map(|_| TcpStream::connect(("127.0.0.1", entry)).expect("the gateway accepts")));
+        always("none of them becomes a link", Duration::from_secs(3), || checked.pair.first.links() == 0);
+    });
+    // Once the gateway has to ask whether the far side speaks first.
+    assert!(accepted <= 1, "{accepted}");
+    assert!(checked.lines() < 20, "{}", checked.lines());
+    checked.replica("bravo").wait_equal(&checked.alpha);
+}
+
+#[test]
+fn a_client_that_says_nothing_is_told_so_and_goes() {
+    let checked = Checked::new("");
+    let mut silent = Client::connect(checked.pair.entry).expect("the gateway accepts");
+    let (rest, ended) = silent.rest(SOON * 2);
+    assert!(ended && String::from_utf8_lossy(&rest).contains("no sync was asked for within 20 s"));
+}
+
+#[test]
+fn health_checks_are_answered_and_keep_no_replica_out() {
+    let checked = Checked::new("");
+    let entry = checked.pair.entry;
+    let before = checked.lines();
+    let accepted = checked.accepted(|| {
+        for check in 0..100 {
+            assert!(ping_and_quit([127, 0, 0, 1], entry), "check {check} is answered");
+        }
+    });
+    assert!(accepted < 20, "{accepted} of 100 checks reached the master");
+    // A replica at the address of the checks.
+    checked.replica("bravo").wait_equal(&checked.alpha);
+    assert!(checked.lines() - before < 30, "{} lines", checked.lines() - before);
+    assert_eq!(checked.pair.first.count("refused"), 0);
+}
+
+#[test]
+fn replicas_that_come_back_together_do_not_queue_behind_a_health_check() {
+    let checked = Checked::new("[limits]\nlinks_per_site = 200\nnew_links_per_minute = 200\n");
+    let entry = checked.pair.entry;
+    for _ in 0..10 {
+        ping_and_quit([127, 0, 0, 2], entry);
+    }
+    thread::scope(|scope| {
+        let checks = scope.spawn(|| (0..40).filter(|_| ping_and_quit([127, 0, 0, 2], entry)).count());
+        let replicas: Vec<_> =
+            (0..100).map(|at| scope.spawn(move || syncs([127, 0, 0, 3], entry, 7000 + at))).collect();
+        let begun = replicas.into_iter().filter_map(|replica| replica.join().ok()).filter(|begun| *begun);
+        assert_eq!(begun.count(), 100, "each gets its sync at the first try");
+        assert_eq!(checks.join().expect("the checks end"), 40);
+    });
+}
+
+#[test]
+fn a_site_that_opens_links_and_asks_for_nothing_cannot_churn_the_master() {
+    let checked = Checked::new("");
+    let site = Site::new(&checked.lab.path().join("certs"), "dc2", "dc1");
+    let mut refusals = Vec::new();
+    let accepted = checked.accepted(|| {
+        for _ in 0..150 {
+            let want = Want::New { master: "orders".to_owned(), sibling: None };
+            if let (_, Err(refuse)) = site.ask(checked.pair.wan, want) {
+                refusals.push(refuse.why);
+            }
+        }
+    });
+    assert!((60..100).contains(&accepted), "{accepted}");
+    assert!(refusals.iter().all(|why| why.code == Code::Limit), "{refusals:?}");
+    assert!(refusals[0].text.contains("asked for no sync"), "{:?}", refusals[0]);
+    // Another lane of that site, and a way back for its links, is no new link.
+    let want = Want::Attach { link: Id::random(), lane: 1, alive: Vec::new(), received: 0 };
+    let (_, answer) = site.ask(checked.pair.wan, want);
+    assert_eq!(answer.map_err(|refuse| refuse.why.code).unwrap_err(), Code::UnknownLink);
+    // A replica of that site gets in as it asks again.
+    checked.replica("bravo").wait_equal(&checked.alpha);
+}
+
+#[test]
+fn a_link_that_asks_for_nothing_makes_way_when_its_site_has_all_its_links() {
+    let checked = Checked::new("[limits]\nlinks_per_site = 3\n");
+    let mut idle: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = Client::connect(checked.pair.entry).expect("the gateway accepts");
+            client.ask(&["PING"]);
+            client
+        })
+        .collect();
+    assert_eq!(checked.pair.first.links(), 3);
+    let bravo = checked.replica("bravo");
+    bravo.wait_equal(&checked.alpha);
+    let (rest, ended) = idle[0].rest(SOON);
+    assert!(ended && String::from_utf8_lossy(&rest).contains("its site had all its links"), "{rest:?}");
+    eventually("the others stay", SOON, || checked.pair.first.links() == 3);
+}
+
+#[test]
+fn the_syncs_of_a_site_are_counted_when_they_are_asked_for() {
+    let checked = Checked::new("[limits]\nnew_links_per_minute = 2\n");
+    let entry = checked.pair.entry;
+    assert!(syncs([127, 0, 0, 2], entry, 7001) && syncs([127, 0, 0, 3], entry, 7002));
+    let charli = checked.replica("charli");
+    eventually("the third is told to ask again", SOON, || {
+        charli
+            .log()
+            .contains("too many syncs of this site within a minute (new_links_per_minute); ask again in")
+    });
+    assert_eq!(charli.ask(&["EXISTS", "some"]), "0");
+}
+
+#[test]
+fn the_far_side_of_a_plain_tunnel_may_speak_first() {
+    use std::io::{Read, Write};
+    let greets = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let port = greets.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for socket in greets.incoming() {
+            let _ = socket.and_then(|mut socket| socket.write_all(b"welcome"));
+        }
+    });
+    let lab = Lab::new();
+    let (wan, entry) = (free_port(), free_port());
+    let config = master_config("dc1", wan, &[("orders", port)], "commands = \"any\"\n");
+    let _first = lab.gateway("dc1", &config);
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(("127.0.0.1", entry)).expect("the gateway accepts");
+        client.set_read_timeout(Some(SOON)).expect("a timeout can be set");
+        let mut greeting = [0; 7];
+        client.read_exact(&mut greeting).expect("the greeting comes");
+        assert_eq!(&greeting, b"welcome");
+    }
+}
