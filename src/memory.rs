@@ -44,6 +44,8 @@ pub struct Budget {
     /// Sites with a link that holds more than its floor.
     holding: AtomicU64,
     sites: Mutex<HashMap<String, Arc<Site>>>,
+    /// Held while one link gives way: the next is judged by what is left then.
+    giving: Mutex<()>,
 }
 
 /// What one far site holds of a [`Budget`].
@@ -74,7 +76,8 @@ impl Budget {
     /// A budget of `limit` bytes, of which none is used.
     pub fn new(limit: u64) -> Arc<Self> {
         let zero = AtomicU64::default;
-        Arc::new(Self { limit, used: zero(), excess: zero(), holding: zero(), sites: Mutex::default() })
+        let (sites, giving) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { limit, used: zero(), excess: zero(), holding: zero(), sites, giving })
     }
 
     /// The bound.
@@ -157,8 +160,22 @@ impl Share {
 
     /// Whether the link must end because of what it holds beyond gaps: it is the greatest
     /// of a site that holds more than its part, and its gap is `stuck`; or the greatest of
-    /// all where twice the limit is passed.
-    pub fn gives_way(&self, stuck: bool) -> bool {
+    /// all where twice the limit is passed. From then on it counts as one that holds
+    /// nothing beyond gaps: no other link has to end for the same bytes.
+    pub fn gives_way(&mut self, stuck: bool) -> bool {
+        if !self.must_give_way(stuck) {
+            return false;
+        }
+        let budget = Arc::clone(&self.budget);
+        let _one_at_a_time = budget.giving.lock().expect("no code panics while a link gives way");
+        let gives_way = self.must_give_way(stuck);
+        if gives_way {
+            self.set(self.held.saturating_sub(self.scattered.load(Ordering::Relaxed)), 0);
+        }
+        gives_way
+    }
+
+    fn must_give_way(&self, stuck: bool) -> bool {
         let own = self.scattered.load(Ordering::Relaxed);
         if own <= SCATTERED_FLOOR {
             return false;
@@ -291,16 +308,16 @@ mod tests {
             share
         };
         let mut links = vec![share("dc2", 9 * MIB), share("dc2", 7 * MIB), share("dc3", 10 * MIB)];
-        let stuck = |links: &[Share]| links.iter().map(|link| link.gives_way(true)).collect::<Vec<_>>();
-        let moving = |links: &[Share]| links.iter().any(|link| link.gives_way(false));
-        assert_eq!(stuck(&links), [false; 3], "a quarter each");
-        links.push(share("dc2", MIB));
-        assert_eq!(stuck(&links), [true, false, false, false], "the greatest of its site");
-        assert!(!moving(&links), "lanes that are out of step fill their gaps");
+        let stuck = |links: &mut [Share]| links.iter_mut().map(|link| link.gives_way(true)).collect::<Vec<_>>();
+        let moving = |links: &mut [Share]| links.iter_mut().any(|link| link.gives_way(false));
+        assert_eq!(stuck(&mut links), [false; 3], "a quarter each");
+        links.extend([share("dc2", 9 * MIB), share("dc2", MIB)]);
+        assert_eq!(stuck(&mut links), [true, false, false, true, false], "the greatest, until it is enough");
+        assert!(!moving(&mut links), "lanes that are out of step fill their gaps");
         // What slow readers hold is no reason; twice the limit is.
         let mut slow = budget.share("dc4");
         slow.set(100 * MIB, 0);
-        assert!(!moving(&links));
+        assert!(!moving(&mut links));
         slow.set(128 * MIB, 0);
         assert!(!slow.gives_way(true) && links[2].gives_way(false) && !links[0].gives_way(false));
     }
