@@ -308,7 +308,8 @@ mod tests {
             share
         };
         let mut links = vec![share("dc2", 9 * MIB), share("dc2", 7 * MIB), share("dc3", 10 * MIB)];
-        let stuck = |links: &mut [Share]| links.iter_mut().map(|link| link.gives_way(true)).collect::<Vec<_>>();
+        let stuck =
+            |links: &mut [Share]| links.iter_mut().map(|link| link.gives_way(true)).collect::<Vec<_>>();
         let moving = |links: &mut [Share]| links.iter_mut().any(|link| link.gives_way(false));
         assert_eq!(stuck(&mut links), [false; 3], "a quarter each");
         links.extend([share("dc2", 9 * MIB), share("dc2", MIB)]);
