@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::listener;
 use crate::password::Password;
 use crate::registry::{Kind, Topic, Untold, tell};
-use crate::session::door::{self, Door};
-use crate::session::{Shared, serve};
+use crate::session::replica_listener::{self, Door};
+use crate::session::{Shared, inbound};
 use crate::tls::expiry::Reminders;
 use crate::tls::in_use::Loaded;
 use crate::tls::material::Material;
@@ -199,7 +199,7 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
     let listening = shared.registry.listening(shared.config.listen.expect("bound"));
     let take = move |socket, from: SocketAddr| {
         let seat = shared.strangers.enter(unproven::source(from.ip()));
-        inner.spawn(serve::serve(Arc::clone(&shared), socket, from, seat));
+        inner.spawn(inbound::serve(Arc::clone(&shared), socket, from, seat));
     };
     tasks.spawn(async move {
         let _listening = listening;
@@ -229,7 +229,12 @@ fn accept_replicas(
     let listening = shared.registry.listening(replica.listen);
     let take = move |socket, from: SocketAddr| {
         if replica.clients.iter().any(|network| network.contains(from.ip())) {
-            inner.spawn(door::serve_replica(Arc::clone(&shared), Arc::clone(&door), socket, from));
+            inner.spawn(replica_listener::serve_replica(
+                Arc::clone(&shared),
+                Arc::clone(&door),
+                socket,
+                from,
+            ));
             return;
         }
         let topic = Topic::replica(Kind::NotAClient, &replica);

@@ -223,7 +223,7 @@ async fn take(redis: &mut TcpStream, length: usize) -> std::io::Result<()> {
 /// Tells a client that has said nothing why it goes.
 pub(super) async fn part_silent(redis: &mut TcpStream, site: &str, within: Duration) {
     let reply = reply::error(site, &format!("no sync was asked for within {} s", OPENING.as_secs()));
-    let _ = timeout(within, super::door::last_words(redis, &reply)).await;
+    let _ = timeout(within, super::replica_listener::last_words(redis, &reply)).await;
 }
 
 /// What is told of all clients that leave before a link is opened for them.

@@ -1,24 +1,22 @@
 //! What a gateway does with one connection, from its first byte to its last.
 //!
-//! [`door`] serves a replica that connected to this site, over a lane that [`dial`]
-//! finds; [`ways`] has what all dials share. [`serve`] answers a gateway that dialled it; both end in [`relay`], which
-//! moves the bytes. Passwords come before: `prove` asks a local replica for one,
+//! [`replica_listener`] serves a replica that connected to this site, over a lane that
+//! [`dial`] finds. [`inbound`] answers a gateway that dialled it. Both end in [`relay`],
+//! which moves the bytes. Passwords come before: `prove` asks a local replica for one,
 //! `guessing` paces those who try, [`login`] says one to the local master. A link that
-//! lost its lanes gets new ones by [`redial`] here and [`attach`] there.
+//! lost its lanes gets new ones by [`dial::redial`] here and [`link_table`] there.
 
-pub mod attach;
 mod backoff;
 pub mod dial;
-pub mod door;
 mod first_words;
 mod guessing;
+pub mod inbound;
+pub mod link_table;
 pub mod login;
 mod prove;
-pub mod redial;
 pub mod relay;
-pub mod serve;
+pub mod replica_listener;
 mod tapped;
-pub mod ways;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,8 +27,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::attach::Attachable;
-use self::ways::Ways;
+use self::dial::ways::Ways;
+use self::link_table::Attachable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::link::tlv::{Id, Identity, Terms, ZSTD};

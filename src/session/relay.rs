@@ -23,9 +23,9 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::attach::{Arrival, Knock};
-use super::redial::{Dialled, Redial};
-use super::serve::part;
+use super::dial::redial::{Dialled, Redial};
+use super::inbound::part;
+use super::link_table::{Arrival, Knock};
 use super::tapped::{AtTap, Made};
 use crate::buffer::{self, Chunk};
 use crate::lane::{Lane, LaneError};

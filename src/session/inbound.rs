@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tracing::{debug, info};
 
-use super::attach::Arrival;
+use super::link_table::Arrival;
 use super::login::{Login, login};
 use super::relay::{self, Relay, Supply};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, caller, congestion, terms, tune};

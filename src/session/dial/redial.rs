@@ -15,8 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
-use super::dial::{self, Attached, Failure};
+use super::{self as dial, Attached, Failure};
 use crate::config::Replica;
 use crate::lane::Lane;
 use crate::link::End;
@@ -24,6 +23,7 @@ use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Id, Want};
 use crate::race::run::MAX_ADDRESSES;
+use crate::session::Shared;
 
 /// Names are resolved again after this time.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);

@@ -4,6 +4,9 @@
 //! alone, so that no far gateway is left with a link that nobody wants. Where the answer
 //! is no, or none, the race goes on.
 
+pub mod redial;
+pub mod ways;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +15,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::{HELLO_DEADLINE, Shared, congestion, dialling_terms, tune};
 use crate::config::Replica;
 use crate::lane::{Lane, LaneError};
 use crate::link::Side;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::race::run::{Attempts, Event};
+use crate::session::{HELLO_DEADLINE, Shared, congestion, dialling_terms, tune};
 
 /// For one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);

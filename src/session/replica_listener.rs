@@ -20,11 +20,11 @@ use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
 use super::dial::reach;
+use super::dial::redial::Redial;
 use super::first_words::{LEFT, Next, Offer, first_words, part_silent, wait_turn};
 use super::guessing::Guesses;
 use super::login::read;
 use super::prove::{Proof, prove};
-use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, Shared, agreed, dialling_terms, tune};
 use crate::config::{Announced, Replica};
