@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::listener;
 use crate::password::Password;
 use crate::registry::{Kind, Topic, Untold, tell};
-use crate::session::replica_listener::{self, Door};
+use crate::session::replica_listener::{self, ReplicaListener};
 use crate::session::{Shared, inbound};
 use crate::tls::expiry::Reminders;
 use crate::tls::in_use::Loaded;
@@ -63,7 +63,7 @@ pub async fn run(
     let mut replicas = Vec::new();
     for replica in &shared.config.replicas {
         let listener = bind(replica.listen, &format!("replica {:?}", replica.name))?;
-        replicas.push((listener, Arc::new(Door::new(replica.clone()))));
+        replicas.push((listener, Arc::new(ReplicaListener::new(replica.clone()))));
     }
     for listener in admin::bind(&shared).await {
         tasks.spawn(admin::serve(Arc::clone(&shared), listener, tasks.clone()));
@@ -71,8 +71,8 @@ pub async fn run(
     if let Some(listener) = wan {
         accept_sites(&shared, listener, &tasks);
     }
-    for (listener, door) in replicas {
-        accept_replicas(&shared, listener, door, &tasks);
+    for (listener, replica_listener) in replicas {
+        accept_replicas(&shared, listener, replica_listener, &tasks);
     }
     tasks.spawn(count(Arc::clone(&shared)));
     tasks.spawn(remind(Arc::clone(&shared)));
@@ -219,10 +219,10 @@ fn starved(shared: &Arc<Shared>) -> impl Fn(&std::io::Error) + use<> {
 fn accept_replicas(
     shared: &Arc<Shared>,
     listener: tokio::net::TcpListener,
-    door: Arc<Door>,
+    replica_listener: Arc<ReplicaListener>,
     tasks: &TaskTracker,
 ) {
-    let replica = Arc::clone(&door.replica);
+    let replica = Arc::clone(&replica_listener.replica);
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
     let (shared, inner, stop) = (Arc::clone(shared), tasks.clone(), shared.stop.clone());
     let starved = starved(&shared);
@@ -231,7 +231,7 @@ fn accept_replicas(
         if replica.clients.iter().any(|network| network.contains(from.ip())) {
             inner.spawn(replica_listener::serve_replica(
                 Arc::clone(&shared),
-                Arc::clone(&door),
+                Arc::clone(&replica_listener),
                 socket,
                 from,
             ));

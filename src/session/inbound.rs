@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tracing::{debug, info};
 
-use super::link_table::Arrival;
+use super::link_table::AttachRequest;
 use super::login::{Login, login};
 use super::relay::{self, Relay, Supply};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, caller, congestion, terms, tune};
@@ -206,7 +206,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         }
     };
     if matches!(hello.want, Want::New { .. }) {
-        shared.attachable.came_up(&hello.identity);
+        shared.links.supersede(&hello.identity);
     }
     let plain = master.is_plain();
     let ours = terms(&shared.config.link);
@@ -224,7 +224,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return refuse(&shared, lane, seat, &site, No::new(Kind::Limit, Code::Limit, &limit)).await;
     }
     let id = Id::random();
-    let (listed, door) = shared.attachable.list(id, &hello.identity, &master.name);
+    let (listed, requests) = shared.links.list(id, &hello.identity, &master.name);
     let accept = Frame::Accept(Accept {
         version: VERSION,
         identity: shared.identity(),
@@ -279,7 +279,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let relay = Relay {
         link,
         lane,
-        supply: Supply::Arrivals(door),
+        supply: Supply::Requests(requests),
         renewed: shared.renewals.subscribe(),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
@@ -325,7 +325,7 @@ fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) 
 async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, link: Id, dial: Dial) {
     let site = hello.identity.site.clone();
     let judged = claims(&lane, hello).and_then(|()| {
-        let name = shared.attachable.master_of(link, &site).map_err(|why| No {
+        let name = shared.links.master_of(link, &site).map_err(|why| No {
             log: format!("a lane asks for a link: {}", shown(why.text.as_bytes())),
             why,
             topic: Topic::of(Kind::UnknownLink),
@@ -337,7 +337,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
         Ok(master) => master,
         Err(no) => return refuse(shared, lane, seat, &site, no).await,
     };
-    shared.attachable.came_up(&hello.identity);
+    shared.links.supersede(&hello.identity);
     let accept = Accept {
         version: VERSION,
         identity: shared.identity(),
@@ -346,9 +346,9 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
         received: 0,
         plain: master.is_plain(),
     };
-    if let Err(arrival) = shared.attachable.knock(link, Arrival { lane, seat, dial, accept }) {
+    if let Err(request) = shared.links.hand_over(link, AttachRequest { lane, seat, dial, accept }) {
         let no = No::new(Kind::Busy, Code::NotYet, "the link is busy or about to end");
-        refuse(shared, arrival.lane, arrival.seat, &site, no).await;
+        refuse(shared, request.lane, request.seat, &site, no).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which links of this gateway a lane may come back to, and which have ended.
 //!
 //! A link is known by its random id, and belongs to the site and the master that
-//! it was opened for. Its task is knocked at when a lane asks for it; for a link
+//! it was opened for. Its task is given the lane that asks for it. For a link
 //! that has ended, its reason is kept for as long as the far side may still ask.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,23 +17,23 @@ use crate::link::tlv::{Accept, Code, Id, Identity, Why};
 use crate::unproven::Seat;
 
 /// Lanes that may wait for a link's task.
-const KNOCKS: usize = 8;
+const WAITING: usize = 8;
 
 /// Ended links that are remembered.
 const MAX_ENDED: usize = 4096;
 
 /// What a link's task is told.
 #[derive(Debug)]
-pub enum Knock {
+pub enum ToLink {
     /// A lane asks to carry it.
-    Lane(Box<Arrival>),
+    Attach(Box<AttachRequest>),
     /// Another process of the same far gateway has come up.
     Superseded,
 }
 
 /// A lane that asks to carry a link.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct AttachRequest {
     /// The lane, which waits for its answer.
     pub lane: Lane,
     /// Its seat among those that carry no link.
@@ -48,7 +48,7 @@ pub struct Arrival {
 struct Known {
     owner: Identity,
     master: String,
-    knocks: mpsc::Sender<Knock>,
+    sender: mpsc::Sender<ToLink>,
 }
 
 #[derive(Debug)]
@@ -67,18 +67,18 @@ struct State {
 
 /// The links that this gateway has accepted.
 #[derive(Debug, Default)]
-pub struct Attachable {
+pub struct LinkTable {
     state: Mutex<State>,
 }
 
-/// A link's place among them: [`Listed::end`] says why it is given up.
+/// A link's place among them: [`TableEntry::end`] says why it is given up.
 #[derive(Debug)]
-pub struct Listed {
-    table: Arc<Attachable>,
+pub struct TableEntry {
+    table: Arc<LinkTable>,
     link: Id,
 }
 
-impl Attachable {
+impl LinkTable {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the table")
     }
@@ -89,11 +89,11 @@ impl Attachable {
         link: Id,
         owner: &Identity,
         master: &str,
-    ) -> (Listed, mpsc::Receiver<Knock>) {
-        let (knocks, door) = mpsc::channel(KNOCKS);
-        let known = Known { owner: owner.clone(), master: master.to_owned(), knocks };
+    ) -> (TableEntry, mpsc::Receiver<ToLink>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let known = Known { owner: owner.clone(), master: master.to_owned(), sender };
         self.lock().known.insert(link, known);
-        (Listed { table: Arc::clone(self), link }, door)
+        (TableEntry { table: Arc::clone(self), link }, receiver)
     }
 
     /// The master of a link, where a lane of this site may ask for it; else what the
@@ -115,17 +115,17 @@ impl Attachable {
 
     /// Hands a lane to its link's task. Gives it back where that has ended or too
     /// many wait already.
-    pub fn knock(&self, link: Id, arrival: Arrival) -> Result<(), Box<Arrival>> {
-        let knocks = self.lock().known.get(&link).map(|known| known.knocks.clone());
-        let Some(knocks) = knocks else { return Err(Box::new(arrival)) };
-        knocks.try_send(Knock::Lane(Box::new(arrival))).map_err(|error| match error.into_inner() {
-            Knock::Lane(arrival) => arrival,
-            Knock::Superseded => unreachable!("what was sent comes back"),
+    pub fn hand_over(&self, link: Id, request: AttachRequest) -> Result<(), Box<AttachRequest>> {
+        let sender = self.lock().known.get(&link).map(|known| known.sender.clone());
+        let Some(sender) = sender else { return Err(Box::new(request)) };
+        sender.try_send(ToLink::Attach(Box::new(request))).map_err(|error| match error.into_inner() {
+            ToLink::Attach(request) => request,
+            ToLink::Superseded => unreachable!("what was sent comes back"),
         })
     }
 
     /// A gateway has shown itself: what an earlier process of it left held is over.
-    pub fn came_up(&self, identity: &Identity) {
+    pub fn supersede(&self, identity: &Identity) {
         let state = self.lock();
         let earlier = state.known.values().filter(|known| {
             known.owner.site.eq_ignore_ascii_case(&identity.site)
@@ -134,12 +134,12 @@ impl Attachable {
         });
         for known in earlier {
             // A full queue is one of lanes: then it is not held.
-            let _ = known.knocks.try_send(Knock::Superseded);
+            let _ = known.sender.try_send(ToLink::Superseded);
         }
     }
 }
 
-impl Listed {
+impl TableEntry {
     /// The link has ended, in these words; whoever still asks for it within `hold`
     /// hears them.
     pub fn end(self, words: &str, hold: Duration) {
@@ -156,7 +156,7 @@ impl Listed {
     }
 }
 
-impl Drop for Listed {
+impl Drop for TableEntry {
     fn drop(&mut self) {
         self.table.lock().known.remove(&self.link);
     }

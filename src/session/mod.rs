@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::dial::ways::Ways;
-use self::link_table::Attachable;
+use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::link::tlv::{Id, Identity, Terms, ZSTD};
@@ -87,7 +87,7 @@ pub struct Shared {
     /// Lanes of sites that are known by their certificate and carry no link yet.
     pub callers: Unproven<Caller>,
     /// Links that a lane may ask for.
-    pub attachable: Arc<Attachable>,
+    pub links: Arc<LinkTable>,
     /// The bound on what all links have buffered.
     pub memory: Arc<Budget>,
     /// The ways to other gateways and to Redis.
@@ -107,7 +107,7 @@ impl Shared {
             strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
             // As many groups as sites in the config, and one for all others.
             callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
-            attachable: Arc::default(),
+            links: Arc::default(),
             memory: Budget::new(config.limits.memory),
             ways: Ways::default(),
             config,

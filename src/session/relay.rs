@@ -25,7 +25,7 @@ use tracing::debug;
 
 use super::dial::redial::{Dialled, Redial};
 use super::inbound::part;
-use super::link_table::{Arrival, Knock};
+use super::link_table::{AttachRequest, ToLink};
 use super::tapped::{AtTap, Made};
 use crate::buffer::{self, Chunk};
 use crate::lane::{Lane, LaneError};
@@ -102,7 +102,7 @@ pub enum Supply {
     /// The dialler dials them.
     Dials(Box<Redial>),
     /// They come to the acceptor.
-    Arrivals(mpsc::Receiver<Knock>),
+    Requests(mpsc::Receiver<ToLink>),
 }
 
 /// A link that has ended while the far side could not be told, and so holds it.
@@ -355,10 +355,10 @@ impl<'a> Driver<'a> {
                     Poll::Ready(Dialled::Over(_, end)) if self.link.is_held() => self.link.given_up(end),
                     Poll::Ready(Dialled::Over(number, _)) => self.link.dial_failed(number, now),
                 },
-                Supply::Arrivals(door) => match door.poll_recv(cx) {
+                Supply::Requests(requests) => match requests.poll_recv(cx) {
                     Poll::Pending | Poll::Ready(None) => return,
-                    Poll::Ready(Some(Knock::Superseded)) => self.link.superseded(),
-                    Poll::Ready(Some(Knock::Lane(arrival))) => self.attach(*arrival, now),
+                    Poll::Ready(Some(ToLink::Superseded)) => self.link.superseded(),
+                    Poll::Ready(Some(ToLink::Attach(arrival))) => self.attach(*arrival, now),
                 },
             }
             self.let_go();
@@ -366,8 +366,8 @@ impl<'a> Driver<'a> {
     }
 
     /// Answers a lane that asks to carry the link.
-    fn attach(&mut self, arrival: Arrival, now: Instant) {
-        let Arrival { mut lane, seat, dial, accept } = arrival;
+    fn attach(&mut self, arrival: AttachRequest, now: Instant) {
+        let AttachRequest { mut lane, seat, dial, accept } = arrival;
         if seat.is_evicted() {
             return;
         }

@@ -57,7 +57,7 @@ const CLIENTS: usize = 512;
 
 /// A `[[replica]]`, and what its links share.
 #[derive(Debug)]
-pub struct Door {
+pub struct ReplicaListener {
     /// As configured.
     pub replica: Arc<Replica>,
     /// What is announced for its replicas, if anything.
@@ -69,7 +69,7 @@ pub struct Door {
     guesses: Guesses,
 }
 
-impl Door {
+impl ReplicaListener {
     /// One that nobody has come through.
     pub fn new(replica: Replica) -> Self {
         let names = match &replica.announce {
@@ -88,14 +88,19 @@ impl Door {
 }
 
 /// Carries one replica's connection from its accept to its end.
-pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpStream, from: SocketAddr) {
+pub async fn serve_replica(
+    shared: Arc<Shared>,
+    listener: Arc<ReplicaListener>,
+    mut redis: TcpStream,
+    from: SocketAddr,
+) {
     tune(&redis);
-    let replica = Arc::clone(&door.replica);
+    let replica = Arc::clone(&listener.replica);
     let name = &replica.name;
     let about = |kind| Topic::replica(kind, &replica);
-    let seat = door.unproven.enter(source(from.ip()));
+    let seat = listener.unproven.enter(source(from.ip()));
     let opening = tokio::select! {
-        opening = approach(&shared, &door, &mut redis, &seat, from) => opening,
+        opening = approach(&shared, &listener, &mut redis, &seat, from) => opening,
         () = seat.evicted() => {
             let reason = "too many others have proven nothing yet, the oldest goes";
             tell!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
@@ -113,9 +118,9 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let (mut lane, accept) = match reached {
         Ok(reached) => reached,
         Err(reason) => {
-            door.offer.failed(&reason);
+            listener.offer.failed(&reason);
             tell!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
-            let seat = door.unproven.enter(source(from.ip()));
+            let seat = listener.unproven.enter(source(from.ip()));
             let reply = reply::error(&shared.config.site, &reason);
             tokio::select! {
                 () = refuse(&mut redis, &reply) => {}
@@ -125,10 +130,10 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         }
     };
     shared.registry.well_again(&about(Kind::NoLink));
-    door.offer.accepted(accept.plain);
+    listener.offer.accepted(accept.plain);
     if !accept.plain && is_gone(&redis).await {
         no_sync(&shared, &replica, from);
-        door.backoff.unasked(from.ip(), Instant::now());
+        listener.backoff.unasked(from.ip(), Instant::now());
         let why = Why::new(Code::ReplicaClosed, "the replica left while the link was opened");
         let _ = timeout(PARTING, async {
             lane.send(&Frame::Abort(why)).await?;
@@ -155,7 +160,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     });
     info!(link = %name, number = place.number, site = %replica.site, node = %shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
     let tap: Box<dyn Tap> = match &observed {
-        Some(observed) => Box::new(tap(&shared, &door, Observer::new(Arc::clone(observed)), from)),
+        Some(observed) => Box::new(tap(&shared, &listener, Observer::new(Arc::clone(observed)), from)),
         None => Box::new(Blind),
     };
     let instance = accept.identity.instance;
@@ -185,12 +190,12 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         match early {
             Some(ended) => {
                 if let Some(observed) = &observed {
-                    count_end(&door.backoff, observed, from.ip());
+                    count_end(&listener.backoff, observed, from.ip());
                 }
                 ended
             }
             None => {
-                door.backoff.granted(from.ip());
+                listener.backoff.granted(from.ip());
                 drop(opening);
                 run.await
             }
@@ -207,21 +212,21 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
 /// about, which is told here.
 async fn approach(
     shared: &Arc<Shared>,
-    door: &Door,
+    listener: &ReplicaListener,
     redis: &mut TcpStream,
     seat: &Seat<IpAddr>,
     from: SocketAddr,
 ) -> Option<OwnedSemaphorePermit> {
-    let (replica, site) = (&door.replica, &shared.config.site);
+    let (replica, site) = (&listener.replica, &shared.config.site);
     // Who must prove itself is answered here anyway.
     let open = replica.password_file.is_none();
     let mut next =
-        if open { first_words(shared, replica, &door.offer, redis, seat).await } else { Next::Link };
+        if open { first_words(shared, replica, &listener.offer, redis, seat).await } else { Next::Link };
     let now = Instant::now();
-    let wait = door.backoff.wait(from.ip(), now);
+    let wait = listener.backoff.wait(from.ip(), now);
     if matches!(next, Next::Link) && !wait.is_zero() {
         if open {
-            next = wait_turn(&door.offer, redis, seat, site, now + wait).await;
+            next = wait_turn(&listener.offer, redis, seat, site, now + wait).await;
         } else {
             tokio::time::sleep(wait).await;
         }
@@ -242,15 +247,15 @@ async fn approach(
             return None;
         }
         Next::Unreachable(reason) => {
-            door.offer.failed(&reason);
+            listener.offer.failed(&reason);
             tell!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
             return None;
         }
     }
-    if !is_proven(shared, door, redis, seat, from).await {
+    if !is_proven(shared, listener, redis, seat, from).await {
         return None;
     }
-    door.backoff.place(from.ip()).await
+    listener.backoff.place(from.ip()).await
 }
 
 /// Ready once the sync of a link has begun; at once in a plain tunnel.
@@ -277,7 +282,7 @@ fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
     tell!(info, shared.registry, Topic::replica(Kind::NoSync, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
 }
 
-/// A no at the door: what the client hears, if anything, and what the log says.
+/// A refusal: what the client is told, if anything, and what the log says.
 struct No {
     reply: Option<Vec<u8>>,
     kind: Kind,
@@ -288,15 +293,15 @@ struct No {
 /// no is told, here and to the replica, which keeps its seat until it has closed.
 async fn is_proven(
     shared: &Shared,
-    door: &Door,
+    listener: &ReplicaListener,
     redis: &mut TcpStream,
     seat: &Seat<IpAddr>,
     from: SocketAddr,
 ) -> bool {
-    let replica = &door.replica;
+    let replica = &listener.replica;
     let Some(path) = &replica.password_file else { return true };
     let Err(No { reply, kind, reason }) =
-        proof(door, redis, seat, from.ip(), path, &shared.config.site).await
+        proof(listener, redis, seat, from.ip(), path, &shared.config.site).await
     else {
         return true;
     };
@@ -311,7 +316,7 @@ async fn is_proven(
 
 /// Has a client say its password, and looks at it when its turn has come.
 async fn proof(
-    door: &Door,
+    listener: &ReplicaListener,
     redis: &mut TcpStream,
     seat: &Seat<IpAddr>,
     client: IpAddr,
@@ -323,13 +328,13 @@ async fn proof(
     let said = match timeout(HELLO_DEADLINE, prove(redis, seat, site)).await {
         Ok(Ok(Proof::Password(said))) => said,
         Ok(Ok(Proof::None(reply, reason))) => {
-            door.backoff.refused(client, Instant::now());
+            listener.backoff.refused(client, Instant::now());
             return Err(No { reply: Some(reply), kind: Kind::NoPassword, reason: reason.to_owned() });
         }
         Ok(Err(_)) => return Err(left()),
         Err(_) => return Err(silent(&format!("no password within {} s", HELLO_DEADLINE.as_secs()))),
     };
-    let Some(turn) = door.guesses.turn(client).await else {
+    let Some(turn) = listener.guesses.turn(client).await else {
         let reason = "too many others try passwords now";
         let reply = Some(reply::error(site, &format!("{reason}; try again")));
         return Err(No { reply, kind: Kind::Guessing, reason: reason.to_owned() });
@@ -344,7 +349,7 @@ async fn proof(
         No { reply, kind: Kind::PasswordFile, reason }
     })?;
     if !password.is(&said) {
-        door.backoff.refused(client, Instant::now());
+        listener.backoff.refused(client, Instant::now());
         let reply = Some(reply::wrong_password(site));
         return Err(No { reply, kind: Kind::WrongPassword, reason: "its password is wrong".to_owned() });
     }
@@ -353,9 +358,9 @@ async fn proof(
 }
 
 /// What looks into a link's bytes at this end.
-fn tap(shared: &Arc<Shared>, door: &Door, observer: Observer, from: SocketAddr) -> AtReplica {
-    let replica = &door.replica;
-    let names = door.names.as_ref().map(|names| (Arc::clone(names), from.ip()));
+fn tap(shared: &Arc<Shared>, listener: &ReplicaListener, observer: Observer, from: SocketAddr) -> AtReplica {
+    let replica = &listener.replica;
+    let names = listener.names.as_ref().map(|names| (Arc::clone(names), from.ip()));
     let introduction = Introduction::new(names, replica.drop_capabilities.clone());
     let (shared, link) = (Arc::clone(shared), replica.name.clone());
     let topic = Topic::replica(Kind::Renamed, replica);
