@@ -21,8 +21,9 @@ use crate::file::{self, Writers};
 use crate::password::Password;
 use crate::race;
 use crate::redis::{answer, command, listing};
+use crate::session::Process;
+use crate::session::dial::{self, Dialer};
 use crate::session::login::{Login, ask, login};
-use crate::session::{Shared, dial};
 use crate::tls::in_use::Loaded;
 use crate::tls::material::Material;
 use crate::tls::peek;
@@ -223,24 +224,24 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         Ok(loaded) => loaded,
         Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
     };
-    let shared = Arc::new(Shared::new(config.clone(), loaded, CancellationToken::new()));
+    let dialer = Arc::new(Dialer::new(Process::new(config), loaded, CancellationToken::new()));
     for replica in &config.replicas {
-        way(&shared, replica, report).await;
+        way(&dialer, replica, report).await;
     }
 }
 
 /// The way to a far site: each peer by name, and then a probe.
-async fn way(shared: &Arc<Shared>, replica: &Replica, report: &mut Report) {
+async fn way(dialer: &Arc<Dialer>, replica: &Replica, report: &mut Report) {
     let what = format!("replica {:?}", replica.name);
     let mut working = 0;
     // Side by side; told in the config's order.
     let mut tried = JoinSet::new();
     for (at, peer) in replica.peers.iter().cloned().enumerate() {
-        let (shared, one) =
-            (Arc::clone(shared), Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() }));
+        let (dialer, one) =
+            (Arc::clone(dialer), Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() }));
         tried.spawn(async move {
             let dialled = match race::run::resolve(&peer).await {
-                Ok(addresses) => Ok((addresses, dial::probe(&shared, &one).await)),
+                Ok(addresses) => Ok((addresses, dial::probe(&dialer, &one).await)),
                 Err(why) => Err(why),
             };
             (at, peer, dialled)

@@ -15,8 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep_until, timeout};
 use zeroize::Zeroizing;
 
-use super::Shared;
-use super::dial::probe;
+use super::dial::{Dialer, probe};
 use crate::config::Replica;
 use crate::redis::command::{self, Parsed};
 use crate::redis::reply;
@@ -67,14 +66,14 @@ impl Offer {
 
     /// Asks the far site, where it is not known and nobody has asked lately. The error is
     /// why there is no answer.
-    async fn find_out(&self, shared: &Arc<Shared>, replica: &Arc<Replica>) -> Result<(), String> {
+    async fn find_out(&self, dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(), String> {
         let mut asked = self.asked.lock().await;
         let lately = asked.is_some_and(|at| at.elapsed() < ASK_EVERY);
         if self.kind.load(Ordering::Relaxed) != UNKNOWN || lately {
             return Ok(());
         }
         *asked = Some(Instant::now());
-        let (_, accept) = probe(shared, replica).await?;
+        let (_, accept) = probe(dialer, replica).await?;
         self.accepted(accept.plain);
         Ok(())
     }
@@ -94,7 +93,7 @@ pub(super) enum Next {
 
 /// Waits until a client has said something. It is given up after [`OPENING`].
 pub(super) async fn first_words(
-    shared: &Arc<Shared>,
+    dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
     offer: &Offer,
     redis: &TcpStream,
@@ -115,7 +114,7 @@ pub(super) async fn first_words(
         while waited < OPENING {
             tokio::time::sleep(SILENCE).await;
             waited += SILENCE;
-            if let Err(reason) = offer.find_out(shared, replica).await {
+            if let Err(reason) = offer.find_out(dialer, replica).await {
                 return Next::Unreachable(reason);
             }
             if offer.kind.load(Ordering::Relaxed) == PASSTHROUGH {

@@ -82,7 +82,7 @@ async fn greet(
     stranger: Seat<IpAddr>,
 ) -> Option<(Lane, Hello, Seat<Caller>)> {
     tune(&socket);
-    congestion(shared, &socket, &shared.config.link.congestion);
+    congestion(&shared.registry, &socket, &shared.config.link.congestion);
     let by = tokio::time::Instant::now() + HELLO_DEADLINE;
     let tls = shared.tls.now();
     let ours = &tls.material.leaf;
@@ -227,7 +227,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let (listed, requests) = shared.links.list(id, &hello.identity, &master.name);
     let accept = Frame::Accept(Accept {
         version: VERSION,
-        identity: shared.identity(),
+        identity: shared.process.identity(),
         terms: ours.clone(),
         link: (!probe).then_some(id),
         received: 0,
@@ -340,7 +340,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
     shared.links.supersede(&hello.identity);
     let accept = Accept {
         version: VERSION,
-        identity: shared.identity(),
+        identity: shared.process.identity(),
         terms: terms(&shared.config.link),
         link: Some(link),
         received: 0,
@@ -396,7 +396,7 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
         }
     };
     let master = offered(shared, name, claimed)?;
-    if sibling.is_some_and(|instance| instance != shared.instance) {
+    if sibling.is_some_and(|instance| instance != shared.process.instance) {
         return Err(No::new(
             Kind::WrongInstance,
             Code::WrongInstance,
@@ -413,12 +413,12 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
 
 /// Connects to a master's Redis, ready for a replica.
 async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
-    let last_good = shared.ways.last_good(Side::Acceptor, &master.name);
+    let last_good = shared.dialer.ways.last_good(Side::Acceptor, &master.name);
     let failed = match race::run::connect(&master.redis, last_good, REDIS_DEADLINE).await {
         Ok(mut redis) => {
             tune(&redis);
             if let Ok(address) = redis.peer_addr() {
-                shared.ways.was_good(Side::Acceptor, &master.name, address);
+                shared.dialer.ways.was_good(Side::Acceptor, &master.name, address);
             }
             authenticate(shared, master, &mut redis).await?;
             return Ok(redis);

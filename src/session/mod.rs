@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::dial::ways::Ways;
+use self::dial::Dialer;
 use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
@@ -75,11 +75,11 @@ pub struct Shared {
     /// The config as believed.
     pub config: Config,
     /// Certificate, key, CAs.
-    pub tls: InUse,
+    pub tls: Arc<InUse>,
     /// Counts how often they were read again: every link then gets new lanes.
     pub renewals: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
-    pub instance: Id,
+    pub process: Process,
     /// What is live now.
     pub registry: Arc<Registry>,
     /// Connections of other gateways that have shown no certificate yet, by source.
@@ -90,8 +90,8 @@ pub struct Shared {
     pub links: Arc<LinkTable>,
     /// The bound on what all links have buffered.
     pub memory: Arc<Budget>,
-    /// The ways to other gateways and to Redis.
-    pub ways: Ways,
+    /// What opens lanes to other gateways.
+    pub dialer: Arc<Dialer>,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
@@ -99,27 +99,45 @@ pub struct Shared {
 impl Shared {
     /// What a gateway shares whose config is believed.
     pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
+        let process = Process::new(&config);
+        let dialer = Arc::new(Dialer::new(process.clone(), loaded, stop.clone()));
         Self {
-            tls: InUse::new(loaded),
+            tls: Arc::clone(&dialer.tls),
             renewals: watch::Sender::new(0),
-            instance: Id::random(),
-            registry: Arc::default(),
+            process,
+            registry: Arc::clone(&dialer.registry),
             strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
             // As many groups as sites in the config, and one for all others.
             callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
             links: Arc::default(),
             memory: Budget::new(config.limits.memory),
-            ways: Ways::default(),
+            dialer,
             config,
             stop,
         }
     }
+}
 
-    /// Who this gateway says it is.
+/// This process, as other gateways know it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    site: String,
+    node: String,
+    /// Another one with each start.
+    pub instance: Id,
+}
+
+impl Process {
+    /// A process that was just started.
+    pub fn new(config: &Config) -> Self {
+        Self { site: config.site.clone(), node: config.node.clone(), instance: Id::random() }
+    }
+
+    /// Who this gateway says it is, with the time.
     pub fn identity(&self) -> Identity {
         Identity {
-            site: self.config.site.clone(),
-            node: self.config.node.clone(),
+            site: self.site.clone(),
+            node: self.node.clone(),
             instance: self.instance,
             clock: clock::now_millis(),
         }
@@ -173,7 +191,7 @@ pub fn tune(socket: &TcpStream) {
 
 /// Sets the congestion control of a lane. Auto takes bbr where the system allows
 /// it, and is silent where it does not.
-fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
+fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
     let socket = socket2::SockRef::from(socket);
     match wanted {
         Congestion::Auto => {
@@ -182,7 +200,7 @@ fn congestion(shared: &Shared, socket: &TcpStream, wanted: &Congestion) {
         Congestion::Named(name) => {
             if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
                 let topic = Topic::of(Kind::Congestion);
-                tell!(warn, shared.registry, topic, name;
+                tell!(warn, registry, topic, name;
                     "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
                 );
             }

@@ -112,7 +112,7 @@ pub async fn serve_replica(
     drop(seat);
     let want = |sibling| Want::New { master: replica.master.clone(), sibling };
     let reached = tokio::select! {
-        reached = reach(&shared, &replica, want) => reached,
+        reached = reach(&shared.dialer, &replica, want) => reached,
         () = shared.stop.cancelled() => return,
     };
     let (mut lane, accept) = match reached {
@@ -164,7 +164,7 @@ pub async fn serve_replica(
         None => Box::new(Blind),
     };
     let instance = accept.identity.instance;
-    let redial = Redial::new(&shared, &replica, accept.link.unwrap_or_else(Id::random), instance, far);
+    let redial = Redial::new(&shared.dialer, &replica, accept.link.unwrap_or_else(Id::random), instance, far);
     let relay = Relay {
         link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
         lane,
@@ -220,8 +220,11 @@ async fn approach(
     let (replica, site) = (&listener.replica, &shared.config.site);
     // Who must prove itself is answered here anyway.
     let open = replica.password_file.is_none();
-    let mut next =
-        if open { first_words(shared, replica, &listener.offer, redis, seat).await } else { Next::Link };
+    let mut next = if open {
+        first_words(&shared.dialer, replica, &listener.offer, redis, seat).await
+    } else {
+        Next::Link
+    };
     let now = Instant::now();
     let wait = listener.backoff.wait(from.ip(), now);
     if matches!(next, Next::Link) && !wait.is_zero() {

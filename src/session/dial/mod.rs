@@ -4,6 +4,7 @@
 //! alone, so that no far gateway is left with a link that nobody wants. Where the answer
 //! is no, or none, the race goes on.
 
+mod policy;
 pub mod redial;
 pub mod ways;
 
@@ -14,6 +15,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::ways::Ways;
 
 use crate::config::Replica;
 use crate::lane::{Lane, LaneError};
@@ -21,7 +25,9 @@ use crate::link::Side;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::race::run::{Attempts, Event};
-use crate::session::{HELLO_DEADLINE, Shared, congestion, dialling_terms, tune};
+use crate::registry::Registry;
+use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
+use crate::tls::in_use::{InUse, Loaded};
 
 /// For one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -42,6 +48,29 @@ const LET_GO: Duration = Duration::from_secs(2);
 /// carries a replica's other connection.
 const BEHIND_ONE: usize = 4;
 
+/// What dials need of this process.
+#[derive(Debug)]
+pub struct Dialer {
+    /// Who says HELLO.
+    pub process: Process,
+    /// The certificates in use.
+    pub tls: Arc<InUse>,
+    /// Where the links of the same replica entry are found.
+    pub registry: Arc<Registry>,
+    /// Turns at addresses, and those that were good last.
+    pub ways: Ways,
+    /// Cancelled when the gateway stops.
+    pub stop: CancellationToken,
+}
+
+impl Dialer {
+    /// One for a process that has opened nothing yet.
+    pub fn new(process: Process, loaded: Loaded, stop: CancellationToken) -> Self {
+        let (tls, registry, ways) = (Arc::new(InUse::new(loaded)), Arc::default(), Ways::default());
+        Self { process, tls, registry, ways, stop }
+    }
+}
+
 /// Why a lane was not to be had.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -61,8 +90,8 @@ impl Failure {
 }
 
 /// Asks the far site about a master without opening a link.
-pub async fn probe(shared: &Arc<Shared>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), String> {
-    let (lane, accept) = reach(shared, replica, |_| Want::Probe { master: replica.master.clone() }).await?;
+pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), String> {
+    let (lane, accept) = reach(dialer, replica, |_| Want::Probe { master: replica.master.clone() }).await?;
     let peer = lane.peer();
     let _ = timeout(Duration::from_secs(1), lane.close()).await;
     Ok((peer, accept))
@@ -71,21 +100,21 @@ pub async fn probe(shared: &Arc<Shared>, replica: &Arc<Replica>) -> Result<(Sock
 /// Races over every address of every peer until one accepts; while other links of this
 /// replica entry are carried, their way comes first, and their gateway before any other.
 pub(super) async fn reach(
-    shared: &Arc<Shared>,
+    dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
     want: impl Fn(Option<Id>) -> Want,
 ) -> Result<(Lane, Accept), String> {
-    let sibling = shared.registry.sibling(&replica.name);
+    let sibling = dialer.registry.sibling(&replica.name);
     let instance = sibling.map(|(_, instance)| instance);
     let mut failures = Vec::new();
     let turned = Arc::new(Notify::new());
     let open = |address| {
-        let (shared, replica, turned) = (Arc::clone(shared), Arc::clone(replica), Arc::clone(&turned));
-        async move { open(&shared, &replica, address, None, &turned).await }
+        let (dialer, replica, turned) = (Arc::clone(dialer), Arc::clone(replica), Arc::clone(&turned));
+        async move { open(&dialer, &replica, address, None, &turned).await }
     };
     let reached = tokio::select! {
         reached = async {
-            let last_good = shared.ways.last_good(Side::Dialler, &replica.name);
+            let last_good = dialer.ways.last_good(Side::Dialler, &replica.name);
             let mut race = Attempts::over(&replica.peers, last_good);
             let mut behind = 1;
             if let Some((address, _)) = sibling {
@@ -101,7 +130,7 @@ pub(super) async fn reach(
                     }
                     Event::Failed(address, error) => (address, error),
                     Event::Opened(address, lane) => {
-                        match greet(shared, replica, lane, want(instance)).await {
+                        match greet(dialer, replica, lane, want(instance)).await {
                             Ok(reached) => return Some(reached),
                             Err(error) => (address, error),
                         }
@@ -121,7 +150,7 @@ pub(super) async fn reach(
                 let (address, error) = match event {
                     Event::Unresolved(..) => continue,
                     Event::Failed(address, error) => (address, error),
-                    Event::Opened(address, lane) => match greet(shared, replica, lane, want(None)).await {
+                    Event::Opened(address, lane) => match greet(dialer, replica, lane, want(None)).await {
                         Ok(reached) => return Some(reached),
                         Err(error) => (address, error),
                     },
@@ -137,7 +166,7 @@ pub(super) async fn reach(
     };
     match reached {
         Some((lane, accept)) => {
-            shared.ways.was_good(Side::Dialler, &replica.name, lane.peer());
+            dialer.ways.was_good(Side::Dialler, &replica.name, lane.peer());
             Ok((lane, accept))
         }
         None => Err(failures.join("; ")),
@@ -166,7 +195,7 @@ pub(super) struct Attached {
 /// where one says that the link is over. `queues` has one permit for each address: one
 /// dial of a link waits for a turn there at a time.
 pub(super) async fn attach(
-    shared: Arc<Shared>,
+    dialer: Arc<Dialer>,
     replica: Arc<Replica>,
     addresses: Vec<(SocketAddr, Arc<Semaphore>)>,
     instance: Id,
@@ -175,19 +204,19 @@ pub(super) async fn attach(
     let mut attached = Attached { lane: None, failed: Vec::new() };
     let turned = Arc::new(Notify::new());
     let open = |address| {
-        let (shared, replica, turned) = (Arc::clone(&shared), Arc::clone(&replica), Arc::clone(&turned));
+        let (dialer, replica, turned) = (Arc::clone(&dialer), Arc::clone(&replica), Arc::clone(&turned));
         let queue = addresses.iter().find(|(other, _)| *other == address);
         let queue = queue.map(|(_, queue)| Arc::clone(queue));
-        async move { open(&shared, &replica, address, queue, &turned).await }
+        async move { open(&dialer, &replica, address, queue, &turned).await }
     };
     let mut race = Attempts::among(addresses.iter().map(|(address, _)| *address));
     while let Some(event) = race.next(open).await {
         let (address, error) = match event {
             Event::Unresolved(..) => continue,
             Event::Failed(address, error) => (address, error),
-            Event::Opened(address, lane) => match greet(&shared, &replica, lane, want.clone()).await {
+            Event::Opened(address, lane) => match greet(&dialer, &replica, lane, want.clone()).await {
                 Ok((lane, accept)) if accept.identity.instance == instance => {
-                    shared.ways.was_good(Side::Dialler, &replica.name, address);
+                    dialer.ways.was_good(Side::Dialler, &replica.name, address);
                     attached.lane = Some((address, lane, accept));
                     return attached;
                 }
@@ -208,7 +237,7 @@ pub(super) async fn attach(
 
 /// One TLS connection to one address, once it is its turn there: `turned` is told.
 async fn open(
-    shared: &Shared,
+    dialer: &Dialer,
     replica: &Replica,
     address: SocketAddr,
     queue: Option<Arc<Semaphore>>,
@@ -218,7 +247,7 @@ async fn open(
         Some(queue) => queue.acquire_owned().await.ok(),
         None => None,
     };
-    let _turn = shared.ways.turn(&replica.site, address).await;
+    let _turn = dialer.ways.turn(&replica.site, address).await;
     drop(queued);
     turned.notify_one();
     let socket = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
@@ -229,8 +258,8 @@ async fn open(
         }
     };
     tune(&socket);
-    congestion(shared, &socket, &replica.link.congestion);
-    let tls = shared.tls.now();
+    congestion(&dialer.registry, &socket, &replica.link.congestion);
+    let tls = dialer.tls.now();
     let Some(dial) = tls.dial(&replica.site) else {
         return Err(Failure::Other(format!("no TLS is set up towards {}", replica.site)));
     };
@@ -245,15 +274,19 @@ async fn open(
 /// Says on a lane what it is for, and waits for the answer. A far gateway that has not
 /// answered in time is told that the lane is not wanted any more.
 async fn greet(
-    shared: &Shared,
+    dialer: &Dialer,
     replica: &Replica,
     mut lane: Lane,
     want: Want,
 ) -> Result<(Lane, Accept), Failure> {
-    let tls = shared.tls.now();
+    let tls = dialer.tls.now();
     let ours = &tls.material.leaf;
-    let hello =
-        Hello { version: VERSION, identity: shared.identity(), want, terms: dialling_terms(&replica.link) };
+    let hello = Hello {
+        version: VERSION,
+        identity: dialer.process.identity(),
+        want,
+        terms: dialling_terms(&replica.link),
+    };
     let answer = timeout(ANSWER_DEADLINE, async {
         lane.send(&Frame::Hello(hello)).await?;
         lane.receive(ours).await

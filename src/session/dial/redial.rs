@@ -15,7 +15,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::{self as dial, Attached, Failure};
+use super::policy::{Answer, Answers};
+use super::{self as dial, Attached, Dialer, Failure};
 use crate::config::Replica;
 use crate::lane::Lane;
 use crate::link::End;
@@ -23,18 +24,9 @@ use crate::link::attach::Dial;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Accept, Code, Id, Want};
 use crate::race::run::MAX_ADDRESSES;
-use crate::session::Shared;
 
 /// Names are resolved again after this time.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
-
-/// Answers "unknown link" of one address before they count: behind it there may be
-/// several gateways.
-const UNKNOWN: u32 = 4;
-
-/// How long an address that does not answer may be the one that knows the link, while
-/// every other says that it does not.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// For a stopping gateway to tell that a link is over.
 const STOPPING: Duration = Duration::from_secs(3);
@@ -53,18 +45,9 @@ pub enum Dialled {
     Over(u32, End),
 }
 
-/// What an address has said in this break.
-#[derive(Clone, Copy, Debug, Default)]
-struct Said {
-    /// How often that it does not know the link.
-    unknown: u32,
-    /// And how often nothing.
-    nothing: u32,
-}
-
 /// The dials of one link.
 pub struct Redial {
-    shared: Arc<Shared>,
+    dialer: Arc<Dialer>,
     replica: Arc<Replica>,
     link: Id,
     instance: Id,
@@ -75,9 +58,7 @@ pub struct Redial {
     queues: HashMap<SocketAddr, Arc<Semaphore>>,
     resolving: Option<JoinHandle<Vec<SocketAddr>>>,
     resolved: Option<Instant>,
-    said: HashMap<SocketAddr, Said>,
-    /// Since when nothing carries the link: what was said before that does not count.
-    held: Option<Instant>,
+    answers: Answers,
 }
 
 impl std::fmt::Debug for Redial {
@@ -89,14 +70,14 @@ impl std::fmt::Debug for Redial {
 impl Redial {
     /// For a link that `instance` of the far gateway has accepted, at `first`.
     pub fn new(
-        shared: &Arc<Shared>,
+        dialer: &Arc<Dialer>,
         replica: &Arc<Replica>,
         link: Id,
         instance: Id,
         first: SocketAddr,
     ) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            dialer: Arc::clone(dialer),
             replica: Arc::clone(replica),
             link,
             instance,
@@ -105,18 +86,14 @@ impl Redial {
             queues: HashMap::new(),
             resolving: None,
             resolved: None,
-            said: HashMap::new(),
-            held: None,
+            answers: Answers::default(),
         }
     }
 
     /// Starts a dial, for a link that is `held` or wants one more
     /// lane. Must be called from a task.
     pub fn start(&mut self, dial: &Dial, held: bool) {
-        if held != self.held.is_some() {
-            self.held = held.then(Instant::now);
-            self.said.clear();
-        }
+        self.answers.dial_begins(held, Instant::now());
         if self.resolving.is_none() && self.resolved.is_none_or(|then| then.elapsed() >= RESOLVE_EVERY) {
             let (replica, known) = (Arc::clone(&self.replica), self.known.clone());
             self.resolving = Some(tokio::spawn(async move { dial::addresses(&replica, known).await }));
@@ -132,8 +109,8 @@ impl Redial {
             alive: dial.alive.clone(),
             received: dial.received,
         };
-        let (shared, replica, lane) = (Arc::clone(&self.shared), Arc::clone(&self.replica), dial.lane);
-        let attached = dial::attach(shared, replica, addresses, self.instance, want);
+        let (dialer, replica, lane) = (Arc::clone(&self.dialer), Arc::clone(&self.replica), dial.lane);
+        let attached = dial::attach(dialer, replica, addresses, self.instance, want);
         self.attempts.spawn(async move { (lane, attached.await) });
     }
 
@@ -165,34 +142,28 @@ impl Redial {
     pub fn settle(&mut self) {
         self.attempts.abort_all();
         while self.attempts.try_join_next().is_some() {}
-        self.said.clear();
+        self.answers.clear();
     }
 
     fn judge(&mut self, lane: u32, attached: Attached) -> Dialled {
         let mut words = "no address of the far site is known".to_owned();
         for (address, failure) in attached.failed {
             words = format!("{address}: {failure}");
-            let said = self.said.entry(address).or_default();
-            match failure {
+            let answer = match failure {
                 Failure::Refused(refuse) if refuse.why.code == Code::LinkEnded => {
                     return Dialled::Over(lane, End::Far(refuse.why));
                 }
-                Failure::Refused(refuse) if refuse.why.code == Code::UnknownLink => said.unknown += 1,
-                _ => said.nothing += 1,
-            }
+                Failure::Refused(refuse) if refuse.why.code == Code::UnknownLink => Answer::UnknownLink,
+                _ => Answer::Nothing,
+            };
+            self.answers.note(address, answer);
         }
         if let Some((address, opened, accept)) = attached.lane {
             self.known.retain(|other| *other != address);
             self.known.insert(0, address);
             return Dialled::Lane(lane, Box::new(opened), accept);
         }
-        let knows = |said: &Said| said.unknown < UNKNOWN;
-        let said: Vec<Said> =
-            self.known.iter().map(|address| self.said.get(address).copied().unwrap_or_default()).collect();
-        let patient = self.held.is_some_and(|since| since.elapsed() < PATIENCE);
-        // One that does not answer may be the one that knows it, for a while.
-        let may_know = |said: &Said| knows(said) && (said.unknown > 0 || patient || said.nothing == 0);
-        if said.iter().any(|said| !knows(said)) && !said.iter().any(may_know) {
+        if self.answers.is_forgotten(&self.known, Instant::now()) {
             let site = &self.replica.site;
             let words = format!("no gateway of {site} that answers knows the link any more");
             return Dialled::Over(lane, End::Forgotten(words));
@@ -206,7 +177,7 @@ impl Redial {
         self.settle();
         // None of them is left.
         dial.alive.clear();
-        let shared = Arc::clone(&self.shared);
+        let dialer = Arc::clone(&self.dialer);
         let telling = timeout(within, async {
             loop {
                 dial.lane += 1;
@@ -229,7 +200,7 @@ impl Redial {
             }
         });
         let stopped = async {
-            shared.stop.cancelled().await;
+            dialer.stop.cancelled().await;
             sleep(STOPPING).await;
         };
         tokio::select! {

@@ -1,0 +1,135 @@
+//! Decides, from what the addresses of a far site answer, whether a link may still be
+//! had there.
+//!
+//! | the addresses that are known | the link |
+//! |---|---|
+//! | one says that it has ended | is over, in its words |
+//! | none has said [`UNKNOWN`] times that it does not know the link | is dialled again |
+//! | one has, another has not yet, and answers | is dialled again |
+//! | one has, another gives no answer, for less than [`PATIENCE`] | is dialled again |
+//! | one has, all others have too or give no answer | is forgotten |
+//!
+//! Pure: no I/O and no clock.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Answers "unknown link" of one address before they count: several gateways may be
+/// behind it.
+const UNKNOWN: u32 = 4;
+
+/// How long an address that gives no answer may be the one that knows the link, while
+/// every other says that it does not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What an address has answered to a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It does not know the link.
+    UnknownLink,
+    /// Nothing, or anything else.
+    Nothing,
+}
+
+/// How often an address has answered what in this break.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    unknown: u32,
+    nothing: u32,
+}
+
+/// What the addresses have answered in this break.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    counts: HashMap<SocketAddr, Count>,
+    /// Since when nothing carries the link. Answers from before that do not count.
+    held: Option<Instant>,
+}
+
+impl Answers {
+    /// A dial begins, for a link that is `held` or wants one more lane.
+    pub(super) fn dial_begins(&mut self, held: bool, now: Instant) {
+        if held != self.held.is_some() {
+            self.held = held.then_some(now);
+            self.clear();
+        }
+    }
+
+    /// Forgets all answers.
+    pub(super) fn clear(&mut self) {
+        self.counts.clear();
+    }
+
+    /// Notes an answer.
+    pub(super) fn note(&mut self, address: SocketAddr, answer: Answer) {
+        let count = self.counts.entry(address).or_default();
+        match answer {
+            Answer::UnknownLink => count.unknown += 1,
+            Answer::Nothing => count.nothing += 1,
+        }
+    }
+
+    /// Whether no gateway at these addresses knows the link any more.
+    pub(super) fn is_forgotten(&self, addresses: &[SocketAddr], now: Instant) -> bool {
+        let patient = self.held.is_some_and(|since| now.saturating_duration_since(since) < PATIENCE);
+        let counts = addresses.iter().map(|address| self.counts.get(address).copied().unwrap_or_default());
+        let (mut denied, mut may_know) = (false, false);
+        for count in counts {
+            let denies = count.unknown >= UNKNOWN;
+            denied |= denies;
+            may_know |= !denies && (count.unknown > 0 || patient || count.nothing == 0);
+        }
+        denied && !may_know
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answers of two addresses, as often as is said, and whether the link is
+    /// forgotten so many seconds after its break began.
+    fn after(seconds: u64, first: (u32, u32), second: (u32, u32)) -> bool {
+        let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let (mut answers, began) = (Answers::default(), Instant::now());
+        answers.dial_begins(true, began);
+        for (address, (unknown, nothing)) in addresses.into_iter().zip([first, second]) {
+            (0..unknown).for_each(|_| answers.note(address, Answer::UnknownLink));
+            (0..nothing).for_each(|_| answers.note(address, Answer::Nothing));
+        }
+        answers.is_forgotten(&addresses, began + Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_link_is_forgotten_once_nobody_is_left_who_may_know_it() {
+        for (seconds, first, second, forgotten) in [
+            (0, (0, 0), (0, 0), false),
+            (60, (3, 0), (3, 0), false),
+            (60, (4, 0), (3, 0), false),
+            (0, (4, 0), (4, 0), true),
+            (0, (4, 0), (0, 9), false),
+            (9, (4, 0), (0, 9), false),
+            (10, (4, 0), (0, 9), true),
+            (60, (4, 0), (0, 0), false),
+            (60, (4, 0), (1, 9), false),
+            (60, (0, 99), (0, 99), false),
+        ] {
+            assert_eq!(after(seconds, first, second), forgotten, "{seconds} s, {first:?}, {second:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_answered_before_the_break_does_not_count() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (mut answers, now) = (Answers::default(), Instant::now());
+        answers.dial_begins(false, now);
+        (0..UNKNOWN).for_each(|_| answers.note(address, Answer::UnknownLink));
+        assert!(answers.is_forgotten(&[address], now));
+        answers.dial_begins(true, now);
+        assert!(!answers.is_forgotten(&[address], now));
+        (0..UNKNOWN).for_each(|_| answers.note(address, Answer::UnknownLink));
+        answers.dial_begins(true, now);
+        assert!(answers.is_forgotten(&[address], now), "one break");
+    }
+}
