@@ -139,6 +139,13 @@ impl Observer {
 
     /// What passes is not known; `why` ends the sentence "not known: …".
     pub fn lose(&mut self, why: &'static str) {
+        self.lose_replica(why);
+        self.observed.known().begun = true;
+    }
+
+    /// As [`Observer::lose`], for what a replica says before anything is granted: most
+    /// likely it is none, and is refused.
+    pub fn lose_replica(&mut self, why: &'static str) {
         self.expected = Expected::Anything;
         let mut known = self.observed.known();
         known.stage = Stage::Unknown;
@@ -174,7 +181,7 @@ impl Observer {
             return;
         }
         if self.unanswered.len() == MAX_UNANSWERED {
-            return self.lose("more commands at once than a handshake has");
+            return self.lose_replica("more commands at once than a handshake has");
         }
         let said = if verb == Verb::Replconf { introduction(options) } else { Vec::new() };
         self.unanswered.push_back((verb, said));
@@ -305,6 +312,7 @@ impl Observer {
     fn begin(&mut self, beginning: Option<Beginning>, kind: SyncKind) {
         let mut known = self.observed.known();
         known.sync = Some(kind);
+        known.begun = true;
         known.complaint = None;
         if let Some(beginning) = beginning {
             self.base = Some(beginning.offset);

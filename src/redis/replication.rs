@@ -82,6 +82,8 @@ pub(super) struct Known {
     pub(super) version: Option<String>,
     pub(super) capabilities: Vec<String>,
     pub(super) sync: Option<SyncKind>,
+    /// The sync has begun, or what passes is not known.
+    pub(super) begun: bool,
     pub(super) replid: Option<String>,
     /// The master's offset of the last byte that passed.
     pub(super) offset: Option<u64>,
@@ -139,6 +141,11 @@ impl Observed {
 
     pub(super) fn syncs(&self) -> &Syncs {
         &self.syncs
+    }
+
+    /// Whether the master has granted a sync, or something passes that is not known.
+    pub fn has_begun(&self) -> bool {
+        self.known().begun
     }
 
     /// Which connection of a sync over two it is.

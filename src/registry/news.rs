@@ -120,6 +120,12 @@ kinds! {
     Declined: Not, "links ended: declined";
     /// A link that ended while Redis had something to object.
     Complaint: Not, "links ended: Redis objects";
+    /// A link that ended for a command that is no part of replication, before its sync.
+    CommandRefused: Not, "links ended: commands that are no part of replication";
+    /// A link that was lost or broken off before its sync had begun.
+    Broken: Not, "links lost before their sync had begun";
+    /// A link that ended in good order before its sync had begun.
+    NoSync: Not, "links ended before their sync had begun";
     /// A replica's address was in use for another.
     Renamed: Not, "replicas listed by another name";
     /// The wanted congestion control is not to be had.
@@ -282,7 +288,7 @@ impl News {
         let over = self.topics.extract_if(|_, told| which(told));
         over.filter(|(_, told)| told.more > 0)
             .map(|(topic, told)| Untold {
-                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed),
+                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed | Kind::NoSync),
                 words: topic.kind.words(),
                 name: topic.name,
                 site: topic.site,

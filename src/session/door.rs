@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::debug;
 use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
@@ -22,9 +22,8 @@ use super::login::read;
 use super::prove::{Proof, prove};
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
-use super::{HELLO_DEADLINE, Shared, agreed, dialling_terms, tune};
+use super::{HELLO_DEADLINE, Shared, agreed, announce, dialling_terms, tune};
 use crate::config::{Announced, Replica};
-use crate::escape::shown;
 use crate::lane::LaneError;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Code, Id, Want, Why};
@@ -143,6 +142,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         name,
         side: Side::Dialler,
         site: &replica.site,
+        node: &accept.identity.node,
         instance: accept.identity.instance,
         far,
         redis: from,
@@ -150,7 +150,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         agreed,
         observed: observed.clone(),
     });
-    info!(link = %name, number = place.number, site = %replica.site, node = %shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
+    announce::opened(&place);
     let tap: Box<dyn Tap> = match observed {
         Some(observed) => Box::new(tap(&shared, &door, Observer::new(observed), from)),
         None => Box::new(Blind),
@@ -179,7 +179,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
             _ => {}
         }
     }
-    super::end(place, &end);
+    announce::ended(place, &end);
     if let Some(untold) = untold {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
         untold.tell().await;
