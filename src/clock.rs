@@ -1,7 +1,7 @@
 //! Wall-clock times as people and files read them. The link's timers do not use
 //! this: they run on the monotonic clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -23,6 +23,11 @@ pub fn utc(seconds: i64) -> String {
         .ok()
         .and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_else(|| format!("@{seconds}"))
+}
+
+/// A duration in seconds, to a tenth: a number of the log.
+pub fn tenths(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10.0).round() / 10.0
 }
 
 /// `3 days`, `5 hours`, `20 s`: a span in its largest fitting unit.

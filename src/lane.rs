@@ -125,6 +125,9 @@ impl Lane {
                     written?;
                 }
             }
+            if done.is_err() && records.is_proxied() {
+                return Err(LaneError::Tls { class: Class::NotTls, words: explain::PROXY.to_owned() });
+            }
             if done.map_err(|error| LaneError::handshake(&error, ours))? {
                 break;
             }

@@ -22,6 +22,7 @@ pub mod link;
 pub mod listener;
 pub mod memory;
 pub mod password;
+mod proxy_protocol;
 pub mod race;
 pub mod redis;
 pub mod registry;

@@ -61,6 +61,12 @@ pub trait Tap: Send {
     fn overdue(&self) -> Overdue {
         Overdue::Never
     }
+
+    /// The local Redis has closed its connection. Where that has a reason of its own: last
+    /// words to the replica, and the reason for the log.
+    fn closed(&self) -> Option<(Vec<u8>, String)> {
+        None
+    }
 }
 
 /// Whether a replica has asked for what it came for.

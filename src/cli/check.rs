@@ -287,9 +287,8 @@ async fn way(dialer: &Arc<Dialer>, replica: &Replica, report: &mut Report) {
 /// What to look at where no TCP connection comes about.
 fn unreached(error: &str, peer: &Address) -> String {
     let Address { host, port } = peer;
-    if error.contains("no answer within") {
-        format!("; does a firewall drop it? TCP port {port} of {host} must be open to this host")
-    } else if error.contains("Connection refused") {
+    // Where nothing answers, the error says what to look at.
+    if error.contains("Connection refused") {
         format!(
             "; nothing listens on TCP port {port} of {host}, or a firewall refuses it: is the gateway there running?"
         )

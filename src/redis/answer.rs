@@ -9,6 +9,9 @@ pub const MAX_LINE: usize = 1024;
 /// What an operator does with a Redis that answers in TLS.
 pub const SPEAKS_TLS: &str = "its port speaks TLS; a gateway speaks to its own Redis in clear: give that a plain port on loopback as well (port 6379, bind 127.0.0.1, tls-port another one)";
 
+/// And with one that closes the connection in place of its first answer.
+pub const CLOSES: &str = "closes the connection without an answer: does its port speak TLS? A gateway speaks to its own Redis in clear";
+
 /// Whether the front of an answer is a TLS alert: plain text came to a port for TLS.
 pub fn is_tls(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x15, 3])

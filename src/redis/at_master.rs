@@ -13,15 +13,18 @@ use crate::tap::{Flow, Overdue, Tap, Verdict};
 pub struct AtMaster {
     gate: Gate,
     observer: Observer,
+    /// The replica has said something, and the master has.
+    spoken: (bool, bool),
 }
 
 impl AtMaster {
     /// Judges by `gate` and shows what it lets pass to `observer`.
     pub fn new(gate: Gate, observer: Observer) -> Self {
-        Self { gate, observer }
+        Self { gate, observer, spoken: (false, false) }
     }
 
     fn replica_says(&mut self, bytes: &[u8], now: Instant) -> Verdict {
+        self.spoken.0 = true;
         let parsed = command::parse(bytes);
         let verdict = self.gate.replica_says(&parsed, now);
         match (&verdict, &parsed) {
@@ -44,10 +47,17 @@ impl AtMaster {
     }
 
     fn master_says(&mut self, bytes: &[u8], now: Instant) -> Verdict {
+        self.spoken.1 = true;
         let open = self.gate.is_open();
         if open && !self.observer.reads_lines() {
             self.observer.sent(bytes, now);
             return if self.observer.is_lost() { Verdict::Detach } else { Verdict::Pass(bytes.len()) };
+        }
+        if !open && answer::is_tls(bytes) {
+            let reason = format!("the master's Redis: {}", answer::SPEAKS_TLS);
+            self.observer.refused(&reason, false);
+            let reply = self.gate.last_words(&reason);
+            return Verdict::Stop { pass: 0, reply, reason, breach: false };
         }
         match answer::parse(bytes) {
             Answer::Newlines(count) => Verdict::Pass(count),
@@ -85,5 +95,10 @@ impl Tap for AtMaster {
 
     fn overdue(&self) -> Overdue {
         self.gate.overdue()
+    }
+
+    fn closed(&self) -> Option<(Vec<u8>, String)> {
+        let reason = format!("the master's Redis {}", answer::CLOSES);
+        (self.spoken == (true, false)).then(|| (self.gate.last_words(&reason), reason))
     }
 }

@@ -36,7 +36,7 @@ impl AtReplica {
             Parsed::Newline(length) => return Verdict::Pass(length),
             Parsed::Incomplete => return Verdict::Hold,
             Parsed::Malformed(_) => {
-                self.observer.lose("what the replica says");
+                self.observer.lose_replica("what the replica says");
                 return Verdict::Detach;
             }
             Parsed::Command { length, arguments } => (length, arguments),

@@ -5,6 +5,8 @@
 //! skips them unseen), an inline line holds printable ASCII without quotes. Every
 //! length is judged before anything is stored.
 
+use crate::proxy_protocol;
+
 /// The most arguments of one command, its name included.
 pub const MAX_ARGUMENTS: usize = 32;
 
@@ -13,6 +15,10 @@ pub const MAX_ARGUMENT: usize = 4096;
 
 /// The longest command in bytes.
 pub const MAX_COMMAND: usize = 16 * 1024;
+
+/// What an operator does about a load balancer that says more than replicas do.
+pub const PROXY: &str =
+    "the PROXY protocol before a replica's first command: turn send-proxy off for the replica's listener";
 
 /// What stands at the front of the bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +42,7 @@ pub enum Parsed<'a> {
 /// Reads the command at the front of `bytes`, which must not be empty.
 pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     match bytes[0] {
+        _ if proxy_protocol::is_header(bytes) => Parsed::Malformed(PROXY),
         b'\n' | b'\r' if empty_lines(bytes) > 0 => Parsed::Newline(empty_lines(bytes)),
         b'*' => array(bytes),
         _ => inline(bytes),

@@ -474,6 +474,11 @@ impl Gate {
         Verdict::Hold
     }
 
+    /// The last words to a replica whose master gives no answers, for this reason.
+    pub fn last_words(&self, reason: &str) -> Vec<u8> {
+        reply::error(&self.site, reason)
+    }
+
     /// Ends the link, since the master said something that is no line.
     pub fn master_raves(&self) -> Verdict {
         let reason = "the master answered with a line that is no reply".to_owned();

@@ -139,11 +139,17 @@ impl Observer {
 
     /// What passes is not known; `why` ends the sentence "not known: …".
     pub fn lose(&mut self, why: &'static str) {
+        self.lose_replica(why);
+        self.observed.begins();
+    }
+
+    /// As [`Observer::lose`], for what a replica says before anything is granted: most
+    /// likely it is none, and is refused.
+    pub fn lose_replica(&mut self, why: &'static str) {
         self.expected = Expected::Anything;
         let mut known = self.observed.known();
         known.stage = Stage::Unknown;
         known.unknown = Some(why);
-        self.observed.has_begun();
         (known.offset, known.behind_since) = (None, None);
     }
 
@@ -175,7 +181,7 @@ impl Observer {
             return;
         }
         if self.unanswered.len() == MAX_UNANSWERED {
-            return self.lose("more commands at once than a handshake has");
+            return self.lose_replica("more commands at once than a handshake has");
         }
         let said = if verb == Verb::Replconf { introduction(options) } else { Vec::new() };
         self.unanswered.push_back((verb, said));
@@ -306,7 +312,7 @@ impl Observer {
     fn begin(&mut self, beginning: Option<Beginning>, kind: SyncKind) {
         let mut known = self.observed.known();
         known.sync = Some(kind);
-        self.observed.has_begun();
+        self.observed.begins();
         known.complaint = None;
         if let Some(beginning) = beginning {
             self.base = Some(beginning.offset);

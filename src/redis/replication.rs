@@ -143,17 +143,17 @@ impl Observed {
         &self.syncs
     }
 
-    pub(super) fn has_begun(&self) {
+    pub(super) fn begins(&self) {
         self.begun.cancel();
     }
 
-    /// Ready once the sync has begun, or nothing is known of it any more.
+    /// Ready once the master has granted a sync, or something passes that is not known.
     pub async fn begun(&self) {
         self.begun.cancelled().await;
     }
 
     /// Whether that is so.
-    pub fn is_begun(&self) -> bool {
+    pub fn has_begun(&self) -> bool {
         self.begun.is_cancelled()
     }
 

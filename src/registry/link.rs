@@ -4,7 +4,7 @@
 //! being watched.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Counts, With};
 use crate::clock;
+use crate::escape::shown;
 use crate::link::Side;
 use crate::link::tlv::Id;
 use crate::redis::replication::{Channel, Observed, Replication};
@@ -28,6 +29,8 @@ pub struct LinkEntry {
     pub side: Side,
     /// The far site.
     pub site: String,
+    /// The far gateway's host, in words that are safe to show.
+    pub node: String,
     /// The far gateway's instance.
     pub instance: Id,
     /// The far gateway's address, by which its newest lane goes.
@@ -42,6 +45,8 @@ pub struct LinkEntry {
     pub observed: Option<Arc<Observed>>,
     /// When it began.
     pub since: Instant,
+    /// Its sync has begun, or it is a plain tunnel.
+    begun: AtomicBool,
     began: i64,
     to_replica: AtomicU64,
     to_master: AtomicU64,
@@ -105,6 +110,7 @@ impl LinkEntry {
             name: with.name.to_owned(),
             side: with.side,
             site: with.site.to_owned(),
+            node: shown(with.node.as_bytes()),
             instance: with.instance,
             far: Mutex::new(with.far),
             redis: with.redis,
@@ -112,6 +118,7 @@ impl LinkEntry {
             agreed: with.agreed,
             observed: with.observed.clone(),
             since: Instant::now(),
+            begun: AtomicBool::new(false),
             began: clock::now(),
             to_replica: AtomicU64::new(0),
             to_master: AtomicU64::new(0),
@@ -127,6 +134,20 @@ impl LinkEntry {
             carried: AtomicU64::new(0),
             buffered: AtomicU64::new(0),
         }
+    }
+
+    /// Whether its sync has begun, or it is a plain tunnel, and nobody has asked since.
+    pub fn begins_now(&self) -> bool {
+        if self.has_begun() {
+            return false;
+        }
+        let begun = self.observed.as_ref().is_none_or(|observed| observed.has_begun());
+        begun && !self.begun.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether [`LinkEntry::begins_now`] has said yes.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Whether nothing carries it.
@@ -226,7 +247,8 @@ impl LinkEntry {
         *self.far.lock().expect("no code panics while it holds an address") = far;
     }
 
-    pub(super) fn far(&self) -> SocketAddr {
+    /// The far gateway's address, by which its newest lane goes.
+    pub fn far(&self) -> SocketAddr {
         *self.far.lock().expect("no code panics while it holds an address")
     }
 

@@ -104,7 +104,8 @@ pub struct Live {
 #[derive(Default)]
 struct State {
     links: Vec<Arc<LinkEntry>>,
-    ended: VecDeque<Ended>,
+    /// The latest first, and whether its sync had begun.
+    ended: VecDeque<(Ended, bool)>,
     counts: Counts,
     next: u64,
     taken: Taken,
@@ -163,8 +164,16 @@ impl Place {
         let ended = Ended { reason, at: clock::now(), link: self.entry.status(Instant::now()) };
         let mut state = self.registry.lock();
         state.counts.commands_refused += u64::from(refused);
+        let begun = self.entry.has_begun();
+        if !begun {
+            // Replicas that get no sync ask again every second: others are not to be forgotten.
+            let same = |link: &LinkStatus| {
+                (&link.name, &link.role, &link.site) == (&ended.link.name, &ended.link.role, &ended.link.site)
+            };
+            state.ended.retain(|(earlier, begun)| *begun || !same(&earlier.link));
+        }
         state.ended.truncate(REMEMBERED - 1);
-        state.ended.push_front(ended);
+        state.ended.push_front((ended, begun));
     }
 
     /// Whether these words may be told at the level of a warning; see [`Registry::tell`].
@@ -191,6 +200,8 @@ pub struct With<'a> {
     pub side: Side,
     /// The far site.
     pub site: &'a str,
+    /// The far gateway's host, as it says.
+    pub node: &'a str,
     /// The far gateway's instance.
     pub instance: Id,
     /// The far gateway's address.
@@ -319,7 +330,7 @@ impl Registry {
             })
             .collect();
         syncs.sort_by(|one, other| (&one.role, &one.name).cmp(&(&other.role, &other.name)));
-        Live { links, ended: state.ended.iter().cloned().collect(), counts, syncs }
+        Live { links, ended: state.ended.iter().map(|(ended, _)| ended.clone()).collect(), counts, syncs }
     }
 }
 

@@ -113,7 +113,7 @@ kinds! {
     /// Too many others are guessing.
     Guessing: Refused, "clients refused: too many passwords are being tried";
     /// A client that left before it asked for a sync.
-    NoSync: Not, "clients left without asking for a sync";
+    NotAsked: Not, "clients left without asking for a sync";
     /// A link that this side asked for and did not get.
     NoLink: Failed, "links not had";
     /// The master wants no password although there is one.
@@ -122,6 +122,12 @@ kinds! {
     Declined: Not, "links ended: declined";
     /// A link that ended while Redis had something to object.
     Complaint: Not, "links ended: Redis objects";
+    /// A link that ended for a command that is no part of replication, before its sync.
+    CommandRefused: Not, "links ended: commands that are no part of replication";
+    /// A link that was lost or broken off before its sync had begun.
+    Broken: Not, "links lost before their sync had begun";
+    /// A link that ended in good order before its sync had begun.
+    NoSync: Not, "links ended before their sync had begun";
     /// A replica's address was in use for another.
     Renamed: Not, "replicas listed by another name";
     /// The wanted congestion control is not to be had.
@@ -284,7 +290,7 @@ impl News {
         let over = self.topics.extract_if(|_, told| which(told));
         over.filter(|(_, told)| told.more > 0)
             .map(|(topic, told)| Untold {
-                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed),
+                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed | Kind::NoSync | Kind::NotAsked),
                 words: topic.kind.words(),
                 name: topic.name,
                 site: topic.site,

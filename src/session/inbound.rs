@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::link_table::AttachRequest;
 use super::login::{Login, login};
 use super::relay::{self, Relay, Supply};
-use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, caller, congestion, terms, tune};
+use super::{
+    Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, announce, caller, congestion, terms, tune,
+};
 use crate::clock;
 use crate::config::{Commands, Compression, Master};
 use crate::escape::shown;
@@ -253,6 +255,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         name: &master.name,
         side: Side::Acceptor,
         site: &site,
+        node: &hello.identity.node,
         instance: hello.identity.instance,
         far: from,
         redis: address,
@@ -260,7 +263,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         agreed,
         observed: observed.clone(),
     });
-    info!(link = %master.name, number = place.number, %site, node = %shown(hello.identity.node.as_bytes()), far = %from, master = %address, plain = plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
+    announce::opened(&place);
     let tap: Box<dyn Tap> = match (rules, &observed) {
         (Some(rules), Some(observed)) => Box::new(AtMaster::new(
             Gate::new(&shared.config.site, rules),
@@ -293,7 +296,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
-    super::end(place, &end);
+    announce::ended(place, &end);
 }
 
 /// What the gate of a link to this master goes by; nothing where any command passes.

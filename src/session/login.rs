@@ -13,7 +13,7 @@ use super::REDIS_DEADLINE;
 use crate::config::Auth;
 use crate::escape::shown;
 use crate::password::Password;
-use crate::redis::answer::{MAX_LINE, SPEAKS_TLS, is_tls};
+use crate::redis::answer::{CLOSES, MAX_LINE, SPEAKS_TLS, is_tls};
 use crate::redis::command;
 
 /// What Redis made of the password.
@@ -37,9 +37,7 @@ pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> 
     let answer = timeout(REDIS_DEADLINE, ask(redis, &command)).await;
     match answer {
         Ok(Ok(line)) => judge(&line, auth),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(
-            "Redis closes the connection without an answer to AUTH: does its port speak TLS? A gateway speaks to its own Redis in clear".to_owned(),
-        ),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(format!("Redis {CLOSES}")),
         Ok(Err(error)) => Err(format!("AUTH: {error}")),
         Err(_) => Err(format!("no answer to AUTH within {} s", REDIS_DEADLINE.as_secs())),
     }

@@ -4,8 +4,10 @@
 //! [`dial`] finds. [`inbound`] answers a gateway that dialled it. Both end in [`relay`],
 //! which moves the bytes. Passwords come before: `prove` asks a local replica for one,
 //! `guessing` paces those who try, [`login`] says one to the local master. A link that
-//! lost its lanes gets new ones by [`dial::redial`] here and [`link_table`] there.
+//! lost its lanes gets new ones by [`dial::redial`] here and [`link_table`] there. What the
+//! log says of a link is in `announce`.
 
+mod announce;
 mod backoff;
 pub mod dial;
 mod first_words;
@@ -20,21 +22,20 @@ mod tapped;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use self::dial::Dialer;
 use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
+use crate::link::frame;
 use crate::link::tlv::{Id, Identity, Terms, ZSTD};
-use crate::link::{End, frame};
 use crate::memory::Budget;
-use crate::registry::{Agreed, Kind, Place, Registry, Topic, tell};
+use crate::registry::{Agreed, Kind, Registry, Topic, tell};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::unproven::Unproven;
 use crate::x509::Certificate;
@@ -206,44 +207,4 @@ fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
             }
         }
     }
-}
-
-/// One line for the end of a link, with what Redis had to object; `status` remembers it.
-fn end(place: Place, end: &End) {
-    let (to_replica, to_master) = place.counts();
-    let seconds = format!("{:.1}", place.since.elapsed().as_secs_f64());
-    let observed = place.observed.as_ref().map(|observed| observed.view(Instant::now())).unwrap_or_default();
-    let stage = if place.plain { "tunnel".to_owned() } else { observed.stage.to_string() };
-    let (offset, acknowledged) = (observed.master_offset, observed.acknowledged_offset);
-    let complaint = match (&observed.complaint, end) {
-        // Said already.
-        (_, End::CommandRefused(_) | End::Declined(_)) | (None, _) => String::new(),
-        (Some(complaint), _) => format!("; {complaint}"),
-    };
-    let (name, number, site) = (&place.name, place.number, &place.site);
-    let mut more = None;
-    let mut told = |kind, words: &str| {
-        let line = place.tell(kind, words);
-        more = line.and_then(|line| line.more);
-        line.is_some()
-    };
-    let unwell = match end {
-        End::CommandRefused(_)
-        | End::Protocol(_)
-        | End::LaneLost(_)
-        | End::NoWayBack(..)
-        | End::Forgotten(_)
-        | End::MemoryShort
-        | End::Costly
-        | End::Outdated
-        | End::NotDelivered => true,
-        End::Declined(reason) => told(Kind::Declined, reason),
-        _ => !complaint.is_empty() && told(Kind::Complaint, &complaint),
-    };
-    if unwell {
-        warn!(more, link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {end}{complaint}");
-    } else {
-        info!(link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {end}{complaint}");
-    }
-    place.end(format!("{end}{complaint}"), matches!(end, End::CommandRefused(_)));
 }

@@ -47,6 +47,9 @@ pub(super) async fn prove(redis: &mut TcpStream, seat: &Seat<IpAddr>, site: &str
             let (length, said) = match parsed {
                 Parsed::Newline(length) => (length, None),
                 Parsed::Incomplete => (held.len(), None),
+                Parsed::Malformed(command::PROXY) => {
+                    return Ok(Proof::None(reply::error(site, command::PROXY), command::PROXY));
+                }
                 Parsed::Malformed(_) => {
                     return Ok(Proof::None(reply::no_auth(site), "what it says is no command of Redis"));
                 }

@@ -23,11 +23,13 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::announce;
 use super::dial::redial::{Dialled, Redial};
 use super::inbound::part;
 use super::link_table::{AttachRequest, ToLink};
 use super::tapped::{AtTap, Made};
 use crate::buffer::{self, Chunk};
+use crate::clock;
 use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
@@ -432,6 +434,7 @@ impl<'a> Driver<'a> {
             carried: self.link.carried(),
             buffered: self.link.memory(),
         };
+        announce::look(self.entry);
         if let (Some(held), None) = (self.link.held(), self.told.held) {
             let cause = held.cause.to_string();
             let within = held.within.as_secs_f64();
@@ -444,10 +447,10 @@ impl<'a> Driver<'a> {
         }
         if let Some(resumed) = self.link.take_resumed() {
             self.entry.note_resumed();
-            let seconds = format!("{:.1}", resumed.lasted.as_secs_f64());
+            let seconds = clock::tenths(resumed.lasted);
             let (to_replica, to_master) = self.entry.counts();
             let plain = (to_replica + to_master).max(1);
-            let carried = format!("{:.2}", carrying.carried as f64 / plain as f64);
+            let carried = (carrying.carried as f64 / plain as f64 * 100.0).round() / 100.0;
             tell!(info, self.entry, Kind::Resumed, &resumed.cause.to_string(); link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resent = resumed.resending, breaks = carrying.breaks, redials = self.entry.redials(), lanes = carrying.lanes, carried, "link resumed: {}", resumed.cause);
         }
     }
@@ -616,14 +619,13 @@ impl<'a> Driver<'a> {
         match read {
             Poll::Pending => return false,
             Poll::Ready(Ok(())) if count > 0 => chunk.filled(count),
-            Poll::Ready(Ok(())) => {
+            Poll::Ready(closed) => {
                 self.redis_ended = true;
-                self.link.local_closed(now);
-                return true;
-            }
-            Poll::Ready(Err(_)) => {
-                self.redis_ended = true;
-                self.link.local_broken(now);
+                match self.tap.closed() {
+                    Some((reply, reason)) => self.refuse(&reply, reason, false, now),
+                    None if closed.is_ok() => self.link.local_closed(now),
+                    None => self.link.local_broken(now),
+                }
                 return true;
             }
         }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 use zeroize::Zeroizing;
 
 use super::backoff::Backoff;
@@ -26,9 +26,8 @@ use super::guessing::Guesses;
 use super::login::read;
 use super::prove::{Proof, prove};
 use super::relay::{self, Relay, Supply};
-use super::{HELLO_DEADLINE, Shared, agreed, dialling_terms, tune};
+use super::{HELLO_DEADLINE, Shared, agreed, announce, dialling_terms, tune};
 use crate::config::{Announced, Replica};
-use crate::escape::shown;
 use crate::lane::LaneError;
 use crate::link::frame::Frame;
 use crate::link::tlv::{Code, Id, Want, Why};
@@ -151,6 +150,7 @@ pub async fn serve_replica(
         name,
         side: Side::Dialler,
         site: &replica.site,
+        node: &accept.identity.node,
         instance: accept.identity.instance,
         far,
         redis: from,
@@ -158,7 +158,7 @@ pub async fn serve_replica(
         agreed,
         observed: observed.clone(),
     });
-    info!(link = %name, number = place.number, site = %replica.site, node = %shown(accept.identity.node.as_bytes()), %far, client = %from, plain = accept.plain, hold = ?agreed.hold, lanes = agreed.lanes, compressed = agreed.compressed, "link up");
+    announce::opened(&place);
     let tap: Box<dyn Tap> = match &observed {
         Some(observed) => Box::new(tap(&shared, &listener, Observer::new(Arc::clone(observed)), from)),
         None => Box::new(Blind),
@@ -201,7 +201,7 @@ pub async fn serve_replica(
             }
         }
     };
-    super::end(place, &end);
+    announce::ended(place, &end);
     if let Some(untold) = untold {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
         untold.tell().await;
@@ -271,7 +271,7 @@ async fn begun(observed: Option<&Observed>) {
 /// Counts the end of a link for what its client has to wait for the next.
 fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
     let now = Instant::now();
-    if observed.is_begun() {
+    if observed.has_begun() {
         backoff.granted(client);
     } else if observed.view(now).complaint.is_some() {
         backoff.refused(client, now);
@@ -282,7 +282,7 @@ fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
 
 /// Tells of a client that asked for no sync.
 fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
-    tell!(info, shared.registry, Topic::replica(Kind::NoSync, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
+    tell!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
 }
 
 /// A refusal: what the client is told, if anything, and what the log says.

@@ -45,6 +45,9 @@ impl Class {
     }
 }
 
+/// What an operator does about a load balancer that says more than gateways do.
+pub const PROXY: &str = "the PROXY protocol came before TLS: turn send-proxy off for this backend";
+
 /// Why this side did not accept the far side, or the far side this one. `ours` is
 /// this gateway's certificate.
 pub fn handshake(error: &Error, ours: &Certificate) -> String {
@@ -62,7 +65,7 @@ pub fn handshake(error: &Error, ours: &Certificate) -> String {
             | InvalidMessage::MessageTooLarge
             | InvalidMessage::InvalidEmptyPayload
             | InvalidMessage::UnknownProtocolVersion,
-        ) => "what came is not TLS: is this a plain Redis, HTTP or other port? A load balancer before it must not say the PROXY protocol first".to_owned(),
+        ) => "what came is not TLS: is this a plain Redis, HTTP or other port?".to_owned(),
         Error::InvalidMessage(_) => "what came is not valid TLS".to_owned(),
         Error::PeerIncompatible(
             PeerIncompatible::Tls13RequiredForQuic

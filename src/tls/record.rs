@@ -13,6 +13,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::buffer;
+use crate::proxy_protocol;
 
 /// What sealing adds to each record: header, content type and tag.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
@@ -117,6 +118,11 @@ impl Records {
             self.incoming.resize(larger, 0);
         }
         &mut self.incoming[self.end..]
+    }
+
+    /// Whether a load balancer said the PROXY protocol in place of a first record.
+    pub fn is_proxied(&self) -> bool {
+        proxy_protocol::is_header(&self.incoming[..self.end])
     }
 
     fn move_to_front(&mut self) {

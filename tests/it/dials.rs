@@ -268,3 +268,18 @@ fn handshakes_that_move_outlive_a_crowd_of_silent_ones_from_their_own_address() 
     assert_eq!(first.links(), 40);
     drop(strangers);
 }
+
+#[test]
+fn a_firewall_that_drops_is_suspected_and_the_port_named() {
+    let (lab, end, entry) = (Lab::new(), DeadEnd::new(), free_port());
+    let gateway = lab.gateway("dc2", &(tls("dc2") + &replica("orders", "dc1", entry, &[end.port])));
+    let mut client = Client::connect(entry).expect("the gateway accepts");
+    client.send(b"PING\r\n");
+    let words = format!(
+        "no answer within 3 s; does a firewall drop it? TCP port {} must be open to this host",
+        end.port
+    );
+    gateway.wait_log(&words);
+    let said = client.line().unwrap_or_default();
+    assert!(said.contains(&words), "{said}");
+}

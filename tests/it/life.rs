@@ -196,40 +196,6 @@ fn a_log_that_nobody_reads_stops_nothing() {
 }
 
 #[test]
-fn logs_in_json_are_json_and_one_line_a_start_and_one_an_end() {
-    let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-    let (wan, entry) = (free_port(), free_port());
-    let config = lab.path().join("dc1.toml");
-    std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
-        .expect("the test's folder is writable");
-    let mut command = Command::new(REPLGATE);
-    command.args(["run", "--log-format", "json", "-c"]).arg(&config);
-    let first = Gateway::start_by(&config, "dc1", &mut command);
-    first.wait_ready();
-    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-    let mut client = Client::connect(entry).expect("the gateway accepts");
-    client.ask(&["PING"]);
-    drop(client);
-    first.wait_log("link down");
-    let lines: Vec<serde_json::Value> = first
-        .log()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
-        .collect();
-    let of = |what: &str| {
-        lines
-            .iter()
-            .filter(|line| line["message"].as_str().is_some_and(|message| message.starts_with(what)))
-            .collect::<Vec<_>>()
-    };
-    let (up, down) = (of("link up"), of("link down"));
-    assert_eq!((up.len(), down.len()), (1, 1));
-    assert_eq!((up[0]["link"].as_str(), up[0]["site"].as_str()), (Some("orders"), Some("dc2")));
-    assert!(down[0]["to_replica"].as_u64() > Some(0) && down[0]["seconds"].is_string());
-}
-
-#[test]
 fn ipv6_works_on_every_leg() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--bind", "127.0.0.1", "::1"]);

@@ -13,6 +13,7 @@ mod dials;
 mod documents;
 mod files;
 mod life;
+mod logs;
 mod observer;
 mod passwords;
 mod refusals;

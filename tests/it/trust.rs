@@ -25,7 +25,7 @@ fn chmod(lab: &Lab, file: &str, mode: u32) {
 }
 
 /// Shows the certificates in a folder to a gateway, as a client.
-fn dial_with_openssl(lab: &Lab, wan: u16, folder: &str) {
+pub fn dial_with_openssl(lab: &Lab, wan: u16, folder: &str) {
     let mut client = Command::new("openssl");
     client.args(["s_client", "-tls1_3", "-alpn", "replgate/1", "-connect", &format!("127.0.0.1:{wan}")]);
     let file = |name: &str| format!("{folder}/{name}");

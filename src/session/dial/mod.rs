@@ -254,7 +254,10 @@ async fn open(
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return Err(Failure::Other(error.to_string())),
         Err(_) => {
-            return Err(Failure::Other(format!("no answer within {} s", CONNECT_DEADLINE.as_secs())));
+            let (seconds, port) = (CONNECT_DEADLINE.as_secs(), address.port());
+            return Err(Failure::Other(format!(
+                "no answer within {seconds} s; does a firewall drop it? TCP port {port} must be open to this host"
+            )));
         }
     };
     tune(&socket);

@@ -6,6 +6,8 @@ mod lanes;
 mod listing;
 mod strangers;
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use replgate::link::frame::Frame;
 use replgate::link::tlv::{Code, Why};
 
@@ -19,6 +21,7 @@ struct Target {
     alpha: Redis,
     pair: Pair,
     digest: String,
+    clients: AtomicU16,
     /// Last, so that the logs are still there when the others are dropped.
     lab: Lab,
 }
@@ -35,7 +38,7 @@ impl Target {
         alpha.fill();
         let pair = lab.pair_with(alpha.port, more, "");
         let digest = alpha.digest();
-        Self { lab, alpha, pair, digest }
+        Self { lab, alpha, pair, digest, clients: AtomicU16::new(0) }
     }
 
     /// A replica gets through, and the data is what it was.
@@ -48,8 +51,10 @@ impl Target {
         assert_eq!(self.alpha.ask(&["CONFIG", "GET", "maxmemory"]), "maxmemory 0");
     }
 
+    /// A client at an address of its own: one whose links come to nothing has to wait.
     fn client(&self) -> Client {
-        Client::connect(self.pair.entry).expect("the gateway accepts")
+        let next = self.clients.fetch_add(1, Ordering::Relaxed);
+        Client::from([127, 1, (next >> 8) as u8, next as u8], self.pair.entry)
     }
 
     /// What holds dc2's own certificate, and is no gateway.

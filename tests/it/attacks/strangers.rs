@@ -7,7 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use replgate::link::tlv::{Id, Want};
@@ -191,7 +191,7 @@ fn guarded(clients: &str) -> Target {
     let more = format!("password_file = \"local.pw\"\nclients = [\"{clients}\"]");
     let pair = lab.pair_with(alpha.port, "", &more);
     let digest = alpha.digest();
-    Target { alpha, pair, digest, lab }
+    Target { alpha, pair, digest, clients: AtomicU16::new(0), lab }
 }
 
 /// A replica that knows the password is in sync within this time.

@@ -15,6 +15,7 @@ pub mod writer;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,13 @@ pub const REPLGATE: &str = env!("CARGO_BIN_EXE_replgate");
 /// from which the system takes ports for outgoing connections.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes that run at a time have close numbers, and so ranges of their own.
-    let start = 10_000 + (std::process::id() % 10) as u16 * 2_000;
+    /// Test processes that run at a time have ranges of their own: a listener that each
+    /// keeps to its end says which are taken.
+    static RANGE: LazyLock<(u16, TcpListener)> = LazyLock::new(|| {
+        let range = |at| TcpListener::bind(("127.0.0.1", 9_980 + at)).map(|taken| (at, taken));
+        (0..10).find_map(|at| range(at).ok()).expect("fewer than ten test processes run at a time")
+    });
+    let start = 10_000 + RANGE.0 * 2_000;
     loop {
         let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("::1", port)).is_ok() {

@@ -80,6 +80,15 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), root: self.root.clone(), chain: pem + &self.chain }
     }
 
+    /// As [`Ca::sub`], as this kind of a CA.
+    pub fn sub_as(&self, name: &str, is_ca: IsCa) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = ca_params(name, &[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);
+        params.is_ca = is_ca;
+        let pem = params.signed_by(&key, &self.issuer).expect("a CA").pem();
+        Self { issuer: Issuer::new(params, key), root: self.root.clone(), chain: pem + &self.chain }
+    }
+
     /// A revocation list with these serial numbers.
     pub fn list(&self, serials: &[u64]) -> String {
         let revoked = |serial: &u64| RevokedCertParams {

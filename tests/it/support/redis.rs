@@ -334,7 +334,11 @@ impl Client {
             match self.stream.read(&mut piece) {
                 Ok(0) => return (rest, true),
                 Ok(count) => rest.extend_from_slice(&piece[..count]),
-                Err(error) => return (rest, error.kind() == std::io::ErrorKind::ConnectionReset),
+                Err(error) => match error.kind() {
+                    std::io::ErrorKind::Interrupted => {}
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => return (rest, false),
+                    _ => return (rest, true),
+                },
             }
         }
     }
