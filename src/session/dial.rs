@@ -268,6 +268,7 @@ async fn greet(
             )))
         }
         Ok(Ok(Frame::Accept(accept))) => {
+            shared.ways.met(&accept.identity);
             if accept.terms.lanes.min(replica.link.lanes) > 1 {
                 lane.share();
             }

@@ -155,8 +155,8 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         Some(observed) => Box::new(tap(&shared, &door, Observer::new(observed), from)),
         None => Box::new(Blind),
     };
-    let instance = accept.identity.instance;
-    let redial = Redial::new(&shared, &replica, accept.link.unwrap_or_else(Id::random), instance, far);
+    let link = accept.link.unwrap_or_else(Id::random);
+    let redial = Redial::new(&shared, &replica, link, accept.identity.clone(), far);
     let relay = Relay {
         link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
         lane,

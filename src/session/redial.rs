@@ -22,7 +22,7 @@ use crate::lane::Lane;
 use crate::link::End;
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Id, Want};
+use crate::link::tlv::{Accept, Code, Id, Identity, Want};
 use crate::race::run::MAX_ADDRESSES;
 
 /// Names are resolved again after this time.
@@ -67,7 +67,7 @@ pub struct Redial {
     shared: Arc<Shared>,
     replica: Arc<Replica>,
     link: Id,
-    instance: Id,
+    far: Identity,
     attempts: JoinSet<(u32, Attached)>,
     /// What was good last first.
     known: Vec<SocketAddr>,
@@ -87,19 +87,19 @@ impl std::fmt::Debug for Redial {
 }
 
 impl Redial {
-    /// For a link that `instance` of the far gateway has accepted, at `first`.
+    /// For a link that `far` has accepted, at `first`.
     pub fn new(
         shared: &Arc<Shared>,
         replica: &Arc<Replica>,
         link: Id,
-        instance: Id,
+        far: Identity,
         first: SocketAddr,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
             replica: Arc::clone(replica),
             link,
-            instance,
+            far,
             attempts: JoinSet::new(),
             known: vec![first],
             queues: HashMap::new(),
@@ -133,7 +133,7 @@ impl Redial {
             received: dial.received,
         };
         let (shared, replica, lane) = (Arc::clone(&self.shared), Arc::clone(&self.replica), dial.lane);
-        let attached = dial::attach(shared, replica, addresses, self.instance, want);
+        let attached = dial::attach(shared, replica, addresses, self.far.instance, want);
         self.attempts.spawn(async move { (lane, attached.await) });
     }
 
@@ -186,7 +186,9 @@ impl Redial {
             self.known.insert(0, address);
             return Dialled::Lane(lane, Box::new(opened), accept);
         }
-        let knows = |said: &Said| said.unknown < UNKNOWN;
+        // Where another process has taken its place, one answer is enough.
+        let enough = if self.shared.ways.is_succeeded(&self.far) { 1 } else { UNKNOWN };
+        let knows = |said: &Said| said.unknown < enough;
         let said: Vec<Said> =
             self.known.iter().map(|address| self.said.get(address).copied().unwrap_or_default()).collect();
         let patient = self.held.is_some_and(|since| since.elapsed() < PATIENCE);
@@ -201,17 +203,22 @@ impl Redial {
     }
 
     /// Dials until the far side has heard `words` about a link that has ended here,
-    /// for at most `within`; it would hold it for nothing. `dial` is renumbered.
+    /// for at most `within`, or another process has taken its place; it would hold it for
+    /// nothing. `dial` is renumbered.
     pub async fn tell(mut self, words: &[Frame], mut dial: Dial, within: Duration) {
         self.settle();
         // None of them is left.
         dial.alive.clear();
-        let shared = Arc::clone(&self.shared);
+        let (shared, far) = (Arc::clone(&self.shared), self.far.clone());
+        let site = self.replica.site.clone();
         let telling = timeout(within, async {
             loop {
+                let few = shared.ways.telling(&site).await;
                 dial.lane += 1;
                 self.start(&dial, true);
-                match std::future::poll_fn(|cx| self.poll(cx)).await {
+                let dialled = std::future::poll_fn(|cx| self.poll(cx)).await;
+                drop(few);
+                match dialled {
                     Dialled::Lane(_, mut lane, _) => {
                         let mut said = true;
                         for frame in words {
@@ -234,6 +241,7 @@ impl Redial {
         };
         tokio::select! {
             _ = telling => {}
+            () = shared.ways.succeeded(&far) => {}
             () = stopped => {}
         }
     }
