@@ -379,4 +379,38 @@ mod tests {
         assert!(registry.untold(false).is_empty());
         assert_eq!(registry.untold(true)[0].more, 1);
     }
+
+    #[test]
+    fn links_that_end_before_their_sync_do_not_push_others_out() {
+        let registry = Arc::new(Registry::default());
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let open = |name: &str, plain: bool| {
+            let syncs = registry.syncs(Side::Acceptor, name);
+            registry.open(&With {
+                name,
+                side: Side::Acceptor,
+                site: "dc2",
+                node: "node",
+                instance: Id::random(),
+                far: address,
+                redis: address,
+                plain,
+                agreed: Agreed { hold: Duration::ZERO, lanes: 1, window: 1, compressed: false },
+                observed: (!plain).then(|| Observed::new(syncs)),
+            })
+        };
+        let ended = |name: &str, plain, reason: &str| {
+            let place = open(name, plain);
+            assert_eq!(place.begins_now(), plain);
+            place.end(reason.to_owned(), false);
+        };
+        ended("orders", true, "long ago");
+        for attempt in 0..100 {
+            ended("orders", false, &format!("attempt {attempt}"));
+            ended("sessions", false, "refused");
+        }
+        ended("orders", true, "just now");
+        let reasons: Vec<String> = registry.live().ended.into_iter().map(|ended| ended.reason).collect();
+        assert_eq!(reasons, ["just now", "refused", "attempt 99", "long ago"]);
+    }
 }

@@ -163,8 +163,8 @@ pub async fn serve_replica(
         Some(observed) => Box::new(tap(&shared, &listener, Observer::new(Arc::clone(observed)), from)),
         None => Box::new(Blind),
     };
-    let instance = accept.identity.instance;
-    let redial = Redial::new(&shared.dialer, &replica, accept.link.unwrap_or_else(Id::random), instance, far);
+    let link = accept.link.unwrap_or_else(Id::random);
+    let redial = Redial::new(&shared.dialer, &replica, link, accept.identity.clone(), far);
     let relay = Relay {
         link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
         lane,

@@ -304,6 +304,7 @@ async fn greet(
             )))
         }
         Ok(Ok(Frame::Accept(accept))) => {
+            dialer.ways.met(&accept.identity);
             if accept.terms.lanes.min(replica.link.lanes) > 1 {
                 lane.share();
             }

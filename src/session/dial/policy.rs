@@ -9,6 +9,9 @@
 //! | one has, another gives no answer, for less than [`PATIENCE`] | is dialled again |
 //! | one has, all others have too or give no answer | is forgotten |
 //!
+//! Where another process is known to have taken the place of the one that had the link,
+//! one such answer of an address is enough.
+//!
 //! Pure: no I/O and no clock.
 
 use std::collections::HashMap;
@@ -43,6 +46,8 @@ struct Count {
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     counts: HashMap<SocketAddr, Count>,
+    /// Another process has taken the place of the one that had the link.
+    succeeded: bool,
     /// Since when nothing carries the link. Answers from before that do not count.
     held: Option<Instant>,
 }
@@ -61,6 +66,11 @@ impl Answers {
         self.counts.clear();
     }
 
+    /// Another process has taken the place of the one that had the link.
+    pub(super) fn succeeded(&mut self) {
+        self.succeeded = true;
+    }
+
     /// Notes an answer.
     pub(super) fn note(&mut self, address: SocketAddr, answer: Answer) {
         let count = self.counts.entry(address).or_default();
@@ -74,9 +84,10 @@ impl Answers {
     pub(super) fn is_forgotten(&self, addresses: &[SocketAddr], now: Instant) -> bool {
         let patient = self.held.is_some_and(|since| now.saturating_duration_since(since) < PATIENCE);
         let counts = addresses.iter().map(|address| self.counts.get(address).copied().unwrap_or_default());
+        let enough = if self.succeeded { 1 } else { UNKNOWN };
         let (mut denied, mut may_know) = (false, false);
         for count in counts {
-            let denies = count.unknown >= UNKNOWN;
+            let denies = count.unknown >= enough;
             denied |= denies;
             may_know |= !denies && (count.unknown > 0 || patient || count.nothing == 0);
         }
@@ -117,6 +128,17 @@ mod tests {
         ] {
             assert_eq!(after(seconds, first, second), forgotten, "{seconds} s, {first:?}, {second:?}");
         }
+    }
+
+    #[test]
+    fn one_answer_is_enough_where_another_process_has_taken_over() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (mut answers, now) = (Answers::default(), Instant::now());
+        answers.dial_begins(true, now);
+        answers.note(address, Answer::UnknownLink);
+        assert!(!answers.is_forgotten(&[address], now));
+        answers.succeeded();
+        assert!(answers.is_forgotten(&[address], now));
     }
 
     #[test]

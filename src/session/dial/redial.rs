@@ -22,7 +22,7 @@ use crate::lane::Lane;
 use crate::link::End;
 use crate::link::attach::Dial;
 use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Id, Want};
+use crate::link::tlv::{Accept, Code, Id, Identity, Want};
 use crate::race::run::MAX_ADDRESSES;
 
 /// Names are resolved again after this time.
@@ -50,7 +50,7 @@ pub struct Redial {
     dialer: Arc<Dialer>,
     replica: Arc<Replica>,
     link: Id,
-    instance: Id,
+    far: Identity,
     attempts: JoinSet<(u32, Attached)>,
     /// What was good last first.
     known: Vec<SocketAddr>,
@@ -68,19 +68,19 @@ impl std::fmt::Debug for Redial {
 }
 
 impl Redial {
-    /// For a link that `instance` of the far gateway has accepted, at `first`.
+    /// For a link that `far` has accepted, at `first`.
     pub fn new(
         dialer: &Arc<Dialer>,
         replica: &Arc<Replica>,
         link: Id,
-        instance: Id,
+        far: Identity,
         first: SocketAddr,
     ) -> Self {
         Self {
             dialer: Arc::clone(dialer),
             replica: Arc::clone(replica),
             link,
-            instance,
+            far,
             attempts: JoinSet::new(),
             known: vec![first],
             queues: HashMap::new(),
@@ -110,7 +110,7 @@ impl Redial {
             received: dial.received,
         };
         let (dialer, replica, lane) = (Arc::clone(&self.dialer), Arc::clone(&self.replica), dial.lane);
-        let attached = dial::attach(dialer, replica, addresses, self.instance, want);
+        let attached = dial::attach(dialer, replica, addresses, self.far.instance, want);
         self.attempts.spawn(async move { (lane, attached.await) });
     }
 
@@ -163,6 +163,9 @@ impl Redial {
             self.known.insert(0, address);
             return Dialled::Lane(lane, Box::new(opened), accept);
         }
+        if self.dialer.ways.is_succeeded(&self.far) {
+            self.answers.succeeded();
+        }
         if self.answers.is_forgotten(&self.known, Instant::now()) {
             let site = &self.replica.site;
             let words = format!("no gateway of {site} that answers knows the link any more");
@@ -172,17 +175,22 @@ impl Redial {
     }
 
     /// Dials until the far side has heard `words` about a link that has ended here,
-    /// for at most `within`; it would hold it for nothing. `dial` is renumbered.
+    /// for at most `within`, or another process has taken its place; it would hold it for
+    /// nothing. `dial` is renumbered.
     pub async fn tell(mut self, words: &[Frame], mut dial: Dial, within: Duration) {
         self.settle();
         // None of them is left.
         dial.alive.clear();
-        let dialer = Arc::clone(&self.dialer);
+        let (dialer, far) = (Arc::clone(&self.dialer), self.far.clone());
+        let site = self.replica.site.clone();
         let telling = timeout(within, async {
             loop {
+                let few = dialer.ways.telling(&site).await;
                 dial.lane += 1;
                 self.start(&dial, true);
-                match std::future::poll_fn(|cx| self.poll(cx)).await {
+                let dialled = std::future::poll_fn(|cx| self.poll(cx)).await;
+                drop(few);
+                match dialled {
                     Dialled::Lane(_, mut lane, _) => {
                         let mut said = true;
                         for frame in words {
@@ -205,6 +213,7 @@ impl Redial {
         };
         tokio::select! {
             _ = telling => {}
+            () = dialer.ways.succeeded(&far) => {}
             () = stopped => {}
         }
     }

@@ -1,5 +1,5 @@
-//! What all dials of a gateway share: turns at each far address, and which address was
-//! good last.
+//! What all dials of a gateway share: turns at each far address, which address was good
+//! last, and which process of each far gateway was met last.
 //!
 //! Turns bound the handshakes that are under way with one address of one site; a site
 //! that is down keeps those of others waiting for nothing.
@@ -8,13 +8,21 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::link::Side;
+use crate::link::tlv::{Id, Identity};
 
 /// Connections to one address of a site that are opened at a time: after a break every
 /// link asks for one.
 const AT_A_TIME: usize = 32;
+
+/// Ended links of one site that ask for a turn at a time, to tell it so: those that
+/// carry something, or are to, come first.
+const TELLING: usize = 8;
+
+/// Far gateways whose last process is remembered.
+const MET: usize = 256;
 
 /// Addresses whose turns are kept before unused ones are forgotten.
 const KEPT: usize = 64;
@@ -23,12 +31,15 @@ const KEPT: usize = 64;
 struct State {
     turns: HashMap<(String, SocketAddr), Arc<Semaphore>>,
     good: HashMap<(Side, String), SocketAddr>,
+    telling: HashMap<String, Arc<Semaphore>>,
 }
 
 /// The ways out of this gateway.
 #[derive(Debug, Default)]
 pub struct Ways {
     state: Mutex<State>,
+    /// By site and node.
+    met: watch::Sender<HashMap<(String, String), Id>>,
 }
 
 impl Ways {
@@ -50,6 +61,37 @@ impl Ways {
         turns.acquire_owned().await.expect("it is never closed")
     }
 
+    /// Waits until an ended link of a site may dial, only to tell it so.
+    pub async fn telling(&self, site: &str) -> OwnedSemaphorePermit {
+        let few = || Arc::new(Semaphore::new(TELLING));
+        let telling = Arc::clone(self.lock().telling.entry(site.to_ascii_lowercase()).or_insert_with(few));
+        telling.acquire_owned().await.expect("it is never closed")
+    }
+
+    /// Notes a far gateway that has accepted something.
+    pub fn met(&self, far: &Identity) {
+        self.met.send_if_modified(|met| {
+            let key = place(far);
+            if met.len() >= MET && !met.contains_key(&key) {
+                met.clear();
+            }
+            met.insert(key, far.instance) != Some(far.instance)
+        });
+    }
+
+    /// Whether another process has taken the place of this far gateway: what that one held
+    /// is gone.
+    pub fn is_succeeded(&self, far: &Identity) -> bool {
+        self.met.borrow().get(&place(far)).is_some_and(|instance| *instance != far.instance)
+    }
+
+    /// Ready once [`Ways::is_succeeded`].
+    pub async fn succeeded(&self, far: &Identity) {
+        let mut met = self.met.subscribe();
+        let gone = |met: &HashMap<_, Id>| met.get(&place(far)).is_some_and(|now| *now != far.instance);
+        let _ = met.wait_for(gone).await;
+    }
+
     /// The address of a `[[replica]]`'s far gateway, or of a `[[master]]`'s Redis, that
     /// was good last.
     pub fn last_good(&self, side: Side, name: &str) -> Option<SocketAddr> {
@@ -60,6 +102,11 @@ impl Ways {
     pub fn was_good(&self, side: Side, name: &str, address: SocketAddr) {
         self.lock().good.insert((side, name.to_owned()), address);
     }
+}
+
+/// Where a gateway runs, by what it says.
+fn place(gateway: &Identity) -> (String, String) {
+    (gateway.site.to_ascii_lowercase(), gateway.node.clone())
 }
 
 #[cfg(test)]
@@ -86,5 +133,44 @@ mod tests {
         }
         assert!(ways.lock().turns.len() <= KEPT, "what is not used is forgotten");
         assert!(ways.lock().turns.contains_key(&("dc1".to_owned(), address(1))));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_is_succeeded_by_another_process_of_its_site_and_node_alone() {
+        let ways = Ways::default();
+        let gateway = |site: &str, node: &str, instance| Identity {
+            site: site.to_owned(),
+            node: node.to_owned(),
+            instance,
+            clock: 0,
+        };
+        let (old, new) = (Id::random(), Id::random());
+        let first = gateway("dc1", "one", old);
+        ways.met(&first);
+        ways.met(&gateway("dc1", "other", new));
+        ways.met(&gateway("dc2", "one", new));
+        assert!(!ways.is_succeeded(&first));
+        let ready = std::time::Duration::ZERO;
+        assert!(tokio::time::timeout(ready, ways.succeeded(&first)).await.is_err());
+        ways.met(&gateway("DC1", "one", new));
+        assert!(ways.is_succeeded(&first));
+        assert!(tokio::time::timeout(ready, ways.succeeded(&first)).await.is_ok());
+        for node in 0..1000 {
+            ways.met(&gateway("dc1", &node.to_string(), new));
+        }
+        assert!(ways.met.borrow().len() <= MET, "no far site fills the memory");
+    }
+
+    #[tokio::test]
+    async fn links_that_have_ended_leave_turns_to_those_that_are_to_carry() {
+        let ways = Ways::default();
+        let mut telling = Vec::new();
+        for _ in 0..TELLING {
+            telling.push(ways.telling("dc1").await);
+        }
+        let ready = std::time::Duration::ZERO;
+        assert!(tokio::time::timeout(ready, ways.telling("DC1")).await.is_err());
+        assert!(tokio::time::timeout(ready, ways.telling("dc2")).await.is_ok());
+        const { assert!(TELLING < AT_A_TIME) };
     }
 }
