@@ -17,7 +17,7 @@ use crate::tls::pem::{Content, Contents, PemError};
 use crate::tls::{peek, pem};
 use crate::x509::{Certificate, RevocationList, some_of};
 
-/// A small CA in a folder. Keep DIR/ca on one safe machine; copy DIR/SITE, whole,
+/// A small CA in a folder. Keep DIR/ca on one safe machine; copy the whole folder DIR/SITE
 /// to that site's gateway.
 #[derive(Debug, Args)]
 pub(super) struct Certs {
@@ -32,18 +32,18 @@ pub(super) struct Certs {
 enum Action {
     /// Make the CA, and a certificate for each SITE
     Init {
-        /// Sites to make certificates for; more can be issued later
+        /// Sites to make certificates for; you can issue more later
         sites: Vec<String>,
         /// The CA's name
         #[arg(long, default_value = "replgate CA")]
         name: String,
-        /// Days that site certificates are good for
+        /// Days that site certificates are valid
         #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
-        /// Start anew: a CA that is there is moved aside, and site certificates are replaced
+        /// Start over: move an existing CA aside, and replace site certificates
         #[arg(long)]
         force: bool,
-        /// Make only what is missing: keys and certificates that are there stay. For scripts and containers
+        /// Make only what is missing, and keep existing keys and certificates. For scripts and containers
         #[arg(long, conflicts_with = "force")]
         if_missing: bool,
     },
@@ -53,24 +53,24 @@ enum Action {
         site: String,
         #[command(flatten)]
         names: MoreNames,
-        /// Days that the certificate is good for
+        /// Days that the certificate is valid
         #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
-        /// Replace a certificate that is there
+        /// Replace an existing certificate
         #[arg(long)]
         force: bool,
     },
-    /// On a site's own host: make a key, which stays there, and a request to be signed
+    /// On a site's own host: make a key, which stays there, and a signing request
     Request {
         /// The site's name, as `site` in its gateway.toml
         site: String,
         #[command(flatten)]
         names: MoreNames,
-        /// Replace a key that is there
+        /// Replace an existing key
         #[arg(long)]
         force: bool,
     },
-    /// Where the CA is: sign a site's request, for the names that you confirm
+    /// On the CA's machine: sign a site's request, for the names that you confirm
     Sign {
         /// The request
         file: PathBuf,
@@ -79,43 +79,43 @@ enum Action {
         site: Option<String>,
         #[command(flatten)]
         names: MoreNames,
-        /// Days that the certificate is good for
+        /// Days that the certificate is valid
         #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
-        /// Replace a certificate that is there, and sign a request that asks for another site
+        /// Replace an existing certificate, and sign a request that asks for another site
         #[arg(long)]
         force: bool,
     },
-    /// Show what a PEM file holds, or the certificate that a gateway shows
+    /// Show what a PEM file holds, or the certificate that a gateway presents
     Inspect {
         /// A file, or HOST:PORT
         what: String,
     },
-    /// Prove sites' folders: chain, revocation, key, names, expiry
+    /// Verify sites' folders: chain, revocation, key, names, expiry
     Verify {
         /// Sites; all of them by default
         sites: Vec<String>,
     },
-    /// Make sites' certificates anew, with the same names
+    /// Renew sites' certificates, with the same names
     Renew {
         /// Sites; all of them by default
         sites: Vec<String>,
-        /// Only those with less than a third of their life left
+        /// Only certificates with less than a third of their life left
         #[arg(long)]
         if_due: bool,
         /// Shell command to run after each renewal, with REPLGATE_SITE and REPLGATE_DIR set
         #[arg(long, value_name = "CMD")]
         hook: Option<String>,
-        /// Days that the certificate is good for
+        /// Days that the certificate is valid
         #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
     },
-    /// Revoke a certificate, or all that a site has, and refresh every site's folder
+    /// Revoke one certificate, or all certificates of a site, and refresh every site's folder
     Revoke {
         /// A site, or a serial number as `list` shows it
         what: String,
     },
-    /// Show everything that was issued
+    /// Show every certificate that was issued
     List {
         /// Print JSON
         #[arg(long)]
@@ -126,7 +126,7 @@ enum Action {
 /// Names beside the site's.
 #[derive(Debug, Args)]
 struct MoreNames {
-    /// One more DNS name or address; may be given again
+    /// Another DNS name or IP address; may be given several times
     #[arg(long = "san", value_name = "NAME")]
     sans: Vec<String>,
 }

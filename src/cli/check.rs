@@ -42,7 +42,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub(super) struct Check {
     #[command(flatten)]
     config: ConfigPath,
-    /// Only what is on this host's disk: no name is resolved, no connection made
+    /// Check only files on this host: resolve no name, make no connection
     #[arg(long)]
     offline: bool,
 }

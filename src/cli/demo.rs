@@ -13,7 +13,7 @@ use crate::demo::{self, Interrupt};
 /// tunnel, and checks what it shows. Needs redis-server on the PATH.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// Leave everything up, with commands to try, until Ctrl-C
+    /// Leave everything running, with commands to try, until Ctrl-C
     #[arg(long)]
     keep: bool,
 }

@@ -6,26 +6,26 @@ use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// For people to read.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// What is logged: this, and what is worse.
+/// The least severe level that is logged.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Level {
-    /// What does not work.
+    /// Failures.
     Error,
-    /// What an operator should look at.
+    /// Conditions that need attention.
     #[value(alias = "warning")]
     Warn,
     /// Starts and ends of links, and what the gateway does.
     Info,
-    /// What is counted and left out otherwise, too.
+    /// Also repeated messages, which are otherwise only counted.
     Debug,
     /// Everything.
     Trace,

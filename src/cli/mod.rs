@@ -31,13 +31,13 @@ pub struct Cli {
 enum Command {
     /// Run this site's gateway
     Run(run::Run),
-    /// Check files, names, the way to the far site and Redis: one ok/warn/fail line a step
+    /// Check files, names, the way to the far site and Redis: one ok/warn/fail line for each step
     Check(check::Check),
     /// Show what the running gateway carries
     Status(status::Show),
     /// Make and manage the certificates of all sites
     Certs(certs::Certs),
-    /// Two sites on this machine, with real redis-server processes: the whole product in a minute
+    /// Show two sites on this machine, with real redis-server processes
     Demo(demo::Demo),
 }
 

@@ -13,15 +13,15 @@ use crate::gateway;
 use crate::tls::material::Material;
 
 /// Runs until SIGTERM or SIGINT, then ends every link in good order and exits 0.
-/// SIGHUP has certificate, key, CAs and revocation lists read again.
+/// On SIGHUP it reads certificate, key, CAs and revocation lists again.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
     config: ConfigPath,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, ignore_case = true, default_value = "text", env = "REPLGATE_LOG_FORMAT")]
     log_format: Format,
-    /// What is logged: this, and what is worse
+    /// Least severe level that is logged
     #[arg(long, value_enum, ignore_case = true, default_value = "info", env = "REPLGATE_LOG_LEVEL")]
     log_level: Level,
 }

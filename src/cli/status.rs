@@ -16,10 +16,10 @@ use crate::config::Config;
 pub(super) struct Show {
     #[command(flatten)]
     config: ConfigPath,
-    /// Show it again every second, with rates
+    /// Repeat every second, with rates
     #[arg(long)]
     watch: bool,
-    /// Print JSON: docs/status.md says what each field is
+    /// Print JSON; docs/status.md explains each field
     #[arg(long)]
     json: bool,
     /// Only links with this far site
@@ -28,17 +28,17 @@ pub(super) struct Show {
     /// Only links of the master or replica entry of this name
     #[arg(long, value_name = "NAME")]
     master: Option<String>,
-    /// Only links that somebody should look at: held, more than 10 s behind, refused something, or unknown
+    /// Only links that need attention: held, more than 10 s behind, with an error of Redis, or unknown
     #[arg(long)]
     unwell: bool,
-    /// All rows, however many there are
+    /// Show all rows, however many there are
     #[arg(long)]
     all: bool,
-    /// Say only whether it is ready: exit 1 where its certificate has expired or a listener is lost,
-    /// never for the WAN or a Redis
+    /// Report only whether the gateway is ready: exit 1 if its certificate has expired or a listener is
+    /// lost, never because of the WAN or a Redis
     #[arg(long, conflicts_with_all = ["watch", "json"])]
     ready: bool,
-    /// With --ready: exit 1 as well where a link that has a client is down
+    /// With --ready: also exit 1 if a link that has a client is down
     #[arg(long, requires = "ready")]
     links: bool,
 }

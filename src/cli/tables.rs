@@ -234,7 +234,7 @@ fn replicas(links: &[&LinkStatus], all: &[LinkStatus], view: View<'_>) -> String
             ("OFFSET", 4),
             ("ACKNOWLEDGED", 5),
             ("BEHIND", 0),
-            ("IT IS", 0),
+            ("STATE", 0),
         ],
         rows: links
             .iter()

@@ -19,7 +19,7 @@ struct Demo<'a> {
 }
 
 impl<'a> Demo<'a> {
-    /// `docker compose up --build -d`, as the README says.
+    /// `docker compose up --build -d`, as docs/containers.md says.
     fn up(engine: &'a Engine, tool: &'a [&'static str]) -> Self {
         let demo = Self { engine, tool };
         run(demo.compose().args(["up", "--build", "-d"]));
@@ -202,7 +202,7 @@ fn the_compose_file_replicates_encrypted_between_two_sites_and_survives_its_gate
     demo.redis("redis-alpha", &["EVAL", "for i = 1, 1000 do redis.call('SET', 'key:' .. i, i) end", "0"]);
     demo.in_sync();
 
-    what_the_readme_says_to_try_works(&demo);
+    what_the_document_says_to_try_works(&demo);
     the_sites_meet_only_through_their_gateways(&demo);
     the_wire_between_the_gateways_is_ciphertext(&demo);
     no_gateway_sees_the_ca_key_and_keys_are_their_owners_alone(&demo);
@@ -221,15 +221,15 @@ fn the_compose_file_replicates_encrypted_between_two_sites_and_survives_its_gate
     }
 }
 
-fn what_the_readme_says_to_try_works(demo: &Demo<'_>) {
-    let readme = project().join("README.md");
-    for step in transcript::steps(&readme, Some("## Two sites in containers")) {
+fn what_the_document_says_to_try_works(demo: &Demo<'_>) {
+    let document = project().join("docs/containers.md");
+    for step in transcript::steps(&document, Some("## Two sites in containers")) {
         let tool = format!("{} -p {NAME}", demo.tool.join(" "));
         let command = step
             .command
             .replace("docker compose exec", "docker compose exec -T")
             .replace("docker compose", &tool);
-        eventually(&format!("README.md:{}: {}", step.line, step.command), || {
+        eventually(&format!("docs/containers.md:{}: {}", step.line, step.command), || {
             let output = output(demo.engine.command("bash").args(["-c", &command]));
             let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
             if output.status.success() && transcript::matches(&step.output, &text) {

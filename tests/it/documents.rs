@@ -1,5 +1,7 @@
-//! What the documents tell an operator to type is run, and what they show comes out.
+//! The documents are true: their commands run and print what is shown, their links resolve,
+//! and the reference of the config has every key.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -106,4 +108,144 @@ fn the_tour_of_redis_replication_works_command_by_command() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Pages that are linked to and may still be missing.
+const TO_COME: [&str; 1] = ["docs/protocol.md"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every Markdown file of the project, in `folder` and below it.
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("the folder can be read").flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let is_ours = !name.to_string_lossy().starts_with('.') && name != "target" && name != "corpus";
+        if path.is_dir() && is_ours {
+            documents(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The lines of a document without its blocks of code.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut is_code = false;
+    text.lines().enumerate().filter(move |(_, line)| {
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence && !line.starts_with("    ")
+    })
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut anchors = BTreeSet::new();
+    for (_, line) in prose(text).filter(|(_, line)| line.starts_with('#')) {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+        let anchor: String = kept.map(|letter| if letter == ' ' { '-' } else { letter }).collect();
+        assert!(anchors.insert(anchor.clone()), "two headings have the anchor #{anchor}");
+    }
+    anchors
+}
+
+/// The targets of the links `[text](target)` in a line.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    line.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
+}
+
+#[test]
+fn every_link_between_documents_resolves() {
+    let mut paths = Vec::new();
+    documents(root(), &mut paths);
+    let (mut checked, mut broken) = (0, Vec::new());
+    for path in &paths {
+        let page = text(path);
+        for (number, line) in prose(&page) {
+            for link in links(line).filter(|link| !link.contains("://")) {
+                let (file, anchor) = link.split_once('#').map_or((link, None), |(file, at)| (file, Some(at)));
+                let target = match file {
+                    "" => path.clone(),
+                    _ => path.parent().expect("a file is in a folder").join(file),
+                };
+                let exists = target.exists() || TO_COME.iter().any(|page| target.ends_with(page));
+                let is_good = exists && anchor.is_none_or(|anchor| anchors(&text(&target)).contains(anchor));
+                checked += 1;
+                if !is_good {
+                    broken.push(format!("{}:{}: {link}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+    assert!(checked > 50, "only {checked} links were found");
+}
+
+#[test]
+fn the_readme_is_short_and_lists_every_page() {
+    let readme = text(&root().join("README.md"));
+    assert!(readme.lines().count() <= 150, "the README has {} lines", readme.lines().count());
+    for command in ["    make demo", "`make test`"] {
+        assert!(readme.contains(command), "the README lacks {command:?}");
+    }
+    for entry in std::fs::read_dir(root().join("docs")).expect("the folder can be read").flatten() {
+        let page = format!("docs/{}", entry.file_name().to_string_lossy());
+        // How to release is for maintainers alone.
+        let is_listed = page == "docs/releasing.md" || readme.contains(&format!("({page})"));
+        assert!(is_listed, "the README does not list {page}");
+    }
+}
+
+#[test]
+fn every_key_of_the_config_is_in_its_reference() {
+    let sections = [
+        ("", "## Top level", "unknown-to-all = 1\nsite = 'dc1'\n"),
+        ("[tls]: ", "## `[tls]`", "[tls]\nunknown-to-all = 1\n"),
+        ("[tunnel]: ", "## `[tunnel]`", "[tunnel]\nunknown-to-all = 1\n"),
+        ("master \"m\": ", "## `[[master]]`", "[[master]]\nname = 'm'\nunknown-to-all = 1\n"),
+        ("master \"m\" [auth]: ", "### `auth`", "[master.auth]\nunknown-to-all = 1\n"),
+        ("replica \"r\": ", "## `[[replica]]`", "[[replica]]\nname = 'r'\nunknown-to-all = 1\n"),
+        ("replica \"r\" [announce]: ", "### `announce`", "[replica.announce]\nunknown-to-all = 1\n"),
+        ("replica \"r\" [link]: ", "## `[link]`", "[replica.link]\nunknown-to-all = 1\n"),
+        ("[link]: ", "## `[link]`", "[link]\nunknown-to-all = 1\n"),
+        ("[limits]: ", "## `[limits]`", "[limits]\nunknown-to-all = 1\n"),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("gateway.toml");
+    std::fs::write(&config, sections.map(|(_, _, lines)| lines).concat()).expect("the folder is writable");
+    let output = Command::new(REPLGATE)
+        .args(["check", "--offline", "-c"])
+        .arg(&config)
+        .output()
+        .expect("the program runs");
+    let faults = String::from_utf8_lossy(&output.stderr);
+    let reference = text(&root().join("docs/configuration.md"));
+    let mut keys = 0;
+    for (prefix, heading, _) in sections {
+        let fault = format!(" {prefix}unknown key `unknown-to-all`; known here: ");
+        let known = faults.lines().find_map(|line| {
+            let (place, known) = line.split_once(&fault)?;
+            // The place alone stands before it: `FILE:LINE:COLUMN:`.
+            place.ends_with(':').then_some(known).filter(|_| !place.contains(": "))
+        });
+        let known = known.unwrap_or_else(|| panic!("{heading}: no fault tells its keys:\n{faults}"));
+        let (_, after) =
+            reference.split_once(&format!("\n{heading}\n")).expect("the reference has the section");
+        let section = after.split("\n#").next().expect("a split has a first part");
+        for key in known.split(", ") {
+            keys += 1;
+            assert!(
+                section.contains(&format!("| `{key}` | ")),
+                "docs/configuration.md: {heading} lacks {key}"
+            );
+        }
+    }
+    assert!(keys > 50, "only {keys} keys were found");
 }
