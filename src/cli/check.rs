@@ -21,11 +21,11 @@ use crate::file::{self, Writers};
 use crate::password::Password;
 use crate::race;
 use crate::redis::{answer, command, listing};
-use crate::session::login::{Login, ask, login};
+use crate::session::auth::{Login, ask, login};
 use crate::session::{Shared, dial};
-use crate::tls::in_use::Loaded;
+use crate::tls::fetch_chain;
 use crate::tls::material::Material;
-use crate::tls::peek;
+use crate::tls::reloadable::Loaded;
 
 /// For each step that waits for somebody.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -54,16 +54,16 @@ struct Report {
 
 impl Report {
     fn ok(&self, text: &str) {
-        crate::say::say!("ok    {text}");
+        crate::outln::say!("ok    {text}");
     }
 
     fn warn(&self, text: &str) {
-        crate::say::say!("warn  {text}");
+        crate::outln::say!("warn  {text}");
     }
 
     fn fail(&mut self, text: &str) {
         self.failed = true;
-        crate::say::say!("fail  {text}");
+        crate::outln::say!("fail  {text}");
     }
 }
 
@@ -323,7 +323,7 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
     let answers = matches!(tried, Ok(Ok(_)));
     match tried {
         Err(_) => report.fail(&format!("{what} does not answer in time")),
-        Ok(Err(_)) if peek::chain(&master.redis).await.is_ok() => {
+        Ok(Err(_)) if fetch_chain::chain(&master.redis).await.is_ok() => {
             report.fail(&format!("{what}: {}", answer::SPEAKS_TLS));
         }
         Ok(Err(fault)) => report.fail(&format!("{what}: {fault}")),
@@ -372,7 +372,7 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
             }
             // Redis says nothing to what is not TLS, and closes.
             _ if answer.is_empty() => {
-                let why = if peek::chain(&master.redis).await.is_ok() {
+                let why = if fetch_chain::chain(&master.redis).await.is_ok() {
                     answer::SPEAKS_TLS
                 } else {
                     "it closes the connection without a word; its own log may say why"

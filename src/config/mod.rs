@@ -1,17 +1,17 @@
 //! The gateway's config as believed: parsed, filled with defaults, without
 //! impossible pairs. Every fault of the file is found at once, with its place.
 
-mod believe;
 pub mod file;
 pub mod units;
+mod validate;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::believe::believe;
 use self::file::{Faults, File};
 use self::units::{Address, Network};
+use self::validate::believe;
 use crate::redis::introduction::Capability;
 
 /// The largest config file in bytes.

@@ -16,8 +16,8 @@ use super::full_syncs::{FullSyncs, Taken};
 use super::grants::{Grants, Member};
 use super::guesses::{Guess, Guesses};
 use super::listing::{Listed, Listing};
-use super::options::{self, Fault, is, is_ack, value};
 use super::pace::{self, Pace};
+use super::replconf::{self, Fault, is, is_ack, value};
 use super::reply;
 use crate::escape::shown;
 use crate::tap::{OPENING, Overdue, Verdict};
@@ -215,7 +215,7 @@ impl Gate {
             };
         }
         let slots = self.rules.slot_migration && name == b"CLUSTER" && is(options.first(), "syncslots");
-        if slots && !options.iter().all(|word| options::is_word(word, 128)) {
+        if slots && !options.iter().all(|word| replconf::is_word(word, 128)) {
             return self.refuse(format!("the command {} with a word that no replica says", named(arguments)));
         }
         if self.phase == Phase::Slots && slots {
@@ -240,10 +240,10 @@ impl Gate {
             b"PING" | b"REPLPING" => options.is_empty().then_some(Phase::Handshake),
             b"AUTH" => match options {
                 [_] => Some(Phase::Handshake),
-                [user, _] => options::is_user(user).then_some(Phase::Handshake),
+                [user, _] => replconf::is_user(user).then_some(Phase::Handshake),
                 _ => None,
             },
-            b"REPLCONF" => match options::judge(options) {
+            b"REPLCONF" => match replconf::judge(options) {
                 Err(Fault::Unknown) => None,
                 Err(Fault::Value(option)) => {
                     return self

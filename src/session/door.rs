@@ -15,11 +15,8 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 use zeroize::Zeroizing;
 
-use super::backoff::Backoff;
+use super::auth::{Backoff, Guesses, Proof, prove, read};
 use super::dial::reach;
-use super::guessing::Guesses;
-use super::login::read;
-use super::prove::{Proof, prove};
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, Shared, agreed, dialling_terms, tune};

@@ -2,21 +2,16 @@
 //!
 //! [`door`] serves a replica that connected to this site, over a lane that [`dial`]
 //! finds; [`ways`] has what all dials share. [`serve`] answers a gateway that dialled it; both end in [`relay`], which
-//! moves the bytes. Passwords come before: `prove` asks a local replica for one,
-//! `guessing` paces those who try, [`login`] says one to the local master. A link that
+//! moves the bytes. Passwords come before, in [`auth`]. A link that
 //! lost its lanes gets new ones by [`redial`] here and [`attach`] there.
 
 pub mod attach;
-mod backoff;
+pub mod auth;
 pub mod dial;
 pub mod door;
-mod guessing;
-pub mod login;
-mod prove;
 pub mod redial;
 pub mod relay;
 pub mod serve;
-mod tapped;
 pub mod ways;
 
 use std::net::IpAddr;
@@ -36,7 +31,7 @@ use crate::link::tlv::{Id, Identity, Terms, ZSTD};
 use crate::link::{End, frame};
 use crate::memory::Budget;
 use crate::registry::{Agreed, Kind, Place, Registry, Topic, tell};
-use crate::tls::in_use::{InUse, Loaded};
+use crate::tls::reloadable::{InUse, Loaded};
 use crate::unproven::Unproven;
 use crate::x509::Certificate;
 

@@ -26,7 +26,6 @@ use tracing::debug;
 use super::attach::{Arrival, Knock};
 use super::redial::{Dialled, Redial};
 use super::serve::part;
-use super::tapped::{AtTap, Made};
 use crate::buffer::{self, Chunk};
 use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
@@ -35,6 +34,7 @@ use crate::link::tlv::{Accept, Code, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
+use crate::tap::driver::{AtTap, Made};
 use crate::tap::{Flow, OPENING, Overdue, Tap};
 
 /// For the frames that end a link to reach the far side.

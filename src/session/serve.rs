@@ -13,7 +13,7 @@ use tokio::time::{timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::attach::Arrival;
-use super::login::{Login, login};
+use super::auth::{Login, login};
 use super::relay::{self, Relay, Supply};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, caller, congestion, terms, tune};
 use crate::clock;
@@ -32,7 +32,7 @@ use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
 use crate::registry::{Admission, Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
-use crate::tls::explain::Class;
+use crate::tls::diagnostics::Class;
 use crate::unproven::Seat;
 use crate::x509::Certificate;
 

@@ -4,6 +4,8 @@
 //! decided on, from the first, and answers what becomes of them. The data path
 //! does as it is told and knows no Redis.
 
+pub(crate) mod driver;
+
 use std::time::{Duration, Instant};
 
 /// For a replica to ask for what it came for.

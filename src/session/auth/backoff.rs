@@ -23,13 +23,13 @@ const MOST: usize = 1024;
 
 /// The refused syncs of the clients of one `[[replica]]`.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(in crate::session) struct Backoff {
     refused: Mutex<HashMap<IpAddr, (u32, Instant)>>,
 }
 
 impl Backoff {
     /// How long this client's next link must wait.
-    pub(super) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
+    pub(in crate::session) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
         let refused = self.refused.lock().expect("no code panics while it holds the refusals");
         let Some((times, last)) = refused.get(&client) else { return Duration::ZERO };
         if now.saturating_duration_since(*last) >= FORGET {
@@ -41,7 +41,7 @@ impl Backoff {
 
     /// The client's link ended, and no sync had begun although Redis was asked for one; or
     /// it did not know the password.
-    pub(super) fn refused(&self, client: IpAddr, now: Instant) {
+    pub(in crate::session) fn refused(&self, client: IpAddr, now: Instant) {
         let mut refused = self.refused.lock().expect("no code panics while it holds the refusals");
         if refused.len() >= MOST {
             refused.retain(|_, (_, last)| now.saturating_duration_since(*last) < FORGET);
@@ -56,7 +56,7 @@ impl Backoff {
     }
 
     /// The client's sync has begun.
-    pub(super) fn granted(&self, client: IpAddr) {
+    pub(in crate::session) fn granted(&self, client: IpAddr) {
         self.refused.lock().expect("no code panics while it holds the refusals").remove(&client);
     }
 }

@@ -9,12 +9,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::REDIS_DEADLINE;
 use crate::config::Auth;
 use crate::escape::shown;
 use crate::password::Password;
 use crate::redis::answer::{MAX_LINE, SPEAKS_TLS, is_tls};
 use crate::redis::command;
+use crate::session::REDIS_DEADLINE;
 
 /// What Redis made of the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> 
 }
 
 /// Reads a password file, off this thread and in time: it may lie on a disk that is gone.
-pub(super) async fn read(path: &Path) -> Result<Password, String> {
+pub(in crate::session) async fn read(path: &Path) -> Result<Password, String> {
     let own = path.to_owned();
     match timeout(REDIS_DEADLINE, spawn_blocking(move || Password::read(&own))).await {
         Ok(Ok(read)) => read,

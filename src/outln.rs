@@ -10,7 +10,7 @@ static FAILED: AtomicBool = AtomicBool::new(false);
 /// As `println!`, but goes on where stdout cannot be written.
 macro_rules! say {
     ($($words:tt)*) => {
-        $crate::say::line(::std::format_args!($($words)*))
+        $crate::outln::line(::std::format_args!($($words)*))
     };
 }
 

@@ -5,16 +5,16 @@
 
 use std::time::Instant;
 
+use super::{Flow, Tap, Verdict};
 use crate::buffer::Chunk;
 use crate::secret::Secret;
-use crate::tap::{Flow, Tap, Verdict};
 
 /// The most bytes that a tap may hold while it decides.
 const MAX_HELD: usize = 64 * 1024;
 
 /// One direction's place at the tap.
 #[derive(Default)]
-pub(super) struct AtTap {
+pub(crate) struct AtTap {
     /// There may be an AUTH among them.
     held: Secret,
     /// Carried bytes that the held ones stand for.
@@ -25,7 +25,7 @@ pub(super) struct AtTap {
 }
 
 /// What the tap made of a chunk.
-pub(super) enum Made {
+pub(crate) enum Made {
     /// Goes on; where the chunk is empty, the carried bytes stand for nothing.
     Forward {
         chunk: Chunk,
@@ -43,14 +43,14 @@ pub(super) enum Made {
 
 impl AtTap {
     /// Nothing passes any more.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stopped = true;
         self.held.clear();
     }
 
     /// Shows a chunk, which stands for `carried` bytes, to the tap until it has decided
     /// on all of it, or wants more. What passes whole is not copied.
-    pub(super) fn through(
+    pub(crate) fn through(
         &mut self,
         tap: &mut dyn Tap,
         flow: Flow,
@@ -77,7 +77,7 @@ impl AtTap {
     }
 
     /// Shows what is held once more, since the other direction has moved on.
-    pub(super) fn again(&mut self, tap: &mut dyn Tap, flow: Flow, now: Instant) -> Vec<Made> {
+    pub(crate) fn again(&mut self, tap: &mut dyn Tap, flow: Flow, now: Instant) -> Vec<Made> {
         if self.held.is_empty() { Vec::new() } else { self.decide(tap, flow, None, now) }
     }
 

@@ -1,0 +1,17 @@
+//! Passwords, before any data flows.
+//!
+//! [`authenticate_replica`] asks a local replica for the password of its `[[replica]]`, and
+//! [`authenticate_to_master`] says the gateway's own password to the local master.
+//! `guessing` paces the passwords that clients try, and `backoff` the clients that come
+//! back at once after a refusal.
+
+mod authenticate_replica;
+mod authenticate_to_master;
+mod backoff;
+mod guessing;
+
+pub(super) use self::authenticate_replica::{Proof, prove};
+pub(super) use self::authenticate_to_master::read;
+pub use self::authenticate_to_master::{Login, ask, login};
+pub(super) use self::backoff::Backoff;
+pub(super) use self::guessing::Guesses;
