@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 use zeroize::Zeroizing;
 
-use super::auth::{Backoff, Guesses, Proof, prove, read};
+use super::auth::{Backoff, Guesses, Proof, authenticate_replica, read};
 use super::dial::reach;
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
@@ -226,7 +226,7 @@ async fn proof(
 ) -> Result<(), No> {
     let silent = |reason: &str| No { reply: None, kind: Kind::NoPassword, reason: reason.to_owned() };
     let left = || silent("it left before it said a password");
-    let said = match timeout(HELLO_DEADLINE, prove(redis, seat, site)).await {
+    let said = match timeout(HELLO_DEADLINE, authenticate_replica(redis, seat, site)).await {
         Ok(Ok(Proof::Password(said))) => said,
         Ok(Ok(Proof::None(reply, reason))) => {
             door.backoff.refused(client, Instant::now());

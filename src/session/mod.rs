@@ -31,7 +31,7 @@ use crate::link::tlv::{Id, Identity, Terms, ZSTD};
 use crate::link::{End, frame};
 use crate::memory::Budget;
 use crate::registry::{Agreed, Kind, Place, Registry, Topic, tell};
-use crate::tls::reloadable::{InUse, Loaded};
+use crate::tls::reloadable::{Loaded, Reloadable};
 use crate::unproven::Unproven;
 use crate::x509::Certificate;
 
@@ -68,10 +68,10 @@ fn caller(config: &Config, leaf: &Certificate) -> Caller {
 
 /// What every session of this gateway shares.
 pub struct Shared {
-    /// The config as believed.
+    /// The config, validated.
     pub config: Config,
     /// Certificate, key, CAs.
-    pub tls: InUse,
+    pub tls: Reloadable,
     /// Counts how often they were read again: every link then gets new lanes.
     pub renewals: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
@@ -93,10 +93,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// What a gateway shares whose config is believed.
+    /// What a gateway with this config shares.
     pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
         Self {
-            tls: InUse::new(loaded),
+            tls: Reloadable::new(loaded),
             renewals: watch::Sender::new(0),
             instance: Id::random(),
             registry: Arc::default(),

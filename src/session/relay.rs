@@ -34,8 +34,7 @@ use crate::link::tlv::{Accept, Code, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
-use crate::tap::driver::{AtTap, Made};
-use crate::tap::{Flow, OPENING, Overdue, Tap};
+use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -186,8 +185,8 @@ struct Driver<'a> {
     tap: Box<dyn Tap>,
     entry: &'a Place,
     site: &'a str,
-    inward: AtTap,
-    outward: AtTap,
+    inward: tap::Driver,
+    outward: tap::Driver,
     to_redis: VecDeque<Outgoing>,
     /// The local Redis has sent its end.
     redis_ended: bool,
@@ -228,8 +227,8 @@ impl<'a> Driver<'a> {
             tap,
             entry,
             site,
-            inward: AtTap::default(),
-            outward: AtTap::default(),
+            inward: tap::Driver::default(),
+            outward: tap::Driver::default(),
             to_redis: VecDeque::new(),
             redis_ended: false,
             redis_deaf: false,
@@ -578,12 +577,14 @@ impl<'a> Driver<'a> {
     }
 
     /// What the tap made of bytes from the link.
-    fn take_inward(&mut self, made: Vec<Made>, now: Instant) {
+    fn take_inward(&mut self, made: Vec<Action>, now: Instant) {
         for made in made {
             match made {
-                Made::Forward { chunk, carried, .. } => self.to_redis.push_back(Outgoing { chunk, carried }),
-                Made::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
-                Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
+                Action::Forward { chunk, carried, .. } => {
+                    self.to_redis.push_back(Outgoing { chunk, carried })
+                }
+                Action::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
+                Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
     }
@@ -625,7 +626,7 @@ impl<'a> Driver<'a> {
         self.turn.rounds += 1;
         for made in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now) {
             match made {
-                Made::Forward { chunk, armed, .. } => {
+                Action::Forward { chunk, armed, .. } => {
                     if !chunk.is_empty() {
                         self.offer(chunk);
                     }
@@ -633,10 +634,10 @@ impl<'a> Driver<'a> {
                         self.link.arm();
                     }
                 }
-                Made::Answer(reply) => {
+                Action::Answer(reply) => {
                     self.to_redis.push_back(Outgoing { chunk: Chunk::copied(&reply), carried: 0 });
                 }
-                Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
+                Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
         // What was held may have waited for just this answer.

@@ -13,7 +13,7 @@ use tokio::time::{timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::attach::Arrival;
-use super::auth::{Login, login};
+use super::auth::{Login, authenticate_to_master};
 use super::relay::{self, Relay, Supply};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, caller, congestion, terms, tune};
 use crate::clock;
@@ -421,7 +421,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
 async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
-    match login(redis, auth).await {
+    match authenticate_to_master(redis, auth).await {
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
             let topic = Topic::master(Kind::NoPasswordWanted, master);

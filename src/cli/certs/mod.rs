@@ -189,7 +189,7 @@ fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Out
     }
     let (facts, aside) = certs::init(dir, name, force)?;
     if let Some(aside) = aside {
-        crate::outln::say!(
+        crate::outln::outln!(
             "the old CA was moved to {}; certificates of it are not trusted by new ones\n",
             aside.display()
         );
@@ -202,7 +202,7 @@ fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: bool) -> Out
         made.push(one);
     }
     if made.is_empty() {
-        crate::outln::say!("\nnext: replgate certs issue SITE, once for each site");
+        crate::outln::outln!("\nnext: replgate certs issue SITE, once for each site");
         return Ok(());
     }
     next(&made, START)
@@ -217,7 +217,7 @@ fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> Outcome {
     }
     done.made.iter().try_for_each(tell)?;
     for site in &done.kept {
-        crate::outln::say!("site {site}: left as it is");
+        crate::outln::outln!("site {site}: left as it is");
     }
     if !done.made.is_empty() {
         next(&done.made, START)?;
@@ -307,13 +307,13 @@ fn expiry(facts: &Certificate) -> String {
 fn request(dir: &Path, names: &Names, force: bool) -> Outcome {
     let (path, fingerprint) = certs::request(dir, names, force)?;
     let folder = path.parent().unwrap_or(dir).display();
-    crate::outln::say!("request for {}", names.text());
-    crate::outln::say!("  request      {}", path.display());
-    crate::outln::say!("  key          {folder}/tls.key (0600; it stays on this host)");
-    crate::outln::say!("  key sha256   {fingerprint}");
-    crate::outln::say!("\nnext: copy {} to where the CA is, and sign it there:", path.display());
-    crate::outln::say!("  replgate certs sign tls.csr --site {}", names.site());
-    crate::outln::say!(
+    crate::outln::outln!("request for {}", names.text());
+    crate::outln::outln!("  request      {}", path.display());
+    crate::outln::outln!("  key          {folder}/tls.key (0600; it stays on this host)");
+    crate::outln::outln!("  key sha256   {fingerprint}");
+    crate::outln::outln!("\nnext: copy {} to where the CA is, and sign it there:", path.display());
+    crate::outln::outln!("  replgate certs sign tls.csr --site {}", names.site());
+    crate::outln::outln!(
         "  compare the key's sha256 over another channel; then bring tls.crt, ca.crt and crl.pem back to {folder}"
     );
     Ok(())
@@ -323,10 +323,10 @@ fn sign(dir: &Path, file: &Path, site: Option<&str>, more: &MoreNames, days: u32
     let asked = certs::read_request(file)?;
     let wishes: Vec<String> =
         asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string)).collect();
-    crate::outln::say!("request {}", file.display());
-    crate::outln::say!("  key          {}", asked.key);
-    crate::outln::say!("  key sha256   {}", asked.fingerprint);
-    crate::outln::say!(
+    crate::outln::outln!("request {}", file.display());
+    crate::outln::outln!("  key          {}", asked.key);
+    crate::outln::outln!("  key sha256   {}", asked.fingerprint);
+    crate::outln::outln!(
         "  asks for     {}",
         if wishes.is_empty() { "no names".to_owned() } else { some_of(&wishes) }
     );
@@ -390,8 +390,9 @@ fn inspect(what: &str) -> Outcome {
     let Ok(address) = units::address(what) else {
         return Err(anyhow::anyhow!("{what}: there is no such file, and it is no HOST:PORT").into());
     };
-    let chain = block_on(fetch_chain::chain(&address))?.with_context(|| format!("look at {address}"))?;
-    crate::outln::say!("{address} shows (not verified):");
+    let chain =
+        block_on(fetch_chain::fetch_chain(&address))?.with_context(|| format!("look at {address}"))?;
+    crate::outln::outln!("{address} shows (not verified):");
     for certificate in chain {
         print_certificate(&Certificate::read(&certificate)?)?;
     }
@@ -408,10 +409,10 @@ fn inspect_file(path: &Path) -> Outcome {
             Content::Certificate(certificate) => print_certificate(&Certificate::read(&certificate)?)?,
             Content::List(list) => print_list(RevocationList::read(&list)?),
             Content::Request(request) => print_request(&certs::asked(&request, path)?),
-            Content::Key(_) => crate::outln::say!("private key (not shown)"),
+            Content::Key(_) => crate::outln::outln!("private key (not shown)"),
             Content::EncryptedKey => return Err(PemError::Encrypted { path: path.to_owned() }.into()),
             Content::Parameters => {}
-            Content::PublicKey => crate::outln::say!("public key (not shown)"),
+            Content::PublicKey => crate::outln::outln!("public key (not shown)"),
         }
     }
     match faults.is_empty() {
@@ -421,25 +422,25 @@ fn inspect_file(path: &Path) -> Outcome {
 }
 
 fn print_list(list: RevocationList) {
-    crate::outln::say!("revocation list");
-    crate::outln::say!("  issuer       {}", crate::escape::shown(list.issuer.as_bytes()));
-    crate::outln::say!("  made         {}", clock::utc(list.this_update));
-    crate::outln::say!(
+    crate::outln::outln!("revocation list");
+    crate::outln::outln!("  issuer       {}", crate::escape::shown(list.issuer.as_bytes()));
+    crate::outln::outln!("  made         {}", clock::utc(list.this_update));
+    crate::outln::outln!(
         "  good until   {}",
         list.next_update.map_or_else(|| "not stated".to_owned(), clock::utc)
     );
-    crate::outln::say!("  revoked      {}", list.revoked.len());
+    crate::outln::outln!("  revoked      {}", list.revoked.len());
     for (serial, when) in list.revoked {
-        crate::outln::say!("               {} on {}", crate::x509::hex(&serial), clock::utc(when));
+        crate::outln::outln!("               {} on {}", crate::x509::hex(&serial), clock::utc(when));
     }
 }
 
 fn print_request(asked: &certs::Asked) {
     let wishes = asked.dns.iter().cloned().chain(asked.ips.iter().map(ToString::to_string));
-    crate::outln::say!("signing request");
-    crate::outln::say!("  key          {}", asked.key);
-    crate::outln::say!("  key sha256   {}", asked.fingerprint);
-    crate::outln::say!("  asks for     {}", some_of(&wishes.collect::<Vec<_>>()));
+    crate::outln::outln!("signing request");
+    crate::outln::outln!("  key          {}", asked.key);
+    crate::outln::outln!("  key sha256   {}", asked.fingerprint);
+    crate::outln::outln!("  asks for     {}", some_of(&wishes.collect::<Vec<_>>()));
 }
 
 fn print_certificate(facts: &Certificate) -> Outcome {
@@ -448,20 +449,20 @@ fn print_certificate(facts: &Certificate) -> Outcome {
         .filter(|(there, _)| *there)
         .map(|(_, name)| *name)
         .collect();
-    crate::outln::say!("{}", if facts.is_ca { "CA certificate" } else { "certificate" });
-    crate::outln::say!("  subject      {}", crate::escape::shown(facts.subject.as_bytes()));
-    crate::outln::say!("  issuer       {}", crate::escape::shown(facts.issuer.as_bytes()));
-    crate::outln::say!("  names        {}", names_of(facts));
-    crate::outln::say!("  serial       {}", facts.serial_text());
-    crate::outln::say!("  valid from   {}", clock::utc(facts.not_before));
-    crate::outln::say!("  expires      {}", expiry(facts));
-    crate::outln::say!("  key          {}", facts.key);
+    crate::outln::outln!("{}", if facts.is_ca { "CA certificate" } else { "certificate" });
+    crate::outln::outln!("  subject      {}", crate::escape::shown(facts.subject.as_bytes()));
+    crate::outln::outln!("  issuer       {}", crate::escape::shown(facts.issuer.as_bytes()));
+    crate::outln::outln!("  names        {}", names_of(facts));
+    crate::outln::outln!("  serial       {}", facts.serial_text());
+    crate::outln::outln!("  valid from   {}", clock::utc(facts.not_before));
+    crate::outln::outln!("  expires      {}", expiry(facts));
+    crate::outln::outln!("  key          {}", facts.key);
     match (facts.is_ca, facts.path_length) {
-        (true, Some(length)) => crate::outln::say!("  may sign     sites, and CAs {length} deep"),
-        (true, None) => crate::outln::say!("  may sign     sites and CAs"),
-        (false, _) => crate::outln::say!("  good for     {}", usage.join(", ")),
+        (true, Some(length)) => crate::outln::outln!("  may sign     sites, and CAs {length} deep"),
+        (true, None) => crate::outln::outln!("  may sign     sites and CAs"),
+        (false, _) => crate::outln::outln!("  good for     {}", usage.join(", ")),
     }
-    crate::outln::say!("  sha256       {}", facts.fingerprint);
+    crate::outln::outln!("  sha256       {}", facts.fingerprint);
     Ok(())
 }
 
@@ -504,10 +505,10 @@ fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
         }
         failed |= !faults.is_empty();
         if faults.is_empty() {
-            crate::outln::say!("ok    {site}: good until {good}");
+            crate::outln::outln!("ok    {site}: good until {good}");
         }
-        warnings.iter().for_each(|warning| crate::outln::say!("warn  {site}: {warning}"));
-        faults.iter().for_each(|fault| crate::outln::say!("fail  {site}: {fault}"));
+        warnings.iter().for_each(|warning| crate::outln::outln!("warn  {site}: {warning}"));
+        faults.iter().for_each(|fault| crate::outln::outln!("fail  {site}: {fault}"));
     }
     if failed { Err(Failure::Unwell) } else { Ok(()) }
 }
@@ -549,7 +550,7 @@ fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days:
         }
     }
     if !made.is_empty() {
-        crate::outln::say!(
+        crate::outln::outln!(
             "\nthe certificates before are good until they expire; revoke them by serial number if a key was lost"
         );
         next(&made, RELOAD)?;
@@ -563,7 +564,7 @@ fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&str>, days:
 
 fn renew_one(dir: &Path, site: &str, if_due: bool, days: u32) -> anyhow::Result<Option<Made>> {
     if if_due && !certs::is_due(dir, site)? {
-        crate::outln::say!("{site}: not due yet");
+        crate::outln::outln!("{site}: not due yet");
         return Ok(None);
     }
     let made = certs::renew(dir, site, days)?;
@@ -576,7 +577,7 @@ fn run_hook(dir: &Path, site: &str, hook: &str) -> anyhow::Result<()> {
     if !certs::awaits_hook(dir, site) {
         return Ok(());
     }
-    crate::outln::say!("{site}: running the hook");
+    crate::outln::outln!("{site}: running the hook");
     let status = std::process::Command::new("/bin/sh")
         .args(["-c", hook])
         .env("REPLGATE_SITE", site)
@@ -593,21 +594,21 @@ fn run_hook(dir: &Path, site: &str, hook: &str) -> anyhow::Result<()> {
 fn revoke(dir: &Path, what: &str) -> Outcome {
     let all = certs::revoke(dir, what)?;
     if all.is_empty() {
-        crate::outln::say!("{what} was revoked before; the lists of all sites were written again");
+        crate::outln::outln!("{what} was revoked before; the lists of all sites were written again");
     }
     for revoked in all {
-        crate::outln::say!(
+        crate::outln::outln!(
             "revoked {} of site {} (good until {})",
             revoked.serial,
             revoked.site,
             clock::utc(revoked.expires)
         );
     }
-    crate::outln::say!(
+    crate::outln::outln!(
         "\nnext: it is refused only where the new list is: copy crl.pem to every site, then on each host: systemctl reload replgate (or SIGHUP)"
     );
     for site in certs::sites(dir)? {
-        crate::outln::say!("  {}", dir.join(site).join("crl.pem").display());
+        crate::outln::outln!("  {}", dir.join(site).join("crl.pem").display());
     }
     Ok(())
 }
@@ -623,22 +624,22 @@ fn list(dir: &Path, json: bool) -> Outcome {
     let entries = certs::list(dir)?;
     if json {
         let listed = entries.iter().map(listed).collect::<Result<Vec<_>, _>>()?;
-        crate::outln::say!("{}", serde_json::to_string(&listed)?);
+        crate::outln::outln!("{}", serde_json::to_string(&listed)?);
         return Ok(());
     }
     if entries.is_empty() {
-        crate::outln::say!("nothing was issued yet");
+        crate::outln::outln!("nothing was issued yet");
         return Ok(());
     }
     let now = clock::now();
-    crate::outln::say!("{:<16}  {:<12}  {:<20}  {:<47}  NAMES", "SITE", "STATE", "EXPIRES", "SERIAL");
+    crate::outln::outln!("{:<16}  {:<12}  {:<20}  {:<47}  NAMES", "SITE", "STATE", "EXPIRES", "SERIAL");
     for entry in entries {
         let state = match entry.revoked {
             Some(_) => "revoked",
             None if entry.expires < now => "expired",
             None => "good",
         };
-        crate::outln::say!(
+        crate::outln::outln!(
             "{:<16}  {:<12}  {:<20}  {:<47}  {}",
             entry.site,
             state,

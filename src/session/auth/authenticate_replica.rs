@@ -29,7 +29,7 @@ pub(in crate::session) enum Proof {
 
 /// Answers as a Redis does that wants a password, until AUTH has come: one password a
 /// connection. Reads nothing beyond that; has no deadline of its own.
-pub(in crate::session) async fn prove(
+pub(in crate::session) async fn authenticate_replica(
     redis: &mut TcpStream,
     seat: &Seat<IpAddr>,
     site: &str,

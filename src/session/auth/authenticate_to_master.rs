@@ -28,7 +28,7 @@ pub enum Login {
 /// Says AUTH on a connection on which nothing was said before. The password file is
 /// read each time, so that a new password counts from the next link on. An error is a
 /// sentence for the log, with the next step.
-pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {
+pub async fn authenticate_to_master(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {
     let password = read(&auth.password_file).await?;
     let mut words = vec![&b"AUTH"[..]];
     words.extend(auth.username.as_deref().map(str::as_bytes));

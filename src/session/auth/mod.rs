@@ -10,8 +10,8 @@ mod authenticate_to_master;
 mod backoff;
 mod guessing;
 
-pub(super) use self::authenticate_replica::{Proof, prove};
+pub(super) use self::authenticate_replica::{Proof, authenticate_replica};
 pub(super) use self::authenticate_to_master::read;
-pub use self::authenticate_to_master::{Login, ask, login};
+pub use self::authenticate_to_master::{Login, ask, authenticate_to_master};
 pub(super) use self::backoff::Backoff;
 pub(super) use self::guessing::Guesses;
