@@ -58,6 +58,11 @@ impl Driver {
         self.held.clear();
     }
 
+    /// The bytes that the tap has not decided on.
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
     /// Shows a chunk, which stands for `carried` bytes, to the tap until the tap has decided
     /// on all of it or wants more. A chunk that passes whole is not copied.
     pub fn through(
