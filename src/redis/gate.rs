@@ -17,7 +17,7 @@ use super::grants::{Grants, Member};
 use super::guesses::{Guess, Guesses};
 use super::listing::{Listed, Listing};
 use super::pace::{self, Pace};
-use super::replconf::{self, Fault, is, is_ack, value};
+use super::replconf::{self, Fault, integer, is, is_ack, number, value};
 use super::reply;
 use crate::escape::shown;
 use crate::tap::{OPENING, Overdue, Verdict};
@@ -597,12 +597,6 @@ fn cut(word: &[u8]) -> String {
     shown(&word[..word.len().min(80)])
 }
 
-/// A client id: digits alone, as Redis reads them.
-fn number(word: &[u8]) -> Option<u64> {
-    let digits = !word.starts_with(b"0") && word.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(word).ok().filter(|_| digits)?.parse().ok()
-}
-
 fn last_number(line: &[u8]) -> Option<u64> {
     number(line.rsplit(|byte| *byte == b' ').next()?)
 }
@@ -615,8 +609,6 @@ fn is_psync(options: &[&[u8]]) -> bool {
         _ => return false,
     };
     let id = *id == b"?" || (id.len() == 40 && id.iter().all(u8::is_ascii_alphanumeric));
-    let digits = offset.strip_prefix(b"-").unwrap_or(offset);
-    // An offset that is no number to Redis would get an error, and let SYNC through.
-    let fits = std::str::from_utf8(offset).is_ok_and(|text| text.parse::<i64>().is_ok());
-    id && fits && digits.iter().all(u8::is_ascii_digit)
+    // Redis answers an offset that it cannot read with an error, which would let SYNC through.
+    id && integer(offset).is_some()
 }
