@@ -1,7 +1,7 @@
 //! Passwords, before any data flows.
 //!
-//! [`authenticate_replica`] asks a local replica for the password of its `[[replica]]`, and
-//! [`authenticate_to_master`] says the gateway's own password to the local master.
+//! `authenticate_replica` asks a local replica for the password of its `[[replica]]`, and
+//! `authenticate_to_master` says the gateway's own password to the local master.
 //! `guessing` paces the passwords that clients try, and `backoff` the clients that come
 //! back at once after a refusal.
 
