@@ -23,8 +23,8 @@ use crate::registry::{Kind, Topic, Untold, tell};
 use crate::session::replica_listener::{self, ReplicaListener};
 use crate::session::{Shared, inbound};
 use crate::tls::expiry::Reminders;
-use crate::tls::in_use::Loaded;
 use crate::tls::material::Material;
+use crate::tls::reloadable::Loaded;
 use crate::unproven;
 
 /// For all links to end after a stop: sending what was read, and last words.

@@ -18,7 +18,7 @@ use crate::buffer;
 use crate::link::frame::{Decoder, Frame, FrameError, Item};
 use crate::link::tlv::Refuse;
 use crate::tls::ALPN;
-use crate::tls::explain::{self, Class};
+use crate::tls::diagnostics::{self, Class};
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
 use crate::x509::Certificate;
@@ -66,7 +66,7 @@ pub enum LaneError {
 impl LaneError {
     /// A failure of TLS in the words that suit this gateway's certificate, `ours`.
     fn handshake(error: &rustls::Error, ours: &Certificate) -> Self {
-        Self::Tls { class: Class::of(error), words: explain::handshake(error, ours) }
+        Self::Tls { class: Class::of(error), words: diagnostics::handshake(error, ours) }
     }
 
     /// A failure of TLS in its own words.
@@ -126,7 +126,7 @@ impl Lane {
                 }
             }
             if done.is_err() && records.is_proxied() {
-                return Err(LaneError::Tls { class: Class::NotTls, words: explain::PROXY.to_owned() });
+                return Err(LaneError::Tls { class: Class::NotTls, words: diagnostics::PROXY.to_owned() });
             }
             if done.map_err(|error| LaneError::handshake(&error, ours))? {
                 break;

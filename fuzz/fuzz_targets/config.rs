@@ -1,9 +1,9 @@
 //! The config file, written by somebody in a hurry: ASCII text, in which any other byte
 //! stands for a longer piece of what a config may hold.
 //!
-//! Whatever it says, it is either believed or faulted. A fault is one printable line
+//! Whatever it says, it is either validated or faulted. A fault is one printable line
 //! with a place inside the file, but for the few that are about the file as a whole.
-//! What is believed keeps what the gateway takes for granted, and is the same when it is
+//! What is validated keeps what the gateway takes for granted, and is the same when it is
 //! read again.
 
 #![no_main]

@@ -136,7 +136,7 @@ fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
 
     // The replica: its master's bytes but those for the gateway, then the gateway's own
     // words where there are any.
-    let down = tamed(&without(&down, &talk.swallowed));
+    let down = tamed(&without(&down, &talk.swallowed()));
     let own = talk.end.as_ref().map_or(0, |(reply, _)| reply.len());
     let mut heard = tamed(&talk.replica[..talk.replica.len() - own]);
     if settings.authenticated() {

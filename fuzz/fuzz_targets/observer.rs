@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use replgate::buffer::Chunk;
 use replgate::redis::answer::MAX_LINE;
 use replgate::redis::at_replica::AtReplica;
 use replgate::redis::introduction::Introduction;
 use replgate::redis::observer::Observer;
 use replgate::redis::replication::{Observed, Replication, Stage};
 use replgate::redis::syncs::Syncs;
-use replgate::tap::{Flow, Tap, Verdict};
+use replgate::tap::{Action, Driver, Flow};
 
 const ID: &str = "0123456789012345678901234567890123456789";
 
@@ -108,8 +109,7 @@ impl<'a> Input<'a> {
 struct Link {
     tap: AtReplica,
     observed: Arc<Observed>,
-    held: [Vec<u8>; 2],
-    detached: [bool; 2],
+    drivers: [Driver; 2],
     ended: bool,
     /// Bytes from the master so far.
     sent: u64,
@@ -120,7 +120,7 @@ impl Link {
         let observed = Observed::new(Arc::clone(syncs));
         let observer = Observer::new(Arc::clone(&observed));
         let tap = AtReplica::new(Introduction::new(None, Vec::new()), observer, Box::new(|_| {}));
-        Self { tap, observed, held: Default::default(), detached: [false; 2], ended: false, sent: 0 }
+        Self { tap, observed, drivers: Default::default(), ended: false, sent: 0 }
     }
 
     fn say(&mut self, flow: Flow, bytes: &[u8], now: Instant) {
@@ -129,26 +129,19 @@ impl Link {
             return;
         }
         self.sent += if flow == Flow::ToReplica { bytes.len() as u64 } else { 0 };
-        self.held[way].extend_from_slice(bytes);
-        while !self.held[way].is_empty() && !self.detached[way] {
-            match self.tap.look(flow, &self.held[way], now) {
-                Verdict::Pass(count) | Verdict::PassAndArm(count) | Verdict::Replace(count, _) => {
-                    assert!(count > 0);
-                    self.held[way].drain(..count);
-                }
-                Verdict::Hold => {
-                    assert!(flow == Flow::ToMaster || self.held[way].len() < MAX_LINE);
-                    return;
-                }
-                Verdict::Detach => self.detached[way] = true,
-                Verdict::Stop { .. } => {
-                    self.ended = true;
-                    return;
-                }
-                other => panic!("{other:?} at the replica's site"),
+        let driver = &mut self.drivers[way];
+        let chunk = Chunk::copied(bytes);
+        for action in driver.through(&mut self.tap, flow, chunk, bytes.len() as u64, now) {
+            match action {
+                Action::Forward { .. } => {}
+                Action::Stop { .. } => self.ended = true,
+                Action::Answer(_) => panic!("an answer at the replica's site"),
             }
         }
-        self.held[way].clear();
+        assert!(flow == Flow::ToMaster || driver.held().len() < MAX_LINE);
+        if self.ended {
+            self.drivers.iter_mut().for_each(Driver::stop);
+        }
     }
 
     /// Asserts that what is known is fit to be shown and hangs together.

@@ -1,13 +1,15 @@
 //! One replica's connection to its master, through the taps of both sites or of the
 //! master's alone.
 //!
-//! Does with a verdict what the data path does, and watches all the while: what reaches
-//! the master is whole commands of a replication, each in its time; the tap's last words
-//! come only where a replica reads a reply; and little is held while the tap decides.
+//! The product's own drivers carry out the verdicts. Each tap is wrapped in one that
+//! watches them: what reaches the master is whole commands of a replication, each in its
+//! time; the tap's last words come only where a replica reads a reply; little is held while
+//! the tap decides; and the drivers deliver exactly what the verdicts say.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use replgate::buffer::{Chunk, PAYLOAD};
 use replgate::redis::answer::MAX_LINE;
 use replgate::redis::at_master::AtMaster;
 use replgate::redis::at_replica::AtReplica;
@@ -19,16 +21,13 @@ use replgate::redis::listing::Listing;
 use replgate::redis::names::Names;
 use replgate::redis::observer::Observer;
 use replgate::redis::replication::Observed;
-use replgate::tap::{Flow, Tap, Verdict};
+use replgate::tap::{Action, Driver, Flow, Tap, Verdict};
 
 /// What a replica says of its address.
 const LISTING: [&[u8]; 2] = [b"listening-port", b"ip-address"];
 
 const UP: Flow = Flow::ToMaster;
 const DOWN: Flow = Flow::ToReplica;
-
-/// What the data path holds for a tap at most.
-const MAX_HELD: usize = 64 * 1024;
 
 /// Commands that may wait for their replies.
 const MAX_UNANSWERED: usize = 256;
@@ -39,8 +38,7 @@ const SITE: &str = "dc1";
 /// The connection.
 pub struct Talk {
     stations: Vec<Station>,
-    rules: Rules,
-    /// What has reached the master.
+    /// What has reached the master, but for the commands of its gateway's own.
     pub master: Vec<u8>,
     /// What has reached the replica, the gateway's own words included.
     pub replica: Vec<u8>,
@@ -48,6 +46,15 @@ pub struct Talk {
     pub end: Option<(Vec<u8>, String)>,
     /// How much had reached the replica when the sync's reply was complete.
     pub armed: Option<usize>,
+    watch: Arc<Mutex<Watch>>,
+    /// Bytes that the master's gateway has sent to the master and the replica.
+    delivered: [Vec<u8>; 2],
+    now: Instant,
+}
+
+/// What was seen at the taps: where the replication is, as it is counted from outside.
+struct Watch {
+    rules: Rules,
     sync: Asked,
     /// Commands that have passed and are not answered yet.
     unanswered: usize,
@@ -65,13 +72,16 @@ pub struct Talk {
     /// The master's gateway has said itself how the replica is listed, and waits.
     listing: bool,
     /// The name was taken: the last answer to a command that says it.
-    pub listed: bool,
+    listed: bool,
     /// The master's bytes that have left it, and those of them that were for its gateway.
     left_master: usize,
-    pub swallowed: Vec<std::ops::Range<usize>>,
-    /// A tap has ended the link: nothing more is looked at.
-    stopped: bool,
-    now: Instant,
+    swallowed: Vec<std::ops::Range<usize>>,
+    /// What the replica has said and reached the master.
+    master: Vec<u8>,
+    /// What the verdicts of the master's gateway let go on, each way.
+    expected: [Vec<u8>; 2],
+    /// A verdict has said that the sync's reply is complete.
+    armed: bool,
 }
 
 /// How far the connection's sync is, for who counts from outside.
@@ -85,20 +95,33 @@ enum Asked {
 
 /// A tap, what is known of the replication there, and its two directions.
 struct Station {
-    tap: Box<dyn Tap>,
+    tap: Watched,
     observed: Arc<Observed>,
-    held: [Vec<u8>; 2],
+    drivers: [Driver; 2],
+}
+
+/// A tap whose verdicts are watched.
+struct Watched {
+    tap: Box<dyn Tap>,
+    watch: Arc<Mutex<Watch>>,
+    /// It is the one at the master's site.
+    judges: bool,
     detached: [bool; 2],
 }
 
 impl Station {
-    fn new(observed: Arc<Observed>, tap: Box<dyn Tap>) -> Self {
-        Self { tap, observed, held: Default::default(), detached: [false; 2] }
+    fn new(observed: Arc<Observed>, tap: Box<dyn Tap>, watch: &Arc<Mutex<Watch>>, judges: bool) -> Self {
+        let tap = Watched { tap, watch: Arc::clone(watch), judges, detached: [false; 2] };
+        Self { tap, observed, drivers: Default::default() }
     }
 }
 
 fn way(flow: Flow) -> usize {
     usize::from(flow == DOWN)
+}
+
+fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
+    watch.lock().expect("a failed assertion ends the process")
 }
 
 impl Talk {
@@ -108,13 +131,8 @@ impl Talk {
         let listing = Listing::new("dc2", &[], "127.0.0.1:6379".parse().expect("an address"));
         let rules = Rules { listing, ..rules };
         let tap = AtMaster::new(Gate::new(SITE, rules.clone()), Observer::new(Arc::clone(&observed)));
-        Self {
-            stations: vec![Station::new(observed, Box::new(tap))],
+        let watch = Arc::new(Mutex::new(Watch {
             rules,
-            master: Vec::new(),
-            replica: Vec::new(),
-            end: None,
-            armed: None,
             sync: Asked::Nothing,
             unanswered: 0,
             may_sync: false,
@@ -126,7 +144,18 @@ impl Talk {
             listed: false,
             left_master: 0,
             swallowed: Vec::new(),
-            stopped: false,
+            master: Vec::new(),
+            expected: Default::default(),
+            armed: false,
+        }));
+        Self {
+            stations: vec![Station::new(observed, Box::new(tap), &watch, true)],
+            master: Vec::new(),
+            replica: Vec::new(),
+            end: None,
+            armed: None,
+            watch,
+            delivered: Default::default(),
             now: Instant::now(),
         }
     }
@@ -134,13 +163,15 @@ impl Talk {
     /// Beside another link of the same site, which is either connection of a sync over two:
     /// the master has said the id 17 to it, or awaits its second one.
     #[must_use]
-    pub fn beside_another(mut self) -> Self {
-        let sibling = self.rules.grants.member();
+    pub fn beside_another(self) -> Self {
+        let mut watch = lock(&self.watch);
+        let sibling = watch.rules.grants.member();
         sibling.has_id(17);
         sibling.awaits();
         sibling.brings(17);
-        self.sibling = Some(sibling);
-        self.left = vec!["its snapshot by id", "its snapshot", "to go on behind it"];
+        watch.sibling = Some(sibling);
+        watch.left = vec!["its snapshot by id", "its snapshot", "to go on behind it"];
+        drop(watch);
         self
     }
 
@@ -153,7 +184,7 @@ impl Talk {
         let observed = Observed::new(Arc::default());
         let observer = Observer::new(Arc::clone(&observed));
         let tap = AtReplica::new(Introduction::new(names, drop), observer, Box::new(|_| {}));
-        self.stations.insert(0, Station::new(observed, Box::new(tap)));
+        self.stations.insert(0, Station::new(observed, Box::new(tap), &self.watch, false));
         self
     }
 
@@ -161,109 +192,79 @@ impl Talk {
     pub fn say(&mut self, flow: Flow, bytes: &[u8]) {
         let first = if flow == UP { 0 } else { self.stations.len() - 1 };
         self.reach(first, flow, bytes);
+        let mut watch = lock(&self.watch);
+        self.master.append(&mut watch.master);
+        if self.end.is_none() {
+            assert_eq!(self.delivered, watch.expected, "the drivers do as the verdicts say");
+            assert_eq!(self.armed.is_some(), watch.armed);
+        }
+        self.delivered = Default::default();
+        watch.expected = Default::default();
     }
 
     /// What one side has said and no tap has decided on.
     pub fn held(&self, flow: Flow) -> Vec<u8> {
-        let held = self.stations.iter().map(|station| station.held[way(flow)].as_slice());
+        let held = self.stations.iter().map(|station| station.drivers[way(flow)].held());
         // What is further on its way was said first.
         if flow == UP { held.rev().collect::<Vec<_>>().concat() } else { held.collect::<Vec<_>>().concat() }
     }
 
-    /// What both sites know of the replication, in words.
+    /// The master's bytes that were for its gateway.
+    pub fn swallowed(&self) -> Vec<std::ops::Range<usize>> {
+        lock(&self.watch).swallowed.clone()
+    }
+
+    /// What both sites know of the replication, in words. Once the master's site has ended
+    /// the link, the replica's is left out: how far it has read by then depends on the pieces.
     pub fn known(&self) -> String {
-        let views = self.stations.iter().map(|station| station.observed.view(self.now));
+        let from = if self.end.is_some() { self.stations.len() - 1 } else { 0 };
+        let views = self.stations[from..].iter().map(|station| station.observed.view(self.now));
         format!("{:?}", views.collect::<Vec<_>>())
     }
 
     /// Bytes reach a tap, and what it lets pass the next one.
     fn reach(&mut self, at: usize, flow: Flow, bytes: &[u8]) {
-        if self.end.is_some() {
-            return;
-        }
-        self.stations[at].held[way(flow)].extend_from_slice(bytes);
-        self.look(at, flow);
-        // What is held on the other way may have waited for this.
-        if flow == DOWN && !self.stopped {
-            self.look(at, UP);
+        for piece in bytes.chunks(PAYLOAD) {
+            if self.end.is_some() {
+                return;
+            }
+            let Station { tap, drivers, .. } = &mut self.stations[at];
+            if tap.judges && tap.detached[way(flow)] {
+                lock(&self.watch).takes_from(flow, piece.len(), piece);
+            }
+            let driver = &mut drivers[way(flow)];
+            let actions = driver.through(tap, flow, Chunk::copied(piece), piece.len() as u64, self.now);
+            self.act(at, flow, actions);
+            // What is held on the other way may have waited for this.
+            if flow == DOWN && self.end.is_none() {
+                let Station { tap, drivers, .. } = &mut self.stations[at];
+                let actions = drivers[way(UP)].again(tap, UP, self.now);
+                self.act(at, UP, actions);
+            }
         }
     }
 
-    /// Shows a tap what is held there, and does as it says.
-    fn look(&mut self, at: usize, flow: Flow) {
-        let way = way(flow);
-        while !self.stations[at].held[way].is_empty() && self.end.is_none() {
-            let judges = at + 1 == self.stations.len();
-            let Station { tap, held, detached, .. } = &mut self.stations[at];
-            let held = &mut held[way];
-            let verdict =
-                if detached[way] { Verdict::Pass(held.len()) } else { tap.look(flow, held, self.now) };
-            match verdict {
-                Verdict::Pass(count) => {
-                    assert!(count > 0);
-                    let bytes = taken(held, count);
-                    self.left_master += if judges && flow == DOWN { count } else { 0 };
-                    self.pass(at, flow, &bytes);
-                }
-                Verdict::PassAndArm(count) => {
-                    assert_eq!((flow, self.armed), (DOWN, None));
-                    let bytes = taken(held, count);
-                    self.left_master += if judges { count } else { 0 };
-                    self.pass(at, flow, &bytes);
-                    self.armed = Some(self.replica.len());
-                }
-                Verdict::Replace(count, instead) => {
-                    assert!(count > 0);
-                    taken(held, count);
-                    if judges && flow == DOWN {
-                        let from = self.left_master;
-                        self.left_master += count;
-                        if instead.is_empty() {
-                            // The answer that the gateway itself has waited for.
-                            assert!(self.listing && !self.listed);
-                            (self.listing, self.listed) = (false, true);
-                            self.swallowed.push(from..self.left_master);
-                            // What was held has waited for just this; a master says no more before.
-                            self.look(at, UP);
-                        }
+    /// Does as the driver of a direction says.
+    fn act(&mut self, at: usize, flow: Flow, actions: Vec<Action>) {
+        for action in actions {
+            if self.end.is_some() {
+                return;
+            }
+            match action {
+                Action::Forward { chunk, armed, .. } => {
+                    self.pass(at, flow, chunk.bytes());
+                    if armed {
+                        assert_eq!((flow, self.armed), (DOWN, None));
+                        self.armed = Some(self.replica.len());
                     }
-                    self.pass(at, flow, &instead);
                 }
-                Verdict::Insert(command) => {
-                    assert!(judges && flow == UP && !self.listing && !self.listed);
-                    assert_eq!((self.sync, self.unanswered), (Asked::Nothing, 0));
-                    let Parsed::Command { arguments, length } = command::parse(&command) else { panic!() };
-                    assert_eq!(length, command.len());
-                    assert_listed(&arguments);
-                    self.listing = true;
-                }
-                Verdict::Answer(count, reply) => {
-                    assert_eq!((flow, self.unanswered), (UP, 0));
-                    assert!(count > 0);
-                    taken(held, count);
+                Action::Answer(reply) => {
+                    assert_eq!(flow, UP);
                     self.pass(at, DOWN, &reply);
                 }
-                Verdict::Hold => {
-                    let decides = flow == DOWN || command::parse(held) == Parsed::Incomplete;
-                    let most = if flow == DOWN { MAX_LINE } else { MAX_COMMAND };
-                    // Else it has refused, and waits for the replies to what was before.
-                    assert!(held.len() < most || !decides, "{} bytes held {flow:?}", held.len());
-                    assert!(decides || self.unanswered > 0 || self.rules.authenticated || self.listing);
-                    if held.len() > MAX_HELD {
-                        self.end = Some((Vec::new(), "more bytes than a handshake has".to_owned()));
-                    }
-                    return;
-                }
-                Verdict::Detach => {
-                    assert!(!detached[way]);
-                    assert!(flow == DOWN || !judges, "the allow-list never lets go");
-                    detached[way] = true;
-                }
-                Verdict::Stop { pass, reply, reason, .. } => {
-                    self.stopped = true;
-                    let bytes = taken(held, pass);
-                    self.pass(at, flow, &bytes);
-                    self.last_words(&reply, &reason);
+                Action::Stop { reply, reason, .. } => {
+                    self.stations[at].drivers.iter_mut().for_each(Driver::stop);
+                    lock(&self.watch).last_words(&reply, &reason);
                     self.pass(at, DOWN, &reply);
                     // Unless the replica's site has ended the link for what came before.
                     if self.end.is_none() {
@@ -281,20 +282,103 @@ impl Talk {
         if bytes.is_empty() {
             return;
         }
+        if at == last {
+            self.delivered[way(flow)].extend_from_slice(bytes);
+        }
         match flow {
             Flow::ToMaster if at < last => self.reach(at + 1, flow, bytes),
-            Flow::ToMaster => {
-                self.reaches_master(bytes);
-                self.master.extend_from_slice(bytes);
+            Flow::ToMaster => {}
+            Flow::ToReplica => match at.checked_sub(1) {
+                Some(next) => self.reach(next, flow, bytes),
+                None => self.replica.extend_from_slice(bytes),
+            },
+        }
+    }
+}
+
+impl Tap for Watched {
+    fn look(&mut self, flow: Flow, bytes: &[u8], now: Instant) -> Verdict {
+        assert!(!bytes.is_empty() && !self.detached[way(flow)]);
+        let verdict = self.tap.look(flow, bytes, now);
+        match &verdict {
+            Verdict::Pass(count)
+            | Verdict::PassAndArm(count)
+            | Verdict::Replace(count, _)
+            | Verdict::Answer(count, _) => assert!((1..=bytes.len()).contains(count)),
+            Verdict::Detach => {
+                assert!(flow == DOWN || !self.judges, "the allow-list never lets go");
+                self.detached[way(flow)] = true;
             }
-            Flow::ToReplica => {
-                if at == last {
-                    self.leaves_master(bytes);
+            Verdict::Insert(_) => assert!(self.judges && flow == UP),
+            Verdict::Hold | Verdict::Stop { .. } => {}
+        }
+        let mut watch = lock(&self.watch);
+        if verdict == Verdict::Hold {
+            watch.holds(flow, bytes);
+        } else if self.judges {
+            watch.judged(flow, bytes, &verdict);
+        }
+        verdict
+    }
+}
+
+impl Watch {
+    /// A tap wants more than these bytes.
+    fn holds(&self, flow: Flow, bytes: &[u8]) {
+        let decides = flow == DOWN || command::parse(bytes) == Parsed::Incomplete;
+        let most = if flow == DOWN { MAX_LINE } else { MAX_COMMAND };
+        // Else it has refused, and waits for the replies to what was before.
+        assert!(bytes.len() < most || !decides, "{} bytes held {flow:?}", bytes.len());
+        assert!(decides || self.unanswered > 0 || self.rules.authenticated || self.listing);
+    }
+
+    /// The tap at the master's site has decided on these bytes.
+    fn judged(&mut self, flow: Flow, bytes: &[u8], verdict: &Verdict) {
+        match verdict {
+            Verdict::Pass(count) => self.takes_from(flow, *count, &bytes[..*count]),
+            Verdict::PassAndArm(count) => {
+                assert!(flow == DOWN && !self.armed);
+                self.armed = true;
+                self.takes_from(flow, *count, &bytes[..*count]);
+            }
+            Verdict::Replace(count, instead) => {
+                if flow == DOWN && instead.is_empty() {
+                    // The answer that the gateway itself has waited for.
+                    assert!(self.listing && !self.listed);
+                    (self.listing, self.listed) = (false, true);
+                    self.swallowed.push(self.left_master..self.left_master + count);
                 }
-                match at.checked_sub(1) {
-                    Some(next) => self.reach(next, flow, bytes),
-                    None => self.replica.extend_from_slice(bytes),
-                }
+                self.takes_from(flow, *count, instead);
+            }
+            Verdict::Insert(command) => {
+                assert!(!self.listing && !self.listed);
+                assert_eq!((self.sync, self.unanswered), (Asked::Nothing, 0));
+                let Parsed::Command { arguments, length } = command::parse(command) else { panic!() };
+                assert_eq!(length, command.len());
+                assert_listed(&arguments);
+                self.listing = true;
+                self.expected[way(UP)].extend_from_slice(command);
+            }
+            Verdict::Answer(_, reply) => {
+                assert_eq!((flow, self.unanswered), (UP, 0));
+                self.expected[way(DOWN)].extend_from_slice(reply);
+            }
+            Verdict::Detach => self.takes_from(flow, bytes.len(), bytes),
+            Verdict::Stop { pass, .. } => self.takes_from(flow, *pass, &bytes[..*pass]),
+            Verdict::Hold => {}
+        }
+    }
+
+    /// In place of `count` bytes these go on.
+    fn takes_from(&mut self, flow: Flow, count: usize, bytes: &[u8]) {
+        self.expected[way(flow)].extend_from_slice(bytes);
+        if flow == UP {
+            self.reaches_master(bytes);
+            self.master.extend_from_slice(bytes);
+        } else {
+            self.left_master += count;
+            if !bytes.is_empty() {
+                self.leaves_master(bytes);
             }
         }
     }
@@ -444,9 +528,4 @@ fn assert_listed(words: &[&[u8]]) {
     let good = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     assert!(host.len() <= 45 && !name.is_empty() && name.chars().all(good), "{host}");
     assert!(values("listening-port").len() <= 1);
-}
-
-/// The first `count` bytes, which are held no more.
-fn taken(held: &mut Vec<u8>, count: usize) -> Vec<u8> {
-    held.drain(..count).collect()
 }

@@ -22,11 +22,11 @@ use crate::password::Password;
 use crate::race;
 use crate::redis::{answer, command, listing};
 use crate::session::Process;
+use crate::session::auth::{Login, ask, authenticate_to_master};
 use crate::session::dial::{self, Dialer};
-use crate::session::login::{Login, ask, login};
-use crate::tls::in_use::Loaded;
+use crate::tls::fetch_chain;
 use crate::tls::material::Material;
-use crate::tls::peek;
+use crate::tls::reloadable::Loaded;
 
 /// For each step that waits for somebody.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -55,16 +55,16 @@ struct Report {
 
 impl Report {
     fn ok(&self, text: &str) {
-        crate::say::say!("ok    {text}");
+        crate::outln::outln!("ok    {text}");
     }
 
     fn warn(&self, text: &str) {
-        crate::say::say!("warn  {text}");
+        crate::outln::outln!("warn  {text}");
     }
 
     fn fail(&mut self, text: &str) {
         self.failed = true;
-        crate::say::say!("fail  {text}");
+        crate::outln::outln!("fail  {text}");
     }
 }
 
@@ -305,7 +305,7 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
         let mut redis = race::run::connect(&master.redis, None, DEADLINE)
             .await
             .map_err(|error| format!("{error}; replicas will be refused until it is up"))?;
-        let login = login(&mut redis, auth).await?;
+        let login = authenticate_to_master(&mut redis, auth).await?;
         // What a replica says before it asks for a sync. That itself cannot be tried
         // without one.
         let mut lacks = Vec::new();
@@ -323,7 +323,7 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
     let answers = matches!(tried, Ok(Ok(_)));
     match tried {
         Err(_) => report.fail(&format!("{what} does not answer in time")),
-        Ok(Err(_)) if peek::chain(&master.redis).await.is_ok() => {
+        Ok(Err(_)) if fetch_chain::fetch_chain(&master.redis).await.is_ok() => {
             report.fail(&format!("{what}: {}", answer::SPEAKS_TLS));
         }
         Ok(Err(fault)) => report.fail(&format!("{what}: {fault}")),
@@ -372,7 +372,7 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
             }
             // Redis says nothing to what is not TLS, and closes.
             _ if answer.is_empty() => {
-                let why = if peek::chain(&master.redis).await.is_ok() {
+                let why = if fetch_chain::fetch_chain(&master.redis).await.is_ok() {
                     answer::SPEAKS_TLS
                 } else {
                     "it closes the connection without a word; its own log may say why"
@@ -438,7 +438,7 @@ async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), 
     let keys = ["repl-timeout", "repl-ping-replica-period", "repl-ping-slave-period"];
     let mut socket = race::run::connect(&master.redis, None, DEADLINE).await?;
     if let Commands::Replication { auth: Some(auth), .. } = &master.commands {
-        login(&mut socket, auth).await.map_err(std::io::Error::other)?;
+        authenticate_to_master(&mut socket, auth).await.map_err(std::io::Error::other)?;
     }
     for key in keys {
         let command = format!("*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());

@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.execute(),
     };
     match outcome {
-        Ok(()) if crate::say::failed() => {
+        Ok(()) if crate::outln::failed() => {
             eprintln!("replgate: the output could not be written; the work is done");
             ExitCode::from(1)
         }

@@ -56,11 +56,11 @@ impl Show {
         };
         if self.ready {
             let why = unready(&status, self.links, clock::now());
-            why.iter().for_each(|why| crate::say::say!("not ready: {why}"));
+            why.iter().for_each(|why| crate::outln::outln!("not ready: {why}"));
             if !why.is_empty() {
                 return Err(Failure::Unwell);
             }
-            crate::say::say!("ready");
+            crate::outln::outln!("ready");
             return Ok(());
         }
         self.print(self.chosen(status), None)

@@ -1,17 +1,17 @@
-//! The gateway's config as believed: parsed, filled with defaults, without
+//! The gateway's config, validated: parsed, filled with defaults, without
 //! impossible pairs. Every fault of the file is found at once, with its place.
 
-mod believe;
 pub mod file;
 pub mod units;
+mod validate;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::believe::believe;
 use self::file::{Faults, File};
 use self::units::{Address, Network};
+use self::validate::validate;
 use crate::redis::introduction::Capability;
 
 /// The largest config file in bytes.
@@ -248,7 +248,7 @@ impl Config {
     /// Judges `source`; relative paths in it start at the folder of `path`.
     pub fn parse(path: &Path, source: &str) -> Result<Self, Faults> {
         let file = File::parse(path, source);
-        let config = believe(path, &file);
+        let config = validate(path, &file);
         match (file.finish(), config) {
             (None, Some(config)) => Ok(config),
             (Some(faults), _) => Err(faults),
@@ -285,16 +285,16 @@ impl Config {
     /// Tells this config from another one, wherever it was read.
     pub fn digest(&self) -> String {
         let absolute = |path: &mut PathBuf| *path = std::path::absolute(&*path).unwrap_or_default();
-        let mut believed = Self { path: PathBuf::new(), ..self.clone() };
-        let TlsFiles { ca, cert, key, crl } = &mut believed.tls;
+        let mut validated = Self { path: PathBuf::new(), ..self.clone() };
+        let TlsFiles { ca, cert, key, crl } = &mut validated.tls;
         [ca, cert, key].into_iter().chain(crl).for_each(absolute);
-        for master in &mut believed.masters {
+        for master in &mut validated.masters {
             if let Commands::Replication { auth: Some(auth), .. } = &mut master.commands {
                 absolute(&mut auth.password_file);
             }
         }
-        believed.replicas.iter_mut().filter_map(|replica| replica.password_file.as_mut()).for_each(absolute);
-        crate::x509::fingerprint(format!("{believed:?}").as_bytes())
+        validated.replicas.iter_mut().filter_map(|replica| replica.password_file.as_mut()).for_each(absolute);
+        crate::x509::fingerprint(format!("{validated:?}").as_bytes())
     }
 
     /// The master of this name.

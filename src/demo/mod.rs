@@ -87,11 +87,16 @@ pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> any
     stage.outlive_an_outage(&mut rows)?;
     let good = rows.iter().all(|row| row.good);
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
-    crate::say::say!("\n      {:<width$}  SEEN", "CHECK");
+    crate::outln::outln!("\n      {:<width$}  SEEN", "CHECK");
     for row in &rows {
-        crate::say::say!("{:<4}  {:<width$}  {}", if row.good { "ok" } else { "FAIL" }, row.what, row.seen);
+        crate::outln::outln!(
+            "{:<4}  {:<width$}  {}",
+            if row.good { "ok" } else { "FAIL" },
+            row.what,
+            row.seen
+        );
     }
-    crate::say::say!(
+    crate::outln::outln!(
         "\n{} of {} checks good, {:.1} s",
         rows.iter().filter(|row| row.good).count(),
         rows.len(),
@@ -101,12 +106,12 @@ pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> any
         stage.keep(replgate);
     }
     drop(stage);
-    crate::say::say!("everything is stopped and removed");
+    crate::outln::outln!("everything is stopped and removed");
     Ok(good)
 }
 
 fn step(text: &str) {
-    crate::say::say!("==> {text}");
+    crate::outln::outln!("==> {text}");
 }
 
 impl Stage {
@@ -254,7 +259,10 @@ impl Stage {
         let mut seen = String::new();
         for replica in self.replicas() {
             let (greeting, counter) = (replica.ask(&["GET", "greeting"])?, replica.ask(&["GET", "counter"])?);
-            crate::say::say!("    {}: GET greeting -> {greeting:?}, GET counter -> {counter}", replica.name);
+            crate::outln::outln!(
+                "    {}: GET greeting -> {greeting:?}, GET counter -> {counter}",
+                replica.name
+            );
             let _ = write!(seen, "{}{}: {counter}", if seen.is_empty() { "" } else { ", " }, replica.name);
         }
         rows.push(Row { what: "writes on alpha are read on bravo and charli", good: arrived, seen });
@@ -295,7 +303,7 @@ impl Stage {
             for line in
                 info.lines().filter(|line| line.split_once(':').is_some_and(|(key, _)| shown.contains(&key)))
             {
-                crate::say::say!("    {line}");
+                crate::outln::outln!("    {line}");
             }
         }
         let seen = listed()?
@@ -332,7 +340,7 @@ impl Stage {
             let same = |line: &&String| line.split_whitespace().filter(|word| *word == offset).count() == 2;
             Ok(replicas.iter().filter(|line| line.ends_with("streaming")).filter(same).count() == 2)
         })?;
-        replicas.iter().for_each(|line| crate::say::say!("    {line}"));
+        replicas.iter().for_each(|line| crate::outln::outln!("    {line}"));
         let ends = replicas.iter().skip(1).filter_map(|line| line.split_whitespace().last());
         rows.push(Row {
             what: "the gateway knows both, at alpha's own offset",
@@ -349,7 +357,7 @@ impl Stage {
         self.alpha().ask(&["SET", "secret", MARKER])?;
         let arrived = self.eventually(|| Ok(self.replicas()[0].ask(&["GET", "secret"])? == MARKER))?;
         let (bytes, found) = (self.wire.size(), self.wire.holds(MARKER));
-        crate::say::say!(
+        crate::outln::outln!(
             "    {bytes} bytes crossed between the gateways; the value is {} among them",
             if found { "FOUND" } else { "not" }
         );
@@ -367,7 +375,7 @@ impl Stage {
         self.alpha().ask(&["SET", "secret", &marker])?;
         self.eventually(|| Ok(delta.ask(&["GET", "secret"])? == marker))?;
         let (bytes, found) = (bare.size(), bare.holds(MARKER));
-        crate::say::say!(
+        crate::outln::outln!(
             "    {bytes} bytes crossed the bare relay; the value is {} among them",
             if found { "found" } else { "NOT" }
         );
@@ -386,8 +394,8 @@ impl Stage {
         let answer = redis::ask_at(self.entry, &["FLUSHALL"])
             .map_or_else(|error| error.to_string(), |answer| format!("accepted: {answer}"));
         let after = self.alpha().ask(&["DBSIZE"])?;
-        crate::say::say!("    {answer}");
-        crate::say::say!("    alpha: DBSIZE -> {after}");
+        crate::outln::outln!("    {answer}");
+        crate::outln::outln!("    alpha: DBSIZE -> {after}");
         let good = answer.contains("refused") && before == after && before != "0";
         rows.push(Row {
             what: "FLUSHALL from the replica site is refused, data intact",
@@ -409,7 +417,7 @@ impl Stage {
         let load = Load::on(self.alpha().port, RATE)?;
         let (before, after, caught_up) =
             self.outage(&self.wire, &self.replicas().iter().collect::<Vec<_>>())?;
-        crate::say::say!(
+        crate::outln::outln!(
             "    through the tunnel: sync_full {before} -> {after}, caught up {caught_up:.1} s after the path was back"
         );
         rows.push(Row {
@@ -425,7 +433,7 @@ impl Stage {
             bail!("echo does not replicate over the bare relay");
         }
         let (before, after, caught_up) = self.outage(&bare, &[&echo])?;
-        crate::say::say!(
+        crate::outln::outln!(
             "    over the bare relay: sync_full {before} -> {after}, caught up {caught_up:.1} s after the path was back"
         );
         rows.push(Row {
@@ -464,25 +472,25 @@ impl Stage {
     /// Prints what to try and waits until interrupted.
     fn keep(&self, replgate: &std::path::Path) {
         let folder = self.folder.0.display();
-        crate::say::say!("\nleft up; try in another terminal:");
+        crate::outln::outln!("\nleft up; try in another terminal:");
         for redis in &self.redis {
-            crate::say::say!("  redis-cli -p {:<5}                      # {}", redis.port, redis.name);
+            crate::outln::outln!("  redis-cli -p {:<5}                      # {}", redis.port, redis.name);
         }
-        crate::say::say!("  redis-cli -p {} INFO replication", self.alpha().port);
+        crate::outln::outln!("  redis-cli -p {} INFO replication", self.alpha().port);
         for site in ["dc1", "dc2"] {
-            crate::say::say!("  {} status -c {folder}/{site}.toml", replgate.display());
+            crate::outln::outln!("  {} status -c {folder}/{site}.toml", replgate.display());
         }
-        crate::say::say!("  {} check -c {folder}/dc2.toml", replgate.display());
-        crate::say::say!("  tail -f {folder}/dc1.log {folder}/dc2.log");
-        crate::say::say!(
+        crate::outln::outln!("  {} check -c {folder}/dc2.toml", replgate.display());
+        crate::outln::outln!("  tail -f {folder}/dc1.log {folder}/dc2.log");
+        crate::outln::outln!(
             "  redis-cli -p {} CONFIG GET '*'           # through the tunnel: refused",
             self.entry
         );
-        crate::say::say!("Ctrl-C stops and removes everything");
+        crate::outln::outln!("Ctrl-C stops and removes everything");
         while !self.interrupt.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(100));
         }
-        crate::say::say!("");
+        crate::outln::outln!("");
     }
 }
 

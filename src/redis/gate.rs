@@ -17,8 +17,8 @@ use super::grants::{Grants, Member};
 use super::guesses::{Guess, Guesses};
 use super::listing::{Listed, Listing};
 use super::openings::Opening;
-use super::options::{self, Fault, is, is_ack, value};
 use super::pace::{self, Pace};
+use super::replconf::{self, Fault, integer, is, is_ack, number, value};
 use super::reply;
 use crate::escape::shown;
 use crate::tap::{OPENING, Overdue, Verdict};
@@ -223,7 +223,7 @@ impl Gate {
             };
         }
         let slots = self.rules.slot_migration && name == b"CLUSTER" && is(options.first(), "syncslots");
-        if slots && !options.iter().all(|word| options::is_word(word, 128)) {
+        if slots && !options.iter().all(|word| replconf::is_word(word, 128)) {
             return self.refuse(format!("the command {} with a word that no replica says", named(arguments)));
         }
         if self.phase == Phase::Slots && slots {
@@ -253,10 +253,10 @@ impl Gate {
             b"PING" | b"REPLPING" => options.is_empty().then_some(Phase::Handshake),
             b"AUTH" => match options {
                 [_] => Some(Phase::Handshake),
-                [user, _] => options::is_user(user).then_some(Phase::Handshake),
+                [user, _] => replconf::is_user(user).then_some(Phase::Handshake),
                 _ => None,
             },
-            b"REPLCONF" => match options::judge(options) {
+            b"REPLCONF" => match replconf::judge(options) {
                 Err(Fault::Unknown) => None,
                 Err(Fault::Value(option)) => {
                     return self
@@ -625,12 +625,6 @@ fn cut(word: &[u8]) -> String {
     shown(&word[..word.len().min(80)])
 }
 
-/// A client id: digits alone, as Redis reads them.
-fn number(word: &[u8]) -> Option<u64> {
-    let digits = !word.starts_with(b"0") && word.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(word).ok().filter(|_| digits)?.parse().ok()
-}
-
 fn last_number(line: &[u8]) -> Option<u64> {
     number(line.rsplit(|byte| *byte == b' ').next()?)
 }
@@ -643,8 +637,6 @@ fn is_psync(options: &[&[u8]]) -> bool {
         _ => return false,
     };
     let id = *id == b"?" || (id.len() == 40 && id.iter().all(u8::is_ascii_alphanumeric));
-    let digits = offset.strip_prefix(b"-").unwrap_or(offset);
-    // An offset that is no number to Redis would get an error, and let SYNC through.
-    let fits = std::str::from_utf8(offset).is_ok_and(|text| text.parse::<i64>().is_ok());
-    id && fits && digits.iter().all(u8::is_ascii_digit)
+    // Redis answers an offset that it cannot read with an error, which would let SYNC through.
+    id && integer(offset).is_some()
 }

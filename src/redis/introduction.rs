@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::names::{Name, Names};
+use super::replconf;
 
 /// A capability that can be kept from the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ impl Introduction {
                 }
             }
             (None, Some(port)) => {
-                let own = std::str::from_utf8(&words[port]).ok().and_then(|text| text.parse().ok());
+                let own = replconf::port(&words[port]);
                 if let (Some((names, client)), Some(own)) = (&self.names, own) {
                     let name = names.take(*client, own, now);
                     let announced = name.port.to_string().into_bytes();

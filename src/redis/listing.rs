@@ -9,7 +9,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::command;
-use super::options;
+use super::replconf;
 use crate::config::units::{Address, is_label};
 
 /// The longest name that every Redis takes: up to 6.0 a longer one is refused, and the
@@ -93,10 +93,10 @@ impl Listed {
         if ours.is_empty() {
             return None;
         }
-        if let Some(port) = options::last(options, PORT) {
-            self.port = options::port(port);
+        if let Some(port) = replconf::last(options, PORT) {
+            self.port = replconf::port(port);
         }
-        if let Some(host) = options::last(options, ADDRESS) {
+        if let Some(host) = replconf::last(options, ADDRESS) {
             self.announced = Some(host.to_vec());
         }
         self.taken = false;

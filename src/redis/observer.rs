@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::lag::Lag;
+use super::replconf::{number, port};
 use super::replication::{Channel, Observed, Stage, SyncKind};
 use super::syncs::Beginning;
 use crate::escape::shown;
@@ -61,7 +62,7 @@ impl Verb {
 
 /// What a replica states of itself.
 #[derive(Debug)]
-enum Said {
+enum Stated {
     Port(u16),
     Host(String),
     Version(String),
@@ -93,7 +94,7 @@ pub struct Observer {
     expected: Expected,
     /// Commands that are not answered yet, and what the replica states of itself in
     /// each: it counts once the master has taken it.
-    unanswered: VecDeque<(Verb, Vec<Said>)>,
+    unanswered: VecDeque<(Verb, Vec<Stated>)>,
     /// The replication id and the offset that the replica asked to go on from.
     asked: Option<(String, u64)>,
     /// The master's offset before the first byte of the stream, once it is known.
@@ -242,21 +243,21 @@ impl Observer {
     }
 
     /// The master has taken what the replica states of itself.
-    fn introduces(&self, said: Vec<Said>) {
+    fn introduces(&self, said: Vec<Stated>) {
         let mut known = self.observed.known();
         for said in said {
             match said {
-                Said::Port(port) => known.port = Some(port),
-                Said::Host(host) => known.host = Some(host),
-                Said::Version(version) => known.version = Some(version),
-                Said::Capability(capability) => {
+                Stated::Port(port) => known.port = Some(port),
+                Stated::Host(host) => known.host = Some(host),
+                Stated::Version(version) => known.version = Some(version),
+                Stated::Capability(capability) => {
                     if known.capabilities.len() < MAX_CAPABILITIES
                         && !known.capabilities.contains(&capability)
                     {
                         known.capabilities.push(capability);
                     }
                 }
-                Said::Channel(channel) => known.channel = Some(channel),
+                Stated::Channel(channel) => known.channel = Some(channel),
             }
         }
     }
@@ -475,7 +476,7 @@ impl Observer {
 }
 
 /// What the options of a REPLCONF state; nothing of what could not be shown in a table.
-fn introduction(options: &[&[u8]]) -> Vec<Said> {
+fn introduction(options: &[&[u8]]) -> Vec<Stated> {
     let word = |value: &[u8], most: usize| {
         let good = (1..=most).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
         good.then(|| shown(value))
@@ -483,20 +484,14 @@ fn introduction(options: &[&[u8]]) -> Vec<Said> {
     let stated = |option: &[&[u8]]| {
         let value = option[1];
         match option[0].to_ascii_lowercase().as_slice() {
-            b"listening-port" => number(value).and_then(|port| u16::try_from(port).ok()).map(Said::Port),
-            b"ip-address" => word(value, 255).map(Said::Host),
-            b"version" => word(value, 32).map(Said::Version),
-            b"capa" => word(value, 32).map(Said::Capability),
-            b"main-ch-client-id" => number(value).map(Channel::Snapshot).map(Said::Channel),
-            b"set-rdb-client-id" => number(value).map(Channel::Main).map(Said::Channel),
+            b"listening-port" => port(value).map(Stated::Port),
+            b"ip-address" => word(value, 255).map(Stated::Host),
+            b"version" => word(value, 32).map(Stated::Version),
+            b"capa" => word(value, 32).map(Stated::Capability),
+            b"main-ch-client-id" => number(value).map(Channel::Snapshot).map(Stated::Channel),
+            b"set-rdb-client-id" => number(value).map(Channel::Main).map(Stated::Channel),
             _ => None,
         }
     };
     options.chunks_exact(2).filter_map(stated).collect()
-}
-
-/// A whole number in digits; `None` for anything else.
-fn number(word: &[u8]) -> Option<u64> {
-    let digits = (1..=19).contains(&word.len()) && word.iter().all(u8::is_ascii_digit);
-    digits.then(|| word.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0')))
 }

@@ -15,7 +15,8 @@ use super::names::Names;
 use super::observer::Observer;
 use super::replication::{Observed, Replication, Stage, SyncKind};
 use super::syncs::Syncs;
-use crate::tap::{Flow, Tap, Verdict};
+use crate::buffer::{Chunk, PAYLOAD};
+use crate::tap::{Action, Driver, Flow, Overdue, Tap, Verdict};
 
 const UP: Flow = Flow::ToMaster;
 const DOWN: Flow = Flow::ToReplica;
@@ -26,8 +27,32 @@ const FULL: &[u8] = b"\n\n+FULLRESYNC 0123456789012345678901234567890123456789 4
 const EOF: &[u8] =
     b"$EOF:abcdefghijabcdefghijabcdefghijabcdefghij\r\nREDIS0010abcdefghijabcdefghijabcdefghijabcdefghij";
 
-/// A tap with what it knows and its two directions.
-type Station = (Box<dyn Tap>, Arc<Observed>, [Side; 2]);
+/// A tap with what it knows and the drivers of its two directions.
+type Station = (Watched, Arc<Observed>, [Driver; 2]);
+
+/// A tap, and the command of its own that it has inserted last and not seen go out.
+struct Watched {
+    tap: Box<dyn Tap>,
+    inserted: Option<Vec<u8>>,
+}
+
+impl Tap for Watched {
+    fn look(&mut self, flow: Flow, bytes: &[u8], now: Instant) -> Verdict {
+        let verdict = self.tap.look(flow, bytes, now);
+        if let Verdict::Insert(command) = &verdict {
+            assert_eq!(self.inserted.replace(command.clone()), None);
+        }
+        verdict
+    }
+
+    fn overdue(&self) -> Overdue {
+        self.tap.overdue()
+    }
+}
+
+fn station(tap: impl Tap + 'static, observed: Arc<Observed>) -> Station {
+    (Watched { tap: Box::new(tap), inserted: None }, observed, Default::default())
+}
 
 /// What is said, and which way.
 type Step = (Flow, Vec<u8>);
@@ -45,26 +70,19 @@ struct Talk {
     answer: Option<&'static [u8]>,
 }
 
-/// One direction at one tap.
-#[derive(Default)]
-struct Side {
-    held: Vec<u8>,
-    detached: bool,
-}
-
 impl Talk {
     fn at_master(rules: Rules, syncs: &Arc<Syncs>) -> Self {
         let observed = Observed::new(Arc::clone(syncs));
         let listing = Listing::new("dc2", &[], "127.0.0.1:6379".parse().unwrap());
         let gate = Gate::new("dc1", Rules { listing, ..rules });
         let tap = AtMaster::new(gate, Observer::new(Arc::clone(&observed)));
-        Self::through(vec![(Box::new(tap), observed, Default::default())])
+        Self::through(vec![station(tap, observed)])
     }
 
     fn at_replica(introduction: Introduction, syncs: &Arc<Syncs>) -> Self {
         let observed = Observed::new(Arc::clone(syncs));
         let tap = AtReplica::new(introduction, Observer::new(Arc::clone(&observed)), Box::new(|_| {}));
-        Self::through(vec![(Box::new(tap), observed, Default::default())])
+        Self::through(vec![station(tap, observed)])
     }
 
     /// From the replica's site to the master's and back.
@@ -102,61 +120,51 @@ impl Talk {
 
     /// Bytes reach a tap, and what it lets through the next.
     fn reach(&mut self, at: usize, flow: Flow, bytes: Vec<u8>) {
-        if self.end.is_some() || bytes.is_empty() {
-            return;
-        }
-        self.taps[at].2[usize::from(flow == DOWN)].held.extend(bytes);
-        self.look(at, flow);
-        // What is held on the other way may have waited for this.
-        if flow == DOWN {
-            self.look(at, UP);
+        for piece in bytes.chunks(PAYLOAD) {
+            if self.end.is_some() {
+                return;
+            }
+            let (tap, _, drivers) = &mut self.taps[at];
+            let driver = &mut drivers[usize::from(flow == DOWN)];
+            let actions = driver.through(tap, flow, Chunk::copied(piece), piece.len() as u64, self.now);
+            self.act(at, flow, actions);
+            // What is held on the other way may have waited for this.
+            if flow == DOWN && self.end.is_none() {
+                let (tap, _, drivers) = &mut self.taps[at];
+                let actions = drivers[0].again(tap, UP, self.now);
+                self.act(at, UP, actions);
+            }
         }
     }
 
-    fn look(&mut self, at: usize, flow: Flow) {
-        let way = usize::from(flow == DOWN);
-        while !self.taps[at].2[way].held.is_empty() && self.end.is_none() {
-            let (tap, _, sides) = &mut self.taps[at];
-            let side = &mut sides[way];
-            let verdict = if side.detached {
-                Verdict::Pass(side.held.len())
-            } else {
-                tap.look(flow, &side.held, self.now)
-            };
-            let mut take = |count: usize| sides[way].held.drain(..count).collect::<Vec<u8>>();
-            match verdict {
-                Verdict::Pass(count) => {
-                    let bytes = take(count);
-                    self.pass(at, flow, bytes);
-                }
-                Verdict::PassAndArm(count) => {
-                    let bytes = take(count);
-                    self.pass(at, flow, bytes);
-                    self.armed = Some(self.replica.len());
-                }
-                Verdict::Replace(count, instead) => {
-                    take(count);
-                    self.pass(at, flow, instead);
-                }
-                Verdict::Answer(count, reply) => {
-                    take(count);
-                    let back = if flow == UP { DOWN } else { UP };
-                    self.pass(at, back, reply);
-                }
-                Verdict::Insert(command) => {
-                    self.inserted.push(command);
-                    if let Some(answer) = self.answer {
-                        self.reach(at, DOWN, answer.to_vec());
+    fn act(&mut self, at: usize, flow: Flow, actions: Vec<Action>) {
+        let back = if flow == UP { DOWN } else { UP };
+        let inserted = self.taps[at].0.inserted.take();
+        let last = actions.len().saturating_sub(1);
+        for (number, action) in actions.into_iter().enumerate() {
+            match action {
+                Action::Forward { chunk, armed, .. } => {
+                    let mut bytes = chunk.bytes();
+                    if let Some(own) = inserted.as_deref().filter(|_| number == last) {
+                        bytes = bytes.strip_suffix(own).expect("the tap waits behind its own command");
+                    }
+                    self.pass(at, flow, bytes.to_vec());
+                    if armed {
+                        self.armed = Some(self.replica.len());
                     }
                 }
-                Verdict::Hold => return,
-                Verdict::Detach => sides[way].detached = true,
-                Verdict::Stop { pass, reply, reason, .. } => {
-                    let bytes = take(pass);
-                    self.pass(at, flow, bytes);
+                Action::Answer(reply) => self.pass(at, back, reply),
+                Action::Stop { reply, reason, .. } => {
+                    self.taps[at].2.iter_mut().for_each(Driver::stop);
                     self.pass(at, DOWN, reply);
                     self.end = Some(reason);
                 }
+            }
+        }
+        if let Some(own) = inserted {
+            self.inserted.push(own);
+            if let Some(answer) = self.answer {
+                self.reach(at, DOWN, answer.to_vec());
             }
         }
     }
@@ -832,7 +840,7 @@ fn no_sync_is_asked_for_before_the_master_has_taken_the_name() {
             assert_eq!((talk.master.len(), talk.inserted.len()), (master, 1), "nothing but the name");
             let own = String::from_utf8_lossy(&talk.inserted[0]).into_owned();
             assert!(own.contains("dc2\r\n") && (!before.is_empty() || own.as_bytes() == OWN), "{own}");
-            assert_eq!(talk.taps[0].0.overdue(), crate::tap::Overdue::NotYet);
+            assert_eq!(talk.taps[0].0.overdue(), Overdue::NotYet);
             talk.steps(&[(DOWN, b"+OK\r\n")]);
             assert_eq!(talk.replica.len(), replica, "the answer is not the replica's");
             assert!(talk.master.ends_with(asks) && talk.end.is_none());

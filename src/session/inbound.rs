@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
+use super::auth::{Login, authenticate_to_master};
 use super::link_table::AttachRequest;
-use super::login::{Login, login};
 use super::relay::{self, Relay, Supply};
 use super::{
     Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, announce, caller, congestion, terms, tune,
@@ -34,7 +34,7 @@ use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
 use crate::registry::{Admission, Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
-use crate::tls::explain::Class;
+use crate::tls::diagnostics::Class;
 use crate::unproven::Seat;
 use crate::x509::Certificate;
 
@@ -439,7 +439,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
 async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
-    match login(redis, auth).await {
+    match authenticate_to_master(redis, auth).await {
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
             let topic = Topic::master(Kind::NoPasswordWanted, master);

@@ -2,23 +2,19 @@
 //!
 //! [`replica_listener`] serves a replica that connected to this site, over a lane that
 //! [`dial`] finds. [`inbound`] answers a gateway that dialled it. Both end in [`relay`],
-//! which moves the bytes. Passwords come before: `prove` asks a local replica for one,
-//! `guessing` paces those who try, [`login`] says one to the local master. A link that
+//! which moves the bytes. Passwords come before, in [`auth`]. A link that
 //! lost its lanes gets new ones by [`dial::redial`] here and [`link_table`] there. What the
 //! log says of a link is in `announce`.
 
 mod announce;
+pub mod auth;
 mod backoff;
 pub mod dial;
 mod first_words;
-mod guessing;
 pub mod inbound;
 pub mod link_table;
-pub mod login;
-mod prove;
 pub mod relay;
 pub mod replica_listener;
-mod tapped;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,7 +32,7 @@ use crate::link::frame;
 use crate::link::tlv::{Id, Identity, Terms, ZSTD};
 use crate::memory::Budget;
 use crate::registry::{Agreed, Kind, Registry, Topic, tell};
-use crate::tls::in_use::{InUse, Loaded};
+use crate::tls::reloadable::{Loaded, Reloadable};
 use crate::unproven::Unproven;
 use crate::x509::Certificate;
 
@@ -73,10 +69,10 @@ fn caller(config: &Config, leaf: &Certificate) -> Caller {
 
 /// What every session of this gateway shares.
 pub struct Shared {
-    /// The config as believed.
+    /// The config, validated.
     pub config: Config,
     /// Certificate, key, CAs.
-    pub tls: Arc<InUse>,
+    pub tls: Arc<Reloadable>,
     /// Counts how often they were read again: every link then gets new lanes.
     pub renewals: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
@@ -98,7 +94,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// What a gateway shares whose config is believed.
+    /// What a gateway with this config shares.
     pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
         let process = Process::new(&config);
         let dialer = Arc::new(Dialer::new(process.clone(), loaded, stop.clone()));

@@ -27,7 +27,6 @@ use super::announce;
 use super::dial::redial::{Dialled, Redial};
 use super::inbound::part;
 use super::link_table::{AttachRequest, ToLink};
-use super::tapped::{AtTap, Made};
 use crate::buffer::{self, Chunk};
 use crate::clock;
 use crate::lane::{Lane, LaneError};
@@ -37,7 +36,7 @@ use crate::link::tlv::{Accept, Code, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
-use crate::tap::{Flow, OPENING, Overdue, Tap};
+use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -195,8 +194,8 @@ struct Driver<'a> {
     tap: Box<dyn Tap>,
     entry: &'a Place,
     site: &'a str,
-    inward: AtTap,
-    outward: AtTap,
+    inward: tap::Driver,
+    outward: tap::Driver,
     to_redis: VecDeque<Outgoing>,
     /// The local Redis has sent its end.
     redis_ended: bool,
@@ -237,8 +236,8 @@ impl<'a> Driver<'a> {
             tap,
             entry,
             site,
-            inward: AtTap::default(),
-            outward: AtTap::default(),
+            inward: tap::Driver::default(),
+            outward: tap::Driver::default(),
             to_redis: VecDeque::new(),
             redis_ended: false,
             redis_deaf: false,
@@ -588,12 +587,14 @@ impl<'a> Driver<'a> {
     }
 
     /// What the tap made of bytes from the link.
-    fn take_inward(&mut self, made: Vec<Made>, now: Instant) {
+    fn take_inward(&mut self, made: Vec<Action>, now: Instant) {
         for made in made {
             match made {
-                Made::Forward { chunk, carried, .. } => self.to_redis.push_back(Outgoing { chunk, carried }),
-                Made::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
-                Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
+                Action::Forward { chunk, carried, .. } => {
+                    self.to_redis.push_back(Outgoing { chunk, carried })
+                }
+                Action::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
+                Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
     }
@@ -634,7 +635,7 @@ impl<'a> Driver<'a> {
         self.turn.rounds += 1;
         for made in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now) {
             match made {
-                Made::Forward { chunk, armed, .. } => {
+                Action::Forward { chunk, armed, .. } => {
                     if !chunk.is_empty() {
                         self.offer(chunk);
                     }
@@ -642,10 +643,10 @@ impl<'a> Driver<'a> {
                         self.link.arm();
                     }
                 }
-                Made::Answer(reply) => {
+                Action::Answer(reply) => {
                     self.to_redis.push_back(Outgoing { chunk: Chunk::copied(&reply), carried: 0 });
                 }
-                Made::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
+                Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
         // What was held may have waited for just this answer.

@@ -18,13 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use zeroize::Zeroizing;
 
+use super::auth::{Guesses, Proof, authenticate_replica, read};
 use super::backoff::Backoff;
 use super::dial::reach;
 use super::dial::redial::Redial;
 use super::first_words::{LEFT, Next, Offer, first_words, part_silent, wait_turn};
-use super::guessing::Guesses;
-use super::login::read;
-use super::prove::{Proof, prove};
 use super::relay::{self, Relay, Supply};
 use super::{HELLO_DEADLINE, Shared, agreed, announce, dialling_terms, tune};
 use crate::config::{Announced, Replica};
@@ -328,7 +326,7 @@ async fn proof(
 ) -> Result<(), No> {
     let silent = |reason: &str| No { reply: None, kind: Kind::NoPassword, reason: reason.to_owned() };
     let left = || silent("it left before it said a password");
-    let said = match timeout(HELLO_DEADLINE, prove(redis, seat, site)).await {
+    let said = match timeout(HELLO_DEADLINE, authenticate_replica(redis, seat, site)).await {
         Ok(Ok(Proof::Password(said))) => said,
         Ok(Ok(Proof::None(reply, reason))) => {
             listener.backoff.refused(client, Instant::now());

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ServerConfig};
 use super::expiry::{Kind, Standing, Term};
 use super::pem::PemError;
 use super::verify::{Trust, Verifier, judge_both};
-use super::{ALPN, explain, pem, provider, trust};
+use super::{ALPN, diagnostics, pem, provider, trust};
 use crate::clock;
 use crate::config::TlsFiles;
 use crate::x509::{Certificate, some_of};
@@ -198,7 +198,7 @@ fn judge_leaf(
     if let Some(trust) = trust.filter(|_| told.faults.len() == before)
         && let Err(error) = judge_both(Arc::clone(trust), None, &chain[0], &chain[1..])
     {
-        told.faults.push(format!("{path}: {}", explain::own(&error, leaf)));
+        told.faults.push(format!("{path}: {}", diagnostics::own(&error, leaf)));
     }
     if told.faults.len() == before {
         told.findings.push(format!(

@@ -4,13 +4,13 @@
 //! config, there is no resumption, no ticket and no early data, and a peer is
 //! only ever identified by an exact DNS name in its certificate.
 
+pub mod diagnostics;
 pub mod expiry;
-pub mod explain;
-pub mod in_use;
+pub mod fetch_chain;
 pub mod material;
-pub mod peek;
 pub mod pem;
 pub mod record;
+pub mod reloadable;
 mod trust;
 pub mod verify;
 

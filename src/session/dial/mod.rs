@@ -27,7 +27,7 @@ use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::race::run::{Attempts, Event};
 use crate::registry::Registry;
 use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
-use crate::tls::in_use::{InUse, Loaded};
+use crate::tls::reloadable::{Loaded, Reloadable};
 
 /// For one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ pub struct Dialer {
     /// Who says HELLO.
     pub process: Process,
     /// The certificates in use.
-    pub tls: Arc<InUse>,
+    pub tls: Arc<Reloadable>,
     /// Where the links of the same replica entry are found.
     pub registry: Arc<Registry>,
     /// Turns at addresses, and those that were good last.
@@ -66,7 +66,7 @@ pub struct Dialer {
 impl Dialer {
     /// One for a process that has opened nothing yet.
     pub fn new(process: Process, loaded: Loaded, stop: CancellationToken) -> Self {
-        let (tls, registry, ways) = (Arc::new(InUse::new(loaded)), Arc::default(), Ways::default());
+        let (tls, registry, ways) = (Arc::new(Reloadable::new(loaded)), Arc::default(), Ways::default());
         Self { process, tls, registry, ways, stop }
     }
 }

@@ -251,7 +251,7 @@ fn a_ca_must_be_allowed_to_sign_and_so_must_a_leaf() {
     let trust = trust::load(&paths, None, &mut Told::default()).unwrap();
     let chain = pem::certificates(&paths.cert).unwrap();
     let error = judge_both(trust, Some("dc1"), &chain[0], &[]).unwrap_err();
-    let said = explain::own(&error, &Certificate::read(&chain[0]).unwrap());
+    let said = diagnostics::own(&error, &Certificate::read(&chain[0]).unwrap());
     assert!(said.contains("lacks digitalSignature"), "{said}");
     // Where there is no key usage it is not restricted.
     assert_eq!(leaf(&[]), "");

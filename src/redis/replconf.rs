@@ -1,7 +1,8 @@
-//! The options of REPLCONF: which there are, and of what form their values must be.
+//! Reads REPLCONF: its options, the form of their values, and numbers.
 //!
-//! A master keeps some of these values, and shows them. So nothing passes that is not of
-//! its option's form: bounded in length, and of few letters.
+//! The gate, the observer and the introduction all read by this file. A master keeps some
+//! of the values and shows them. So every value must have its option's form: bounded in
+//! length, and of few letters.
 
 /// What a value looks like.
 #[derive(Clone, Copy)]
@@ -17,7 +18,7 @@ enum Form {
     /// A client's number.
     Id,
     /// Small letters, blanks and `-`, perhaps none.
-    Names,
+    Filters,
 }
 
 /// What a replica states of itself.
@@ -34,7 +35,7 @@ const KNOWN: [(&str, Form); 13] = [
     ("set-cluster-node-id", Form::Word(40)),
     ("uuid", Form::Word(64)),
     ("rdb-only", Form::Flag),
-    ("rdb-filter-only", Form::Names),
+    ("rdb-filter-only", Form::Filters),
 ];
 
 /// Why options are none that a replica states.
@@ -68,8 +69,8 @@ impl Form {
             Self::Any => true,
             Self::Word(most) => is_word(value, most),
             Self::Flag => matches!(value, b"0" | b"1"),
-            Self::Id => (1..=20).contains(&value.len()) && value.iter().all(u8::is_ascii_digit),
-            Self::Names => {
+            Self::Id => number(value).is_some(),
+            Self::Filters => {
                 value.len() <= 128
                     && value.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b' ' | b'-'))
             }
@@ -90,10 +91,22 @@ pub fn is_user(value: &[u8]) -> bool {
     (1..=128).contains(&value.len()) && value.iter().all(good)
 }
 
-/// A port in digits, without leading zeros.
-pub fn port(value: &[u8]) -> Option<u16> {
-    let canonical = value == b"0" || !value.starts_with(b"0") && value.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(value).ok().filter(|_| canonical)?.parse().ok()
+/// An integer as Redis reads one (`string2ll`): 64 bits with a sign, in digits alone, without
+/// leading zeros, `+` or `-0`.
+pub fn integer(word: &[u8]) -> Option<i64> {
+    let digits = word.strip_prefix(b"-").unwrap_or(word);
+    let canonical = word == b"0" || !digits.starts_with(b"0") && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(word).ok().filter(|_| canonical)?.parse().ok()
+}
+
+/// An [`integer`] that is not negative: an offset, a size or a client's id.
+pub fn number(word: &[u8]) -> Option<u64> {
+    integer(word).and_then(|value| value.try_into().ok())
+}
+
+/// A [`number`] that is a port, or 0.
+pub fn port(word: &[u8]) -> Option<u16> {
+    integer(word).and_then(|value| value.try_into().ok())
 }
 
 /// Whether a word is this name, in any case.
@@ -103,10 +116,7 @@ pub fn is(word: Option<&&[u8]>, expected: &str) -> bool {
 
 /// `ACK <offset>` with, from Redis 7.2, `FACK <offset>`.
 pub fn is_ack(options: &[&[u8]]) -> bool {
-    let number = |word: &[u8]| {
-        let digits = word.strip_prefix(b"-").unwrap_or(word);
-        (1..=20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
-    };
+    let number = |word: &[u8]| integer(word).is_some();
     match options {
         [ack, offset] => ack.eq_ignore_ascii_case(b"ack") && number(offset),
         [ack, offset, fack, persisted] => {
@@ -166,6 +176,43 @@ mod tests {
         assert_eq!(judge(&[b"getack", b"*"]), Err(Fault::Unknown));
         assert_eq!(judge(&[b"capa"]), Err(Fault::Unknown));
         assert_eq!(judge(&[]), Err(Fault::Unknown));
+    }
+
+    /// There were five readers before. The gate's took no 0, the observer's and the
+    /// introduction's took leading zeros, the introduction's took `+`, and all but the
+    /// gate's for PSYNC took integers of more than 64 bits with a sign.
+    #[test]
+    fn numbers_are_read_as_redis_reads_them() {
+        for (word, expected) in [
+            (&b"0"[..], Some(0)),
+            (b"17", Some(17)),
+            (b"-1", Some(-1)),
+            (b"9223372036854775807", Some(i64::MAX)),
+            (b"-9223372036854775808", Some(i64::MIN)),
+        ] {
+            assert_eq!(integer(word), expected);
+            assert_eq!(number(word), expected.and_then(|value| u64::try_from(value).ok()));
+        }
+        for odd in [
+            &b""[..],
+            b"-",
+            b"00",
+            b"007",
+            b"-0",
+            b"-01",
+            b"+1",
+            b" 1",
+            b"1 ",
+            b"0x1",
+            b"\xff",
+            b"9223372036854775808",
+            b"-9223372036854775809",
+        ] {
+            assert_eq!(integer(odd), None, "{}", odd.escape_ascii());
+        }
+        assert_eq!((port(b"65535"), port(b"65536"), port(b"-1")), (Some(65535), None, None));
+        assert!(is_ack(&[b"ACK", b"0"]) && is_ack(&[b"ack", b"42", b"FACK", b"40"]));
+        assert!(!is_ack(&[b"ack", b"042"]) && !is_ack(&[b"ack", b"+42"]));
     }
 
     #[test]

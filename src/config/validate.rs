@@ -1,4 +1,4 @@
-//! Makes the config as believed of the file as written, and notes every fault.
+//! Validates the file as written: makes a [`Config`] of it and notes every fault.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::redis::listing;
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// The config, where all of it is good.
-pub(super) fn believe(path: &Path, file: &File<'_>) -> Option<Config> {
+pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
     let root = file.root();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let site =

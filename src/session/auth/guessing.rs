@@ -36,7 +36,7 @@ const MOST: usize = 1024;
 
 /// The guesses at one password.
 #[derive(Debug, Default)]
-pub(super) struct Guesses {
+pub(in crate::session) struct Guesses {
     state: Mutex<State>,
 }
 
@@ -67,7 +67,7 @@ struct Waiter {
 /// Leave to have one password looked at. It counts as a wrong one unless it is said to be
 /// another.
 #[derive(Debug)]
-pub(super) struct Turn<'g> {
+pub(in crate::session) struct Turn<'g> {
     guesses: &'g Guesses,
     client: IpAddr,
     /// Its number; none where it waited for nobody.
@@ -82,7 +82,7 @@ struct Waiting<'g> {
 
 impl Guesses {
     /// Waits for this client's turn; nothing if it does not come soon.
-    pub(super) async fn turn(&self, client: IpAddr) -> Option<Turn<'_>> {
+    pub(in crate::session) async fn turn(&self, client: IpAddr) -> Option<Turn<'_>> {
         if let Some(slips) = self.lock().good.get_mut(&client)
             && *slips < SLIPS
         {
@@ -157,7 +157,7 @@ impl State {
 
 impl Turn<'_> {
     /// The password was right: it makes nobody wait, and its address is known from now on.
-    pub(super) fn right(self) {
+    pub(in crate::session) fn right(self) {
         let mut state = self.guesses.lock();
         if state.good.len() < MOST || state.good.contains_key(&self.client) {
             state.good.insert(self.client, 0);
@@ -166,7 +166,7 @@ impl Turn<'_> {
     }
 
     /// The password was not looked at.
-    pub(super) fn unused(self) {
+    pub(in crate::session) fn unused(self) {
         let mut state = self.guesses.lock();
         if self.number.is_none()
             && let Some(slips) = state.good.get_mut(&self.client)

@@ -36,9 +36,9 @@ impl Loaded {
 
 /// The reading that new connections use.
 #[derive(Debug)]
-pub struct InUse(RwLock<Arc<Loaded>>);
+pub struct Reloadable(RwLock<Arc<Loaded>>);
 
-impl InUse {
+impl Reloadable {
     /// Begins with `loaded`.
     pub fn new(loaded: Loaded) -> Self {
         Self(RwLock::new(Arc::new(loaded)))

@@ -20,7 +20,7 @@ const MOST: usize = 16;
 const MOST_BYTES: usize = 16 * 1024;
 
 /// What a client has said for a proof.
-pub(super) enum Proof {
+pub(in crate::session) enum Proof {
     /// A password, to which an answer is due; what it says next is unread.
     Password(Zeroizing<Vec<u8>>),
     /// None: its last words, still to be told, and the reason for the log.
@@ -29,7 +29,11 @@ pub(super) enum Proof {
 
 /// Answers as a Redis does that wants a password, until AUTH has come: one password a
 /// connection. Reads nothing beyond that; has no deadline of its own.
-pub(super) async fn prove(redis: &mut TcpStream, seat: &Seat<IpAddr>, site: &str) -> io::Result<Proof> {
+pub(in crate::session) async fn authenticate_replica(
+    redis: &mut TcpStream,
+    seat: &Seat<IpAddr>,
+    site: &str,
+) -> io::Result<Proof> {
     let mut held = Secret::default();
     let mut taken = 0;
     let mut piece = Zeroizing::new([0; 1024]);

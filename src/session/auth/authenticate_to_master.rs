@@ -9,12 +9,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::REDIS_DEADLINE;
 use crate::config::Auth;
 use crate::escape::shown;
 use crate::password::Password;
 use crate::redis::answer::{CLOSES, MAX_LINE, SPEAKS_TLS, is_tls};
 use crate::redis::command;
+use crate::session::REDIS_DEADLINE;
 
 /// What Redis made of the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Login {
 /// Says AUTH on a connection on which nothing was said before. The password file is
 /// read each time, so that a new password counts from the next link on. An error is a
 /// sentence for the log, with the next step.
-pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {
+pub async fn authenticate_to_master(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {
     let password = read(&auth.password_file).await?;
     let mut words = vec![&b"AUTH"[..]];
     words.extend(auth.username.as_deref().map(str::as_bytes));
@@ -44,7 +44,7 @@ pub async fn login(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> 
 }
 
 /// Reads a password file, off this thread and in time: it may lie on a disk that is gone.
-pub(super) async fn read(path: &Path) -> Result<Password, String> {
+pub(in crate::session) async fn read(path: &Path) -> Result<Password, String> {
     let own = path.to_owned();
     match timeout(REDIS_DEADLINE, spawn_blocking(move || Password::read(&own))).await {
         Ok(Ok(read)) => read,

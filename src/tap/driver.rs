@@ -1,63 +1,78 @@
-//! One direction of a link on its way past the tap.
+//! Carries out a tap's verdicts for one direction of a link.
 //!
-//! Shows the tap what has not been decided on, does as it says, and keeps count of the
-//! carried bytes that what goes on stands for.
+//! The driver shows the tap the bytes that it has not decided on, and turns each verdict
+//! into actions for the data path. It also counts the carried bytes, as they came over
+//! the link, that the bytes of each action stand for.
 
 use std::time::Instant;
 
+use super::{Flow, Tap, Verdict};
 use crate::buffer::Chunk;
 use crate::secret::Secret;
-use crate::tap::{Flow, Tap, Verdict};
 
 /// The most bytes that a tap may hold while it decides.
 const MAX_HELD: usize = 64 * 1024;
 
-/// One direction's place at the tap.
-#[derive(Default)]
-pub(super) struct AtTap {
-    /// There may be an AUTH among them.
+/// One direction of a link at its tap.
+#[derive(Debug, Default)]
+pub struct Driver {
+    /// Bytes that the tap has not decided on. They may contain a password.
     held: Secret,
     /// Carried bytes that the held ones stand for.
     owed: u64,
+    /// The tap does not look at this direction any more.
     detached: bool,
     /// The tap has ended the link: nothing more passes.
     stopped: bool,
 }
 
-/// What the tap made of a chunk.
-pub(super) enum Made {
-    /// Goes on; where the chunk is empty, the carried bytes stand for nothing.
+/// What the data path does with a chunk that the tap has seen.
+#[derive(Debug)]
+pub enum Action {
+    /// Send the chunk on.
     Forward {
+        /// The bytes. If there are none, nothing is sent for the carried bytes.
         chunk: Chunk,
+        /// Carried bytes that the chunk stands for.
         carried: u64,
+        /// The sync's reply is complete with this chunk.
         armed: bool,
     },
-    /// Goes back to where what was shown came from.
+    /// Send these bytes back to the side whose bytes the tap was shown.
     Answer(Vec<u8>),
+    /// End the link. The fields are those of [`Verdict::Stop`].
     Stop {
+        /// Last words to the replica, as RESP.
         reply: Vec<u8>,
+        /// The reason for the log.
         reason: String,
+        /// The bytes were no part of replication.
         breach: bool,
     },
 }
 
-impl AtTap {
-    /// Nothing passes any more.
-    pub(super) fn stop(&mut self) {
+impl Driver {
+    /// From now on nothing passes.
+    pub fn stop(&mut self) {
         self.stopped = true;
         self.held.clear();
     }
 
-    /// Shows a chunk, which stands for `carried` bytes, to the tap until it has decided
-    /// on all of it, or wants more. What passes whole is not copied.
-    pub(super) fn through(
+    /// The bytes that the tap has not decided on.
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Shows a chunk, which stands for `carried` bytes, to the tap until the tap has decided
+    /// on all of it or wants more. A chunk that passes whole is not copied.
+    pub fn through(
         &mut self,
         tap: &mut dyn Tap,
         flow: Flow,
         chunk: Chunk,
         carried: u64,
         now: Instant,
-    ) -> Vec<Made> {
+    ) -> Vec<Action> {
         if self.stopped {
             return Vec::new();
         }
@@ -66,7 +81,7 @@ impl AtTap {
             let verdict = if self.detached { Verdict::Detach } else { tap.look(flow, chunk.bytes(), now) };
             self.detached |= verdict == Verdict::Detach;
             if self.detached || verdict == Verdict::Pass(chunk.len()) {
-                return vec![Made::Forward { chunk, carried, armed: false }];
+                return vec![Action::Forward { chunk, carried, armed: false }];
             }
             first = Some(verdict);
         }
@@ -76,20 +91,21 @@ impl AtTap {
         self.decide(tap, flow, first, now)
     }
 
-    /// Shows what is held once more, since the other direction has moved on.
-    pub(super) fn again(&mut self, tap: &mut dyn Tap, flow: Flow, now: Instant) -> Vec<Made> {
+    /// Shows the held bytes again, because the other direction has moved on.
+    pub fn again(&mut self, tap: &mut dyn Tap, flow: Flow, now: Instant) -> Vec<Action> {
         if self.held.is_empty() { Vec::new() } else { self.decide(tap, flow, None, now) }
     }
 
-    /// Does with what is held as the tap says; `first` is what it has said already.
+    /// Carries out the tap's verdicts on the held bytes; `first` is a verdict that it has
+    /// given already.
     fn decide(
         &mut self,
         tap: &mut dyn Tap,
         flow: Flow,
         mut first: Option<Verdict>,
         now: Instant,
-    ) -> Vec<Made> {
-        let mut made = Vec::new();
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
         let mut passed = Passed::default();
         let mut at = 0;
         while at < self.held.len() {
@@ -108,8 +124,8 @@ impl AtTap {
                     continue;
                 }
                 Verdict::Answer(count, reply) => {
-                    passed.flush(&mut made, false);
-                    made.push(Made::Answer(reply));
+                    passed.flush(&mut actions, false);
+                    actions.push(Action::Answer(reply));
                     (count, Some(Vec::new()))
                 }
                 Verdict::Detach => {
@@ -118,47 +134,47 @@ impl AtTap {
                 }
                 Verdict::Hold if rest.len() <= MAX_HELD => break,
                 Verdict::Hold => {
-                    passed.flush(&mut made, false);
+                    passed.flush(&mut actions, false);
                     let reason = "more bytes than a handshake has; refused".to_owned();
-                    made.push(Made::Stop { reply: Vec::new(), reason, breach: true });
+                    actions.push(Action::Stop { reply: Vec::new(), reason, breach: true });
                     self.stopped = true;
                     break;
                 }
                 Verdict::Stop { pass, reply, reason, breach } => {
                     passed.add(&rest[..pass], pass as u64);
-                    passed.flush(&mut made, false);
-                    made.push(Made::Stop { reply, reason, breach });
+                    passed.flush(&mut actions, false);
+                    actions.push(Action::Stop { reply, reason, breach });
                     self.stopped = true;
                     break;
                 }
             };
-            // All that is left stands for all that is owed; before that, a byte for a
-            // byte, unless they are compressed and so fewer.
+            // The last bytes stand for all that is owed. Bytes before them stand for one
+            // carried byte each; compressed, fewer were carried.
             let left = rest.len() - count;
             let share =
                 if left == 0 { self.owed } else { self.owed.saturating_sub(left as u64).min(count as u64) };
             self.owed -= share;
             passed.add(instead.as_deref().unwrap_or(&rest[..count]), share);
             if armed {
-                passed.flush(&mut made, true);
+                passed.flush(&mut actions, true);
             }
             at += count;
         }
-        passed.flush(&mut made, false);
+        passed.flush(&mut actions, false);
         if self.stopped || at == self.held.len() {
             self.held.clear();
         } else {
             self.held.consume(at);
         }
-        made
+        actions
     }
 }
 
-/// Bytes that go on together: a thousand small commands are no thousand writes.
+/// Bytes that go on together, so that a thousand small commands are not a thousand writes.
 #[derive(Default)]
 struct Passed {
     bytes: Secret,
-    /// Bytes of the stream that they stand for.
+    /// Carried bytes that they stand for.
     carried: u64,
 }
 
@@ -168,11 +184,11 @@ impl Passed {
         self.carried += carried;
     }
 
-    /// Lets go of what was added.
-    fn flush(&mut self, made: &mut Vec<Made>, armed: bool) {
+    /// Turns the bytes so far into actions.
+    fn flush(&mut self, actions: &mut Vec<Action>, armed: bool) {
         let Self { bytes, carried } = std::mem::take(self);
         if bytes.is_empty() && carried > 0 {
-            made.push(Made::Forward { chunk: Chunk::copied(&[]), carried, armed });
+            actions.push(Action::Forward { chunk: Chunk::copied(&[]), carried, armed });
         }
         let mut pieces = bytes.chunks(crate::buffer::PAYLOAD).peekable();
         let mut left = carried;
@@ -180,7 +196,11 @@ impl Passed {
             let last = pieces.peek().is_none();
             let share = if last { left } else { left.min(piece.len() as u64) };
             left -= share;
-            made.push(Made::Forward { chunk: Chunk::copied(piece), carried: share, armed: armed && last });
+            actions.push(Action::Forward {
+                chunk: Chunk::copied(piece),
+                carried: share,
+                armed: armed && last,
+            });
         }
     }
 }
@@ -191,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    /// Says what it was told to, one verdict after the other.
+    /// Gives the verdicts that it was told to, one after the other.
     struct Scripted(Vec<u8>);
 
     impl Tap for Scripted {
@@ -217,11 +237,11 @@ mod tests {
             verdicts in proptest::collection::vec(0u8..9, 0..60),
             chunks in proptest::collection::vec((1usize..200, 1u64..400), 1..20),
         ) {
-            let (mut at_tap, mut tap) = (AtTap::default(), Scripted(verdicts));
+            let (mut driver, mut tap) = (Driver::default(), Scripted(verdicts));
             let (mut owed, mut stood_for) = (0, 0);
-            let mut take = |made: Vec<Made>| {
-                for made in made {
-                    if let Made::Forward { carried, .. } = made {
+            let mut take = |actions: Vec<Action>| {
+                for action in actions {
+                    if let Action::Forward { carried, .. } = action {
                         stood_for += carried;
                     }
                 }
@@ -229,12 +249,12 @@ mod tests {
             for (length, carried) in chunks {
                 owed += carried;
                 let chunk = Chunk::copied(&vec![b'c'; length]);
-                take(at_tap.through(&mut tap, Flow::ToMaster, chunk, carried, Instant::now()));
+                take(driver.through(&mut tap, Flow::ToMaster, chunk, carried, Instant::now()));
             }
-            // Whatever it holds back, it lets go with the next.
+            // Whatever the tap holds, it lets go with the next chunk.
             tap.0.clear();
             owed += 1;
-            take(at_tap.through(&mut tap, Flow::ToMaster, Chunk::copied(b"c"), 1, Instant::now()));
+            take(driver.through(&mut tap, Flow::ToMaster, Chunk::copied(b"c"), 1, Instant::now()));
             prop_assert_eq!(stood_for, owed);
         }
     }

@@ -1,10 +1,14 @@
-//! What looks into a link's bytes: the only seam between the data path and Redis.
+//! The seam between the data path and Redis: a tap looks into a link's bytes.
 //!
-//! One tap a link sees both directions. It is shown the bytes that have not been
-//! decided on, from the first, and answers what becomes of them. The data path
-//! does as it is told and knows no Redis.
+//! Each link has one tap, which sees both directions. A [`Driver`] for each direction
+//! shows the tap the bytes that it has not decided on, and carries out its [`Verdict`]s.
+//! The data path gets [`Action`]s and knows nothing of Redis.
+
+mod driver;
 
 use std::time::{Duration, Instant};
+
+pub use self::driver::{Action, Driver};
 
 /// For a replica to ask for what it came for.
 pub const OPENING: Duration = Duration::from_secs(20);

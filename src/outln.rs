@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// As `println!`, but goes on where stdout cannot be written.
-macro_rules! say {
+macro_rules! outln {
     ($($words:tt)*) => {
-        $crate::say::line(::std::format_args!($($words)*))
+        $crate::outln::line(::std::format_args!($($words)*))
     };
 }
 
-pub(crate) use say;
+pub(crate) use outln;
 
 /// Prints one line.
 pub(crate) fn line(words: std::fmt::Arguments<'_>) {

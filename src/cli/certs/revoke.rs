@@ -1,0 +1,29 @@
+//! `certs revoke`: revokes certificates and refreshes the list in each site's folder.
+
+use std::path::Path;
+
+use crate::certs;
+use crate::cli::Outcome;
+use crate::clock;
+
+pub(super) fn revoke(dir: &Path, what: &str) -> Outcome {
+    let all = certs::revoke(dir, what)?;
+    if all.is_empty() {
+        crate::outln::outln!("{what} was revoked before; the lists of all sites were written again");
+    }
+    for revoked in all {
+        crate::outln::outln!(
+            "revoked {} of site {} (good until {})",
+            revoked.serial,
+            revoked.site,
+            clock::utc(revoked.expires)
+        );
+    }
+    crate::outln::outln!(
+        "\nnext: it is refused only where the new list is: copy crl.pem to every site, then on each host: systemctl reload replgate (or SIGHUP)"
+    );
+    for site in certs::sites(dir)? {
+        crate::outln::outln!("  {}", dir.join(site).join("crl.pem").display());
+    }
+    Ok(())
+}
