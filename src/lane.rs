@@ -15,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffer;
-use crate::link::frame::{Decoder, Frame, FrameError, Item};
-use crate::link::tlv::Refuse;
 use crate::tls::ALPN;
 use crate::tls::explain::{self, Class};
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
+use crate::wire::frame::{Decoder, Frame, FrameError, Item};
+use crate::wire::tlv::Refuse;
 use crate::x509::Certificate;
 
 /// The largest frame that is sealed at once.

@@ -31,4 +31,5 @@ pub mod session;
 pub mod tap;
 pub mod tls;
 pub mod unproven;
+pub mod wire;
 pub mod x509;

@@ -10,8 +10,8 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::buffer::HEADROOM;
-use replgate::link::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
-use replgate::link::tlv::{self, Want};
+use replgate::wire::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
+use replgate::wire::tlv::{self, Want};
 use replgate_fuzz::pieces;
 
 /// What was decoded: frames, and the data of each DATA frame as far as it has come.

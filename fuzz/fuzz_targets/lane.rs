@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::buffer::{Chunk, STORAGE};
 use replgate::link::attach::Dial;
-use replgate::link::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
+use replgate::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
 use replgate::link::reassembly::MAX_RUNS;
-use replgate::link::tlv::{Code, Terms, Why};
+use replgate::wire::tlv::{Code, Terms, Why};
 use replgate::link::{LaneIo, LaneLoss, Link, Side};
 use replgate_fuzz::pieces;
 

@@ -8,9 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::frame::Frame;
-use super::tlv::{Code, Why};
 use super::{End, LaneLoss, Link, Side};
+use crate::wire::frame::Frame;
+use crate::wire::tlv::{Code, Why};
 
 /// Pause between two dials while nothing carries the link.
 const EVERY: Duration = Duration::from_millis(300);

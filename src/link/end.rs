@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Side;
-use super::tlv::Why;
 use crate::escape::shown;
+use crate::wire::tlv::Why;
 
 /// Why a link ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

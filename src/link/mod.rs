@@ -9,10 +9,8 @@
 pub mod attach;
 pub mod compress;
 mod end;
-pub mod frame;
 mod lanes;
 pub mod reassembly;
-pub mod tlv;
 pub mod window;
 
 use std::time::{Duration, Instant};
@@ -20,13 +18,13 @@ use std::time::{Duration, Instant};
 use self::attach::Dials;
 use self::compress::{Packer, Unpacker};
 pub use self::end::{End, LaneLoss};
-use self::frame::{Frame, Item};
 pub use self::lanes::LaneIo;
 use self::lanes::Lanes;
 use self::reassembly::Reassembly;
-use self::tlv::{Code, Terms, Why};
 use self::window::Window;
 use crate::buffer::Chunk;
+use crate::wire::frame::{self, Frame, Item};
+use crate::wire::tlv::{self, Code, Terms, Why};
 
 /// Written bytes after which an acknowledgement goes out at once.
 const ACK_BYTES: u64 = 1024 * 1024;

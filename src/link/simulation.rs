@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::attach::Dial;
-use super::frame::Decoder;
 use super::*;
+use crate::wire::frame::Decoder;
 
 /// How the clock moves.
 const TICK: Duration = Duration::from_millis(10);

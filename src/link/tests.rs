@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::frame::Decoder;
 use super::*;
+use crate::wire::frame::Decoder;
 
 /// One end with what it has read and written.
 struct Half {

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{Counts, With};
 use crate::clock;
 use crate::link::Side;
-use crate::link::tlv::Id;
 use crate::redis::replication::{Channel, Observed, Replication};
 use crate::tap::Flow;
+use crate::wire::tlv::Id;
 
 /// One live link.
 #[derive(Debug)]

@@ -23,9 +23,9 @@ pub use self::work::{Meter, Pace, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
 use crate::link::Side;
-use crate::link::tlv::Id;
 use crate::redis::replication::{Channel, Observed, Stage};
 use crate::redis::syncs::Syncs;
+use crate::wire::tlv::Id;
 
 /// Writes a line where its topic may have one, and else counts it and writes it at debug:
 /// `tell!(level, registry, topic, words; fields…, "message")`. The words say what is the

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use super::Caller;
 use crate::lane::Lane;
 use crate::link::attach::Dial;
-use crate::link::tlv::{Accept, Code, Id, Identity, Why};
 use crate::unproven::Seat;
+use crate::wire::tlv::{Accept, Code, Id, Identity, Why};
 
 /// Lanes that may wait for a link's task.
 const KNOCKS: usize = 8;

@@ -16,9 +16,9 @@ use super::{HELLO_DEADLINE, Shared, congestion, dialling_terms, tune};
 use crate::config::Replica;
 use crate::lane::{Lane, LaneError};
 use crate::link::Side;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::race::run::{Attempts, Event};
+use crate::wire::frame::Frame;
+use crate::wire::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 
 /// For one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);

@@ -26,8 +26,6 @@ use super::{HELLO_DEADLINE, Shared, agreed, dialling_terms, tune};
 use crate::config::{Announced, Replica};
 use crate::escape::shown;
 use crate::lane::LaneError;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Code, Id, Want, Why};
 use crate::link::{Link, Side};
 use crate::redis::at_replica::AtReplica;
 use crate::redis::introduction::Introduction;
@@ -38,6 +36,8 @@ use crate::redis::reply;
 use crate::registry::{Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
 use crate::unproven::{Seat, Unproven, source};
+use crate::wire::frame::Frame;
+use crate::wire::tlv::{Code, Id, Want, Why};
 
 /// For a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);

@@ -32,12 +32,13 @@ use self::attach::Attachable;
 use self::ways::Ways;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
-use crate::link::tlv::{Id, Identity, Terms, ZSTD};
-use crate::link::{End, frame};
+use crate::link::End;
 use crate::memory::Budget;
 use crate::registry::{Agreed, Kind, Place, Registry, Topic, tell};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::unproven::Unproven;
+use crate::wire::frame;
+use crate::wire::tlv::{Id, Identity, Terms, ZSTD};
 use crate::x509::Certificate;
 
 /// From a connection's accept to the HELLO that says what it is for.

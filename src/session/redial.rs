@@ -21,9 +21,9 @@ use crate::config::Replica;
 use crate::lane::Lane;
 use crate::link::End;
 use crate::link::attach::Dial;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Id, Want};
 use crate::race::run::MAX_ADDRESSES;
+use crate::wire::frame::Frame;
+use crate::wire::tlv::{Accept, Code, Id, Want};
 
 /// Names are resolved again after this time.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);

@@ -30,12 +30,12 @@ use super::tapped::{AtTap, Made};
 use crate::buffer::{self, Chunk};
 use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Why};
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
 use crate::tap::{Flow, OPENING, Overdue, Tap};
+use crate::wire::frame::Frame;
+use crate::wire::tlv::{Accept, Code, Why};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -21,8 +21,6 @@ use crate::config::{Commands, Compression, Master};
 use crate::escape::shown;
 use crate::lane::{Lane, LaneError};
 use crate::link::attach::Dial;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::link::{Link, Side};
 use crate::race;
 use crate::redis::at_master::AtMaster;
@@ -34,6 +32,8 @@ use crate::registry::{Admission, Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
 use crate::tls::explain::Class;
 use crate::unproven::Seat;
+use crate::wire::frame::Frame;
+use crate::wire::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::x509::Certificate;
 
 /// For a far side to take its refusal, or the answer to its probe, and to close.

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use replgate::link::frame::Frame;
-use replgate::link::tlv::{Id, Want};
+use replgate::wire::frame::Frame;
+use replgate::wire::tlv::{Id, Want};
 
 use super::Target;
 use crate::support::gateway::Gateway;

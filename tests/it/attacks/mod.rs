@@ -6,8 +6,8 @@ mod lanes;
 mod listing;
 mod strangers;
 
-use replgate::link::frame::Frame;
-use replgate::link::tlv::{Code, Why};
+use replgate::wire::frame::Frame;
+use replgate::wire::tlv::{Code, Why};
 
 use crate::support::SOON;
 use crate::support::gateway::{Lab, Pair};

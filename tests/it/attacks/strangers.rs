@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use replgate::link::tlv::{Id, Want};
+use replgate::wire::tlv::{Id, Want};
 use time::Duration as Days;
 
 use super::Target;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replgate::config::TlsFiles;
-use replgate::link::frame::{Decoder, Frame, Item, data_header};
-use replgate::link::tlv::{Accept, Hello, Id, Identity, Refuse, Terms, VERSION, Want};
 use replgate::tls::material::{Dial, Material};
+use replgate::wire::frame::{Decoder, Frame, Item, data_header};
+use replgate::wire::tlv::{Accept, Hello, Id, Identity, Refuse, Terms, VERSION, Want};
 use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 use super::SOON;

@@ -412,7 +412,7 @@ impl Hello {
     }
 
     #[cfg(test)]
-    pub(super) fn sample() -> Self {
+    pub(crate) fn sample() -> Self {
         Self {
             version: VERSION,
             identity: Identity {
@@ -429,7 +429,7 @@ impl Hello {
 
 impl Terms {
     #[cfg(test)]
-    pub(super) fn sample() -> Self {
+    pub(crate) fn sample() -> Self {
         Self {
             window: 1 << 20,
             max_frame: 262_128,
@@ -475,7 +475,7 @@ impl Accept {
     }
 
     #[cfg(test)]
-    pub(super) fn sample() -> Self {
+    pub(crate) fn sample() -> Self {
         let Hello { version, identity, terms, .. } = Hello::sample();
         Self { version, identity, terms, link: Some(Id([9; 16])), received: 5, plain: true }
     }
