@@ -5,7 +5,7 @@
 //!
 //! `config` → `gateway` → `listener` → `session` → `link` → `lane` → `tls`
 //!
-//! A byte's own way is told in [`session::relay`]; the wire in [`link`].
+//! A byte's own way is told in [`session::relay`]; the wire in [`wire`], below `link` and `lane`.
 
 pub mod admin;
 pub mod buffer;

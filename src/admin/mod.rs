@@ -24,7 +24,7 @@ use crate::registry::{Counts, Ended, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::unproven::Unproven;
-use crate::wire::tlv::Id;
+use crate::wire::hello::Id;
 
 /// For one question and its answer.
 const DEADLINE: Duration = Duration::from_secs(3);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 use self::admission::Taken;
-pub use self::link::{Agreed, Carrying, Ended, Hold, LinkEntry, LinkStatus, RedialFailure};
+pub use self::link::{Carrying, Ended, Hold, LinkEntry, LinkStatus, RedialFailure};
 use self::news::{Counted, News};
 pub use self::news::{Kind, Line, Topic, Untold};
 pub use self::work::{Meter, Pace, Turn, thread_time};
@@ -25,7 +25,8 @@ use crate::clock;
 use crate::link::Side;
 use crate::redis::replication::{Channel, Observed, Stage};
 use crate::redis::syncs::Syncs;
-use crate::wire::tlv::Id;
+use crate::wire::hello::Id;
+use crate::wire::terms::Agreed;
 
 /// Writes a line where its topic may have one, and else counts it and writes it at debug:
 /// `tell!(level, registry, topic, words; fields…, "message")`. The words say what is the

@@ -22,7 +22,7 @@ use super::login::read;
 use super::prove::{Proof, prove};
 use super::redial::Redial;
 use super::relay::{self, Relay, Supply};
-use super::{HELLO_DEADLINE, Shared, agreed, dialling_terms, tune};
+use super::{HELLO_DEADLINE, Shared, dialling_terms, tune};
 use crate::config::{Announced, Replica};
 use crate::escape::shown;
 use crate::lane::LaneError;
@@ -37,7 +37,8 @@ use crate::registry::{Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
 use crate::unproven::{Seat, Unproven, source};
 use crate::wire::frame::Frame;
-use crate::wire::tlv::{Code, Id, Want, Why};
+use crate::wire::hello::{Id, Request};
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// For a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -105,7 +106,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
         return;
     }
     drop(seat);
-    let want = |sibling| Want::New { master: replica.master.clone(), sibling };
+    let want = |sibling| Request::New { master: replica.master.clone(), sibling };
     let reached = tokio::select! {
         reached = reach(&shared, &replica, want) => reached,
         () = shared.stop.cancelled() => return,
@@ -126,7 +127,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     shared.registry.well_again(&about(Kind::NoLink));
     if !accept.plain && is_gone(&redis).await {
         debug!(link = %name, client = %from, "the replica left while the link was opened");
-        let why = Why::new(Code::ReplicaClosed, "the replica left while the link was opened");
+        let why = Reason::new(ReasonCode::ReplicaClosed, "the replica left while the link was opened");
         let _ = timeout(PARTING, async {
             lane.send(&Frame::Abort(why)).await?;
             lane.close().await;
@@ -137,7 +138,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     }
     let far = lane.peer();
     let ours = dialling_terms(&replica.link);
-    let agreed = agreed(&ours, &accept.terms, accept.plain);
+    let agreed = ours.agree(&accept.terms, accept.plain);
     let observed = (!accept.plain).then(|| Observed::new(shared.registry.syncs(Side::Dialler, name)));
     let place = shared.registry.open(&With {
         name,
@@ -158,7 +159,7 @@ pub async fn serve_replica(shared: Arc<Shared>, door: Arc<Door>, mut redis: TcpS
     let instance = accept.identity.instance;
     let redial = Redial::new(&shared, &replica, accept.link.unwrap_or_else(Id::random), instance, far);
     let relay = Relay {
-        link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
+        link: Link::new(Side::Dialler, &agreed, Instant::now()),
         lane,
         supply: Supply::Dials(Box::new(redial)),
         renewed: shared.renewals.subscribe(),

@@ -34,11 +34,12 @@ use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::link::End;
 use crate::memory::Budget;
-use crate::registry::{Agreed, Kind, Place, Registry, Topic, tell};
+use crate::registry::{Kind, Place, Registry, Topic, tell};
 use crate::tls::in_use::{InUse, Loaded};
 use crate::unproven::Unproven;
 use crate::wire::frame;
-use crate::wire::tlv::{Id, Identity, Terms, ZSTD};
+use crate::wire::hello::{Id, Identity};
+use crate::wire::terms::{Terms, ZSTD};
 use crate::x509::Certificate;
 
 /// From a connection's accept to the HELLO that says what it is for.
@@ -150,16 +151,6 @@ pub fn terms(settings: &LinkSettings) -> Terms {
 /// As [`terms`], for what this site dials: it undoes whatever the far side compresses.
 pub fn dialling_terms(settings: &LinkSettings) -> Terms {
     Terms { compression: ZSTD, ..terms(settings) }
-}
-
-/// What holds by what both sides have stated.
-fn agreed(ours: &Terms, theirs: &Terms, plain: bool) -> Agreed {
-    Agreed {
-        hold: if plain { Duration::ZERO } else { ours.hold.min(theirs.hold) },
-        lanes: ours.lanes.min(theirs.lanes),
-        window: ours.window.min(theirs.window),
-        compressed: !plain && ours.compression & theirs.compression & ZSTD != 0,
-    }
 }
 
 /// No delay, and keepalive so that a host that vanished is noticed even on the

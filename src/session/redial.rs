@@ -23,7 +23,8 @@ use crate::link::End;
 use crate::link::attach::Dial;
 use crate::race::run::MAX_ADDRESSES;
 use crate::wire::frame::Frame;
-use crate::wire::tlv::{Accept, Code, Id, Want};
+use crate::wire::hello::{Accept, Id, Request};
+use crate::wire::reason::ReasonCode;
 
 /// Names are resolved again after this time.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
@@ -126,7 +127,7 @@ impl Redial {
             |address| Arc::clone(queues.entry(address).or_insert_with(|| Arc::new(Semaphore::new(1))));
         let addresses: Vec<_> =
             self.known.iter().copied().zip(self.known.iter().copied().map(queue)).collect();
-        let want = Want::Attach {
+        let want = Request::Attach {
             link: self.link,
             lane: dial.lane,
             alive: dial.alive.clone(),
@@ -174,10 +175,12 @@ impl Redial {
             words = format!("{address}: {failure}");
             let said = self.said.entry(address).or_default();
             match failure {
-                Failure::Refused(refuse) if refuse.why.code == Code::LinkEnded => {
-                    return Dialled::Over(lane, End::Far(refuse.why));
+                Failure::Refused(refuse) if refuse.reason.code == ReasonCode::LinkEnded => {
+                    return Dialled::Over(lane, End::Far(refuse.reason));
                 }
-                Failure::Refused(refuse) if refuse.why.code == Code::UnknownLink => said.unknown += 1,
+                Failure::Refused(refuse) if refuse.reason.code == ReasonCode::UnknownLink => {
+                    said.unknown += 1
+                }
                 _ => said.nothing += 1,
             }
         }

@@ -35,7 +35,8 @@ use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
 use crate::tap::{Flow, OPENING, Overdue, Tap};
 use crate::wire::frame::Frame;
-use crate::wire::tlv::{Accept, Code, Why};
+use crate::wire::hello::Accept;
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -135,7 +136,7 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Unt
         }
     };
     if stopped {
-        let why = Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.site));
+        let why = Reason::new(ReasonCode::Stopping, &format!("the gateway of site {} stops", driver.site));
         if !driver.link.is_held() {
             driver.link.stop(why.clone());
             let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
@@ -266,7 +267,9 @@ impl<'a> Driver<'a> {
                     tell!(warn, self.entry, Kind::Slowed, words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "site {} is slowed: {words}", self.entry.site);
                 }
             }
-            Pace::End => self.link.abort(Why::new(Code::Limit, &End::Costly.to_string()), End::Costly),
+            Pace::End => {
+                self.link.abort(Reason::new(ReasonCode::Limit, &End::Costly.to_string()), End::Costly)
+            }
         }
         if self.link.ended().is_some() { Poll::Ready(()) } else { polled }
     }
@@ -466,7 +469,7 @@ impl<'a> Driver<'a> {
         let wait = full && self.link.has_ready();
         let stuck = self.is_stuck(now);
         if self.share.gives_way(stuck) {
-            self.link.abort(Why::new(Code::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
+            self.link.abort(Reason::new(ReasonCode::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
         }
         let count = self.lanes.len();
         self.first = (self.first + 1) % count.max(1);
@@ -751,16 +754,19 @@ impl<'a> Driver<'a> {
         for way in [&mut self.inward, &mut self.outward] {
             way.stop();
         }
-        let (code, end): (_, fn(String) -> End) =
-            if breach { (Code::CommandRefused, End::CommandRefused) } else { (Code::Limit, End::Declined) };
+        let (code, end): (_, fn(String) -> End) = if breach {
+            (ReasonCode::CommandRefused, End::CommandRefused)
+        } else {
+            (ReasonCode::Limit, End::Declined)
+        };
         if self.outward_flow() == Flow::ToReplica {
             if !reply.is_empty() {
                 self.link.offer(Chunk::copied(reply));
             }
-            let why = Why::new(code, &format!("site {}: {reason}", self.site));
+            let why = Reason::new(code, &format!("site {}: {reason}", self.site));
             self.link.finish(why, end(reason), now);
         } else {
-            let why = Why::new(code, &reason);
+            let why = Reason::new(code, &reason);
             self.link.abort(why, end(reason));
         }
     }

@@ -7,7 +7,7 @@ mod listing;
 mod strangers;
 
 use replgate::wire::frame::Frame;
-use replgate::wire::tlv::{Code, Why};
+use replgate::wire::reason::{Reason, ReasonCode};
 
 use crate::support::SOON;
 use crate::support::gateway::{Lab, Pair};
@@ -64,6 +64,6 @@ fn a_hand_made_client_that_keeps_to_the_rules_is_served() {
     let (mut wire, _) = target.site().link(target.pair.wan);
     wire.data(0, b"PING\r\nREPLCONF listening-port 7\r\n").expect("the gateway reads");
     assert_eq!(wire.stream(12), b"+PONG\r\n+OK\r\n");
-    wire.send(&Frame::Abort(Why::new(Code::ReplicaClosed, "done"))).expect("the gateway reads");
+    wire.send(&Frame::Abort(Reason::new(ReasonCode::ReplicaClosed, "done"))).expect("the gateway reads");
     assert!(wire.is_closed(SOON));
 }
