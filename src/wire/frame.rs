@@ -290,6 +290,18 @@ mod tests {
         Ok((seen, data))
     }
 
+    #[test]
+    fn the_specification_lists_every_frame() {
+        let specified = include_str!("../../docs/protocol.md");
+        for frame in frames() {
+            let debug = format!("{frame:?}");
+            let name = debug.split(|letter: char| !letter.is_alphanumeric()).next().unwrap().to_uppercase();
+            let row = format!("| {:#04x} | {name} |", frame.encode()[0]);
+            assert!(specified.contains(&row), "{row}");
+        }
+        assert!(specified.contains(&format!("| {DATA:#04x} | DATA |")));
+    }
+
     proptest! {
         #[test]
         fn frames_survive_any_cut(cuts in proptest::collection::vec(1usize..60, 1..80), payload in proptest::collection::vec(any::<u8>(), 1..500)) {

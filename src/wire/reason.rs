@@ -23,6 +23,10 @@ macro_rules! codes {
         }
 
         impl ReasonCode {
+            /// Every reason with its number, as the specification lists them.
+            #[cfg(test)]
+            const ALL: &[(u16, &str)] = &[$(($number, stringify!($name)),)+];
+
             fn number(self) -> u16 {
                 match self {
                     $(Self::$name => $number,)+
@@ -109,6 +113,14 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_specification_lists_every_reason() {
+        let specified = include_str!("../../docs/protocol.md");
+        for (number, name) in ReasonCode::ALL {
+            assert!(specified.contains(&format!("| {number} | {name} |")), "{number} {name}");
+        }
+    }
 
     #[test]
     fn texts_are_cut_at_their_limit_on_a_whole_character() {
