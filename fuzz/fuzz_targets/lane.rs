@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::buffer::{Chunk, STORAGE};
-use replgate::link::attach::Dial;
+use replgate::link::dials::Dial;
 use replgate::link::reassembly::MAX_RUNS;
 use replgate::link::{LaneIo, LaneLoss, Link, Side};
 use replgate::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};

@@ -6,20 +6,20 @@
 //! Offsets count bytes as they are carried. Any lane may carry any frame; once the
 //! sync has begun, the link outlives its lanes for as long as `hold` says.
 
-pub mod attach;
 pub mod compress;
+pub mod dials;
 mod end;
-mod lanes;
+mod liveness;
 pub mod reassembly;
 pub mod window;
 
 use std::time::{Duration, Instant};
 
-use self::attach::Dials;
 use self::compress::{Packer, Unpacker};
+use self::dials::Dials;
 pub use self::end::{End, LaneLoss};
-pub use self::lanes::LaneIo;
-use self::lanes::Lanes;
+pub use self::liveness::LaneIo;
+use self::liveness::Lanes;
 use self::reassembly::Reassembly;
 use self::window::Window;
 use crate::buffer::Chunk;

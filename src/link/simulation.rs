@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::attach::Dial;
+use super::dials::Dial;
 use super::*;
 use crate::wire::frame::Decoder;
 use crate::wire::terms::Terms;

@@ -317,8 +317,8 @@ fn armed() -> Two {
     two
 }
 
-fn dial(lane: u32, alive: &[u32], received: u64) -> attach::Dial {
-    attach::Dial { lane, alive: alive.to_vec(), received }
+fn dial(lane: u32, alive: &[u32], received: u64) -> dials::Dial {
+    dials::Dial { lane, alive: alive.to_vec(), received }
 }
 
 #[test]
@@ -475,7 +475,7 @@ fn lanes_that_are_renewed_retire_in_good_order_and_old_ones_are_cut() {
         assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
     }
     two.acceptor.link.renew(two.now);
-    two.acceptor.link.handle_timeout(two.now + attach::RENEW_WITHIN);
+    two.acceptor.link.handle_timeout(two.now + dials::RENEW_WITHIN);
     assert_eq!(two.acceptor.link.ended(), Some(&End::Outdated));
 }
 

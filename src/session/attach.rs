@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::Caller;
 use crate::lane::Lane;
-use crate::link::attach::Dial;
+use crate::link::dials::Dial;
 use crate::unproven::Seat;
 use crate::wire::hello::{Accept, Id, Identity};
 use crate::wire::reason::{Reason, ReasonCode};

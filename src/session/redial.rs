@@ -20,7 +20,7 @@ use super::dial::{self, Attached, Failure};
 use crate::config::Replica;
 use crate::lane::Lane;
 use crate::link::End;
-use crate::link::attach::Dial;
+use crate::link::dials::Dial;
 use crate::race::run::MAX_ADDRESSES;
 use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Id, Request};

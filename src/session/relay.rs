@@ -29,7 +29,7 @@ use super::serve::part;
 use super::tapped::{AtTap, Made};
 use crate::buffer::{self, Chunk};
 use crate::lane::{Lane, LaneError};
-use crate::link::attach::Dial;
+use crate::link::dials::Dial;
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::config::{Commands, Compression, Master};
 use crate::escape::shown;
 use crate::lane::{Lane, LaneError};
-use crate::link::attach::Dial;
+use crate::link::dials::Dial;
 use crate::link::{Link, Side};
 use crate::race;
 use crate::redis::at_master::AtMaster;
