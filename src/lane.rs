@@ -15,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffer;
-use crate::link::frame::{Decoder, Frame, FrameError, Item};
-use crate::link::tlv::Refuse;
 use crate::tls::ALPN;
 use crate::tls::diagnostics::{self, Class};
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
+use crate::wire::frame::{Decoder, Frame, FrameError, Item};
+use crate::wire::hello::Refuse;
 use crate::x509::Certificate;
 
 /// The largest frame that is sealed at once.
@@ -56,7 +56,7 @@ pub enum LaneError {
     #[error("the far side closed the connection")]
     Closed,
     /// The acceptor said no, in these words.
-    #[error("refused: {}", crate::escape::shown(.0.why.text.as_bytes()))]
+    #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
     Refused(Refuse),
     /// A frame that does not open a lane.
     #[error("the far side answered with a frame that does not belong here")]

@@ -5,7 +5,7 @@
 //!
 //! `config` → `gateway` → `listener` → `session` → `link` → `lane` → `tls`
 //!
-//! A byte's own way is told in [`session::relay`]; the wire in [`link`].
+//! A byte's own way is told in [`session::relay`]; the wire in [`wire`], below `link` and `lane`.
 
 pub mod admin;
 pub mod buffer;
@@ -32,4 +32,5 @@ pub mod session;
 pub mod tap;
 pub mod tls;
 pub mod unproven;
+pub mod wire;
 pub mod x509;

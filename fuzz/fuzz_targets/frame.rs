@@ -10,8 +10,11 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::buffer::HEADROOM;
-use replgate::link::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
-use replgate::link::tlv::{self, Want};
+use replgate::wire::fields::MAX_TEXT;
+use replgate::wire::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
+use replgate::wire::hello::{Identity, Request};
+use replgate::wire::reason::Reason;
+use replgate::wire::terms::MAX_LANES;
 use replgate_fuzz::pieces;
 
 /// What was decoded: frames, and the data of each DATA frame as far as it has come.
@@ -108,24 +111,26 @@ fn in_time(wire: &[u8]) {
 /// Asserts that a frame keeps the bounds and survives its encoding, with and without
 /// fields that nobody knows yet.
 fn frame_comes_back(frame: &Frame) {
-    let identity = |identity: &tlv::Identity| {
-        assert!((1..=253).contains(&identity.site.len()) && identity.node.len() <= tlv::MAX_TEXT);
+    let identity = |identity: &Identity| {
+        assert!((1..=253).contains(&identity.site.len()) && identity.node.len() <= MAX_TEXT);
     };
-    let brief = |why: &tlv::Why| assert!(why.text.len() <= tlv::MAX_TEXT, "{} bytes of text", why.text.len());
+    let brief = |reason: &Reason| {
+        assert!(reason.text.len() <= MAX_TEXT, "{} bytes of text", reason.text.len());
+    };
     let mut has_fields = true;
     match frame {
         Frame::Hello(hello) => {
             identity(&hello.identity);
-            assert!((1..=tlv::MAX_LANES).contains(&hello.terms.lanes));
-            if let Want::New { master, .. } | Want::Probe { master } = &hello.want {
+            assert!((1..=MAX_LANES).contains(&hello.terms.lanes));
+            if let Request::New { master, .. } | Request::Probe { master } = &hello.request {
                 assert!(
                     (1..=253).contains(&master.len()) && master.bytes().all(|byte| byte.is_ascii_graphic())
                 );
             }
         }
         Frame::Accept(accept) => identity(&accept.identity),
-        Frame::Refuse(refuse) => brief(&refuse.why),
-        Frame::End { why, .. } | Frame::Goodbye { why, .. } | Frame::Abort(why) => brief(why),
+        Frame::Refuse(refuse) => brief(&refuse.reason),
+        Frame::End { reason, .. } | Frame::Goodbye { reason, .. } | Frame::Abort(reason) => brief(reason),
         _ => has_fields = false,
     }
     let mut wire = frame.encode();

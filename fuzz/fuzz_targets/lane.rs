@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::buffer::{Chunk, STORAGE};
-use replgate::link::attach::Dial;
-use replgate::link::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
+use replgate::link::dials::Dial;
 use replgate::link::reassembly::MAX_RUNS;
-use replgate::link::tlv::{Code, Terms, Why};
 use replgate::link::{LaneIo, LaneLoss, Link, Side};
+use replgate::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
+use replgate::wire::reason::{Reason, ReasonCode};
+use replgate::wire::terms::Terms;
 use replgate_fuzz::pieces;
 
 /// Steps and frames of one run, at most.
@@ -72,7 +73,7 @@ impl<'a> World<'a> {
         };
         let (plain, now) = (bits(7, 1) == 1, Instant::now());
         Self {
-            link: Link::new(side, plain, &terms, &terms, now).compressing(1),
+            link: Link::new(side, &terms.agree(&terms, plain), now).compressing(1),
             side,
             window: terms.window,
             cut,
@@ -129,15 +130,15 @@ impl<'a> World<'a> {
             }
             4 => self.hear(&Frame::Ack(offset()).encode()),
             5 => {
-                let (offset, why) = (offset(), Why::new(Code::Protocol, "said so"));
+                let (offset, reason) = (offset(), Reason::new(ReasonCode::Protocol, "said so"));
                 let frame = match argument() % 8 {
                     0 => Frame::Heartbeat,
                     1 => Frame::Armed(offset),
-                    2 => Frame::End { offset, why },
-                    3 => Frame::Goodbye { offset, why },
+                    2 => Frame::End { offset, reason },
+                    3 => Frame::Goodbye { offset, reason },
                     4 => Frame::Renew,
                     5 => Frame::Retire,
-                    6 => Frame::Abort(why),
+                    6 => Frame::Abort(reason),
                     _ => Frame::Ack(offset),
                 };
                 self.hear(&frame.encode());

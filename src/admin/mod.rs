@@ -20,11 +20,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::link::tlv::Id;
 use crate::registry::{Counts, Ended, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::unproven::Unproven;
+use crate::wire::hello::Id;
 
 /// For one question and its answer.
 const DEADLINE: Duration = Duration::from_secs(3);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Side;
-use super::tlv::Why;
 use crate::escape::shown;
+use crate::wire::reason::Reason;
 
 /// Why a link ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,9 +12,9 @@ pub enum End {
     /// This side's Redis closed its connection.
     LocalClosed(Side),
     /// The far side ended it, in these words.
-    Far(Why),
+    Far(Reason),
     /// The far gateway stops as planned, in these words.
-    FarStopping(Why),
+    FarStopping(Reason),
     /// This gateway stops.
     Stopping,
     /// A command that is no part of replication, in words for the log.
@@ -49,8 +49,8 @@ impl std::fmt::Display for End {
         match self {
             Self::LocalClosed(Side::Dialler) => f.write_str("the replica closed its connection"),
             Self::LocalClosed(Side::Acceptor) => f.write_str("the master closed its connection"),
-            Self::Far(why) => write!(f, "ended by the far side: {}", shown(why.text.as_bytes())),
-            Self::FarStopping(why) => write!(f, "the far gateway stops: {}", shown(why.text.as_bytes())),
+            Self::Far(reason) => write!(f, "ended by the far side: {}", shown(reason.text.as_bytes())),
+            Self::FarStopping(reason) => write!(f, "the far gateway stops: {}", shown(reason.text.as_bytes())),
             Self::Stopping => f.write_str("this gateway stops"),
             Self::CommandRefused(reason) | Self::Declined(reason) => f.write_str(reason),
             Self::LaneLost(loss) => write!(f, "lane lost: {loss}"),

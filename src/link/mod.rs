@@ -6,27 +6,26 @@
 //! Offsets count bytes as they are carried. Any lane may carry any frame; once the
 //! sync has begun, the link outlives its lanes for as long as `hold` says.
 
-pub mod attach;
 pub mod compress;
+pub mod dials;
 mod end;
-pub mod frame;
-mod lanes;
+mod liveness;
 pub mod reassembly;
-pub mod tlv;
 pub mod window;
 
 use std::time::{Duration, Instant};
 
-use self::attach::Dials;
 use self::compress::{Packer, Unpacker};
+use self::dials::Dials;
 pub use self::end::{End, LaneLoss};
-use self::frame::{Frame, Item};
-pub use self::lanes::LaneIo;
-use self::lanes::Lanes;
+pub use self::liveness::LaneIo;
+use self::liveness::Lanes;
 use self::reassembly::Reassembly;
-use self::tlv::{Code, Terms, Why};
 use self::window::Window;
 use crate::buffer::Chunk;
+use crate::wire::frame::{Frame, Item};
+use crate::wire::reason::{Reason, ReasonCode};
+use crate::wire::terms::Agreed;
 
 /// Written bytes after which an acknowledgement goes out at once.
 const ACK_BYTES: u64 = 1024 * 1024;
@@ -160,7 +159,7 @@ impl RoundTrip {
 #[derive(Debug)]
 pub struct Link {
     side: Side,
-    plain: bool,
+    passthrough: bool,
     send: Window,
     receive: Reassembly,
     /// The acceptor's stream is compressed from ARMED on: what makes blocks of it.
@@ -190,11 +189,11 @@ pub struct Link {
     /// The last frame of a link that has ended, for every lane.
     parting: Option<Frame>,
     /// The end of this side's stream, to send after its last data.
-    last: Option<Why>,
+    last: Option<Reason>,
     last_sent: bool,
     /// It was sent at least once.
     last_said: bool,
-    goodbye: Option<Why>,
+    goodbye: Option<Reason>,
     acknowledged: u64,
     ack_due: Option<Instant>,
     /// What was acknowledged last may have been lost with its lane.
@@ -220,22 +219,19 @@ struct Unpacking {
 }
 
 impl Link {
-    /// A link on a lane that was just accepted. `ours` and `theirs` are what the
-    /// two gateways stated; `plain` says that any bytes are carried and each
-    /// direction closes on its own.
-    pub fn new(side: Side, plain: bool, ours: &Terms, theirs: &Terms, now: Instant) -> Self {
-        let window = ours.window.min(theirs.window);
-        let lanes = ours.lanes.min(theirs.lanes);
-        let packed = !plain && ours.compression & theirs.compression & tlv::ZSTD != 0;
-        let most = if lanes > 1 { SHARED_PAYLOAD } else { frame::MAX_DATA };
-        let max_payload = most.min(theirs.max_frame as usize);
+    /// A link on a lane that was just accepted. `agreed` is what the two gateways have
+    /// stated, put together at this side.
+    pub fn new(side: Side, agreed: &Agreed, now: Instant) -> Self {
+        let &Agreed { passthrough, window, lanes, hold, compressed, max_data, speak_every, dead_after } =
+            agreed;
+        let max_payload = if agreed.is_shared() { SHARED_PAYLOAD.min(max_data) } else { max_data };
         Self {
             side,
-            plain,
+            passthrough,
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
             packer: None,
-            unpacking: (packed && side == Side::Dialler).then(Unpacking::default),
+            unpacking: (compressed && side == Side::Dialler).then(Unpacking::default),
             lanes: Lanes::first(now),
             dials: Dials::new(lanes, now),
             held: None,
@@ -245,11 +241,11 @@ impl Link {
             superseded: false,
             retired: Vec::new(),
             delivered: false,
-            shared: lanes > 1,
+            shared: agreed.is_shared(),
             max_payload,
-            speak_every: ours.heartbeat.min(theirs.dead_after / 3),
-            dead_after: ours.dead_after,
-            hold: ours.hold.min(theirs.hold),
+            speak_every,
+            dead_after,
+            hold,
             phase: Phase::Open,
             urgent: Vec::new(),
             last: None,
@@ -263,7 +259,7 @@ impl Link {
             progress: now,
             round_trip: RoundTrip::default(),
             armed: None,
-            packed,
+            packed: compressed,
         }
     }
 
@@ -444,11 +440,11 @@ impl Link {
             if before > 0 {
                 // The reply of the sync, and what came before it, is as it is.
                 let count = usize::try_from(before).unwrap_or(usize::MAX).min(rest.len());
-                let plain = Chunk::copied(&rest.bytes()[..count]);
+                let piece = Chunk::copied(&rest.bytes()[..count]);
                 rest.consume(count);
                 unpacking.taken += count as u64;
                 unpacking.rest = Some(rest).filter(|rest| !rest.is_empty());
-                return Some((plain, count as u64));
+                return Some((piece, count as u64));
             }
             match unpacking.unpacker.step(rest.bytes()) {
                 Ok((count, made)) => {
@@ -494,7 +490,7 @@ impl Link {
     }
 
     /// Whether the far side's stream has ended and all of it was written: time to
-    /// close the writing half of a plain tunnel's local socket.
+    /// close the writing half of a passthrough's local socket.
     pub fn receive_finished(&self) -> bool {
         self.receive.finished()
     }
@@ -505,21 +501,25 @@ impl Link {
             return;
         }
         let end = End::LocalClosed(self.side);
-        match (self.plain, self.side) {
+        match (self.passthrough, self.side) {
             (true, _) => {
-                self.last.get_or_insert(Why::new(Code::Finished, ""));
+                self.last.get_or_insert(Reason::new(ReasonCode::Finished, ""));
                 self.check_ends();
             }
-            (false, Side::Dialler) => self.abort(Why::new(Code::ReplicaClosed, &end.to_string()), end),
-            (false, Side::Acceptor) => self.finish(Why::new(Code::MasterClosed, &end.to_string()), end, now),
+            (false, Side::Dialler) => {
+                self.abort(Reason::new(ReasonCode::ReplicaClosed, &end.to_string()), end)
+            }
+            (false, Side::Acceptor) => {
+                self.finish(Reason::new(ReasonCode::MasterClosed, &end.to_string()), end, now)
+            }
         }
     }
 
     /// The local socket broke: whatever the kind of link, it is over.
     pub fn local_broken(&mut self, now: Instant) {
-        if self.plain {
+        if self.passthrough {
             self.abort(
-                Why::new(Code::ReplicaClosed, "the connection at the other end broke"),
+                Reason::new(ReasonCode::ReplicaClosed, "the connection at the other end broke"),
                 End::LocalClosed(self.side),
             );
         } else {
@@ -528,21 +528,21 @@ impl Link {
     }
 
     /// Ends the link after what was offered so far, which is still delivered.
-    pub fn finish(&mut self, why: Why, end: End, now: Instant) {
+    pub fn finish(&mut self, reason: Reason, end: End, now: Instant) {
         if matches!(self.phase, Phase::Open) {
-            self.last = Some(why);
+            self.last = Some(reason);
             self.phase = Phase::LastSent(Deadline::new(now), end);
             self.check_ends();
         }
     }
 
     /// Ends the link at once: both sides drop what they have buffered.
-    pub fn abort(&mut self, why: Why, end: End) {
+    pub fn abort(&mut self, reason: Reason, end: End) {
         if self.ended().is_none() {
             self.send.clear();
             self.receive.clear();
             self.urgent.clear();
-            self.parting = Some(Frame::Abort(why));
+            self.parting = Some(Frame::Abort(reason));
             self.last = None;
             self.goodbye = None;
             self.ack_due = None;
@@ -552,25 +552,27 @@ impl Link {
     }
 
     /// The gateway stops: what was read is sent, then a GOODBYE.
-    pub fn stop(&mut self, why: Why) {
+    pub fn stop(&mut self, reason: Reason) {
         if self.ended().is_none() && self.goodbye.is_none() {
-            self.goodbye = Some(why);
+            self.goodbye = Some(reason);
         }
     }
 
     /// The gateway stops now, whatever was still to be sent; the far side drops the rest.
-    pub fn stopped(&mut self, why: Why) {
-        self.abort(why, End::Stopping);
+    pub fn stopped(&mut self, reason: Reason) {
+        self.abort(reason, End::Stopping);
     }
 
     /// What an ended link has to say to a far side that could not be told: frames
     /// for any lane that it still accepts. Dialler only.
     pub fn last_words(&self) -> Vec<Frame> {
-        let why = match self.ended() {
-            Some(end) if self.side == Side::Dialler => Why::new(Code::ReplicaClosed, &end.to_string()),
+        let reason = match self.ended() {
+            Some(end) if self.side == Side::Dialler => {
+                Reason::new(ReasonCode::ReplicaClosed, &end.to_string())
+            }
             _ => return Vec::new(),
         };
-        vec![Frame::Ack(self.receive.written()), Frame::Abort(why)]
+        vec![Frame::Ack(self.receive.written()), Frame::Abort(reason)]
     }
 
     /// Whether the far side may hold a link that has ended here, until it is told.
@@ -594,7 +596,7 @@ impl Link {
             _ => false,
         };
         let armed = self.armed.is_some_and(|offset| self.receive.written() >= offset);
-        ours && self.side == Side::Dialler && armed && !self.plain && !self.hold.is_zero()
+        ours && self.side == Side::Dialler && armed && !self.passthrough && !self.hold.is_zero()
     }
 
     /// The link ends because of what was heard while dialling: no lane is there to say
@@ -676,18 +678,18 @@ impl Link {
                 (!good).then(|| "an ARMED that was not expected".to_owned())
             }
             Item::Frame(Frame::Heartbeat) => None,
-            Item::Frame(Frame::End { offset, why }) => self.end_received(offset, why, now),
-            Item::Frame(Frame::Abort(why)) => {
+            Item::Frame(Frame::End { offset, reason }) => self.end_received(offset, reason, now),
+            Item::Frame(Frame::Abort(reason)) => {
                 self.send.clear();
                 self.receive.clear();
-                self.phase = Phase::Ended(End::Far(why));
+                self.phase = Phase::Ended(End::Far(reason));
                 None
             }
             Item::Frame(Frame::Goodbye { .. }) if self.is_far_stopping() => None,
-            Item::Frame(Frame::Goodbye { offset, why }) => {
+            Item::Frame(Frame::Goodbye { offset, reason }) => {
                 let fault = self.receive.declare_end(offset).err().map(|error| error.to_string());
                 self.send.clear();
-                self.phase = Phase::LastReceived(Deadline::new(now), End::FarStopping(why));
+                self.phase = Phase::LastReceived(Deadline::new(now), End::FarStopping(reason));
                 self.check_ends();
                 fault
             }
@@ -710,7 +712,7 @@ impl Link {
 
     /// The far side sent what cannot be.
     pub fn fault(&mut self, fault: &str) {
-        self.abort(Why::new(Code::Protocol, fault), End::Protocol(fault.to_owned()));
+        self.abort(Reason::new(ReasonCode::Protocol, fault), End::Protocol(fault.to_owned()));
     }
 
     /// Gives the next frame for `lane` to `put`, if there is one to send on it.
@@ -766,14 +768,14 @@ impl Link {
             self.round_trip.sent(self.send.sent(), now);
             return true;
         }
-        if let Some(why) = self.last.as_ref().filter(|_| !self.last_sent) {
-            put(&Frame::End { offset: self.send.offered(), why: why.clone() }.encode());
+        if let Some(reason) = self.last.as_ref().filter(|_| !self.last_sent) {
+            put(&Frame::End { offset: self.send.offered(), reason: reason.clone() }.encode());
             (self.last_sent, self.last_said) = (true, true);
             self.check_ends();
             return true;
         }
-        if let Some(why) = self.goodbye.take() {
-            self.parting = Some(Frame::Goodbye { offset: self.send.offered(), why });
+        if let Some(reason) = self.goodbye.take() {
+            self.parting = Some(Frame::Goodbye { offset: self.send.offered(), reason });
             self.phase = Phase::Ended(End::Stopping);
             return self.transmit(number, now, put);
         }
@@ -838,18 +840,18 @@ impl Link {
         if let Some(held) = &self.held {
             if now >= held.since + held.within && self.ended().is_none() {
                 let end = End::NoWayBack(held.cause.clone(), held.within);
-                self.abort(Why::new(Code::TimedOut, &end.to_string()), end);
+                self.abort(Reason::new(ReasonCode::TimedOut, &end.to_string()), end);
             }
             return;
         }
-        let why = || Why::new(Code::TimedOut, "the last bytes could not be delivered in time");
+        let reason = || Reason::new(ReasonCode::TimedOut, "the last bytes could not be delivered in time");
         match &self.phase {
             Phase::LastSent(deadline, end) if now >= deadline.until => {
                 let end = if matches!(end, End::LocalClosed(_)) { End::NotDelivered } else { end.clone() };
-                self.abort(why(), end);
+                self.abort(reason(), end);
             }
             Phase::LastReceived(deadline, _) if now >= deadline.until => {
-                self.abort(why(), End::NotDelivered);
+                self.abort(reason(), End::NotDelivered);
             }
             _ => {}
         }
@@ -877,16 +879,16 @@ impl Link {
         None
     }
 
-    fn end_received(&mut self, offset: u64, why: Why, now: Instant) -> Option<String> {
-        if !self.plain && self.side == Side::Acceptor {
+    fn end_received(&mut self, offset: u64, reason: Reason, now: Instant) -> Option<String> {
+        if !self.passthrough && self.side == Side::Acceptor {
             return Some("an end of the replica's stream: a replica only aborts".to_owned());
         }
         if let Err(error) = self.receive.declare_end(offset) {
             return Some(error.to_string());
         }
-        if !self.plain && !matches!(self.phase, Phase::LastReceived(..)) {
+        if !self.passthrough && !matches!(self.phase, Phase::LastReceived(..)) {
             self.send.clear();
-            self.phase = Phase::LastReceived(Deadline::new(now), End::Far(why));
+            self.phase = Phase::LastReceived(Deadline::new(now), End::Far(reason));
         }
         self.check_ends();
         None
@@ -924,7 +926,7 @@ impl Link {
     }
 
     fn is_resumable(&self) -> bool {
-        !self.plain && !self.hold.is_zero() && !self.is_far_stopping() && self.is_armed()
+        !self.passthrough && !self.hold.is_zero() && !self.is_far_stopping() && self.is_armed()
     }
 
     fn is_far_stopping(&self) -> bool {
@@ -975,7 +977,10 @@ impl Link {
             Phase::LastSent(_, end) => end.clone(),
             // The far side was done first, and closed.
             Phase::Open
-                if loss == LaneLoss::Closed && self.plain && self.last_said && self.receive.finished() =>
+                if loss == LaneLoss::Closed
+                    && self.passthrough
+                    && self.last_said
+                    && self.receive.finished() =>
             {
                 End::Finished
             }
@@ -1006,7 +1011,9 @@ impl Link {
     fn check_ends(&mut self) {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
         let end = match &self.phase {
-            Phase::Open if self.plain && self.last_sent && all_acknowledged && self.receive.finished() => {
+            Phase::Open
+                if self.passthrough && self.last_sent && all_acknowledged && self.receive.finished() =>
+            {
                 End::Finished
             }
             Phase::LastSent(_, end) if self.last_sent && all_acknowledged => end.clone(),

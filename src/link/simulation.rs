@@ -10,9 +10,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::attach::Dial;
-use super::frame::Decoder;
+use super::dials::Dial;
 use super::*;
+use crate::wire::frame::Decoder;
+use crate::wire::terms::Terms;
 
 /// How the clock moves.
 const TICK: Duration = Duration::from_millis(10);
@@ -51,7 +52,7 @@ struct Pipe {
     /// What opened it waits to be judged until this tick.
     opening: Option<(u64, Dial)>,
     /// The acceptor's answer, and when it reaches the dialler.
-    answer: Option<(u64, Result<u64, Why>)>,
+    answer: Option<(u64, Result<u64, Reason>)>,
     /// Which instance of the acceptor it leads to.
     instance: u32,
     decoders: [Decoder; 2],
@@ -122,7 +123,7 @@ impl World {
             ..Terms::sample()
         };
         let end = |side| End2 {
-            link: Link::new(side, false, &terms, &terms, now).compressing(1),
+            link: Link::new(side, &terms.agree(&terms, false), now).compressing(1),
             open: vec![0],
             written: 0,
             adrift: 0,
@@ -337,7 +338,7 @@ impl World {
         }
         self.pipes[at].opening = None;
         let answer = if self.pipes[at].instance != self.instance {
-            Err(Why::new(Code::UnknownLink, "no such link here"))
+            Err(Reason::new(ReasonCode::UnknownLink, "no such link here"))
         } else {
             self.ends[1].link.attach(&dial, self.now)
         };
@@ -375,10 +376,10 @@ impl World {
                 }
             }
             Ok(_) => self.pipes[at].closed = true,
-            Err(why) => {
+            Err(reason) => {
                 self.pipes[at].closed = true;
-                match why.code {
-                    Code::LinkEnded => self.ends[0].link.given_up(End::Far(why)),
+                match reason.code {
+                    ReasonCode::LinkEnded => self.ends[0].link.given_up(End::Far(reason)),
                     _ => self.ends[0].link.dial_failed(lane, self.now),
                 }
             }
@@ -491,9 +492,9 @@ fn run(seed: u64) -> (u32, bool) {
         }
         if stops && world.tick == stop_at {
             let link = &mut world.ends[stop_at as usize % 2].link;
-            link.stop(Why::new(Code::Stopping, ""));
+            link.stop(Reason::new(ReasonCode::Stopping, ""));
             if link.is_held() {
-                link.stopped(Why::new(Code::Stopping, ""));
+                link.stopped(Reason::new(ReasonCode::Stopping, ""));
             }
         }
         if supersedes && world.tick == stop_at && world.ends[1].link.is_held() {
@@ -502,7 +503,7 @@ fn run(seed: u64) -> (u32, bool) {
         if restarts && world.tick == 250 {
             // The acceptor's process goes, and another comes.
             world.instance += 1;
-            world.ends[1].link.abort(Why::new(Code::Stopping, ""), End::Stopping);
+            world.ends[1].link.abort(Reason::new(ReasonCode::Stopping, ""), End::Stopping);
             world.let_go();
         }
     }
@@ -526,7 +527,7 @@ fn run(seed: u64) -> (u32, bool) {
     if stops {
         let link = &mut world.ends[stop_at as usize % 2].link;
         if link.is_held() {
-            link.stopped(Why::new(Code::Stopping, ""));
+            link.stopped(Reason::new(ReasonCode::Stopping, ""));
         }
     }
     while !is_done(&world) {
@@ -541,10 +542,10 @@ fn run(seed: u64) -> (u32, bool) {
     }
     if ended_before && !restarts && !stops && !supersedes && closes > 1 {
         // Nothing ends a link but its hold, or a break before the sync.
-        let why = world.ends.each_ref().map(|end| end.link.ended().cloned());
+        let reason = world.ends.each_ref().map(|end| end.link.ended().cloned());
         let held =
             |end: &Option<End>| matches!(end, Some(End::NoWayBack(..) | End::LaneLost(_) | End::Outdated));
-        assert!(why.iter().any(held), "{why:?}");
+        assert!(reason.iter().any(held), "{reason:?}");
     }
     for end in &world.ends {
         assert!(!matches!(end.link.ended(), Some(End::Protocol(_))), "{:?}", end.link.ended());

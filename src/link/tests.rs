@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::frame::Decoder;
 use super::*;
+use crate::wire::frame::{Decoder, data_header};
+use crate::wire::hello::Hello;
+use crate::wire::terms::{Terms, ZSTD};
 
 /// One end with what it has read and written.
 struct Half {
@@ -17,7 +19,7 @@ impl Half {
     fn new(side: Side, plain: bool, now: Instant) -> Self {
         let terms = Terms::sample();
         Self {
-            link: Link::new(side, plain, &terms, &terms, now),
+            link: Link::new(side, &terms.agree(&terms, plain), now),
             decoder: Decoder::default(),
             written: Vec::new(),
         }
@@ -147,7 +149,9 @@ fn a_replica_that_closes_ends_both_sides_and_drops_everything() {
     assert_eq!(two.dialler.link.ended(), Some(&End::LocalClosed(Side::Dialler)));
     let words = two.dialler.sends(two.now);
     two.acceptor.hears(&words, true, two.now);
-    assert!(matches!(two.acceptor.link.ended(), Some(End::Far(why)) if why.code == Code::ReplicaClosed));
+    assert!(
+        matches!(two.acceptor.link.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::ReplicaClosed)
+    );
     assert!(two.acceptor.sends(two.now).is_empty());
 }
 
@@ -158,7 +162,9 @@ fn a_master_that_closes_is_delivered_to_its_last_byte() {
     two.acceptor.link.local_closed(two.now);
     two.exchange();
     assert_eq!(two.dialler.written.len(), 5000);
-    assert!(matches!(two.dialler.link.ended(), Some(End::Far(why)) if why.code == Code::MasterClosed));
+    assert!(
+        matches!(two.dialler.link.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::MasterClosed)
+    );
     two.exchange();
     assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed(Side::Acceptor)));
 }
@@ -183,11 +189,11 @@ fn a_last_byte_that_redis_never_takes_does_not_hold_the_link_for_ever() {
 fn a_planned_stop_sends_what_was_read_and_is_told_apart() {
     let mut two = Two::new(false);
     offer(&mut two.acceptor, &[1; 5000]);
-    two.acceptor.link.stop(Why::new(Code::Stopping, "dc1 stops"));
+    two.acceptor.link.stop(Reason::new(ReasonCode::Stopping, "dc1 stops"));
     two.exchange();
     assert_eq!(two.acceptor.link.ended(), Some(&End::Stopping));
     assert_eq!(two.dialler.written.len(), 5000);
-    assert!(matches!(two.dialler.link.ended(), Some(End::FarStopping(why)) if why.text == "dc1 stops"));
+    assert!(matches!(two.dialler.link.ended(), Some(End::FarStopping(reason)) if reason.text == "dc1 stops"));
 }
 
 #[test]
@@ -226,15 +232,15 @@ fn what_cannot_be_ends_the_link_on_both_sides() {
     for frame in [
         Frame::Ack(99),
         Frame::Armed(3),
-        Frame::Hello(tlv::Hello::sample()),
-        Frame::End { offset: 3, why: Why::new(Code::MasterClosed, "") },
+        Frame::Hello(Hello::sample()),
+        Frame::End { offset: 3, reason: Reason::new(ReasonCode::MasterClosed, "") },
     ] {
         let mut two = Two::new(false);
         two.acceptor.hears(&frame.encode(), true, two.now);
         assert!(matches!(two.acceptor.link.ended(), Some(End::Protocol(_))), "{frame:?}");
         two.exchange();
         assert!(
-            matches!(two.dialler.link.ended(), Some(End::Far(why)) if why.code == Code::Protocol),
+            matches!(two.dialler.link.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::Protocol),
             "{frame:?}"
         );
     }
@@ -246,7 +252,7 @@ fn what_came_before_the_far_side_left_in_good_order_is_still_written() {
         let mut two = Two::new(false);
         offer(&mut two.acceptor, &[1; 5000]);
         match planned {
-            true => two.acceptor.link.stop(Why::new(Code::Stopping, "dc1 stops")),
+            true => two.acceptor.link.stop(Reason::new(ReasonCode::Stopping, "dc1 stops")),
             false => two.acceptor.link.local_closed(two.now),
         }
         let last = two.acceptor.sends(two.now);
@@ -290,7 +296,7 @@ fn slow_delivery_goes_on_for_as_long_as_it_makes_progress() {
 #[test]
 fn an_end_whose_bytes_never_came_is_not_called_delivered() {
     let mut two = Two::new(false);
-    let end = Frame::End { offset: 500, why: Why::new(Code::MasterClosed, "") };
+    let end = Frame::End { offset: 500, reason: Reason::new(ReasonCode::MasterClosed, "") };
     two.dialler.hears(&end.encode(), true, two.now);
     assert!(two.dialler.link.ended().is_none());
     two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
@@ -302,7 +308,7 @@ fn armed() -> Two {
     let mut two = Two::new(false);
     let terms = Terms { hold: Duration::from_secs(45), lanes: 2, ..Terms::sample() };
     for (half, side) in [(&mut two.dialler, Side::Dialler), (&mut two.acceptor, Side::Acceptor)] {
-        half.link = Link::new(side, false, &terms, &terms, two.now);
+        half.link = Link::new(side, &terms.agree(&terms, false), two.now);
     }
     offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
     two.acceptor.link.arm();
@@ -311,8 +317,8 @@ fn armed() -> Two {
     two
 }
 
-fn dial(lane: u32, alive: &[u32], received: u64) -> attach::Dial {
-    attach::Dial { lane, alive: alive.to_vec(), received }
+fn dial(lane: u32, alive: &[u32], received: u64) -> dials::Dial {
+    dials::Dial { lane, alive: alive.to_vec(), received }
 }
 
 #[test]
@@ -338,7 +344,7 @@ fn silence_and_resets_are_held_and_an_orderly_close_only_shortly() {
 fn before_the_sync_has_begun_nothing_is_held_and_no_lane_is_taken_in() {
     let mut two = Two::new(false);
     let refused = two.acceptor.link.attach(&dial(1, &[0], 0), two.now).unwrap_err();
-    assert_eq!(refused.code, Code::NotYet);
+    assert_eq!(refused.code, ReasonCode::NotYet);
     two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
     assert!(matches!(two.dialler.link.ended(), Some(End::LaneLost(_))));
 }
@@ -349,7 +355,7 @@ fn a_new_lane_takes_the_place_of_those_that_the_dialler_does_not_list() {
     let link = &mut two.acceptor.link;
     assert_eq!(link.attach(&dial(2, &[0, 1], 13), two.now), Ok(0));
     assert!(link.has_lane(0) && link.has_lane(2));
-    assert_eq!(link.attach(&dial(1, &[0], 13), two.now).unwrap_err().code, Code::OldLane);
+    assert_eq!(link.attach(&dial(1, &[0], 13), two.now).unwrap_err().code, ReasonCode::OldLane);
     assert_eq!(link.attach(&dial(3, &[2], 13), two.now), Ok(0));
     assert!(!link.has_lane(0) && link.has_lane(2) && link.has_lane(3));
     assert_eq!(link.breaks(), 0);
@@ -361,7 +367,7 @@ fn a_new_lane_takes_the_place_of_those_that_the_dialler_does_not_list() {
 fn a_dial_that_claims_what_was_never_sent_ends_the_link() {
     let mut two = armed();
     let refused = two.acceptor.link.attach(&dial(1, &[0], 14), two.now).unwrap_err();
-    assert_eq!(refused.code, Code::Protocol);
+    assert_eq!(refused.code, ReasonCode::Protocol);
     assert!(matches!(two.acceptor.link.ended(), Some(End::Protocol(_))));
 }
 
@@ -469,16 +475,16 @@ fn lanes_that_are_renewed_retire_in_good_order_and_old_ones_are_cut() {
         assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
     }
     two.acceptor.link.renew(two.now);
-    two.acceptor.link.handle_timeout(two.now + attach::RENEW_WITHIN);
+    two.acceptor.link.handle_timeout(two.now + dials::RENEW_WITHIN);
     assert_eq!(two.acceptor.link.ended(), Some(&End::Outdated));
 }
 
 #[test]
 fn what_follows_the_syncs_reply_is_compressed_and_nothing_before() {
     let mut two = Two::new(false);
-    let terms = Terms { compression: tlv::ZSTD, ..Terms::sample() };
-    two.dialler.link = Link::new(Side::Dialler, false, &terms, &terms, two.now);
-    two.acceptor.link = Link::new(Side::Acceptor, false, &terms, &terms, two.now).compressing(3);
+    let terms = Terms { compression: ZSTD, ..Terms::sample() };
+    two.dialler.link = Link::new(Side::Dialler, &terms.agree(&terms, false), two.now);
+    two.acceptor.link = Link::new(Side::Acceptor, &terms.agree(&terms, false), two.now).compressing(3);
     let text = "the same words again and again ".repeat(3000);
     offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
     two.acceptor.link.arm();
@@ -489,7 +495,7 @@ fn what_follows_the_syncs_reply_is_compressed_and_nothing_before() {
     assert_eq!(two.dialler.written, [b"+FULLRESYNC\r\n", text.as_bytes()].concat());
     // Garbage in place of a block ends the link.
     let offset = two.dialler.link.receive.received();
-    let garbage = [&frame::data_header(offset, 9)[..], &[9; 9]].concat();
+    let garbage = [&data_header(offset, 9)[..], &[9; 9]].concat();
     two.dialler.hears(&garbage, true, two.now);
     assert!(matches!(two.dialler.link.ended(), Some(End::Protocol(_))));
 }
@@ -499,8 +505,8 @@ fn a_link_that_cannot_be_held_ends_once_the_last_of_its_lanes_is_silent() {
     for plain in [true, false] {
         let mut two = armed();
         let terms = Terms { hold: Duration::ZERO, lanes: 2, ..Terms::sample() };
-        two.dialler.link = Link::new(Side::Dialler, plain, &terms, &terms, two.now);
-        two.acceptor.link = Link::new(Side::Acceptor, plain, &terms, &terms, two.now);
+        two.dialler.link = Link::new(Side::Dialler, &terms.agree(&terms, plain), two.now);
+        two.acceptor.link = Link::new(Side::Acceptor, &terms.agree(&terms, plain), two.now);
         offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
         two.acceptor.link.arm();
         two.exchange();

@@ -9,8 +9,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::frame;
 use crate::buffer::Chunk;
+use crate::wire::frame;
 
 /// What a chunk counts for at least, however short it is, here and where it is
 /// received: a flood of one-byte writes must not cost more memory than the window

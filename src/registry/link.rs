@@ -14,9 +14,10 @@ use super::{Counts, With};
 use crate::clock;
 use crate::escape::shown;
 use crate::link::Side;
-use crate::link::tlv::Id;
 use crate::redis::replication::{Channel, Observed, Replication};
 use crate::tap::Flow;
+use crate::wire::hello::Id;
+use crate::wire::terms::Agreed;
 
 /// One live link.
 #[derive(Debug)]
@@ -70,19 +71,6 @@ pub struct Hold {
     pub since: Instant,
     /// How long it waits for a way back.
     pub within: Duration,
-}
-
-/// What holds for a link, by what both sides have stated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Agreed {
-    /// How long it outlives its last lane.
-    pub hold: Duration,
-    /// Lanes that it may have.
-    pub lanes: u8,
-    /// Unacknowledged bytes, each way.
-    pub window: u64,
-    /// Whether the master's site compresses what it sends.
-    pub compressed: bool,
 }
 
 /// What a link's task tells of it from time to time.

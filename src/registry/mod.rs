@@ -16,16 +16,17 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 use self::admission::Taken;
-pub use self::link::{Agreed, Carrying, Ended, Hold, LinkEntry, LinkStatus, RedialFailure};
+pub use self::link::{Carrying, Ended, Hold, LinkEntry, LinkStatus, RedialFailure};
 use self::news::{Counted, News};
 pub use self::news::{Kind, Line, Topic, Untold};
 pub use self::work::{Meter, Pace, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
 use crate::link::Side;
-use crate::link::tlv::Id;
 use crate::redis::replication::{Channel, Observed, Stage};
 use crate::redis::syncs::Syncs;
+use crate::wire::hello::Id;
+use crate::wire::terms::Agreed;
 
 /// Writes a line where its topic may have one, and else counts it and writes it at debug:
 /// `tell!(level, registry, topic, words; fields…, "message")`. The words say what is the
@@ -354,6 +355,7 @@ fn join(links: &mut [LinkStatus], main: usize, snapshot: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::terms::Terms;
 
     #[test]
     fn a_listener_that_ends_is_no_longer_among_those_that_listen() {
@@ -384,6 +386,16 @@ mod tests {
     fn links_that_end_before_their_sync_do_not_push_others_out() {
         let registry = Arc::new(Registry::default());
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let second = Duration::from_secs(1);
+        let terms = Terms {
+            window: 1,
+            max_frame: 1,
+            heartbeat: second,
+            dead_after: second,
+            hold: second,
+            lanes: 1,
+            compression: 0,
+        };
         let open = |name: &str, plain: bool| {
             let syncs = registry.syncs(Side::Acceptor, name);
             registry.open(&With {
@@ -395,7 +407,7 @@ mod tests {
                 far: address,
                 redis: address,
                 plain,
-                agreed: Agreed { hold: Duration::ZERO, lanes: 1, window: 1, compressed: false },
+                agreed: terms.agree(&terms, plain),
                 observed: (!plain).then(|| Observed::new(syncs)),
             })
         };

@@ -15,16 +15,12 @@ use tracing::debug;
 use super::auth::{Login, authenticate_to_master};
 use super::link_table::AttachRequest;
 use super::relay::{self, Relay, Supply};
-use super::{
-    Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, agreed, announce, caller, congestion, terms, tune,
-};
+use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
 use crate::clock;
 use crate::config::{Commands, Compression, Master};
 use crate::escape::shown;
 use crate::lane::{Lane, LaneError};
-use crate::link::attach::Dial;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
+use crate::link::dials::Dial;
 use crate::link::{Link, Side};
 use crate::race;
 use crate::redis::at_master::AtMaster;
@@ -36,6 +32,9 @@ use crate::registry::{Admission, Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
 use crate::tls::diagnostics::Class;
 use crate::unproven::Seat;
+use crate::wire::frame::Frame;
+use crate::wire::hello::{Accept, Hello, Id, Refuse, Request, VERSION};
+use crate::wire::reason::{Reason, ReasonCode};
 use crate::x509::Certificate;
 
 /// For a far side to take its refusal, or the answer to its probe, and to close.
@@ -43,20 +42,23 @@ const PARTING: Duration = Duration::from_secs(2);
 
 /// A refusal: what the far side hears, and what the log says.
 struct No {
-    why: Why,
+    why: Reason,
     log: String,
     topic: Topic,
 }
 
 impl No {
-    fn new(kind: Kind, code: Code, heard: &str) -> Self {
-        Self { why: Why::new(code, heard), log: heard.to_owned(), topic: Topic::of(kind) }
+    fn new(kind: Kind, code: ReasonCode, heard: &str) -> Self {
+        Self { why: Reason::new(code, heard), log: heard.to_owned(), topic: Topic::of(kind) }
     }
 
     /// What an unknown and a forbidden master have in common.
     fn not_available(master: &str, log: String, topic: Topic) -> Self {
         Self {
-            why: Why::new(Code::NotAvailable, &format!("master {master:?} is not available to this site")),
+            why: Reason::new(
+                ReasonCode::NotAvailable,
+                &format!("master {master:?} is not available to this site"),
+            ),
             log,
             topic,
         }
@@ -137,7 +139,7 @@ async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), Lane
         Ok(Frame::Hello(hello)) => Ok((lane, hello)),
         Ok(_) => Err(LaneError::Unexpected),
         Err(LaneError::Frame(error)) => {
-            let why = Why::new(Code::Version, &format!("the hello is not understood: {error}"));
+            let why = Reason::new(ReasonCode::Version, &format!("the hello is not understood: {error}"));
             let _ = timeout(PARTING, say_no(lane, why)).await;
             Err(error.into())
         }
@@ -181,7 +183,7 @@ fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
 /// Carries one lane from its HELLO to its end, or to the link that it asks for.
 async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Seat<Caller>) {
     let (from, site) = (lane.peer(), hello.identity.site.clone());
-    if let Want::Attach { link, lane: number, alive, received } = &hello.want {
+    if let Request::Attach { link, lane: number, alive, received } = &hello.request {
         let dial = Dial { lane: *number, alive: alive.clone(), received: *received };
         return attach(&shared, lane, seat, &hello, *link, dial).await;
     }
@@ -195,7 +197,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         connected = connect(&shared, master) => connected,
         () = shared.stop.cancelled() => {
             let words = format!("the gateway of site {} stops", shared.config.site);
-            Err(No::new(Kind::Stopping, Code::Stopping, &words))
+            Err(No::new(Kind::Stopping, ReasonCode::Stopping, &words))
         }
     };
     let redis = match connected {
@@ -207,12 +209,12 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             return refuse(&shared, lane, seat, &site, no).await;
         }
     };
-    if matches!(hello.want, Want::New { .. }) {
+    if matches!(hello.request, Request::New { .. }) {
         shared.links.supersede(&hello.identity);
     }
     let plain = master.is_plain();
     let ours = terms(&shared.config.link);
-    let probe = matches!(hello.want, Want::Probe { .. });
+    let probe = matches!(hello.request, Request::Probe { .. });
     if plain
         && !probe
         && let Err(wait) = admission.opening.asks(Instant::now())
@@ -223,7 +225,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             wait.as_secs() + 1
         );
         let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
-        return refuse(&shared, lane, seat, &site, No::new(Kind::Limit, Code::Limit, &limit)).await;
+        return refuse(&shared, lane, seat, &site, No::new(Kind::Limit, ReasonCode::Limit, &limit)).await;
     }
     let id = Id::random();
     let (listed, requests) = shared.links.list(id, &hello.identity, &master.name);
@@ -246,7 +248,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return;
     }
     let Ok(address) = redis.peer_addr() else { return };
-    let agreed = agreed(&ours, &hello.terms, plain);
+    let agreed = ours.agree(&hello.terms, plain);
     let rules = rules(master, &admission, &site, address);
     let hurry = admission.opening.eviction();
     let observed =
@@ -271,7 +273,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         )),
         _ => Box::new(Blind),
     };
-    let mut link = Link::new(Side::Acceptor, plain, &ours, &hello.terms, Instant::now());
+    let mut link = Link::new(Side::Acceptor, &agreed, Instant::now());
     if let Compression::Zstd { level } = shared.config.link.compression {
         link = link.compressing(level);
     }
@@ -350,7 +352,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
         plain: master.is_plain(),
     };
     if let Err(request) = shared.links.hand_over(link, AttachRequest { lane, seat, dial, accept }) {
-        let no = No::new(Kind::Busy, Code::NotYet, "the link is busy or about to end");
+        let no = No::new(Kind::Busy, ReasonCode::NotYet, "the link is busy or about to end");
         refuse(shared, request.lane, request.seat, &site, no).await;
     }
 }
@@ -359,7 +361,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
 /// long as there is a seat for that.
 async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no: No) {
     let (from, site) = (lane.peer(), shown(site.as_bytes()));
-    if no.why.code == Code::LinkEnded {
+    if no.why.code == ReasonCode::LinkEnded {
         // Most likely it comes to hear why.
         debug!(%from, %site, "lane refused: {}", no.log);
     } else {
@@ -371,7 +373,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
 }
 
 /// Says no on a lane and closes it; at once where its seat goes to another.
-pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Why) {
+pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Reason) {
     seat.refused();
     tokio::select! {
         _ = timeout(PARTING, say_no(lane, why)) => {}
@@ -380,8 +382,8 @@ pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Why) {
 }
 
 /// Says no and waits until the far side has closed. No deadline of its own.
-async fn say_no(mut lane: Lane, why: Why) {
-    let refuse = Frame::Refuse(Refuse { why, clock: Some(clock::now_millis()) });
+async fn say_no(mut lane: Lane, why: Reason) {
+    let refuse = Frame::Refuse(Refuse { reason: why, clock: Some(clock::now_millis()) });
     if lane.send(&refuse).await.is_ok() {
         lane.close().await;
     }
@@ -391,18 +393,18 @@ async fn say_no(mut lane: Lane, why: Why) {
 fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, Admission), No> {
     claims(lane, hello)?;
     let claimed = &hello.identity.site;
-    let (name, sibling) = match &hello.want {
-        Want::New { master, sibling } => (master, sibling),
-        Want::Probe { master } => (master, &None),
-        Want::Attach { .. } => {
-            return Err(No::new(Kind::UnknownLink, Code::UnknownLink, "no such link here"));
+    let (name, sibling) = match &hello.request {
+        Request::New { master, sibling } => (master, sibling),
+        Request::Probe { master } => (master, &None),
+        Request::Attach { .. } => {
+            return Err(No::new(Kind::UnknownLink, ReasonCode::UnknownLink, "no such link here"));
         }
     };
     let master = offered(shared, name, claimed)?;
     if sibling.is_some_and(|instance| instance != shared.process.instance) {
         return Err(No::new(
             Kind::WrongInstance,
-            Code::WrongInstance,
+            ReasonCode::WrongInstance,
             "this replica's other connection runs over another gateway; it will be tried again",
         ));
     }
@@ -410,7 +412,7 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
     let admission = shared
         .registry
         .admit(claimed, name, &shared.config.limits)
-        .map_err(|limit| No::new(Kind::Limit, Code::Limit, &format!("too many links: {limit}")))?;
+        .map_err(|limit| No::new(Kind::Limit, ReasonCode::Limit, &format!("too many links: {limit}")))?;
     Ok((master, admission))
 }
 
@@ -429,7 +431,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
         Err(error) => error.to_string(),
     };
     Err(No {
-        why: Why::new(Code::RedisDown, &format!("the master's Redis is down: {failed}")),
+        why: Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {failed}")),
         log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.redis),
         topic: Topic::master(Kind::RedisDown, master),
     })
@@ -449,7 +451,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
         Err(fault) => {
             let heard = "the master's gateway cannot authenticate itself at its Redis; its log says why";
             Err(No {
-                why: Why::new(Code::RedisDown, heard),
+                why: Reason::new(ReasonCode::RedisDown, heard),
                 log: format!("{what}: {fault}"),
                 topic: Topic::master(Kind::RedisDown, master),
             })
@@ -462,7 +464,7 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
     if hello.version != VERSION {
         return Err(No::new(
             Kind::Version,
-            Code::Version,
+            ReasonCode::Version,
             &format!("protocol version {} is not spoken here, only {VERSION}", hello.version),
         ));
     }
@@ -471,7 +473,7 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
         let carried = shown(lane.leaf().dns.join(", ").as_bytes());
         return Err(No::new(
             Kind::Mismatch,
-            Code::SiteMismatch,
+            ReasonCode::SiteMismatch,
             &format!("you call yourself {claimed}, but your certificate carries {carried}"),
         ));
     }

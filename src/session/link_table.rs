@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 
 use super::Caller;
 use crate::lane::Lane;
-use crate::link::attach::Dial;
-use crate::link::tlv::{Accept, Code, Id, Identity, Why};
+use crate::link::dials::Dial;
 use crate::unproven::Seat;
+use crate::wire::hello::{Accept, Id, Identity};
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// Lanes that may wait for a link's task.
 const WAITING: usize = 8;
@@ -56,7 +57,7 @@ struct Ended {
     until: Instant,
     link: Id,
     site: String,
-    why: Why,
+    why: Reason,
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +99,7 @@ impl LinkTable {
 
     /// The master of a link, where a lane of this site may ask for it; else what the
     /// lane is told.
-    pub fn master_of(&self, link: Id, site: &str) -> Result<String, Why> {
+    pub fn master_of(&self, link: Id, site: &str) -> Result<String, Reason> {
         let state = self.lock();
         if let Some(known) = state.known.get(&link)
             && known.owner.site.eq_ignore_ascii_case(site)
@@ -110,7 +111,10 @@ impl LinkTable {
             .ended
             .iter()
             .find(|ended| ended.link == link && ended.until > now && ended.site.eq_ignore_ascii_case(site));
-        Err(ended.map_or_else(|| Why::new(Code::UnknownLink, "no such link here"), |ended| ended.why.clone()))
+        Err(ended.map_or_else(
+            || Reason::new(ReasonCode::UnknownLink, "no such link here"),
+            |ended| ended.why.clone(),
+        ))
     }
 
     /// Hands a lane to its link's task. Gives it back where that has ended or too
@@ -146,7 +150,7 @@ impl TableEntry {
         let now = Instant::now();
         let mut state = self.table.lock();
         if let Some(known) = state.known.remove(&self.link) {
-            let why = Why::new(Code::LinkEnded, words);
+            let why = Reason::new(ReasonCode::LinkEnded, words);
             state.ended.retain(|ended| ended.until > now);
             if state.ended.len() >= MAX_ENDED {
                 state.ended.pop_front();

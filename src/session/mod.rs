@@ -28,12 +28,13 @@ use self::dial::Dialer;
 use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
-use crate::link::frame;
-use crate::link::tlv::{Id, Identity, Terms, ZSTD};
 use crate::memory::Budget;
-use crate::registry::{Agreed, Kind, Registry, Topic, tell};
+use crate::registry::{Kind, Registry, Topic, tell};
 use crate::tls::reloadable::{Loaded, Reloadable};
 use crate::unproven::Unproven;
+use crate::wire::frame;
+use crate::wire::hello::{Id, Identity};
+use crate::wire::terms::{Terms, ZSTD};
 use crate::x509::Certificate;
 
 /// From a connection's accept to the HELLO that says what it is for.
@@ -163,16 +164,6 @@ pub fn terms(settings: &LinkSettings) -> Terms {
 /// As [`terms`], for what this site dials: it undoes whatever the far side compresses.
 pub fn dialling_terms(settings: &LinkSettings) -> Terms {
     Terms { compression: ZSTD, ..terms(settings) }
-}
-
-/// What holds by what both sides have stated.
-fn agreed(ours: &Terms, theirs: &Terms, plain: bool) -> Agreed {
-    Agreed {
-        hold: if plain { Duration::ZERO } else { ours.hold.min(theirs.hold) },
-        lanes: ours.lanes.min(theirs.lanes),
-        window: ours.window.min(theirs.window),
-        compressed: !plain && ours.compression & theirs.compression & ZSTD != 0,
-    }
 }
 
 /// No delay, and keepalive so that a host that vanished is noticed even on the

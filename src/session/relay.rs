@@ -30,13 +30,14 @@ use super::link_table::{AttachRequest, ToLink};
 use crate::buffer::{self, Chunk};
 use crate::clock;
 use crate::lane::{Lane, LaneError};
-use crate::link::attach::Dial;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Why};
+use crate::link::dials::Dial;
 use crate::link::{End, LaneIo, LaneLoss, Link};
 use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
 use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
+use crate::wire::frame::Frame;
+use crate::wire::hello::Accept;
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// For the frames that end a link to reach the far side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -143,7 +144,7 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Unt
         }
     };
     if stopped {
-        let why = Why::new(Code::Stopping, &format!("the gateway of site {} stops", driver.site));
+        let why = Reason::new(ReasonCode::Stopping, &format!("the gateway of site {} stops", driver.site));
         if !driver.link.is_held() {
             driver.link.stop(why.clone());
             let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
@@ -274,7 +275,9 @@ impl<'a> Driver<'a> {
                     tell!(warn, self.entry, Kind::Slowed, words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "site {} is slowed: {words}", self.entry.site);
                 }
             }
-            Pace::End => self.link.abort(Why::new(Code::Limit, &End::Costly.to_string()), End::Costly),
+            Pace::End => {
+                self.link.abort(Reason::new(ReasonCode::Limit, &End::Costly.to_string()), End::Costly)
+            }
         }
         if self.link.ended().is_some() { Poll::Ready(()) } else { polled }
     }
@@ -475,7 +478,7 @@ impl<'a> Driver<'a> {
         let wait = full && self.link.has_ready();
         let stuck = self.is_stuck(now);
         if self.share.gives_way(stuck) {
-            self.link.abort(Why::new(Code::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
+            self.link.abort(Reason::new(ReasonCode::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
         }
         let count = self.lanes.len();
         self.first = (self.first + 1) % count.max(1);
@@ -761,16 +764,19 @@ impl<'a> Driver<'a> {
         for way in [&mut self.inward, &mut self.outward] {
             way.stop();
         }
-        let (code, end): (_, fn(String) -> End) =
-            if breach { (Code::CommandRefused, End::CommandRefused) } else { (Code::Limit, End::Declined) };
+        let (code, end): (_, fn(String) -> End) = if breach {
+            (ReasonCode::CommandRefused, End::CommandRefused)
+        } else {
+            (ReasonCode::Limit, End::Declined)
+        };
         if self.outward_flow() == Flow::ToReplica {
             if !reply.is_empty() {
                 self.link.offer(Chunk::copied(reply));
             }
-            let why = Why::new(code, &format!("site {}: {reason}", self.site));
+            let why = Reason::new(code, &format!("site {}: {reason}", self.site));
             self.link.finish(why, end(reason), now);
         } else {
-            let why = Why::new(code, &reason);
+            let why = Reason::new(code, &reason);
             self.link.abort(why, end(reason));
         }
     }

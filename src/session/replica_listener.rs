@@ -24,11 +24,9 @@ use super::dial::reach;
 use super::dial::redial::Redial;
 use super::first_words::{LEFT, Next, Offer, first_words, part_silent, wait_turn};
 use super::relay::{self, Relay, Supply};
-use super::{HELLO_DEADLINE, Shared, agreed, announce, dialling_terms, tune};
+use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, tune};
 use crate::config::{Announced, Replica};
 use crate::lane::LaneError;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Code, Id, Want, Why};
 use crate::link::{Link, Side};
 use crate::redis::at_replica::AtReplica;
 use crate::redis::introduction::Introduction;
@@ -39,6 +37,9 @@ use crate::redis::reply;
 use crate::registry::{Kind, Topic, With, tell};
 use crate::tap::{Blind, Flow, Tap};
 use crate::unproven::{Seat, Unproven, source};
+use crate::wire::frame::Frame;
+use crate::wire::hello::{Id, Request};
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// For a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -107,7 +108,7 @@ pub async fn serve_replica(
     };
     let Some(opening) = opening else { return };
     drop(seat);
-    let want = |sibling| Want::New { master: replica.master.clone(), sibling };
+    let want = |sibling| Request::New { master: replica.master.clone(), sibling };
     let reached = tokio::select! {
         reached = reach(&shared.dialer, &replica, want) => reached,
         () = shared.stop.cancelled() => return,
@@ -131,7 +132,7 @@ pub async fn serve_replica(
     if !accept.plain && is_gone(&redis).await {
         no_sync(&shared, &replica, from);
         listener.backoff.unasked(from.ip(), Instant::now());
-        let why = Why::new(Code::ReplicaClosed, "the replica left while the link was opened");
+        let why = Reason::new(ReasonCode::ReplicaClosed, "the replica left while the link was opened");
         let _ = timeout(PARTING, async {
             lane.send(&Frame::Abort(why)).await?;
             lane.close().await;
@@ -142,7 +143,7 @@ pub async fn serve_replica(
     }
     let far = lane.peer();
     let ours = dialling_terms(&replica.link);
-    let agreed = agreed(&ours, &accept.terms, accept.plain);
+    let agreed = ours.agree(&accept.terms, accept.plain);
     let observed = (!accept.plain).then(|| Observed::new(shared.registry.syncs(Side::Dialler, name)));
     let place = shared.registry.open(&With {
         name,
@@ -164,7 +165,7 @@ pub async fn serve_replica(
     let link = accept.link.unwrap_or_else(Id::random);
     let redial = Redial::new(&shared.dialer, &replica, link, accept.identity.clone(), far);
     let relay = Relay {
-        link: Link::new(Side::Dialler, accept.plain, &ours, &accept.terms, Instant::now()),
+        link: Link::new(Side::Dialler, &agreed, Instant::now()),
         lane,
         supply: Supply::Dials(Box::new(redial)),
         renewed: shared.renewals.subscribe(),

@@ -4,12 +4,12 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use replgate::link::tlv::{Code, Id, Want};
-
 use crate::support::gateway::{Lab, Pair, master_config, replica_config};
 use crate::support::redis::{Answer, Client, Redis, Version};
 use crate::support::wire::Site;
 use crate::support::{SOON, always, eventually, free_port};
+use replgate::wire::hello::{Id, Request};
+use replgate::wire::reason::ReasonCode;
 
 /// A master behind a pair, and what its Redis has accepted so far.
 struct Checked {
@@ -142,19 +142,19 @@ fn a_site_that_opens_links_and_asks_for_nothing_cannot_churn_the_master() {
     let mut refusals = Vec::new();
     let accepted = checked.accepted(|| {
         for _ in 0..150 {
-            let want = Want::New { master: "orders".to_owned(), sibling: None };
+            let want = Request::New { master: "orders".to_owned(), sibling: None };
             if let (_, Err(refuse)) = site.ask(checked.pair.wan, want) {
-                refusals.push(refuse.why);
+                refusals.push(refuse.reason);
             }
         }
     });
     assert!((60..100).contains(&accepted), "{accepted}");
-    assert!(refusals.iter().all(|why| why.code == Code::Limit), "{refusals:?}");
+    assert!(refusals.iter().all(|why| why.code == ReasonCode::Limit), "{refusals:?}");
     assert!(refusals[0].text.contains("asked for no sync"), "{:?}", refusals[0]);
     // Another lane of that site, and a way back for its links, is no new link.
-    let want = Want::Attach { link: Id::random(), lane: 1, alive: Vec::new(), received: 0 };
+    let want = Request::Attach { link: Id::random(), lane: 1, alive: Vec::new(), received: 0 };
     let (_, answer) = site.ask(checked.pair.wan, want);
-    assert_eq!(answer.map_err(|refuse| refuse.why.code).unwrap_err(), Code::UnknownLink);
+    assert_eq!(answer.map_err(|refuse| refuse.reason.code).unwrap_err(), ReasonCode::UnknownLink);
     // A replica of that site gets in as it asks again.
     checked.replica("bravo").wait_equal(&checked.alpha);
 }

@@ -22,12 +22,13 @@ use self::ways::Ways;
 use crate::config::Replica;
 use crate::lane::{Lane, LaneError};
 use crate::link::Side;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Hello, Id, Refuse, VERSION, Want, Why};
 use crate::race::run::{Attempts, Event};
 use crate::registry::Registry;
 use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
 use crate::tls::reloadable::{Loaded, Reloadable};
+use crate::wire::frame::Frame;
+use crate::wire::hello::{Accept, Hello, Id, Refuse, Request, VERSION};
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// For one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -75,7 +76,7 @@ impl Dialer {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The far gateway said no.
-    #[error("refused: {}", crate::escape::shown(.0.why.text.as_bytes()))]
+    #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
     Refused(Refuse),
     /// Anything before that.
     #[error("{0}")]
@@ -85,13 +86,14 @@ pub(super) enum Failure {
 impl Failure {
     /// Whether the gateway that answered is not the one that was asked for.
     fn is_other_instance(&self) -> bool {
-        matches!(self, Self::Refused(refuse) if refuse.why.code == Code::WrongInstance)
+        matches!(self, Self::Refused(refuse) if refuse.reason.code == ReasonCode::WrongInstance)
     }
 }
 
 /// Asks the far site about a master without opening a link.
 pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), String> {
-    let (lane, accept) = reach(dialer, replica, |_| Want::Probe { master: replica.master.clone() }).await?;
+    let (lane, accept) =
+        reach(dialer, replica, |_| Request::Probe { master: replica.master.clone() }).await?;
     let peer = lane.peer();
     let _ = timeout(Duration::from_secs(1), lane.close()).await;
     Ok((peer, accept))
@@ -102,7 +104,7 @@ pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(Sock
 pub(super) async fn reach(
     dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
-    want: impl Fn(Option<Id>) -> Want,
+    want: impl Fn(Option<Id>) -> Request,
 ) -> Result<(Lane, Accept), String> {
     let sibling = dialer.registry.sibling(&replica.name);
     let instance = sibling.map(|(_, instance)| instance);
@@ -199,7 +201,7 @@ pub(super) async fn attach(
     replica: Arc<Replica>,
     addresses: Vec<(SocketAddr, Arc<Semaphore>)>,
     instance: Id,
-    want: Want,
+    want: Request,
 ) -> Attached {
     let mut attached = Attached { lane: None, failed: Vec::new() };
     let turned = Arc::new(Notify::new());
@@ -226,7 +228,7 @@ pub(super) async fn attach(
                 Err(error) => (address, error),
             },
         };
-        let over = matches!(&error, Failure::Refused(refuse) if refuse.why.code == Code::LinkEnded);
+        let over = matches!(&error, Failure::Refused(refuse) if refuse.reason.code == ReasonCode::LinkEnded);
         attached.failed.push((address, error));
         if over {
             break;
@@ -280,16 +282,13 @@ async fn greet(
     dialer: &Dialer,
     replica: &Replica,
     mut lane: Lane,
-    want: Want,
+    want: Request,
 ) -> Result<(Lane, Accept), Failure> {
     let tls = dialer.tls.now();
     let ours = &tls.material.leaf;
-    let hello = Hello {
-        version: VERSION,
-        identity: dialer.process.identity(),
-        want,
-        terms: dialling_terms(&replica.link),
-    };
+    let terms = dialling_terms(&replica.link);
+    let identity = dialer.process.identity();
+    let hello = Hello { version: VERSION, identity, request: want, terms: terms.clone() };
     let answer = timeout(ANSWER_DEADLINE, async {
         lane.send(&Frame::Hello(hello)).await?;
         lane.receive(ours).await
@@ -305,7 +304,7 @@ async fn greet(
         }
         Ok(Ok(Frame::Accept(accept))) => {
             dialer.ways.met(&accept.identity);
-            if accept.terms.lanes.min(replica.link.lanes) > 1 {
+            if terms.agree(&accept.terms, accept.plain).is_shared() {
                 lane.share();
             }
             Ok((lane, accept))
@@ -325,7 +324,7 @@ async fn greet(
 
 /// Ends a lane in good order whose answer is not waited for: it may still be accepted.
 async fn let_go(mut lane: Lane) {
-    let why = Why::new(Code::TimedOut, "the answer came too late");
+    let why = Reason::new(ReasonCode::TimedOut, "the answer came too late");
     let _ = timeout(LET_GO, async {
         lane.send(&Frame::Abort(why)).await?;
         lane.close().await;

@@ -20,10 +20,11 @@ use super::{self as dial, Attached, Dialer, Failure};
 use crate::config::Replica;
 use crate::lane::Lane;
 use crate::link::End;
-use crate::link::attach::Dial;
-use crate::link::frame::Frame;
-use crate::link::tlv::{Accept, Code, Id, Identity, Want};
+use crate::link::dials::Dial;
 use crate::race::run::MAX_ADDRESSES;
+use crate::wire::frame::Frame;
+use crate::wire::hello::{Accept, Id, Identity, Request};
+use crate::wire::reason::ReasonCode;
 
 /// Names are resolved again after this time.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
@@ -103,7 +104,7 @@ impl Redial {
             |address| Arc::clone(queues.entry(address).or_insert_with(|| Arc::new(Semaphore::new(1))));
         let addresses: Vec<_> =
             self.known.iter().copied().zip(self.known.iter().copied().map(queue)).collect();
-        let want = Want::Attach {
+        let want = Request::Attach {
             link: self.link,
             lane: dial.lane,
             alive: dial.alive.clone(),
@@ -150,10 +151,12 @@ impl Redial {
         for (address, failure) in attached.failed {
             words = format!("{address}: {failure}");
             let answer = match failure {
-                Failure::Refused(refuse) if refuse.why.code == Code::LinkEnded => {
-                    return Dialled::Over(lane, End::Far(refuse.why));
+                Failure::Refused(refuse) if refuse.reason.code == ReasonCode::LinkEnded => {
+                    return Dialled::Over(lane, End::Far(refuse.reason));
                 }
-                Failure::Refused(refuse) if refuse.why.code == Code::UnknownLink => Answer::UnknownLink,
+                Failure::Refused(refuse) if refuse.reason.code == ReasonCode::UnknownLink => {
+                    Answer::UnknownLink
+                }
                 _ => Answer::Nothing,
             };
             self.answers.note(address, answer);

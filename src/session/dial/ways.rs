@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::link::Side;
-use crate::link::tlv::{Id, Identity};
+use crate::wire::hello::{Id, Identity};
 
 /// Connections to one address of a site that are opened at a time: after a break every
 /// link asks for one.

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use replgate::link::frame::Frame;
-use replgate::link::tlv::{Id, Want};
+use replgate::wire::frame::Frame;
+use replgate::wire::hello::{Id, Request};
 
 use super::Target;
 use crate::support::gateway::Gateway;
@@ -26,7 +26,7 @@ struct Taken {
 
 /// Opens lanes with `want` as fast as three threads can, keeps the last thousand open, and
 /// watches the gateway meanwhile.
-fn flood(gateway: &Gateway, site: &Site, port: u16, want: impl Fn(usize) -> Want + Sync) -> Taken {
+fn flood(gateway: &Gateway, site: &Site, port: u16, want: impl Fn(usize) -> Request + Sync) -> Taken {
     let over = AtomicBool::new(false);
     let (descriptors, memory) = (gateway.descriptors(), gateway.memory());
     let mut taken = Taken { descriptors: 0, memory: 0, lanes: 0 };
@@ -70,8 +70,8 @@ fn is_little(taken: &Taken) {
     assert!(taken.memory < 12 << 20, "{} bytes for {} lanes", taken.memory, taken.lanes);
 }
 
-fn attach(link: Id) -> Want {
-    Want::Attach { link, lane: 1, alive: Vec::new(), received: 0 }
+fn attach(link: Id) -> Request {
+    Request::Attach { link, lane: 1, alive: Vec::new(), received: 0 }
 }
 
 #[test]
@@ -87,9 +87,9 @@ fn probes_and_links_that_are_refused_and_never_closed_cost_little_too() {
     let target = Target::new();
     // A minute's sixty are accepted, the rest refused.
     let taken = flood(&target.pair.first, &target.site(), target.pair.wan, |at| match at % 3 {
-        0 => Want::Probe { master: "orders".into() },
-        1 => Want::Probe { master: "none".into() },
-        _ => Want::New { master: "none".into(), sibling: Some(Id::random()) },
+        0 => Request::Probe { master: "orders".into() },
+        1 => Request::Probe { master: "none".into() },
+        _ => Request::New { master: "none".into(), sibling: Some(Id::random()) },
     });
     assert!(taken.lanes > 150 && taken.descriptors < 180, "{} of {}", taken.descriptors, taken.lanes);
 }
@@ -137,7 +137,7 @@ fn a_site_that_has_shown_its_certificate_is_not_pushed_out_by_strangers_of_its_a
         strangers.push(connect());
         target.pair.first.log().contains("the oldest goes")
     });
-    let hello = target.site().hello(Want::Probe { master: "orders".into() });
+    let hello = target.site().hello(Request::Probe { master: "orders".into() });
     waiting.send(&hello).expect("the gateway reads");
     let answer = waiting.next();
     assert!(matches!(answer, Ok(Heard::Frame(Frame::Accept(_)))), "{answer:?}");

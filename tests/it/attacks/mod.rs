@@ -8,13 +8,13 @@ mod strangers;
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use replgate::link::frame::Frame;
-use replgate::link::tlv::{Code, Why};
+use replgate::wire::frame::Frame;
 
 use crate::support::SOON;
 use crate::support::gateway::{Lab, Pair};
 use crate::support::redis::{Client, Redis, Version};
 use crate::support::wire::Site;
+use replgate::wire::reason::{Reason, ReasonCode};
 
 /// A master with data, a pair, and what must not change.
 struct Target {
@@ -69,6 +69,6 @@ fn a_hand_made_client_that_keeps_to_the_rules_is_served() {
     let (mut wire, _) = target.site().link(target.pair.wan);
     wire.data(0, b"PING\r\nREPLCONF listening-port 7\r\n").expect("the gateway reads");
     assert_eq!(wire.stream(12), b"+PONG\r\n+OK\r\n");
-    wire.send(&Frame::Abort(Why::new(Code::ReplicaClosed, "done"))).expect("the gateway reads");
+    wire.send(&Frame::Abort(Reason::new(ReasonCode::ReplicaClosed, "done"))).expect("the gateway reads");
     assert!(wire.is_closed(SOON));
 }

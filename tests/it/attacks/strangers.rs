@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use replgate::link::tlv::{Id, Want};
+use replgate::wire::hello::{Id, Request};
 use time::Duration as Days;
 
 use super::Target;
@@ -143,7 +143,7 @@ fn certificates_without_end_keep_no_other_refusal_out_of_the_log() {
     assert!(told <= 5, "{told} lines for {count} certificates");
     // Another refusal has its own line.
     let other = Site::new(&target.lab.path().join("certs"), "dc3", "dc1");
-    other.ask(target.pair.wan, Want::Probe { master: "orders".into() }).1.expect_err("it is not allowed");
+    other.ask(target.pair.wan, Request::Probe { master: "orders".into() }).1.expect_err("it is not allowed");
     first.wait_log("master \"orders\" does not list \"dc3\" in `allow`");
     // The rest is counted, and the count is told at the latest at the end.
     assert_eq!(first.stop(), Some(0));
@@ -160,13 +160,13 @@ fn names_that_a_site_makes_up_get_few_lines_and_take_none_from_others() {
         let letters = String::from_utf8_lossy(&[b'a' + at / 10, b'a' + at % 10]).into_owned();
         let mut site = Site::new(&certs, "dc3", "dc1");
         for want in [
-            Want::Probe { master: format!("no-such-{letters}") },
-            Want::Attach { link: Id::random(), lane: 1, alive: vec![], received: 0 },
+            Request::Probe { master: format!("no-such-{letters}") },
+            Request::Attach { link: Id::random(), lane: 1, alive: vec![], received: 0 },
         ] {
             site.ask(target.pair.wan, want).1.expect_err("there is none");
         }
         site.identity.site = format!("not-{letters}");
-        site.ask(target.pair.wan, Want::Probe { master: "orders".into() }).1.expect_err("it is another");
+        site.ask(target.pair.wan, Request::Probe { master: "orders".into() }).1.expect_err("it is another");
     }
     let first = &mut target.pair.first;
     let told = first.lines("WARN", "link refused");

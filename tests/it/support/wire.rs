@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replgate::config::TlsFiles;
-use replgate::link::frame::{Decoder, Frame, Item, data_header};
-use replgate::link::tlv::{Accept, Hello, Id, Identity, Refuse, Terms, VERSION, Want};
 use replgate::tls::material::{Dial, Material};
+use replgate::wire::frame::{Decoder, Frame, Item, data_header};
+use replgate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
+use replgate::wire::terms::Terms;
 use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 use super::SOON;
@@ -98,16 +99,16 @@ impl Site {
         wire
     }
 
-    pub fn hello(&self, want: Want) -> Frame {
+    pub fn hello(&self, request: Request) -> Frame {
         let (identity, terms) = (self.identity.clone(), self.terms.clone());
-        Frame::Hello(Hello { version: VERSION, identity, want, terms })
+        Frame::Hello(Hello { version: VERSION, identity, request, terms })
     }
 
     /// Connects and asks; the answer is a yes or a no.
     #[track_caller]
-    pub fn ask(&self, port: u16, want: Want) -> (Wire, Result<Accept, Refuse>) {
+    pub fn ask(&self, port: u16, request: Request) -> (Wire, Result<Accept, Refuse>) {
         let mut wire = self.connect(port).expect("the gateway takes TLS");
-        wire.send(&self.hello(want)).expect("the gateway reads");
+        wire.send(&self.hello(request)).expect("the gateway reads");
         let answer = match wire.next() {
             Ok(Heard::Frame(Frame::Accept(accept))) => Ok(accept),
             Ok(Heard::Frame(Frame::Refuse(refuse))) => Err(refuse),
@@ -119,7 +120,7 @@ impl Site {
     /// A new link to the master "orders".
     #[track_caller]
     pub fn link(&self, port: u16) -> (Wire, Accept) {
-        let (wire, answer) = self.ask(port, Want::New { master: "orders".into(), sibling: None });
+        let (wire, answer) = self.ask(port, Request::New { master: "orders".into(), sibling: None });
         (wire, answer.expect("the link is accepted"))
     }
 }

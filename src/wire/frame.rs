@@ -5,7 +5,9 @@
 //! TLS record held and hands DATA on piece by piece, without waiting for the
 //! frame's end; every other frame is small and is handed on whole. Pure: no I/O.
 
-use super::tlv;
+use super::fields::FieldError;
+use super::hello::{Accept, Hello, Refuse};
+use super::reason::Reason;
 use crate::buffer::{HEADROOM, PAYLOAD};
 
 /// Bytes before every frame's content.
@@ -38,32 +40,32 @@ const OPTIONAL: u8 = 0x80;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// First frame of a lane, from the dialler.
-    Hello(tlv::Hello),
+    Hello(Hello),
     /// The acceptor takes the lane.
-    Accept(tlv::Accept),
-    /// The acceptor does not, and says why.
-    Refuse(tlv::Refuse),
+    Accept(Accept),
+    /// The acceptor does not, and says reason.
+    Refuse(Refuse),
     /// All bytes below this offset were written to the local Redis socket.
     Ack(u64),
     /// From this offset of the acceptor's stream on, the link may be resumed.
     Armed(u64),
     /// Nothing to say, but alive.
     Heartbeat,
-    /// No bytes follow this offset; the reason tells why the stream ended.
+    /// No bytes follow this offset; the reason tells reason the stream ended.
     End {
         /// The offset after the last byte.
         offset: u64,
         /// Why it ended.
-        why: tlv::Why,
+        reason: Reason,
     },
     /// The link is over, drop what is buffered.
-    Abort(tlv::Why),
+    Abort(Reason),
     /// The sender stops as planned; what it sent up to this offset may be delivered.
     Goodbye {
         /// The offset after the last byte.
         offset: u64,
         /// Who stops.
-        why: tlv::Why,
+        reason: Reason,
     },
     /// The acceptor asks for new lanes in place of all that there are.
     Renew,
@@ -106,7 +108,7 @@ pub enum FrameError {
     Offset,
     /// A field inside the frame.
     #[error(transparent)]
-    Field(#[from] tlv::FieldError),
+    Field(#[from] FieldError),
 }
 
 /// The sixteen bytes in front of a DATA payload of `length` bytes at `offset`.
@@ -129,12 +131,12 @@ impl Frame {
             Self::Ack(offset) => (ACK, offset.to_be_bytes().to_vec()),
             Self::Armed(offset) => (ARMED, offset.to_be_bytes().to_vec()),
             Self::Heartbeat => (HEARTBEAT, Vec::new()),
-            Self::End { offset, why } | Self::Goodbye { offset, why } => {
+            Self::End { offset, reason } | Self::Goodbye { offset, reason } => {
                 let mut content = offset.to_be_bytes().to_vec();
-                content.extend(why.encode());
+                content.extend(reason.encode());
                 (if matches!(self, Self::End { .. }) { END } else { GOODBYE }, content)
             }
-            Self::Abort(why) => (ABORT, why.encode()),
+            Self::Abort(reason) => (ABORT, reason.encode()),
             Self::Renew => (RENEW, Vec::new()),
             Self::Retire => (RETIRE, Vec::new()),
         };
@@ -151,19 +153,19 @@ impl Frame {
             Ok(u64::from_be_bytes(content.try_into().map_err(|_| wrong())?))
         };
         Ok(Some(match kind {
-            HELLO => Self::Hello(tlv::Hello::decode(content)?),
-            ACCEPT => Self::Accept(tlv::Accept::decode(content)?),
-            REFUSE => Self::Refuse(tlv::Refuse::decode(content)?),
+            HELLO => Self::Hello(Hello::decode(content)?),
+            ACCEPT => Self::Accept(Accept::decode(content)?),
+            REFUSE => Self::Refuse(Refuse::decode(content)?),
             ACK => Self::Ack(offset()?),
             ARMED => Self::Armed(offset()?),
             HEARTBEAT => Self::Heartbeat,
             END | GOODBYE => {
-                let (head, why) = content.split_at_checked(8).ok_or_else(wrong)?;
+                let (head, reason) = content.split_at_checked(8).ok_or_else(wrong)?;
                 let offset = u64::from_be_bytes(head.try_into().expect("split at eight"));
-                let why = tlv::Why::decode(why)?;
-                if kind == END { Self::End { offset, why } } else { Self::Goodbye { offset, why } }
+                let reason = Reason::decode(reason)?;
+                if kind == END { Self::End { offset, reason } } else { Self::Goodbye { offset, reason } }
             }
-            ABORT => Self::Abort(tlv::Why::decode(content)?),
+            ABORT => Self::Abort(Reason::decode(content)?),
             RENEW => Self::Renew,
             RETIRE => Self::Retire,
             _ if kind & OPTIONAL != 0 => return Ok(None),
@@ -247,6 +249,7 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::reason::ReasonCode;
     use proptest::prelude::*;
 
     fn frames() -> Vec<Frame> {
@@ -254,14 +257,14 @@ mod tests {
             Frame::Ack(7),
             Frame::Heartbeat,
             Frame::Armed(u64::MAX),
-            Frame::End { offset: 99, why: tlv::Why::new(tlv::Code::MasterClosed, "") },
-            Frame::Abort(tlv::Why::new(tlv::Code::ReplicaClosed, "replica closed")),
-            Frame::Goodbye { offset: 98, why: tlv::Why::new(tlv::Code::Stopping, "site dc1 stops") },
+            Frame::End { offset: 99, reason: Reason::new(ReasonCode::MasterClosed, "") },
+            Frame::Abort(Reason::new(ReasonCode::ReplicaClosed, "replica closed")),
+            Frame::Goodbye { offset: 98, reason: Reason::new(ReasonCode::Stopping, "site dc1 stops") },
             Frame::Renew,
             Frame::Retire,
-            Frame::Hello(tlv::Hello::sample()),
-            Frame::Accept(tlv::Accept::sample()),
-            Frame::Refuse(tlv::Refuse { why: tlv::Why::new(tlv::Code::NotAvailable, "no"), clock: Some(5) }),
+            Frame::Hello(Hello::sample()),
+            Frame::Accept(Accept::sample()),
+            Frame::Refuse(Refuse { reason: Reason::new(ReasonCode::NotAvailable, "no"), clock: Some(5) }),
         ]
     }
 
@@ -285,6 +288,18 @@ mod tests {
             }
         }
         Ok((seen, data))
+    }
+
+    #[test]
+    fn the_specification_lists_every_frame() {
+        let specified = include_str!("../../docs/protocol.md");
+        for frame in frames() {
+            let debug = format!("{frame:?}");
+            let name = debug.split(|letter: char| !letter.is_alphanumeric()).next().unwrap().to_uppercase();
+            let row = format!("| {:#04x} | {name} |", frame.encode()[0]);
+            assert!(specified.contains(&row), "{row}");
+        }
+        assert!(specified.contains(&format!("| {DATA:#04x} | DATA |")));
     }
 
     proptest! {

@@ -8,9 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::frame::Frame;
-use super::tlv::{Code, Why};
 use super::{End, LaneLoss, Link, Side};
+use crate::wire::frame::Frame;
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// Pause between two dials while nothing carries the link.
 const EVERY: Duration = Duration::from_millis(300);
@@ -121,15 +121,15 @@ impl Link {
 
     /// Judges a lane that asks to carry this link, and takes it in. The answer is
     /// the offset below which this side has received everything. Acceptor only.
-    pub fn attach(&mut self, dial: &Dial, now: Instant) -> Result<u64, Why> {
+    pub fn attach(&mut self, dial: &Dial, now: Instant) -> Result<u64, Reason> {
         if let Some(end) = self.ended() {
-            return Err(Why::new(Code::LinkEnded, &end.to_string()));
+            return Err(Reason::new(ReasonCode::LinkEnded, &end.to_string()));
         }
         if dial.lane <= self.lanes.newest() {
-            return Err(Why::new(Code::OldLane, "a newer lane of this link was accepted before"));
+            return Err(Reason::new(ReasonCode::OldLane, "a newer lane of this link was accepted before"));
         }
-        if !self.plain && !self.is_armed() {
-            return Err(Why::new(Code::NotYet, "the link's sync has not begun"));
+        if !self.passthrough && !self.is_armed() {
+            return Err(Reason::new(ReasonCode::NotYet, "the link's sync has not begun"));
         }
         // Its owner lives.
         self.superseded = false;
@@ -137,8 +137,8 @@ impl Link {
             return Ok(self.receive.received());
         }
         match self.ended() {
-            Some(end) => Err(Why::new(Code::Protocol, &end.to_string())),
-            None => Err(Why::new(Code::Limit, "this link has too many lanes")),
+            Some(end) => Err(Reason::new(ReasonCode::Protocol, &end.to_string())),
+            None => Err(Reason::new(ReasonCode::Limit, "this link has too many lanes")),
         }
     }
 
@@ -169,7 +169,8 @@ impl Link {
         }
         self.renew_by = None;
         if self.fresh_lanes() == 0 && self.lanes.carrying() > 0 {
-            return self.abort(Why::new(Code::NotAvailable, &End::Outdated.to_string()), End::Outdated);
+            return self
+                .abort(Reason::new(ReasonCode::NotAvailable, &End::Outdated.to_string()), End::Outdated);
         }
         let old: Vec<u32> = self.lanes.iter().filter(|lane| lane.old).map(|lane| lane.number).collect();
         for lane in old {
@@ -187,7 +188,7 @@ impl Link {
     pub(super) fn check_superseded(&mut self) {
         if self.superseded && self.held.is_some() {
             self.abort(
-                Why::new(Code::Superseded, "another process of the same gateway has taken over"),
+                Reason::new(ReasonCode::Superseded, "another process of the same gateway has taken over"),
                 End::Superseded,
             );
         }
@@ -221,7 +222,7 @@ impl Link {
     }
 
     fn lanes_wanted(&self) -> usize {
-        if self.plain || self.is_armed() { self.dials.wanted } else { 1 }
+        if self.passthrough || self.is_armed() { self.dials.wanted } else { 1 }
     }
 
     /// Lanes that carry and need not be replaced.

@@ -1,0 +1,355 @@
+//! HELLO and its answers: who dials, what for, on what terms, and yes or no.
+
+use super::fields::{
+    self, FieldError, T_ATTACH, T_CLOCK, T_INSTANCE, T_LINK, T_NEW, T_NODE, T_PLAIN, T_PROBE, T_RECEIVED,
+    T_SIBLING, T_SITE, T_TERMS, T_VERSION, Writer, cut_text, fixed, name,
+};
+use super::reason::Reason;
+use super::terms::Terms;
+
+/// The version of the protocol that this build speaks.
+pub const VERSION: u16 = 1;
+
+/// Lanes that an ATTACH may list. Lanes on their way out and dials under way are among
+/// them, so that there may be more than [`super::terms::MAX_LANES`].
+const MAX_ALIVE: usize = 32;
+
+/// Sixteen random bytes that name a process or a link.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Id(pub [u8; 16]);
+
+impl Id {
+    /// A fresh random identifier.
+    pub fn random() -> Self {
+        let mut id = [0; 16];
+        aws_lc_rs::rand::fill(&mut id).expect("the system's random source works");
+        Self(id)
+    }
+}
+
+/// Never shows the bytes: a link's identifier is what lets a lane attach to it.
+impl std::fmt::Debug for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Id(..)")
+    }
+}
+
+/// Who a gateway is: carried by HELLO and ACCEPT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The site it claims; its certificate must carry it.
+    pub site: String,
+    /// Its host's name, for people.
+    pub node: String,
+    /// This process, new at each start.
+    pub instance: Id,
+    /// Its wall clock, milliseconds since 1970.
+    pub clock: u64,
+}
+
+/// What the dialler wants of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A new link.
+    New {
+        /// The name of the master.
+        master: String,
+        /// The acceptor's instance that carries the replica's other connection,
+        /// where there is one.
+        sibling: Option<Id>,
+    },
+    /// To carry a link that exists.
+    Attach {
+        /// The link.
+        link: Id,
+        /// The number of this lane; only grows.
+        lane: u32,
+        /// The lanes that the dialler thinks alive.
+        alive: Vec<u32>,
+        /// The dialler's received offset.
+        received: u64,
+    },
+    /// Only to ask whether a new link would be accepted.
+    Probe {
+        /// The name of the master.
+        master: String,
+    },
+}
+
+/// First frame of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Protocol version.
+    pub version: u16,
+    /// Who dials.
+    pub identity: Identity,
+    /// What for.
+    pub request: Request,
+    /// On what terms.
+    pub terms: Terms,
+}
+
+/// The acceptor's yes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// Protocol version.
+    pub version: u16,
+    /// Who accepts.
+    pub identity: Identity,
+    /// On what terms.
+    pub terms: Terms,
+    /// The link that the lane now carries; none for a probe.
+    pub link: Option<Id>,
+    /// The acceptor's received offset, for a lane that attaches.
+    pub received: u64,
+    /// Whether the far `[[master]]` takes any command: a plain tunnel.
+    pub plain: bool,
+}
+
+/// The acceptor's no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refuse {
+    /// The reason.
+    pub reason: Reason,
+    /// The acceptor's wall clock, milliseconds since 1970.
+    pub clock: Option<u64>,
+}
+
+impl Identity {
+    fn encode(&self, out: &mut Writer) {
+        out.put(T_SITE, self.site.as_bytes());
+        out.put(T_NODE, self.node.as_bytes());
+        out.put(T_INSTANCE, &self.instance.0);
+        out.put(T_CLOCK, &self.clock.to_be_bytes());
+    }
+}
+
+/// The fields of an [`Identity`] and of [`Terms`] as they are met.
+#[derive(Default)]
+struct Common {
+    version: Option<u16>,
+    site: Option<String>,
+    node: String,
+    instance: Option<Id>,
+    clock: u64,
+    terms: Option<Terms>,
+}
+
+impl Common {
+    fn take(&mut self, tag: u16, value: &[u8]) -> Result<bool, FieldError> {
+        match tag {
+            T_VERSION => self.version = Some(u16::from_be_bytes(fixed(tag, value)?)),
+            T_SITE => self.site = Some(name(tag, value)?),
+            T_NODE => self.node = cut_text(value),
+            T_INSTANCE => self.instance = Some(Id(fixed(tag, value)?)),
+            T_CLOCK => self.clock = u64::from_be_bytes(fixed(tag, value)?),
+            T_TERMS => self.terms = Some(Terms::decode(tag, value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn finish(self) -> Result<(u16, Identity, Terms), FieldError> {
+        let identity = Identity {
+            site: self.site.ok_or(FieldError::Missing(T_SITE))?,
+            node: self.node,
+            instance: self.instance.ok_or(FieldError::Missing(T_INSTANCE))?,
+            clock: self.clock,
+        };
+        let version = self.version.ok_or(FieldError::Missing(T_VERSION))?;
+        Ok((version, identity, self.terms.ok_or(FieldError::Missing(T_TERMS))?))
+    }
+}
+
+impl Hello {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.put(T_VERSION, &self.version.to_be_bytes());
+        self.identity.encode(&mut out);
+        match &self.request {
+            Request::New { master, sibling } => {
+                out.put(T_NEW, master.as_bytes());
+                if let Some(sibling) = sibling {
+                    out.put(T_SIBLING, &sibling.0);
+                }
+            }
+            Request::Attach { link, lane, alive, received } => {
+                let mut value = link.0.to_vec();
+                value.extend(lane.to_be_bytes());
+                value.extend(received.to_be_bytes());
+                value.extend(alive.iter().flat_map(|lane| lane.to_be_bytes()));
+                out.put(T_ATTACH, &value);
+            }
+            Request::Probe { master } => out.put(T_PROBE, master.as_bytes()),
+        }
+        out.put(T_TERMS, &self.terms.encode());
+        out.0
+    }
+
+    pub(super) fn decode(content: &[u8]) -> Result<Self, FieldError> {
+        let mut common = Common::default();
+        let (mut request, mut sibling) = (None, None);
+        fields::read(content, |tag, value| {
+            match tag {
+                T_NEW | T_ATTACH | T_PROBE if request.is_some() => return Err(FieldError::Twice(tag)),
+                T_NEW => request = Some(Request::New { master: name(tag, value)?, sibling: None }),
+                T_PROBE => request = Some(Request::Probe { master: name(tag, value)? }),
+                T_ATTACH => request = Some(attach(value)?),
+                T_SIBLING => sibling = Some(Id(fixed(tag, value)?)),
+                _ => return common.take(tag, value),
+            }
+            Ok(true)
+        })?;
+        let mut request = request.ok_or(FieldError::Missing(T_NEW))?;
+        if let Request::New { sibling: place, .. } = &mut request {
+            *place = sibling;
+        }
+        let (version, identity, terms) = common.finish()?;
+        Ok(Self { version, identity, request, terms })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        Self {
+            version: VERSION,
+            identity: Identity {
+                site: "dc2".into(),
+                node: "host-2".into(),
+                instance: Id([3; 16]),
+                clock: 1_700_000_000_000,
+            },
+            request: Request::Attach { link: Id([4; 16]), lane: 3, alive: vec![1, 2], received: 77 },
+            terms: Terms::sample(),
+        }
+    }
+}
+
+impl Accept {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.put(T_VERSION, &self.version.to_be_bytes());
+        self.identity.encode(&mut out);
+        out.put(T_TERMS, &self.terms.encode());
+        if let Some(link) = &self.link {
+            out.put(T_LINK, &link.0);
+        }
+        out.put(T_RECEIVED, &self.received.to_be_bytes());
+        if self.plain {
+            out.put(T_PLAIN, &[]);
+        }
+        out.0
+    }
+
+    pub(super) fn decode(content: &[u8]) -> Result<Self, FieldError> {
+        let mut common = Common::default();
+        let (mut link, mut received, mut plain) = (None, 0, false);
+        fields::read(content, |tag, value| {
+            match tag {
+                T_LINK => link = Some(Id(fixed(tag, value)?)),
+                T_RECEIVED => received = u64::from_be_bytes(fixed(tag, value)?),
+                T_PLAIN => plain = true,
+                _ => return common.take(tag, value),
+            }
+            Ok(true)
+        })?;
+        let (version, identity, terms) = common.finish()?;
+        Ok(Self { version, identity, terms, link, received, plain })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        let Hello { version, identity, terms, .. } = Hello::sample();
+        Self { version, identity, terms, link: Some(Id([9; 16])), received: 5, plain: true }
+    }
+}
+
+impl Refuse {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer(self.reason.encode());
+        if let Some(clock) = self.clock {
+            out.put(T_CLOCK, &clock.to_be_bytes());
+        }
+        out.0
+    }
+
+    pub(super) fn decode(content: &[u8]) -> Result<Self, FieldError> {
+        let reason = Reason::decode(content)?;
+        let mut clock = None;
+        fields::read(content, |tag, value| {
+            match tag {
+                T_CLOCK => clock = Some(u64::from_be_bytes(fixed(tag, value)?)),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        Ok(Self { reason, clock })
+    }
+}
+
+fn attach(value: &[u8]) -> Result<Request, FieldError> {
+    let wrong = FieldError::Value(T_ATTACH);
+    let (head, lanes) = value.split_at_checked(28).ok_or(wrong.clone())?;
+    if lanes.len() % 4 != 0 || lanes.len() / 4 > MAX_ALIVE {
+        return Err(wrong);
+    }
+    Ok(Request::Attach {
+        link: Id(head[..16].try_into().expect("sixteen bytes")),
+        lane: u32::from_be_bytes(head[16..20].try_into().expect("four bytes")),
+        received: u64::from_be_bytes(head[20..28].try_into().expect("eight bytes")),
+        alive: lanes
+            .chunks_exact(4)
+            .map(|lane| u32::from_be_bytes(lane.try_into().expect("four bytes")))
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hello_comes_back_as_it_went() {
+        let mut hello = Hello::sample();
+        assert_eq!(Hello::decode(&hello.encode()), Ok(hello.clone()));
+        hello.request = Request::New { master: "orders".into(), sibling: Some(Id([1; 16])) };
+        assert_eq!(Hello::decode(&hello.encode()), Ok(hello.clone()));
+        hello.request = Request::Probe { master: "orders".into() };
+        assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+        assert_eq!(Accept::decode(&Accept::sample().encode()), Ok(Accept::sample()));
+    }
+
+    #[test]
+    fn unknown_optional_fields_are_skipped_and_critical_ones_refused() {
+        let mut wire = Writer(Hello::sample().encode());
+        wire.put(0x0777, b"later");
+        assert_eq!(Hello::decode(&wire.0), Ok(Hello::sample()));
+        wire.put(0x8777, b"later");
+        assert_eq!(Hello::decode(&wire.0), Err(FieldError::Unknown(0x8777)));
+    }
+
+    #[test]
+    fn a_field_that_comes_twice_or_is_cut_or_missing_is_refused() {
+        let mut wire = Writer(Hello::sample().encode());
+        wire.put(T_SITE, b"dc3");
+        assert_eq!(Hello::decode(&wire.0), Err(FieldError::Twice(T_SITE)));
+        let whole = Hello::sample().encode();
+        for end in 0..whole.len() {
+            assert!(Hello::decode(&whole[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn names_with_control_bytes_and_terms_that_cannot_work_are_refused() {
+        let mut hello = Hello::sample();
+        hello.identity.site = "dc2\x1b[31m".into();
+        assert_eq!(Hello::decode(&hello.encode()), Err(FieldError::Value(T_SITE)));
+        let mut hello = Hello::sample();
+        hello.terms.lanes = 17;
+        assert_eq!(Hello::decode(&hello.encode()), Err(FieldError::Value(T_TERMS)));
+    }
+
+    #[test]
+    fn an_id_is_never_shown() {
+        assert_eq!(format!("{:?}", Id([7; 16])), "Id(..)");
+    }
+}

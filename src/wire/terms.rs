@@ -1,0 +1,147 @@
+//! Terms: what each gateway states, and what then holds for a link.
+
+use std::time::Duration;
+
+use super::fields::FieldError;
+use super::frame;
+
+/// The most lanes that one link may have.
+pub const MAX_LANES: u8 = 16;
+
+/// In [`Terms::compression`]: blocks of zstd.
+pub const ZSTD: u8 = 1;
+
+/// What a gateway states of itself; what holds for a link follows from both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Unacknowledged bytes it allows each way; the smaller of both holds.
+    pub window: u64,
+    /// Largest DATA payload it takes.
+    pub max_frame: u32,
+    /// Pause after which it says something.
+    pub heartbeat: Duration,
+    /// Silence after which it judges a lane dead.
+    pub dead_after: Duration,
+    /// How long a link outlives its last lane; the smaller of both holds.
+    pub hold: Duration,
+    /// Lanes it takes for one link, 1 to [`MAX_LANES`].
+    pub lanes: u8,
+    /// Compressions it can undo, as bits; 0 is none.
+    pub compression: u8,
+}
+
+/// What holds for one link at one side: what both have stated, put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// Whether any bytes are carried and each direction closes on its own.
+    pub passthrough: bool,
+    /// Unacknowledged bytes, each way.
+    pub window: u64,
+    /// Lanes that the link may have.
+    pub lanes: u8,
+    /// How long it outlives its last lane; never where it is a passthrough.
+    pub hold: Duration,
+    /// Whether the acceptor's stream is compressed.
+    pub compressed: bool,
+    /// Largest DATA payload that this side may send.
+    pub max_data: usize,
+    /// Longest pause after which this side says something.
+    pub speak_every: Duration,
+    /// Silence after which this side judges a lane dead.
+    pub dead_after: Duration,
+}
+
+impl Agreed {
+    /// Whether the link may have several lanes at a time.
+    pub fn is_shared(&self) -> bool {
+        self.lanes > 1
+    }
+}
+
+impl Terms {
+    /// What holds for a link between the side that states these terms and the one that
+    /// states `theirs`. `passthrough` is what ACCEPT says.
+    pub fn agree(&self, theirs: &Self, passthrough: bool) -> Agreed {
+        Agreed {
+            passthrough,
+            window: self.window.min(theirs.window),
+            lanes: self.lanes.min(theirs.lanes),
+            hold: if passthrough { Duration::ZERO } else { self.hold.min(theirs.hold) },
+            compressed: !passthrough && self.compression & theirs.compression & ZSTD != 0,
+            max_data: frame::MAX_DATA.min(theirs.max_frame as usize),
+            speak_every: self.heartbeat.min(theirs.dead_after / 3),
+            dead_after: self.dead_after,
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = self.window.to_be_bytes().to_vec();
+        out.extend(self.max_frame.to_be_bytes());
+        for time in [self.heartbeat, self.dead_after, self.hold] {
+            out.extend(u32::try_from(time.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
+        }
+        out.extend([self.lanes, self.compression]);
+        out
+    }
+
+    /// A later release may append to the terms; what is known stays in front.
+    pub(super) fn decode(tag: u16, value: &[u8]) -> Result<Self, FieldError> {
+        let (known, _) = value.split_at_checked(26).ok_or(FieldError::Value(tag))?;
+        let u32_at = |at: usize| u32::from_be_bytes(known[at..at + 4].try_into().expect("four bytes"));
+        let millis = |at: usize| Duration::from_millis(u64::from(u32_at(at)));
+        let terms = Self {
+            window: u64::from_be_bytes(known[..8].try_into().expect("eight bytes")),
+            max_frame: u32_at(8),
+            heartbeat: millis(12),
+            dead_after: millis(16),
+            hold: millis(20),
+            lanes: known[24],
+            compression: known[25],
+        };
+        let sane = terms.window >= 64 * 1024
+            && terms.max_frame >= 1024
+            && terms.heartbeat >= Duration::from_millis(10)
+            && terms.dead_after >= Duration::from_millis(100)
+            && (1..=MAX_LANES).contains(&terms.lanes);
+        if sane { Ok(terms) } else { Err(FieldError::Value(tag)) }
+    }
+}
+
+impl Terms {
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        Self {
+            window: 1 << 20,
+            max_frame: 262_128,
+            heartbeat: Duration::from_secs(1),
+            dead_after: Duration::from_secs(3),
+            hold: Duration::ZERO,
+            lanes: 1,
+            compression: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_agree_on_the_smaller_of_what_they_state() {
+        let ours = Terms { hold: Duration::from_secs(45), compression: ZSTD, ..Terms::sample() };
+        let theirs =
+            Terms { window: 64 * 1024, lanes: 4, dead_after: Duration::from_secs(1), ..ours.clone() };
+        let (here, there) = (ours.agree(&theirs, false), theirs.agree(&ours, false));
+        assert_eq!((here.window, here.lanes, here.hold), (64 * 1024, 1, Duration::from_secs(45)));
+        assert!(here.compressed && here.speak_every < theirs.dead_after / 2);
+        let both = |agreed: &Agreed| (agreed.window, agreed.lanes, agreed.hold, agreed.compressed);
+        assert_eq!(both(&here), both(&there));
+    }
+
+    #[test]
+    fn a_passthrough_is_neither_held_nor_compressed() {
+        let terms = Terms { hold: Duration::from_secs(45), compression: ZSTD, ..Terms::sample() };
+        let agreed = terms.agree(&terms, true);
+        assert!(agreed.hold.is_zero() && !agreed.compressed);
+    }
+}
