@@ -16,7 +16,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::buffer::{Chunk, STORAGE};
 use replgate::link::dials::Dial;
 use replgate::link::reassembly::MAX_RUNS;
-use replgate::link::{LaneIo, LaneLoss, Link, Side};
+use replgate::link::{Event, LaneIo, LaneLoss, Link, Side};
 use replgate::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
 use replgate::wire::reason::{Reason, ReasonCode};
 use replgate::wire::terms::Terms;
@@ -93,7 +93,7 @@ impl<'a> World<'a> {
         let mut script = script.iter().copied();
         while let Some(step) = script.next()
             && self.left > 0
-            && self.link.ended().is_none()
+            && !self.link.is_ended()
         {
             self.left -= 1;
             self.step(step, &mut || script.next().unwrap_or(0));
@@ -171,12 +171,17 @@ impl<'a> World<'a> {
             _ => {
                 self.now += Duration::from_millis(u64::from(argument()) * 40);
                 for (lane, _) in &self.lanes {
-                    self.link.judge(*lane, self.now);
+                    self.link.check_liveness(*lane, self.now);
                 }
                 self.link.handle_timeout(self.now);
             }
         }
-        self.lanes.retain(|(lane, _)| self.link.has_lane(*lane));
+        while let Some(event) = self.link.poll_event() {
+            if let Event::LaneClosed { lane, .. } = event {
+                self.lanes.retain(|(number, _)| *number != lane);
+            }
+        }
+        assert!(self.lanes.iter().all(|(lane, _)| self.link.has_lane(*lane)), "{:?}", self.link);
     }
 
     /// A DATA frame that announces `length` bytes and brings `come` of them.
@@ -204,10 +209,10 @@ impl<'a> World<'a> {
                         }
                         self.link.handle(*lane, item, self.now);
                     }
-                    Err(error) => return self.link.fault(&error.to_string()),
+                    Err(error) => return self.link.fault(&error.into()),
                 }
             }
-            self.link.heard(*lane, self.now);
+            self.link.on_activity(*lane, self.now);
         }
     }
 
@@ -259,8 +264,8 @@ impl<'a> World<'a> {
     }
 
     fn holds_what_it_may(&self) {
-        let _ = self.link.next_timeout(&|_| LaneIo { room: true, empty: true });
-        if self.link.ended().is_some() {
+        let _ = self.link.poll_timeout(&|_| LaneIo { room: true, empty: true });
+        if self.link.is_ended() {
             return;
         }
         // Each way a window; what is received in storage of up to twice its size, and as

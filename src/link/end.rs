@@ -3,8 +3,41 @@
 use std::time::Duration;
 
 use super::Side;
+use super::compress::PackError;
+use super::reassembly::DataError;
+use super::window::NeverSent;
 use crate::escape::shown;
+use crate::wire::frame::FrameError;
 use crate::wire::reason::Reason;
+
+/// What the far side must not do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// Bytes that are no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Data that does not fit what came before.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A claim to have what was never sent.
+    #[error(transparent)]
+    NeverSent(#[from] NeverSent),
+    /// Blocks that cannot be unpacked.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// An acknowledgement below an earlier one of the same lane.
+    #[error("takes back an acknowledgement, to offset {0}")]
+    AckTakenBack(u64),
+    /// ARMED from the wrong side, twice, or too late.
+    #[error("an ARMED that was not expected")]
+    Armed,
+    /// END from the dialler, where the link is no passthrough.
+    #[error("an end of the replica's stream: a replica only aborts")]
+    ReplicaEnd,
+    /// A frame that opens a lane, or one of the other side's.
+    #[error("a frame that does not belong here")]
+    Misplaced,
+}
 
 /// Why a link ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +66,13 @@ pub enum End {
     Outdated,
     /// The far side broke the protocol.
     Protocol(String),
-    /// What was left could not be delivered: no progress for [`super::DELIVER`].
+    /// What was left could not be delivered: no progress for [`super::DRAIN_IDLE`].
     NotDelivered,
     /// It held the most bytes beyond a gap while memory for them was short.
     MemoryShort,
     /// It cost far more CPU time than what it moved is worth, and other sites needed that.
     Costly,
-    /// Both directions of a plain tunnel ended.
+    /// Both directions of a passthrough ended.
     Finished,
 }
 

@@ -1,14 +1,22 @@
-//! The lanes of a link, as the state machine sees them: when each was last heard,
-//! which are suspect, and which are on their way out.
+//! Liveness: which lanes carry a link, and whether any does.
 //!
-//! A lane has a number, which only grows, and a slot, which is used again. A
-//! suspect lane is still read, and is as good as ever once a byte comes over it;
-//! nothing is sent on it meanwhile, so that the far side notices too.
+//! Owns the lanes as the state machine sees them (when each was last heard, which are
+//! suspect, which are on their way out) and the break that a link without lanes is in.
+//! A lane has a number, which only grows, and a slot, which is used again. A suspect
+//! lane is still read, and is as good as ever once a byte comes over it. Nothing is
+//! sent on it meanwhile, so that the far side notices too.
 
 use std::time::{Duration, Instant};
 
+use super::LaneLoss;
+
 /// Lanes at one time, those on their way out among them.
 const MAX_LIVE: usize = 24;
+
+/// Longest hold of a link whose last lane was closed in good order, without an end of
+/// the link. A kernel does that for a process that was killed, and a gateway that lives
+/// is back within this time. What is cut or silent has all of the agreed hold.
+const CLOSED_HOLD: Duration = Duration::from_millis(2500);
 
 /// What the state machine must know of a lane's socket to say when it wants the time.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +25,17 @@ pub struct LaneIo {
     pub room: bool,
     /// It was read, and nothing more was there.
     pub empty: bool,
+}
+
+/// A break: nothing carries the link, and it waits for a way back.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// When it began.
+    pub since: Instant,
+    /// How long it may last.
+    pub within: Duration,
+    /// How the last lane was lost.
+    pub cause: LaneLoss,
 }
 
 /// One lane.
@@ -48,21 +67,32 @@ impl LaneState {
     pub(super) fn carries(&self) -> bool {
         !self.suspect && !self.retiring
     }
+
+    /// Whether it ends as both sides want it.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired && self.far_retired
+    }
 }
 
-/// All lanes of a link that are not lost.
+/// All lanes of a link that are not lost, and the break where none carries it.
 #[derive(Debug)]
-pub(super) struct Lanes {
+pub(super) struct Liveness {
     live: Vec<LaneState>,
     newest: u32,
+    speak_every: Duration,
+    dead_after: Duration,
+    hold: Duration,
+    held: Option<Held>,
+    breaks: u64,
 }
 
-impl Lanes {
-    /// The first lane, number 0, which opened the link.
-    pub(super) fn first(now: Instant) -> Self {
-        let mut lanes = Self { live: Vec::new(), newest: 0 };
-        lanes.add(0, now);
-        lanes
+impl Liveness {
+    /// With the first lane, number 0, which opened the link.
+    pub(super) fn new(speak_every: Duration, dead_after: Duration, hold: Duration, now: Instant) -> Self {
+        let mut liveness =
+            Self { live: Vec::new(), newest: 0, speak_every, dead_after, hold, held: None, breaks: 0 };
+        liveness.add(0, now);
+        liveness
     }
 
     /// Adds a lane; false if there are too many.
@@ -92,6 +122,21 @@ impl Lanes {
         self.newest
     }
 
+    /// The longest pause in which the far side still hears this one in time.
+    pub(super) fn speak_every(&self) -> Duration {
+        self.speak_every
+    }
+
+    /// The silence after which a lane is suspect.
+    pub(super) fn dead_after(&self) -> Duration {
+        self.dead_after
+    }
+
+    /// How long the link outlives its last lane.
+    pub(super) fn hold(&self) -> Duration {
+        self.hold
+    }
+
     pub(super) fn get(&self, number: u32) -> Option<&LaneState> {
         self.live.iter().find(|lane| lane.number == number)
     }
@@ -109,10 +154,6 @@ impl Lanes {
         self.live.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut LaneState> {
-        self.live.iter_mut()
-    }
-
     /// Whether one that is on its way out still brings what is under way on it.
     pub(super) fn is_any_retiring(&self) -> bool {
         self.live.iter().any(|lane| lane.retiring && !lane.suspect)
@@ -123,9 +164,138 @@ impl Lanes {
         self.live.iter().filter(|lane| lane.carries()).count()
     }
 
-    /// When the first of those that were read empty is due to be judged.
-    pub(super) fn next_judgement(&self, dead_after: Duration, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
-        let judged = self.live.iter().filter(|lane| !lane.suspect && io(lane.number).empty);
-        judged.map(|lane| lane.heard + dead_after).min()
+    /// How many carry the link and need not be replaced.
+    pub(super) fn fresh(&self) -> usize {
+        self.live.iter().filter(|lane| lane.carries() && !lane.old).count()
+    }
+
+    /// How many are to be replaced.
+    pub(super) fn old(&self) -> usize {
+        self.live.iter().filter(|lane| lane.old).count()
+    }
+
+    /// Marks every lane as one to be replaced.
+    pub(super) fn replace_all(&mut self) {
+        self.live.iter_mut().for_each(|lane| lane.old = true);
+    }
+
+    /// Lets old lanes go for new ones, until `wanted` are left that carry.
+    pub(super) fn retire_old(&mut self, wanted: usize) {
+        let spare = self.carrying().saturating_sub(wanted);
+        let old = self.live.iter_mut().filter(|lane| lane.old && lane.carries());
+        old.take(spare).for_each(|lane| lane.retiring = true);
+    }
+
+    /// Bytes came over a lane. True if it was suspect and carries again.
+    pub(super) fn on_activity(&mut self, number: u32, now: Instant) -> bool {
+        let Some(lane) = self.get_mut(number) else { return false };
+        lane.heard = now;
+        let was_suspect = std::mem::replace(&mut lane.suspect, false);
+        was_suspect && lane.carries()
+    }
+
+    /// Whether nothing was heard on a lane for so long that it is to be suspected.
+    pub(super) fn is_silent(&self, number: u32, now: Instant) -> bool {
+        self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.heard + self.dead_after)
+    }
+
+    /// Suspects a silent lane: its slot, and how long it has been silent.
+    pub(super) fn suspect(&mut self, number: u32, now: Instant) -> Option<(u8, Duration)> {
+        if !self.is_silent(number, now) {
+            return None;
+        }
+        let lane = self.get_mut(number)?;
+        lane.suspect = true;
+        Some((lane.slot, now - lane.heard))
+    }
+
+    /// When the first of those lanes that were read empty is due to be checked.
+    pub(super) fn next_check(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
+        let checked = self.live.iter().filter(|lane| !lane.suspect && io(lane.number).empty);
+        checked.map(|lane| lane.heard + self.dead_after).min()
+    }
+
+    /// When something must next be said on a lane that has room; `None` where none has.
+    pub(super) fn next_heartbeat(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
+        let with_room = self.live.iter().filter(|lane| lane.carries() && io(lane.number).room);
+        with_room.map(|lane| lane.spoke + self.speak_every).min()
+    }
+
+    /// The break that the link is in.
+    pub(super) fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// Breaks so far.
+    pub(super) fn breaks(&self) -> u64 {
+        self.breaks
+    }
+
+    /// A break begins: no lane carries the link any more.
+    pub(super) fn suspend(&mut self, cause: LaneLoss, now: Instant) {
+        let within = if cause == LaneLoss::Closed { CLOSED_HOLD.min(self.hold) } else { self.hold };
+        self.held = Some(Held { since: now, within, cause });
+        self.breaks += 1;
+    }
+
+    /// The break is over; what it was.
+    pub(super) fn resume(&mut self) -> Option<Held> {
+        self.held.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn liveness(now: Instant) -> Liveness {
+        Liveness::new(Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(45), now)
+    }
+
+    #[test]
+    fn a_silent_lane_is_suspect_until_a_byte_comes_over_it() {
+        let now = Instant::now();
+        let (mut liveness, later) = (liveness(now), now + Duration::from_secs(3));
+        assert_eq!(liveness.suspect(0, later - Duration::from_millis(1)), None);
+        assert_eq!(liveness.suspect(0, later), Some((0, Duration::from_secs(3))));
+        assert_eq!((liveness.suspect(0, later), liveness.carrying()), (None, 0));
+        assert!(liveness.on_activity(0, later) && !liveness.on_activity(0, later));
+        assert_eq!(liveness.carrying(), 1);
+    }
+
+    #[test]
+    fn an_orderly_close_shortens_a_hold_and_never_lengthens_it() {
+        let now = Instant::now();
+        let mut short = Liveness { hold: Duration::from_secs(1), ..liveness(now) };
+        short.suspend(LaneLoss::Closed, now);
+        assert_eq!(short.resume().map(|held| held.within), Some(Duration::from_secs(1)));
+        let mut long = liveness(now);
+        long.suspend(LaneLoss::Closed, now);
+        assert_eq!(long.resume().map(|held| held.within), Some(CLOSED_HOLD));
+        long.suspend(LaneLoss::Replaced, now);
+        assert_eq!((long.held().map(|held| held.within), long.breaks()), (Some(Duration::from_secs(45)), 2));
+    }
+
+    #[test]
+    fn old_lanes_retire_only_as_far_as_new_ones_carry() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        liveness.replace_all();
+        liveness.retire_old(1);
+        assert_eq!((liveness.carrying(), liveness.fresh(), liveness.old()), (1, 0, 1));
+        assert!(liveness.add(1, now));
+        liveness.retire_old(1);
+        assert_eq!((liveness.carrying(), liveness.fresh()), (1, 1));
+        assert!(liveness.is_any_retiring());
+    }
+
+    #[test]
+    fn a_slot_is_used_again_and_a_number_is_not_forgotten() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        assert!((1..MAX_LIVE as u32).all(|number| liveness.add(number, now)) && !liveness.add(99, now));
+        let slot = liveness.remove(7).map(|lane| lane.slot);
+        assert!(liveness.add(99, now));
+        assert_eq!((liveness.get(99).map(|lane| lane.slot), liveness.newest()), (slot, 99));
     }
 }

@@ -1,11 +1,42 @@
 //! A link: one replica connection carried end to end, a byte stream each way.
 //!
-//! This is the state machine of `replgate/1`, the same at both ends. It takes
-//! frames, bytes and the time, and answers with frames, bytes and the next time
-//! it wants to be asked; it owns no socket and no clock, and knows no Redis.
-//! Offsets count bytes as they are carried. Any lane may carry any frame; once the
-//! sync has begun, the link outlives its lanes for as long as `hold` says.
+//! This is the state machine of `replgate/1`, the same at both ends. It owns no socket
+//! and no clock, and knows no Redis. Any lane may carry any frame. Once the sync has
+//! begun, the link outlives its lanes for as long as `hold` says.
+//!
+//! **The contract.** These calls feed the machine:
+//!
+//! - [`Link::handle`] with each item off a lane, then [`Link::on_activity`] once its
+//!   bytes are used up; [`Link::lane_lost`] where the lane failed;
+//! - [`Link::offer`], [`Link::arm`], [`Link::local_closed`] for the local Redis, as far
+//!   as [`Link::read_room`] allows;
+//! - [`Link::wrote`] for what [`Link::take`] gave;
+//! - [`Link::dialled`] and [`Link::dial_failed`] at the dialler, [`Link::attach`] at the
+//!   acceptor;
+//! - [`Link::finish`], [`Link::stop`], [`Link::abort`], [`Link::renew`] for what this
+//!   gateway decides;
+//! - [`Link::check_liveness`] for each lane that was read empty, and
+//!   [`Link::handle_timeout`] once [`Link::poll_timeout`] is past.
+//!
+//! Any of them may give more to do, so after them the machine is drained, in this order:
+//!
+//! 1. [`Link::poll_event`] until `None`: a lane that is closed must not be used again;
+//! 2. [`Link::take`], for what the local Redis has room;
+//! 3. [`Link::poll_transmit`] for each lane, for as long as that has room;
+//! 4. [`Link::begin_dial`] where [`Link::dial_due`] is past;
+//! 5. [`Link::poll_timeout`], which says when to come back.
+//!
+//! Once [`Event::Ended`] has come, [`Link::poll_transmit`] still gives the last frames
+//! for each lane. Every other call does nothing then.
+//!
+//! Each part owns its own state: [`closing`] the life of the link, [`window`] what is
+//! sent, [`reassembly`] what is received, [`acks`] acknowledgements, [`codec`] the sync
+//! and compression, [`liveness`] lanes and breaks, [`dials`] the way to more lanes.
+//! [`Link`] joins them.
 
+mod acks;
+mod closing;
+mod codec;
 pub mod compress;
 pub mod dials;
 mod end;
@@ -13,13 +44,17 @@ mod liveness;
 pub mod reassembly;
 pub mod window;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use self::compress::{Packer, Unpacker};
-use self::dials::Dials;
-pub use self::end::{End, LaneLoss};
-pub use self::liveness::LaneIo;
-use self::liveness::Lanes;
+use self::acks::{Acks, RoundTrip};
+use self::closing::Closing;
+pub use self::closing::{DRAIN_IDLE, DRAIN_LIMIT};
+use self::codec::Codec;
+use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
+pub use self::end::{End, LaneLoss, ProtocolError};
+use self::liveness::Liveness;
+pub use self::liveness::{Held, LaneIo};
 use self::reassembly::Reassembly;
 use self::window::Window;
 use crate::buffer::Chunk;
@@ -27,37 +62,14 @@ use crate::wire::frame::{Frame, Item};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::wire::terms::Agreed;
 
-/// Written bytes after which an acknowledgement goes out at once.
-const ACK_BYTES: u64 = 1024 * 1024;
-
-/// Written bytes are acknowledged after this time, however few they are.
-const ACK_DELAY: Duration = Duration::from_millis(20);
-
-/// How long what was read before an end may still be delivered without any
-/// progress.
-pub const DELIVER: Duration = Duration::from_secs(5);
-
-/// And how long in all.
-pub const DELIVER_AT_MOST: Duration = Duration::from_secs(600);
-
-/// The oldest bytes are not copied to another lane before they have waited this long,
-/// however short the round trip is: Redis may be slow.
-const STUCK: Duration = Duration::from_millis(100);
-
 /// Unsent bytes for each lane above which no more is read from the local Redis.
 const READ_AHEAD: u64 = 1024 * 1024;
 
-/// The largest payload where several lanes share a link: what is on one lane holds
+/// Largest payload where several lanes share a link: what is on one lane holds
 /// up what is on the others.
 const SHARED_PAYLOAD: usize = 128 * 1024;
 
-/// How long a link outlives a last lane that was closed in good order, without an end
-/// of the link: that is what a kernel does for a process that was killed, and a
-/// gateway that lives is back within this time. What is cut or silent has all of
-/// `hold`.
-const GONE: Duration = Duration::from_millis(2500);
-
-/// For what a lost lane carried to come again over another.
+/// Time for what a lost lane carried to come again over another.
 const GAP: Duration = Duration::from_secs(2);
 
 /// Which end of the link this is.
@@ -79,8 +91,31 @@ impl Side {
     }
 }
 
-/// A break that is over: the link goes on where it was.
-#[derive(Clone, Debug)]
+/// What has happened to a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A lane does not belong to the link any more, and must be closed.
+    LaneClosed {
+        /// Its number.
+        lane: u32,
+        /// Both sides have retired it: close it in good order. Any other is reset, so that
+        /// nothing that is still queued arrives late.
+        retired: bool,
+    },
+    /// A break is over, and the link goes on where it was.
+    Resumed(Resumed),
+    /// The link is over. This is the last event but for lanes that are closed.
+    Ended {
+        /// Why.
+        end: End,
+        /// Everything that the far side sent was written to the local Redis, which may
+        /// still have to read it.
+        delivered: bool,
+    },
+}
+
+/// A break that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resumed {
     /// How the last lane was lost.
     pub cause: LaneLoss,
@@ -90,132 +125,32 @@ pub struct Resumed {
     pub resending: u64,
 }
 
-/// Where the link is in its life.
-#[derive(Debug)]
-enum Phase {
-    Open,
-    /// This end takes nothing more from its Redis; it ends once all that was read
-    /// is acknowledged, or without progress.
-    LastSent(Deadline, End),
-    /// Nothing more comes from the far side than it has declared; it ends once that
-    /// is written, or without progress.
-    LastReceived(Deadline, End),
-    Ended(End),
-}
-
-/// Moves on with progress, up to a limit.
-#[derive(Debug)]
-struct Deadline {
-    until: Instant,
-    limit: Instant,
-}
-
-impl Deadline {
-    fn new(now: Instant) -> Self {
-        Self { until: now + DELIVER, limit: now + DELIVER_AT_MOST }
-    }
-
-    fn progress(&mut self, now: Instant) {
-        self.until = (now + DELIVER).min(self.limit);
-    }
-}
-
-/// Nothing carries the link, and it waits for a way back.
-#[derive(Debug)]
-pub struct Held {
-    /// Since when.
-    pub since: Instant,
-    /// How long it waits.
-    pub within: Duration,
-    /// How the last lane was lost.
-    pub cause: LaneLoss,
-}
-
-/// How long a chunk takes from being sent to its acknowledgement, at best.
-#[derive(Debug, Default)]
-struct RoundTrip {
-    best: Option<Duration>,
-    /// The chunk that is being timed: its last offset, and when it was sent.
-    timed: Option<(u64, Instant)>,
-}
-
-impl RoundTrip {
-    fn sent(&mut self, end: u64, now: Instant) {
-        self.timed.get_or_insert((end, now));
-    }
-
-    fn acknowledged(&mut self, offset: u64, now: Instant) {
-        if let Some((end, then)) = self.timed
-            && offset >= end
-        {
-            self.timed = None;
-            let took = now - then;
-            self.best = Some(self.best.map_or(took, |best| best.min(took)));
-        }
-    }
-}
-
 /// The state machine of one link, at one end.
 #[derive(Debug)]
 pub struct Link {
     side: Side,
     passthrough: bool,
+    /// The link may have several lanes at a time.
+    shared: bool,
+    /// Lanes that it may have once its sync has begun.
+    lanes_agreed: usize,
+    max_payload: usize,
     send: Window,
     receive: Reassembly,
-    /// The acceptor's stream is compressed from ARMED on: what makes blocks of it.
-    packer: Option<Packer>,
-    /// What makes bytes of them again at the dialler.
-    unpacking: Option<Unpacking>,
-    lanes: Lanes,
+    codec: Codec,
+    acks: Acks,
+    round_trip: RoundTrip,
+    liveness: Liveness,
     dials: Dials,
-    held: Option<Held>,
-    resumed: Option<Resumed>,
-    breaks: u64,
-    /// When lanes of earlier certificates are cut.
-    renew_by: Option<Instant>,
-    superseded: bool,
-    /// Lanes that both sides have retired.
-    retired: Vec<u32>,
-    /// The far side's stream has ended and all of it was written.
-    delivered: bool,
-    shared: bool,
-    max_payload: usize,
-    speak_every: Duration,
-    dead_after: Duration,
-    hold: Duration,
-    phase: Phase,
+    closing: Closing,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
-    /// The last frame of a link that has ended, for every lane.
-    parting: Option<Frame>,
-    /// The end of this side's stream, to send after its last data.
-    last: Option<Reason>,
-    last_sent: bool,
-    /// It was sent at least once.
-    last_said: bool,
-    goodbye: Option<Reason>,
-    acknowledged: u64,
-    ack_due: Option<Instant>,
-    /// What was acknowledged last may have been lost with its lane.
-    ack_again: bool,
-    /// When the far side's acknowledgements last moved on.
-    progress: Instant,
-    round_trip: RoundTrip,
-    /// At the acceptor: the offset to send with ARMED, then what was sent.
-    /// At the dialler: the offset that came with it.
-    armed: Option<u64>,
-    /// Both sides can undo compression.
-    packed: bool,
-}
-
-/// Compressed bytes on their way to the local Redis.
-#[derive(Debug, Default)]
-struct Unpacking {
-    unpacker: Unpacker,
-    /// What is being unpacked, no more than one chunk of plain bytes at a time.
-    rest: Option<Chunk>,
-    /// Carried bytes that were taken so far.
-    taken: u64,
+    /// When lanes of earlier certificates are cut.
+    renew_by: Option<Instant>,
+    /// Another process of the far gateway has come up.
+    superseded: bool,
+    /// What [`Link::poll_event`] has not told yet.
+    events: VecDeque<Event>,
 }
 
 impl Link {
@@ -228,83 +163,72 @@ impl Link {
         Self {
             side,
             passthrough,
+            shared: agreed.is_shared(),
+            lanes_agreed: usize::from(lanes),
+            max_payload,
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
-            packer: None,
-            unpacking: (compressed && side == Side::Dialler).then(Unpacking::default),
-            lanes: Lanes::first(now),
-            dials: Dials::new(lanes, now),
-            held: None,
-            resumed: None,
-            breaks: 0,
+            codec: Codec::new(side, compressed),
+            acks: Acks::default(),
+            round_trip: RoundTrip::new(now),
+            liveness: Liveness::new(speak_every, dead_after, hold, now),
+            dials: Dials::new(now),
+            closing: Closing::new(passthrough),
+            urgent: Vec::new(),
             renew_by: None,
             superseded: false,
-            retired: Vec::new(),
-            delivered: false,
-            shared: agreed.is_shared(),
-            max_payload,
-            speak_every,
-            dead_after,
-            hold,
-            phase: Phase::Open,
-            urgent: Vec::new(),
-            last: None,
-            parting: None,
-            last_sent: false,
-            last_said: false,
-            goodbye: None,
-            acknowledged: 0,
-            ack_due: None,
-            ack_again: false,
-            progress: now,
-            round_trip: RoundTrip::default(),
-            armed: None,
-            packed: compressed,
+            events: VecDeque::new(),
         }
     }
 
     /// At the acceptor: the level at which its stream is compressed, where both sides
     /// have stated that they can.
     pub fn compressing(mut self, level: i32) -> Self {
-        if self.packed && self.side == Side::Acceptor {
-            self.packer = Some(Packer::new(level));
-        }
+        self.codec.compress(level);
         self
+    }
+
+    /// What has happened since the last call, the oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        self.closing.take_ended().map(|(end, delivered)| Event::Ended { end, delivered })
+    }
+
+    /// Whether the link is over. [`Event::Ended`] says why.
+    pub fn is_ended(&self) -> bool {
+        self.closing.ended().is_some()
+    }
+
+    /// Whether the link is over because the far side has said so.
+    pub fn is_ended_by_far(&self) -> bool {
+        matches!(self.closing.ended(), Some(End::Far(_) | End::FarStopping(_)))
     }
 
     /// Whether what is offered now is compressed.
     pub fn is_packing(&self) -> bool {
-        self.packer.is_some() && self.armed.is_some()
-    }
-
-    /// Why the link ended, once it has. What [`Link::poll_transmit`] still gives
-    /// should be sent; nothing else is to be done.
-    pub fn ended(&self) -> Option<&End> {
-        match &self.phase {
-            Phase::Ended(end) => Some(end),
-            _ => None,
-        }
+        self.codec.is_packing()
     }
 
     /// Whether the sync has begun: from here on a link can be resumed.
     pub fn is_armed(&self) -> bool {
-        match self.side {
-            Side::Dialler => self.armed.is_some_and(|offset| self.receive.written() >= offset),
-            Side::Acceptor => self.armed.is_some_and(|offset| self.send.acknowledged() >= offset),
-        }
+        let done = match self.side {
+            Side::Dialler => self.receive.written(),
+            Side::Acceptor => self.send.acknowledged(),
+        };
+        self.codec.armed().is_some_and(|offset| done >= offset)
     }
 
     /// Bytes that may now be read from the local Redis. While nothing carries the
     /// link, as much as the window takes: Redis should not notice.
     pub fn read_room(&self) -> u64 {
-        if !matches!(self.phase, Phase::Open) || self.last.is_some() || self.goodbye.is_some() {
+        if !self.closing.takes_bytes() {
             return 0;
         }
-        let ahead = READ_AHEAD * self.lanes.carrying().max(1) as u64;
-        let ahead = if self.held.is_some() { u64::MAX } else { ahead.saturating_sub(self.send.unsent()) };
-        let room = self.send.room().min(ahead);
-        // Blocks that do not shrink take a little more than they hold.
-        if self.packer.is_some() { room.saturating_sub(128) / 16 * 15 } else { room }
+        let ahead = READ_AHEAD * self.liveness.carrying().max(1) as u64;
+        let ahead = if self.is_held() { u64::MAX } else { ahead.saturating_sub(self.send.unsent()) };
+        self.codec.plain_room(self.send.room().min(ahead))
     }
 
     /// The largest chunk that the far side takes.
@@ -312,17 +236,17 @@ impl Link {
         self.max_payload
     }
 
-    /// Bytes of memory that the link counts for.
+    /// Memory charged for what is buffered, in bytes.
     pub fn memory(&self) -> u64 {
         self.send.charged() + self.receive.charged()
     }
 
-    /// Bytes of memory that what has come with a gap before it counts for.
+    /// Memory charged for data received out of order, in bytes.
     pub fn scattered(&self) -> u64 {
         self.receive.scattered()
     }
 
-    /// How many runs of bytes have come with a gap before them.
+    /// Runs of bytes received out of order.
     pub fn runs(&self) -> usize {
         self.receive.runs()
     }
@@ -335,58 +259,68 @@ impl Link {
     /// How long a gap may stay open that lanes out of step have left: until a silent lane
     /// is found out, and what it carried has come another way.
     pub fn gap_patience(&self) -> Duration {
-        self.dead_after * 2 + GAP
+        self.liveness.dead_after() * 2 + GAP
     }
 
     /// The longest pause in which the far side still hears this one in time.
     pub fn speak_every(&self) -> Duration {
-        self.speak_every
+        self.liveness.speak_every()
     }
 
     /// Whether bytes wait for the local Redis, in order: no lane need be read for
     /// there to be progress.
     pub fn has_ready(&self) -> bool {
-        self.receive.has_ready() || self.unpacking.as_ref().is_some_and(|unpacking| unpacking.rest.is_some())
+        self.receive.has_ready() || self.codec.has_rest()
     }
 
-    /// Bytes that were sent more than once.
+    /// Bytes that were sent more than once, so far.
     pub fn resent(&self) -> u64 {
         self.send.resent()
     }
 
+    /// Bytes that went out for the first time, so far.
+    pub fn sent(&self) -> u64 {
+        self.send.sent()
+    }
+
+    /// Bytes as carried, both ways, so far.
+    pub fn carried(&self) -> u64 {
+        self.send.offered() + self.receive.received()
+    }
+
     /// Whether nothing carries the link, and it waits for a way back.
     pub fn is_held(&self) -> bool {
-        self.held.is_some()
+        self.liveness.held().is_some()
     }
 
     /// The break that the link is in.
     pub fn held(&self) -> Option<&Held> {
-        self.held.as_ref()
+        self.liveness.held()
     }
 
-    /// How often nothing carried the link any more.
+    /// Breaks so far.
     pub fn breaks(&self) -> u64 {
-        self.breaks
+        self.liveness.breaks()
     }
 
     /// How long the link outlives its last lane.
     pub fn hold(&self) -> Duration {
-        self.hold
-    }
-
-    /// A break that ended since the last call.
-    pub fn take_resumed(&mut self) -> Option<Resumed> {
-        self.resumed.take()
+        self.liveness.hold()
     }
 
     /// Whether this lane still belongs to the link; any other must be closed.
     pub fn has_lane(&self, lane: u32) -> bool {
-        self.lanes.get(lane).is_some()
+        self.liveness.get(lane).is_some()
     }
 
     /// Lanes that carry the link now.
     pub fn lanes(&self) -> usize {
-        self.lanes.carrying()
+        self.liveness.carrying()
+    }
+
+    /// Whether a lane ends as both sides want it.
+    pub fn is_retired(&self, lane: u32) -> bool {
+        self.liveness.get(lane).is_some_and(|lane| lane.is_retired())
     }
 
     /// Whether the link may have several lanes at a time.
@@ -396,69 +330,28 @@ impl Link {
 
     /// Takes bytes read from the local Redis, best at most [`Link::max_payload`] of them.
     pub fn offer(&mut self, chunk: Chunk) {
-        if !matches!(self.phase, Phase::Open) {
-            return;
-        }
-        match &mut self.packer {
-            Some(packer) if self.armed.is_some() => {
-                // What does not shrink grows by a little, and must still fit a frame.
-                let most = self.max_payload - self.max_payload / 128 - 64;
-                for piece in chunk.bytes().chunks(most) {
-                    packer.pack(piece, &mut |block| self.send.offer(block));
-                }
-            }
-            _ if chunk.len() <= self.max_payload => self.send.offer(chunk),
-            _ => {
-                chunk.bytes().chunks(self.max_payload).for_each(|piece| self.send.offer(Chunk::copied(piece)))
-            }
+        if self.closing.is_open() {
+            self.codec.pack(chunk, self.max_payload, |chunk| self.send.offer(chunk));
         }
     }
 
     /// The sync's reply ends at the current end of this side's stream. Acceptor
     /// only; the first call counts.
     pub fn arm(&mut self) {
-        if self.armed.is_none() {
-            self.armed = Some(self.send.offered());
-            self.urgent.push(Frame::Armed(self.send.offered()));
+        let offset = self.send.offered();
+        if self.codec.arm(offset) {
+            self.urgent.push(Frame::Armed(offset));
         }
     }
 
     /// The next bytes for the local Redis, in order, and for how many carried bytes
     /// they stand.
     pub fn take(&mut self) -> Option<(Chunk, u64)> {
-        let (Some(unpacking), true) = (&mut self.unpacking, self.armed.is_some()) else {
-            let chunk = self.receive.take()?;
-            let carried = chunk.len() as u64;
-            if let Some(unpacking) = &mut self.unpacking {
-                unpacking.taken += carried;
-            }
-            return Some((chunk, carried));
-        };
-        loop {
-            let mut rest = unpacking.rest.take().or_else(|| self.receive.take())?;
-            let before = self.armed.unwrap_or_default().saturating_sub(unpacking.taken);
-            if before > 0 {
-                // The reply of the sync, and what came before it, is as it is.
-                let count = usize::try_from(before).unwrap_or(usize::MAX).min(rest.len());
-                let piece = Chunk::copied(&rest.bytes()[..count]);
-                rest.consume(count);
-                unpacking.taken += count as u64;
-                unpacking.rest = Some(rest).filter(|rest| !rest.is_empty());
-                return Some((piece, count as u64));
-            }
-            match unpacking.unpacker.step(rest.bytes()) {
-                Ok((count, made)) => {
-                    rest.consume(count);
-                    unpacking.taken += count as u64;
-                    unpacking.rest = Some(rest).filter(|rest| !rest.is_empty());
-                    if made.is_some() {
-                        return made;
-                    }
-                }
-                Err(error) => {
-                    self.fault(&error.to_string());
-                    return None;
-                }
+        match self.codec.unpack(|| self.receive.take()) {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.fault(&error.into());
+                None
             }
         }
     }
@@ -467,26 +360,16 @@ impl Link {
     /// Redis, or need no writing.
     pub fn wrote(&mut self, count: u64, now: Instant) {
         self.receive.wrote(count);
-        if let Phase::LastReceived(deadline, _) = &mut self.phase {
-            deadline.progress(now);
-        }
-        if self.ack_due.is_none() && self.receive.written() > self.acknowledged {
-            self.ack_due = Some(now + ACK_DELAY);
-        }
+        self.closing.on_written(now);
+        self.acks.on_written(self.receive.written(), now);
         if self.side == Side::Dialler
             && self.is_armed()
-            && self.armed.is_some_and(|offset| self.acknowledged < offset)
+            && self.codec.armed().is_some_and(|offset| self.acks.sent() < offset)
         {
             // From here on the far side can hold the link as well: without delay.
-            self.ack_due = Some(now);
+            self.acks.hurry(now);
         }
         self.check_ends();
-    }
-
-    /// Whether the link ended with everything that the far side sent written to the
-    /// local Redis, which may still have to read it.
-    pub fn is_delivered(&self) -> bool {
-        self.delivered
     }
 
     /// Whether the far side's stream has ended and all of it was written: time to
@@ -497,20 +380,20 @@ impl Link {
 
     /// The local Redis closed its connection or reset it, or will take no more.
     pub fn local_closed(&mut self, now: Instant) {
-        if !matches!(self.phase, Phase::Open) {
+        if !self.closing.is_open() {
             return;
         }
         let end = End::LocalClosed(self.side);
         match (self.passthrough, self.side) {
             (true, _) => {
-                self.last.get_or_insert(Reason::new(ReasonCode::Finished, ""));
+                self.closing.end_stream(Reason::new(ReasonCode::Finished, ""));
                 self.check_ends();
             }
             (false, Side::Dialler) => {
-                self.abort(Reason::new(ReasonCode::ReplicaClosed, &end.to_string()), end)
+                self.abort(Reason::new(ReasonCode::ReplicaClosed, &end.to_string()), end);
             }
             (false, Side::Acceptor) => {
-                self.finish(Reason::new(ReasonCode::MasterClosed, &end.to_string()), end, now)
+                self.finish(Reason::new(ReasonCode::MasterClosed, &end.to_string()), end, now);
             }
         }
     }
@@ -529,33 +412,23 @@ impl Link {
 
     /// Ends the link after what was offered so far, which is still delivered.
     pub fn finish(&mut self, reason: Reason, end: End, now: Instant) {
-        if matches!(self.phase, Phase::Open) {
-            self.last = Some(reason);
-            self.phase = Phase::LastSent(Deadline::new(now), end);
+        if self.closing.is_open() {
+            self.closing.drain(reason, end, now);
             self.check_ends();
         }
     }
 
     /// Ends the link at once: both sides drop what they have buffered.
     pub fn abort(&mut self, reason: Reason, end: End) {
-        if self.ended().is_none() {
-            self.send.clear();
-            self.receive.clear();
-            self.urgent.clear();
-            self.parting = Some(Frame::Abort(reason));
-            self.last = None;
-            self.goodbye = None;
-            self.ack_due = None;
-            self.ack_again = false;
-            self.phase = Phase::Ended(end);
+        if self.closing.abort(reason, end) {
+            self.drop_buffered();
+            self.acks.clear();
         }
     }
 
     /// The gateway stops: what was read is sent, then a GOODBYE.
     pub fn stop(&mut self, reason: Reason) {
-        if self.ended().is_none() && self.goodbye.is_none() {
-            self.goodbye = Some(reason);
-        }
+        self.closing.stop(reason);
     }
 
     /// The gateway stops now, whatever was still to be sent; the far side drops the rest.
@@ -563,10 +436,32 @@ impl Link {
         self.abort(reason, End::Stopping);
     }
 
+    /// The far side sent what cannot be.
+    pub fn fault(&mut self, error: &ProtocolError) {
+        let words = error.to_string();
+        self.abort(Reason::new(ReasonCode::Protocol, &words), End::Protocol(words));
+    }
+
+    /// The link ends because of what was heard while dialling: no lane is there to say
+    /// anything on.
+    pub fn given_up(&mut self, end: End) {
+        if self.closing.end(end) {
+            self.send.clear();
+            self.receive.clear();
+        }
+    }
+
+    /// Another instance of the same far gateway has come up: a link that nothing
+    /// carries will not be asked for again.
+    pub fn superseded(&mut self) {
+        self.superseded = true;
+        self.check_superseded();
+    }
+
     /// What an ended link has to say to a far side that could not be told: frames
     /// for any lane that it still accepts. Dialler only.
     pub fn last_words(&self) -> Vec<Frame> {
-        let reason = match self.ended() {
+        let reason = match self.closing.ended() {
             Some(end) if self.side == Side::Dialler => {
                 Reason::new(ReasonCode::ReplicaClosed, &end.to_string())
             }
@@ -578,8 +473,8 @@ impl Link {
     /// Whether the far side may hold a link that has ended here, until it is told.
     /// Dialler only.
     pub fn is_held_far_away(&self) -> bool {
-        let ours = match self.ended() {
-            Some(End::Far(_)) => self.delivered,
+        let ours = match self.closing.ended() {
+            Some(End::Far(_)) => self.closing.is_delivered(),
             Some(
                 End::LocalClosed(_)
                 | End::CommandRefused(_)
@@ -592,141 +487,86 @@ impl Link {
                 | End::Forgotten(_),
             ) => true,
             // Where it could say so, it has.
-            Some(End::Stopping) => self.held.is_some(),
+            Some(End::Stopping) => self.is_held(),
             _ => false,
         };
-        let armed = self.armed.is_some_and(|offset| self.receive.written() >= offset);
-        ours && self.side == Side::Dialler && armed && !self.passthrough && !self.hold.is_zero()
-    }
-
-    /// The link ends because of what was heard while dialling: no lane is there to say
-    /// anything on.
-    pub fn given_up(&mut self, end: End) {
-        if self.ended().is_none() {
-            self.send.clear();
-            self.receive.clear();
-            self.phase = Phase::Ended(end);
-        }
-    }
-
-    /// Bytes that went out for the first time, so far.
-    pub fn sent(&self) -> u64 {
-        self.send.sent()
-    }
-
-    /// Bytes as carried, both ways, so far.
-    pub fn carried(&self) -> u64 {
-        self.send.offered() + self.receive.received()
-    }
-
-    /// Whether a lane that is gone was retired by both sides; tells it once.
-    pub fn take_retired(&mut self, lane: u32) -> bool {
-        let at = self.retired.iter().position(|retired| *retired == lane);
-        at.map(|at| self.retired.remove(at)).is_some()
+        ours && self.side == Side::Dialler && self.is_armed() && !self.passthrough && !self.hold().is_zero()
     }
 
     /// A lane is gone. What it alone carried goes over another; the last one's loss
     /// begins a break, or ends a link that cannot be resumed.
     pub fn lane_lost(&mut self, lane: u32, loss: LaneLoss, now: Instant) {
-        let Some(state) = self.lanes.get(lane) else { return };
+        let Some(state) = self.liveness.get(lane) else { return };
         // One that was given up while it was opened says nothing of its process.
         let loss = match loss {
             LaneLoss::Closed if !state.proven => LaneLoss::Replaced,
             loss => loss,
         };
-        if self.is_retired(lane) {
-            self.retired.push(lane);
-        }
-        self.drop_lane(lane);
-        self.say_again(now);
-        self.without(loss, now);
+        let retired = state.is_retired();
+        self.drop_lane(lane, retired);
+        self.requeue_control(now);
+        self.suspend(loss, now);
     }
 
-    /// Whether a lane ends as both sides want it.
-    pub fn is_retired(&self, lane: u32) -> bool {
-        self.lanes.get(lane).is_some_and(|lane| lane.retired && lane.far_retired)
-    }
-
-    /// Any byte on a lane is a sign of life.
-    pub fn heard(&mut self, lane: u32, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(lane) else { return };
-        lane.heard = now;
-        if lane.suspect {
-            lane.suspect = false;
-            if lane.carries() {
-                self.regained(now);
-            }
+    /// Bytes have come over a lane: any is a sign of life.
+    pub fn on_activity(&mut self, lane: u32, now: Instant) {
+        if self.liveness.on_activity(lane, now) {
+            self.resume(now);
         }
     }
 
-    /// Takes what the decoder of `lane` found.
+    /// Takes what the decoder of `lane` found. What cannot be ends the link.
     pub fn handle(&mut self, lane: u32, item: Item<'_>, now: Instant) {
-        if self.ended().is_some() {
+        if self.is_ended() {
             return;
         }
-        let Some(state) = self.lanes.get_mut(lane) else { return };
+        let Some(state) = self.liveness.get_mut(lane) else { return };
         state.proven = true;
-        let fault = match item {
-            Item::Data { offset, bytes, left } => {
-                self.receive.insert(offset, bytes, left).err().map(|error| error.to_string())
-            }
-            Item::Frame(Frame::Ack(offset)) => self.acknowledge(lane, offset, now),
-            Item::Frame(Frame::Armed(offset)) => {
-                let late = self.unpacking.as_ref().is_some_and(|unpacking| unpacking.taken > offset);
-                let good = self.side == Side::Dialler && self.armed.is_none() && !late;
-                self.armed = Some(offset);
-                (!good).then(|| "an ARMED that was not expected".to_owned())
-            }
-            Item::Frame(Frame::Heartbeat) => None,
-            Item::Frame(Frame::End { offset, reason }) => self.end_received(offset, reason, now),
-            Item::Frame(Frame::Abort(reason)) => {
-                self.send.clear();
-                self.receive.clear();
-                self.phase = Phase::Ended(End::Far(reason));
-                None
-            }
-            Item::Frame(Frame::Goodbye { .. }) if self.is_far_stopping() => None,
-            Item::Frame(Frame::Goodbye { offset, reason }) => {
-                let fault = self.receive.declare_end(offset).err().map(|error| error.to_string());
-                self.send.clear();
-                self.phase = Phase::LastReceived(Deadline::new(now), End::FarStopping(reason));
-                self.check_ends();
-                fault
-            }
-            Item::Frame(Frame::Renew) if self.side == Side::Dialler => {
-                self.replace_lanes();
-                None
-            }
-            Item::Frame(Frame::Retire) => {
-                self.retire_heard(lane, now);
-                None
-            }
-            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
-                Some("a frame that does not belong here".to_owned())
-            }
-        };
-        if let Some(fault) = fault {
-            self.fault(&fault);
+        if let Err(error) = self.handle_item(lane, item, now) {
+            self.fault(&error);
         }
     }
 
-    /// The far side sent what cannot be.
-    pub fn fault(&mut self, fault: &str) {
-        self.abort(Reason::new(ReasonCode::Protocol, fault), End::Protocol(fault.to_owned()));
+    fn handle_item(&mut self, lane: u32, item: Item<'_>, now: Instant) -> Result<(), ProtocolError> {
+        match item {
+            Item::Data { offset, bytes, left } => self.receive.insert(offset, bytes, left)?,
+            Item::Frame(Frame::Ack(offset)) => self.on_ack(lane, offset, now)?,
+            Item::Frame(Frame::Armed(offset)) => self.codec.on_armed(offset)?,
+            Item::Frame(Frame::Heartbeat) => {}
+            Item::Frame(Frame::End { offset, reason }) => self.on_end(offset, reason, now)?,
+            Item::Frame(Frame::Abort(reason)) => {
+                self.closing.end(End::Far(reason));
+                self.send.clear();
+                self.receive.clear();
+            }
+            Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_stopping() => {}
+            Item::Frame(Frame::Goodbye { offset, reason }) => {
+                self.receive.declare_end(offset)?;
+                self.send.clear();
+                self.closing.deliver(End::FarStopping(reason), now);
+                self.check_ends();
+            }
+            Item::Frame(Frame::Renew) if self.side == Side::Dialler => self.replace_lanes(),
+            Item::Frame(Frame::Retire) => self.on_retire(lane, now),
+            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
+                return Err(ProtocolError::Misplaced);
+            }
+        }
+        Ok(())
     }
 
     /// Gives the next frame for `lane` to `put`, if there is one to send on it.
     pub fn poll_transmit(&mut self, lane: u32, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
         let sent = self.transmit(lane, now, put);
-        if sent && let Some(lane) = self.lanes.get_mut(lane) {
+        if sent && let Some(lane) = self.liveness.get_mut(lane) {
             lane.spoke = now;
         }
         sent
     }
 
     fn transmit(&mut self, number: u32, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
-        let ended = self.ended().is_some();
-        let Some(lane) = self.lanes.get_mut(number) else { return false };
+        let ended = self.is_ended();
+        let Some(lane) = self.liveness.get_mut(number) else { return false };
         if lane.retiring && !lane.retired && !ended {
             lane.retired = true;
             put(&Frame::Retire.encode());
@@ -735,7 +575,7 @@ impl Link {
         if !lane.carries() {
             return false;
         }
-        if let Some(parting) = self.parting.as_ref().filter(|_| !lane.parted) {
+        if let Some(parting) = self.closing.parting().filter(|_| !lane.parted) {
             lane.parted = true;
             put(&parting.encode());
             return true;
@@ -745,16 +585,9 @@ impl Link {
             put(&self.urgent.remove(0).encode());
             return true;
         }
-        let unacknowledged = self.receive.written() - self.acknowledged;
-        let ack_now = unacknowledged >= ACK_BYTES
-            || self.ack_due.is_some_and(|due| due <= now)
-            || (unacknowledged > 0
-                && (self.send.unsent() > 0 || self.receive.finished() || self.ended().is_some()));
-        if ack_now && unacknowledged > 0 || self.ack_again {
-            self.acknowledged = self.receive.written();
-            self.ack_due = None;
-            self.ack_again = false;
-            put(&Frame::Ack(self.acknowledged).encode());
+        let hurry = self.send.unsent() > 0 || self.receive.finished() || ended;
+        if let Some(offset) = self.acks.take(self.receive.written(), hurry, now) {
+            put(&Frame::Ack(offset).encode());
             return true;
         }
         if self.oldest_is_stuck(now)
@@ -765,70 +598,62 @@ impl Link {
         }
         if let Some(framed) = self.send.send_next(slot) {
             put(framed);
-            self.round_trip.sent(self.send.sent(), now);
+            self.round_trip.on_sent(self.send.sent(), now);
             return true;
         }
-        if let Some(reason) = self.last.as_ref().filter(|_| !self.last_sent) {
-            put(&Frame::End { offset: self.send.offered(), reason: reason.clone() }.encode());
-            (self.last_sent, self.last_said) = (true, true);
+        if let Some(end) = self.closing.take_end(self.send.offered()) {
+            put(&end.encode());
             self.check_ends();
             return true;
         }
-        if let Some(reason) = self.goodbye.take() {
-            self.parting = Some(Frame::Goodbye { offset: self.send.offered(), reason });
-            self.phase = Phase::Ended(End::Stopping);
+        if self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
-        if self.ended().is_none() && now >= spoke + self.speak_every {
+        if !ended && now >= spoke + self.speak_every() {
             put(&Frame::Heartbeat.encode());
             return true;
         }
         false
     }
 
-    /// When [`Link::handle_timeout`] and [`Link::poll_transmit`] next want the time.
+    /// When [`Link::handle_timeout`], [`Link::poll_transmit`] and [`Link::begin_dial`] next
+    /// want the time.
     ///
     /// What is due on a lane that has no room waits for room and not for a time, and one
-    /// that was not read empty is not judged: `io` tells of each.
-    pub fn next_timeout(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
-        let phase = match &self.phase {
-            Phase::Ended(_) => return None,
-            // Until then it is the hold that counts.
-            _ if self.held.is_some() => None,
-            Phase::Open => None,
-            Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) => Some(deadline.until),
-        };
-        let held = self.held.as_ref().map(|held| held.since + held.within);
-        let dead = self.lanes.next_judgement(self.dead_after, io);
-        let with_room = || self.lanes.iter().filter(|lane| lane.carries() && io(lane.number).room);
-        let beat = with_room().map(|lane| lane.spoke + self.speak_every).min();
-        let ack = self.ack_due.filter(|_| with_room().next().is_some());
-        [phase, held, dead, beat, ack, self.renew_by, self.dial_due()].into_iter().flatten().min()
+    /// that was not read empty is not checked: `io` tells of each.
+    pub fn poll_timeout(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
+        if self.is_ended() {
+            return None;
+        }
+        let held = self.held().map(|held| held.since + held.within);
+        // While the link is held it is the hold that counts.
+        let last_bytes = self.closing.timeout().filter(|_| held.is_none());
+        let check = self.liveness.next_check(io);
+        let beat = self.liveness.next_heartbeat(io);
+        let ack = self.acks.due().filter(|_| beat.is_some());
+        [last_bytes, held, check, beat, ack, self.renew_by, self.dial_due()].into_iter().flatten().min()
     }
 
-    /// Whether [`Link::judge`] would find this lane dead.
-    pub fn seems_dead(&self, lane: u32, now: Instant) -> bool {
-        self.lanes.get(lane).is_some_and(|lane| !lane.suspect && now >= lane.heard + self.dead_after)
+    /// Whether [`Link::check_liveness`] would find this lane dead.
+    pub fn is_silent(&self, lane: u32, now: Instant) -> bool {
+        self.liveness.is_silent(lane, now)
     }
 
-    /// Judges a lane whose socket was read empty: bytes that wait there are a sign of
+    /// Checks a lane whose socket was read empty: bytes that wait there are a sign of
     /// life. A silent one is suspect; it is kept, and read, until another takes its
     /// place, unless the link cannot be resumed.
-    pub fn judge(&mut self, lane: u32, now: Instant) {
-        if !self.seems_dead(lane, now) || self.ended().is_some() {
+    pub fn check_liveness(&mut self, lane: u32, now: Instant) {
+        if self.is_ended() {
             return;
         }
-        let others = self.lanes.iter().any(|other| other.number != lane && other.carries());
-        let Some(state) = self.lanes.get_mut(lane) else { return };
-        let loss = LaneLoss::Silent(now - state.heard);
-        state.suspect = true;
-        if others {
-            // They carry what it was to carry.
-            let slot = state.slot;
+        let Some((slot, silence)) = self.liveness.suspect(lane, now) else { return };
+        let loss = LaneLoss::Silent(silence);
+        if self.liveness.carrying() > 0 {
+            // The others carry what it was to carry.
             self.send.lose(slot);
-            self.say_again(now);
+            self.requeue_control(now);
         } else if self.is_resumable() && self.needs_lane() {
-            self.without(loss, now);
+            self.suspend(loss, now);
         } else {
             self.lane_lost(lane, loss, now);
         }
@@ -837,116 +662,246 @@ impl Link {
     /// Does what the time has brought.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cut_old(now);
-        if let Some(held) = &self.held {
-            if now >= held.since + held.within && self.ended().is_none() {
+        if let Some(held) = self.held() {
+            if now >= held.since + held.within && !self.is_ended() {
                 let end = End::NoWayBack(held.cause.clone(), held.within);
                 self.abort(Reason::new(ReasonCode::TimedOut, &end.to_string()), end);
             }
             return;
         }
-        let reason = || Reason::new(ReasonCode::TimedOut, "the last bytes could not be delivered in time");
-        match &self.phase {
-            Phase::LastSent(deadline, end) if now >= deadline.until => {
-                let end = if matches!(end, End::LocalClosed(_)) { End::NotDelivered } else { end.clone() };
-                self.abort(reason(), end);
-            }
-            Phase::LastReceived(deadline, _) if now >= deadline.until => {
-                self.abort(reason(), End::NotDelivered);
-            }
-            _ => {}
+        if let Some(end) = self.closing.expired(now) {
+            let words = "the last bytes could not be delivered in time";
+            self.abort(Reason::new(ReasonCode::TimedOut, words), end);
         }
     }
 
-    fn acknowledge(&mut self, lane: u32, offset: u64, now: Instant) -> Option<String> {
-        if let Some(lane) = self.lanes.get_mut(lane) {
+    /// When [`Link::begin_dial`] wants to be called; `None` while no lane is wanted.
+    /// Dialler only.
+    pub fn dial_due(&self) -> Option<Instant> {
+        if self.side == Side::Acceptor || self.is_ended() || self.closing.is_stopping() {
+            return None;
+        }
+        let need = if self.is_held() {
+            Need::WayBack
+        } else if self.needs_lane()
+            && self.liveness.carrying() > 0
+            && self.liveness.fresh() < self.lanes_wanted()
+        {
+            Need::Lane
+        } else {
+            Need::Nothing
+        };
+        self.dials.due(need)
+    }
+
+    /// Starts a dial.
+    pub fn begin_dial(&mut self, now: Instant) -> Dial {
+        let counted_on = self.liveness.iter().filter(|lane| !lane.suspect).map(|lane| lane.number);
+        self.dials.begin(self.liveness.newest(), counted_on, self.receive.received(), now)
+    }
+
+    /// A dial came to nothing.
+    pub fn dial_failed(&mut self, lane: u32, now: Instant) {
+        self.dials.failed(lane, self.is_held(), now);
+    }
+
+    /// A dial was accepted, by a far side that has received everything below
+    /// `received`. True if the lane is used; the other dials are then given up
+    /// where they only were to find any way at all.
+    pub fn dialled(&mut self, lane: u32, received: u64, now: Instant) -> bool {
+        let Some(dial) = self.dials.answered(lane) else { return false };
+        if self.is_ended() || !self.join(lane, &dial.alive, received, now) {
+            return false;
+        }
+        self.dials.settle();
+        if self.liveness.old() == 0 {
+            self.dials.hurry(now);
+        }
+        self.liveness.retire_old(self.lanes_wanted());
+        true
+    }
+
+    /// Judges a lane that asks to carry this link, and takes it in. The answer is
+    /// the offset below which this side has received everything. Acceptor only.
+    pub fn attach(&mut self, dial: &Dial, now: Instant) -> Result<u64, Reason> {
+        if let Some(end) = self.closing.ended() {
+            return Err(Reason::new(ReasonCode::LinkEnded, &end.to_string()));
+        }
+        if dial.lane <= self.liveness.newest() {
+            return Err(Reason::new(ReasonCode::OldLane, "a newer lane of this link was accepted before"));
+        }
+        if !self.passthrough && !self.is_armed() {
+            return Err(Reason::new(ReasonCode::NotYet, "the link's sync has not begun"));
+        }
+        // Its owner lives.
+        self.superseded = false;
+        if self.join(dial.lane, &dial.alive, dial.received, now) {
+            return Ok(self.receive.received());
+        }
+        match self.closing.ended() {
+            Some(end) => Err(Reason::new(ReasonCode::Protocol, &end.to_string())),
+            None => Err(Reason::new(ReasonCode::Limit, "this link has too many lanes")),
+        }
+    }
+
+    /// Every lane is to be replaced by a new one: this side's certificates have changed.
+    /// One that still is not after [`RENEW_WITHIN`] is cut.
+    pub fn renew(&mut self, now: Instant) {
+        if self.is_ended() {
+            return;
+        }
+        self.renew_by = Some(now + RENEW_WITHIN);
+        self.replace_lanes();
+        if self.side == Side::Acceptor {
+            self.urgent.push(Frame::Renew);
+        }
+    }
+
+    /// Marks every lane as one to be replaced.
+    fn replace_lanes(&mut self) {
+        self.liveness.replace_all();
+        self.dials.forgive();
+    }
+
+    /// Cuts the lanes that should have been replaced by now, and ends a link that has no
+    /// other: its far side is one that the certificates in use do not let in.
+    fn cut_old(&mut self, now: Instant) {
+        if self.renew_by.is_none_or(|by| now < by) {
+            return;
+        }
+        self.renew_by = None;
+        if self.liveness.fresh() == 0 && self.liveness.carrying() > 0 {
+            let reason = Reason::new(ReasonCode::NotAvailable, &End::Outdated.to_string());
+            return self.abort(reason, End::Outdated);
+        }
+        let old: Vec<u32> = self.liveness.iter().filter(|lane| lane.old).map(|lane| lane.number).collect();
+        for lane in old {
+            self.lane_lost(lane, LaneLoss::Outdated, now);
+        }
+    }
+
+    fn check_superseded(&mut self) {
+        if self.superseded && self.is_held() {
+            self.abort(
+                Reason::new(ReasonCode::Superseded, "another process of the same gateway has taken over"),
+                End::Superseded,
+            );
+        }
+    }
+
+    /// Takes a lane in, and drops older ones that are not `alive` to the dialler.
+    fn join(&mut self, lane: u32, alive: &[u32], received: u64, now: Instant) -> bool {
+        if let Err(error) = self.send.note_arrived(received) {
+            self.fault(&error.into());
+            return false;
+        }
+        let left: Vec<u32> = self
+            .liveness
+            .iter()
+            .map(|known| known.number)
+            .filter(|known| *known < lane && !alive.contains(known))
+            .collect();
+        for number in left {
+            self.drop_lane(number, false);
+        }
+        if self.is_resumable() {
+            // A break that the far side has noticed first.
+            self.suspend(LaneLoss::Replaced, now);
+        }
+        let most = self.lanes_agreed + AT_ONCE + self.liveness.old();
+        if self.liveness.iter().count() >= most || !self.liveness.add(lane, now) {
+            return false;
+        }
+        self.requeue_control(now);
+        self.resume(now);
+        true
+    }
+
+    fn lanes_wanted(&self) -> usize {
+        if self.passthrough || self.is_armed() { self.lanes_agreed } else { 1 }
+    }
+
+    fn on_ack(&mut self, lane: u32, offset: u64, now: Instant) -> Result<(), ProtocolError> {
+        if let Some(lane) = self.liveness.get_mut(lane) {
             if offset < lane.acknowledged {
-                return Some(format!("takes back an acknowledgement, to offset {offset}"));
+                return Err(ProtocolError::AckTakenBack(offset));
             }
             lane.acknowledged = offset;
         }
         let before = self.send.acknowledged();
-        if let Err(error) = self.send.acknowledge(offset) {
-            return Some(error.to_string());
-        }
+        self.send.acknowledge(offset)?;
         if self.send.acknowledged() > before {
-            self.progress = now;
-            self.round_trip.acknowledged(offset, now);
-            if let Phase::LastSent(deadline, _) = &mut self.phase {
-                deadline.progress(now);
-            }
+            self.round_trip.on_acknowledged(offset, now);
+            self.closing.on_acknowledged(now);
         }
         self.check_ends();
-        None
+        Ok(())
     }
 
-    fn end_received(&mut self, offset: u64, reason: Reason, now: Instant) -> Option<String> {
+    fn on_end(&mut self, offset: u64, reason: Reason, now: Instant) -> Result<(), ProtocolError> {
         if !self.passthrough && self.side == Side::Acceptor {
-            return Some("an end of the replica's stream: a replica only aborts".to_owned());
+            return Err(ProtocolError::ReplicaEnd);
         }
-        if let Err(error) = self.receive.declare_end(offset) {
-            return Some(error.to_string());
-        }
-        if !self.passthrough && !matches!(self.phase, Phase::LastReceived(..)) {
+        self.receive.declare_end(offset)?;
+        if !self.passthrough && !self.closing.is_delivering() {
             self.send.clear();
-            self.phase = Phase::LastReceived(Deadline::new(now), End::Far(reason));
+            self.closing.deliver(End::Far(reason), now);
         }
         self.check_ends();
-        None
+        Ok(())
     }
 
     /// The far side sends nothing more on a lane. Only the dialler begins it.
-    fn retire_heard(&mut self, lane: u32, now: Instant) {
-        let Some(state) = self.lanes.get_mut(lane) else { return };
+    fn on_retire(&mut self, lane: u32, now: Instant) {
+        let Some(state) = self.liveness.get_mut(lane) else { return };
         (state.retiring, state.far_retired) = (true, true);
         let slot = state.slot;
         if state.retired {
             // It answers this side's own, which came after everything else.
             self.send.settle(slot);
             self.lane_lost(lane, LaneLoss::Closed, now);
-        } else if self.lanes.carrying() == 0 {
-            self.without(LaneLoss::Closed, now);
+        } else if self.liveness.carrying() == 0 {
+            self.suspend(LaneLoss::Closed, now);
         }
     }
 
     /// Whether a window half full waits for its oldest bytes for longer than two
     /// round trips, which is worth a copy over another lane.
     fn oldest_is_stuck(&self, now: Instant) -> bool {
-        self.shared
-            && self.send.is_half_full()
-            && self.round_trip.best.is_some_and(|best| now > self.progress + (best * 2).max(STUCK))
+        self.shared && self.send.is_half_full() && self.round_trip.is_stalled(now)
     }
 
     /// Whether the link still has anything to send or to hear.
     fn needs_lane(&self) -> bool {
-        match &self.phase {
-            Phase::Ended(_) => false,
-            Phase::LastReceived(..) => !self.receive.is_complete(),
-            _ => true,
-        }
+        let is_done = self.closing.is_delivering() && self.receive.is_complete();
+        !is_done && !self.is_ended()
     }
 
     fn is_resumable(&self) -> bool {
-        !self.passthrough && !self.hold.is_zero() && !self.is_far_stopping() && self.is_armed()
+        !self.passthrough && !self.hold().is_zero() && !self.closing.is_far_stopping() && self.is_armed()
     }
 
-    fn is_far_stopping(&self) -> bool {
-        matches!(self.phase, Phase::LastReceived(_, End::FarStopping(_)))
+    /// Takes a lane out, if it is there.
+    fn drop_lane(&mut self, lane: u32, retired: bool) {
+        if let Some(state) = self.liveness.remove(lane) {
+            self.send.lose(state.slot);
+            self.events.push_back(Event::LaneClosed { lane, retired });
+        }
     }
 
-    /// Takes a lane out; false if it was not there.
-    fn drop_lane(&mut self, lane: u32) -> bool {
-        let Some(lane) = self.lanes.remove(lane) else { return false };
-        self.send.lose(lane.slot);
-        true
+    fn drop_buffered(&mut self) {
+        self.send.clear();
+        self.receive.clear();
+        self.urgent.clear();
     }
 
-    /// What may have been lost with a lane is said again over the next.
-    fn say_again(&mut self, now: Instant) {
-        if self.ended().is_none() {
-            self.ack_again = self.receive.written() > 0;
-            self.last_sent = false;
-            self.progress = now;
-            let renewing = self.renew_by.is_some() && self.lanes.iter().any(|lane| lane.old);
+    /// Says again over the next lane what may have been lost with one.
+    fn requeue_control(&mut self, now: Instant) {
+        if !self.is_ended() {
+            self.acks.requeue(self.receive.written());
+            self.closing.requeue();
+            self.round_trip.restart(now);
+            let renewing = self.renew_by.is_some() && self.liveness.old() > 0;
             if renewing && self.side == Side::Acceptor && !self.urgent.contains(&Frame::Renew) {
                 self.urgent.push(Frame::Renew);
             }
@@ -954,76 +909,46 @@ impl Link {
     }
 
     /// A lane carries no more: a break begins if it was the last, or the end.
-    fn without(&mut self, loss: LaneLoss, now: Instant) {
-        if self.ended().is_some() || self.held.is_some() || self.lanes.carrying() > 0 {
+    fn suspend(&mut self, loss: LaneLoss, now: Instant) {
+        if self.is_ended() || self.is_held() || self.liveness.carrying() > 0 {
             return;
         }
         if !self.needs_lane() {
             return self.check_ends();
         }
         if self.is_resumable() {
-            let within = if loss == LaneLoss::Closed { GONE.min(self.hold) } else { self.hold };
-            self.held = Some(Held { since: now, within, cause: loss });
-            self.breaks += 1;
+            self.liveness.suspend(loss, now);
             self.dials.at_once(now);
             return self.check_superseded();
         }
-        if self.lanes.is_any_retiring() {
+        if self.liveness.is_any_retiring() {
             // What is under way there still comes.
             return;
         }
-        let end = match &self.phase {
-            Phase::LastSent(_, End::LocalClosed(_)) | Phase::LastReceived(..) => End::NotDelivered,
-            Phase::LastSent(_, end) => end.clone(),
-            // The far side was done first, and closed.
-            Phase::Open
-                if loss == LaneLoss::Closed
-                    && self.passthrough
-                    && self.last_said
-                    && self.receive.finished() =>
-            {
-                End::Finished
-            }
-            _ => End::LaneLost(loss),
-        };
-        self.send.clear();
-        self.receive.clear();
-        self.urgent.clear();
-        self.phase = Phase::Ended(end);
+        self.closing.strand(loss, self.receive.finished());
+        self.drop_buffered();
     }
 
-    /// A lane carries again.
-    fn regained(&mut self, now: Instant) {
-        let Some(held) = self.held.take() else { return };
+    /// A lane carries again: a break is over, if there was one.
+    fn resume(&mut self, now: Instant) {
+        let Some(held) = self.liveness.resume() else { return };
         // What lies on lanes that are still suspect goes over this one.
-        let suspect: Vec<u8> = self.lanes.iter().filter(|lane| lane.suspect).map(|lane| lane.slot).collect();
-        suspect.into_iter().for_each(|slot| self.send.lose(slot));
-        // The way may be another one now.
-        self.round_trip = RoundTrip::default();
+        let suspect = self.liveness.iter().filter(|lane| lane.suspect);
+        suspect.for_each(|lane| self.send.lose(lane.slot));
+        self.round_trip.forget();
         let resending = self.send.to_resend();
-        self.resumed = Some(Resumed { cause: held.cause, lasted: now - held.since, resending });
-        if let Phase::LastSent(deadline, _) | Phase::LastReceived(deadline, _) = &mut self.phase {
-            deadline.progress(now);
-        }
+        self.events.push_back(Event::Resumed(Resumed {
+            cause: held.cause,
+            lasted: now - held.since,
+            resending,
+        }));
+        self.closing.on_resumed(now);
     }
 
     /// Ends the link where all that remained to be done is done.
     fn check_ends(&mut self) {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
-        let end = match &self.phase {
-            Phase::Open
-                if self.passthrough && self.last_sent && all_acknowledged && self.receive.finished() =>
-            {
-                End::Finished
-            }
-            Phase::LastSent(_, end) if self.last_sent && all_acknowledged => end.clone(),
-            Phase::LastReceived(_, end) if self.receive.finished() => {
-                self.delivered = true;
-                end.clone()
-            }
-            _ => return,
-        };
-        self.phase = Phase::Ended(end);
+        self.closing.check(all_acknowledged, self.receive.finished());
     }
 }
 

@@ -66,6 +66,8 @@ struct End2 {
     written: u64,
     /// Ticks for which nothing has carried or held it.
     adrift: u32,
+    /// It has said that it is over.
+    told: bool,
 }
 
 /// The whole world.
@@ -127,6 +129,7 @@ impl World {
             open: vec![0],
             written: 0,
             adrift: 0,
+            told: false,
         };
         let ends = [end(Side::Dialler), end(Side::Acceptor)];
         let delay = dice.roll(12);
@@ -160,7 +163,7 @@ impl World {
     fn speak(&mut self, side: usize, most: u64) {
         let end = &mut self.ends[side];
         let room = end.link.read_room().min(end.link.max_payload() as u64).min(1 + self.dice.roll(most));
-        if room == 0 || end.link.ended().is_some() {
+        if room == 0 || end.link.closing.ended().is_some() {
             return;
         }
         let bytes = stream(side, self.offered[side], room as usize);
@@ -195,7 +198,7 @@ impl World {
                 .open
                 .iter()
                 .copied()
-                .filter(|lane| end.link.ended().is_some() || !end.link.has_lane(*lane))
+                .filter(|lane| end.link.closing.ended().is_some() || !end.link.has_lane(*lane))
                 .collect();
             end.open.retain(|lane| !gone.contains(lane));
             for pipe in self.pipes.iter_mut().filter(|pipe| gone.contains(&pipe.number)) {
@@ -240,7 +243,7 @@ impl World {
         // Time.
         for side in [0, 1] {
             for lane in self.ends[side].open.clone() {
-                self.ends[side].link.judge(lane, now);
+                self.ends[side].link.check_liveness(lane, now);
             }
             self.ends[side].link.handle_timeout(now);
         }
@@ -282,9 +285,19 @@ impl World {
         if self.tick.is_multiple_of(64) {
             self.ends.iter().for_each(|end| end.link.send.check());
         }
-        let held = self.ends[0].link.take_resumed().is_some() as u32
-            + self.ends[1].link.take_resumed().is_some() as u32;
-        self.breaks += held;
+        for End2 { link, told, .. } in &mut self.ends {
+            let mut resumed = false;
+            while let Some(event) = link.poll_event() {
+                assert!(!*told || matches!(event, Event::LaneClosed { .. }), "{event:?} after the end");
+                match event {
+                    Event::LaneClosed { lane, .. } => assert!(!link.has_lane(lane)),
+                    Event::Resumed(_) => resumed = true,
+                    Event::Ended { .. } => *told = true,
+                }
+            }
+            assert_eq!(*told, link.is_ended());
+            self.breaks += u32::from(resumed);
+        }
     }
 
     /// What must hold of an end after everything that was due has been done.
@@ -299,10 +312,10 @@ impl World {
             room: usable.contains(&lane) && !full.contains(&(side, lane)),
             empty: usable.contains(&lane),
         };
-        let due = link.next_timeout(&io);
+        let due = link.poll_timeout(&io);
         let dial = link.dial_due().is_some_and(|due| due <= self.now);
         assert!(dial || due.is_none_or(|due| due > self.now), "woken for nothing: {link:?}");
-        let idle = link.ended().is_some() || link.is_held() || link.lanes() > 0 || !link.needs_lane();
+        let idle = link.closing.ended().is_some() || link.is_held() || link.lanes() > 0 || !link.needs_lane();
         *adrift = if idle { 0 } else { *adrift + 1 };
         assert!(*adrift < 400, "neither carried nor held: {link:?}");
     }
@@ -326,7 +339,7 @@ impl World {
         let lane = dial.lane;
         if tick == u64::MAX || self.blackout {
             // No answer: given up after a while.
-            if self.dice.one_in(100) || self.ends[0].link.ended().is_some() {
+            if self.dice.one_in(100) || self.ends[0].link.closing.ended().is_some() {
                 self.pipes[at].opening = None;
                 self.pipes[at].closed = true;
                 self.ends[0].link.dial_failed(lane, self.now);
@@ -409,7 +422,7 @@ impl World {
                     ends[to].link.handle(pipe.number, item, now);
                 }
             }
-            ends[to].link.heard(pipe.number, now);
+            ends[to].link.on_activity(pipe.number, now);
         }
         if pipe.closed && pipe.wires[way].under_way.is_empty() {
             ends[to].open.retain(|lane| *lane != pipe.number);
@@ -510,12 +523,12 @@ fn run(seed: u64) -> (u32, bool) {
     let closed = closes < 2 && world.tick >= close_at || stops && world.tick >= stop_at;
     // From here on nothing goes wrong any more.
     (world.faults, world.blackout) = (false, false);
-    let ended_before = world.ends.iter().any(|end| end.link.ended().is_some());
+    let ended_before = world.ends.iter().any(|end| end.link.closing.ended().is_some());
     let mut left = (world.hold + Duration::from_secs(120)).as_millis() / TICK.as_millis();
     let is_done = |world: &World| {
         let all_there =
             world.ends[0].written == world.offered[1] && world.ends[1].written == world.offered[0];
-        let ended: Vec<_> = world.ends.iter().map(|end| end.link.ended().is_some()).collect();
+        let ended: Vec<_> = world.ends.iter().map(|end| end.link.closing.ended().is_some()).collect();
         ended == [true, true]
             || ended == [false, false]
                 && !closed
@@ -537,20 +550,24 @@ fn run(seed: u64) -> (u32, bool) {
         world.listen(1, u64::MAX);
         world.step();
     }
-    if closes == 1 && world.ends[0].link.is_delivered() {
+    if closes == 1 && world.ends[0].link.closing.is_delivered() {
         assert_eq!(world.ends[0].written, world.offered[1], "delivered is to the last byte");
     }
     if ended_before && !restarts && !stops && !supersedes && closes > 1 {
         // Nothing ends a link but its hold, or a break before the sync.
-        let reason = world.ends.each_ref().map(|end| end.link.ended().cloned());
+        let reason = world.ends.each_ref().map(|end| end.link.closing.ended().cloned());
         let held =
             |end: &Option<End>| matches!(end, Some(End::NoWayBack(..) | End::LaneLost(_) | End::Outdated));
         assert!(reason.iter().any(held), "{reason:?}");
     }
     for end in &world.ends {
-        assert!(!matches!(end.link.ended(), Some(End::Protocol(_))), "{:?}", end.link.ended());
+        assert!(
+            !matches!(end.link.closing.ended(), Some(End::Protocol(_))),
+            "{:?}",
+            end.link.closing.ended()
+        );
     }
-    (world.breaks, world.ends[0].link.ended().is_none())
+    (world.breaks, world.ends[0].link.closing.ended().is_none())
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Half {
         while let Some(item) = self.decoder.next(&mut input).expect("our own frames decode") {
             self.link.handle(0, item, now);
         }
-        self.link.heard(0, now);
+        self.link.on_activity(0, now);
         if write {
             self.write(now);
         }
@@ -86,7 +86,7 @@ impl Two {
         while self.now < end {
             self.now += Duration::from_millis(10);
             for half in [&mut self.dialler, &mut self.acceptor] {
-                half.link.judge(0, self.now);
+                half.link.check_liveness(0, self.now);
                 half.link.handle_timeout(self.now);
             }
             self.exchange();
@@ -117,10 +117,10 @@ fn bytes_come_out_as_they_went_in_both_ways() {
 fn an_idle_link_stays_up_by_heartbeats_and_a_silent_one_ends() {
     let mut two = Two::new(false);
     two.pass(Duration::from_secs(30));
-    assert!(two.dialler.link.ended().is_none() && two.acceptor.link.ended().is_none());
+    assert!(two.dialler.link.closing.ended().is_none() && two.acceptor.link.closing.ended().is_none());
     let later = two.now + Duration::from_secs(4);
-    two.dialler.link.judge(0, later);
-    assert!(matches!(two.dialler.link.ended(), Some(End::LaneLost(LaneLoss::Silent(_)))));
+    two.dialler.link.check_liveness(0, later);
+    assert!(matches!(two.dialler.link.closing.ended(), Some(End::LaneLost(LaneLoss::Silent(_)))));
 }
 
 #[test]
@@ -146,11 +146,11 @@ fn a_replica_that_closes_ends_both_sides_and_drops_everything() {
     let mut two = Two::new(false);
     offer(&mut two.acceptor, &[1; 1000]);
     two.dialler.link.local_closed(two.now);
-    assert_eq!(two.dialler.link.ended(), Some(&End::LocalClosed(Side::Dialler)));
+    assert_eq!(two.dialler.link.closing.ended(), Some(&End::LocalClosed(Side::Dialler)));
     let words = two.dialler.sends(two.now);
     two.acceptor.hears(&words, true, two.now);
     assert!(
-        matches!(two.acceptor.link.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::ReplicaClosed)
+        matches!(two.acceptor.link.closing.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::ReplicaClosed)
     );
     assert!(two.acceptor.sends(two.now).is_empty());
 }
@@ -163,10 +163,10 @@ fn a_master_that_closes_is_delivered_to_its_last_byte() {
     two.exchange();
     assert_eq!(two.dialler.written.len(), 5000);
     assert!(
-        matches!(two.dialler.link.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::MasterClosed)
+        matches!(two.dialler.link.closing.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::MasterClosed)
     );
     two.exchange();
-    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed(Side::Acceptor)));
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::LocalClosed(Side::Acceptor)));
 }
 
 #[test]
@@ -176,13 +176,13 @@ fn a_last_byte_that_redis_never_takes_does_not_hold_the_link_for_ever() {
     two.acceptor.link.local_closed(two.now);
     let last = two.acceptor.sends(two.now);
     two.dialler.hears(&last, false, two.now);
-    let later = two.now + DELIVER;
-    two.dialler.link.heard(0, later);
+    let later = two.now + DRAIN_IDLE;
+    two.dialler.link.on_activity(0, later);
     two.dialler.link.handle_timeout(later);
-    assert_eq!(two.dialler.link.ended(), Some(&End::NotDelivered));
-    two.acceptor.link.heard(0, later);
+    assert_eq!(two.dialler.link.closing.ended(), Some(&End::NotDelivered));
+    two.acceptor.link.on_activity(0, later);
     two.acceptor.link.handle_timeout(later);
-    assert_eq!(two.acceptor.link.ended(), Some(&End::NotDelivered));
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::NotDelivered));
 }
 
 #[test]
@@ -191,9 +191,11 @@ fn a_planned_stop_sends_what_was_read_and_is_told_apart() {
     offer(&mut two.acceptor, &[1; 5000]);
     two.acceptor.link.stop(Reason::new(ReasonCode::Stopping, "dc1 stops"));
     two.exchange();
-    assert_eq!(two.acceptor.link.ended(), Some(&End::Stopping));
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Stopping));
     assert_eq!(two.dialler.written.len(), 5000);
-    assert!(matches!(two.dialler.link.ended(), Some(End::FarStopping(reason)) if reason.text == "dc1 stops"));
+    assert!(
+        matches!(two.dialler.link.closing.ended(), Some(End::FarStopping(reason)) if reason.text == "dc1 stops")
+    );
 }
 
 #[test]
@@ -202,14 +204,14 @@ fn a_plain_tunnel_closes_each_direction_on_its_own() {
     offer(&mut two.dialler, b"question");
     two.dialler.link.local_closed(two.now);
     two.exchange();
-    assert!(two.acceptor.link.receive_finished() && two.acceptor.link.ended().is_none());
+    assert!(two.acceptor.link.receive_finished() && two.acceptor.link.closing.ended().is_none());
     offer(&mut two.acceptor, b"answer");
     two.exchange();
     assert_eq!(two.dialler.written, b"answer");
     two.acceptor.link.local_closed(two.now);
     two.pass(Duration::from_millis(50));
-    assert_eq!(two.dialler.link.ended(), Some(&End::Finished));
-    assert_eq!(two.acceptor.link.ended(), Some(&End::Finished));
+    assert_eq!(two.dialler.link.closing.ended(), Some(&End::Finished));
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Finished));
 }
 
 #[test]
@@ -237,10 +239,10 @@ fn what_cannot_be_ends_the_link_on_both_sides() {
     ] {
         let mut two = Two::new(false);
         two.acceptor.hears(&frame.encode(), true, two.now);
-        assert!(matches!(two.acceptor.link.ended(), Some(End::Protocol(_))), "{frame:?}");
+        assert!(matches!(two.acceptor.link.closing.ended(), Some(End::Protocol(_))), "{frame:?}");
         two.exchange();
         assert!(
-            matches!(two.dialler.link.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::Protocol),
+            matches!(two.dialler.link.closing.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::Protocol),
             "{frame:?}"
         );
     }
@@ -258,10 +260,10 @@ fn what_came_before_the_far_side_left_in_good_order_is_still_written() {
         let last = two.acceptor.sends(two.now);
         two.dialler.hears(&last, false, two.now);
         two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
-        assert!(two.dialler.link.ended().is_none() && !two.dialler.link.has_lane(0));
+        assert!(two.dialler.link.closing.ended().is_none() && !two.dialler.link.has_lane(0));
         two.dialler.write(two.now);
         assert_eq!(two.dialler.written.len(), 5000);
-        let ended = two.dialler.link.ended();
+        let ended = two.dialler.link.closing.ended();
         assert!(matches!(ended, Some(End::FarStopping(_) | End::Far(_))), "{ended:?}");
     }
 }
@@ -284,13 +286,13 @@ fn slow_delivery_goes_on_for_as_long_as_it_makes_progress() {
         }
         two.now += Duration::from_secs(2);
         for half in [&mut two.dialler, &mut two.acceptor] {
-            half.link.heard(0, two.now);
+            half.link.on_activity(0, two.now);
             half.link.handle_timeout(two.now);
         }
     }
     two.exchange();
-    assert!(matches!(two.dialler.link.ended(), Some(End::Far(_))));
-    assert_eq!(two.acceptor.link.ended(), Some(&End::LocalClosed(Side::Acceptor)));
+    assert!(matches!(two.dialler.link.closing.ended(), Some(End::Far(_))));
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::LocalClosed(Side::Acceptor)));
 }
 
 #[test]
@@ -298,9 +300,9 @@ fn an_end_whose_bytes_never_came_is_not_called_delivered() {
     let mut two = Two::new(false);
     let end = Frame::End { offset: 500, reason: Reason::new(ReasonCode::MasterClosed, "") };
     two.dialler.hears(&end.encode(), true, two.now);
-    assert!(two.dialler.link.ended().is_none());
+    assert!(two.dialler.link.closing.ended().is_none());
     two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
-    assert_eq!(two.dialler.link.ended(), Some(&End::NotDelivered));
+    assert_eq!(two.dialler.link.closing.ended(), Some(&End::NotDelivered));
 }
 
 /// Two ends of a link that can be held, with its sync begun, on lane 0.
@@ -315,6 +317,16 @@ fn armed() -> Two {
     two.exchange();
     assert!(two.dialler.link.is_armed() && two.acceptor.link.is_armed());
     two
+}
+
+/// What has happened to a link since it was asked last.
+fn events(link: &mut Link) -> Vec<Event> {
+    std::iter::from_fn(|| link.poll_event()).collect()
+}
+
+/// Whether all that has happened is that lane 0 was retired.
+fn is_closed_retired(link: &mut Link) -> bool {
+    events(link) == [Event::LaneClosed { lane: 0, retired: true }]
 }
 
 fn dial(lane: u32, alive: &[u32], received: u64) -> dials::Dial {
@@ -333,10 +345,10 @@ fn silence_and_resets_are_held_and_an_orderly_close_only_shortly() {
         let link = &mut two.acceptor.link;
         link.lane_lost(0, loss, two.now);
         link.handle_timeout(two.now + within - Duration::from_millis(1));
-        assert!(link.is_held() && link.ended().is_none());
-        assert_eq!(link.next_timeout(&|_| LaneIo { room: true, empty: true }), Some(two.now + within));
+        assert!(link.is_held() && link.closing.ended().is_none());
+        assert_eq!(link.poll_timeout(&|_| LaneIo { room: true, empty: true }), Some(two.now + within));
         link.handle_timeout(two.now + within);
-        assert!(matches!(link.ended(), Some(End::NoWayBack(..))), "{:?}", link.ended());
+        assert!(matches!(link.closing.ended(), Some(End::NoWayBack(..))), "{:?}", link.closing.ended());
     }
 }
 
@@ -346,7 +358,7 @@ fn before_the_sync_has_begun_nothing_is_held_and_no_lane_is_taken_in() {
     let refused = two.acceptor.link.attach(&dial(1, &[0], 0), two.now).unwrap_err();
     assert_eq!(refused.code, ReasonCode::NotYet);
     two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
-    assert!(matches!(two.dialler.link.ended(), Some(End::LaneLost(_))));
+    assert!(matches!(two.dialler.link.closing.ended(), Some(End::LaneLost(_))));
 }
 
 #[test]
@@ -368,16 +380,16 @@ fn a_dial_that_claims_what_was_never_sent_ends_the_link() {
     let mut two = armed();
     let refused = two.acceptor.link.attach(&dial(1, &[0], 14), two.now).unwrap_err();
     assert_eq!(refused.code, ReasonCode::Protocol);
-    assert!(matches!(two.acceptor.link.ended(), Some(End::Protocol(_))));
+    assert!(matches!(two.acceptor.link.closing.ended(), Some(End::Protocol(_))));
 }
 
 #[test]
 fn a_process_that_has_taken_over_ends_what_is_held_and_nothing_that_lives() {
     let mut two = armed();
     two.acceptor.link.superseded();
-    assert!(two.acceptor.link.ended().is_none());
+    assert!(two.acceptor.link.closing.ended().is_none());
     two.acceptor.link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), two.now);
-    assert_eq!(two.acceptor.link.ended(), Some(&End::Superseded));
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Superseded));
 }
 
 #[test]
@@ -387,15 +399,19 @@ fn a_suspect_lane_that_is_heard_again_goes_on_without_sending_anything_twice() {
     let under_way = two.acceptor.sends(two.now);
     two.now += Duration::from_secs(4);
     for half in [&mut two.dialler, &mut two.acceptor] {
-        half.link.judge(0, two.now);
+        half.link.check_liveness(0, two.now);
         assert!(half.link.is_held() && half.link.has_lane(0));
     }
     assert!(two.acceptor.sends(two.now).is_empty(), "the far side must notice too");
     two.dialler.hears(&under_way, true, two.now);
-    two.acceptor.link.heard(0, two.now);
+    two.acceptor.link.on_activity(0, two.now);
     two.exchange();
     assert_eq!((two.dialler.written.len(), two.acceptor.link.resent()), (5013, 0));
-    assert!(two.acceptor.link.take_resumed().is_some_and(|resumed| resumed.lasted < Duration::from_secs(1)));
+    let events = events(&mut two.acceptor.link);
+    assert!(
+        matches!(&events[..], [Event::Resumed(resumed)] if resumed.lasted < Duration::from_secs(1)),
+        "{events:?}"
+    );
 }
 
 #[test]
@@ -438,7 +454,7 @@ fn the_end_that_was_lost_with_its_lane_is_said_again() {
         half.link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), two.now);
     }
     // Longer than an end may take without progress, but for the break.
-    two.now += DELIVER * 2;
+    two.now += DRAIN_IDLE * 2;
     two.acceptor.link.handle_timeout(two.now);
     let back = two.dialler.link.begin_dial(two.now);
     let received = two.acceptor.link.attach(&back, two.now).unwrap();
@@ -451,7 +467,19 @@ fn the_end_that_was_lost_with_its_lane_is_said_again() {
     }
     two.dialler.write(two.now);
     assert_eq!(two.dialler.written.len(), 5013);
-    assert!(two.dialler.link.is_delivered() && two.dialler.link.is_held_far_away());
+    assert!(two.dialler.link.is_held_far_away());
+    let events = events(&mut two.dialler.link);
+    assert!(
+        matches!(
+            &events[..],
+            [
+                Event::LaneClosed { lane: 0, retired: false },
+                Event::Resumed(_),
+                Event::Ended { end: End::Far(_), delivered: true }
+            ]
+        ),
+        "{events:?}"
+    );
 }
 
 #[test]
@@ -467,16 +495,16 @@ fn lanes_that_are_renewed_retire_in_good_order_and_old_ones_are_cut() {
     let received = two.acceptor.link.attach(&next, two.now).unwrap();
     assert!(two.dialler.link.dialled(next.lane, received, two.now));
     two.exchange();
-    assert!(!two.dialler.link.has_lane(0) && two.dialler.link.take_retired(0));
+    assert!(!two.dialler.link.has_lane(0) && is_closed_retired(&mut two.dialler.link));
     // Which closes it.
     two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
-    assert!(two.acceptor.link.take_retired(0), "which is no loss");
+    assert!(is_closed_retired(&mut two.acceptor.link), "which is no loss");
     for half in [&mut two.dialler, &mut two.acceptor] {
         assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
     }
     two.acceptor.link.renew(two.now);
     two.acceptor.link.handle_timeout(two.now + dials::RENEW_WITHIN);
-    assert_eq!(two.acceptor.link.ended(), Some(&End::Outdated));
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Outdated));
 }
 
 #[test]
@@ -497,7 +525,7 @@ fn what_follows_the_syncs_reply_is_compressed_and_nothing_before() {
     let offset = two.dialler.link.receive.received();
     let garbage = [&data_header(offset, 9)[..], &[9; 9]].concat();
     two.dialler.hears(&garbage, true, two.now);
-    assert!(matches!(two.dialler.link.ended(), Some(End::Protocol(_))));
+    assert!(matches!(two.dialler.link.closing.ended(), Some(End::Protocol(_))));
 }
 
 #[test]
@@ -512,9 +540,13 @@ fn a_link_that_cannot_be_held_ends_once_the_last_of_its_lanes_is_silent() {
         two.exchange();
         assert_eq!(two.acceptor.link.attach(&dial(1, &[0], 0), two.now), Ok(0));
         let later = two.now + Duration::from_secs(4);
-        two.acceptor.link.judge(0, later);
-        assert!(two.acceptor.link.ended().is_none(), "another carries it");
-        two.acceptor.link.judge(1, later);
-        assert!(matches!(two.acceptor.link.ended(), Some(End::LaneLost(_))), "{:?}", two.acceptor.link);
+        two.acceptor.link.check_liveness(0, later);
+        assert!(two.acceptor.link.closing.ended().is_none(), "another carries it");
+        two.acceptor.link.check_liveness(1, later);
+        assert!(
+            matches!(two.acceptor.link.closing.ended(), Some(End::LaneLost(_))),
+            "{:?}",
+            two.acceptor.link
+        );
     }
 }

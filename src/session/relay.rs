@@ -31,7 +31,7 @@ use crate::buffer::{self, Chunk};
 use crate::clock;
 use crate::lane::{Lane, LaneError};
 use crate::link::dials::Dial;
-use crate::link::{End, LaneIo, LaneLoss, Link};
+use crate::link::{End, Event, LaneIo, LaneLoss, Link, Resumed};
 use crate::memory::Share;
 use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
 use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
@@ -177,6 +177,10 @@ struct Carrier {
 struct Driver<'a> {
     link: Link,
     lanes: Vec<Carrier>,
+    /// Why the link ended, and whether everything was delivered, once it has.
+    ended: Option<(End, bool)>,
+    /// A break that is over and not told yet.
+    resumed: Option<Resumed>,
     supply: Supply,
     share: Share,
     meter: Meter,
@@ -223,6 +227,8 @@ impl<'a> Driver<'a> {
         Self {
             link,
             lanes: vec![Carrier { number: 0, lane, empty: false }],
+            ended: None,
+            resumed: None,
             supply,
             share,
             meter,
@@ -279,7 +285,7 @@ impl<'a> Driver<'a> {
                 self.link.abort(Reason::new(ReasonCode::Limit, &End::Costly.to_string()), End::Costly)
             }
         }
-        if self.link.ended().is_some() { Poll::Ready(()) } else { polled }
+        if self.link.is_ended() { Poll::Ready(()) } else { polled }
     }
 
     /// Bytes that were carried, or crossed the local socket, so far.
@@ -296,7 +302,7 @@ impl<'a> Driver<'a> {
                 break;
             }
             let mut moved = self.hear(cx, now);
-            if self.link.ended().is_some() {
+            if self.link.is_ended() {
                 // What came is of a link that is over: nothing of it may arrive late.
                 self.to_redis.clear();
                 return Poll::Ready(());
@@ -305,7 +311,7 @@ impl<'a> Driver<'a> {
             moved |= self.collect(cx, now);
             moved |= self.transmit(cx, now);
             self.judge(now);
-            if self.link.ended().is_some() {
+            if self.link.is_ended() {
                 return Poll::Ready(());
             }
             if self.ask_by.is_some_and(|by| by <= now) {
@@ -365,7 +371,7 @@ impl<'a> Driver<'a> {
                     Poll::Ready(Some(ToLink::Attach(arrival))) => self.attach(*arrival, now),
                 },
             }
-            self.let_go();
+            self.take_events();
         }
     }
 
@@ -403,26 +409,33 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Closes the lanes that the link has let go of.
-    fn let_go(&mut self) {
-        while let Some(at) = self.lanes.iter().position(|carrier| !self.link.has_lane(carrier.number)) {
-            let Carrier { number, lane, .. } = self.lanes.remove(at);
-            if self.link.take_retired(number) {
-                if self.closing.len() >= MAX_CLOSING {
-                    lane.reset();
-                    continue;
-                }
-                self.closing.spawn(async move {
-                    let _ = timeout(LAST_WORDS, lane.close()).await;
-                });
-            } else {
-                // A far side that has ended the link closes its lanes as well.
-                if !matches!(self.link.ended(), Some(End::Far(_) | End::FarStopping(_))) {
-                    self.entry.note_lane_lost();
-                }
-                // By reset: nothing that still waits in the kernel may arrive late.
-                lane.reset();
+    /// Takes in what has happened to the link: closes the lanes that it has let go of.
+    fn take_events(&mut self) {
+        while let Some(event) = self.link.poll_event() {
+            match event {
+                Event::LaneClosed { lane, retired } => self.close_lane(lane, retired),
+                Event::Resumed(resumed) => self.resumed = Some(resumed),
+                Event::Ended { end, delivered } => self.ended = Some((end, delivered)),
             }
+        }
+    }
+
+    fn close_lane(&mut self, number: u32, retired: bool) {
+        let Some(at) = self.lanes.iter().position(|carrier| carrier.number == number) else { return };
+        let Carrier { lane, .. } = self.lanes.remove(at);
+        if !retired {
+            // By reset: nothing that still waits in the kernel may arrive late.
+            lane.reset();
+            // A far side that has ended the link closes its lanes as well.
+            if !self.link.is_ended_by_far() {
+                self.entry.note_lane_lost();
+            }
+        } else if self.closing.len() >= MAX_CLOSING {
+            lane.reset();
+        } else {
+            self.closing.spawn(async move {
+                let _ = timeout(LAST_WORDS, lane.close()).await;
+            });
         }
     }
 
@@ -447,7 +460,7 @@ impl<'a> Driver<'a> {
             self.entry.note(carrying);
             self.told = carrying;
         }
-        if let Some(resumed) = self.link.take_resumed() {
+        if let Some(resumed) = self.resumed.take() {
             self.entry.note_resumed();
             let seconds = clock::tenths(resumed.lasted);
             let (to_replica, to_master) = self.entry.counts();
@@ -490,7 +503,7 @@ impl<'a> Driver<'a> {
                 moved |= self.hear_one(at, cx, now);
             }
         }
-        self.let_go();
+        self.take_events();
         moved
     }
 
@@ -516,7 +529,7 @@ impl<'a> Driver<'a> {
                 false
             }
             Poll::Ready(Ok(())) => {
-                link.heard(number, now);
+                link.on_activity(number, now);
                 true
             }
             Poll::Ready(Err(error)) => {
@@ -529,19 +542,19 @@ impl<'a> Driver<'a> {
     /// Judges what the time has brought. A lane is judged only once it was read empty.
     fn judge(&mut self, now: Instant) {
         for Carrier { number, lane, empty } in &self.lanes {
-            if *empty && self.link.seems_dead(*number, now) {
+            if *empty && self.link.is_silent(*number, now) {
                 if lane.has_unread() {
                     // The kernel has bytes of which the runtime has not told yet, or which
                     // wait there because memory is short.
-                    self.link.heard(*number, now);
+                    self.link.on_activity(*number, now);
                 } else {
-                    self.link.judge(*number, now);
+                    self.link.check_liveness(*number, now);
                     debug!(link = %self.entry.name, number = self.entry.number, lane = *number, "nothing heard on a lane");
                 }
             }
         }
         self.link.handle_timeout(now);
-        self.let_go();
+        self.take_events();
     }
 
     /// Link to tap to Redis.
@@ -674,7 +687,7 @@ impl<'a> Driver<'a> {
         for at in 0..self.lanes.len() {
             moved |= self.transmit_one(at, cx, now);
         }
-        self.let_go();
+        self.take_events();
         moved
     }
 
@@ -741,7 +754,7 @@ impl<'a> Driver<'a> {
                 empty: carrier.empty,
             })
         };
-        let times = [self.link.next_timeout(&io), watch, self.ask_by];
+        let times = [self.link.poll_timeout(&io), watch, self.ask_by];
         let Some(next) = times.into_iter().flatten().min() else {
             return true;
         };
@@ -797,7 +810,7 @@ impl<'a> Driver<'a> {
             LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
             }
-            LaneError::Frame(error) => return self.link.fault(&error.to_string()),
+            LaneError::Frame(error) => return self.link.fault(&error.into()),
             other => LaneLoss::Failed(other.to_string()),
         };
         let words = loss.to_string();
@@ -809,10 +822,11 @@ impl<'a> Driver<'a> {
     }
 
     /// Closes everything and answers why the link ended.
-    async fn finish(self) -> (End, Option<Untold>) {
-        let Self { mut link, mut lanes, supply, share, redis, closing, entry, .. } = self;
+    async fn finish(mut self) -> (End, Option<Untold>) {
+        self.take_events();
+        let Self { mut link, mut lanes, ended, supply, share, redis, closing, entry, .. } = self;
         drop((share, closing));
-        let end = link.ended().cloned().unwrap_or(End::Stopping);
+        let (end, delivered) = ended.unwrap_or((End::Stopping, false));
         entry.note(Carrying {
             breaks: link.breaks(),
             resent: link.resent(),
@@ -821,7 +835,7 @@ impl<'a> Driver<'a> {
         });
         // Closed at once, unless Redis here is still to read what was delivered: a
         // stale connection would show as a second replica.
-        let redis = link.is_delivered().then_some(redis);
+        let redis = delivered.then_some(redis);
         let cut = matches!(end, End::LaneLost(_) | End::NoWayBack(..) | End::Superseded);
         let last_words = async {
             let now = Instant::now();

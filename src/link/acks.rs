@@ -1,0 +1,157 @@
+//! Acknowledgements: when this side says how much it has written, and how long the
+//! far side takes to say so.
+
+use std::time::{Duration, Instant};
+
+/// Written bytes after which an acknowledgement goes out at once.
+const ACK_BYTES: u64 = 1024 * 1024;
+
+/// Time after which written bytes are acknowledged, however few they are.
+const ACK_DELAY: Duration = Duration::from_millis(20);
+
+/// Least time for which the oldest bytes wait before they are copied to another lane,
+/// however short the round trip is: Redis may be slow.
+const STALL_MIN: Duration = Duration::from_millis(100);
+
+/// The acknowledgements that this side sends.
+#[derive(Debug, Default)]
+pub(super) struct Acks {
+    /// The offset that was acknowledged last.
+    sent: u64,
+    due: Option<Instant>,
+    /// The last one may have been lost with its lane.
+    again: bool,
+}
+
+impl Acks {
+    /// The offset that was acknowledged last.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// When the next one is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Everything below `written` was written to the local Redis.
+    pub(super) fn on_written(&mut self, written: u64, now: Instant) {
+        if self.due.is_none() && written > self.sent {
+            self.due = Some(now + ACK_DELAY);
+        }
+    }
+
+    /// The next one is not to wait.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.due = Some(now);
+    }
+
+    /// A lane was lost: what was acknowledged last is said again.
+    pub(super) fn requeue(&mut self, written: u64) {
+        self.again = written > 0;
+    }
+
+    /// Nothing more is to be said.
+    pub(super) fn clear(&mut self) {
+        (self.due, self.again) = (None, false);
+    }
+
+    /// The offset to acknowledge now, if any. `hurry` says that there is a reason not
+    /// to wait for more. It counts as sent.
+    pub(super) fn take(&mut self, written: u64, hurry: bool, now: Instant) -> Option<u64> {
+        let news = written - self.sent;
+        let due = hurry || news >= ACK_BYTES || self.due.is_some_and(|due| due <= now);
+        if !(due && news > 0 || self.again) {
+            return None;
+        }
+        *self = Self { sent: written, due: None, again: false };
+        Some(written)
+    }
+}
+
+/// How long chunks take from being sent to their acknowledgement, and since when there
+/// was none.
+#[derive(Debug)]
+pub(super) struct RoundTrip {
+    best: Option<Duration>,
+    /// The chunk that is being timed: its last offset, and when it was sent.
+    timed: Option<(u64, Instant)>,
+    /// When acknowledgements last moved on.
+    progress: Instant,
+}
+
+impl RoundTrip {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { best: None, timed: None, progress: now }
+    }
+
+    /// A chunk that ends at `end` was sent for the first time.
+    pub(super) fn on_sent(&mut self, end: u64, now: Instant) {
+        self.timed.get_or_insert((end, now));
+    }
+
+    /// Acknowledgements moved on to `offset`.
+    pub(super) fn on_acknowledged(&mut self, offset: u64, now: Instant) {
+        self.progress = now;
+        if let Some((end, then)) = self.timed
+            && offset >= end
+        {
+            self.timed = None;
+            let took = now - then;
+            self.best = Some(self.best.map_or(took, |best| best.min(took)));
+        }
+    }
+
+    /// A lane was lost: what is stalled is counted from now.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.progress = now;
+    }
+
+    /// The way may be another one now.
+    pub(super) fn forget(&mut self) {
+        (self.best, self.timed) = (None, None);
+    }
+
+    /// Whether there was no acknowledgement for longer than two round trips.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.best.is_some_and(|best| now > self.progress + (best * 2).max(STALL_MIN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_bytes_are_acknowledged_after_a_while_and_many_at_once() {
+        let (mut acks, now) = (Acks::default(), Instant::now());
+        acks.on_written(10, now);
+        assert_eq!((acks.take(10, false, now), acks.due()), (None, Some(now + ACK_DELAY)));
+        assert_eq!(acks.take(10, true, now), Some(10), "there is a reason to hurry");
+        acks.on_written(10 + ACK_BYTES, now);
+        assert_eq!(acks.take(10 + ACK_BYTES, false, now), Some(10 + ACK_BYTES));
+        assert_eq!((acks.take(10 + ACK_BYTES, true, now), acks.due()), (None, None));
+    }
+
+    #[test]
+    fn what_may_be_lost_is_acknowledged_again_though_nothing_is_new() {
+        let (mut acks, now) = (Acks::default(), Instant::now());
+        acks.requeue(0);
+        assert_eq!(acks.take(0, true, now), None);
+        acks.requeue(5);
+        assert_eq!(acks.take(5, false, now), Some(5));
+        assert_eq!(acks.take(5, false, now), None);
+    }
+
+    #[test]
+    fn a_stall_is_two_round_trips_and_never_less_than_its_least() {
+        let now = Instant::now();
+        let mut trip = RoundTrip::new(now);
+        assert!(!trip.is_stalled(now + STALL_MIN * 100), "no round trip is known");
+        trip.on_sent(10, now);
+        let then = now + Duration::from_millis(10);
+        trip.on_acknowledged(10, then);
+        assert!(!trip.is_stalled(then + STALL_MIN));
+        assert!(trip.is_stalled(then + STALL_MIN * 2));
+    }
+}
