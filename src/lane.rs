@@ -32,7 +32,7 @@ const UNSENT: u32 = 512 * 1024;
 /// Bytes that may come before the first frame is whole.
 const MAX_OPENING: usize = 64 * 1024;
 
-/// What is read at once of what a far side still sends while its lane is closed.
+/// Bytes of one read of what a far side still sends while its lane is closed.
 const REST: usize = 4 * 1024;
 
 /// How a lane failed.

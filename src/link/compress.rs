@@ -10,10 +10,10 @@ use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Oper
 
 use crate::buffer::{Chunk, PAYLOAD};
 
-/// The most plain bytes in one block.
+/// Most plain bytes in one block.
 pub const MAX_PLAIN: usize = 256 * 1024;
 
-/// The most bytes that one block carries: zstd's bound for [`MAX_PLAIN`].
+/// Most bytes that one block carries: zstd's bound for [`MAX_PLAIN`].
 pub const MAX_CARRIED: usize = MAX_PLAIN + MAX_PLAIN / 256;
 
 /// Bytes of a block's header.
@@ -29,14 +29,14 @@ const _: () = assert!(HEADER + MAX_CARRIED <= PAYLOAD);
 const STORED: u8 = 0;
 const ZSTD: u8 = 1;
 
-/// Writes shorter than this say nothing of the data: zstd's own header is most of
-/// what they carry.
+/// Length in bytes below which a write says nothing of the data: zstd's own header is
+/// most of what it carries.
 const TINY: usize = 64;
 
 /// Plain bytes after which a verdict is due.
 const JUDGED: u64 = 16 * 1024;
 
-/// Shrunk to more than this many hundredths, compression is not worth its time.
+/// Size of shrunk data, in hundredths, above which compression is not worth its time.
 const WORTH: u64 = 94;
 
 /// The largest block of a probe.
@@ -46,7 +46,7 @@ const PROBE: usize = 32 * 1024;
 /// confirms it.
 const STRETCH: u64 = 512 * 1024;
 
-/// And the most of them.
+/// Most plain bytes stored between two probes.
 const MAX_STRETCH: u64 = 16 * 1024 * 1024;
 
 /// Room of a chunk that more blocks may join, in bytes.

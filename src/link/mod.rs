@@ -27,11 +27,11 @@
 //! 5. [`Link::poll_timeout`], which says when to come back.
 //!
 //! Once [`Event::Ended`] has come, [`Link::poll_transmit`] still gives the last frames
-//! for each lane. Every other call does nothing then.
+//! for each lane. Nothing is to be fed any more.
 //!
-//! Each part owns its own state: [`closing`] the life of the link, [`window`] what is
-//! sent, [`reassembly`] what is received, [`acks`] acknowledgements, [`codec`] the sync
-//! and compression, [`liveness`] lanes and breaks, [`dials`] the way to more lanes.
+//! Each part owns its own state: `closing` the life of the link, `window` what is
+//! sent, `reassembly` what is received, `acks` acknowledgements, `codec` the sync
+//! and compression, `liveness` lanes and breaks, `dials` the way to more lanes.
 //! [`Link`] joins them.
 
 mod acks;

@@ -17,14 +17,14 @@ use crate::buffer::Chunk;
 /// Room of a chunk that is started for a small piece, in bytes.
 const LEAST_ROOM: usize = 4096;
 
-/// The most room that is set aside for the rest of a frame beyond a gap, in bytes.
+/// Most room that is set aside for the rest of a frame beyond a gap, in bytes.
 const MOST_ROOM: usize = 128 * 1024;
 
-/// Runs beyond a gap, at most: a window of 2 GiB in frames of 128 KiB, or a second of
+/// Most runs beyond a gap: a window of 2 GiB in frames of 128 KiB, or a second of
 /// 16,000 small writes, every other one of which is late.
 pub const MAX_RUNS: usize = 16_384;
 
-/// What the storage of runs may take beyond twice their bytes, where the window is
+/// Storage in bytes that runs may take beyond twice their bytes, where the window is
 /// larger than that.
 const MAX_OVERHEAD: u64 = 1024 * 1024;
 
@@ -53,7 +53,7 @@ pub struct Reassembly {
     beyond: BTreeMap<u64, Run>,
     /// Bytes of them.
     stored: u64,
-    /// And what their storage counts for.
+    /// Memory charged for their storage, in bytes.
     charged: u64,
     /// Bytes of storage of what is ready.
     ready_storage: u64,
@@ -104,17 +104,17 @@ impl Reassembly {
         self.end == Some(self.received)
     }
 
-    /// Bytes of memory that what lies beyond a gap counts for.
+    /// Memory charged for data received out of order, in bytes.
     pub fn scattered(&self) -> u64 {
         self.charged
     }
 
-    /// How many runs of bytes lie beyond a gap.
+    /// Runs of bytes received out of order.
     pub fn runs(&self) -> usize {
         self.beyond.len()
     }
 
-    /// Bytes of memory that what is not yet written counts for.
+    /// Memory charged for what is not yet written, in bytes.
     pub fn charged(&self) -> u64 {
         self.charged + self.ready_storage.max(self.received - self.written)
     }

@@ -12,18 +12,17 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::buffer::Chunk;
 use crate::wire::frame;
 
-/// What a chunk counts for at least, however short it is, here and where it is
-/// received: a flood of one-byte writes must not cost more memory than the window
-/// says.
+/// Least charge of a chunk in bytes, however short it is, here and where it is received.
+/// A flood of one-byte writes must not cost more memory than the window says.
 pub const LEAST_CHARGE: u64 = 256;
 
-/// Short writes that wait to be sent are gathered in chunks of this many bytes.
+/// Size in bytes up to which short writes that wait to be sent are gathered in one chunk.
 const GATHER: usize = 32 * 1024;
 
-/// In place of a lane: the far side is known to have it.
+/// Bit in place of a lane: the far side is known to have the chunk.
 const ARRIVED: u32 = 1 << 31;
 
-/// What `length` stored bytes count for.
+/// The charge for `length` stored bytes.
 pub(super) fn charge(length: usize) -> u64 {
     (length as u64).max(LEAST_CHARGE)
 }
@@ -131,7 +130,7 @@ impl Window {
         self.resent
     }
 
-    /// Bytes of memory that its chunks count for.
+    /// Memory charged for its chunks, in bytes.
     pub fn charged(&self) -> u64 {
         self.charged
     }

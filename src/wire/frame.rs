@@ -32,7 +32,7 @@ const GOODBYE: u8 = 0x16;
 const RENEW: u8 = 0x17;
 const RETIRE: u8 = 0x18;
 
-/// A frame type with this bit may be skipped by who does not know it; any other
+/// Bit of the frame types that a receiver may skip if it does not know them. Any other
 /// unknown type ends the lane.
 const OPTIONAL: u8 = 0x80;
 
