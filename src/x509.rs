@@ -179,7 +179,7 @@ impl RevocationList {
 
     /// Whether the list `der` is of the CA `ca` and carries its signature.
     pub fn is_of(der: &[u8], ca: &Certificate) -> bool {
-        let algorithms = crate::tls::provider().signature_verification_algorithms.all;
+        let algorithms = crate::crypto::provider().signature_verification_algorithms.all;
         parse_list(der).is_ok_and(|list| list.issuer().as_raw() == ca.subject_raw)
             && is_signed(der, &ca.public_key, algorithms)
     }

@@ -22,8 +22,8 @@ use self::authority::Authority;
 use self::ledger::{Issued, Ledger};
 use self::store::{Folder, HOOKED, New};
 use crate::clock;
-use crate::config::units;
 use crate::tls::pem;
+use crate::units;
 use crate::x509::{self, Certificate};
 
 /// Days that a site's certificate is good for, unless told otherwise.

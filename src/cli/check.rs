@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin;
 use crate::clock;
-use crate::config::units::Address;
 use crate::config::{Auth, Commands, Config, LinkSettings, Master, Replica};
 use crate::escape::shown;
 use crate::file::{self, Writers};
@@ -27,6 +26,7 @@ use crate::session::dial::{self, Dialer};
 use crate::tls::fetch_chain;
 use crate::tls::material::Material;
 use crate::tls::reloadable::Loaded;
+use crate::units::Address;
 
 /// For each step that waits for somebody.
 const DEADLINE: Duration = Duration::from_secs(3);

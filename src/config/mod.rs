@@ -2,7 +2,6 @@
 //! impossible pairs. Every fault of the file is found at once, with its place.
 
 pub mod file;
-pub mod units;
 mod validate;
 
 use std::net::SocketAddr;
@@ -10,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::file::{Faults, File};
-use self::units::{Address, Network};
 use self::validate::validate;
 use crate::redis::introduction::Capability;
+use crate::units::{Address, Network};
 
 /// The largest config file in bytes.
 const LARGEST: u64 = 1 << 20;

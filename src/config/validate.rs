@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{At, File, Table};
-use super::units::{self, Address, Network};
 use super::{
     Accepted, Announced, Auth, Commands, Compression, Config, Congestion, Limits, LinkSettings, Master,
     Replica, TlsFiles,
@@ -15,6 +14,7 @@ use crate::escape::shown;
 use crate::memory;
 use crate::redis::introduction::Capability;
 use crate::redis::listing;
+use crate::units::{self, Address, Network};
 
 /// The longest hold that may be asked for.
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::{HESITATION, Race, Step, interleaved};
-use crate::config::units::Address;
+use crate::units::Address;
 
 /// For a name to be resolved.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(3);

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::command;
 use super::replconf;
-use crate::config::units::{Address, is_label};
+use crate::units::{Address, is_label};
 
 /// The longest name that every Redis takes: up to 6.0 a longer one is refused, and the
 /// peer's address stays.

@@ -11,9 +11,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{ALPN, provider};
-use crate::config::units::Address;
+use super::ALPN;
+use crate::crypto::provider;
 use crate::race;
+use crate::units::Address;
 
 /// For connecting and for the handshake, each.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -11,12 +11,13 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
-use super::expiry::{Kind, Standing, Term};
-use super::pem::PemError;
+use super::expiry::{Kind, Term};
+use super::findings::Findings;
 use super::verify::{Trust, Verifier, judge_both};
-use super::{ALPN, diagnostics, pem, provider, trust};
+use super::{ALPN, diagnostics, pem, trust};
 use crate::clock;
 use crate::config::TlsFiles;
+use crate::crypto::provider;
 use crate::x509::{Certificate, some_of};
 
 /// Loaded files, good to use.
@@ -45,22 +46,22 @@ impl Material {
     /// Loads and judges the files for `site`. All faults come back, not only the
     /// first.
     pub fn load(paths: &TlsFiles, site: &str) -> Result<Self, Vec<String>> {
-        let mut told = Told::default();
+        let mut found = Findings::default();
         let bundle = is_bundle(paths);
-        let (chain, trust, leaf) = load_public(paths, site, bundle, &mut told);
+        let (chain, trust, leaf) = load_public(paths, site, bundle, &mut found);
         let key = match bundle {
             true => pem::private_key_and_certificates(&paths.key),
             false => pem::private_key(&paths.key),
         };
-        let key = told.keep_pem(key);
-        private_mode(paths, &mut told.warnings);
+        let key = found.keep_pem(key);
+        private_mode(paths, &mut found.warnings);
         let identity = chain.zip(key).and_then(|(chain, key)| {
             let matched = identity(chain, &key).map_err(|error| format!("{}: {error}", paths.key.display()));
-            let identity = told.keep(matched)?;
-            told.findings.push(format!("key {} belongs to the certificate", paths.key.display()));
+            let identity = found.keep(matched)?;
+            found.good.push(format!("key {} belongs to the certificate", paths.key.display()));
             Some(identity)
         });
-        let Told { faults, warnings, findings, terms } = told;
+        let Findings { faults, warnings, good: findings, terms } = found;
         match (identity, trust, leaf) {
             (Some(identity), Some(trust), Some(leaf)) if faults.is_empty() => {
                 Ok(Self { identity: Arc::new(identity.into()), trust, leaf, warnings, findings, terms })
@@ -72,11 +73,11 @@ impl Material {
     /// Judges everything but the key, for a certificate whose key is elsewhere; the
     /// certificate and warnings, or all faults.
     pub fn judge(paths: &TlsFiles, site: &str) -> Result<(Certificate, Vec<String>), Vec<String>> {
-        let mut told = Told::default();
-        let (_, _, leaf) = load_public(paths, site, false, &mut told);
+        let mut found = Findings::default();
+        let (_, _, leaf) = load_public(paths, site, false, &mut found);
         match leaf {
-            Some(leaf) if told.faults.is_empty() => Ok((leaf, told.warnings)),
-            _ => Err(told.faults),
+            Some(leaf) if found.faults.is_empty() => Ok((leaf, found.warnings)),
+            _ => Err(found.faults),
         }
     }
 
@@ -120,34 +121,6 @@ pub struct Dial {
     pub name: ServerName<'static>,
 }
 
-/// What is told of the files.
-#[derive(Default)]
-pub(super) struct Told {
-    pub(super) faults: Vec<String>,
-    pub(super) warnings: Vec<String>,
-    pub(super) findings: Vec<String>,
-    pub(super) terms: Vec<Term>,
-}
-
-impl Told {
-    pub(super) fn keep<T, E: ToString>(&mut self, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.faults.push(error.to_string())).ok()
-    }
-
-    /// Notes until when something is good, and warns where that is near.
-    pub(super) fn term(&mut self, term: Term) {
-        let now = clock::now();
-        if !matches!(term.standing(now), Standing::Good | Standing::Past) {
-            self.warnings.push(term.words(now));
-        }
-        self.terms.push(term);
-    }
-
-    pub(super) fn keep_pem<T>(&mut self, result: Result<T, PemError>) -> Option<T> {
-        result.map_err(|error| self.faults.extend(error.sentences())).ok()
-    }
-}
-
 /// Whether certificate and key are in one file, as some tools write them.
 fn is_bundle(paths: &TlsFiles) -> bool {
     let real = |path| std::fs::canonicalize(path).ok();
@@ -157,18 +130,18 @@ fn is_bundle(paths: &TlsFiles) -> bool {
 type Public = (Option<Vec<CertificateDer<'static>>>, Option<Arc<Trust>>, Option<Certificate>);
 
 /// Loads and judges everything but the key.
-fn load_public(paths: &TlsFiles, site: &str, bundle: bool, told: &mut Told) -> Public {
+fn load_public(paths: &TlsFiles, site: &str, bundle: bool, found: &mut Findings) -> Public {
     let chain = match bundle {
         true => pem::certificates_and_key(&paths.cert),
         false => pem::certificates(&paths.cert),
     };
-    let chain = told.keep_pem(chain);
-    let trust = trust::load(paths, chain.as_deref(), told);
+    let chain = found.keep_pem(chain);
+    let trust = trust::load(paths, chain.as_deref(), found);
     let leaf = chain.as_ref().and_then(|chain| {
-        told.keep(Certificate::read(&chain[0]).map_err(|error| format!("{}: {error}", paths.cert.display())))
+        found.keep(Certificate::read(&chain[0]).map_err(|error| format!("{}: {error}", paths.cert.display())))
     });
     if let (Some(chain), Some(leaf)) = (&chain, &leaf) {
-        judge_leaf(paths, site, chain, leaf, trust.as_ref(), told);
+        judge_leaf(paths, site, chain, leaf, trust.as_ref(), found);
     }
     (chain, trust, leaf)
 }
@@ -179,36 +152,36 @@ fn judge_leaf(
     chain: &[CertificateDer<'static>],
     leaf: &Certificate,
     trust: Option<&Arc<Trust>>,
-    told: &mut Told,
+    found: &mut Findings,
 ) {
     let path = paths.cert.display();
-    let before = told.faults.len();
+    let before = found.faults.len();
     if !leaf.carries(site) {
-        let found = if leaf.dns.is_empty() { "no DNS name at all".to_owned() } else { some_of(&leaf.dns) };
-        told.faults.push(format!("{path}: the certificate carries {found}, not the site {site}; set `site` to a name it carries, or issue one: replgate certs issue {site}"));
+        let carried = if leaf.dns.is_empty() { "no DNS name at all".to_owned() } else { some_of(&leaf.dns) };
+        found.faults.push(format!("{path}: the certificate carries {carried}, not the site {site}; set `site` to a name it carries, or issue one: replgate certs issue {site}"));
     }
     for (there, usage) in [(leaf.client_auth, "clientAuth"), (leaf.server_auth, "serverAuth")] {
         if !there {
-            told.faults.push(format!("{path}: the extended key usage lacks {usage}: a gateway's certificate needs clientAuth and serverAuth"));
+            found.faults.push(format!("{path}: the extended key usage lacks {usage}: a gateway's certificate needs clientAuth and serverAuth"));
         }
     }
     if !leaf.may_sign {
-        told.faults.push(format!("{path}: the key usage lacks digitalSignature: a gateway signs its handshakes; have a certificate issued with it"));
+        found.faults.push(format!("{path}: the key usage lacks digitalSignature: a gateway signs its handshakes; have a certificate issued with it"));
     }
-    if let Some(trust) = trust.filter(|_| told.faults.len() == before)
+    if let Some(trust) = trust.filter(|_| found.faults.len() == before)
         && let Err(error) = judge_both(Arc::clone(trust), None, &chain[0], &chain[1..])
     {
-        told.faults.push(format!("{path}: {}", diagnostics::own(&error, leaf)));
+        found.faults.push(format!("{path}: {}", diagnostics::own(&error, leaf)));
     }
-    if told.faults.len() == before {
-        told.findings.push(format!(
+    if found.faults.len() == before {
+        found.good.push(format!(
             "certificate {path} for {} until {} ({})",
             some_of(&leaf.dns),
             clock::utc(leaf.not_after),
             leaf.key
         ));
         let (from, until) = (leaf.not_before, leaf.not_after);
-        told.term(Term { kind: Kind::Certificate, name: path.to_string(), from, until });
+        found.term(Term { kind: Kind::Certificate, name: path.to_string(), from, until });
     }
 }
 
@@ -222,7 +195,7 @@ fn identity(
     let identity = CertifiedKey::new(chain, key);
     let leaf = identity.cert.first().and_then(|leaf| Certificate::read(leaf).ok());
     let same = match (identity.key.public_key(), &leaf) {
-        // By the keys themselves: what else is wrong with the certificate is told as what it is.
+        // By the keys themselves: what else is wrong with the certificate is found as what it is.
         (Some(own), Some(leaf)) => own.as_ref() == leaf.public_key,
         _ => identity.keys_match().is_ok(),
     };

@@ -7,6 +7,7 @@
 pub mod diagnostics;
 pub mod expiry;
 pub mod fetch_chain;
+mod findings;
 pub mod material;
 pub mod pem;
 pub mod record;
@@ -14,15 +15,6 @@ pub mod reloadable;
 mod trust;
 pub mod verify;
 
-use std::sync::Arc;
-
-use rustls::crypto::CryptoProvider;
-
 /// The application protocol of both sides; a peer that offers another one, or
 /// none, is refused.
 pub const ALPN: &[u8] = b"replgate/1";
-
-/// The cryptography used everywhere: aws-lc, X25519MLKEM768 preferred.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}

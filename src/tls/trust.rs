@@ -1,4 +1,4 @@
-//! The CAs and the revocation lists of the config, loaded, judged and told.
+//! The CAs and the revocation lists of the config, loaded, judged and found.
 //!
 //! Each list is bound to the key that has signed it. What is found wrong is a fault, and
 //! nothing is left out in silence.
@@ -8,11 +8,12 @@ use std::sync::Arc;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::expiry::{Kind, Term};
-use super::material::Told;
+use super::findings::Findings;
+use super::pem;
 use super::verify::{Anchor, List, Trust, vouched};
-use super::{pem, provider};
 use crate::clock;
 use crate::config::TlsFiles;
+use crate::crypto::provider;
 use crate::x509::{self, Certificate, RevocationList};
 
 /// The CAs of `ca`, and the lists of `crl` that they have signed, or that intermediates
@@ -20,20 +21,20 @@ use crate::x509::{self, Certificate, RevocationList};
 pub(super) fn load(
     paths: &TlsFiles,
     chain: Option<&[CertificateDer<'static>]>,
-    told: &mut Told,
+    found: &mut Findings,
 ) -> Option<Arc<Trust>> {
-    let cas = told.keep_pem(pem::certificates(&paths.ca))?;
+    let cas = found.keep_pem(pem::certificates(&paths.ca))?;
     let lists = match &paths.crl {
-        Some(path) => told.keep_pem(pem::revocation_lists(path))?,
+        Some(path) => found.keep_pem(pem::revocation_lists(path))?,
         None => Vec::new(),
     };
     let mut anchors = Vec::new();
     for ca in &cas {
         let anchor = load_anchor(ca).map_err(|error| format!("{}: {error}", paths.ca.display()));
-        let Some(anchor) = told.keep(anchor) else { continue };
+        let Some(anchor) = found.keep(anchor) else { continue };
         let (facts, now) = (&anchor.facts, clock::now());
         if now > facts.not_after || now < facts.not_before {
-            told.warnings.push(format!(
+            found.warnings.push(format!(
                 "{}: the CA {} is not valid now ({}): it is good from {} until {}",
                 paths.ca.display(),
                 facts.subject,
@@ -42,8 +43,8 @@ pub(super) fn load(
                 clock::utc(facts.not_after)
             ));
         }
-        told.term(term(facts));
-        told.findings.push(format!("CA {} until {}", facts.subject, clock::utc(facts.not_after)));
+        found.term(term(facts));
+        found.good.push(format!("CA {} until {}", facts.subject, clock::utc(facts.not_after)));
         anchors.push((ca, anchor));
     }
     // An intermediate of our own chain signs lists as well as a CA does. No other: what
@@ -53,7 +54,7 @@ pub(super) fn load(
     let after = chain.and_then(|chain| chain.get(1..)).unwrap_or_default();
     let intermediates = vouched(facts.clone(), after, &algorithms);
     let intermediates = intermediates.iter().map(|(_, facts)| facts).filter(|facts| facts.is_ca);
-    intermediates.clone().for_each(|facts| told.term(term(facts)));
+    intermediates.clone().for_each(|facts| found.term(term(facts)));
     let mut signers: Vec<&Certificate> = Vec::new();
     for signer in facts.chain(intermediates) {
         let same = |other: &&Certificate| {
@@ -63,13 +64,13 @@ pub(super) fn load(
             signers.push(signer);
         }
     }
-    let (lists, of_nobody) = load_lists(paths, &signers, &lists, told);
+    let (lists, of_nobody) = load_lists(paths, &signers, &lists, found);
     // One that has a place in `cert` is no fault where that cannot be read.
-    told.faults.extend(of_nobody.into_iter().filter(|_| chain.is_some()));
+    found.faults.extend(of_nobody.into_iter().filter(|_| chain.is_some()));
     let revoked = revoked(&anchors, &signers, &lists);
     for ((_, Anchor { facts, .. }), by) in anchors.iter().zip(&revoked) {
         if let Some(by) = by {
-            told.warnings.push(format!(
+            found.warnings.push(format!(
                 "{}: the CA {} has been revoked by {by}: what it has signed is refused; take it out",
                 paths.ca.display(),
                 named(facts)
@@ -145,7 +146,7 @@ fn load_lists(
     paths: &TlsFiles,
     signers: &[&Certificate],
     lists: &[CertificateRevocationListDer<'static>],
-    told: &mut Told,
+    found: &mut Findings,
 ) -> (Vec<List>, Vec<String>) {
     let crl = paths.crl.as_deref().unwrap_or(&paths.ca).display();
     let now = clock::now();
@@ -169,7 +170,7 @@ fn load_lists(
             }
         }
         if newest.is_empty() {
-            told.warnings.push(format!(
+            found.warnings.push(format!(
                 "no revocation list for the CA {}: a certificate of it that was revoked would be accepted",
                 named(signer)
             ));
@@ -177,13 +178,13 @@ fn load_lists(
         for (facts, der) in newest {
             match webpki::OwnedCertRevocationList::from_der(der) {
                 Ok(list) => loaded.push(List { key: signer.public_key.clone(), list: list.into() }),
-                Err(error) => told.faults.push(format!(
+                Err(error) => found.faults.push(format!(
                     "{crl}: the revocation list of {} is of a form that cannot be used ({error:?}): it must be a full version 2 list, with a CRL number (openssl ca: crl_extensions)",
                     signer.subject
                 )),
             }
             if let Some(until) = facts.next_update {
-                told.term(Term {
+                found.term(Term {
                     kind: Kind::List,
                     name: signer.subject.clone(),
                     from: facts.this_update,
@@ -191,12 +192,12 @@ fn load_lists(
                 });
             }
             match facts.next_update.filter(|next| *next < now) {
-                Some(next) => told.warnings.push(format!(
+                Some(next) => found.warnings.push(format!(
                     "the revocation list of {} is stale since {}: it still counts, but later revocations are missing; fetch a new one",
                     named(signer),
                     clock::utc(next)
                 )),
-                None => told.findings.push(format!(
+                None => found.good.push(format!(
                     "revocation list of {}: {} revoked, made {}",
                     signer.subject,
                     facts.revoked.len(),

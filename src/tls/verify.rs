@@ -406,7 +406,7 @@ pub fn judge_both(
     leaf: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],
 ) -> Result<(), Error> {
-    let verifier = Verifier::new(&super::provider(), trust, site.map(str::to_owned));
+    let verifier = Verifier::new(&crate::crypto::provider(), trust, site.map(str::to_owned));
     verifier.judge(leaf, chain, Role::Client, UnixTime::now())?;
     verifier.judge(leaf, chain, Role::Server, UnixTime::now())
 }

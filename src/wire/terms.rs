@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fields::FieldError;
-use super::frame;
+use crate::buffer::PAYLOAD;
 
 /// The most lanes that one link may have.
 pub const MAX_LANES: u8 = 16;
@@ -68,7 +68,7 @@ impl Terms {
             lanes: self.lanes.min(theirs.lanes),
             hold: if passthrough { Duration::ZERO } else { self.hold.min(theirs.hold) },
             compressed: !passthrough && self.compression & theirs.compression & ZSTD != 0,
-            max_data: frame::MAX_DATA.min(theirs.max_frame as usize),
+            max_data: PAYLOAD.min(theirs.max_frame as usize),
             speak_every: self.heartbeat.min(theirs.dead_after / 3),
             dead_after: self.dead_after,
         }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use replgate::config::units::Address;
 use replgate::config::{Accepted, Auth, Commands};
+use replgate::units::Address;
 
 use time::Duration as Days;
 

@@ -8,9 +8,9 @@ use super::{expiry, names_of};
 use crate::certs;
 use crate::cli::{Outcome, block_on};
 use crate::clock;
-use crate::config::units;
 use crate::tls::pem::{Content, Contents, PemError};
 use crate::tls::{fetch_chain, pem};
+use crate::units;
 use crate::x509::{Certificate, RevocationList, some_of};
 
 pub(super) fn inspect(what: &str) -> Outcome {

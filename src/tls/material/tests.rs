@@ -248,7 +248,7 @@ fn a_ca_must_be_allowed_to_sign_and_so_must_a_leaf() {
     assert!(said.contains("the key usage lacks digitalSignature"), "{said}");
     // The far side is told the same, by whatever it is judged.
     let paths = folder_for(dir.path(), &root, &[], &[&root], "", &[KeyUsagePurpose::KeyEncipherment]);
-    let trust = trust::load(&paths, None, &mut Told::default()).unwrap();
+    let trust = trust::load(&paths, None, &mut Findings::default()).unwrap();
     let chain = pem::certificates(&paths.cert).unwrap();
     let error = judge_both(trust, Some("dc1"), &chain[0], &[]).unwrap_err();
     let said = diagnostics::own(&error, &Certificate::read(&chain[0]).unwrap());
@@ -291,7 +291,8 @@ fn a_strangers_chain_costs_a_signature_for_each_of_its_certificates() {
     let all: Vec<_> = provider.signature_verification_algorithms.all.iter().map(counted).collect();
     provider.signature_verification_algorithms.all = all.leak();
     let digital = [KeyUsagePurpose::DigitalSignature];
-    let trust = trust::load(&folder(dir.path(), &root, &[&root], ""), None, &mut Told::default()).unwrap();
+    let trust =
+        trust::load(&folder(dir.path(), &root, &[&root], ""), None, &mut Findings::default()).unwrap();
     let verifier = Verifier::new(&provider, trust, None);
     // All of the CA's own name, so that each could be the issuer of each other.
     let hostile: Vec<Ca> = (0..130).map(|_| ca("root", None)).collect();

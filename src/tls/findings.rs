@@ -1,0 +1,34 @@
+//! What is found while the files of `[tls]` are read: faults, warnings, what is good.
+
+use super::expiry::{Standing, Term};
+use super::pem::PemError;
+use crate::clock;
+
+/// What is found in the files.
+#[derive(Default)]
+pub(super) struct Findings {
+    pub(super) faults: Vec<String>,
+    pub(super) warnings: Vec<String>,
+    /// What is good, one line a step, for `check`.
+    pub(super) good: Vec<String>,
+    pub(super) terms: Vec<Term>,
+}
+
+impl Findings {
+    pub(super) fn keep<T, E: ToString>(&mut self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.faults.push(error.to_string())).ok()
+    }
+
+    /// Notes until when something is good, and warns where that is near.
+    pub(super) fn term(&mut self, term: Term) {
+        let now = clock::now();
+        if !matches!(term.standing(now), Standing::Good | Standing::Past) {
+            self.warnings.push(term.words(now));
+        }
+        self.terms.push(term);
+    }
+
+    pub(super) fn keep_pem<T>(&mut self, result: Result<T, PemError>) -> Option<T> {
+        result.map_err(|error| self.faults.extend(error.sentences())).ok()
+    }
+}
