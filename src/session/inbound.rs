@@ -140,7 +140,7 @@ async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), Lane
         Ok(_) => Err(LaneError::Unexpected),
         Err(LaneError::Frame(error)) => {
             let why = Reason::new(ReasonCode::Version, &format!("the hello is not understood: {error}"));
-            let _ = timeout(PARTING, say_no(lane, why)).await;
+            let _ = timeout(PARTING, say_no(lane, why, None)).await;
             Err(error.into())
         }
         Err(error) => Err(error),
@@ -369,21 +369,29 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
         let topic = no.topic.at_site(&shared.config, &proven);
         tell!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
     }
-    part(lane, &seat, no.why).await;
+    // Whether another process has taken the place of the one that had a link is told
+    // only to those who may know the link.
+    let us = shared.process.identity();
+    let by = (no.why.code == ReasonCode::UnknownLink).then_some((us.node, us.instance));
+    part_as(lane, &seat, no.why, by).await;
 }
 
 /// Says no on a lane and closes it; at once where its seat goes to another.
 pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Reason) {
+    part_as(lane, seat, why, None).await;
+}
+
+async fn part_as(lane: Lane, seat: &Seat<Caller>, why: Reason, by: Option<(String, Id)>) {
     seat.refused();
     tokio::select! {
-        _ = timeout(PARTING, say_no(lane, why)) => {}
+        _ = timeout(PARTING, say_no(lane, why, by)) => {}
         () = seat.evicted() => {}
     }
 }
 
 /// Says no and waits until the far side has closed. No deadline of its own.
-async fn say_no(mut lane: Lane, why: Reason) {
-    let refuse = Frame::Refuse(Refuse { reason: why, clock: Some(clock::now_millis()) });
+async fn say_no(mut lane: Lane, reason: Reason, by: Option<(String, Id)>) {
+    let refuse = Frame::Refuse(Refuse { reason, clock: Some(clock::now_millis()), by });
     if lane.send(&refuse).await.is_ok() {
         lane.close().await;
     }

@@ -26,6 +26,7 @@ pub(super) const T_RECEIVED: u16 = CRITICAL | 12;
 pub(super) const T_PLAIN: u16 = CRITICAL | 13;
 pub(super) const T_CODE: u16 = 14;
 pub(super) const T_TEXT: u16 = 15;
+pub(super) const T_BY: u16 = 16;
 
 /// A field that cannot be believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

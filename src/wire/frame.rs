@@ -264,7 +264,12 @@ mod tests {
             Frame::Retire,
             Frame::Hello(Hello::sample()),
             Frame::Accept(Accept::sample()),
-            Frame::Refuse(Refuse { reason: Reason::new(ReasonCode::NotAvailable, "no"), clock: Some(5) }),
+            Frame::Refuse(Refuse {
+                reason: Reason::new(ReasonCode::NotAvailable, "no"),
+                clock: Some(5),
+                by: Some(("host".to_owned(), crate::wire::hello::Id([7; 16]))),
+            }),
+            Frame::Refuse(Refuse { reason: Reason::new(ReasonCode::Limit, ""), clock: None, by: None }),
         ]
     }
 

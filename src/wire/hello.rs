@@ -1,8 +1,8 @@
 //! HELLO and its answers: who dials, what for, on what terms, and yes or no.
 
 use super::fields::{
-    self, FieldError, T_ATTACH, T_CLOCK, T_INSTANCE, T_LINK, T_NEW, T_NODE, T_PLAIN, T_PROBE, T_RECEIVED,
-    T_SIBLING, T_SITE, T_TERMS, T_VERSION, Writer, cut_text, fixed, name,
+    self, FieldError, T_ATTACH, T_BY, T_CLOCK, T_INSTANCE, T_LINK, T_NEW, T_NODE, T_PLAIN, T_PROBE,
+    T_RECEIVED, T_SIBLING, T_SITE, T_TERMS, T_VERSION, Writer, cut_text, fixed, name,
 };
 use super::reason::Reason;
 use super::terms::Terms;
@@ -113,6 +113,8 @@ pub struct Refuse {
     pub reason: Reason,
     /// The acceptor's wall clock, milliseconds since 1970.
     pub clock: Option<u64>,
+    /// Who refuses a lane that asks for a link: the acceptor's node and process.
+    pub by: Option<(String, Id)>,
 }
 
 impl Identity {
@@ -269,20 +271,27 @@ impl Refuse {
         if let Some(clock) = self.clock {
             out.put(T_CLOCK, &clock.to_be_bytes());
         }
+        if let Some((node, instance)) = &self.by {
+            out.put(T_BY, &[&instance.0, node.as_bytes()].concat());
+        }
         out.0
     }
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, FieldError> {
         let reason = Reason::decode(content)?;
-        let mut clock = None;
+        let (mut clock, mut by) = (None, None);
         fields::read(content, |tag, value| {
             match tag {
                 T_CLOCK => clock = Some(u64::from_be_bytes(fixed(tag, value)?)),
+                T_BY => {
+                    let (instance, node) = value.split_first_chunk().ok_or(FieldError::Value(tag))?;
+                    by = Some((cut_text(node), Id(*instance)));
+                }
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
-        Ok(Self { reason, clock })
+        Ok(Self { reason, clock, by })
     }
 }
 

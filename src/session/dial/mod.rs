@@ -27,7 +27,7 @@ use crate::registry::Registry;
 use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
 use crate::tls::reloadable::{Loaded, Reloadable};
 use crate::wire::frame::Frame;
-use crate::wire::hello::{Accept, Hello, Id, Refuse, Request, VERSION};
+use crate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
 use crate::wire::reason::{Reason, ReasonCode};
 
 /// For one address to take a TCP connection.
@@ -309,7 +309,13 @@ async fn greet(
             }
             Ok((lane, accept))
         }
-        Ok(Ok(Frame::Refuse(refuse))) => Err(Failure::Refused(refuse)),
+        Ok(Ok(Frame::Refuse(refuse))) => {
+            if let Some((node, instance)) = &refuse.by {
+                let (site, node) = (replica.site.clone(), node.clone());
+                dialer.ways.met(&Identity { site, node, instance: *instance, clock: 0 });
+            }
+            Err(Failure::Refused(refuse))
+        }
         Ok(Ok(_)) => Err(Failure::Other(LaneError::Unexpected.to_string())),
         Ok(Err(error)) => Err(Failure::Other(error.to_string())),
         Err(_) => {
