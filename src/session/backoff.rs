@@ -30,7 +30,7 @@ const MOST: usize = 1024;
 
 /// Links of one address at a time whose sync has not begun. Others wait: replicas that come
 /// back together take a few round trips each.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 
 /// How the clients of one `[[replica]]` have fared.
 #[derive(Debug, Default)]

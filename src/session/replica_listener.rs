@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -97,8 +96,8 @@ pub async fn serve_replica(
     let name = &replica.name;
     let about = |kind| Topic::replica(kind, &replica);
     let seat = listener.unproven.enter(source(from.ip()));
-    let opening = tokio::select! {
-        opening = approach(&shared, &listener, &mut redis, &seat, from) => opening,
+    let may_open = tokio::select! {
+        may_open = approach(&shared, &listener, &mut redis, &seat, from) => may_open,
         () = seat.evicted() => {
             let reason = "too many others have proven nothing yet, the oldest goes";
             tell!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
@@ -106,11 +105,16 @@ pub async fn serve_replica(
         }
         () = shared.stop.cancelled() => return,
     };
-    let Some(opening) = opening else { return };
+    if !may_open {
+        return;
+    }
     drop(seat);
     let want = |sibling| Request::New { master: replica.master.clone(), sibling };
-    let reached = tokio::select! {
-        reached = reach(&shared.dialer, &replica, want) => reached,
+    let (opening, reached) = tokio::select! {
+        opened = async {
+            let opening = listener.backoff.place(from.ip()).await;
+            (opening, reach(&shared.dialer, &replica, want).await)
+        } => opened,
         () = shared.stop.cancelled() => return,
     };
     let (mut lane, accept) = match reached {
@@ -207,15 +211,15 @@ pub async fn serve_replica(
     }
 }
 
-/// From a client's accept until a link is opened for it: nothing where that does not come
-/// about, which is told here.
+/// From a client's accept until a link may be opened for it. Where that does not come
+/// about, the reason is told here.
 async fn approach(
     shared: &Arc<Shared>,
     listener: &ReplicaListener,
     redis: &mut TcpStream,
     seat: &Seat<IpAddr>,
     from: SocketAddr,
-) -> Option<OwnedSemaphorePermit> {
+) -> bool {
     let (replica, site) = (&listener.replica, &shared.config.site);
     // Who must prove itself is answered here anyway.
     let open = replica.password_file.is_none();
@@ -240,24 +244,21 @@ async fn approach(
         Next::Link => {}
         Next::Left => {
             no_sync(shared, replica, from);
-            return None;
+            return false;
         }
         Next::Silent => {
             no_sync(shared, replica, from);
             seat.refused();
             part_silent(redis, site, REFUSAL_DEADLINE).await;
-            return None;
+            return false;
         }
         Next::Unreachable(reason) => {
             listener.offer.failed(&reason);
             tell!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
-            return None;
+            return false;
         }
     }
-    if !is_proven(shared, listener, redis, seat, from).await {
-        return None;
-    }
-    listener.backoff.place(from.ip()).await
+    is_proven(shared, listener, redis, seat, from).await
 }
 
 /// Ready once the sync of a link has begun; at once in a plain tunnel.
