@@ -52,7 +52,7 @@ pub enum Action {
 }
 
 impl Driver {
-    /// From now on nothing passes.
+    /// Stops the driver: from now on nothing passes.
     pub fn stop(&mut self) {
         self.stopped = true;
         self.held.clear();
