@@ -1,4 +1,4 @@
-//! Looks at the certificate that a server shows, without trusting it.
+//! Fetches the certificate chain that a server shows, without trusting it.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -15,10 +15,10 @@ use super::{ALPN, provider};
 use crate::config::units::Address;
 use crate::race;
 
-/// For connecting and for the handshake, each.
+/// Time given for connecting, and again for the handshake.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Notes the chain and takes any: nothing is ever sent over such a connection.
+/// Records the chain and accepts any: no data is ever sent over such a connection.
 #[derive(Debug)]
 struct Onlooker {
     algorithms: WebPkiSupportedAlgorithms,
