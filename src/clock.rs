@@ -1,5 +1,5 @@
-//! Wall-clock times as people and files read them. The link's timers do not use
-//! this: they run on the monotonic clock.
+//! Wall-clock times as people and files use them. The link's timers use the monotonic clock
+//! instead.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
