@@ -3,7 +3,7 @@
 /// Most bytes of such text that are shown.
 pub const LIMIT: usize = 200;
 
-/// `bytes` cut at [`LIMIT`] and with everything but printable ASCII escaped.
+/// Cuts `bytes` at [`LIMIT`] and escapes everything but printable ASCII.
 pub fn shown(bytes: &[u8]) -> String {
     // The string has room for everything: growing would leave copies in memory, and the text may be
     // a secret that is wiped later.

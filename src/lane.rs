@@ -51,7 +51,7 @@ pub enum LaneError {
     /// The bytes are not a frame of this protocol.
     #[error("{0}")]
     Frame(#[from] FrameError),
-    /// The far end closed the connection.
+    /// The far side closed the connection.
     #[error("the far side closed the connection")]
     Closed,
     /// The acceptor has refused the lane.

@@ -66,7 +66,7 @@ impl Site {
         self.links.lock().expect("no code panics while it holds the links")
     }
 
-    /// The most that one of its links holds beyond gaps.
+    /// Bytes beyond gaps of the link that holds most of them.
     fn most_scattered(&self) -> u64 {
         self.links().iter().map(|link| link.load(Ordering::Relaxed)).max().unwrap_or(0)
     }

@@ -69,7 +69,8 @@ impl<G: Eq + Hash> Unproven<G> {
         Self { most_of_a_group: most, ..self }
     }
 
-    /// Takes a seat for a connection of this group.
+    /// Takes a seat for a connection of this group, and evicts another connection if there is no
+    /// free one.
     pub fn enter(&self, group: G) -> Seat<G> {
         self.enter_at(group, Instant::now())
     }

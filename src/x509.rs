@@ -13,7 +13,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::escape::shown;
 
-/// Bytes that are not a certificate or list of the expected form.
+/// The error for bytes that are not a certificate or list of the expected form.
 #[derive(Debug, thiserror::Error)]
 #[error("not a valid {what}: {error}")]
 pub struct Unreadable {

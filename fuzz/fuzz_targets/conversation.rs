@@ -201,7 +201,7 @@ fn unlisted<'a>(words: &[&'a [u8]]) -> Vec<&'a [u8]> {
     others.flatten().copied().collect()
 }
 
-/// The whole commands at the front of `bytes`.
+/// The complete commands at the front of `bytes`.
 fn commands(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let (mut commands, mut rest) = (Vec::new(), bytes);
     while !rest.is_empty() {

@@ -1,5 +1,5 @@
-//! Fuzzes the frame decoder with what a far gateway may send: the first three bytes say how the
-//! rest is cut into records.
+//! Fuzzes the frame decoder with bytes of a far gateway. The first three bytes say how the rest is
+//! cut into records.
 //!
 //! Any cut gives the same frames, the same data and the same fault. A frame is found with its last
 //! byte, and a length is checked with the header's last byte, so at most one control frame is held.

@@ -18,7 +18,7 @@ const LINE: u8 = 0xa0;
 /// The first byte that stands for a reply.
 const ANSWER: u8 = 0xc0;
 
-/// The first byte that stands for a word or two of a line.
+/// The first byte that stands for one or two words of a line.
 const WORDS: u8 = 0xe0;
 
 /// Commands that replicas send, and others.

@@ -35,7 +35,7 @@ const MAX_UNANSWERED: usize = 256;
 /// The site's name that the master's gateway has in its replies.
 const SITE: &str = "dc1";
 
-/// The connection.
+/// The connection under test, with everything that has passed it.
 pub struct Talk {
     stations: Vec<Station>,
     /// Bytes that have reached the master, without the commands of its gateway.
@@ -47,7 +47,7 @@ pub struct Talk {
     /// Number of bytes that had reached the replica when the reply to the sync was complete.
     pub armed: Option<usize>,
     watch: Arc<Mutex<Watch>>,
-    /// Bytes that the master's gateway has sent to the master and the replica.
+    /// Bytes that the master's gateway has sent to the master, and to the replica.
     delivered: [Vec<u8>; 2],
     now: Instant,
 }

@@ -42,14 +42,14 @@ const SEARCH: Duration = Duration::from_secs(10);
 /// Time given to connect to a socket that has the name already, to find out whose it is.
 const WHOSE: Duration = Duration::from_millis(500);
 
-/// What `status` shows.
+/// The state that `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// The gateway's site name.
     pub site: String,
     /// Name of its host.
     pub node: String,
-    /// Its version.
+    /// The gateway's version.
     pub version: String,
     /// Its process id.
     pub pid: u32,
@@ -61,7 +61,7 @@ pub struct Status {
     /// Digest of its config, to detect another one.
     #[serde(default)]
     pub config: String,
-    /// Addresses it listens on.
+    /// Addresses on which it listens.
     pub listeners: Vec<std::net::SocketAddr>,
     /// Addresses of its config on which it does not listen any more.
     #[serde(default)]

@@ -123,7 +123,7 @@ impl Authority {
     }
 }
 
-/// A signing request, as PEM.
+/// Makes a signing request, as PEM.
 pub(super) fn request(names: &Names, key: &KeyPair) -> anyhow::Result<String> {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(names.site());

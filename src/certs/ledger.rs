@@ -20,7 +20,7 @@ pub struct Issued {
     pub site: String,
     /// Serial number, colon-separated hex.
     pub serial: String,
-    /// All names it carries.
+    /// All names in the certificate, as one text.
     pub names: String,
     /// When it was issued, seconds since 1970.
     pub issued: i64,
@@ -79,7 +79,7 @@ impl Ledger {
         let Ok(ca) = pem::certificates(&folder.ca().join("ca.crt")) else { return Ok(()) };
         let ca = Certificate::read(&ca[0])?;
         for path in folder.sites()?.iter().map(|site| folder.site(site).join("crl.pem")) {
-            // A site's file may be missing, or hold lists of other CAs as well.
+            // A site's file may be missing, or hold lists of other CAs too.
             let lists = match pem::revocation_lists(&path) {
                 Err(error) if error.is_not_found() => continue,
                 lists => lists?,
@@ -117,7 +117,6 @@ impl Ledger {
         }
     }
 
-    /// The file's text.
     pub(super) fn text(&self) -> anyhow::Result<String> {
         let head = "# Every certificate that this CA has signed; written by replgate certs. Keep it with the CA:\n# the revocation list is made from it.\n\n";
         Ok(head.to_owned() + &toml::to_string(self)?)

@@ -29,7 +29,7 @@ use crate::x509::{self, Certificate};
 /// Days for which a site's certificate is valid by default.
 pub const LEAF_DAYS: u32 = 365;
 
-/// The names that a certificate carries besides the site.
+/// The names in a certificate: the site and others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// DNS names, the site first.
@@ -285,7 +285,7 @@ pub fn hook_went_well(dir: &Path, site: &str) -> anyhow::Result<()> {
     folder.write(&[New::public(hooked(dir, site), serial + "\n")])
 }
 
-/// Sites that have a certificate here.
+/// The sites that have a certificate in `dir`.
 pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
     Folder::new(dir).sites()
 }

@@ -18,12 +18,10 @@ const WRITTEN: [&str; 8] =
 /// End of the name of the file that records for which certificate a site's hook has succeeded.
 pub(super) const HOOKED: &str = ".hooked";
 
-/// A folder of certificates.
 pub(super) struct Folder {
     dir: PathBuf,
 }
 
-/// A file to be written.
 pub(super) struct New {
     path: PathBuf,
     /// Wiped on drop, since it may be a key.
@@ -53,12 +51,10 @@ impl Folder {
         Self { dir: dir.to_owned() }
     }
 
-    /// The CA's folder.
     pub(super) fn ca(&self) -> PathBuf {
         self.dir.join("ca")
     }
 
-    /// A site's folder.
     pub(super) fn site(&self, site: &str) -> PathBuf {
         self.dir.join(site)
     }

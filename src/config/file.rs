@@ -62,7 +62,7 @@ impl std::fmt::Display for Faults {
     }
 }
 
-/// The file while it is being read.
+/// A config file while it is read.
 #[derive(Debug)]
 pub struct File<'i> {
     path: &'i Path,

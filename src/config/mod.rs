@@ -133,7 +133,7 @@ pub struct Replica {
     pub name: String,
     /// The master's name at the far site.
     pub master: String,
-    /// Where the replicas connect.
+    /// The address where replicas connect.
     pub listen: SocketAddr,
     /// Networks from which replicas may connect.
     pub clients: Vec<Network>,
@@ -187,7 +187,7 @@ pub struct LinkSettings {
 /// Compression of what one side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// None.
+    /// No compression.
     Off,
     /// zstd, for data that it makes smaller.
     Zstd {
@@ -270,13 +270,13 @@ impl Config {
         masters.chain(self.replicas.iter().filter_map(|replica| replica.password_file.as_deref()))
     }
 
-    /// This config, and every file that it names.
+    /// The config file, and every file that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let tls = [&self.path, &self.tls.ca, &self.tls.cert, &self.tls.key].map(PathBuf::as_path);
         tls.into_iter().chain(self.tls.crl.as_deref()).chain(self.password_files())
     }
 
-    /// Masters whose `allow` names this site itself: it would dial itself.
+    /// Masters whose `allow` names this site itself, which would have to dial itself.
     pub fn allowed_to_itself(&self) -> impl Iterator<Item = &Master> {
         let own = |site: &String| site.eq_ignore_ascii_case(&self.site);
         self.masters.iter().filter(move |master| master.allow.iter().any(own))

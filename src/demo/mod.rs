@@ -33,7 +33,7 @@ const RATE: usize = 5_000_000;
 /// A value that is written to alpha and searched for on the wire.
 const MARKER: &str = "marker-that-must-not-cross-in-the-clear";
 
-/// Ends the demo early when set.
+/// Ends the demo early when it is set.
 pub type Interrupt = Arc<AtomicBool>;
 
 /// One row of the table at the end.

@@ -30,7 +30,7 @@ pub enum Answer<'a> {
         /// The line without its end.
         text: &'a [u8],
     },
-    /// The line is not whole yet.
+    /// The line is not complete yet.
     Incomplete,
     /// There is no line end within [`MAX_LINE`] bytes.
     TooLong,

@@ -27,13 +27,13 @@ pub enum Parsed<'a> {
     Command {
         /// Length in bytes.
         length: usize,
-        /// Name and arguments.
+        /// The command's name and its arguments.
         arguments: Vec<&'a [u8]>,
     },
     /// This many bytes of empty lines: a replica sends them as signs of life while it loads a
     /// snapshot.
     Newline(usize),
-    /// The command is not whole yet.
+    /// The command is not complete yet.
     Incomplete,
     /// Not a command that a replica sends; the text says what is wrong.
     Malformed(&'static str),
@@ -49,12 +49,12 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
-/// Whether the command, its name first, asks for a sync.
+/// Whether a command, given with its name, asks for a sync.
 pub fn asks_for_a_sync(arguments: &[&[u8]]) -> bool {
     [&b"PSYNC"[..], b"SYNC"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name))
 }
 
-/// The bytes of a command with these words, as a RESP array.
+/// Encodes a command with these words as a RESP array.
 pub fn encode(words: &[&[u8]]) -> Vec<u8> {
     // The vector has room for the whole command, so it never moves: a word may be a password, and
     // moving would leave copies in memory.

@@ -23,7 +23,7 @@ pub struct FullSyncs {
 pub struct Taken(Instant);
 
 impl FullSyncs {
-    /// At most `most` within a minute.
+    /// Allows `most` full syncs within a minute.
     pub fn new(most: usize) -> Self {
         Self { most, taken: Mutex::default() }
     }
@@ -45,7 +45,7 @@ impl FullSyncs {
         }
     }
 
-    /// Gives a place back: the sync was not a full one.
+    /// Gives a place back, because the sync was not a full one.
     pub fn give_back(&self, place: &Taken) {
         let mut taken = self.taken.lock().expect("no code panics while it holds the places");
         if let Some(at) = taken.iter().position(|then| *then == place.0) {

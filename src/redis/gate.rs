@@ -40,17 +40,17 @@ pub struct Rules {
     /// The gateway has authenticated itself to the master. The replica need not, and its AUTH is
     /// answered here.
     pub authenticated: bool,
-    /// `PSYNC … FAILOVER` passes.
+    /// `PSYNC … FAILOVER` may pass.
     pub failover: bool,
     /// Clients may ask for a snapshot without becoming replicas.
     pub dump: bool,
-    /// `CLUSTER SYNCSLOTS` passes.
+    /// `CLUSTER SYNCSLOTS` may pass.
     pub slot_migration: bool,
     /// This link's token among those of its site; `None` if links are not bounded.
     pub opening: Option<Arc<Opening>>,
     /// The bound on this site's full syncs.
     pub full_syncs: Option<Arc<FullSyncs>>,
-    /// The syncs over two connections that this site has begun.
+    /// The grants for two-connection syncs of this site.
     pub grants: Arc<Grants>,
     /// The passwords that this site has tried.
     pub guesses: Arc<Guesses>,
@@ -125,7 +125,7 @@ pub struct Gate {
     /// The master does not know PSYNC, or its user may not use it: the replica may fall back to
     /// SYNC.
     may_sync: bool,
-    /// This link's part in syncs over two connections.
+    /// This link's part in two-connection syncs.
     member: Member,
     /// This is the second connection of a sync: it carries the snapshot for another one.
     paired: bool,
@@ -621,7 +621,8 @@ impl Gate {
     }
 }
 
-/// The command's name for a log. Its arguments are left out, since they may be a password.
+/// The command's name for a log, with the first argument of REPLCONF and CLUSTER. Other arguments
+/// are left out, since they may be a password.
 fn named(arguments: &[&[u8]]) -> String {
     let speaks = [&b"REPLCONF"[..], b"CLUSTER"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name));
     match arguments.get(1) {

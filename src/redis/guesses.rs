@@ -160,14 +160,14 @@ mod tests {
         }
         assert_eq!(passed[..10], [0, 0, 0, 0, 0, 1, 3, 7, 15, 31]);
         assert!(passed[11..].windows(2).all(|pair| pair[1] - pair[0] == LONGEST.as_secs()), "{passed:?}");
-        // One that was good before is good at once, and a new one has to wait.
+        // A password that was accepted before passes at once, and a new one has to wait.
         attempt(b"right", at).unwrap().is_good();
         drop(attempt(b"wrong", at).unwrap());
         assert!(attempt(b"other", at).is_err());
-        // No longer good: a guess like any other.
+        // A password that is not accepted any more is a guess like any other.
         drop(attempt(b"right", at).unwrap());
         assert!(attempt(b"right", at).is_err());
-        // In the end all is forgotten.
+        // In the end all wrong guesses are forgotten.
         (0..FREE).for_each(|_| drop(attempt(b"wrong", at + FORGET).unwrap()));
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let tried = (0..50u8).filter_map(|guess| guesses.attempt(&[&[guess]], now).ok()).collect::<Vec<_>>();
         assert_eq!(tried.len(), FREE as usize);
         tried.into_iter().for_each(Guess::is_good);
-        // Once some were wrong, one is tried at a time.
+        // Once some were wrong, passwords are tried one at a time.
         (0..FREE).for_each(|_| drop(guesses.attempt(&[b"ba"], now).unwrap()));
         let later = now + FIRST;
         let pending = guesses.attempt(&[b"ba"], later).unwrap();

@@ -60,7 +60,7 @@ impl Capability {
     }
 }
 
-/// The introduction of one replica connection.
+/// Rewrites the introduction of one replica connection.
 #[derive(Debug)]
 pub struct Introduction {
     /// The names to announce, and the address of the replica.

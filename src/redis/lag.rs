@@ -1,7 +1,8 @@
-//! Records when each byte of a stream passed, to tell how far in time an acknowledgement is behind.
+//! Records when each byte of a stream passed, to measure how far in time an acknowledgement is
+//! behind.
 //!
 //! It keeps a fixed number of marks, however much passes. When there are too many, the two marks
-//! that are closest in time become one. So a long delay is told a little less precisely.
+//! that are closest in time become one, so a long delay is measured a little less precisely.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ pub struct Lag {
 }
 
 impl Lag {
-    /// The bytes up to `end` have passed by `now`.
+    /// Records that the bytes up to `end` have passed by `now`.
     pub fn passed(&mut self, end: u64, now: Instant) {
         if let Some(mark) = self.marks.last_mut()
             && now.saturating_duration_since(mark.first) < FINEST
@@ -44,7 +45,7 @@ impl Lag {
         self.marks.push(Mark { end, first: now, last: now });
     }
 
-    /// Everything up to `end` was acknowledged.
+    /// Records that everything up to `end` was acknowledged.
     pub fn acknowledged(&mut self, end: u64) {
         let done = self.marks.iter().take_while(|mark| mark.end <= end).count();
         self.marks.drain(..done);

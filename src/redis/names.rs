@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// listed as before, in whatever order they come back.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// Most addresses, beyond which those of replicas that have left are dropped.
+/// Most addresses that are kept; beyond that, those of replicas that have left are dropped.
 const MOST: usize = 1024;
 
 /// The names of one `[[replica]]`, shared by its links.
@@ -48,7 +48,7 @@ pub struct Name {
 }
 
 impl Names {
-    /// Announces `host`, and `port` in place of a replica's own.
+    /// Names that announce `host`, and `port` in place of a replica's own.
     pub fn new(host: String, port: Option<u16>) -> Arc<Self> {
         Arc::new(Self { host, port, taken: Mutex::default() })
     }
@@ -119,19 +119,19 @@ mod tests {
         let (one, two) = ("10.0.0.1", "fd00::2");
         let first = take(&names, one, 6379, 0);
         assert_eq!((first.host.as_str(), first.port, first.is_instead()), ("dc2", 6379, false));
-        // Its second connection, and its next one before the first is gone.
+        // Its second connection gets the same, and so does its next one before the first has ended.
         assert_eq!(take(&names, one, 6379, 0).host, "dc2");
-        // Another on that host, and one on another host with the same port.
+        // Another replica on that host, and one on another host with the same port.
         let sibling = take(&names, one, 6380, 0);
         assert_eq!((sibling.host.as_str(), sibling.port), ("dc2", 6380));
         let other = take(&names, two, 6379, 0);
         assert_eq!((other.host.as_str(), other.is_instead()), ("fd00--2.dc2", true));
-        // In whatever order they come back, each is listed as before; a stranger is not.
+        // Each is listed as before, in whatever order they come back; a new replica is not.
         drop((first, sibling, other));
         assert_eq!(take(&names, two, 6379, 60).host, "fd00--2.dc2");
         assert_eq!(take(&names, "10.0.0.3", 6379, 60).host, "10.0.0.3.dc2");
         assert_eq!(take(&names, one, 6379, 60).host, "dc2");
-        // Until they have been away for long.
+        // After a long absence the name is free again.
         assert_eq!(take(&names, "10.0.0.4", 6379, 1200).host, "dc2");
     }
 

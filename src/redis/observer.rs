@@ -76,7 +76,7 @@ enum Stated {
 enum Expected {
     /// Reply lines to commands.
     Answers,
-    /// The line before the snapshot.
+    /// The line that precedes the snapshot.
     Header,
     /// This many more bytes of the snapshot.
     Bytes(u64),

@@ -28,7 +28,7 @@ pub struct Openings {
 
 #[derive(Debug)]
 struct Lately {
-    /// When links asked for a sync.
+    /// Times at which links asked for a sync.
     asked: VecDeque<Instant>,
     tokens: f64,
     counted: Instant,
@@ -44,7 +44,7 @@ pub struct Opening {
 }
 
 impl Openings {
-    /// At most `most` links ask for a sync within a minute.
+    /// Allows `most` links to ask for a sync within a minute.
     pub fn new(most: usize, now: Instant) -> Self {
         let tokens = most.max(FEWEST_TOKENS) as f64;
         Self { most, lately: Mutex::new(Lately { asked: VecDeque::new(), tokens, counted: now }) }

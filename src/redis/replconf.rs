@@ -4,7 +4,7 @@
 //! values and shows them, so every value must have its option's form: of bounded length, and from a
 //! small set of characters.
 
-/// What a value looks like.
+/// The form of a value.
 #[derive(Clone, Copy)]
 enum Form {
     /// 0 to 65535, in digits.

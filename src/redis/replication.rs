@@ -74,7 +74,6 @@ struct Progress {
     marks: [(Instant, u64); 2],
 }
 
-/// What is known so far.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) stage: Stage,
@@ -120,7 +119,7 @@ impl Known {
     }
 }
 
-/// The observation of one link.
+/// What is known about the replication on one link, shared by its observer and `status`.
 #[derive(Debug)]
 pub struct Observed {
     syncs: Arc<Syncs>,

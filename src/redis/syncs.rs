@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Beginnings stored until their main connections take them; beyond that the oldest is dropped.
+/// Most beginnings that wait for their main connections; beyond that the oldest is dropped.
 const MOST: usize = 64;
 
 /// Where a stream begins.
@@ -31,22 +31,22 @@ pub struct Syncs {
 }
 
 impl Syncs {
-    /// The master has begun a full sync.
+    /// Counts a full sync that the master has begun.
     pub fn count_full(&self) {
         self.full.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The master has granted a partial resync.
+    /// Counts a partial resync that the master has granted.
     pub fn count_partial(&self) {
         self.partial.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The master, or its gateway, has refused a sync.
+    /// Counts a sync that the master or its gateway has refused.
     pub fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Full syncs, partial resyncs, refused ones, since the gateway's start.
+    /// The number of full syncs, partial resyncs and refused syncs since the gateway's start.
     pub fn counts(&self) -> [u64; 3] {
         [&self.full, &self.partial, &self.refused].map(|count| count.load(Ordering::Relaxed))
     }

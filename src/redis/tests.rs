@@ -791,7 +791,7 @@ fn a_second_connection_that_the_master_refuses_is_no_way_to_a_dump() {
 
 #[test]
 fn a_password_is_never_named() {
-    // Not with one word too many, nor where Redis repeats what it was sent.
+    // Not with one argument too many, nor where Redis repeats what it was sent.
     let echo = "-ERR unknown command 'AUTH', with args beginning with: 'user' 'secret'\r\n";
     let mut wrong = strict();
     wrong.steps(&[(UP, b"AUTH user secret extra\r\n")]);

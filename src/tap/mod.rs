@@ -1,8 +1,8 @@
 //! The interface between the data path and Redis: a tap inspects a link's bytes.
 //!
-//! Each link has one tap, which sees both directions. A [`Driver`] for each direction
-//! shows the tap the bytes that it has not decided on, and carries out its [`Verdict`]s.
-//! The data path gets [`Action`]s and knows nothing of Redis.
+//! Each link has one tap, which sees both directions. A [`Driver`] for each direction shows the tap
+//! the bytes that it has not decided on, and carries out its [`Verdict`]s. The data path gets
+//! [`Action`]s and does not know Redis.
 
 mod driver;
 
@@ -13,7 +13,7 @@ pub use self::driver::{Action, Driver};
 /// Time a replica is given to ask for a sync.
 pub const OPENING: Duration = Duration::from_secs(20);
 
-/// Which way bytes flow.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// From the replica to the master.
@@ -38,12 +38,12 @@ pub enum Verdict {
     /// The tap needs more bytes to decide. Everything is shown again once more bytes have come from
     /// either side.
     Hold,
-    /// The link ends. The first `pass` bytes still go on; then the replica gets
-    /// `reply`, where it is not empty. `reason` is for the log.
+    /// The link ends. The first `pass` bytes still go on; then the replica gets `reply`, if it is
+    /// not empty. `reason` is for the log.
     Stop {
         /// Bytes that still go on.
         pass: usize,
-        /// Last words to the replica, as RESP.
+        /// The last reply to the replica, as RESP.
         reply: Vec<u8>,
         /// For the log; never holds a payload.
         reason: String,
@@ -82,7 +82,7 @@ pub enum Overdue {
     NotYet,
     /// It has not asked, so the link ends.
     Now {
-        /// Last words to the replica, as RESP.
+        /// The last reply to the replica, as RESP.
         reply: Vec<u8>,
         /// For the log.
         reason: String,

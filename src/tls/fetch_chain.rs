@@ -63,7 +63,7 @@ impl ServerCertVerifier for Onlooker {
     }
 }
 
-/// The chain that a TLS 1.3 server shows, leaf first.
+/// Fetches the chain that a TLS 1.3 server shows, leaf first.
 pub async fn fetch_chain(address: &Address) -> io::Result<Vec<CertificateDer<'static>>> {
     let late = |_| {
         io::Error::new(

@@ -26,7 +26,7 @@ const TOLD: usize = 10;
 /// Shortest line outside a block that is treated as Base64 of a block.
 const BASE64_LINE: usize = 48;
 
-/// A PEM file that does not hold what it should.
+/// A PEM file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
     /// The file cannot be read.
@@ -34,7 +34,7 @@ pub enum PemError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         error: io::Error,
     },
     /// Some blocks are not valid or do not belong here: one sentence for each, with its line.
@@ -52,7 +52,7 @@ pub enum PemError {
         path: PathBuf,
         /// The kind of block that is missing.
         what: &'static str,
-        /// What was found instead.
+        /// Advice, with what was found instead.
         hint: String,
     },
     /// The private key is encrypted with a passphrase.
@@ -199,7 +199,7 @@ pub fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<
     some(path, "certificate revocation list", pick, |_| false).map(all)
 }
 
-/// The one certificate signing request in the file.
+/// The certificate signing request in the file; there must be exactly one.
 pub fn signing_request(path: &Path) -> Result<CertificateSigningRequestDer<'static>, PemError> {
     let pick = |content| match content {
         Content::Request(request) => Ok(request),
@@ -208,7 +208,8 @@ pub fn signing_request(path: &Path) -> Result<CertificateSigningRequestDer<'stat
     one(path, "request", some(path, "certificate signing request", pick, |_| false)?)
 }
 
-/// The one private key in the file: PKCS#8, PKCS#1 or SEC1, not encrypted.
+/// The private key in the file, in PKCS#8, PKCS#1 or SEC1 and not encrypted; there must be exactly
+/// one.
 pub fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, PemError> {
     key(path, |other| matches!(other, Content::Parameters))
 }

@@ -53,8 +53,8 @@ macro_rules! each {
 /// The TLS state of one connection, and its buffer of incoming records.
 pub struct Records {
     connection: Connection,
-    /// A pooled buffer while data is read. Otherwise it holds exactly the part of a record that
-    /// waits, or nothing.
+    /// A small buffer before the lane carries data, and a pooled one while data is read later. In
+    /// between it holds only the part of a record that waits, or nothing.
     incoming: Vec<u8>,
     start: usize,
     end: usize,

@@ -169,7 +169,7 @@ pub enum Refused {
     WrongSite {
         /// The site that must answer.
         wanted: String,
-        /// The names that its certificate carries.
+        /// The names in its certificate.
         found: String,
     },
     /// The CA is not valid now.
@@ -205,7 +205,7 @@ pub enum Refused {
         "{count} certificates come after it, and at most {MOST_INTERMEDIATES} are looked at: let `cert` hold the certificate and its intermediates alone"
     )]
     TooMany {
-        /// How many.
+        /// Number of these certificates.
         count: usize,
     },
     /// The certificates together are larger than 32 KiB.

@@ -1,4 +1,4 @@
-//! `certs init`: makes the CA and a certificate for each site, or what is missing of them.
+//! `certs init`: makes the CA and a certificate for each site, or only those that are missing.
 
 use std::io::Write;
 use std::path::Path;
