@@ -1,7 +1,7 @@
-# Each installs what it needs; see scripts/setup.
+# Each target installs the tools that it needs; see scripts/setup.
 .PHONY: demo test soak bench fuzz dist
 
-# How long `make fuzz` runs each of its targets.
+# Seconds for which `make fuzz` runs each of its targets.
 FUZZ_SECONDS ?= 60
 
 demo:

@@ -1,11 +1,11 @@
-//! A pair of gateways beside a pair of nginx stream proxies with 64k buffers, both
-//! over mutual TLS 1.3, in one interleaved run: CPU-seconds per GB of both
-//! processes together, and GB/s, of a bulk transfer from master to replica. `replgate`
-//! carries it as a plain tunnel, `observed` as a full sync and a stream, which it
-//! watches: the ratio of the two is what watching costs.
+//! Compares a pair of gateways with a pair of nginx stream proxies with 64k buffers. Both use
+//! mutual TLS 1.3, and their rounds alternate in one run. It reports CPU-seconds per GB of both
+//! processes together, and GB/s, for a bulk transfer from master to replica. `replgate` carries the
+//! data as a plain tunnel. `observed` carries it as a full sync and a stream, which the gateways
+//! observe: the ratio of the two is the cost of that.
 //!
-//! `cargo bench --bench pair [-- --gigabytes 2 --rounds 5 --beside OTHER-REPLGATE]`:
-//! with another build of replgate in the same run, to see what a change costs.
+//! `cargo bench --bench pair [-- --gigabytes 2 --rounds 5 --beside OTHER-REPLGATE]`: `--beside`
+//! adds another build of replgate to the same run, to measure a change.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,23 +13,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What one transfer cost.
+/// The cost of one transfer.
 #[derive(Clone, Copy)]
 struct Cost {
     cpu: f64,
     wall: f64,
 }
 
-/// Two processes and the address that a client connects to.
+/// The two processes, and the address that a client connects to.
 struct Pair {
     name: &'static str,
     children: Vec<Child>,
     entry: SocketAddr,
-    /// What a client says first.
+    /// The first bytes that a client sends.
     greeting: &'static [u8],
 }
 
-/// How a replica asks for everything.
+/// A replica's request for a full sync.
 const PSYNC: &[u8] = b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n";
 
 impl Pair {
@@ -125,7 +125,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Reads everything through a pair; costs are per GB.
+/// Reads all data through a pair; costs are per GB.
 fn transfer(pair: &Pair, gigabytes: u64) -> Cost {
     let processes: Vec<u32> = pair.children.iter().flat_map(|child| tree(child.id())).collect();
     let before: f64 = processes.iter().map(|pid| cpu(*pid)).sum();
@@ -148,8 +148,8 @@ fn transfer(pair: &Pair, gigabytes: u64) -> Cost {
     Cost { cpu: (after - before) / gigabytes as f64, wall: wall / gigabytes as f64 }
 }
 
-/// A server that sends `size` bytes to whoever connects, and then closes; where it
-/// `replicates`, to whoever asks for them: half as a snapshot, half as the stream.
+/// A server that sends `size` bytes to each client and then closes. If it `replicates`, the client
+/// must ask first, and gets half as a snapshot and half as the stream.
 fn serve(size: u64, replicates: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("a bound socket has an address");
@@ -159,7 +159,7 @@ fn serve(size: u64, replicates: bool) -> SocketAddr {
             std::thread::spawn(move || {
                 let block = vec![b'x'; 1 << 20];
                 if replicates {
-                    // The gateway says first how the replica is listed.
+                    // The gateway first announces how the replica is listed.
                     let mut asked = [0; 1024];
                     loop {
                         let count = socket.read(&mut asked).unwrap_or(0);
@@ -282,7 +282,7 @@ fn tree(pid: u32) -> Vec<u32> {
 /// CPU time that a process has used, user and system, in seconds.
 fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // After the name in parentheses; utime and stime are fields 14 and 15.
+    // The fields after the name in parentheses; utime and stime are fields 14 and 15.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0

@@ -1,4 +1,4 @@
-//! Writes the man pages and the shells' completions, from the command line as it is.
+//! Writes the man pages and shell completions, generated from the command line's definition.
 //!
 //!     cargo run --example manual FOLDER
 

@@ -1,29 +1,27 @@
-//! Chunks of payload and the pool that lends their storage.
+//! Chunks of payload, and the pool that lends their storage.
 //!
-//! A socket that turns readable borrows one large buffer, reads into it once,
-//! and keeps it only if it was filled: a small read is copied to storage of its
-//! own size and the large buffer goes straight back. So a thousand idle links
-//! hold no buffers at all, and a small write waiting for its acknowledgement
-//! does not pin a large one.
+//! When a socket becomes readable, one large buffer is borrowed and read into once. It is kept only
+//! if the read filled it: a small read is copied to storage of its own size, and the large buffer
+//! goes straight back. So a thousand idle links hold no buffers, and a small write that waits for
+//! its acknowledgement does not keep a large one.
 
 use std::sync::Mutex;
 
-/// Bytes in front of a chunk's payload, kept free for its frame header, so that
-/// header and payload are sealed from one piece of memory.
+/// Bytes before a chunk's payload, kept free for the frame header, so that header and payload are
+/// sealed from contiguous memory.
 pub const HEADROOM: usize = 16;
 
-/// The most payload one chunk carries: with its header, exactly thirty-two full
-/// TLS records.
+/// Most payload bytes of one chunk. With its header, they fill exactly thirty-two TLS records.
 pub const PAYLOAD: usize = 32 * 16_384 - HEADROOM;
 
-/// Storage of one pooled buffer: a chunk, or the same chunk sealed (22 bytes a
-/// record and a few small frames more).
+/// Size of a pooled buffer. A chunk fits, and so does the same chunk sealed, which takes 22 bytes
+/// more for each record, plus a few small frames.
 pub const STORAGE: usize = HEADROOM + PAYLOAD + 4096;
 
-/// Free buffers kept for reuse, process-wide; more are given back to the system.
+/// Most free buffers that the process keeps for reuse; further ones are freed.
 const KEEP: usize = 16;
 
-/// Payloads that are expected to be smaller get storage of their own.
+/// Expected payload size from which a chunk uses a pooled buffer.
 const SMALL: usize = 32 * 1024;
 
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -34,7 +32,7 @@ pub fn borrow() -> Vec<u8> {
     free.unwrap_or_else(|| vec![0; STORAGE])
 }
 
-/// Gives a buffer back to the pool; anything not borrowed from it is dropped.
+/// Returns a buffer to the pool; a buffer of another size is freed.
 pub fn give(buffer: Vec<u8>) {
     if buffer.len() != STORAGE {
         return;
@@ -45,14 +43,14 @@ pub fn give(buffer: Vec<u8>) {
     }
 }
 
-/// A run of payload bytes with room for a frame header before it.
+/// Payload bytes, with room for a frame header before them.
 pub struct Chunk {
     storage: Vec<u8>,
     start: usize,
     end: usize,
 }
 
-/// Shows the length alone: a payload never reaches a log.
+/// Shows only the length: payload never reaches a log.
 impl std::fmt::Debug for Chunk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Chunk({} bytes)", self.len())
@@ -60,13 +58,13 @@ impl std::fmt::Debug for Chunk {
 }
 
 impl Chunk {
-    /// An empty chunk that takes up to [`PAYLOAD`] bytes, from the pool.
+    /// An empty chunk for up to [`PAYLOAD`] bytes, from the pool.
     pub fn pooled() -> Self {
         Self { storage: borrow(), start: HEADROOM, end: HEADROOM }
     }
 
-    /// An empty chunk for about `expected` bytes: from the pool where that is
-    /// much, of its own where it is little.
+    /// An empty chunk for about `expected` bytes: from the pool if they are many, otherwise in
+    /// storage of its own.
     pub fn for_payload(expected: usize) -> Self {
         if expected >= SMALL {
             return Self::pooled();
@@ -74,8 +72,8 @@ impl Chunk {
         Self::sized(expected)
     }
 
-    /// An empty chunk for the `length` bytes that are to come: from the pool where they
-    /// fill at least half of it, else of exactly their size.
+    /// An empty chunk for exactly `length` bytes: from the pool if they fill at least half of it,
+    /// otherwise in storage of their size.
     pub fn exact(length: usize) -> Self {
         if length < PAYLOAD / 2 { Self::sized(length) } else { Self::pooled() }
     }
@@ -115,19 +113,19 @@ impl Chunk {
         self.start == self.end
     }
 
-    /// The free storage behind the payload, to read into; see [`Chunk::filled`].
+    /// The free storage after the payload, for reading into it; see [`Chunk::filled`].
     pub fn spare(&mut self) -> &mut [u8] {
         let limit = self.limit();
         &mut self.storage[self.end..limit]
     }
 
-    /// Takes `count` bytes that were written into [`Chunk::spare`].
+    /// Adds `count` bytes that were written into [`Chunk::spare`] to the payload.
     pub fn filled(&mut self, count: usize) {
         debug_assert!(self.end + count <= self.limit());
         self.end += count;
     }
 
-    /// Appends as much of `bytes` as fits and says how much that was.
+    /// Appends as much of `bytes` as fits, and returns how much that was.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         let spare = self.spare();
         let count = bytes.len().min(spare.len());
@@ -136,10 +134,10 @@ impl Chunk {
         count
     }
 
-    /// Appends all of `bytes`, moving to larger storage where they do not fit, at most
-    /// twice what is in it.
+    /// Appends all of `bytes`. If they do not fit, the chunk moves to larger storage, of at most
+    /// twice its content.
     ///
-    /// Together they must be no more than [`PAYLOAD`].
+    /// The result must be no longer than [`PAYLOAD`].
     pub fn gather(&mut self, bytes: &[u8]) {
         if self.spare().len() < bytes.len() {
             let mut larger = Self::sized(((self.len() + bytes.len()) * 2).min(PAYLOAD));
@@ -150,15 +148,14 @@ impl Chunk {
         debug_assert_eq!(taken, bytes.len());
     }
 
-    /// Leaves `count` bytes free before what is appended to an empty chunk, for
-    /// [`Chunk::prepend`].
+    /// Reserves `count` bytes before the payload of an empty chunk, for [`Chunk::prepend`].
     pub fn leave(&mut self, count: usize) {
         debug_assert!(self.is_empty() && self.end + count <= self.limit());
         self.start += count;
         self.end += count;
     }
 
-    /// Bytes that [`Chunk::prepend`] takes.
+    /// Number of bytes that [`Chunk::prepend`] may still add.
     pub fn room_before(&self) -> usize {
         self.start - HEADROOM
     }
@@ -182,17 +179,16 @@ impl Chunk {
         self.end = self.end.min(self.start + count);
     }
 
-    /// Writes `header` into the headroom and returns header and payload as one
-    /// slice. Only for a chunk from whose front nothing was consumed.
+    /// Writes `header` into the headroom and returns header and payload as one slice. Nothing may
+    /// have been consumed from the front of the chunk.
     pub fn framed(&mut self, header: &[u8; HEADROOM]) -> &[u8] {
         debug_assert_eq!(self.start, HEADROOM);
         self.storage[..HEADROOM].copy_from_slice(header);
         &self.storage[..self.end]
     }
 
-    /// The same payload in storage that suits it: a large buffer that is not even
-    /// half full is copied out of and given back, so that what waits for its
-    /// acknowledgement takes at most twice its size.
+    /// Moves the payload to storage of its size if it fills less than half of a pooled buffer. So
+    /// data that waits for its acknowledgement takes at most twice its size.
     pub fn settled(self) -> Self {
         if self.storage.len() == STORAGE && self.len() < PAYLOAD / 2 {
             Self::copied(self.bytes())

@@ -1,5 +1,5 @@
-//! Wall-clock times as people and files read them. The link's timers do not use
-//! this: they run on the monotonic clock.
+//! Wall-clock times as people and files use them. The link's timers use the monotonic clock
+//! instead.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ pub fn now_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `2027-11-22T15:04:05Z`.
+/// A time as in `2027-11-22T15:04:05Z`.
 pub fn utc(seconds: i64) -> String {
     OffsetDateTime::from_unix_timestamp(seconds)
         .ok()
@@ -25,12 +25,12 @@ pub fn utc(seconds: i64) -> String {
         .unwrap_or_else(|| format!("@{seconds}"))
 }
 
-/// A duration in seconds, to a tenth: a number of the log.
+/// A duration in seconds, rounded to a tenth, for logs.
 pub fn tenths(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10.0).round() / 10.0
 }
 
-/// `3 days`, `5 hours`, `20 s`: a span in its largest fitting unit.
+/// A span in its largest fitting unit, as in `3 days`, `5 hours` or `20 s`.
 pub fn span(seconds: i64) -> String {
     let seconds = seconds.unsigned_abs();
     let (count, unit) = match seconds {

@@ -1,11 +1,12 @@
-//! Makes words from the other side safe to show: in a log, on a terminal, in RESP.
+//! Makes text from the other side safe to show: in a log, on a terminal, in RESP.
 
-/// The most bytes of foreign text that are shown.
+/// Most bytes of such text that are shown.
 pub const LIMIT: usize = 200;
 
-/// `bytes` cut at [`LIMIT`] and with everything but printable ASCII escaped.
+/// Cuts `bytes` at [`LIMIT`] and escapes everything but printable ASCII.
 pub fn shown(bytes: &[u8]) -> String {
-    // Room for all of it: what is shown may have to be wiped, and leaves no copies.
+    // The string has room for everything: growing would leave copies in memory, and the text may be
+    // a secret that is wiped later.
     let mut out = String::with_capacity(bytes.len().min(LIMIT) * 4 + 3);
     for byte in &bytes[..bytes.len().min(LIMIT)] {
         match byte {

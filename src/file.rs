@@ -1,9 +1,8 @@
-//! Reads the files that an operator names: the config, and what the config names.
+//! Reads the files that an operator names: the config and the files that the config names.
 //!
-//! Only a regular file of bounded size is read, and it is judged on the handle that was
-//! opened, so that nothing can be put in its place between. A pipe, a device or a
-//! folder is refused at once: opening one never waits for somebody at its other end.
-//! What is read is wiped when it is dropped, since it may be a secret.
+//! Only a regular file of bounded size is read. It is checked through the opened handle, so that it
+//! cannot be replaced in between. A pipe, a device or a folder is refused at once, and opening one
+//! never blocks. What is read is wiped on drop, since it may be a secret.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +12,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-/// The file's bytes; an error where there are more than `most` of them.
+/// The file's bytes; an error if there are more than `most`.
 pub fn read(path: &Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open(path)?;
     let too_large = || io::Error::other(format!("it is larger than {most} bytes, which no such file is"));
@@ -21,13 +20,13 @@ pub fn read(path: &Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     if length > most {
         return Err(too_large());
     }
-    // Room for all of it at once: a buffer that grows would leave copies behind.
+    // The buffer has room for the whole file: growing would leave copies in memory.
     let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).map_err(|_| too_large())? + 1]);
     let mut read = 0;
     loop {
         let free = &mut bytes[read..];
         if free.is_empty() {
-            // It grows while it is read, or has no length to show, as in /proc.
+            // The file grows while it is read, or reports no length, as in /proc.
             if read as u64 > most {
                 return Err(too_large());
             }
@@ -62,7 +61,7 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     }
 }
 
-/// Whether this process may read it.
+/// Whether this process may read the file.
 pub fn is_readable(path: &Path) -> bool {
     open(path).is_ok()
 }
@@ -86,7 +85,7 @@ fn open(path: &Path) -> io::Result<File> {
     Err(io::Error::other(format!("it is {what}; only a regular file is read")))
 }
 
-/// Who but its owner may change a file.
+/// Who may change a file besides its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Writers {
     /// The users of its group.
@@ -95,8 +94,8 @@ pub enum Writers {
     All,
 }
 
-/// Whether others may change the file, and how that is to be mended, in a sentence.
-/// A folder where everybody may put another file in its place counts as well.
+/// Whether others may change the file, and how to fix that, in a sentence. A folder where everybody
+/// may replace the file counts as well.
 pub fn writers(path: &Path) -> Option<(Writers, String)> {
     let mode = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode());
     let own = mode(path)?;
@@ -119,14 +118,14 @@ pub fn writers(path: &Path) -> Option<(Writers, String)> {
         return Some(told(Writers::All, path, own, "change it"));
     }
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    // In a sticky folder, as /tmp is, a file belongs to its owner.
+    // In a sticky folder such as /tmp, only a file's owner may replace it.
     if let Some(mode) = mode(folder).filter(|mode| mode & 0o1002 == 0o0002) {
         return Some(told(Writers::All, folder, mode, "replace the files in it"));
     }
     (own & 0o020 != 0).then(|| told(Writers::Group, path, own, "change it"))
 }
 
-/// What [`writers`] says of these files, each sentence once.
+/// The results of [`writers`] for these files, without repetitions.
 pub fn all_writers<'p>(paths: impl Iterator<Item = &'p Path>) -> Vec<(Writers, String)> {
     let mut told = Vec::new();
     for found in paths.filter_map(writers) {
@@ -172,7 +171,7 @@ mod tests {
         }
         std::fs::write(&path, vec![b'x'; 101]).unwrap();
         assert!(read(&path, 100).unwrap_err().to_string().contains("larger than 100 bytes"));
-        // A huge one takes no memory, and one without a length is bounded as well.
+        // A huge file takes no memory, and a file without a length is bounded as well.
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert!(read(&path, 100).is_err());
         assert!(!read(Path::new("/proc/self/status"), 1 << 20).unwrap().is_empty());

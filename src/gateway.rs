@@ -1,6 +1,6 @@
-//! Wires a gateway together: binds, spawns, and stops in order.
+//! Composes a gateway: binds, spawns tasks, and stops in order.
 //!
-//! Sees no byte of any connection. Every task is tracked and ends with `stop`.
+//! This module sees no bytes of any connection. Every task is tracked and ends with `stop`.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -27,17 +27,17 @@ use crate::tls::material::Material;
 use crate::tls::reloadable::Loaded;
 use crate::unproven;
 
-/// For all links to end after a stop: sending what was read, and last words.
+/// Time given to all links to end after a stop: they send what was read and a last frame.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
 
-/// How often it is looked whether something was counted and not told.
+/// Interval at which repeated messages that were only counted are logged.
 const COUNTS_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs a gateway until `shutdown` completes, then ends every link with a GOODBYE.
 ///
-/// Fails before anything is accepted where a listener cannot be bound or TLS
-/// cannot be set up; once it is `up` it only ends through `shutdown`. Each message on
-/// `reload` has the certificates read again.
+/// Fails before anything is accepted if a listener cannot be bound or TLS cannot be set up. Once
+/// `up` was called, it ends only through `shutdown`. Each message on `reload` makes it read the
+/// certificates again.
 pub async fn run(
     config: Config,
     material: Material,
@@ -58,7 +58,7 @@ pub async fn run(
     }
     let loaded = Loaded::new(material, sites(&config)).context("set up TLS")?;
     let shared = Arc::new(Shared::new(config, loaded, stop.clone()));
-    // Everything is bound before anything is accepted.
+    // Every listener is bound before a connection is accepted.
     let wan = shared.config.listen.map(|address| bind(address, "[tunnel]")).transpose()?;
     let mut replicas = Vec::new();
     for replica in &shared.config.replicas {
@@ -97,7 +97,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Tells that a certificate, a CA or a revocation list comes to its end, or is past it.
+/// Logs reminders for certificates, CAs and revocation lists that will expire or have expired.
 async fn remind(shared: Arc<Shared>) {
     let mut renewals = shared.renewals.subscribe();
     loop {
@@ -125,7 +125,7 @@ async fn remind(shared: Arc<Shared>) {
     }
 }
 
-/// Tells from time to time what was counted and is told by no line of its own.
+/// Logs from time to time what was counted since the last line about it.
 async fn count(shared: Arc<Shared>) {
     loop {
         tokio::select! {
@@ -145,13 +145,12 @@ fn tell_counts(shared: &Shared, last: bool) {
     }
 }
 
-/// The sites that this one dials.
+/// The sites that this gateway dials.
 fn sites(config: &Config) -> impl Iterator<Item = &str> {
     config.replicas.iter().map(|replica| replica.site.as_str())
 }
 
-/// Reads the certificates again; where anything is wrong with them, what is in use
-/// stays.
+/// Reads the certificates again; after a fault, those in use stay in use.
 fn read_again(shared: &Shared) {
     let loaded = Material::load(&shared.config.tls, &shared.config.site).and_then(|material| {
         Loaded::new(material, sites(&shared.config)).map_err(|error| vec![error.to_string()])
@@ -207,7 +206,7 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
     });
 }
 
-/// Tells that connections cannot be accepted.
+/// Logs that connections cannot be accepted.
 fn starved(shared: &Arc<Shared>) -> impl Fn(&std::io::Error) + use<> {
     let shared = Arc::clone(shared);
     move |failed| {

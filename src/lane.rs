@@ -1,8 +1,7 @@
-//! One TLS connection between two gateways, carrying frames.
+//! One TLS connection between two gateways, which carries frames.
 //!
-//! Owns the socket, the TLS records and the frame decoder, and nothing of what
-//! the frames mean. Buffers are borrowed while bytes are in them and given back
-//! once it is drained.
+//! The lane owns the socket, the TLS records and the frame decoder, and does not know what the
+//! frames mean. Large buffers are borrowed only while bytes are in them.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -23,75 +22,75 @@ use crate::wire::frame::{Decoder, Frame, FrameError, Item};
 use crate::wire::hello::Refuse;
 use crate::x509::Certificate;
 
-/// The largest frame that is sealed at once.
+/// Largest frame that is sealed at once.
 const MAX_FRAME: usize = buffer::HEADROOM + buffer::PAYLOAD;
 
-/// Bytes that a lane which shares a link leaves unsent in the kernel.
+/// Most unsent bytes that the kernel keeps for a lane that shares a link with others.
 const UNSENT: u32 = 512 * 1024;
 
-/// Bytes that may come before the first frame is whole.
+/// Most bytes that may come before the first frame is complete.
 const MAX_OPENING: usize = 64 * 1024;
 
-/// Bytes of one read of what a far side still sends while its lane is closed.
+/// Size of the reads that discard what the far side still sends while its lane is closed.
 const REST: usize = 4 * 1024;
 
-/// How a lane failed.
+/// Why a lane failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
-    /// The socket.
+    /// The socket failed.
     #[error("{0}")]
     Socket(#[from] io::Error),
-    /// TLS, in the operator's words.
+    /// TLS failed.
     #[error("{words}")]
     Tls {
-        /// What kind of failure it is.
+        /// The kind of failure.
         class: Class,
-        /// What is wrong.
+        /// What is wrong, in the operator's words.
         words: String,
     },
-    /// Bytes that are no frame of this protocol.
+    /// The bytes are not a frame of this protocol.
     #[error("{0}")]
     Frame(#[from] FrameError),
-    /// The far end closed the connection.
+    /// The far side closed the connection.
     #[error("the far side closed the connection")]
     Closed,
-    /// The acceptor said no, in these words.
+    /// The acceptor has refused the lane.
     #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
     Refused(Refuse),
-    /// A frame that does not open a lane.
+    /// A frame came that does not belong to the opening of a lane.
     #[error("the far side answered with a frame that does not belong here")]
     Unexpected,
 }
 
 impl LaneError {
-    /// A failure of TLS in the words that suit this gateway's certificate, `ours`.
+    /// A failure of the TLS handshake, explained with this gateway's certificate, `ours`.
     fn handshake(error: &rustls::Error, ours: &Certificate) -> Self {
         Self::Tls { class: Class::of(error), words: diagnostics::handshake(error, ours) }
     }
 
-    /// A failure of TLS in its own words.
+    /// A failure of TLS in the library's words.
     fn tls(error: &impl std::fmt::Display) -> Self {
         Self::Tls { class: Class::Other, words: error.to_string() }
     }
 }
 
-/// A connection on which frames go both ways.
+/// A connection that carries frames in both directions.
 pub struct Lane {
     socket: TcpStream,
     peer: SocketAddr,
     records: Records,
     decoder: Decoder,
     leaf: Certificate,
-    /// Opened and not yet decoded: what came together with the opening frames.
+    /// Decrypted bytes that are not decoded yet: they came together with the opening frames.
     early: Vec<u8>,
-    /// Sealed and not yet sent: `out[sent..used]`.
+    /// Sealed bytes that are not sent yet: `out[sent..used]`.
     out: Vec<u8>,
     sent: usize,
     used: usize,
 }
 
 impl Lane {
-    /// Shakes hands as the dialler. No deadline of its own; cancelling it closes
+    /// Runs the TLS handshake as the dialler. There is no deadline; cancelling the future closes
     /// the socket. `ours` is this gateway's certificate, to explain a refusal.
     pub async fn dial(socket: TcpStream, dial: &Dial, ours: &Certificate) -> Result<Self, LaneError> {
         let records = Records::client(Arc::clone(&dial.config), dial.name.clone())
@@ -99,7 +98,7 @@ impl Lane {
         Self::open(socket, records, ours).await
     }
 
-    /// Shakes hands as the acceptor; otherwise as [`Lane::dial`].
+    /// Runs the TLS handshake as the acceptor; otherwise as [`Lane::dial`].
     pub async fn accept(
         socket: TcpStream,
         config: Arc<ServerConfig>,
@@ -120,7 +119,7 @@ impl Lane {
             let done = records.handshake(&mut out);
             if !out.is_empty() {
                 let written = socket.write_all(&out).await;
-                // An alert that cannot be delivered must not hide its reason.
+                // If the alert cannot be sent, its reason must still be reported.
                 if done.is_ok() {
                     written?;
                 }
@@ -131,7 +130,7 @@ impl Lane {
             if done.map_err(|error| LaneError::handshake(&error, ours))? {
                 break;
             }
-            // A silent stranger costs no buffer.
+            // A peer that sends nothing costs no buffer.
             socket.readable().await?;
             let count = socket.read(records.opening_spare()).await?;
             if count == 0 {
@@ -160,17 +159,17 @@ impl Lane {
         })
     }
 
-    /// The far end's address.
+    /// The far side's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// The far gateway's certificate, verified.
+    /// The far gateway's verified certificate.
     pub fn leaf(&self) -> &Certificate {
         &self.leaf
     }
 
-    /// Sends one opening frame and waits until the kernel has it. Takes no large buffer.
+    /// Sends one opening frame and waits until the kernel has taken it. Uses no large buffer.
     pub async fn send(&mut self, frame: &Frame) -> Result<(), LaneError> {
         let frame = frame.encode();
         self.make_room(sealed_length(frame.len()));
@@ -179,9 +178,9 @@ impl Lane {
         Ok(())
     }
 
-    /// The next opening frame. Whatever came behind it is kept for
-    /// [`Lane::poll_read`]. `ours` is this gateway's certificate, to explain a
-    /// refusal: under TLS 1.3 the dialler hears only now that its own was refused.
+    /// Receives the next opening frame. Bytes after it are kept for [`Lane::poll_read`]. `ours` is
+    /// this gateway's certificate, to explain a refusal: with TLS 1.3 the dialler learns only here
+    /// that its certificate was refused.
     pub async fn receive(&mut self, ours: &Certificate) -> Result<Frame, LaneError> {
         let mut came = 0;
         loop {
@@ -203,7 +202,7 @@ impl Lane {
             if !self.early.is_empty() {
                 continue;
             }
-            // A silent far side costs no more than it has sent.
+            // A far side that sends nothing costs no buffer.
             self.socket.readable().await?;
             let count = self.socket.read(self.records.opening_spare()).await?;
             if count == 0 {
@@ -217,8 +216,8 @@ impl Lane {
         }
     }
 
-    /// Reads once, at most `most` bytes, and gives every frame that is whole, and every
-    /// piece of data, to `sink`. `Pending` means that the socket was read empty.
+    /// Reads once, at most `most` bytes, and passes each whole frame and each piece of data to
+    /// `sink`. `Pending` means that the socket has no more bytes now.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -264,8 +263,8 @@ impl Lane {
         }
     }
 
-    /// One of several lanes of a link: keeps little unsent in the kernel, so that
-    /// what a stalled lane holds up is little. Where that is refused, nothing is lost.
+    /// Marks this as one of several lanes of a link: the kernel then keeps little unsent data, so
+    /// that a stalled lane delays little. If the option is refused, the lane works all the same.
     pub fn share(&self) {
         let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(UNSENT);
     }
@@ -291,7 +290,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Hands what is sealed to the kernel; ready once nothing is left.
+    /// Writes sealed bytes to the kernel; ready once none are left.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.used {
             let rest = IoSlice::new(&self.out[self.sent..self.used]);
@@ -307,9 +306,9 @@ impl Lane {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends TLS in good order and closes; what was pushed is sent before. True if the
-    /// far side has then closed as well. No deadline of its own. Waiting for the far side
-    /// takes a descriptor and next to no memory.
+    /// Sends what was pushed, then close_notify, and closes. True if the far side has then closed
+    /// as well. There is no deadline. Waiting for the far side takes a file descriptor and very
+    /// little memory.
     pub async fn close(mut self) -> bool {
         if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_err() {
             return false;
@@ -321,8 +320,8 @@ impl Lane {
         drop(records);
         let _ = socket.write_all(&alert).await;
         let _ = socket.shutdown().await;
-        // Until the far side has closed: what it sends to a closed socket would be
-        // answered by a reset, and that drops what it has not read yet.
+        // Read until the far side has closed. If it sent to a closed socket it would get a reset,
+        // which discards what it has not read yet.
         let mut rest = vec![0; REST];
         loop {
             match socket.read(&mut rest).await {
@@ -333,24 +332,24 @@ impl Lane {
         }
     }
 
-    /// Whether the kernel holds bytes, or an end, that were not read yet.
+    /// Whether the kernel holds bytes, or an end of file, that were not read yet.
     pub fn has_unread(&self) -> bool {
         socket2::SockRef::from(&self.socket).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok()
     }
 
-    /// Closes by reset: what the kernel still holds is dropped on both sides.
+    /// Closes with a reset: both sides discard what the kernel still holds.
     pub fn reset(self) {
         let _ = socket2::SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
     }
 
-    /// Sees that `count` more bytes have room, in storage of their size.
+    /// Makes room for `count` more bytes, in storage of their size.
     fn make_room(&mut self, count: usize) {
         if self.out.len() < self.used + count {
             self.out.resize(self.used + count, 0);
         }
     }
 
-    /// Appends records that TLS itself wants sent.
+    /// Appends records that TLS itself sends.
     fn append(&mut self, records: &[u8]) {
         self.make_room(records.len());
         self.out[self.used..self.used + records.len()].copy_from_slice(records);

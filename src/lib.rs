@@ -5,7 +5,8 @@
 //!
 //! `config` → `gateway` → `listener` → `session` → `link` → `lane` → `tls`
 //!
-//! A byte's own way is told in [`session::relay`]; the wire in [`wire`], below `link` and `lane`.
+//! [`session::relay`] describes the way of a byte. [`wire`] holds the wire format; `link` and
+//! `lane` build on it.
 
 pub mod admin;
 pub mod buffer;

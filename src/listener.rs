@@ -1,7 +1,7 @@
-//! Listening sockets: binds and accepts.
+//! Listening sockets: binding and accepting.
 //!
-//! Accepting never waits for a peer: each connection goes to a task of its own,
-//! where handshakes run under a deadline.
+//! Accepting never waits for a peer: each connection gets its own task, where handshakes run under
+//! a deadline.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,14 +11,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// Connections that may wait to be accepted.
+/// Most connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Connections that are accepted before others get their turn: those that made way for
+/// Number of connections that are accepted before other tasks may run; those that were evicted for
 /// them are closed then.
 const AT_A_TIME: usize = 16;
 
-/// Pause after an accept that failed for want of resources.
+/// Pause after an accept that failed for lack of resources.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Binds a listener.
@@ -31,7 +31,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// What to look at where an address cannot be bound.
+/// Advice for an address that cannot be bound.
 pub fn hint(error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
     match error.kind() {
@@ -46,9 +46,9 @@ pub fn hint(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
-/// Accepts until `stop`, and hands each connection to `take`, which must not
-/// block. Out of file descriptors or memory, it tells `starved` and pauses instead of
-/// spinning. Ends before `stop` only where the socket listens no more.
+/// Accepts until `stop` and passes each connection to `take`, which must not block. Without file
+/// descriptors or memory it calls `starved` and pauses, instead of looping without a pause. It ends
+/// before `stop` only if the socket does not listen any more.
 pub async fn accept(
     listener: TcpListener,
     stop: CancellationToken,
@@ -79,8 +79,8 @@ pub async fn accept(
     }
 }
 
-/// Errors that belong to the connection that was to be accepted, not to the
-/// listener; see accept(2).
+/// Whether an error belongs to the connection that was to be accepted, not to the listener; see
+/// accept(2).
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut,

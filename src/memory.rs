@@ -1,61 +1,61 @@
-//! The process-wide bound on buffered payload, shared by sites and their links.
+//! The bound on payload in memory for the whole process, shared by sites and their links.
 //!
-//! The rule is a threshold that moves: a link may hold as much as is free, and where other
-//! sites hold something too, the links of one site share that. So of n sites that would
-//! take everything each gets 1/(n+1), however many links it has, and what is left over is
-//! the room that a newcomer finds. As others fill up, a link that holds more than its part
-//! takes in nothing until it has drained. [`FLOOR`] is every link's own, so that none is
-//! ever starved: the limit may be passed by that much a link.
+//! The threshold adapts: a link may hold as many bytes as are free now. If other sites hold
+//! something too, the links of one site share that amount. So if n sites take everything they can,
+//! each gets 1/(n+1), however many links it has, and the rest is free for a new one. As other sites
+//! fill up, a link that holds more than its part takes in nothing until it has drained. Each link
+//! may always hold [`FLOOR`] bytes, so that none is starved; the limit may be exceeded by that much
+//! for each link.
 //!
-//! What lies beyond a gap is different: it can only be passed on once the gap is
-//! filled, so that its link must read on. Lanes that are out of step leave gaps, and fill
-//! them. So what a site holds beyond a quarter of the limit is not counted against the
-//! others, and only where a gap stays open, or twice the limit is passed, does the link
-//! end that holds most ([`Share::gives_way`]).
+//! Data received out of order is different. It can be passed on only once the gap before it is
+//! filled, so its link must go on reading. Lanes that are out of step leave gaps and soon fill
+//! them. So what a site holds beyond gaps in excess of a quarter of the limit is not counted
+//! against the other sites. A link is ended only if its gap stays open or twice the limit is
+//! exceeded, and then the one that holds most ([`Share::gives_way`]).
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What a link may hold however little is free, in bytes.
+/// Bytes that a link may hold, however little is free.
 pub const FLOOR: u64 = 64 * 1024;
 
-/// What a link may hold beyond a gap however little is free, in bytes.
+/// Bytes that a link may hold beyond a gap, however little is free.
 const SCATTERED_FLOOR: u64 = 1024 * 1024;
 
-/// The part of the limit that a site may hold beyond gaps for long, as a divisor.
+/// Divisor of the limit: the part of it that a site may hold beyond gaps for long.
 const SCATTERED_PART: u64 = 4;
 
-/// Limits above this mean none: version 1 of cgroups says 2 to the power of 63,
-/// less a page.
+/// Cgroup limits above this count as no limit: cgroups version 1 reports 2 to the power of 63 less
+/// a page.
 const ABSURD: u64 = 1 << 60;
 
-/// The memory of a machine that does not say how much it has.
+/// Memory that is assumed if the machine does not report how much it has.
 const UNKNOWN: u64 = 1 << 30;
 
-/// Payload bytes that all links together may hold.
+/// The payload bytes that all links together may hold.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
-    /// Bytes beyond gaps that sites hold beyond their part: nobody else waits for them.
+    /// Bytes that sites hold beyond gaps in excess of their part; they do not count against others.
     excess: AtomicU64,
-    /// Sites with a link that holds more than its floor.
+    /// Number of sites with a link that holds more than its floor.
     holding: AtomicU64,
     sites: Mutex<HashMap<String, Arc<Site>>>,
-    /// Held while one link gives way: the next is judged by what is left then.
+    /// Locked while one link gives way, so that the next decision sees the result.
     giving: Mutex<()>,
 }
 
-/// What one far site holds of a [`Budget`].
+/// The part of a [`Budget`] that one far site holds.
 #[derive(Debug, Default)]
 struct Site {
-    /// Its links that hold more than their floor.
+    /// Number of its links that hold more than their floor.
     holders: AtomicU64,
     /// Bytes that its links hold beyond gaps.
     scattered: AtomicU64,
-    /// As far as they are more than its part.
+    /// The part of `scattered` that exceeds the site's part.
     excess: AtomicU64,
     /// Bytes that each of its links holds beyond gaps.
     links: Mutex<Vec<Arc<AtomicU64>>>,
@@ -66,7 +66,7 @@ impl Site {
         self.links.lock().expect("no code panics while it holds the links")
     }
 
-    /// The most that one of its links holds beyond gaps.
+    /// Bytes beyond gaps of the link that holds most of them.
     fn most_scattered(&self) -> u64 {
         self.links().iter().map(|link| link.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
@@ -80,17 +80,17 @@ impl Budget {
         Arc::new(Self { limit, used: zero(), excess: zero(), holding: zero(), sites, giving })
     }
 
-    /// The bound.
+    /// The limit in bytes.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// What all links hold now.
+    /// Bytes that all links hold now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The share of one more link with a far site, which holds nothing yet.
+    /// A share for a new link with a far site, which holds nothing yet.
     pub fn share(self: &Arc<Self>, site: &str) -> Share {
         let site = Arc::clone(self.sites().entry(site.to_ascii_lowercase()).or_default());
         let scattered = Arc::default();
@@ -98,27 +98,26 @@ impl Budget {
         Share { budget: Arc::clone(self), site, held: 0, scattered }
     }
 
-    /// Sites are those of the config, and so few.
+    /// Only sites of the config have an entry, so there are few.
     fn sites(&self) -> MutexGuard<'_, HashMap<String, Arc<Site>>> {
         self.sites.lock().expect("no code panics while it holds the sites")
     }
 }
 
-/// What one link holds of a [`Budget`]; given back when it is dropped.
+/// The part of a [`Budget`] that one link holds; dropping it frees that.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
     site: Arc<Site>,
     held: u64,
-    /// How much of that lies beyond gaps.
+    /// How much of `held` is beyond gaps.
     scattered: Arc<AtomicU64>,
 }
 
 impl Share {
-    /// The link holds `held` bytes now, `scattered` of them beyond gaps, in place of what
-    /// it held before.
+    /// Records that the link now holds `held` bytes, `scattered` of them beyond gaps.
     pub fn set(&mut self, held: u64, scattered: u64) {
-        // One owner writes each, so that no total falls below nothing.
+        // Only one owner writes each value, so no total becomes negative.
         change(&self.budget.used, self.held, held);
         match (self.held > FLOOR, held > FLOOR) {
             (false, true) if self.site.holders.fetch_add(1, Ordering::Relaxed) == 0 => {
@@ -136,17 +135,17 @@ impl Share {
         change(&self.budget.excess, self.site.excess.swap(excess, Ordering::Relaxed), excess);
     }
 
-    /// What a site may hold beyond gaps for long.
+    /// Bytes that a site may hold beyond gaps for long.
     fn part(&self) -> u64 {
         self.budget.limit / SCATTERED_PART
     }
 
-    /// What the link holds, as it last said.
+    /// Bytes that the link holds, as of the last [`Share::set`].
     pub fn held(&self) -> u64 {
         self.held
     }
 
-    /// How many more bytes the link may take in now.
+    /// Number of bytes that the link may take in now.
     pub fn room(&self) -> u64 {
         let excess = self.budget.excess.load(Ordering::Relaxed);
         let free = self.budget.limit.saturating_sub(self.budget.used().saturating_sub(excess));
@@ -158,10 +157,10 @@ impl Share {
         (free / links).max(FLOOR).saturating_sub(self.held)
     }
 
-    /// Whether the link must end because of what it holds beyond gaps: it is the greatest
-    /// of a site that holds more than its part, and its gap is `stuck`; or the greatest of
-    /// all where twice the limit is passed. From then on it counts as one that holds
-    /// nothing beyond gaps: no other link has to end for the same bytes.
+    /// Whether the link must end because of the data that it holds beyond gaps. There are two
+    /// reasons: its site holds more than its part, this link holds most of that, and its gap is
+    /// `stuck`; or twice the limit is exceeded, and this link holds most of all. After that its
+    /// data beyond gaps is not counted any more, so no other link has to end for the same bytes.
     pub fn gives_way(&mut self, stuck: bool) -> bool {
         if !self.must_give_way(stuck) {
             return false;
@@ -196,7 +195,7 @@ impl Drop for Share {
     }
 }
 
-/// Moves a total by the change of one part of it.
+/// Adjusts a total by the change of one part of it.
 fn change(total: &AtomicU64, before: u64, after: u64) {
     if after > before {
         total.fetch_add(after - before, Ordering::Relaxed);
@@ -205,8 +204,8 @@ fn change(total: &AtomicU64, before: u64, after: u64) {
     }
 }
 
-/// The memory that this process may count on, in bytes: the machine's, or less
-/// where a cgroup on the way to it has a limit.
+/// The memory in bytes that this process may use: that of the machine, or less if one of its
+/// cgroups has a limit.
 pub fn available() -> u64 {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     let machine = read(Path::new("/proc/meminfo")).and_then(|text| total(&text)).unwrap_or(UNKNOWN);
@@ -220,8 +219,8 @@ fn total(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The files that may hold a limit for the groups of /proc/self/cgroup: of each
-/// group itself and of all above it, in both versions of cgroups.
+/// The files that may hold a limit for the groups of /proc/self/cgroup: those of each group and of
+/// all groups above it, in both versions of cgroups.
 fn limits(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for group in groups.lines() {
@@ -234,7 +233,7 @@ fn limits(groups: &str) -> Vec<PathBuf> {
             }
             _ => continue,
         };
-        // A group outside of our namespace is shown with `..`, and cannot be read.
+        // A group outside of our namespace is shown with `..` and cannot be read.
         let path: PathBuf =
             Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))).collect();
         files.extend(path.ancestors().map(|above| Path::new(root).join(above).join(file)));
@@ -242,7 +241,7 @@ fn limits(groups: &str) -> Vec<PathBuf> {
     files
 }
 
-/// A limit as a cgroup writes it; none where it sets none.
+/// A limit as a cgroup writes it; `None` if it sets none.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|limit| *limit > 0 && *limit < ABSURD)
 }
@@ -254,7 +253,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// Each link takes in pieces until nobody has room.
+    /// Each link takes in data in pieces until none has room.
     fn fill(shares: &mut [Share]) {
         while shares.iter().any(|share| share.room() > 0) {
             for share in shares.iter_mut() {
@@ -284,7 +283,7 @@ mod tests {
         fill(&mut shares);
         assert!(budget.used().abs_diff(63 * MIB) < MIB, "alone, each gets its part: {}", budget.used());
         shares.push(budget.share("dc3"));
-        // Those that hold more than their part now take in nothing, and drain.
+        // Links that hold more than their part now take in nothing, and drain.
         for _ in 0..200 {
             let (many, one) = shares.split_at_mut(63);
             one[0].set(one[0].held() + one[0].room().min(100_000), 0);
@@ -315,7 +314,7 @@ mod tests {
         links.extend([share("dc2", 9 * MIB), share("dc2", MIB)]);
         assert_eq!(stuck(&mut links), [true, false, false, true, false], "the greatest, until it is enough");
         assert!(!moving(&mut links), "lanes that are out of step fill their gaps");
-        // What slow readers hold is no reason; twice the limit is.
+        // Data held for slow readers is no reason to end a link; twice the limit is.
         let mut slow = budget.share("dc4");
         slow.set(100 * MIB, 0);
         assert!(!moving(&mut links));
@@ -381,8 +380,8 @@ mod tests {
             for (at, takes, bytes) in moves {
                 let (exact, reading) = (&mut exact[at], &mut reading[at]);
                 if takes {
-                    // One never takes more than its room, the other whole reads
-                    // for as long as there is any.
+                    // One link never takes more than its room; the other makes whole reads while
+                    // there is any room.
                     exact.set(exact.held() + bytes.min(exact.room()), 0);
                     reading.set(reading.held() + if reading.room() > 0 { READ } else { 0 }, 0);
                 } else {

@@ -1,13 +1,13 @@
 //! Printing to stdout that never panics.
 //!
-//! Work is done whether or not somebody reads what is said of it: a reader that
-//! has gone is no fault, and a full disk is told once, at the end.
+//! A failure to print does not stop the work. A reader that has closed the pipe is no fault; any
+//! other fault, such as a full disk, is reported once at the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static FAILED: AtomicBool = AtomicBool::new(false);
 
-/// As `println!`, but goes on where stdout cannot be written.
+/// As `println!`, but continues if stdout cannot be written.
 macro_rules! outln {
     ($($words:tt)*) => {
         $crate::outln::line(::std::format_args!($($words)*))
@@ -27,7 +27,7 @@ pub(crate) fn line(words: std::fmt::Arguments<'_>) {
     }
 }
 
-/// Whether something could not be printed, other than for want of a reader.
+/// Whether a line could not be printed for another reason than a closed pipe.
 pub(crate) fn failed() -> bool {
     FAILED.load(Ordering::Relaxed)
 }

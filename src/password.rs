@@ -1,4 +1,4 @@
-//! A password out of a file: never shown, never in a config.
+//! A password from a file. It is never shown, and never stands in a config.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -8,13 +8,13 @@ use zeroize::Zeroizing;
 
 use crate::file;
 
-/// The longest password in bytes.
+/// Longest password in bytes.
 const LONGEST: usize = 1024;
 
-/// The largest file that is looked into, in bytes.
+/// Largest password file in bytes.
 const LARGEST: u64 = 64 * 1024;
 
-/// A password; wiped when it is dropped.
+/// A password; wiped on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(Zeroizing<Vec<u8>>);
 
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Password {
 }
 
 impl Password {
-    /// Reads the file's first line, without its end; there must be one line alone.
+    /// Reads the file, which must hold one line; the line end is not part of the password.
     pub fn read(path: &Path) -> Result<Self, String> {
         let what = |error: std::io::Error| {
             let hint = match error.kind() {
@@ -56,17 +56,17 @@ impl Password {
         Ok(Self(Zeroizing::new(line.to_vec())))
     }
 
-    /// Whether every user of this host may read the file.
+    /// Whether every user of this host has some access to the file.
     pub fn is_open_to_all(path: &Path) -> bool {
         std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o007 != 0)
     }
 
-    /// Its bytes, for Redis alone.
+    /// The password's bytes, to be sent to Redis.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether `guess` is it; how long that takes tells no more than its length.
+    /// Whether `guess` equals the password. The time that this takes depends only on the lengths.
     pub fn is(&self, guess: &[u8]) -> bool {
         verify_slices_are_equal(&self.0, guess).is_ok()
     }

@@ -1,15 +1,14 @@
-//! Bytes that may hold a secret: wiped when they are dropped, and when they move to
-//! larger storage.
+//! Bytes that may hold a secret. They are wiped on drop, and when they move to larger storage.
 //!
-//! A `Vec` that grows leaves a copy of itself behind, which nobody can wipe any more.
+//! A plain `Vec` leaves a copy in freed memory when it grows, and that copy cannot be wiped.
 
 use zeroize::Zeroizing;
 
-/// A run of bytes.
+/// A growable byte buffer that wipes its storage.
 #[derive(Default)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
-/// Shows the length alone.
+/// Shows only the length.
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Secret({} bytes)", self.len())
@@ -36,7 +35,7 @@ impl Secret {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Drops the first `count` bytes; all of them are wiped at once.
+    /// Drops and wipes the first `count` bytes.
     pub fn consume(&mut self, count: usize) {
         if count == 0 {
             return;
@@ -46,7 +45,7 @@ impl Secret {
         *self = rest;
     }
 
-    /// Drops all bytes, and the storage with them.
+    /// Drops and wipes all bytes and frees the storage.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

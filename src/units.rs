@@ -1,4 +1,4 @@
-//! Durations, sizes, addresses and networks as the config writes them.
+//! Parses durations, sizes, addresses and networks as the config writes them.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not between 0 and a day"))
 }
 
-/// Reads `64MiB`, `512KiB`, `1GiB`, `1000B`, into bytes.
+/// Reads `64MiB`, `512KiB`, `1GiB` or `1000B` as bytes.
 pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let number: u64 =
@@ -41,7 +41,7 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large"))
 }
 
-/// Reads a share of `whole`, as in `25%`, or a size; into bytes, 16 MiB at least.
+/// Reads a share of `whole`, as in `25%`, or a size. The result is in bytes, and at least 16 MiB.
 pub fn memory(text: &str, whole: u64) -> Result<u64, String> {
     const LEAST: u64 = 16 << 20;
     match split(text) {
@@ -65,7 +65,7 @@ fn split(text: &str) -> (&str, &str) {
     (&text[..at], text[at..].trim())
 }
 
-/// A host name or address with a port, resolved anew at each use.
+/// A host name or address with a port; a name is resolved again at each use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Name or IP address, without brackets.
@@ -97,18 +97,18 @@ pub fn address(text: &str) -> Result<Address, String> {
     if port == 0 { Err(wrong()) } else { Ok(Address { host, port }) }
 }
 
-/// Reads the address of a listener: an IP address and a port. An IPv4 address in IPv6
-/// form is the IPv4 address.
+/// Reads the address of a listener: an IP address and a port. An IPv4 address in IPv6 form becomes
+/// the IPv4 address.
 pub fn listener(text: &str) -> Result<SocketAddr, String> {
     let plain = |address: SocketAddr| match address.ip().to_canonical() {
         v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
-        // With its scope, as it was written.
+        // IPv6 keeps its scope.
         IpAddr::V6(_) => address,
     };
     text.parse().ok().map(plain).filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
 }
 
-/// An address range, `10.0.0.0/8` or one address.
+/// An address range such as `10.0.0.0/8`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     base: IpAddr,
@@ -121,7 +121,7 @@ impl Network {
         ["127.0.0.0/8", "::1/128"].iter().map(|text| network(text).expect("these are networks")).collect()
     }
 
-    /// Whether `address` lies in the range; a v4 address in v6 form counts as v4.
+    /// Whether `address` is in the range; an IPv4 address in IPv6 form counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
@@ -135,11 +135,11 @@ impl Network {
     }
 }
 
-/// Bits of an IPv6 address before the IPv4 address that it may hold.
+/// Number of bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u32 = 96;
 
-/// Reads a [`Network`]. One of IPv4 addresses in IPv6 form is one of IPv4 addresses, as
-/// which they are compared.
+/// Reads a [`Network`]. A range of IPv4 addresses in IPv6 form becomes a range of IPv4 addresses,
+/// since addresses are compared as IPv4.
 pub fn network(text: &str) -> Result<Network, String> {
     let wrong = || format!("{text:?} is not a network; write \"10.1.0.0/16\" or one address");
     let (base, bits) = text.split_once('/').map_or((text, None), |(base, bits)| (base, Some(bits)));
@@ -160,8 +160,7 @@ pub fn network(text: &str) -> Result<Network, String> {
     }
 }
 
-/// Reads the name of a site or a master: letters, digits, `-`, `_` and `.`, and
-/// for a site a DNS name in full.
+/// Reads the name of a master, a replica entry or a host: letters, digits, `-`, `_` and `.`.
 pub fn name(text: &str) -> Result<String, String> {
     let good = (1..=253).contains(&text.len())
         && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
@@ -180,8 +179,8 @@ pub fn is_label(text: &str) -> bool {
         && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_')
 }
 
-/// Reads a site's name: a DNS name, without a wildcard. The last part of it is no number,
-/// not even a hexadecimal one: a name that ends in one is an address to many a program.
+/// Reads a site's name: a DNS name without a wildcard. Its last part must not be a number, not even
+/// a hexadecimal one: many programs take such a name for an IP address.
 pub fn site(text: &str) -> Result<String, String> {
     if text.contains('*') {
         return Err(format!("{text:?}: a site is one exact name, wildcards are not understood"));
@@ -267,7 +266,7 @@ mod tests {
         for short in ["::ffff:0:0/90", "::ffff:10.0.0.0/95", "::ffff:10.0.0.0/8"] {
             assert!(network(short).unwrap_err().contains("write \"0.0.0.0/0\""), "{short}");
         }
-        // What is IPv6 stays it, all of it too.
+        // An IPv6 network stays one, even that of all addresses.
         let all = network("::/0").unwrap();
         assert!(all.contains("2001:db8::1".parse().unwrap()) && !all.contains("10.0.0.1".parse().unwrap()));
         assert!(!network("::7f00:2").unwrap().contains("127.0.0.2".parse().unwrap()));

@@ -1,13 +1,13 @@
-//! Bounds the connections that have not shown yet that they may be here.
+//! Bounds the connections that have not yet proven that they may stay.
 //!
-//! Each takes a seat, which it keeps until it has proven itself or is closed, also while
-//! it is refused: a far side that never closes costs a seat. When all are taken the oldest
-//! goes, first of the same group, then of all; one that has said nothing goes before one
-//! that has.
+//! Each connection takes a seat and keeps it until it has proven itself or is closed. A refused
+//! connection keeps its seat as well, since the far side may not close it. When all seats are taken
+//! the oldest connection is closed: first one of the same group, then of all groups. A connection
+//! that has sent nothing goes before one that has.
 //!
-//! Where a group may have more than its seats, those that are late go beyond that number,
-//! and only they: many honest connections may come from one address, such as those of all
-//! gateways behind a NAT.
+//! A group may be allowed more than its seats. Then only connections that are late are closed for
+//! exceeding that number, since many honest connections may come from one address, such as those of
+//! all gateways behind a NAT.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -17,14 +17,13 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// For a connection to prove itself before it is late: some round trips of a long path.
+/// Time given to a connection to prove itself before it is late: some round trips of a long path.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// For a connection to say anything before it is late: its task may not have run yet.
+/// Time given to a connection to send anything before it is late: its task may not have run yet.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// The seats of connections of some kind, in groups that do not push one another out
-/// before all seats are taken.
+/// The seats of one kind of connection. Groups do not evict one another until all seats are taken.
 #[derive(Debug)]
 pub struct Unproven<G> {
     seats: Arc<Mutex<Seats<G>>>,
@@ -49,7 +48,7 @@ struct Taken<G> {
     evicted: CancellationToken,
 }
 
-/// A connection's seat; dropping it gives it back.
+/// A connection's seat; dropping it frees it.
 #[derive(Debug)]
 pub struct Seat<G> {
     seats: Arc<Mutex<Seats<G>>>,
@@ -59,18 +58,19 @@ pub struct Seat<G> {
 }
 
 impl<G: Eq + Hash> Unproven<G> {
-    /// So many seats for one group, and so many in all.
+    /// `of_a_group` seats for each group, and `in_all` in total.
     pub fn new(of_a_group: usize, in_all: usize) -> Self {
         let seats = Seats { taken: VecDeque::new(), next: 0 };
         Self { seats: Arc::new(Mutex::new(seats)), of_a_group, most_of_a_group: of_a_group, in_all }
     }
 
-    /// A group may have up to `most` seats where none of them is late.
+    /// Lets a group have up to `most` seats if none of them is late.
     pub fn or_more(self, most: usize) -> Self {
         Self { most_of_a_group: most, ..self }
     }
 
-    /// Takes a seat for a connection of this group.
+    /// Takes a seat for a connection of this group, and evicts another connection if there is no
+    /// free one.
     pub fn enter(&self, group: G) -> Seat<G> {
         self.enter_at(group, Instant::now())
     }
@@ -108,8 +108,8 @@ impl<G: Eq + Hash> Unproven<G> {
 }
 
 impl<G: Eq + Hash> Seats<G> {
-    /// The oldest of some that is refused, or has said nothing for long, or else has not
-    /// proven itself in time.
+    /// The oldest matching connection that was refused; else one that has sent nothing for
+    /// [`SILENCE`]; else one that has not proven itself within [`GRACE`].
     fn late(&self, of: impl Fn(&Taken<G>) -> bool, now: Instant) -> Option<usize> {
         let late = |seat: &Taken<G>, after| of(seat) && now.duration_since(seat.since) >= after;
         let refused = self.taken.iter().position(|seat| seat.refused && of(seat));
@@ -117,13 +117,13 @@ impl<G: Eq + Hash> Seats<G> {
         refused.or_else(silent).or_else(|| self.taken.iter().position(|seat| late(seat, GRACE)))
     }
 
-    /// The oldest of some, first of those that have said nothing.
+    /// The oldest matching connection; those that have sent nothing come first.
     fn oldest(&self, of: impl Fn(&Taken<G>) -> bool) -> Option<usize> {
         let silent = self.taken.iter().position(|other| of(other) && !other.spoke);
         silent.or_else(|| self.taken.iter().position(of))
     }
 
-    /// The same of the group that has most seats, or of all such groups.
+    /// As [`Seats::oldest`], for the group with the most seats, or all such groups.
     fn oldest_of_the_largest(&self) -> Option<usize> {
         let mut counts: HashMap<&G, usize> = HashMap::new();
         for seat in &self.taken {
@@ -135,17 +135,17 @@ impl<G: Eq + Hash> Seats<G> {
 }
 
 impl<G> Seat<G> {
-    /// Ready once the seat went to a newer connection: this one is to be closed.
+    /// Completes once a newer connection has got the seat: this one is to be closed.
     pub async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// Whether the seat went to a newer connection.
+    /// Whether a newer connection has got the seat.
     pub fn is_evicted(&self) -> bool {
         self.evicted.is_cancelled()
     }
 
-    /// The connection has said something.
+    /// Records that the connection has sent something.
     pub fn spoke(&self) {
         let mut seats = lock(&self.seats);
         if let Some(own) = seats.taken.iter_mut().find(|other| other.number == self.number) {
@@ -155,8 +155,8 @@ impl<G> Seat<G> {
 }
 
 impl<G: Eq + Hash> Seat<G> {
-    /// The connection is refused and keeps its seat only until it is closed: of those that
-    /// are, a group has no more than its seats.
+    /// Records that the connection is refused; it keeps its seat until it is closed. If its group
+    /// then has more than its own seats, the oldest refused connection of the group is evicted.
     pub fn refused(&self) {
         let mut seats = lock(&self.seats);
         let Some(own) = seats.taken.iter().position(|other| other.number == self.number) else { return };
@@ -181,8 +181,8 @@ fn lock<G>(seats: &Mutex<Seats<G>>) -> MutexGuard<'_, Seats<G>> {
     seats.lock().expect("no code panics while it holds the seats")
 }
 
-/// Who counts as one source: an IPv4 address, or an IPv6 network of 64 bits, which
-/// is what one host is given.
+/// The group of an address: an IPv4 address, or an IPv6 network of 64 bits, which is what one host
+/// is given.
 pub fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
@@ -233,16 +233,16 @@ mod tests {
         moving.iter().for_each(Seat::spoke);
         let silent = unproven.enter_at("nat", begin);
         assert!(!silent.is_evicted() && moving.iter().all(|seat| !seat.is_evicted()));
-        // Four are the most: who has said nothing goes first.
+        // Four are allowed at most: one that has sent nothing goes first.
         let fifth = unproven.enter_at("nat", at(10));
         assert!(silent.is_evicted() && moving.iter().all(|seat| !seat.is_evicted()));
         fifth.spoke();
         let sixth = unproven.enter_at("nat", at(20));
         assert!(moving[0].is_evicted() && !moving[1].is_evicted());
-        // More than the group's seats are for those that are not refused.
+        // Seats beyond the group's own are only for connections that are not refused.
         moving[1].refused();
         assert!(moving[1].is_evicted() && !moving[2].is_evicted());
-        // Late by now, whatever was said.
+        // They are late by now, although they have sent something.
         drop(sixth);
         let late = unproven.enter_at("nat", at(2500));
         assert!(moving[2].is_evicted() && !fifth.is_evicted() && !late.is_evicted());

@@ -1,6 +1,7 @@
-//! What a certificate and a revocation list say, in this project's words.
+//! Reads certificates and revocation lists into this project's types.
 //!
-//! Only reads. The gateway, `check` and `certs` use the same reading.
+//! The gateway, `check` and `certs` all use this reader. It verifies nothing but signatures on
+//! request.
 
 use std::net::IpAddr;
 
@@ -12,7 +13,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::escape::shown;
 
-/// Bytes that are not a certificate or list of the expected form.
+/// The error for bytes that are not a certificate or list of the expected form.
 #[derive(Debug, thiserror::Error)]
 #[error("not a valid {what}: {error}")]
 pub struct Unreadable {
@@ -24,7 +25,7 @@ fn unreadable(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Unreadab
     move |error| Unreadable { what, error: error.to_string() }
 }
 
-/// The facts of one certificate.
+/// The contents of one certificate.
 #[derive(Clone, Debug)]
 pub struct Certificate {
     /// Subject, as text.
@@ -57,7 +58,7 @@ pub struct Certificate {
     pub may_sign_certificates: bool,
     /// Whether its key usage, if it has one, names digitalSignature.
     pub may_sign: bool,
-    /// How many CAs may stand between this one and a leaf, where limited.
+    /// Most CAs that may follow between this one and a leaf, if limited.
     pub path_length: Option<u32>,
     /// Kind of the public key.
     pub key: String,
@@ -117,13 +118,13 @@ impl Certificate {
         })
     }
 
-    /// Whether it carries exactly this site: a DNS name, whatever the case, never
-    /// a wildcard and never the common name.
+    /// Whether the certificate is for exactly this site: one of its DNS names, ignoring case.
+    /// Wildcards and the common name never count.
     pub fn carries(&self, site: &str) -> bool {
         self.dns.iter().any(|name| name.eq_ignore_ascii_case(site))
     }
 
-    /// Whether its key is RSA of fewer bits than TLS takes.
+    /// Whether its key is RSA with fewer bits than TLS accepts.
     pub fn is_weak(&self) -> bool {
         let bits = self.key.strip_prefix("RSA ").and_then(|bits| bits.parse::<u32>().ok());
         bits.is_some_and(|bits| bits < 2048)
@@ -135,29 +136,28 @@ impl Certificate {
     }
 }
 
-/// The facts of one revocation list.
+/// The contents of one revocation list.
 #[derive(Clone, Debug)]
 pub struct RevocationList {
     /// Issuer, as text.
     pub issuer: String,
     /// Issuer, as encoded.
     pub issuer_raw: Vec<u8>,
-    /// Made at, seconds since 1970.
+    /// When it was made, seconds since 1970.
     pub this_update: i64,
-    /// Stale after, seconds since 1970.
+    /// When it becomes stale, seconds since 1970.
     pub next_update: Option<i64>,
-    /// Revoked serial numbers and when.
+    /// Revoked serial numbers, and when each was revoked.
     pub revoked: Vec<(Vec<u8>, i64)>,
-    /// Which certificates of its issuer it is about, as encoded; all of them where it
-    /// does not say.
+    /// Which certificates of its issuer the list covers, as encoded; `None` is all of them.
     pub scope: Option<Vec<u8>>,
 }
 
-/// The object identifier of the extension that says what a list is about.
+/// Object identifier of the extension with the scope of a list.
 const ISSUING_DISTRIBUTION_POINT: &str = "2.5.29.28";
 
 impl RevocationList {
-    /// Reads a list without judging its signature; see [`RevocationList::is_of`].
+    /// Reads a list without verifying its signature; see [`RevocationList::is_of`].
     pub fn read(der: &[u8]) -> Result<Self, Unreadable> {
         let list = parse_list(der)?;
         Ok(Self {
@@ -177,7 +177,7 @@ impl RevocationList {
         })
     }
 
-    /// Whether the list `der` is of the CA `ca` and carries its signature.
+    /// Whether the list `der` names the CA `ca` as its issuer and has its signature.
     pub fn is_of(der: &[u8], ca: &Certificate) -> bool {
         let algorithms = crate::crypto::provider().signature_verification_algorithms.all;
         parse_list(der).is_ok_and(|list| list.issuer().as_raw() == ca.subject_raw)
@@ -185,7 +185,7 @@ impl RevocationList {
     }
 }
 
-/// Whether a certificate or a list carries the signature of a public key.
+/// Whether a certificate or a list was signed with a public key's private key.
 pub fn is_signed(der: &[u8], public_key: &[u8], algorithms: &[&dyn SignatureVerificationAlgorithm]) -> bool {
     let signed = || {
         let body = element(der)?.0.data;
@@ -195,7 +195,7 @@ pub fn is_signed(der: &[u8], public_key: &[u8], algorithms: &[&dyn SignatureVeri
         let (signature, _) = element(rest)?;
         let (kind, rest) = element(element(public_key)?.0.data)?;
         let (key, _) = element(rest)?;
-        // A bit string begins with the number of bits that are not used: none.
+        // A bit string begins with the number of unused bits, which must be zero.
         let (signature, key) = (signature.data.strip_prefix(&[0])?, key.data.strip_prefix(&[0])?);
         let fits = |known: &&&dyn SignatureVerificationAlgorithm| {
             known.signature_alg_id().as_ref() == algorithm.data
@@ -232,7 +232,7 @@ pub fn alternative_names(names: &[GeneralName<'_>], dns: &mut Vec<String>, ips: 
     }
 }
 
-/// What kind of public key this is.
+/// The kind of a public key.
 pub fn key_kind(key: &SubjectPublicKeyInfo<'_>) -> String {
     match key.algorithm.algorithm.to_id_string().as_str() {
         "1.2.840.113549.1.1.1" => format!("RSA {}", key.parsed().map(|key| key.key_size()).unwrap_or(0)),
@@ -261,7 +261,7 @@ pub fn fingerprint(der: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref())
 }
 
-/// Names of a certificate for a line: the first few, and how many more there are.
+/// Names of a certificate for one line: the first few, and the number of the others.
 pub fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = names.iter().take(SHOWN).map(|name| shown(name.as_bytes())).collect::<Vec<_>>().join(", ");

@@ -1,9 +1,9 @@
-//! The command parser, on bytes of any kind, written as in `script.rs`.
+//! Fuzzes the command parser with any bytes, written as in `script.rs`.
 //!
-//! A command is incomplete up to its last byte, whatever stands behind it; what is
-//! malformed stays so, in the same words, however much of it has come. What is read
-//! keeps the bounds, and comes back the same when it is written again. So no cut of the
-//! bytes, and no second reading of them, makes another command of one.
+//! A command is incomplete up to its last byte, whatever follows it. Malformed input stays
+//! malformed, with the same reason, however much of it has come. A command that is read keeps the
+//! length limits and reads the same when it is encoded again. So neither the cuts nor a second
+//! parser turn it into another command.
 
 #![no_main]
 
@@ -11,10 +11,11 @@ use libfuzzer_sys::fuzz_target;
 use replgate::redis::command::{MAX_ARGUMENT, MAX_ARGUMENTS, MAX_COMMAND, Parsed, encode, parse};
 use replgate_fuzz::script::written_out;
 
-/// More than a command may have.
+/// Longest input in bytes: more than a command may have.
 const MOST: usize = 24 * 1024;
 
-/// Each cut is tried near the front and near the end, and these many bytes apart between.
+/// Number of bytes near the front and near the end where every cut is tried; between them, cuts are
+/// tried each [`APART`] bytes.
 const NEAR: usize = 64;
 const APART: usize = 1021;
 
@@ -29,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// Asserts what must hold for the front of `bytes`; how much of it was read.
+/// Asserts what must hold for the front of `bytes`, and returns how much of it was read.
 fn judged(bytes: &[u8]) -> Option<usize> {
     let found = parse(bytes);
     match &found {
@@ -71,7 +72,7 @@ fn judged(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where to cut what takes `length` bytes.
+/// Where to cut an item of `length` bytes.
 fn cuts(length: usize) -> impl Iterator<Item = usize> {
     (1..length).filter(move |end| *end < NEAR || length - end < NEAR || end % APART == 0)
 }

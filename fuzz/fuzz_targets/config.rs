@@ -1,10 +1,9 @@
-//! The config file, written by somebody in a hurry: ASCII text, in which any other byte
-//! stands for a longer piece of what a config may hold.
+//! Fuzzes the config parser with ASCII text, in which any other byte stands for a longer piece of a
+//! config.
 //!
-//! Whatever it says, it is either validated or faulted. A fault is one printable line
-//! with a place inside the file, but for the few that are about the file as a whole.
-//! What is validated keeps what the gateway takes for granted, and is the same when it is
-//! read again.
+//! Any text is either validated or has faults. A fault is one printable line with a place inside
+//! the file, apart from the few that are about the file as a whole. A valid config has the
+//! properties that the gateway relies on, and is the same when it is read again.
 
 #![no_main]
 
@@ -16,11 +15,11 @@ use std::time::Duration;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::config::{Config, LinkSettings};
 
-/// Faults of a file that lacks something, and of one nested too deep: there is no place to show.
+/// Faults that have no place: of a file that lacks something, and of one that is nested too deep.
 const OF_THE_WHOLE: [&str; 3] = ["[tls] is missing: ", "nothing to do: ", "recursion limit"];
 
-/// What is no control character and must not be shown either: it has no width, or turns
-/// what follows it around.
+/// Characters that are not control characters and must not be shown either: they have no width, or
+/// change the direction of the text.
 const UNSEEN: [RangeInclusive<char>; 4] =
     ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2066}'..='\u{2069}', '\u{feff}'..='\u{feff}'];
 
@@ -51,9 +50,9 @@ site = "dc1"
 peers = ["gw.dc1.example:7379"]
 "#;
 
-/// What a byte of 0x80 and more stands for. After the configs come letters that take more
-/// than one byte or must not be shown, then lines: values at their bounds and beyond, those
-/// that go together and those that do not.
+/// The pieces that bytes from 0x80 on stand for. After the configs come letters that take more than
+/// one byte or must not be shown. Then come lines: values at and beyond their limits, and keys that
+/// belong together and that do not.
 const PIECES: [&str; 78] = [
     MASTER,
     REPLICA,
@@ -135,10 +134,10 @@ const PIECES: [&str; 78] = [
     "full_syncs_per_minute = 1\n",
 ];
 
-/// Longer ones are slow, and say nothing new.
+/// Longest text in bytes: longer ones are slow and find nothing new.
 const MOST: usize = 2048;
 
-/// What has more faults than these is a bad beginning for a better one.
+/// Number of faults above which an input is not kept, since it does not lead to better ones.
 const FEW: usize = 3;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -178,7 +177,7 @@ fn written_out(bytes: &[u8]) -> String {
     out
 }
 
-/// Asserts that a line can be shown and tells where to look.
+/// Asserts that a line is printable and has a place.
 fn told(line: &str, source: &str) {
     let strange = |letter: char| letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter));
     assert!(!line.contains(strange), "not printable: {line:?}");
@@ -195,7 +194,7 @@ fn told(line: &str, source: &str) {
     assert!((1..=written.chars().count() + 1).contains(&column), "no such column: {line:?}");
 }
 
-/// Asserts what the gateway takes for granted.
+/// Asserts what the gateway relies on.
 fn believable(config: &Config) {
     let unique = |names: Vec<&String>| names.iter().collect::<HashSet<_>>().len() == names.len();
     assert!(unique(config.masters.iter().map(|master| &master.name).collect()));
@@ -221,7 +220,7 @@ fn believable(config: &Config) {
     assert!(limits.full_syncs_per_minute != Some(0));
 }
 
-/// Asserts that a link with these settings can live.
+/// Asserts that a link can work with these settings.
 fn sound(link: &LinkSettings) {
     assert!(link.heartbeat >= Duration::from_millis(50) && link.dead_after >= link.heartbeat * 2);
     assert!(link.hold.is_zero() || link.hold > link.dead_after);

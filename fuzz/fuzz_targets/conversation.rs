@@ -1,9 +1,9 @@
-//! What a replica and a master say to each other, through the taps of both sites.
+//! Fuzzes conversations between a replica and a master, through the taps of both sites.
 //!
-//! The first byte says what the gateways are set to, the next three how long the pieces
-//! are. Then the replica speaks, and with each [`TURN`] the other side, written as in
-//! `script.rs`. Whatever they say, `talk.rs` sees what reaches the master and when; the
-//! replica gets its master's bytes in order; and no cut makes a difference.
+//! The first byte selects the gateways' settings, the next three the lengths of the pieces. Then
+//! the replica speaks, and after each [`TURN`] the other side; the bytes are written as in
+//! `script.rs`. For any input: `talk.rs` checks what reaches the master and when; the replica gets
+//! its master's bytes in order; and the cuts make no difference.
 
 #![no_main]
 
@@ -20,10 +20,10 @@ use replgate_fuzz::pieces;
 use replgate_fuzz::script::written_out;
 use replgate_fuzz::talk::Talk;
 
-/// The other side speaks from here on.
+/// Marks that the other side speaks from here on.
 const TURN: u8 = 0x1e;
 
-/// The most bytes that are said in all.
+/// Most bytes that are sent in total.
 const MOST: usize = 80 * 1024;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -38,8 +38,8 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     assert_eq!(cut.armed, whole.armed);
     assert!(cut.master == whole.master, "{}\n{}", cut.master.escape_ascii(), whole.master.escape_ascii());
     assert!(cut.replica == whole.replica, "{}\n{}", cut.replica.escape_ascii(), whole.replica.escape_ascii());
-    // The mark at the end of a snapshot is seen where it ends a piece, since nothing
-    // may follow it; a master of any kind can put it anywhere.
+    // The mark at the end of a snapshot is detected only at the end of a piece, since a real master
+    // sends nothing after it. A fuzzed master may send it anywhere.
     if !all(&steps, Flow::ToReplica).windows(5).any(|window| window == b"$EOF:") {
         assert_eq!(cut.known(), whole.known());
     }
@@ -47,8 +47,8 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// What the gateways are set to, a bit each. The letter `@` is none of them, and says that
-/// no other link of the site is there.
+/// The gateways' settings, one for each bit. The letter `@` has none of them, and means that there
+/// is no other link of the site.
 #[derive(Clone, Copy)]
 struct Settings(u8);
 
@@ -73,7 +73,7 @@ impl Settings {
         self.has(3)
     }
 
-    /// Introductions go on as they are.
+    /// Whether introductions go on unchanged.
     fn verbatim(self) -> bool {
         !self.both_sites() || !self.announces() && !self.drops()
     }
@@ -81,7 +81,8 @@ impl Settings {
     fn talk(self) -> Talk {
         let full_syncs = self.has(7).then(|| {
             let full_syncs = FullSyncs::new(1);
-            // Half a second ago: so long that what is left is told in the same words each time.
+            // Half a second ago, so that the remaining time rounds to the same number of seconds
+            // each time.
             full_syncs.take(Instant::now() - Duration::from_millis(500)).expect("the first place is free");
             Arc::new(full_syncs)
         });
@@ -104,7 +105,7 @@ impl Settings {
     }
 }
 
-/// What is said and which way, in its order.
+/// What is sent and in which direction, in order.
 fn steps(script: &[u8]) -> Vec<(Flow, Vec<u8>)> {
     let mut left = MOST;
     let sides = [Flow::ToMaster, Flow::ToReplica].into_iter().cycle();
@@ -116,7 +117,7 @@ fn steps(script: &[u8]) -> Vec<(Flow, Vec<u8>)> {
     steps.collect()
 }
 
-/// The talk when all was said, in pieces.
+/// The conversation after everything was sent, in pieces.
 fn said(settings: Settings, steps: &[(Flow, Vec<u8>)], cut: &[u8]) -> Talk {
     let mut talk = settings.talk();
     for (flow, bytes) in steps {
@@ -125,17 +126,17 @@ fn said(settings: Settings, steps: &[(Flow, Vec<u8>)], cut: &[u8]) -> Talk {
     talk
 }
 
-/// Everything that one side says.
+/// Everything that one side sends.
 fn all(steps: &[(Flow, Vec<u8>)], flow: Flow) -> Vec<u8> {
     steps.iter().filter(|step| step.0 == flow).flat_map(|step| &step.1).copied().collect()
 }
 
-/// Asserts that what reached either side is what the other has said.
+/// Asserts that each side got what the other has sent.
 fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
     let (up, down) = (all(steps, Flow::ToMaster), all(steps, Flow::ToReplica));
 
-    // The replica: its master's bytes but those for the gateway, then the gateway's own
-    // words where there are any.
+    // The replica gets its master's bytes, without those for the gateway, and then the gateway's
+    // own last reply, if any.
     let down = tamed(&without(&down, &talk.swallowed()));
     let own = talk.end.as_ref().map_or(0, |(reply, _)| reply.len());
     let mut heard = tamed(&talk.replica[..talk.replica.len() - own]);
@@ -150,9 +151,9 @@ fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
         );
     }
 
-    // The master: its replica's commands, in full but for what introduces the replica.
+    // The master gets its replica's commands, unchanged except for introductions.
     let is = |words: &[&[u8]], name: &str| words[0].eq_ignore_ascii_case(name.as_bytes());
-    // Acknowledgements before a sync go no further than the gateway.
+    // The gateway drops acknowledgements before a sync.
     let is_ack = |words: &[&[u8]]| is(words, "REPLCONF") && words.get(1).is_some_and(|word| is(&[word], "ACK"));
     let counts =
         |words: &Vec<&[u8]>| !is_ack(words) && (!settings.authenticated() || !is(words, "AUTH"));
@@ -173,13 +174,14 @@ fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
     }
 }
 
-/// `bytes` without some of them.
+/// `bytes` without the ranges in `some`.
 fn without(bytes: &[u8], some: &[std::ops::Range<usize>]) -> Vec<u8> {
     let kept = bytes.iter().enumerate().filter(|(at, _)| some.iter().all(|range| !range.contains(at)));
     kept.map(|(_, byte)| *byte).collect()
 }
 
-/// What a replica's log may not see made one, since it is that in an error reply.
+/// Replaces every byte that is not allowed in a replica's log, as the gateway does in error
+/// replies.
 fn tamed(bytes: &[u8]) -> Vec<u8> {
     let good = |at: usize| match bytes[at] {
         b'\r' => bytes.get(at + 1) == Some(&b'\n'),
@@ -188,7 +190,7 @@ fn tamed(bytes: &[u8]) -> Vec<u8> {
     (0..bytes.len()).map(|at| if good(at) { bytes[at] } else { b'?' }).collect()
 }
 
-/// A REPLCONF without what it says of the replica's address.
+/// A REPLCONF without the options with the replica's address.
 fn unlisted<'a>(words: &[&'a [u8]]) -> Vec<&'a [u8]> {
     let is = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
     let ours = |word: &[u8]| is(word, "listening-port") || is(word, "ip-address");
@@ -199,7 +201,7 @@ fn unlisted<'a>(words: &[&'a [u8]]) -> Vec<&'a [u8]> {
     others.flatten().copied().collect()
 }
 
-/// The whole commands at the front of `bytes`.
+/// The complete commands at the front of `bytes`.
 fn commands(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let (mut commands, mut rest) = (Vec::new(), bytes);
     while !rest.is_empty() {
@@ -215,8 +217,7 @@ fn commands(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     commands
 }
 
-/// `heard` without the lines by which the master's gateway itself has answered: those
-/// `+OK` that the master has not said.
+/// `heard` without the gateway's own replies: each `+OK` that the master has not sent.
 fn without_answers(heard: &[u8], said: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for line in heard.split_inclusive(|byte| *byte == b'\n') {

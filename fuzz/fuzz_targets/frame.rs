@@ -1,10 +1,10 @@
-//! The frame decoder, on what a far gateway may send: the first three bytes say how the
-//! rest is cut into records.
+//! Fuzzes the frame decoder with bytes of a far gateway. The first three bytes say how the rest is
+//! cut into records.
 //!
-//! Any cut gives the same frames, the same data and the same fault. Each is found with
-//! its last byte and a length is judged with the header's, so that no more than one
-//! control frame is ever held. What was decoded is decoded again as it is encoded, and a
-//! field of a later release changes nothing.
+//! Any cut gives the same frames, the same data and the same fault. A frame is found with its last
+//! byte, and a length is checked with the header's last byte, so at most one control frame is held.
+//! A decoded frame is the same after it is encoded and decoded again, and an unknown field changes
+//! nothing.
 
 #![no_main]
 
@@ -17,7 +17,7 @@ use replgate::wire::reason::Reason;
 use replgate::wire::terms::MAX_LANES;
 use replgate_fuzz::pieces;
 
-/// What was decoded: frames, and the data of each DATA frame as far as it has come.
+/// What was decoded: frames, and the data of each DATA frame that has come so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Found {
     Frame(Frame),
@@ -46,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// Everything that the pieces hold, up to the first fault.
+/// Everything in the pieces, up to the first fault.
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Found> {
     let mut decoder = Decoder::default();
     let mut all: Vec<Found> = Vec::new();
@@ -78,7 +78,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Found> {
     all
 }
 
-/// Asserts that nothing is found, and no fault, later than it can be; fed byte by byte.
+/// Asserts that frames and faults are found as early as possible, with input byte by byte.
 fn in_time(wire: &[u8]) {
     let mut decoder = Decoder::default();
     let mut start = 0;
@@ -98,7 +98,7 @@ fn in_time(wire: &[u8]) {
                 assert_eq!(left == 0, ends);
             }
             Ok(Some(Item::Frame(_))) => assert!(ends && !is_data),
-            // Only what may be skipped ends without a word.
+            // Only a frame that may be skipped ends without a result.
             Ok(None) => assert!(!ends || frame[0] & 0x80 != 0),
         }
         assert!(is_data || frame.len() <= HEADER + MAX_CONTROL);
@@ -108,8 +108,8 @@ fn in_time(wire: &[u8]) {
     }
 }
 
-/// Asserts that a frame keeps the bounds and survives its encoding, with and without
-/// fields that nobody knows yet.
+/// Asserts that a frame keeps the limits and stays the same when it is encoded and decoded, with
+/// and without unknown fields.
 fn frame_comes_back(frame: &Frame) {
     let identity = |identity: &Identity| {
         assert!((1..=253).contains(&identity.site.len()) && identity.node.len() <= MAX_TEXT);

@@ -1,11 +1,10 @@
-//! What a far gateway sends over the lanes of a link, cut anywhere, through the decoder
-//! into the link, at either side.
+//! Fuzzes a link at either side with what a far gateway may send over its lanes, cut anywhere,
+//! through the decoder.
 //!
-//! The first byte says what was agreed, the next three how the bytes are cut. Then come
-//! steps of a byte and its arguments: frames, raw bytes, lanes that come and go, time, and
-//! what the local Redis does. Whatever they are: nothing panics, the link holds no more
-//! memory than its terms allow and keeps a bounded number of pieces, and what comes out
-//! is what was sent, in order.
+//! The first byte selects the terms, the next three how the bytes are cut. Then come steps, each
+//! one byte and its arguments: frames, raw bytes, lanes that open and end, time, and what the local
+//! Redis does. For any input: nothing panics, the link holds no more memory than its terms allow,
+//! in a bounded number of pieces, and what comes out is what was sent, in order.
 
 #![no_main]
 
@@ -22,7 +21,7 @@ use replgate::wire::reason::{Reason, ReasonCode};
 use replgate::wire::terms::Terms;
 use replgate_fuzz::pieces;
 
-/// Steps and frames of one run, at most.
+/// Most steps and frames of one run.
 const MOST: usize = 20_000;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -42,14 +41,14 @@ struct World<'a> {
     cut: &'a [u8],
     now: Instant,
     lanes: Vec<(u32, Decoder)>,
-    /// The lane that the next bytes come over.
+    /// The lane on which the next bytes come.
     on: usize,
     newest: u32,
-    /// What [`Link::take`] gave and is not written yet.
+    /// What [`Link::take`] returned and is not written yet.
     taken: VecDeque<u64>,
     /// The offset of the next byte that is taken.
     next: u64,
-    /// The bytes that come are those of the pattern.
+    /// Whether the received bytes follow the pattern.
     is_pattern: bool,
     left: usize,
 }
@@ -83,7 +82,7 @@ impl<'a> World<'a> {
             newest: 0,
             taken: VecDeque::new(),
             next: 0,
-            // What a dialler unpacks is no pattern.
+            // Data that a dialler decompresses does not follow the pattern.
             is_pattern: side == Side::Acceptor || plain || terms.compression == 0,
             left: MOST,
         }
@@ -102,7 +101,7 @@ impl<'a> World<'a> {
     }
 
     fn step(&mut self, step: u8, argument: &mut dyn FnMut() -> u8) {
-        // Bytes, then kilobytes.
+        // The first argument counts bytes, the second about kilobytes.
         let mut offset = || u64::from(argument()) + u64::from(argument()) * 1021;
         match step % 14 {
             0 => {
@@ -117,7 +116,7 @@ impl<'a> World<'a> {
                 }
             }
             2 => {
-                // The rest of what was announced never comes as such.
+                // The rest of the announced data never comes as such.
                 let (offset, length) = (offset(), offset() as usize);
                 self.data(offset, MAX_DATA, length);
                 self.is_pattern = false;
@@ -184,7 +183,7 @@ impl<'a> World<'a> {
         assert!(self.lanes.iter().all(|(lane, _)| self.link.has_lane(*lane)), "{:?}", self.link);
     }
 
-    /// A DATA frame that announces `length` bytes and brings `come` of them.
+    /// Sends a DATA frame that announces `length` bytes and brings `come` of them.
     fn data(&mut self, offset: u64, length: usize, come: usize) {
         self.left = self.left.saturating_sub(1);
         if self.left == 0 {
@@ -195,7 +194,7 @@ impl<'a> World<'a> {
         self.hear(&frame);
     }
 
-    /// Bytes off the current lane.
+    /// Receives bytes on the current lane.
     fn hear(&mut self, bytes: &[u8]) {
         let at = self.on % self.lanes.len().max(1);
         let Some((lane, decoder)) = self.lanes.get_mut(at) else { return };
@@ -216,7 +215,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A lane more: at the acceptor one asks, the dialler gets what it dialled.
+    /// Adds a lane: the acceptor is asked for one, the dialler gets the one that it dialled.
     fn lane(&mut self, received: u64, alive: u8) {
         let number = match self.side {
             Side::Acceptor => {
@@ -235,7 +234,7 @@ impl<'a> World<'a> {
         self.lanes.extend(number.map(|number| (number, Decoder::default())));
     }
 
-    /// The local Redis takes bytes.
+    /// Lets the local Redis take bytes.
     fn take(&mut self, count: usize) {
         for _ in 0..count {
             let Some((chunk, carried)) = self.link.take() else { return };
@@ -247,7 +246,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the link wants sent, on every lane.
+    /// Takes the frames that the link wants to send, on every lane.
     fn send(&mut self, frames: usize) {
         for (lane, _) in &self.lanes {
             for _ in 0..frames {
@@ -268,8 +267,8 @@ impl<'a> World<'a> {
         if self.link.is_ended() {
             return;
         }
-        // Each way a window; what is received in storage of up to twice its size, and as
-        // much again beyond a gap; and a buffer that is being filled.
+        // One window in each direction. Received data may be in storage of up to twice its size,
+        // and as much again may be beyond a gap. In addition, buffers that are being filled.
         let most = 5 * self.window + 2 * STORAGE as u64;
         assert!(self.link.memory() <= most, "{} bytes of memory: {:?}", self.link.memory(), self.link);
         assert!(self.link.scattered() <= 2 * self.window && self.link.runs() <= MAX_RUNS);

@@ -1,10 +1,10 @@
-//! The observers of both sites against a master, and a replica, that say what they like.
+//! Fuzzes the observers of two links at a replica's site with a master and a replica that send
+//! anything.
 //!
-//! The input is a row of steps, each a byte and what it takes: answers with numbers of any
-//! size, snapshots that end early or late or never, streams, acknowledgements, and time.
-//! Two links share what a sync over two connections shares. Whatever comes, what `status`
-//! would tell is fit to be shown, bounded, and hangs together; and no bytes are held but a
-//! line that is not whole.
+//! The input is a sequence of steps, each one byte and its arguments: replies with numbers of any
+//! size, snapshots that end early, late or never, streams, acknowledgements, and time. The two
+//! links share the state of two-connection syncs. For any input, what `status` would show is
+//! printable, bounded and consistent, and no bytes are held but an incomplete line.
 
 #![no_main]
 
@@ -23,7 +23,7 @@ use replgate::tap::{Action, Driver, Flow};
 
 const ID: &str = "0123456789012345678901234567890123456789";
 
-/// The most steps of one input.
+/// Most steps of one input.
 const STEPS: usize = 400;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -76,7 +76,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(counted <= STEPS as u64, "{counted} syncs");
 });
 
-/// What is left of the input.
+/// The rest of the input.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -86,7 +86,7 @@ impl<'a> Input<'a> {
         Some(*first)
     }
 
-    /// Small, around the greatest, or anything.
+    /// A number that is small, near the largest, or anything.
     fn number(&mut self) -> u64 {
         let first = self.byte().unwrap_or(0);
         match first {
@@ -96,7 +96,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Up to 255 bytes of any kind.
+    /// Up to 255 bytes of any value.
     fn some(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte().unwrap_or(0)).min(self.0.len());
         let (some, rest) = self.0.split_at(length);
@@ -111,7 +111,7 @@ struct Link {
     observed: Arc<Observed>,
     drivers: [Driver; 2],
     ended: bool,
-    /// Bytes from the master so far.
+    /// Bytes that the master has sent so far.
     sent: u64,
 }
 
@@ -144,7 +144,7 @@ impl Link {
         }
     }
 
-    /// Asserts that what is known is fit to be shown and hangs together.
+    /// Asserts that what is known can be shown and is consistent.
     fn is_sane(&self, now: Instant) {
         let view: Replication = self.observed.view(now);
         let text = format!("{view:?}");

@@ -1,16 +1,16 @@
-//! The PEM reader, on files as hands and tools join them: ASCII text, in which any other
-//! byte stands for a longer piece of what a PEM file may hold.
+//! Fuzzes the PEM reader with files as people and tools join them: ASCII text, in which any other
+//! byte stands for a longer piece of a PEM file.
 //!
-//! Whatever comes in, each `-----BEGIN` is understood or told as a fault on its line, and
-//! where nothing is told, nothing is left over. A fault is one printable sentence with a
-//! line of the file. Line ends, indentation and a byte order mark make no difference.
+//! For any input, each `-----BEGIN` is understood or reported as a fault on its line, and without a
+//! fault nothing is left over. A fault is one printable sentence with a line of the file. Line
+//! ends, indentation and a byte order mark make no difference.
 
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::tls::pem::{Contents, parse};
 
-/// What a byte of 0x80 and more stands for.
+/// The pieces that bytes from 0x80 on stand for.
 const PIECES: [&[u8]; 40] = [
     b"-----BEGIN CERTIFICATE-----\nTUlJQg==\n-----END CERTIFICATE-----\n",
     b"-----BEGIN X509 CRL-----\nTUlJQg==\n-----END X509 CRL-----\n",
@@ -54,7 +54,7 @@ const PIECES: [&[u8]; 40] = [
     b"-----BEGIN X509 CRL-----\n",
 ];
 
-/// Longer ones say nothing new.
+/// Longest text in bytes: longer ones find nothing new.
 const MOST: usize = 8192;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -91,7 +91,7 @@ fn shape(found: &Contents) -> (Vec<(usize, String)>, Vec<usize>) {
     (blocks.collect(), found.faults.iter().map(|fault| fault.line).collect())
 }
 
-/// Asserts that nothing is passed over.
+/// Asserts that no block is skipped.
 fn accounted_for(found: &Contents, text: &[u8]) {
     let count = |line: &[u8], word: &[u8]| line.windows(word.len()).filter(|part| *part == word).count();
     let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();

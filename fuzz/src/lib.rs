@@ -1,13 +1,13 @@
-//! What the fuzz targets share: short inputs for long bytes, cutting them into pieces,
-//! and a talk through the taps.
+//! Shared by the fuzz targets: short inputs that stand for long bytes, cutting bytes into pieces,
+//! and a conversation through the taps.
 //!
-//! Each target in `fuzz_targets/` takes bytes of any kind and asserts what must hold
-//! whatever they are. `make fuzz` runs them all; `seeds/` holds what they start from.
+//! Each target in `fuzz_targets/` takes any bytes and asserts what must hold for all of them. `make
+//! fuzz` runs them all; they start from the inputs in `seeds/`.
 
 pub mod script;
 pub mod talk;
 
-/// `bytes` in pieces; `lengths` says how long each is, less one, over and over.
+/// Cuts `bytes` into pieces; `lengths` gives the length of each, less one, and repeats.
 pub fn pieces<'a>(bytes: &'a [u8], lengths: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let mut lengths = lengths.iter().cycle();
     let mut rest = bytes;

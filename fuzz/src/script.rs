@@ -1,13 +1,12 @@
 //! Short inputs that stand for long ones.
 //!
-//! ASCII stands for itself, and so does 0xff. [`AGAIN`] repeats the byte before, to reach
-//! the bounds; the others stand for a whole command, as an array or as a line, for an
-//! answer, or for words of a line. So a change of one byte of the input is a change of one
-//! word of what is said.
+//! ASCII bytes and 0xff stand for themselves. [`AGAIN`] repeats the byte before it, to reach length
+//! limits. The others stand for a whole command, as an array or as a line, for a reply, or for
+//! words of a line. So changing one byte of the input changes one word of the conversation.
 
 use replgate::redis::command;
 
-/// The byte before comes this many times more: the byte that follows, times 64.
+/// Repeats the byte before it; the count is the byte that follows, times 64.
 pub const AGAIN: u8 = 0x1f;
 
 /// The first byte that stands for a command as an array.
@@ -16,13 +15,13 @@ const ARRAY: u8 = 0x80;
 /// The first byte that stands for a command as a line.
 const LINE: u8 = 0xa0;
 
-/// The first byte that stands for an answer.
+/// The first byte that stands for a reply.
 const ANSWER: u8 = 0xc0;
 
-/// The first byte that stands for a word or two of a line.
+/// The first byte that stands for one or two words of a line.
 const WORDS: u8 = 0xe0;
 
-/// Commands of replicas, and of others.
+/// Commands that replicas send, and others.
 const COMMANDS: [&str; 32] = [
     "PING",
     "REPLPING",
@@ -58,7 +57,7 @@ const COMMANDS: [&str; 32] = [
     "REPLCONF capa eof rdb-only 1 rdb-channel 1",
 ];
 
-/// What a master says, in lines and in what follows them.
+/// A master's replies, and what follows them.
 const ANSWERS: [&[u8]; 20] = [
     b"+OK\r\n",
     b"+PONG\r\n",
@@ -82,8 +81,8 @@ const ANSWERS: [&[u8]; 20] = [
     b"+WHAT\r\n",
 ];
 
-/// What a line is made of: a command of replicas, then options that go together and
-/// those that do not, then its end.
+/// The parts of a line: a command that replicas send, options that belong together and options that
+/// do not, and the line's end.
 const OPTIONS: [&str; 12] = [
     "REPLCONF",
     " rdb-only 1",
@@ -99,7 +98,7 @@ const OPTIONS: [&str; 12] = [
     "\r\n",
 ];
 
-/// What `script` stands for, up to `most` bytes.
+/// The bytes that `script` stands for, up to `most`.
 pub fn written_out(script: &[u8], most: usize) -> Vec<u8> {
     let mut out = Vec::new();
     let mut script = script.iter().copied();

@@ -1,10 +1,10 @@
-//! One replica's connection to its master, through the taps of both sites or of the
-//! master's alone.
+//! One replica's connection to its master, through the taps of both sites or only that of the
+//! master's.
 //!
-//! The product's own drivers carry out the verdicts. Each tap is wrapped in one that
-//! watches them: what reaches the master is whole commands of a replication, each in its
-//! time; the tap's last words come only where a replica reads a reply; little is held while
-//! the tap decides; and the drivers deliver exactly what the verdicts say.
+//! The product's own drivers carry out the verdicts. Each tap is wrapped in one that checks it.
+//! Only whole commands of replication reach the master, each at a time when it is allowed. The
+//! tap's last reply comes only while a replica reads replies. Little is held while the tap decides.
+//! And the drivers deliver exactly what the verdicts say.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -23,68 +23,68 @@ use replgate::redis::observer::Observer;
 use replgate::redis::replication::Observed;
 use replgate::tap::{Action, Driver, Flow, Tap, Verdict};
 
-/// What a replica says of its address.
+/// The options with a replica's address.
 const LISTING: [&[u8]; 2] = [b"listening-port", b"ip-address"];
 
 const UP: Flow = Flow::ToMaster;
 const DOWN: Flow = Flow::ToReplica;
 
-/// Commands that may wait for their replies.
+/// Most commands that may wait for their replies.
 const MAX_UNANSWERED: usize = 256;
 
-/// The name that the master's gateway has in its replies.
+/// The site's name that the master's gateway has in its replies.
 const SITE: &str = "dc1";
 
-/// The connection.
+/// The connection under test, with everything that has passed it.
 pub struct Talk {
     stations: Vec<Station>,
-    /// What has reached the master, but for the commands of its gateway's own.
+    /// Bytes that have reached the master, without the commands of its gateway.
     pub master: Vec<u8>,
-    /// What has reached the replica, the gateway's own words included.
+    /// Bytes that have reached the replica, including the gateway's own replies.
     pub replica: Vec<u8>,
-    /// The tap's last words and the reason for the log.
+    /// The tap's last reply, and the reason for the log.
     pub end: Option<(Vec<u8>, String)>,
-    /// How much had reached the replica when the sync's reply was complete.
+    /// Number of bytes that had reached the replica when the reply to the sync was complete.
     pub armed: Option<usize>,
     watch: Arc<Mutex<Watch>>,
-    /// Bytes that the master's gateway has sent to the master and the replica.
+    /// Bytes that the master's gateway has sent to the master, and to the replica.
     delivered: [Vec<u8>; 2],
     now: Instant,
 }
 
-/// What was seen at the taps: where the replication is, as it is counted from outside.
+/// What was seen at the taps, and the state of the replication that follows from it.
 struct Watch {
     rules: Rules,
     sync: Asked,
-    /// Commands that have passed and are not answered yet.
+    /// Number of commands that have passed and have no reply yet.
     unanswered: usize,
-    /// PSYNC is nothing that the master knows, or lets its user do; or this is the second
-    /// connection of a sync.
+    /// SYNC is allowed: the master does not know PSYNC, or its user may not use it, or this is the
+    /// second connection of a sync.
     may_sync: bool,
-    /// The snapshot comes over another connection, which was not named yet.
+    /// The snapshot comes over another connection, which has not been named yet.
     apart: bool,
-    /// The master has said so: it does once.
+    /// The master has announced such a connection, which it does only once.
     was_apart: bool,
-    /// Another link of the site, which has begun a sync over two connections.
+    /// Another link of the site that has begun a two-connection sync.
     sibling: Option<Member>,
-    /// What it lets this one do, each once.
+    /// The steps that it allows this connection, each once.
     left: Vec<&'static str>,
-    /// The master's gateway has said itself how the replica is listed, and waits.
+    /// The master's gateway has sent its own REPLCONF and waits for the reply.
     listing: bool,
-    /// The name was taken: the last answer to a command that says it.
+    /// The master has accepted the name: the reply to the last command with the name.
     listed: bool,
-    /// The master's bytes that have left it, and those of them that were for its gateway.
+    /// Number of bytes that the master has sent, and the ranges of them that were for its gateway.
     left_master: usize,
     swallowed: Vec<std::ops::Range<usize>>,
-    /// What the replica has said and reached the master.
+    /// The replica's bytes that have reached the master.
     master: Vec<u8>,
-    /// What the verdicts of the master's gateway let go on, each way.
+    /// The bytes that the verdicts of the master's gateway let pass, in each direction.
     expected: [Vec<u8>; 2],
-    /// A verdict has said that the sync's reply is complete.
+    /// A verdict has marked the reply to the sync as complete.
     armed: bool,
 }
 
-/// How far the connection's sync is, for who counts from outside.
+/// The state of the connection's sync, as seen from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Nothing,
@@ -93,18 +93,18 @@ enum Asked {
     Granted,
 }
 
-/// A tap, what is known of the replication there, and its two directions.
+/// A tap, what its observer has recorded, and its two directions.
 struct Station {
     tap: Watched,
     observed: Arc<Observed>,
     drivers: [Driver; 2],
 }
 
-/// A tap whose verdicts are watched.
+/// A tap whose verdicts are checked.
 struct Watched {
     tap: Box<dyn Tap>,
     watch: Arc<Mutex<Watch>>,
-    /// It is the one at the master's site.
+    /// It is the tap at the master's site.
     judges: bool,
     detached: [bool; 2],
 }
@@ -125,7 +125,7 @@ fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
 }
 
 impl Talk {
-    /// Through the master's site, where `rules` hold.
+    /// A connection through the tap at the master's site, with these `rules`.
     pub fn at_master(rules: Rules) -> Self {
         let observed = Observed::new(Arc::default());
         let listing = Listing::new("dc2", &[], "127.0.0.1:6379".parse().expect("an address"));
@@ -160,8 +160,8 @@ impl Talk {
         }
     }
 
-    /// Beside another link of the same site, which is either connection of a sync over two:
-    /// the master has said the id 17 to it, or awaits its second one.
+    /// Adds another link of the same site that may be either connection of a two-connection sync:
+    /// the master has sent it the id 17, or it waits for its second connection.
     #[must_use]
     pub fn beside_another(self) -> Self {
         let mut watch = lock(&self.watch);
@@ -175,8 +175,8 @@ impl Talk {
         self
     }
 
-    /// Through the replica's site too, which announces the replica as `name` says and keeps
-    /// the capabilities in `drop` to itself.
+    /// Adds the tap at the replica's site, which announces the replica as `name` says and hides the
+    /// capabilities in `drop`.
     #[must_use]
     pub fn from_replica(mut self, name: Option<(&str, Option<u16>)>, drop: Vec<Capability>) -> Self {
         let client = "10.0.0.1".parse().expect("an address");
@@ -188,7 +188,7 @@ impl Talk {
         self
     }
 
-    /// A piece of what one side says arrives.
+    /// Takes a piece of what one side sends.
     pub fn say(&mut self, flow: Flow, bytes: &[u8]) {
         let first = if flow == UP { 0 } else { self.stations.len() - 1 };
         self.reach(first, flow, bytes);
@@ -202,27 +202,28 @@ impl Talk {
         watch.expected = Default::default();
     }
 
-    /// What one side has said and no tap has decided on.
+    /// What one side has sent and no tap has decided on.
     pub fn held(&self, flow: Flow) -> Vec<u8> {
         let held = self.stations.iter().map(|station| station.drivers[way(flow)].held());
-        // What is further on its way was said first.
+        // What is closer to its destination was sent first.
         if flow == UP { held.rev().collect::<Vec<_>>().concat() } else { held.collect::<Vec<_>>().concat() }
     }
 
-    /// The master's bytes that were for its gateway.
+    /// The ranges of the master's bytes that were for its gateway.
     pub fn swallowed(&self) -> Vec<std::ops::Range<usize>> {
         lock(&self.watch).swallowed.clone()
     }
 
-    /// What both sites know of the replication, in words. Once the master's site has ended
-    /// the link, the replica's is left out: how far it has read by then depends on the pieces.
+    /// What both sites know of the replication, in words. Once the master's site has ended the
+    /// link, the replica's site is left out, because how far it has read then depends on the
+    /// pieces.
     pub fn known(&self) -> String {
         let from = if self.end.is_some() { self.stations.len() - 1 } else { 0 };
         let views = self.stations[from..].iter().map(|station| station.observed.view(self.now));
         format!("{:?}", views.collect::<Vec<_>>())
     }
 
-    /// Bytes reach a tap, and what it lets pass the next one.
+    /// Shows bytes to a tap, and what it passes to the next tap.
     fn reach(&mut self, at: usize, flow: Flow, bytes: &[u8]) {
         for piece in bytes.chunks(PAYLOAD) {
             if self.end.is_some() {
@@ -235,7 +236,7 @@ impl Talk {
             let driver = &mut drivers[way(flow)];
             let actions = driver.through(tap, flow, Chunk::copied(piece), piece.len() as u64, self.now);
             self.act(at, flow, actions);
-            // What is held on the other way may have waited for this.
+            // Bytes held in the other direction may have waited for this.
             if flow == DOWN && self.end.is_none() {
                 let Station { tap, drivers, .. } = &mut self.stations[at];
                 let actions = drivers[way(UP)].again(tap, UP, self.now);
@@ -244,7 +245,7 @@ impl Talk {
         }
     }
 
-    /// Does as the driver of a direction says.
+    /// Carries out a driver's actions.
     fn act(&mut self, at: usize, flow: Flow, actions: Vec<Action>) {
         for action in actions {
             if self.end.is_some() {
@@ -266,7 +267,7 @@ impl Talk {
                     self.stations[at].drivers.iter_mut().for_each(Driver::stop);
                     lock(&self.watch).last_words(&reply, &reason);
                     self.pass(at, DOWN, &reply);
-                    // Unless the replica's site has ended the link for what came before.
+                    // The replica's site may have ended the link for what came before.
                     if self.end.is_none() {
                         assert!(self.replica.ends_with(&reply), "the last words arrive");
                         self.end = Some((reply, reason));
@@ -276,7 +277,7 @@ impl Talk {
         }
     }
 
-    /// Bytes have passed a tap.
+    /// Handles bytes that have passed a tap.
     fn pass(&mut self, at: usize, flow: Flow, bytes: &[u8]) {
         let last = self.stations.len() - 1;
         if bytes.is_empty() {
@@ -323,16 +324,16 @@ impl Tap for Watched {
 }
 
 impl Watch {
-    /// A tap wants more than these bytes.
+    /// Asserts that a tap may wait for more than these bytes.
     fn holds(&self, flow: Flow, bytes: &[u8]) {
         let decides = flow == DOWN || command::parse(bytes) == Parsed::Incomplete;
         let most = if flow == DOWN { MAX_LINE } else { MAX_COMMAND };
-        // Else it has refused, and waits for the replies to what was before.
+        // Otherwise it has refused a command and waits for outstanding replies.
         assert!(bytes.len() < most || !decides, "{} bytes held {flow:?}", bytes.len());
         assert!(decides || self.unanswered > 0 || self.rules.authenticated || self.listing);
     }
 
-    /// The tap at the master's site has decided on these bytes.
+    /// Records what the tap at the master's site has decided.
     fn judged(&mut self, flow: Flow, bytes: &[u8], verdict: &Verdict) {
         match verdict {
             Verdict::Pass(count) => self.takes_from(flow, *count, &bytes[..*count]),
@@ -343,7 +344,7 @@ impl Watch {
             }
             Verdict::Replace(count, instead) => {
                 if flow == DOWN && instead.is_empty() {
-                    // The answer that the gateway itself has waited for.
+                    // The reply that the gateway itself has waited for.
                     assert!(self.listing && !self.listed);
                     (self.listing, self.listed) = (false, true);
                     self.swallowed.push(self.left_master..self.left_master + count);
@@ -369,7 +370,7 @@ impl Watch {
         }
     }
 
-    /// In place of `count` bytes these go on.
+    /// Records that `bytes` go on in place of `count` bytes.
     fn takes_from(&mut self, flow: Flow, count: usize, bytes: &[u8]) {
         self.expected[way(flow)].extend_from_slice(bytes);
         if flow == UP {
@@ -383,7 +384,7 @@ impl Watch {
         }
     }
 
-    /// Asserts that these bytes are commands that a master may get now, and whole ones.
+    /// Asserts that these bytes are whole commands that a master may get now.
     fn reaches_master(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -409,7 +410,7 @@ impl Watch {
             return;
         }
         if self.rules.slot_migration && name == b"cluster" && first == b"syncslots" {
-            // What follows it is judged by its name alone.
+            // Its arguments are not checked here.
             self.unanswered += usize::from(self.sync == Asked::Nothing);
             return;
         }
@@ -473,13 +474,13 @@ impl Watch {
         assert!(self.unanswered <= MAX_UNANSWERED);
     }
 
-    /// Asserts that another link lets this one do it, and has not before.
+    /// Asserts that another link allows this step, which is used up.
     fn takes(&mut self, what: &str) {
         let at = self.left.iter().position(|left| *left == what);
         self.left.remove(at.unwrap_or_else(|| panic!("{what} is for no connection of this site")));
     }
 
-    /// Counts the replies in what the master's gateway lets pass, before the sync line by line.
+    /// Counts the replies that the master's gateway lets pass: line by line before the sync.
     fn leaves_master(&mut self, bytes: &[u8]) {
         let line = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes, |end| &bytes[..=end]);
         if line == b"\n" {
@@ -500,7 +501,7 @@ impl Watch {
         }
     }
 
-    /// Asserts that the tap's last words can be said now.
+    /// Asserts that the tap's last reply is allowed now.
     fn last_words(&self, reply: &[u8], reason: &str) {
         let plain = |bytes: &[u8]| bytes.iter().all(|byte| (b' '..=b'~').contains(byte));
         assert!(reason.len() > 8 && reason.len() < 400 && plain(reason.as_bytes()), "{reason:?}");
@@ -509,7 +510,7 @@ impl Watch {
         }
         assert_eq!((self.sync, self.unanswered), (Asked::Nothing, 0), "no reply is awaited: {reason}");
         let line = reply.strip_suffix(b"\r\n").expect("a whole line");
-        // Behind the replies to passwords that went no further.
+        // The line comes after the replies to passwords that the gateway has answered.
         let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or(line);
         assert!(line.len() <= 255 && plain(line), "{}", line.escape_ascii());
         let known = [format!("-ERR replgate {SITE}: "), format!("-LOADING replgate {SITE}: ")];
@@ -517,7 +518,7 @@ impl Watch {
     }
 }
 
-/// Asserts that a REPLCONF lists the replica under its site's name, whatever else it says.
+/// Asserts that a REPLCONF lists the replica under its site's name, whatever its other options.
 fn assert_listed(words: &[&[u8]]) {
     let values = |name: &str| -> Vec<&[u8]> {
         words[1..].chunks_exact(2).filter(|pair| pair[0].eq_ignore_ascii_case(name.as_bytes())).map(|pair| pair[1]).collect()

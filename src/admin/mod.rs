@@ -1,11 +1,11 @@
-//! Tells a running gateway's state over a Unix socket that is always there.
+//! Reports a running gateway's state over a Unix socket that always exists.
 //!
-//! The socket has an abstract name made from the site and the config's path: it
-//! needs no writable folder, leaves no file behind, and `status` finds it with
-//! the same config. Only the gateway's own user and root are answered; root believes
-//! the user to whom the config's private key belongs, so that nobody else can pose as
-//! the gateway. Where another user has taken the name, a random end makes it one that
-//! nobody could have taken, and `status` looks for it among the sockets of the system.
+//! The socket has an abstract name made from the site and the config's path. So it needs no
+//! writable folder and leaves no file behind, and `status` finds it with the same config. The
+//! gateway answers only its own user and root. `status` accepts answers only from the user who
+//! asks, from root, or from the owner of the config's private key, so that nobody else can pose as
+//! the gateway. If another user has taken the name, the gateway adds a random end, which nobody
+//! could have taken, and `status` searches the system's sockets for it.
 
 use std::io;
 use std::path::Path;
@@ -26,47 +26,47 @@ use crate::tls::expiry::Term;
 use crate::unproven::Unproven;
 use crate::wire::hello::Id;
 
-/// For one question and its answer.
+/// Time given to one request and its answer.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// The most bytes of an answer.
+/// Largest answer in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
 
-/// Questions that are answered at a time; the oldest goes.
+/// Most requests that are answered at a time; beyond that the oldest is dropped.
 const QUESTIONS: usize = 16;
 
-/// For all sockets that may be the gateway's to be asked: whoever poses as it may have taken
-/// thousands of names.
+/// Time given to ask all sockets that may be the gateway's: an impostor may have taken thousands of
+/// names.
 const SEARCH: Duration = Duration::from_secs(10);
 
-/// For a socket to say whose it is, where another has the name.
+/// Time given to connect to a socket that has the name already, to find out whose it is.
 const WHOSE: Duration = Duration::from_millis(500);
 
-/// What `status` shows.
+/// The state that `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// The gateway's site.
+    /// The gateway's site name.
     pub site: String,
-    /// Its host.
+    /// Name of its host.
     pub node: String,
-    /// Its version.
+    /// The gateway's version.
     pub version: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
     /// When its certificate expires, seconds since 1970.
     pub certificate_expires: i64,
-    /// Until when its certificate, its CAs and its revocation lists are good.
+    /// The validity of its certificate, its CAs and its revocation lists.
     #[serde(default)]
     pub terms: Vec<Term>,
-    /// Tells its config from another.
+    /// Digest of its config, to detect another one.
     #[serde(default)]
     pub config: String,
-    /// Addresses it listens on.
+    /// Addresses on which it listens.
     pub listeners: Vec<std::net::SocketAddr>,
-    /// Addresses of its config that it listens on no more.
+    /// Addresses of its config on which it does not listen any more.
     #[serde(default)]
     pub listeners_lost: Vec<std::net::SocketAddr>,
-    /// Names of far masters that a client here asked for a moment ago and got no link to.
+    /// Names of far masters for which a client here asked a moment ago and got no link.
     #[serde(default)]
     pub without_link: Vec<String>,
     /// Names of the masters it offers.
@@ -75,20 +75,20 @@ pub struct Status {
     pub replicas: Vec<String>,
     /// Bytes that all links hold now.
     pub memory_used: u64,
-    /// And may hold.
+    /// Bytes that all links may hold.
     pub memory_limit: u64,
     /// Live links.
     pub links: Vec<LinkStatus>,
-    /// Links that have ended, the latest first; a few.
+    /// The links that ended last, the latest first.
     pub ended: Vec<Ended>,
-    /// Since the start.
+    /// Counts since the start.
     pub counts: Counts,
-    /// Since the start, for each `[[master]]` and `[[replica]]` that had a link.
+    /// Counts of syncs since the start, for each `[[master]]` and `[[replica]]` that had a link.
     pub syncs: Vec<SyncCounts>,
 }
 
-/// The socket's names for a config: one for its path as it was given, and another where
-/// links or `..` lead elsewhere, so that either way to the file finds the gateway.
+/// The socket's names for a config: one for its path as given, and one for the real path if that
+/// differs. So either path finds the gateway.
 fn names(config: &Config) -> Vec<String> {
     let given = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
     let real = std::fs::canonicalize(&config.path).unwrap_or_else(|_| given.clone());
@@ -111,9 +111,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether the process at the other end is this user's, root's, or one of `others`.
+/// Whether the process at the other end belongs to this user, to root, or to `others`.
 fn is_of(socket: &UnixStream, others: Option<u32>) -> bool {
-    // Not the owner of /proc/self: that is root where a process leaves no core dumps.
+    // Not the owner of /proc/self: that is root if the process may not dump core.
     let own = rustix::process::geteuid().as_raw();
     socket.peer_cred().is_ok_and(|peer| [Some(own), Some(0), others].contains(&Some(peer.uid())))
 }
@@ -123,8 +123,7 @@ fn owner(path: &Path) -> Option<u32> {
     std::fs::metadata(path).map(|meta| meta.uid()).ok()
 }
 
-/// Binds the socket under its names, from when on `status` is answered. A gateway runs
-/// without it too.
+/// Binds the socket under each of its names. A gateway also runs without it.
 pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
     let mut listeners = Vec::new();
     for name in names(&shared.config) {
@@ -140,7 +139,7 @@ pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
     listeners
 }
 
-/// Binds another name than the one that is taken, unless a gateway of ours has that.
+/// Binds another name, since `name` is taken; an error if a gateway of this user or of root has it.
 async fn beside(name: &str, taken: io::Error) -> io::Result<UnixListener> {
     let whose = match timeout(WHOSE, UnixStream::connect(name)).await {
         Ok(Ok(socket)) if is_of(&socket, None) => {
@@ -166,7 +165,7 @@ async fn beside(name: &str, taken: io::Error) -> io::Result<UnixListener> {
     Ok(bound)
 }
 
-/// Answers every question until the gateway stops. Strangers are closed at once.
+/// Answers requests until the gateway stops. Connections of other users are closed at once.
 pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTracker) {
     let questions = Unproven::new(QUESTIONS, QUESTIONS);
     loop {
@@ -219,12 +218,12 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
     socket.shutdown().await
 }
 
-/// Asks the gateway that runs with this config. `None` if none does.
+/// Asks the gateway that runs with this config; `None` if there is none.
 pub async fn ask(config: &Config) -> io::Result<Option<Status>> {
     timeout(SEARCH, find(config)).await.map_err(|_| io::Error::other("no answer in time"))?
 }
 
-/// Asks under each name that the gateway may have, until one is believed.
+/// Asks under each name that the gateway may have, until an answer is accepted.
 async fn find(config: &Config) -> io::Result<Option<Status>> {
     let names = names(config);
     let others = names.iter().flat_map(|name| others(name)).collect::<Vec<_>>();
@@ -240,7 +239,7 @@ async fn find(config: &Config) -> io::Result<Option<Status>> {
     failed.map_or(Ok(None), Err)
 }
 
-/// The names of sockets that a gateway may have taken in place of `name`.
+/// The names that a gateway may have bound because `name` was taken.
 fn others(name: &str) -> Vec<String> {
     let all = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let prefix = format!("@{}-", &name[1..]);
@@ -252,7 +251,7 @@ fn others(name: &str) -> Vec<String> {
     found
 }
 
-/// Asks under one name. `None` if nobody listens there.
+/// Asks under one name; `None` if nobody listens there.
 async fn ask_at(config: &Config, name: &str) -> io::Result<Option<Status>> {
     let socket = match UnixStream::connect(name).await {
         Ok(socket) => socket,

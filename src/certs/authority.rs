@@ -14,10 +14,10 @@ use super::{Names, no_ca};
 use crate::tls::pem;
 use crate::x509::Certificate;
 
-/// Ten years.
+/// Days for which a CA is valid: ten years.
 const CA_DAYS: i64 = 3652;
 
-/// Clocks of other hosts may be behind by this much.
+/// Time by which validity starts in the past, since clocks of other hosts may be behind.
 const BACK_DATED: Duration = Duration::hours(1);
 
 /// The CA with its key.
@@ -25,12 +25,12 @@ pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// The CA's certificate as PEM.
     pub(super) certificate: String,
-    /// What it says.
+    /// The contents of the certificate.
     pub(super) facts: Certificate,
 }
 
 impl Authority {
-    /// Makes a CA; answers its certificate and key as PEM as well.
+    /// Makes a CA. Also returns its certificate and key as PEM.
     pub(super) fn make(name: &str) -> anyhow::Result<(String, String, Self)> {
         let key = KeyPair::generate().context("make the CA's key")?;
         let mut params = params(name, CA_DAYS)?;
@@ -66,8 +66,8 @@ impl Authority {
         Ok(Self { issuer, certificate, facts })
     }
 
-    /// A site's certificate for `key`, as PEM and as read back. Never outlives the
-    /// CA.
+    /// Signs a site's certificate for `key`. Returns it as PEM and as read back. It does not
+    /// outlive the CA.
     pub(super) fn sign(
         &self,
         names: &Names,
@@ -92,8 +92,8 @@ impl Authority {
         Ok((certificate.pem(), Certificate::read(certificate.der())?))
     }
 
-    /// The revocation list of everything that the ledger has revoked, as PEM. Good
-    /// for as long as the CA.
+    /// The revocation list of everything that the ledger has as revoked, as PEM. It is valid as
+    /// long as the CA.
     pub(super) fn revocation_list(&self, ledger: &Ledger) -> anyhow::Result<String> {
         let revoked = ledger.certificates.iter().filter_map(|entry| Some((entry, entry.revoked?)));
         let revoked_certs = revoked
@@ -112,7 +112,8 @@ impl Authority {
             crl_number: SerialNumber::from(ledger.list_number + 1),
             issuing_distribution_point: None,
             revoked_certs,
-            // Taken from here and not from the issuer; must be the CA's own.
+            // rcgen takes the key identifier from here, not from the issuer; it must be that of the
+            // CA.
             key_identifier_method: match &self.facts.key_id {
                 Some(id) => KeyIdMethod::PreSpecified(id.clone()),
                 None => KeyIdMethod::Sha256,
@@ -122,7 +123,7 @@ impl Authority {
     }
 }
 
-/// A signing request, as PEM.
+/// Makes a signing request, as PEM.
 pub(super) fn request(names: &Names, key: &KeyPair) -> anyhow::Result<String> {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(names.site());
@@ -130,7 +131,7 @@ pub(super) fn request(names: &Names, key: &KeyPair) -> anyhow::Result<String> {
     params.serialize_request(key).and_then(|request| request.pem()).context("sign the request")
 }
 
-/// What every certificate has: one name, a random serial number, a validity.
+/// The common parts of certificates: one name, a random serial number and a validity.
 fn params(name: &str, days: i64) -> anyhow::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     let now = OffsetDateTime::now_utc();
@@ -139,7 +140,7 @@ fn params(name: &str, days: i64) -> anyhow::Result<CertificateParams> {
     params.not_after = now + Duration::days(days);
     let mut serial = [0; 16];
     aws_lc_rs::rand::fill(&mut serial).context("make a serial number")?;
-    // Positive, and sixteen bytes in every encoding.
+    // The number is positive and has sixteen bytes in every encoding.
     serial[0] = (serial[0] & 0x7f) | 0x40;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(params)

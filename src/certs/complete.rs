@@ -1,5 +1,5 @@
-//! Makes what is missing in a folder of certificates, and leaves the rest alone: for
-//! scripts and containers, which do not know how far an earlier run has come.
+//! Makes what is missing in a folder of certificates and leaves the rest alone. This is for scripts
+//! and containers, which do not know how far an earlier run has come.
 
 use std::path::Path;
 
@@ -13,25 +13,24 @@ use super::{Made, Names, current, make_ca, place_certificate};
 use crate::tls::pem;
 use crate::x509::Certificate;
 
-/// What there was to do.
+/// What was done.
 #[derive(Debug, Default)]
 pub struct Completed {
-    /// The CA, where there was none.
+    /// The CA, if it was made.
     pub ca: Option<Certificate>,
-    /// Sites that had no certificate.
+    /// New certificates, for sites that had none.
     pub made: Vec<Made>,
-    /// Sites that had one of this CA, which is as it was.
+    /// Sites that had a certificate of this CA, which was kept.
     pub kept: Vec<String>,
 }
 
-/// Completes `dir`: a CA called `name`, and a certificate for each of `wanted`. On an
-/// error, `done` says how far it has come.
+/// Completes `dir`: a CA called `name`, and a certificate for each of `wanted`. After an error,
+/// `done` tells what was made before it.
 ///
-/// Nothing that is there is replaced, but for what a run that was cut short has left:
-/// a CA's key without its certificate before anything was issued is made anew, a
-/// site's key without certificate and request is moved aside. A CA that is lost or
-/// damaged while sites have certificates is an error, because a new one would
-/// not be trusted by any of them.
+/// Nothing that exists is replaced, with two exceptions, which an interrupted run may have left. A
+/// CA's key without a certificate, before anything was issued, is made again. A site's key without
+/// a certificate and a request is moved aside. If the CA is lost or damaged while sites have
+/// certificates, that is an error: none of them would trust a new CA.
 pub fn complete(
     dir: &Path,
     wanted: &[Names],
@@ -84,7 +83,7 @@ pub fn complete(
         one.old_key = old_key;
         done.made.push(one);
     }
-    // Copies of what the CA has, where they are missing.
+    // Missing copies of the CA's files.
     let own = folder.ca().join("crl.pem");
     if !own.exists() {
         let list = authority.revocation_list(&Ledger::load(&folder)?)?;
@@ -103,8 +102,8 @@ pub fn complete(
     folder.write(&missing)
 }
 
-/// Whether there is nothing of a CA, or what was written of one before its
-/// certificate, which comes last: an empty ledger, and perhaps a key.
+/// Whether there is no CA, or only the files that are written before its certificate: an empty
+/// ledger, and perhaps a key.
 fn has_no_ca_yet(folder: &Folder) -> bool {
     let there = |name: &str| is_there(&folder.ca().join(name));
     let key_may_go = !there("ca.key") || there("issued.toml");

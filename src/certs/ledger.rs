@@ -10,21 +10,21 @@ use crate::file;
 use crate::tls::pem;
 use crate::x509::{self, Certificate, RevocationList};
 
-/// The largest file in bytes.
+/// Largest ledger in bytes.
 const LARGEST: u64 = 256 << 20;
 
-/// One certificate.
+/// One issued certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
     /// The site.
     pub site: String,
     /// Serial number, colon-separated hex.
     pub serial: String,
-    /// All names it carries.
+    /// All names in the certificate, as one text.
     pub names: String,
-    /// When, seconds since 1970.
+    /// When it was issued, seconds since 1970.
     pub issued: i64,
-    /// Until when, seconds since 1970.
+    /// When it expires, seconds since 1970.
     pub expires: i64,
     /// SHA-256 of the certificate.
     pub fingerprint: String,
@@ -41,18 +41,18 @@ impl Issued {
     }
 }
 
-/// The file.
+/// The contents of `issued.toml`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ledger {
-    /// Revocations so far; numbers the lists.
+    /// Number of changes to the revocation list so far, from which the lists are numbered.
     pub(super) list_number: u64,
     #[serde(default, rename = "certificate")]
     pub(super) certificates: Vec<Issued>,
 }
 
 impl Ledger {
-    /// Reads a folder's ledger. One that is missing or broken is an error: without
-    /// it a new revocation list would forget the old revocations.
+    /// Reads a folder's ledger. A missing or damaged ledger is an error: a revocation list made
+    /// without it would lose the earlier revocations.
     pub(super) fn load(folder: &Folder) -> anyhow::Result<Self> {
         let path = folder.ca().join("issued.toml");
         let text = file::read_text(&path, LARGEST).with_context(|| {
@@ -67,8 +67,8 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// No list that is out, the CA's own or a site's copy, may hold what the ledger has
-    /// forgotten: a new one would take the revocation back.
+    /// Checks that the ledger knows every revocation in the existing lists, the CA's own and the
+    /// sites' copies. Otherwise a new list would take a revocation back.
     fn knows_all_revoked(&self, folder: &Folder) -> anyhow::Result<()> {
         let own = folder.ca().join("crl.pem");
         if own.exists() {
@@ -79,7 +79,7 @@ impl Ledger {
         let Ok(ca) = pem::certificates(&folder.ca().join("ca.crt")) else { return Ok(()) };
         let ca = Certificate::read(&ca[0])?;
         for path in folder.sites()?.iter().map(|site| folder.site(site).join("crl.pem")) {
-            // A site's file may be missing, or hold lists of other CAs as well.
+            // A site's file may be missing, or hold lists of other CAs too.
             let lists = match pem::revocation_lists(&path) {
                 Err(error) if error.is_not_found() => continue,
                 lists => lists?,
@@ -108,7 +108,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether there is none, or one that records nothing.
+    /// Whether there is no ledger, or one without certificates.
     pub(super) fn is_blank(folder: &Folder) -> bool {
         let path = folder.ca().join("issued.toml");
         match path.symlink_metadata() {
@@ -117,7 +117,6 @@ impl Ledger {
         }
     }
 
-    /// The file's text.
     pub(super) fn text(&self) -> anyhow::Result<String> {
         let head = "# Every certificate that this CA has signed; written by replgate certs. Keep it with the CA:\n# the revocation list is made from it.\n\n";
         Ok(head.to_owned() + &toml::to_string(self)?)

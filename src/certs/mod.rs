@@ -1,9 +1,9 @@
 //! Makes and manages the certificates of all sites: a small CA in a folder.
 //!
-//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` is the CA's, with a `SITE.hooked` where
-//! `renew --hook` went well; each
-//! `DIR/SITE/{tls.crt,tls.key,ca.crt,crl.pem}` is copied whole to that site's
-//! host and holds no CA key. Knows neither the gateway nor any socket.
+//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` belongs to the CA, with a `SITE.hooked` after
+//! `renew --hook` succeeded. Each folder `DIR/SITE/{tls.crt,tls.key,ca.crt,crl.pem}` is copied
+//! whole to that site's host and holds no CA key. This module knows neither the gateway nor
+//! sockets.
 
 pub mod authority;
 pub mod complete;
@@ -26,15 +26,15 @@ use crate::tls::pem;
 use crate::units;
 use crate::x509::{self, Certificate};
 
-/// Days that a site's certificate is good for, unless told otherwise.
+/// Days for which a site's certificate is valid by default.
 pub const LEAF_DAYS: u32 = 365;
 
-/// The names that a certificate carries besides the site.
+/// The names in a certificate: the site and others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// DNS names, the site first.
     pub dns: Vec<String>,
-    /// Addresses.
+    /// IP addresses.
     pub ips: Vec<IpAddr>,
 }
 
@@ -77,7 +77,7 @@ impl Names {
     }
 }
 
-/// A certificate that was just made.
+/// A new certificate.
 #[derive(Debug)]
 pub struct Made {
     /// The site.
@@ -86,14 +86,14 @@ pub struct Made {
     pub folder: PathBuf,
     /// The certificate.
     pub facts: Certificate,
-    /// Whether its key was made here as well.
+    /// Whether its key is in the folder as well.
     pub with_key: bool,
-    /// Where a key went that was here and does not belong to it.
+    /// Where an existing key was moved that does not belong to it.
     pub old_key: Option<PathBuf>,
 }
 
-/// Makes the CA in `dir`. With `force`, a CA that is there is moved aside, whole,
-/// and where to is the answer.
+/// Makes the CA in `dir`. With `force`, an existing CA is moved aside as a whole; the second result
+/// is its new place.
 pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate, Option<PathBuf>)> {
     let folder = Folder::new(dir);
     let _lock = folder.lock_all()?;
@@ -117,7 +117,7 @@ fn make_ca(folder: &Folder, name: &str) -> anyhow::Result<Certificate> {
     let (certificate, key, authority) = Authority::make(name)?;
     let ledger = Ledger::default();
     let list = authority.revocation_list(&ledger)?;
-    // The certificate last: once it is there, so is everything else.
+    // The certificate is written last: once it is there, so is everything else.
     folder.write(&[
         New::public(folder.ca().join("issued.toml"), ledger.text()?),
         New::public(folder.ca().join("crl.pem"), list),
@@ -127,8 +127,7 @@ fn make_ca(folder: &Folder, name: &str) -> anyhow::Result<Certificate> {
     Ok(authority.facts)
 }
 
-/// Makes a key and a certificate for a site. A certificate that is there is only
-/// replaced with `force`.
+/// Makes a key and a certificate for a site. An existing certificate is replaced only with `force`.
 pub fn issue(dir: &Path, names: &Names, days: u32, force: bool) -> anyhow::Result<Made> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
@@ -146,8 +145,8 @@ pub fn issue(dir: &Path, names: &Names, days: u32, force: bool) -> anyhow::Resul
     place_certificate(&folder, names, days, &key, Some(secret))
 }
 
-/// Makes a key and a signing request for a site, without any CA: the key never
-/// leaves this host. Answers the request's path and the fingerprint of its key.
+/// Makes a key and a signing request for a site, without a CA: the key never leaves this host.
+/// Returns the request's path and the fingerprint of its key.
 pub fn request(dir: &Path, names: &Names, force: bool) -> anyhow::Result<(PathBuf, String)> {
     let folder = Folder::new(dir);
     let place = folder.site(names.site());
@@ -164,12 +163,12 @@ pub fn request(dir: &Path, names: &Names, force: bool) -> anyhow::Result<(PathBu
     Ok((request_path, fingerprint))
 }
 
-/// What a signing request asks for. None of it is trusted.
+/// The contents of a signing request. None of it is trusted.
 #[derive(Debug)]
 pub struct Asked {
-    /// The names it would like.
+    /// The DNS names that it asks for.
     pub dns: Vec<String>,
-    /// The addresses it would like.
+    /// The IP addresses that it asks for.
     pub ips: Vec<IpAddr>,
     /// Its common name.
     pub common_name: Option<String>,
@@ -180,12 +179,12 @@ pub struct Asked {
     public_key: Vec<u8>,
 }
 
-/// Reads a signing request and proves that its sender has the key.
+/// Reads a signing request and verifies that its sender has the private key.
 pub fn read_request(path: &Path) -> anyhow::Result<Asked> {
     asked(&pem::signing_request(path)?, path)
 }
 
-/// As [`read_request`], of a request that was read out of `path`.
+/// As [`read_request`], for a request that was read from `path` already.
 pub fn asked(der: &[u8], path: &Path) -> anyhow::Result<Asked> {
     let (rest, request) =
         X509CertificationRequest::from_der(der).with_context(|| format!("read {}", path.display()))?;
@@ -212,8 +211,8 @@ pub fn asked(der: &[u8], path: &Path) -> anyhow::Result<Asked> {
     })
 }
 
-/// Signs the key of a request for `names`, which the operator has confirmed, and
-/// nothing else of it.
+/// Signs the key of a request for `names`, which the operator has confirmed. Nothing else of the
+/// request is used.
 pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) -> anyhow::Result<Made> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
@@ -231,8 +230,8 @@ pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) ->
     Ok(made)
 }
 
-/// Makes the certificate of a site anew, with the same names. The key is made anew
-/// as well where it is in the folder; one that never left its host is kept.
+/// Renews the certificate of a site, with the same names. If the key is in the folder, it is
+/// replaced as well; a key that never left its host is kept.
 pub fn renew(dir: &Path, site: &str, days: u32) -> anyhow::Result<Made> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
@@ -262,12 +261,12 @@ pub fn is_due(dir: &Path, site: &str) -> anyhow::Result<bool> {
     Ok(facts.not_after - clock::now() < (facts.not_after - facts.not_before) / 3)
 }
 
-/// The file in the CA's folder that says of which certificate a site's hook went well.
+/// The file in the CA's folder that records for which certificate a site's hook has succeeded.
 fn hooked(dir: &Path, site: &str) -> PathBuf {
     Folder::new(dir).ca().join(format!("{site}{HOOKED}"))
 }
 
-/// Whether a site was renewed, and no hook went well since.
+/// Whether a site was renewed, and no hook has succeeded since.
 pub fn awaits_hook(dir: &Path, site: &str) -> bool {
     let folder = Folder::new(dir);
     let Ok(serial) = current(&folder, site).map(|facts| facts.serial_text()) else { return false };
@@ -278,7 +277,7 @@ pub fn awaits_hook(dir: &Path, site: &str) -> bool {
     renewed && done.trim() != serial
 }
 
-/// Notes that the hook went well for the certificate that a site has now.
+/// Records that the hook has succeeded for a site's current certificate.
 pub fn hook_went_well(dir: &Path, site: &str) -> anyhow::Result<()> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
@@ -286,14 +285,13 @@ pub fn hook_went_well(dir: &Path, site: &str) -> anyhow::Result<()> {
     folder.write(&[New::public(hooked(dir, site), serial + "\n")])
 }
 
-/// Sites that have a certificate here.
+/// The sites that have a certificate in `dir`.
 pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
     Folder::new(dir).sites()
 }
 
-/// Revokes by serial number, or everything that a site has that is not expired,
-/// and refreshes every site's folder. Answers what was revoked; nothing where all of
-/// it was before.
+/// Revokes by serial number, or everything of a site that has not expired, and refreshes every
+/// site's folder. Returns what was revoked; empty if all of it was revoked before.
 pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
@@ -322,7 +320,7 @@ pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
     Ok(revoked)
 }
 
-/// Everything that was issued here.
+/// Every certificate that was issued here.
 pub fn list(dir: &Path) -> anyhow::Result<Vec<Issued>> {
     let folder = Folder::new(dir);
     ensure!(folder.has_ca(), no_ca(&folder));
@@ -340,7 +338,7 @@ fn current(folder: &Folder, site: &str) -> anyhow::Result<Certificate> {
     Certificate::read(&leaf).with_context(|| format!("read {}", path.display()))
 }
 
-/// Signs, writes the site's folder and the ledger, and refreshes the other sites.
+/// Signs a certificate, writes the site's folder and the ledger, and refreshes the other sites.
 fn place_certificate(
     folder: &Folder,
     names: &Names,
@@ -362,8 +360,8 @@ fn place_certificate(
     });
     let place = folder.site(names.site());
     let with_key = secret.is_some();
-    // The ledger first: a certificate that was made must never be unknown to it. The
-    // certificate last: once it is there, so is everything else.
+    // The ledger is written first: it must know every certificate that was made. The certificate is
+    // written last: once it is there, so is everything else.
     let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
     files.extend(refreshed(folder, &authority, &ledger, Some(names.site()))?);
     files.extend(secret.map(|secret| New::secret(place.join("tls.key"), secret)));
@@ -372,8 +370,8 @@ fn place_certificate(
     Ok(Made { site: names.site().to_owned(), folder: place, facts, with_key, old_key: None })
 }
 
-/// The CA's revocation list, and every site's copy of it and of the CA; `new` is a
-/// site that has no certificate yet.
+/// The CA's revocation list, and every site's copy of it and of the CA's certificate; `new` is a
+/// site without a certificate so far.
 fn refreshed(
     folder: &Folder,
     authority: &Authority,
@@ -435,7 +433,7 @@ mod tests {
         assert_eq!(made.facts.dns, ["dc2"]);
         assert!(!made.facts.is_ca && !made.folder.join("tls.key").exists());
         assert!(made.old_key.is_none());
-        // Renewing keeps the key that never left its host.
+        // Renewing keeps a key that never left its host.
         let renewed = renew(dir.path(), "dc2", 20).unwrap();
         assert_eq!(renewed.facts.public_key, made.facts.public_key);
         assert_ne!(renewed.facts.serial, made.facts.serial);

@@ -1,4 +1,4 @@
-//! The folder on disk: names, modes, and writes that are whole or not at all.
+//! The folder on disk: names, modes, and atomic writes.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
@@ -11,33 +11,31 @@ use zeroize::Zeroizing;
 
 use crate::tls::pem;
 
-/// The names of all files that are written.
+/// Names of all files that are written.
 const WRITTEN: [&str; 8] =
     ["ca.crt", "ca.key", "crl.pem", "issued.toml", "tls.crt", "tls.key", "tls.csr", "tls.key.old"];
 
-/// How the name ends of what says of which certificate a site's hook went well.
+/// End of the name of the file that records for which certificate a site's hook has succeeded.
 pub(super) const HOOKED: &str = ".hooked";
 
-/// A folder of certificates.
 pub(super) struct Folder {
     dir: PathBuf,
 }
 
-/// A file to be written.
 pub(super) struct New {
     path: PathBuf,
-    /// Wiped when it is dropped: it may be a key.
+    /// Wiped on drop, since it may be a key.
     text: Zeroizing<String>,
     mode: u32,
 }
 
 impl New {
-    /// A private key: readable by its owner alone.
+    /// A private key, readable only by its owner.
     pub(super) fn secret(path: PathBuf, text: String) -> Self {
         Self { path, text: text.into(), mode: 0o600 }
     }
 
-    /// Anything else.
+    /// A file that everybody may read.
     pub(super) fn public(path: PathBuf, text: String) -> Self {
         Self { path, text: text.into(), mode: 0o644 }
     }
@@ -53,12 +51,10 @@ impl Folder {
         Self { dir: dir.to_owned() }
     }
 
-    /// The CA's folder.
     pub(super) fn ca(&self) -> PathBuf {
         self.dir.join("ca")
     }
 
-    /// A site's folder.
     pub(super) fn site(&self, site: &str) -> PathBuf {
         self.dir.join(site)
     }
@@ -88,7 +84,7 @@ impl Folder {
         Ok(sites)
     }
 
-    /// Keeps other processes out of the CA until the answer is dropped.
+    /// Locks the folder for other processes until the result is dropped.
     pub(super) fn lock(&self) -> anyhow::Result<File> {
         anyhow::ensure!(self.has_ca(), super::no_ca(self));
         let lock = self.lock_all()?;
@@ -96,7 +92,7 @@ impl Folder {
         Ok(lock)
     }
 
-    /// As [`Folder::lock`], where there may be no CA yet.
+    /// As [`Folder::lock`], but there need not be a CA.
     pub(super) fn lock_all(&self) -> anyhow::Result<File> {
         make(&self.dir)?;
         let lock = File::open(&self.dir).with_context(|| format!("open {}", self.dir.display()))?;
@@ -105,8 +101,7 @@ impl Folder {
         Ok(lock)
     }
 
-    /// Removes what a run that was killed has left: files that were never put in their
-    /// place, private keys among them.
+    /// Removes temporary files that a killed run has left; they may be private keys.
     fn sweep(&self) {
         let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
         for file in entries(&self.dir).flat_map(|folder| entries(&folder.path())) {
@@ -123,14 +118,14 @@ impl Folder {
         }
     }
 
-    /// Puts a CA that was moved aside back in its place.
+    /// Moves a CA that was moved aside back into its place.
     pub(super) fn move_ca_back(&self, aside: &Path) -> anyhow::Result<()> {
         let _ = std::fs::remove_dir_all(self.ca());
         std::fs::rename(aside, self.ca())
             .with_context(|| format!("move {} back to {}", aside.display(), self.ca().display()))
     }
 
-    /// Moves a site's key aside unless it is the one of `public_key`.
+    /// Moves a site's key aside unless it belongs to `public_key`.
     pub(super) fn move_other_key_aside(
         &self,
         site: &str,
@@ -154,7 +149,7 @@ impl Folder {
         Ok(Some(aside))
     }
 
-    /// Moves the CA's folder aside and answers where to.
+    /// Moves the CA's folder aside and returns its new place.
     pub(super) fn move_ca_aside(&self) -> anyhow::Result<PathBuf> {
         let stamp = crate::clock::utc(crate::clock::now()).replace(':', "");
         let mut aside = self.dir.join(format!("ca.old-{stamp}"));
@@ -168,8 +163,8 @@ impl Folder {
         Ok(aside)
     }
 
-    /// Writes all files, or on an error none: everything is on disk under another
-    /// name before the first file is put in its place.
+    /// Writes all files. Every file is on disk under a temporary name before the first one is
+    /// renamed, so that an error while writing changes nothing.
     pub(super) fn write(&self, files: &[New]) -> anyhow::Result<()> {
         let written = files.iter().try_for_each(prepare);
         if let Err(error) = written {
@@ -198,14 +193,14 @@ impl Folder {
     }
 }
 
-/// Whether something of that name is there: a link to nothing is, and so is what may
-/// not be looked at.
+/// Whether something with that name exists. A dangling link counts, and so does what may not be
+/// examined.
 pub(super) fn is_there(path: &Path) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     path.symlink_metadata().map_or_else(|error| ![NotFound, NotADirectory].contains(&error.kind()), |_| true)
 }
 
-/// A folder for its owner alone.
+/// Makes a folder that only its owner may use.
 fn make(folder: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.with_context(|| format!("make {}", folder.display()))

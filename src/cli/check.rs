@@ -1,5 +1,4 @@
-//! `replgate check`: one line a step, before the gateway is started or while it
-//! runs.
+//! `replgate check`: prints one line for each step, before the gateway is started or while it runs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,13 +27,13 @@ use crate::tls::material::Material;
 use crate::tls::reloadable::Loaded;
 use crate::units::Address;
 
-/// For each step that waits for somebody.
+/// Time given to each step that waits for a peer.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Clocks may differ by this much before it is worth a word.
+/// Difference between clocks in milliseconds above which there is a warning.
 const SKEW: u64 = 30_000;
 
-/// Left over of the master's patience, for the way there and back.
+/// Margin between the hold and the master's timeout, for network round trips.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// Checks config, certificates, the way to the far site and Redis.
@@ -47,7 +46,7 @@ pub(super) struct Check {
     offline: bool,
 }
 
-/// The lines, and whether one of them is a fail.
+/// Prints the lines and remembers whether one of them is a fail.
 #[derive(Default)]
 struct Report {
     failed: bool,
@@ -133,8 +132,8 @@ impl Check {
     }
 }
 
-/// Under which names the master lists replicas of other sites, and what Sentinel makes of
-/// them.
+/// Reports under which names the master lists replicas of other sites, and what Sentinel does with
+/// such names.
 fn listed(master: &Master, report: &Report) {
     let Commands::Replication { accept_announce, .. } = &master.commands else { return };
     let what = format!("master {:?}", master.name);
@@ -158,8 +157,8 @@ fn listed(master: &Master, report: &Report) {
     }
 }
 
-/// The CA's key, where the gateway's user could read it: beside the CA's
-/// certificate, or in the folder that `replgate certs` gives it.
+/// The CA's key, if the gateway's user can read it. It is looked for beside the CA's certificate,
+/// and in the folder that `replgate certs` uses for it.
 pub(super) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
     let beside = config.tls.ca.with_file_name("ca.key");
     let folders = [&config.tls.ca, &config.tls.cert, &config.tls.key]
@@ -186,7 +185,7 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
     }
     let names = config.listen.iter().map(|_| "[tunnel]".to_owned());
     let names = names.chain(config.replicas.iter().map(|replica| format!("replica {:?}", replica.name)));
-    // All are held until the last is tried: two of them may be in each other's way.
+    // All listeners are kept until the last one is tried, since two of them may conflict.
     let mut held = Vec::new();
     for (what, address) in names.zip(config.listeners()) {
         match &running {
@@ -230,11 +229,11 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
     }
 }
 
-/// The way to a far site: each peer by name, and then a probe.
+/// Checks the way to a far site: resolves each peer's name, and then sends a probe.
 async fn way(dialer: &Arc<Dialer>, replica: &Replica, report: &mut Report) {
     let what = format!("replica {:?}", replica.name);
     let mut working = 0;
-    // Side by side; told in the config's order.
+    // The peers are tried concurrently and reported in the config's order.
     let mut tried = JoinSet::new();
     for (at, peer) in replica.peers.iter().cloned().enumerate() {
         let (dialer, one) =
@@ -284,10 +283,10 @@ async fn way(dialer: &Arc<Dialer>, replica: &Replica, report: &mut Report) {
     }
 }
 
-/// What to look at where no TCP connection comes about.
+/// Advice if a TCP connection was refused.
 fn unreached(error: &str, peer: &Address) -> String {
     let Address { host, port } = peer;
-    // Where nothing answers, the error says what to look at.
+    // If nothing answers, the error itself has the advice.
     if error.contains("Connection refused") {
         format!(
             "; nothing listens on TCP port {port} of {host}, or a firewall refuses it: is the gateway there running?"
@@ -297,8 +296,8 @@ fn unreached(error: &str, peer: &Address) -> String {
     }
 }
 
-/// Whether the master's Redis takes the gateway's password, and lets its user do what a
-/// replica must; whether Redis answers at all.
+/// Checks whether the master's Redis accepts the gateway's password, and lets its user run a
+/// replica's commands. Returns whether Redis answers at all.
 async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
     let tried = timeout(DEADLINE * 2, async {
@@ -306,8 +305,8 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
             .await
             .map_err(|error| format!("{error}; replicas will be refused until it is up"))?;
         let login = authenticate_to_master(&mut redis, auth).await?;
-        // What a replica says before it asks for a sync. That itself cannot be tried
-        // without one.
+        // The commands that a replica sends before it asks for a sync. PSYNC cannot be tried
+        // without starting a sync.
         let mut lacks = Vec::new();
         for (right, words) in [("+ping", &[&b"PING"[..]][..]), ("+replconf", &[b"REPLCONF", b"capa", b"eof"])]
         {
@@ -341,7 +340,7 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
     answers
 }
 
-/// What the master's Redis says of its role; whether it answers at all.
+/// Reports the role of the master's Redis. Returns whether it answers at all.
 async fn redis(master: &Master, report: &mut Report) -> bool {
     let what = format!("master {:?}", master.name);
     let answer = timeout(DEADLINE, role(&master.redis)).await;
@@ -370,7 +369,7 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
             _ if answer::is_tls(answer.as_bytes()) => {
                 report.fail(&format!("{what}: Redis at {}: {}", master.redis, answer::SPEAKS_TLS));
             }
-            // Redis says nothing to what is not TLS, and closes.
+            // A TLS port closes the connection without an answer if it gets plain text.
             _ if answer.is_empty() => {
                 let why = if fetch_chain::fetch_chain(&master.redis).await.is_ok() {
                     answer::SPEAKS_TLS
@@ -393,11 +392,10 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
     answers
 }
 
-/// Whether the master waits as long as a link is held.
+/// Checks whether the master waits as long as a link is held.
 ///
-/// A master and its replica each give up after `repl-timeout` of silence. The last
-/// word before a path died may be a ping period old by then, and the hold begins
-/// only after `dead_after`.
+/// A master and its replica each give up after `repl-timeout` of silence. When a path fails, the
+/// last data may be one ping period old, and the hold begins only after `dead_after`.
 async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
     let what = format!("master {:?}: redis {}", master.name, master.redis);
     let (hold, dead_after) = (link.hold, link.dead_after);
@@ -431,10 +429,10 @@ async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
     }
 }
 
-/// `repl-timeout` and the period of the master's pings; or Redis' own words where it
-/// does not tell them.
+/// Reads `repl-timeout` and the period of the master's pings. The inner error is Redis' own answer
+/// if it does not give them.
 async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), String>> {
-    // The last is the name of the second before Redis 5.
+    // Before Redis 5, the last key is the name of the second one.
     let keys = ["repl-timeout", "repl-ping-replica-period", "repl-ping-slave-period"];
     let mut socket = race::run::connect(&master.redis, None, DEADLINE).await?;
     if let Commands::Replication { auth: Some(auth), .. } = &master.commands {
@@ -463,11 +461,10 @@ async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), 
     })
 }
 
-/// The whole answers to CONFIG GET of one key each: its value, if there is such a
-/// key, or the error.
+/// The complete answers to CONFIG GET of one key each: the value if the key exists, or the error.
 fn settings(answers: &[u8]) -> Vec<Result<Option<String>, String>> {
     let text = String::from_utf8_lossy(answers);
-    // What follows the last line's end is not whole.
+    // The text after the last line end is not a complete line.
     let mut lines = text.split("\r\n").collect::<Vec<_>>();
     lines.pop();
     let mut lines = lines.into_iter();
@@ -490,7 +487,7 @@ async fn role(redis: &Address) -> std::io::Result<String> {
     socket.write_all(b"*1\r\n$4\r\nROLE\r\n").await?;
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
-    // A master's answer is `*3 $6 master :offset …`; four lines are enough.
+    // A master answers `*3 $6 master :offset …`; its first four lines are enough.
     while answer.len() < 4096
         && answer.iter().filter(|byte| **byte == b'\n').count() < 4
         && !answer.starts_with(b"-")

@@ -1,4 +1,4 @@
-//! `replgate demo`: the whole product on one machine.
+//! `replgate demo`: shows the whole product on one machine.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

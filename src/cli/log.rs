@@ -1,4 +1,4 @@
-//! Logging for `run`: to stderr, as text or JSON, never waiting for its reader.
+//! Logging for `run`: to stderr, as text or JSON. A slow reader never blocks the gateway.
 
 use std::io::IsTerminal;
 
@@ -43,8 +43,8 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// Starts logging. Lines that the reader does not take in time are dropped once
-/// 10,000 wait. Keep the guard: dropping it writes what waits.
+/// Starts logging. Once 10,000 lines wait for the reader, further lines are dropped. Keep the
+/// guard: dropping it writes the waiting lines.
 pub(super) fn start(format: Format, level: Level) -> WorkerGuard {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(10_000).finish(std::io::stderr());

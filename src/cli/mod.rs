@@ -1,8 +1,9 @@
-//! The command line: one file a subcommand.
+//! The command line: one file for each subcommand.
 //!
-//! stdout is data, stderr is talk. Exit 0 is fine, 1 means that the thing
-//! examined is not well or the work failed, 2 is usage or config: what only another
-//! command line or another config mends. A service manager tries the others again.
+//! stdout is for data, stderr for messages. Exit status 0 is success. 1 means that the work failed,
+//! or that what was examined needs attention. 2 means that the command line or the config is wrong,
+//! so that trying again without a change is useless. A service manager restarts after any other
+//! status.
 
 mod certs;
 mod check;
@@ -41,7 +42,7 @@ enum Command {
     Demo(demo::Demo),
 }
 
-/// Where the config is, unless it is said.
+/// Default paths of the config, tried in this order.
 const DEFAULTS: [&str; 2] = ["gateway.toml", "/etc/replgate/gateway.toml"];
 
 /// Where the config is.
@@ -74,14 +75,14 @@ impl ConfigPath {
     }
 }
 
-/// How a subcommand fails.
+/// Why a subcommand fails.
 #[derive(Debug)]
 enum Failure {
     /// The config is wrong: exit 2.
     Config(Faults),
-    /// The words are wrong: exit 2.
+    /// The command line is wrong: exit 2.
     Usage(String),
-    /// What was examined is not well, and that has been told: exit 1.
+    /// What was examined needs attention, and that was printed: exit 1.
     Unwell,
     /// The work failed: exit 1.
     Failed(anyhow::Error),
@@ -95,7 +96,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 type Outcome = Result<(), Failure>;
 
-/// Parses the arguments, does the work, and says how it went.
+/// Parses the arguments, runs the subcommand, and returns its exit status.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(run) => run.execute(),
@@ -135,13 +136,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Runs `work` on a small runtime: for subcommands that are no gateway.
+/// Runs `work` on a single-threaded runtime, for subcommands other than `run`.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(work))
 }
 
-/// Whether to colour what a person reads.
+/// Whether to colour the output.
 fn colours() -> bool {
     use std::io::IsTerminal;
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stdout().is_terminal()

@@ -1,4 +1,4 @@
-//! `replgate run`: this site's gateway, until a signal.
+//! `replgate run`: runs this site's gateway until a signal.
 
 use anyhow::Context;
 use clap::Args;
@@ -28,10 +28,12 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn execute(self) -> Outcome {
-        // Before any secret is read: neither a core dump nor a debugger of this user shows it.
+        // This comes before any secret is read: neither a core dump nor a debugger of this user can
+        // then show it.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).context("turn core dumps off")?;
         let config = self.config.load()?;
-        // Not a fault of the config: files come late, and a clock is wrong until NTP has set it.
+        // A fault here is not a fault of the config: files may come later, and a clock may be wrong
+        // until NTP has set it.
         let material = Material::load(&config.tls, &config.site)
             .map_err(|faults| Failure::Failed(anyhow::anyhow!(faults.join("\nreplgate: "))))?;
         let guard = log::start(self.log_format, self.log_level);
@@ -46,15 +48,15 @@ impl Run {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let outcome = runtime.block_on(async {
-            // In place before anything starts: as process 1 the default would be to
-            // ignore them.
+            // The handlers are set before anything starts: process 1 would otherwise ignore these
+            // signals.
             let (mut terminate, mut interrupt) =
                 (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
             let mut hangup = signal(SignalKind::hangup())?;
             let (reload, reloads) = tokio::sync::mpsc::channel(1);
             tokio::spawn(async move {
                 while hangup.recv().await.is_some() {
-                    // One that waits already will read what is there then.
+                    // A reload that waits already will read the files as they are then.
                     let _ = reload.try_send(());
                 }
             });
@@ -74,7 +76,7 @@ impl Run {
     }
 }
 
-/// Tells systemd, where it has started this process as `Type=notify`.
+/// Notifies systemd, if it has started this process as `Type=notify`.
 fn tell_service_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!("the service manager cannot be told: {error}");

@@ -1,4 +1,4 @@
-//! `replgate status`: what the running gateway carries.
+//! `replgate status`: shows what the running gateway carries.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -66,14 +66,14 @@ impl Show {
         self.print(self.chosen(status), None)
     }
 
-    /// Shows it every second; a gateway that is not there now may come back.
+    /// Shows the status every second; if no gateway answers, it may come back.
     async fn watches(&self, config: &Config) -> Outcome {
         let mut before: Option<(Status, Instant)> = None;
         loop {
             match admin::ask(config).await {
                 Ok(Some(status)) => {
                     let status = self.chosen(status);
-                    // Links of another process have other numbers.
+                    // Link numbers are those of one process.
                     let same = before.take_if(|(before, _)| before.pid == status.pid);
                     let rates = same.as_ref().map(|(status, then)| (status, then.elapsed().as_secs_f64()));
                     self.print(status.clone(), rates)?;
@@ -91,7 +91,7 @@ impl Show {
         format!("no gateway runs with {path}; start it: replgate run -c {path}")
     }
 
-    /// Without the links that are not asked for.
+    /// Removes the links that are not asked for.
     fn chosen(&self, mut status: Status) -> Status {
         let is = |wanted: &Option<String>, name: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))
@@ -120,7 +120,7 @@ impl Show {
     }
 }
 
-/// Columns of the screen: of the terminal, or as `COLUMNS` says. A pipe has any number.
+/// Width of the screen in columns: that of the terminal, or `COLUMNS`. A pipe has no limit.
 fn width() -> Option<usize> {
     let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let terminal = || {
@@ -131,8 +131,8 @@ fn width() -> Option<usize> {
     said.or_else(terminal).filter(|columns| *columns >= 40)
 }
 
-/// Why a gateway is not ready; nothing where it is. What is wrong with the WAN or a Redis
-/// counts for `links` alone: a restart would not mend it.
+/// Why a gateway is not ready; empty if it is. Faults of the WAN or of a Redis count only with
+/// `links`, since a restart would not help.
 fn unready(status: &Status, links: bool, now: i64) -> Vec<String> {
     let mut why = Vec::new();
     let certificate = status.certificate_expires;

@@ -1,7 +1,7 @@
-//! What `replgate status` shows a person: a summary, then tables that fit the screen.
+//! The text that `replgate status` shows: a summary, then tables that fit the screen.
 //!
-//! Where the screen is narrow, columns are left out, the least telling first. What is
-//! not well stands above what is.
+//! On a narrow screen columns are left out, the least useful first. Links that need attention come
+//! first.
 
 use std::collections::HashMap;
 
@@ -11,37 +11,37 @@ use crate::redis::replication::{Replication, Stage, SyncKind};
 use crate::registry::{Ended, LinkStatus};
 use crate::tls::expiry::{Kind, Standing};
 
-/// Ended links that are shown.
+/// Most ended links that are shown.
 const LATELY: usize = 5;
 
-/// Rows of a table, unless all are asked for.
+/// Most rows of a table, unless all are asked for.
 const ROWS: usize = 40;
 
-/// Names that a list shows.
+/// Most names that a list shows.
 const NAMES: usize = 8;
 
-/// A replica that is further behind is not well.
+/// Seconds of lag above which a replica needs attention.
 const BEHIND: f64 = 10.0;
 
-/// What is shown, and how.
+/// How the status is shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct View<'a> {
-    /// Columns of the screen; any number where there is none.
+    /// Width of the screen in columns; `None` is any width.
     pub(super) width: Option<usize>,
-    /// However many rows there are.
+    /// Show all rows.
     pub(super) all: bool,
-    /// What was shown before, and how many seconds ago: then rates are shown.
+    /// The status shown before, and how many seconds ago. If it is given, rates are shown.
     pub(super) before: Option<(&'a Status, f64)>,
 }
 
-/// All of it.
+/// The whole text.
 pub(super) fn text(status: &Status, view: View<'_>) -> String {
     let mut out = format!(
         "site {} on {}, replgate {}, process {}\n",
         status.site, status.node, status.version, status.pid
     );
     out += &certificate(status.certificate_expires, clock::now());
-    // The certificate has its line.
+    // The certificate has a line of its own.
     for term in status.terms.iter().filter(|term| term.kind != Kind::Certificate) {
         if term.standing(clock::now()) != Standing::Good {
             out += &format!("{}\n", term.words(clock::now()));
@@ -90,7 +90,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
         );
     }
     let mut shown: Vec<&LinkStatus> = status.links.iter().collect();
-    // What is not well first; else in the order of their ages.
+    // Links that need attention first, then the others; both in order of age.
     shown.sort_by_key(|link| !is_unwell(link));
     for table in [links(&shown, view), replicas(&shown, &status.links, view), ended(&status.ended, view)] {
         if !table.is_empty() {
@@ -101,7 +101,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
     out
 }
 
-/// Until when the certificate is good, or since when it is not.
+/// The line about the validity of the certificate.
 fn certificate(expires: i64, now: i64) -> String {
     let (at, span) = (clock::utc(expires), clock::span(expires - now));
     if expires < now {
@@ -111,7 +111,7 @@ fn certificate(expires: i64, now: i64) -> String {
     }
 }
 
-/// Whether somebody should look at a link.
+/// Whether a link needs attention.
 pub(super) fn is_unwell(link: &LinkStatus) -> bool {
     let replication = link.replication.as_ref();
     link.held_seconds.is_some()
@@ -122,7 +122,7 @@ pub(super) fn is_unwell(link: &LinkStatus) -> bool {
         })
 }
 
-/// How many links are in each state, and how many are not well.
+/// How many links are in each state, and how many need attention.
 fn states(links: &[LinkStatus]) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for link in links {
@@ -138,14 +138,14 @@ fn states(links: &[LinkStatus]) -> String {
     text.join(", ") + &unwell
 }
 
-/// The first of a list of names, and how many more there are.
+/// The first names of a list, and the number of the others.
 fn names(names: &[String]) -> String {
     let more = names.len().saturating_sub(NAMES);
     let first = names[..names.len() - more].join(", ");
     if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
-/// How links are carried.
+/// The table of links: how they are carried.
 fn links(links: &[&LinkStatus], view: View<'_>) -> String {
     let before: HashMap<u64, &LinkStatus> =
         view.before.iter().flat_map(|(before, _)| &before.links).map(|link| (link.number, link)).collect();
@@ -197,7 +197,8 @@ fn links(links: &[&LinkStatus], view: View<'_>) -> String {
     table.text(view)
 }
 
-/// What Redis does on them: one row a replica, though it may have two connections.
+/// The table of replicas: what Redis does on the links. A replica has one row, even if it has two
+/// connections.
 fn replicas(links: &[&LinkStatus], all: &[LinkStatus], view: View<'_>) -> String {
     let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
     let row = |(link, replication): (&LinkStatus, &Replication)| {
@@ -246,25 +247,25 @@ fn replicas(links: &[&LinkStatus], all: &[LinkStatus], view: View<'_>) -> String
     table.text(view)
 }
 
-/// The address that the master lists, as far as it is known, and the version.
+/// The replica's address as the master lists it, as far as it is known, and its version.
 fn replica(link: &LinkStatus, replication: &Replication) -> String {
     let at_replica = link.role == "replica";
     let host = match &replication.host {
         Some(host) => host.clone(),
-        // A master then lists where the connection comes from.
+        // Without an announcement, a master lists the address that the connection comes from.
         None if at_replica => {
             link.redis.rsplit_once(':').map_or_else(String::new, |(host, _)| host.to_owned())
         }
         None => link.site.clone(),
     };
     let port = replication.port.map_or_else(String::new, |port| format!(":{port}"));
-    // Long ones would push all else off the screen; `--json` has them whole.
+    // A long host would push the other columns off the screen; `--json` shows it whole.
     let host = if host.len() > 40 { format!("{}...", &host[..37]) } else { host };
     let version = replication.version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
     format!("{host}{port}{version}")
 }
 
-/// The break that a link is in, in words.
+/// How long a link has been held, in words; `None` if it is not held.
 fn held(link: &LinkStatus) -> Option<String> {
     let whole = |seconds: f64| clock::span(seconds.round() as i64);
     let (since, left) = (link.held_seconds?, link.gives_up_in_seconds?);
@@ -280,7 +281,7 @@ fn held(link: &LinkStatus) -> Option<String> {
     Some(text)
 }
 
-/// Where the replica is on its way, in words.
+/// How far the replica has come, in words.
 fn doing(replication: &Replication) -> String {
     let mut text = match (&replication.stage, &replication.snapshot, &replication.unknown) {
         (Stage::Unknown, _, Some(why)) => format!("unknown: {why}"),
@@ -303,7 +304,7 @@ fn doing(replication: &Replication) -> String {
     text
 }
 
-/// Links that are no more.
+/// The table of links that have ended.
 fn ended(ended: &[Ended], view: View<'_>) -> String {
     let row = |ended: &Ended| {
         let replication = ended.link.replication.clone().unwrap_or_default();
@@ -332,9 +333,10 @@ fn ended(ended: &[Ended], view: View<'_>) -> String {
     table.text(view)
 }
 
-/// Cells below each other.
+/// A table of text cells.
 struct Table {
-    /// The heads, each with how soon it is left out: the greatest first, 0 never.
+    /// The column heads. The number says in which order columns are left out: the greatest first, 0
+    /// never.
     columns: Vec<(&'static str, u8)>,
     rows: Vec<Vec<String>>,
 }
@@ -346,11 +348,11 @@ impl Table {
         }
         let more = if view.all { 0 } else { self.rows.len().saturating_sub(ROWS) };
         self.rows.truncate(self.rows.len() - more);
-        // A column of which nothing is known is none.
+        // A column without any value is left out.
         self.leave_out(|table, at| table.rows.iter().all(|row| row[at].is_empty()));
         let width =
             |table: &Self| table.widths().iter().map(|width| width + 2).sum::<usize>().saturating_sub(2);
-        // The last may be long: it goes on in lines of its own.
+        // The last cell may be long: it is wrapped.
         while view.width.is_some_and(|most| width(&self) > most) {
             let least = self.columns.iter().map(|(_, soon)| *soon).max().unwrap_or(0);
             if least == 0 {
@@ -370,7 +372,7 @@ impl Table {
         out
     }
 
-    /// How wide each column is, the last one no wider than its head: it may be folded.
+    /// The width of each column. That of the last one is its head's, since it may be wrapped.
     fn widths(&self) -> Vec<usize> {
         let last = self.columns.len() - 1;
         let widest = |at: usize| self.rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
@@ -390,7 +392,7 @@ impl Table {
     }
 }
 
-/// One row; what does not fit of its last cell goes on below it.
+/// One row; the last cell is wrapped if it does not fit.
 fn line(row: &[String], widths: &[usize], most: Option<usize>) -> String {
     let (last, cells) = row.split_last().expect("a table has columns");
     let mut out = String::new();
@@ -413,7 +415,7 @@ fn line(row: &[String], widths: &[usize], most: Option<usize>) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Bytes as carried, with their share of what Redis said where they are compressed.
+/// Bytes as carried. If they are compressed, with their share of the bytes from Redis.
 fn carried(link: &LinkStatus) -> String {
     let plain = link.to_replica_bytes + link.to_master_bytes;
     let carried = bytes(link.carried_bytes);

@@ -1,7 +1,7 @@
-//! The config file as written: a table with a place for every value.
+//! The config file as written: tables whose values remember their place in the file.
 //!
-//! Reading it never stops at the first fault. Each value is asked for by its key;
-//! what was not asked for is an unknown key.
+//! Reading does not stop at the first fault. Each value is looked up by its key, and a key that was
+//! never looked up is reported as unknown.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// One thing wrong with the file.
+/// One fault of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Where, as a byte offset; `None` for the file as a whole.
     at: Option<usize>,
-    /// What is wrong and what to write instead.
+    /// What is wrong, and what to write instead.
     text: String,
 }
 
-/// Everything wrong with a config file.
+/// All faults of a config file.
 #[derive(Debug)]
 pub struct Faults {
     path: PathBuf,
@@ -29,12 +29,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// A file that cannot be read at all.
+    /// A fault of the file as a whole.
     pub fn whole(path: &Path, text: String) -> Self {
         Self { path: path.to_owned(), source: String::new(), faults: vec![Fault { at: None, text }] }
     }
 
-    /// How many there are.
+    /// Number of faults.
     pub fn count(&self) -> usize {
         self.faults.len()
     }
@@ -42,7 +42,7 @@ impl Faults {
 
 impl std::error::Error for Faults {}
 
-/// One line a fault: `gateway.toml:14:11: what is wrong`.
+/// One line for each fault: `gateway.toml:14:11: what is wrong`.
 impl std::fmt::Display for Faults {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (index, fault) in self.faults.iter().enumerate() {
@@ -62,7 +62,7 @@ impl std::fmt::Display for Faults {
     }
 }
 
-/// The file while it is being read.
+/// A config file while it is read.
 #[derive(Debug)]
 pub struct File<'i> {
     path: &'i Path,
@@ -72,7 +72,7 @@ pub struct File<'i> {
 }
 
 impl<'i> File<'i> {
-    /// Parses `source`; faults of the TOML itself are kept with the others.
+    /// Parses `source`; faults of the TOML syntax are kept with the others.
     pub fn parse(path: &'i Path, source: &'i str) -> Self {
         let (root, errors) = DeTable::parse_recoverable(source);
         let faults = errors
@@ -96,17 +96,17 @@ impl<'i> File<'i> {
         }
     }
 
-    /// Notes a fault at a place of the file.
+    /// Records a fault at a place of the file.
     pub fn fault(&self, span: &Range<usize>, text: impl Into<String>) {
         self.faults.borrow_mut().push(Fault { at: Some(span.start), text: text.into() });
     }
 
-    /// Notes a fault of the file as a whole.
+    /// Records a fault of the file as a whole.
     pub fn fault_whole(&self, text: impl Into<String>) {
         self.faults.borrow_mut().push(Fault { at: None, text: text.into() });
     }
 
-    /// The faults found, in the order of the file; `None` if there are none.
+    /// All faults, in the order of the file; `None` if there are none.
     pub fn finish(self) -> Option<Faults> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|fault| fault.at.unwrap_or(usize::MAX));
@@ -124,7 +124,7 @@ impl<'i> File<'i> {
 pub struct At<T> {
     /// The value.
     pub value: T,
-    /// Where it stands.
+    /// Its place in the file.
     pub span: Range<usize>,
 }
 
@@ -145,7 +145,7 @@ impl<'a, 'i> Table<'a, 'i> {
         self.table.get(key)
     }
 
-    /// Notes a fault at the table itself.
+    /// Records a fault at the table itself.
     pub fn fault(&self, text: impl Into<String>) {
         self.file.fault(&self.span, text);
     }
@@ -166,7 +166,7 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    /// As [`Table::parsed`], for a key that must be there; `hint` shows how.
+    /// As [`Table::parsed`], for a required key; `hint` is an example value for the fault.
     pub fn required<T>(
         &self,
         key: &str,
@@ -179,13 +179,13 @@ impl<'a, 'i> Table<'a, 'i> {
         self.parsed(key, read)
     }
 
-    /// Whether `key` is there; asks for nothing.
+    /// Whether `key` exists; does not count as a lookup.
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// The value of `key` as a list of strings, each read by `read`; `None` unless
-    /// all of them are good.
+    /// The value of `key` as a list of strings, each read by `read`; `None` unless all of them are
+    /// valid.
     pub fn list<T>(&self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<At<Vec<T>>> {
         let value = self.get(key)?;
         let Some(array) = value.get_ref().as_array() else {
@@ -243,7 +243,7 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    /// Notes a fault at a value.
+    /// Records a fault at a value.
     pub fn fault_at<T>(&self, at: &At<T>, text: impl Into<String>) {
         self.file.fault(&at.span, text);
     }
@@ -302,19 +302,19 @@ impl<'a, 'i> Table<'a, 'i> {
         self.table.keys().map(read).collect()
     }
 
-    /// Whether `key` holds a string; asks for nothing.
+    /// Whether `key` holds a string; does not count as a lookup.
     pub fn is_string(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|value| value.get_ref().is_str())
     }
 
-    /// Notes a key of the contract that this release does not carry out.
+    /// Records a fault if `key` exists, since this release does not support it.
     pub fn not_yet(&self, key: &str, instead: &str) {
         if let Some(value) = self.get(key) {
             self.file.fault(&value.span(), format!("{}{key}: not in this release; {instead}", self.prefix()));
         }
     }
 
-    /// Notes every key that nobody asked for.
+    /// Records a fault for every key that was not looked up.
     pub fn finish(&self) {
         let asked = self.asked.borrow();
         for key in self.table.keys() {
@@ -345,7 +345,7 @@ impl<'a, 'i> Table<'a, 'i> {
         self.file.fault(&value.span(), format!("{}{key}: expected {what}, found {found}", self.prefix()));
     }
 
-    /// `replica "orders": ` before what is said of this table.
+    /// The start of a fault in this table, as in `replica "orders": `.
     pub fn prefix(&self) -> String {
         if self.name.is_empty() { String::new() } else { format!("{}: ", self.name) }
     }
@@ -355,7 +355,7 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 }
 
-/// Letters to change to make one word of the other.
+/// The edit distance between two words.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,5 +1,6 @@
-//! The gateway's config, validated: parsed, filled with defaults, without
-//! impossible pairs. Every fault of the file is found at once, with its place.
+//! The gateway's config after validation: values are parsed, defaults are filled in, and impossible
+//! combinations cannot be represented. All faults of a file are reported together, each with its
+//! place.
 
 pub mod file;
 mod validate;
@@ -13,40 +14,40 @@ use self::validate::validate;
 use crate::redis::introduction::Capability;
 use crate::units::{Address, Network};
 
-/// The largest config file in bytes.
+/// Largest config file in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// What one gateway does.
+/// The config of one gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The file it came from.
     pub path: PathBuf,
-    /// This gateway's name.
+    /// This gateway's site.
     pub site: String,
-    /// This host's name, for people.
+    /// This host's name, as shown to operators.
     pub node: String,
     /// Certificate, key, CAs, revocation lists.
     pub tls: TlsFiles,
-    /// Where other sites connect; there whenever there is a master.
+    /// Where other sites connect; always set if there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.
     pub masters: Vec<Master>,
     /// Far masters offered to replicas here.
     pub replicas: Vec<Replica>,
-    /// What holds for links that other sites open.
+    /// Settings for links that other sites open.
     pub link: LinkSettings,
-    /// Bounds.
+    /// Bounds on what links may take.
     pub limits: Limits,
 }
 
-/// Where the files are, as the config names them.
+/// The TLS files, with relative paths resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// CAs that may sign the far side.
+    /// CAs that may sign the far side's certificate.
     pub ca: PathBuf,
     /// This gateway's certificate, with intermediates after it.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The private key of that certificate.
     pub key: PathBuf,
     /// Revocation lists.
     pub crl: Option<PathBuf>,
@@ -55,23 +56,23 @@ pub struct TlsFiles {
 /// A master of this site, offered to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Master {
-    /// The name that other sites ask for.
+    /// The name that other sites use for it.
     pub name: String,
-    /// Its Redis.
+    /// The address of its Redis.
     pub redis: Address,
     /// Sites that may replicate it.
     pub allow: Vec<String>,
-    /// What of their commands reaches it.
+    /// The commands that reach it.
     pub commands: Commands,
 }
 
 impl Master {
-    /// Whether any command is carried: a plain tunnel.
+    /// Whether every command passes, which makes it a plain tunnel.
     pub fn is_plain(&self) -> bool {
         self.commands == Commands::Any
     }
 
-    /// What its switches expose it to, in a sentence each.
+    /// The dangers of its settings, one sentence for each that is on.
     pub fn dangers(&self) -> impl Iterator<Item = &'static str> {
         let switches = match self.commands {
             Commands::Any => [false; 3],
@@ -89,131 +90,130 @@ impl Master {
 /// Which commands reach a master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Commands {
-    /// Any: a plain tunnel.
+    /// Every command: a plain tunnel.
     Any,
-    /// Those of replication.
+    /// The commands of replication.
     Replication {
-        /// How the gateway authenticates itself, so that replicas need not.
+        /// How the gateway authenticates itself to Redis, so that replicas need not.
         auth: Option<Auth>,
-        /// `PSYNC … FAILOVER` too, which promotes this Redis where it is a replica.
+        /// Allow `PSYNC … FAILOVER`, which promotes this Redis if it is a replica.
         failover: bool,
-        /// Snapshots without replication too.
+        /// Allow snapshots without replication.
         dump: bool,
-        /// `CLUSTER SYNCSLOTS` too.
+        /// Allow `CLUSTER SYNCSLOTS`.
         slot_migration: bool,
-        /// Replicas that are listed as they announce themselves.
+        /// Replicas that the master lists as they announce themselves.
         accept_announce: Vec<Accepted>,
     },
 }
 
-/// Addresses of one site's replicas that the master lists as they are announced.
+/// The addresses at one site that the master lists as they are announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The site.
     pub site: String,
-    /// Its addresses, each one of its own.
+    /// The addresses, which are exact.
     pub addresses: Vec<Address>,
 }
 
-/// Who a gateway is to its Redis.
+/// The credentials of the gateway at its Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
-    /// The ACL user; Redis' default user where there is none.
+    /// The ACL user; `None` is Redis' default user.
     pub username: Option<String>,
-    /// Where the password is.
+    /// The file with the password.
     pub password_file: PathBuf,
 }
 
 /// A master of another site, offered to replicas here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Its name here.
+    /// The name of this entry.
     pub name: String,
-    /// Its name there.
+    /// The master's name at the far site.
     pub master: String,
-    /// Where the replicas connect.
+    /// The address where replicas connect.
     pub listen: SocketAddr,
-    /// Who may connect.
+    /// Networks from which replicas may connect.
     pub clients: Vec<Network>,
-    /// Who must answer.
+    /// The far site: its gateway must prove this name.
     pub site: String,
-    /// Ways to that site, in order.
+    /// The addresses of that site's gateways, best first.
     pub peers: Vec<Address>,
     /// The address that the master lists for replicas of this site.
     pub announce: Announced,
-    /// Where the password is that a replica must know, if it must know one.
+    /// The file with the password that replicas must send, if they must.
     pub password_file: Option<PathBuf>,
-    /// What the master is not to hear of what a replica can.
+    /// Capabilities of replicas that are hidden from the master.
     pub drop_capabilities: Vec<Capability>,
-    /// What holds for its links.
+    /// Settings for its links.
     pub link: LinkSettings,
 }
 
-/// What a master's INFO shows for a replica.
+/// The address that a master's INFO shows for a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// What the replica itself says, or the gateway's address.
+    /// The replica's own announcement; without one, the gateway's address.
     Keep,
-    /// This host, and this port in place of the replica's.
+    /// This host, and this port instead of the replica's.
     As {
-        /// Name or address.
+        /// A name or an address.
         host: String,
-        /// Port; the replica's own where there is none.
+        /// The port; `None` is the replica's own.
         port: Option<u16>,
     },
 }
 
-/// How a link is carried.
+/// Settings of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkSettings {
-    /// Pause after which a lane says something.
+    /// Time without sending after which a lane sends a heartbeat.
     pub heartbeat: Duration,
-    /// Silence after which a lane is dead.
+    /// Time without receiving after which a lane counts as dead.
     pub dead_after: Duration,
-    /// How long a link outlives its last lane; zero, or longer than `dead_after`.
+    /// Time for which a link is kept without any lane. Zero, or longer than `dead_after`.
     pub hold: Duration,
-    /// Lanes of a link, 1 to 16.
+    /// Number of lanes of a link, 1 to 16.
     pub lanes: u8,
-    /// Unacknowledged bytes each way.
+    /// Most unacknowledged bytes in each direction.
     pub window: u64,
     /// Compression of what this side sends.
     pub compression: Compression,
-    /// Congestion control of lanes.
+    /// TCP congestion control of the lanes.
     pub congestion: Congestion,
 }
 
 /// Compression of what one side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// None.
+    /// No compression.
     Off,
-    /// zstd, for what it shrinks.
+    /// zstd, for data that it makes smaller.
     Zstd {
         /// zstd's level, 1 to 19.
         level: i32,
     },
 }
 
-/// Congestion control of lanes.
+/// TCP congestion control of the lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Congestion {
-    /// bbr where the system allows it, else what it has.
+    /// bbr if the system allows it, otherwise the system's default.
     Auto,
-    /// This one; where it is not to be had, what the system has, with a warning.
+    /// This one. If it is not available, the system's default, with a warning.
     Named(String),
 }
 
 /// Bounds on what links may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Payload bytes that all links together may hold.
+    /// Payload bytes that all links together may hold in memory.
     pub memory: u64,
-    /// Links of one site at a time.
+    /// Most links of one site at a time.
     pub links_per_site: usize,
-    /// New links of one site to one master in a minute.
+    /// Links of one site to one master that may ask for a sync within a minute.
     pub new_links_per_minute: usize,
-    /// Full syncs of one site from one master in a minute; any number where there is
-    /// none.
+    /// Full syncs of one site from one master within a minute; `None` is no bound.
     pub full_syncs_per_minute: Option<usize>,
 }
 
@@ -232,7 +232,7 @@ impl Default for LinkSettings {
 }
 
 impl Config {
-    /// Reads and judges the file at `path`.
+    /// Reads and validates the file at `path`.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let source = crate::file::read_text(path, LARGEST).map_err(|error| {
             let hint = match error.kind() {
@@ -244,7 +244,7 @@ impl Config {
         Self::parse(path, &source)
     }
 
-    /// Judges `source`; relative paths in it start at the folder of `path`.
+    /// Validates `source`. Relative paths in it start at the folder of `path`.
     pub fn parse(path: &Path, source: &str) -> Result<Self, Faults> {
         let file = File::parse(path, source);
         let config = validate(path, &file);
@@ -260,7 +260,7 @@ impl Config {
         self.listen.into_iter().chain(self.replicas.iter().map(|replica| replica.listen))
     }
 
-    /// Every password file that is named here.
+    /// Every password file that the config names.
     pub fn password_files(&self) -> impl Iterator<Item = &Path> {
         let masters = self.masters.iter().filter_map(|master| match &master.commands {
             Commands::Replication { auth: Some(auth), .. } => Some(auth.password_file.as_path()),
@@ -269,19 +269,19 @@ impl Config {
         masters.chain(self.replicas.iter().filter_map(|replica| replica.password_file.as_deref()))
     }
 
-    /// This config, and every file that it names.
+    /// The config file, and every file that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let tls = [&self.path, &self.tls.ca, &self.tls.cert, &self.tls.key].map(PathBuf::as_path);
         tls.into_iter().chain(self.tls.crl.as_deref()).chain(self.password_files())
     }
 
-    /// Masters whose `allow` names this site itself: it would dial itself.
+    /// Masters whose `allow` names this site itself, which would have to dial itself.
     pub fn allowed_to_itself(&self) -> impl Iterator<Item = &Master> {
         let own = |site: &String| site.eq_ignore_ascii_case(&self.site);
         self.masters.iter().filter(move |master| master.allow.iter().any(own))
     }
 
-    /// Tells this config from another one, wherever it was read.
+    /// A digest of the config's contents, which does not depend on where the file is.
     pub fn digest(&self) -> String {
         let absolute = |path: &mut PathBuf| *path = std::path::absolute(&*path).unwrap_or_default();
         let mut validated = Self { path: PathBuf::new(), ..self.clone() };

@@ -76,7 +76,7 @@ fn an_address_in_two_forms_is_one_address() {
         "[[replica]]\nname = \"stock\"\nlisten = \"{mapped}\"\nsite = \"dc1\"\npeers = [\"gw:7379\"]\n"
     ));
     assert!(parse(&twice).unwrap_err().contains("127.0.0.1:6390 is used twice"));
-    // It is a loopback address as well, and others are not.
+    // It counts as a loopback address; other IPv4 addresses in IPv6 form do not.
     parse(&replica("").replace("127.0.0.1:6390", mapped)).unwrap();
     let open = replica("").replace("127.0.0.1:6390", "[::ffff:10.0.0.1]:6390");
     assert!(parse(&open).unwrap_err().contains("say who may: clients"));

@@ -1,4 +1,4 @@
-//! Validates the file as written: makes a [`Config`] of it and notes every fault.
+//! Validates the file as written: makes a [`Config`] of it and records every fault.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ use crate::redis::introduction::Capability;
 use crate::redis::listing;
 use crate::units::{self, Address, Network};
 
-/// The longest hold that may be asked for.
+/// Longest `hold` that is accepted.
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
-/// The config, where all of it is good.
+/// The config, if all of it is valid.
 pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
     let root = file.root();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -94,7 +94,7 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
     })
 }
 
-/// Reads a path, which starts at `folder` where it is relative.
+/// Reads a path; a relative one starts at `folder`.
 fn path(folder: &Path) -> impl Fn(&str) -> Result<PathBuf, String> {
     move |text| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) }
 }
@@ -109,7 +109,7 @@ fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<TlsFiles> {
     Some(TlsFiles { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) })
 }
 
-/// Its name, and the master where all of it is good.
+/// The name, and the master if all of it is valid.
 fn master(table: &Table<'_, '_>, folder: &Path) -> (Option<At<String>>, Option<Master>) {
     let name = table.required("name", "\"orders\", the name that other sites ask for", units::name);
     let redis = table.required("redis", "\"127.0.0.1:6379\", the master's own address", units::address);
@@ -209,7 +209,7 @@ fn commands(
     Some(Commands::Replication { auth, failover, dump, slot_migration, accept_announce })
 }
 
-/// The replicas that are listed as they announce themselves, by site.
+/// Reads the replicas that are listed as they announce themselves, by site.
 fn accepted(table: &Table<'_, '_>, redis: Option<&Address>, allowed: &[String]) -> Option<Vec<Accepted>> {
     let mut accepted = Vec::new();
     let mut good = true;
@@ -261,7 +261,7 @@ fn capability(text: &str) -> Result<Capability, String> {
     })
 }
 
-/// Its name, where it listens, and the replica where all of it is good.
+/// The name, the listener's address, and the replica if all of it is valid.
 fn replica(
     table: &Table<'_, '_>,
     own: Option<&str>,
@@ -308,7 +308,7 @@ fn replica(
     let announce = announced(table, own);
     let password_file = table.parsed("password_file", path(folder));
     let drop_capabilities = table.list("drop_capabilities", capability);
-    // One that cannot be read is no leave to do without.
+    // A value that cannot be read is a fault; it must not count as left out.
     let good = (password_file.is_some() || !table.has("password_file"))
         && (drop_capabilities.is_some() || !table.has("drop_capabilities"));
     let link =
@@ -412,7 +412,7 @@ fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> 
         );
         good = false;
     }
-    // One that cannot be read has its own fault already.
+    // A value that cannot be read has its own fault already.
     let sound = |key, read: bool| read || !table.has(key);
     if !settings.hold.is_zero()
         && settings.hold <= settings.dead_after

@@ -1,4 +1,4 @@
-//! Writes at a steady rate, for as long as it lives.
+//! Writes to a Redis at a steady rate until it is dropped.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Bytes of one value.
+/// Length of one value in bytes.
 const VALUE: usize = 10_000;
 
-/// Writes in one burst.
+/// Number of writes in one burst.
 const BURST: usize = 10;
 
 /// A thread that sets keys of a Redis.
@@ -20,7 +20,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Writes about `rate` bytes a second to the Redis on this port.
+    /// Writes about `rate` bytes per second to the Redis on this port.
     pub(super) fn on(port: u16, rate: usize) -> std::io::Result<Self> {
         let mut socket = TcpStream::connect(("127.0.0.1", port))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -37,7 +37,7 @@ impl Load {
                     wire.extend(std::iter::repeat_n(b'x', VALUE));
                     wire.extend(b"\r\n");
                 }
-                // Each is answered by +OK, CR, LF.
+                // Each write is answered by +OK, CR, LF.
                 let mut answers = [0; BURST * 5];
                 if socket.write_all(&wire).is_err() || socket.read_exact(&mut answers).is_err() {
                     return;

@@ -1,6 +1,5 @@
-//! The demo: two sites on this machine with real redis-server processes, and
-//! proof on the screen. Starts everything, shows it, checks it, and leaves
-//! nothing behind.
+//! The demo: two sites on this machine with real redis-server processes. It starts everything,
+//! shows and checks the result, and leaves nothing behind.
 
 mod load;
 mod path;
@@ -22,29 +21,29 @@ use self::path::Path;
 use self::redis::Redis;
 use crate::certs::{self, Names};
 
-/// How long any one step may take.
+/// Time given to each step.
 const STEP: Duration = Duration::from_secs(30);
 
-/// How long nothing crosses between the sites.
+/// Length of the outage between the sites.
 const OUTAGE: Duration = Duration::from_secs(8);
 
-/// Bytes that are written a second meanwhile: many times the backlog in all.
+/// Bytes written per second during the outage: many times the backlog in total.
 const RATE: usize = 5_000_000;
 
-/// A word that is written to alpha and looked for on the wire.
+/// A value that is written to alpha and searched for on the wire.
 const MARKER: &str = "marker-that-must-not-cross-in-the-clear";
 
-/// Ends the demo early when set.
+/// Ends the demo early when it is set.
 pub type Interrupt = Arc<AtomicBool>;
 
-/// One row of the closing table.
+/// One row of the table at the end.
 struct Row {
     what: &'static str,
     good: bool,
     seen: String,
 }
 
-/// A process that ends with the demo.
+/// A process that is killed when the demo ends.
 struct Running(Child);
 
 impl Drop for Running {
@@ -54,7 +53,7 @@ impl Drop for Running {
     }
 }
 
-/// The folder of the demo, removed at the end.
+/// The demo's folder, removed at the end.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -63,7 +62,7 @@ impl Drop for Folder {
     }
 }
 
-/// Everything that runs. Processes go before the folder they write to.
+/// Everything that runs. The processes are dropped before the folder that they write to.
 struct Stage {
     redis: Vec<Redis>,
     gateways: Vec<Running>,
@@ -73,8 +72,8 @@ struct Stage {
     interrupt: Interrupt,
 }
 
-/// Runs the demo with the program `replgate`. True if every check is good; with
-/// `keep` it then waits for `interrupt`.
+/// Runs the demo with the program `replgate`. Returns true if every check passes; with `keep` it
+/// then waits for `interrupt`.
 pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result<bool> {
     let began = Instant::now();
     let stage = Stage::build(replgate, interrupt)?;
@@ -198,7 +197,7 @@ impl Stage {
         &self.redis[1..3]
     }
 
-    /// Polls `condition` for as long as a step may take.
+    /// Polls `condition` for up to [`STEP`].
     fn eventually(&self, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
         let deadline = Instant::now() + STEP;
         while Instant::now() < deadline {
@@ -213,7 +212,7 @@ impl Stage {
         Ok(false)
     }
 
-    /// REPLICAOF on both replicas, and writes on alpha that are read on both.
+    /// Sends REPLICAOF to both replicas, writes to alpha, and reads from both.
     fn replicate(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         for key in 0..1000 {
             self.alpha().ask(&["SET", &format!("before:{key}"), &format!("value {key}")])?;
@@ -276,7 +275,7 @@ impl Stage {
         Ok(())
     }
 
-    /// `INFO replication`, as an operator reads it.
+    /// Shows `INFO replication`.
     fn show_info(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         let listed = || -> anyhow::Result<[String; 2]> {
             Ok([self.alpha().info("slave0")?, self.alpha().info("slave1")?])
@@ -323,7 +322,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What the gateway at dc2 knows of both replicas, beside what alpha says.
+    /// Shows what the gateway at dc2 knows of both replicas, and what alpha says.
     fn show_status(&self, replgate: &std::path::Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         step("the gateway at dc2: replgate status");
         let mut replicas = Vec::new();
@@ -350,8 +349,8 @@ impl Stage {
         Ok(())
     }
 
-    /// The marker crosses the tunnel unseen, and is seen where the tunnel is left
-    /// out: the check can fail.
+    /// Checks that the marker is not visible on the tunnel, and that it is visible without the
+    /// tunnel: so the check is able to fail.
     fn prove_ciphertext(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         step(&format!("alpha: SET secret {MARKER}"));
         self.alpha().ask(&["SET", "secret", MARKER])?;
@@ -387,7 +386,7 @@ impl Stage {
         Ok(())
     }
 
-    /// FLUSHALL through the gateway of dc2, and so with dc2's own certificate.
+    /// Sends FLUSHALL to alpha through the gateway of dc2, and so with dc2's own certificate.
     fn refuse_flush(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         step("FLUSHALL to alpha, sent with dc2's own certificate");
         let before = self.alpha().ask(&["DBSIZE"])?;
@@ -405,8 +404,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Nothing crosses for a while, under load, and what was open is lost: through the
-    /// tunnel, and then over a bare relay.
+    /// Interrupts the path under load for a while, and then resets its connections: once with the
+    /// tunnel, once with a plain relay.
     fn outlive_an_outage(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         let backlog = self.alpha().number("replication", "repl_backlog_size")?;
         step(&format!(
@@ -445,8 +444,8 @@ impl Stage {
         Ok(())
     }
 
-    /// `sync_full` before and after an outage of a path, and the seconds until these
-    /// replicas have what alpha had when it was over.
+    /// Interrupts a path. Returns `sync_full` before and after, and the seconds until these
+    /// replicas have what alpha had at the end of the outage.
     fn outage(&self, path: &Path, replicas: &[&Redis]) -> anyhow::Result<(u64, u64, f64)> {
         let before = self.alpha().number("stats", "sync_full")?;
         path.fail();
@@ -469,7 +468,7 @@ impl Stage {
         Ok((before, self.alpha().number("stats", "sync_full")?, healed.elapsed().as_secs_f64()))
     }
 
-    /// Prints what to try and waits until interrupted.
+    /// Prints commands to try, and waits until interrupted.
     fn keep(&self, replgate: &std::path::Path) {
         let folder = self.folder.0.display();
         crate::outln::outln!("\nleft up; try in another terminal:");

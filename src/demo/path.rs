@@ -1,4 +1,4 @@
-//! The path between two sites: a relay that keeps what crosses it, and that can fail.
+//! The path between two sites: a relay that records what passes, and that can fail.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Bytes that are kept to be looked into.
+/// Most bytes that are recorded.
 const KEEP: usize = 8 << 20;
 
-/// How often a relay looks whether the path has failed.
+/// Interval at which a relay checks whether the path has failed.
 const LOOK: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
@@ -17,14 +17,13 @@ struct State {
     kept: Mutex<Vec<u8>>,
     crossed: AtomicU64,
     failed: AtomicBool,
-    /// Counts the failures: a connection that was open at one is reset after it.
+    /// Number of failures so far. A connection that was open during a failure is reset after it.
     failures: AtomicU64,
 }
 
-/// Relays one port to another. Its threads end with their connections, or with
-/// the process.
+/// A relay from one port to another. Its threads end with their connections, or with the process.
 pub(super) struct Path {
-    /// Where it listens.
+    /// The port on which it listens.
     pub(super) port: u16,
     state: Arc<State>,
 }
@@ -45,24 +44,25 @@ impl Path {
         Ok(Self { port, state })
     }
 
-    /// Bytes that crossed, both ways together.
+    /// Bytes that have passed, in both directions together.
     pub(super) fn size(&self) -> u64 {
         self.state.crossed.load(Ordering::Relaxed)
     }
 
-    /// Whether `word` is among the first bytes that crossed.
+    /// Whether `word` is in the recorded bytes.
     pub(super) fn holds(&self, word: &str) -> bool {
         let kept = self.state.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.windows(word.len()).any(|window| window == word.as_bytes())
     }
 
-    /// From now on nothing crosses any more, and nobody is told.
+    /// Makes the path fail: nothing passes any more, and no side is notified.
     pub(super) fn fail(&self) {
         self.state.failures.fetch_add(1, Ordering::SeqCst);
         self.state.failed.store(true, Ordering::SeqCst);
     }
 
-    /// The path is back, but has forgotten its connections: they are reset.
+    /// Ends the failure: connections that were open are reset, as after a firewall has lost its
+    /// state.
     pub(super) fn heal(&self) {
         self.state.failed.store(false, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! The demo's Redis servers, and as much of a client as it needs.
+//! The demo's Redis servers, and a minimal client.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,9 +10,9 @@ use anyhow::{Context, bail};
 
 use super::{Running, free_port};
 
-/// A server of the demo; ends when dropped.
+/// A Redis server of the demo, stopped on drop.
 pub(super) struct Redis {
-    /// Its name in the story.
+    /// Its name in the demo.
     pub(super) name: &'static str,
     /// Its port on the loopback address.
     pub(super) port: u16,
@@ -32,7 +32,7 @@ pub(super) fn version() -> anyhow::Result<String> {
 }
 
 impl Redis {
-    /// Starts a server in a folder of its own and waits until it answers.
+    /// Starts a server in its own folder and waits until it answers.
     pub(super) fn start(folder: &Path, name: &'static str) -> anyhow::Result<Self> {
         let (dir, port) = (folder.join(name), free_port()?);
         std::fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
@@ -70,18 +70,18 @@ impl Redis {
         Ok(redis)
     }
 
-    /// One command; an error reply is an error.
+    /// Sends one command; an error reply becomes an error.
     pub(super) fn ask(&self, command: &[&str]) -> anyhow::Result<String> {
         ask_at(self.port, command).with_context(|| format!("{}: {}", self.name, command.join(" ")))
     }
 
-    /// A number in `INFO stats` or `INFO replication`.
+    /// A number from a section of INFO.
     pub(super) fn number(&self, section: &str, field: &str) -> anyhow::Result<u64> {
         let text = self.field(section, field)?;
         text.parse().with_context(|| format!("{}: {field} is {text:?}", self.name))
     }
 
-    /// A field of `INFO replication`; empty where it is missing.
+    /// A field of `INFO replication`; empty if it is missing.
     pub(super) fn info(&self, field: &str) -> anyhow::Result<String> {
         self.field("replication", field)
     }
@@ -96,7 +96,7 @@ impl Redis {
     }
 }
 
-/// One command to a port on the loopback address.
+/// Sends one command to a port on the loopback address.
 pub(super) fn ask_at(port: u16, command: &[&str]) -> anyhow::Result<String> {
     let stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;

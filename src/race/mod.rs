@@ -1,8 +1,9 @@
-//! Which of several addresses is tried when: Happy Eyeballs (RFC 8305), in a pure form.
+//! Decides which of several addresses is tried when: Happy Eyeballs (RFC 8305) as a pure state
+//! machine.
 //!
-//! The best candidate starts at once, the next one after [`STAGGER`], or as soon as one
-//! has failed; those that were started go on. What opens first has won, and the others
-//! are given up: they are candidates again, in case the winner turns out to be no good.
+//! The best candidate starts at once. The next one starts after [`STAGGER`], or as soon as one has
+//! failed; those that were started continue. The first that opens has won, and the others are given
+//! up. They stay candidates, in case the winner turns out to be unusable.
 //!
 //! ```text
 //! untried --step--> running --failed--> out
@@ -17,53 +18,53 @@ pub mod run;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Pause between two starts while none has failed.
+/// Pause between two starts if none has failed.
 pub const STAGGER: Duration = Duration::from_millis(300);
 
-/// Wait for the name of a better candidate to be resolved before another is started.
+/// Time given to resolve the name of a better candidate before another one is started.
 pub const HESITATION: Duration = Duration::from_millis(50);
 
-/// What is to be done now.
+/// What the caller must do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<C> {
     /// Start an attempt with this candidate.
     Start(C),
-    /// Nothing, before this time or before an attempt or a name has come to an end.
+    /// Wait until this time, or until an attempt or a name lookup has ended.
     Wait(Option<Instant>),
-    /// Nothing any more: every candidate has failed.
+    /// Give up: every candidate has failed.
     Over,
 }
 
 /// The candidates of one race.
 #[derive(Debug)]
 pub struct Race<C> {
-    /// The best first: a smaller rank is better, and of the same rank the earlier.
+    /// Best first: a smaller rank is better; of the same rank, the earlier one.
     untried: Vec<(u32, C)>,
     running: Vec<C>,
-    /// Names that are being resolved.
+    /// Number of names that are being resolved.
     awaited: usize,
     started: bool,
     due: Instant,
 }
 
 impl<C: Copy + PartialEq> Race<C> {
-    /// A race without candidates, of which `awaited` names are being resolved.
+    /// A race without candidates yet, for which `awaited` names are being resolved.
     pub fn new(awaited: usize, now: Instant) -> Self {
         Self { untried: Vec::new(), running: Vec::new(), awaited, started: false, due: now }
     }
 
-    /// Starts nothing before `until`, unless every name is known earlier.
+    /// Starts no attempt before `until`, unless every name is resolved earlier.
     pub fn hesitate(&mut self, until: Instant) {
         self.due = until;
     }
 
-    /// One more candidate; a smaller rank is tried earlier.
+    /// Adds a candidate; a smaller rank is tried earlier.
     pub fn add(&mut self, rank: u32, candidate: C) {
         let at = self.untried.partition_point(|(other, _)| *other <= rank);
         self.untried.insert(at, (rank, candidate));
     }
 
-    /// A name was resolved, or cannot be; its addresses were added.
+    /// A name lookup has ended, and its addresses, if any, were added.
     pub fn resolved(&mut self, now: Instant) {
         self.awaited = self.awaited.saturating_sub(1);
         if self.awaited == 0 && !self.started {
@@ -71,7 +72,7 @@ impl<C: Copy + PartialEq> Race<C> {
         }
     }
 
-    /// What is to be done now.
+    /// The next step.
     pub fn step(&mut self, now: Instant) -> Step<C> {
         if self.untried.is_empty() {
             let over = self.running.is_empty() && self.awaited == 0;
@@ -87,14 +88,14 @@ impl<C: Copy + PartialEq> Race<C> {
         Step::Start(candidate)
     }
 
-    /// An attempt has failed: the next starts without delay.
+    /// An attempt has failed: the next one starts without delay.
     pub fn failed(&mut self, candidate: C, now: Instant) {
         self.running.retain(|other| *other != candidate);
         self.due = now;
     }
 
-    /// An attempt has succeeded: the others are given up, and come last if the race has to
-    /// go on, which it then does without delay.
+    /// An attempt has succeeded: the others are given up. If the race continues, it does so without
+    /// delay, and they are tried last.
     pub fn won(&mut self, candidate: C, now: Instant) {
         for other in std::mem::take(&mut self.running) {
             if other != candidate {
@@ -105,8 +106,8 @@ impl<C: Copy + PartialEq> Race<C> {
     }
 }
 
-/// Addresses of one name in the order in which they are tried: as the resolver gave
-/// them, IPv6 and IPv4 by turns.
+/// The addresses of one name in the order in which they are tried: the resolver's order, with IPv6
+/// and IPv4 alternating.
 pub fn interleaved(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let all: Vec<_> = addresses.into_iter().collect();
     let first = all.first().is_some_and(SocketAddr::is_ipv6);
@@ -160,7 +161,7 @@ mod tests {
         assert_eq!(race.step(begin), Step::Start("a"));
         assert_eq!(race.step(after(begin, 300)), Step::Start("b"));
         race.won("b", after(begin, 350));
-        // One that was never tried comes before one that had no answer yet.
+        // A candidate that was never tried comes before one that was given up.
         assert_eq!(race.step(after(begin, 400)), Step::Start("c"));
         race.failed("c", after(begin, 410));
         assert_eq!(race.step(after(begin, 410)), Step::Start("a"));

@@ -1,7 +1,7 @@
-//! Runs a race: resolves the names, starts the attempts, and gives them up.
+//! Runs a race: resolves names, starts attempts, and gives them up.
 //!
-//! Knows nothing of what an attempt does; each has deadlines of its own. Names are
-//! resolved side by side, and none is waited for while there is an address to try.
+//! This module does not know what an attempt does; each has its own deadlines. Names are resolved
+//! concurrently, and no attempt waits for one while there is an address to try.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,38 +16,38 @@ use tokio::time::{sleep_until, timeout};
 use super::{HESITATION, Race, Step, interleaved};
 use crate::units::Address;
 
-/// For a name to be resolved.
+/// Time given to resolve a name.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Addresses of one race.
+/// Most addresses in one race.
 pub const MAX_ADDRESSES: usize = 32;
 
-/// What a race brings next.
+/// An event of a race.
 #[derive(Debug)]
 pub enum Event<T, E> {
     /// An attempt has succeeded; all others were given up.
     Opened(SocketAddr, T),
     /// An attempt has failed.
     Failed(SocketAddr, E),
-    /// A name has no address.
+    /// A name could not be resolved.
     Unresolved(Address, String),
 }
 
-/// A race over addresses, some of which may be names still.
+/// A race over addresses, some of which are still names.
 #[derive(Debug)]
 pub struct Attempts<T, E> {
     race: Race<SocketAddr>,
     running: JoinSet<(SocketAddr, Result<T, E>)>,
     names: JoinSet<(usize, Address, Result<Vec<SocketAddr>, String>)>,
-    /// The addresses seen, as the config has them.
+    /// The addresses added so far, as the config writes them.
     seen: HashMap<SocketAddr, String>,
-    /// The one that was good last.
+    /// The address that worked last.
     last_good: Option<SocketAddr>,
 }
 
 impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
-    /// Over what the places stand for, of which the first is the best. What was good
-    /// last goes before all of them, where it is still one of their addresses.
+    /// A race over the addresses of `places`, of which the first is the best. `last_good` is tried
+    /// before all of them, if it is still one of their addresses.
     pub fn over(places: &[Address], last_good: Option<SocketAddr>) -> Self {
         let now = Instant::now();
         let mut names = JoinSet::new();
@@ -74,7 +74,7 @@ impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
         attempts
     }
 
-    /// Over known addresses, in this order.
+    /// A race over known addresses, in this order.
     pub fn among(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         let mut attempts = Self::over(&[], None);
         attempts.race = Race::new(0, Instant::now());
@@ -84,7 +84,7 @@ impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
         attempts
     }
 
-    /// An address that goes before all others.
+    /// Adds an address that is tried before all others.
     pub fn favour(&mut self, address: SocketAddr) {
         let now = Instant::now();
         self.last_good = Some(address);
@@ -92,19 +92,19 @@ impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
         self.race.hesitate(now);
     }
 
-    /// Tries an address once more, before those that are untried.
+    /// Tries an address again, before those that are untried.
     pub fn again(&mut self, address: SocketAddr) {
         self.race.add(0, address);
     }
 
-    /// An address in the words of the config.
+    /// An address as the config writes it.
     pub fn shown(&self, address: SocketAddr) -> String {
         self.seen.get(&address).cloned().unwrap_or_else(|| address.to_string())
     }
 
-    /// What comes next of the attempts that `start` makes; `None` once everything has
-    /// failed. Between two calls nothing new is started. Cancelling it loses nothing;
-    /// dropping the race gives up every attempt.
+    /// The next event of the attempts that `start` makes; `None` once everything has failed. No
+    /// attempt starts between two calls. Cancelling this future loses nothing; dropping the race
+    /// gives up every attempt.
     pub async fn next<F>(&mut self, start: impl Fn(SocketAddr) -> F) -> Option<Event<T, E>>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
@@ -134,7 +134,7 @@ impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
                             self.race.failed(address, now);
                             return Some(Event::Failed(address, error));
                         }
-                        // It was given up, or the runtime stops.
+                        // The attempt was given up, or the runtime stops.
                         Err(_) => {}
                     }
                 }
@@ -151,7 +151,7 @@ impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
         }
     }
 
-    /// Takes in a name's addresses; why there are none.
+    /// Adds a name's addresses; returns the reason if there are none.
     fn found(
         &mut self,
         rank: usize,
@@ -164,7 +164,7 @@ impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
                 for (at, address) in interleaved(addresses).into_iter().enumerate() {
                     let shown =
                         if several { format!("{place} ({})", address.ip()) } else { place.to_string() };
-                    // The first address of each place goes before the second of any.
+                    // The first address of each place is tried before the second of any.
                     self.candidate(rank + at * 100, address, shown);
                 }
                 None
@@ -184,7 +184,7 @@ impl<T: Send + 'static, E: Send + 'static> Attempts<T, E> {
     }
 }
 
-/// The addresses that a name stands for now; what is wrong where there is none.
+/// The current addresses of a name, or the reason why there are none.
 pub async fn resolve(place: &Address) -> Result<Vec<SocketAddr>, String> {
     match timeout(RESOLVE_DEADLINE, lookup_host((place.host.as_str(), place.port))).await {
         Ok(Ok(addresses)) => {
@@ -196,8 +196,8 @@ pub async fn resolve(place: &Address) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-/// A TCP connection to the first of a place's addresses that takes one, within `within`
-/// in all.
+/// Connects by TCP to a place's addresses and returns the first connection that opens, within
+/// `within` in total.
 pub async fn connect(
     place: &Address,
     last_good: Option<SocketAddr>,

@@ -1,41 +1,42 @@
-//! Reads what a master says before the snapshot and the stream: one line at a time.
+//! Reads a master's answers before the snapshot and the stream, one line at a time.
 //!
-//! A replica reads these lines byte by byte, blocking, five seconds a byte at most:
-//! what is not whole yet is not for it.
+//! A replica reads these lines with blocking reads, and waits five seconds at most for each byte.
+//! So it is given whole lines only.
 
-/// The longest line that a master gives to a replica; Redis itself reads 255 bytes of it.
+/// The longest line that a master may send, in bytes. Redis itself reads at most 255 bytes of a
+/// line.
 pub const MAX_LINE: usize = 1024;
 
-/// What an operator does with a Redis that answers in TLS.
+/// Advice to the operator when Redis answers with TLS.
 pub const SPEAKS_TLS: &str = "its port speaks TLS; a gateway speaks to its own Redis in clear: give that a plain port on loopback as well (port 6379, bind 127.0.0.1, tls-port another one)";
 
-/// And with one that closes the connection in place of its first answer.
+/// Advice to the operator when Redis closes the connection without an answer.
 pub const CLOSES: &str = "closes the connection without an answer: does its port speak TLS? A gateway speaks to its own Redis in clear";
 
-/// Whether the front of an answer is a TLS alert: plain text came to a port for TLS.
+/// Whether an answer begins with a TLS alert: a TLS port sends one when it gets plain text.
 pub fn is_tls(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x15, 3])
 }
 
-/// What stands at the front of the bytes.
+/// What the bytes begin with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer<'a> {
-    /// Signs of life while the master prepares its answer, this many bytes of them.
+    /// This many newlines: the master sends them as signs of life while it prepares its answer.
     Newlines(usize),
-    /// A whole line of `length` bytes, its end included.
+    /// A whole line.
     Line {
-        /// Bytes it takes.
+        /// Length in bytes, line end included.
         length: usize,
-        /// Without its end.
+        /// The line without its end.
         text: &'a [u8],
     },
-    /// The line is not whole yet.
+    /// The line is not complete yet.
     Incomplete,
-    /// Nothing that a master says here.
+    /// There is no line end within [`MAX_LINE`] bytes.
     TooLong,
 }
 
-/// Reads the front of `bytes`, which must not be empty.
+/// Reads the first item of `bytes`, which must not be empty.
 pub fn parse(bytes: &[u8]) -> Answer<'_> {
     let newlines = bytes.iter().take_while(|byte| **byte == b'\n').count();
     if newlines > 0 {
@@ -51,12 +52,13 @@ pub fn parse(bytes: &[u8]) -> Answer<'_> {
     }
 }
 
-/// Whether a line is one that any master says: printable ASCII.
+/// Whether a line is printable ASCII, as a master's answers are.
 pub fn is_plain(line: &[u8]) -> bool {
     line.iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
-/// A whole line, its end included, as it is safe in a replica's log, which shows it as it is.
+/// Replaces bytes that are not printable by `?` and keeps the line end: a replica writes the line
+/// to its log as it is.
 pub fn tamed(whole: &[u8]) -> Vec<u8> {
     let end = if whole.ends_with(b"\r\n") { whole.len() - 2 } else { whole.len() - 1 };
     let tame = |byte: &u8| if (b' '..=b'~').contains(byte) { *byte } else { b'?' };

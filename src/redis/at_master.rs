@@ -8,17 +8,17 @@ use super::gate::Gate;
 use super::observer::Observer;
 use crate::tap::{Flow, Overdue, Tap, Verdict};
 
-/// Looks into one link at the master's site.
+/// The tap of one link at the master's site.
 #[derive(Debug)]
 pub struct AtMaster {
     gate: Gate,
     observer: Observer,
-    /// The replica has said something, and the master has.
+    /// Whether the replica has sent anything, and whether the master has.
     spoken: (bool, bool),
 }
 
 impl AtMaster {
-    /// Judges by `gate` and shows what it lets pass to `observer`.
+    /// `gate` judges what the replica sends; `observer` sees what passes.
     pub fn new(gate: Gate, observer: Observer) -> Self {
         Self { gate, observer, spoken: (false, false) }
     }
@@ -29,7 +29,7 @@ impl AtMaster {
         let verdict = self.gate.replica_says(&parsed, now);
         match (&verdict, &parsed) {
             (Verdict::Pass(_), Parsed::Command { arguments, .. }) => self.observer.asked(arguments, now),
-            // What the master hears in place of it, or before it.
+            // The master gets this command in place of the replica's, or before it.
             (Verdict::Replace(_, command) | Verdict::Insert(command), _) => {
                 if let Some(b'*') = command.first()
                     && let Parsed::Command { arguments, .. } = command::parse(command)

@@ -1,8 +1,8 @@
-//! The tap at the replica's site: its introduction, and the observer behind it.
+//! The tap at the replica's site: it rewrites the introduction, and has the observer behind that.
 //!
-//! Judges nothing that the replica says: what it cannot read goes on as it is, to be
-//! refused at the master's site. A replica's log shows a master's answers as they are, so
-//! they must be fit for it.
+//! It does not judge the replica. What it cannot read passes unchanged, and the gateway at the
+//! master's site refuses it. It does judge the master's answers: a replica writes them to its log
+//! as they are, so they must be printable.
 
 use std::time::Instant;
 
@@ -13,20 +13,20 @@ use super::names::Name;
 use super::observer::Observer;
 use crate::tap::{Flow, Tap, Verdict};
 
-/// Looks into one link at the replica's site.
+/// The tap of one link at the replica's site.
 pub struct AtReplica {
     introduction: Introduction,
     observer: Observer,
-    /// A sync was asked for: nothing is rewritten any more.
+    /// The replica has asked for a sync: from here on nothing is rewritten.
     asked: bool,
-    /// Hears of a name that is another than the config says.
+    /// Called when the replica is announced by another name than the config says.
     renamed: Box<dyn Fn(&Name) + Send>,
 }
 
 impl AtReplica {
-    /// Rewrites by `introduction` and shows what goes on to `observer`. `renamed` is
-    /// called where the master lists the replica by another name than the config says,
-    /// since that one is in use.
+    /// `introduction` rewrites what the replica sends; `observer` sees what goes on. `renamed` is
+    /// called when the replica is announced by another name than the config says, because that name
+    /// is in use.
     pub fn new(introduction: Introduction, observer: Observer, renamed: Box<dyn Fn(&Name) + Send>) -> Self {
         Self { introduction, observer, asked: false, renamed }
     }
@@ -53,7 +53,8 @@ impl AtReplica {
         {
             let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
             let wire = command::encode(&words);
-            // What would be too long for the master's site goes on as it came.
+            // If the rewritten command is too long for the gateway at the master's site, the
+            // original goes on.
             if words.len() <= MAX_ARGUMENTS && wire.len() <= MAX_COMMAND {
                 self.observer.asked(&words, now);
                 return Verdict::Replace(length, wire);

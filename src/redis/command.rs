@@ -1,41 +1,41 @@
-//! Reads one command as a replica sends it: a RESP array or an inline line.
+//! Reads one command as a replica sends it: a RESP array, or an inline line.
 //!
-//! Stricter than Redis on purpose: what this accepts, Redis reads the same way.
-//! Numbers must be canonical, both bytes after a bulk string must be CR LF (Redis
-//! skips them unseen), an inline line holds printable ASCII without quotes. Every
-//! length is judged before anything is stored.
+//! The parser is stricter than Redis on purpose: Redis reads everything that it accepts in the same
+//! way. Numbers must be canonical. A bulk string must end with CR LF, which Redis skips without
+//! checking. An inline line holds printable ASCII without quotes. Every length is checked before
+//! anything is stored.
 
 use crate::proxy_protocol;
 
-/// The most arguments of one command, its name included.
+/// Most arguments of one command, its name included.
 pub const MAX_ARGUMENTS: usize = 32;
 
-/// The longest argument in bytes.
+/// Longest argument in bytes.
 pub const MAX_ARGUMENT: usize = 4096;
 
-/// The longest command in bytes.
+/// Longest command in bytes.
 pub const MAX_COMMAND: usize = 16 * 1024;
 
-/// What an operator does about a load balancer that says more than replicas do.
+/// Advice to the operator when a load balancer sends a PROXY protocol header.
 pub const PROXY: &str =
     "the PROXY protocol before a replica's first command: turn send-proxy off for the replica's listener";
 
-/// What stands at the front of the bytes.
+/// What the bytes begin with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// A whole command of this many bytes.
+    /// A whole command.
     Command {
-        /// Bytes it takes.
+        /// Length in bytes.
         length: usize,
-        /// Name and arguments.
+        /// The command's name and its arguments.
         arguments: Vec<&'a [u8]>,
     },
-    /// Empty lines, this many bytes of them: a replica's signs of life while it
-    /// loads.
+    /// This many bytes of empty lines: a replica sends them as signs of life while it loads a
+    /// snapshot.
     Newline(usize),
-    /// The command is not whole yet.
+    /// The command is not complete yet.
     Incomplete,
-    /// Nothing that a replica sends.
+    /// Not a command that a replica sends; the text says what is wrong.
     Malformed(&'static str),
 }
 
@@ -49,14 +49,15 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
-/// Whether the command, its name first, asks for a sync.
+/// Whether a command, given with its name, asks for a sync.
 pub fn asks_for_a_sync(arguments: &[&[u8]]) -> bool {
     [&b"PSYNC"[..], b"SYNC"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name))
 }
 
-/// The bytes of a command with these words, as a RESP array.
+/// Encodes a command with these words as a RESP array.
 pub fn encode(words: &[&[u8]]) -> Vec<u8> {
-    // Room for all of it: one of the words may be a password, and leaves no copies.
+    // The vector has room for the whole command, so it never moves: a word may be a password, and
+    // moving would leave copies in memory.
     let mut wire = Vec::with_capacity(32 + words.iter().map(|word| word.len() + 32).sum::<usize>());
     wire.extend(format!("*{}\r\n", words.len()).into_bytes());
     for word in words {
@@ -96,7 +97,7 @@ fn printable(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte) && !matches!(byte, b'"' | b'\'' | b'\\')
 }
 
-/// Bytes of empty lines at the front, with either end.
+/// Bytes of empty lines at the front; each may end in LF or CR LF.
 fn empty_lines(bytes: &[u8]) -> usize {
     let mut at = 0;
     loop {
@@ -143,7 +144,8 @@ fn array(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Command { length: at, arguments }
 }
 
-/// A canonical number up to `most`, with its CR LF.
+/// Reads a canonical number up to `most` and its CR LF. Returns the number and the bytes that it
+/// takes.
 fn number<'a>(bytes: &[u8], most: usize, above: &'static str) -> Result<(usize, usize), Parsed<'a>> {
     let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let value = bytes[..digits].iter().try_fold(0usize, |value, digit| {

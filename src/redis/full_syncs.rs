@@ -1,34 +1,34 @@
-//! Bounds how many full syncs of one site a master begins within a minute: each is a
-//! fork of the master, and all of its data.
+//! Bounds how many full syncs a master begins for one site within a minute. Each full sync makes
+//! the master fork and send all of its data.
 //!
-//! Only the master decides whether a sync is full, so every request takes a place, and
-//! gives it back if the resync is partial.
+//! Only the master decides whether a sync is full. So every request takes a place, and gives it
+//! back if the resync is partial.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The time for which a place is taken.
+/// Time that a place is taken for.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The bound on the full syncs of one site from one master.
+/// The full syncs of one site from one master.
 #[derive(Debug)]
 pub struct FullSyncs {
     most: usize,
     taken: Mutex<VecDeque<Instant>>,
 }
 
-/// A place that was taken.
+/// A place that a request for a sync has taken.
 #[derive(Debug)]
 pub struct Taken(Instant);
 
 impl FullSyncs {
-    /// At most `most` within a minute.
+    /// Allows `most` full syncs within a minute.
     pub fn new(most: usize) -> Self {
         Self { most, taken: Mutex::default() }
     }
 
-    /// Takes a place; if there is none, the time until one is free.
+    /// Takes a place. The error is the time until one is free.
     pub fn take(&self, now: Instant) -> Result<Taken, Duration> {
         let mut taken = self.taken.lock().expect("no code panics while it holds the places");
         while taken.front().is_some_and(|then| now.saturating_duration_since(*then) >= MINUTE) {
@@ -45,7 +45,7 @@ impl FullSyncs {
         }
     }
 
-    /// Gives a place back: the sync was not a full one.
+    /// Gives a place back, because the sync was not a full one.
     pub fn give_back(&self, place: &Taken) {
         let mut taken = self.taken.lock().expect("no code panics while it holds the places");
         if let Some(at) = taken.iter().position(|then| *then == place.0) {

@@ -1,11 +1,13 @@
-//! The master side's allow-list: nothing but replication reaches the master.
+//! The allow-list at the master's site: only replication reaches the master.
 //!
-//! Follows the handshake of a replica as Redis 2.8–8, Valkey, KeyDB and Dragonfly
-//! send it. Whole, known commands go on; anything else ends the link: before the sync
-//! with an error reply in its order, after it in silence, since a reply there would
-//! corrupt the stream. It fails closed: what it cannot read never passes. Where the
-//! gateway has authenticated itself, a replica's AUTH goes no further than here. What the
-//! master lists of the replica is said here, whatever the replica says ([`listing`](super::listing)).
+//! The gate follows the handshake of a replica as Redis 2.8–8, Valkey, KeyDB and Dragonfly send it.
+//! Whole, known commands go on; anything else ends the link. Before the sync the replica gets an
+//! error reply, in its order among the other replies. After the sync it gets none, since a reply
+//! would corrupt the stream. The gate fails closed: what it cannot read never passes.
+//!
+//! If the gateway has authenticated itself to the master, the gate answers a replica's AUTH and
+//! does not pass it on. The gateway also decides under which address the master lists the replica
+//! ([`listing`](super::listing)).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,77 +25,77 @@ use super::reply;
 use crate::escape::shown;
 use crate::tap::{OPENING, Overdue, Verdict};
 
-/// The most passwords of one connection.
+/// Most AUTH commands on one connection.
 const MAX_PASSWORDS: usize = 16;
 
-/// The most commands of a handshake: a replica of any kind has a dozen.
+/// Most commands in a handshake. Every known kind of replica sends about a dozen.
 const MAX_COMMANDS: usize = 64;
 
-/// Empty lines that reach the master before a sync is asked for, in bytes.
+/// Bytes of empty lines that reach the master before a sync is asked for.
 const MAX_EMPTY: usize = 1024;
 
-/// What one master allows beyond the replication of a plain replica, and what else
-/// there is to know about it.
+/// What one `[[master]]` allows beyond plain replication, and what its links of one site share.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// The gateway has authenticated itself: the replica need not, and what it says of
-    /// a password is for nobody.
+    /// The gateway has authenticated itself to the master. The replica need not, and its AUTH is
+    /// answered here.
     pub authenticated: bool,
-    /// `PSYNC … FAILOVER` passes.
+    /// `PSYNC … FAILOVER` may pass.
     pub failover: bool,
-    /// Clients that ask for a snapshot alone are served.
+    /// Clients may ask for a snapshot without becoming replicas.
     pub dump: bool,
-    /// `CLUSTER SYNCSLOTS` passes.
+    /// `CLUSTER SYNCSLOTS` may pass.
     pub slot_migration: bool,
-    /// This link's token among those of its site; nothing where links are not bounded.
+    /// This link's token among those of its site; `None` if links are not bounded.
     pub opening: Option<Arc<Opening>>,
     /// The bound on this site's full syncs.
     pub full_syncs: Option<Arc<FullSyncs>>,
-    /// The syncs over two connections that this site has begun.
+    /// The grants for two-connection syncs of this site.
     pub grants: Arc<Grants>,
     /// The passwords that this site has tried.
     pub guesses: Arc<Guesses>,
-    /// What it says without being answered.
+    /// The bound on what the site sends without getting a reply.
     pub pace: Arc<Pace>,
-    /// How the site's replicas are listed.
+    /// The address under which the master lists the site's replicas.
     pub listing: Listing,
 }
 
-/// Where the replica's connection is.
+/// The state of the replica's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Commands and single-line replies.
+    /// The replica sends commands and gets one-line replies.
     Handshake,
-    /// PSYNC went out, its answer is awaited.
+    /// PSYNC was sent; its reply is awaited.
     AskedPsync,
-    /// SYNC went out, its answer is awaited.
+    /// SYNC was sent; its reply is awaited.
     AskedSync,
-    /// The answer has come: a snapshot or the stream. No replies any more.
+    /// The reply to PSYNC or SYNC has come. A snapshot or the stream follows; there are no more
+    /// replies.
     Syncing,
-    /// A migration of slots was asked for, its answer is awaited.
+    /// A slot migration was asked for; its reply is awaited.
     AskedSlots,
-    /// Slots are on their way.
+    /// Slots are being migrated.
     Slots,
 }
 
-/// Who answers a command that has not been answered yet, and who hears it.
+/// Who answers a command, and who gets the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     /// The master answers the replica.
     Master,
-    /// This gateway answers the replica: `+OK`, in its order.
+    /// This gateway answers the replica with `+OK`, in its order among the master's replies.
     Us,
-    /// The master answers this gateway, whose command it is.
+    /// The master answers this gateway, which has sent the command itself.
     MasterToUs,
 }
 
-/// A command that has not been answered yet.
+/// A command without a reply so far.
 #[derive(Debug)]
 struct Awaited {
     by: By,
-    /// It asks for a snapshot alone.
+    /// It has the option `rdb-only`: a snapshot without the stream.
     snapshot: bool,
-    /// It is a password.
+    /// The password in it, if it is an AUTH that went to the master.
     guess: Option<Guess>,
 }
 
@@ -109,35 +111,36 @@ pub struct Gate {
     site: String,
     rules: Rules,
     phase: Phase,
-    /// Commands whose reply line has not passed yet.
+    /// Commands whose reply has not passed yet.
     unanswered: VecDeque<Awaited>,
-    /// Commands of the handshake so far.
+    /// Commands in the handshake so far.
     commands: usize,
-    /// Passwords among them.
+    /// AUTH commands among them.
     passwords: usize,
     /// Bytes of empty lines before a sync was asked for.
     empty: usize,
     listed: Listed,
-    /// The master may take this connection for one that dumps its data.
+    /// The master may treat this connection as one that only dumps its data.
     dump: bool,
-    /// PSYNC is nothing that the master knows, or lets its user do: the replica goes back
-    /// to SYNC.
+    /// The master does not know PSYNC, or its user may not use it: the replica may fall back to
+    /// SYNC.
     may_sync: bool,
-    /// This link's part in syncs over two connections.
+    /// This link's part in two-connection syncs.
     member: Member,
-    /// This connection brings the snapshot of a sync that another one has asked for.
+    /// This is the second connection of a sync: it carries the snapshot for another one.
     paired: bool,
-    /// Its place among the full syncs of its site.
+    /// Its place in the bound on full syncs.
     place: Option<Taken>,
-    /// The snapshot comes over another connection, and this one asks once more.
+    /// The snapshot comes over another connection (Valkey), and the replica sends PSYNC again on
+    /// this one.
     apart: bool,
-    /// That other connection was named.
+    /// The replica has named that other connection (`set-rdb-client-id`).
     joined: bool,
-    /// The link ends once everything is answered.
+    /// If set, the link ends once every command has its reply.
     refusal: Option<Refusal>,
 }
 
-/// How a link is to end.
+/// How the link ends after the last outstanding reply.
 #[derive(Debug)]
 struct Refusal {
     reply: Vec<u8>,
@@ -169,25 +172,26 @@ impl Gate {
         }
     }
 
-    /// Whether the master's bytes are for nobody to judge any more.
+    /// Whether a sync or a slot migration has begun: from then on the gate does not read the
+    /// master's bytes.
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Syncing | Phase::Slots)
     }
 
-    /// Whether slots are migrated, and nothing is replicated.
+    /// Whether this connection migrates slots instead of replicating.
     pub fn migrates_slots(&self) -> bool {
         self.phase == Phase::Slots
     }
 
-    /// Whether the replica has asked for a sync in time, or has last words coming.
+    /// Whether the replica is late in asking for a sync. Called when [`OPENING`] is over.
     pub fn overdue(&self) -> Overdue {
         match self.phase {
             Phase::Syncing | Phase::Slots => Overdue::Never,
-            // The master takes its time.
+            // The master may take its time, for example to fork.
             Phase::AskedPsync | Phase::AskedSync | Phase::AskedSlots => Overdue::NotYet,
-            // Its other connection may take some, too.
+            // The snapshot's connection may take some time, too.
             Phase::Handshake if self.apart && !self.joined => Overdue::NotYet,
-            // It has asked, and the master still owes the gateway an answer.
+            // The replica has asked, and the gateway still waits for the reply to its own command.
             Phase::Handshake if self.asks_itself() => Overdue::NotYet,
             Phase::Handshake => {
                 let evicted = self.rules.opening.as_ref().is_some_and(|opening| opening.is_evicted());
@@ -201,7 +205,7 @@ impl Gate {
         }
     }
 
-    /// Judges what the replica says.
+    /// Judges what the replica sends.
     pub fn replica_says(&mut self, parsed: &Parsed<'_>, now: Instant) -> Verdict {
         if self.refusal.is_some() {
             return Verdict::Hold;
@@ -217,8 +221,8 @@ impl Gate {
         if name == b"REPLCONF" && is_ack(options) {
             return match self.phase {
                 Phase::Syncing | Phase::Slots => self.paced(1, now).unwrap_or(Verdict::Pass(length)),
-                // Before a sync it means nothing, and a master may answer it with an error,
-                // which would be taken for another's answer.
+                // Before a sync an acknowledgement means nothing. A master may answer it with an
+                // error, which would be taken for the reply to another command.
                 _ => Verdict::Replace(length, Vec::new()),
             };
         }
@@ -233,7 +237,7 @@ impl Gate {
             return self.refuse(format!("the command {} after the sync was asked for", named(arguments)));
         }
         if name == b"QUIT" && self.unanswered.is_empty() {
-            // A health check: no breach, and not for the master.
+            // A health check sends QUIT. That is no breach, and the master need not see it.
             let reason = "the client left without asking for a sync (QUIT)".to_owned();
             return Verdict::Stop { pass: 0, reply: reply::OK.to_vec(), reason, breach: false };
         }
@@ -241,7 +245,7 @@ impl Gate {
         if asks && self.asks_itself() {
             return Verdict::Hold;
         }
-        // No replica asks for a sync before its last reply has come.
+        // Real replicas ask for a sync only after their last reply has come.
         if asks && !self.unanswered.is_empty() {
             return self
                 .refuse(format!("the command {} before the replies to earlier ones", named(arguments)));
@@ -309,7 +313,7 @@ impl Gate {
         if asks && let Some(wait) = self.must_wait(now) {
             return wait;
         }
-        // A migration of slots may be asked for again and again.
+        // The requests of a slot migration may repeat, so they are not counted.
         self.commands += usize::from(!slots);
         if self.commands.max(self.unanswered.len() + 1) > MAX_COMMANDS {
             return self.refuse("more commands than a handshake has".to_owned());
@@ -329,13 +333,13 @@ impl Gate {
         }
     }
 
-    /// Whether the gateway waits for the master's answer to a command of its own.
+    /// Whether the gateway waits for the reply to a command of its own.
     fn asks_itself(&self) -> bool {
         self.unanswered.iter().any(|awaited| awaited.by == By::MasterToUs)
     }
 
-    /// Judges a password. Where the gateway has authenticated itself, it is answered here;
-    /// else it goes to the master in the site's turn.
+    /// Judges an AUTH. If the gateway has authenticated itself, it answers here; otherwise the
+    /// password goes to the master, if the site's limit on guesses allows it now.
     fn password(&mut self, length: usize, words: &[&[u8]], now: Instant) -> Verdict {
         self.passwords += 1;
         if self.passwords > MAX_PASSWORDS {
@@ -366,8 +370,8 @@ impl Gate {
         }
     }
 
-    /// Empty lines are a replica's signs of life while it loads; before there is a sync
-    /// they mean nothing, and few pass.
+    /// Replicas send empty lines as signs of life while they load a snapshot. Before a sync they
+    /// mean nothing, and only [`MAX_EMPTY`] bytes of them pass.
     fn empty_lines(&mut self, length: usize, now: Instant) -> Verdict {
         if self.phase != Phase::Handshake || self.apart {
             return self.paced(length, now).unwrap_or(Verdict::Pass(length));
@@ -381,8 +385,8 @@ impl Gate {
         }
     }
 
-    /// Counts what a master takes without answering; the end of the link where it is too
-    /// much for the site.
+    /// Counts what the master gets and does not answer. Ends the link if it is too much for the
+    /// site.
     fn paced(&mut self, count: usize, now: Instant) -> Option<Verdict> {
         let over = !self.rules.pace.takes(count, now);
         over.then(|| {
@@ -390,11 +394,11 @@ impl Gate {
         })
     }
 
-    /// Takes a place for what may become a full sync; where there is none, the words
-    /// that make a replica ask again.
+    /// Takes a place for what may become a full sync. If there is none, the link ends with a reply
+    /// that makes the replica ask again later.
     fn must_wait(&mut self, now: Instant) -> Option<Verdict> {
         let full_syncs = self.rules.full_syncs.as_ref()?;
-        // Both connections of a sync have one place together.
+        // The two connections of one sync share one place.
         if self.place.is_some() || self.paired {
             return None;
         }
@@ -409,15 +413,16 @@ impl Gate {
         Some(self.ask_again(reason, wait))
     }
 
-    /// Ends the link in the words that make a replica ask for its sync again.
+    /// Ends the link with a reply that makes the replica ask for its sync again later.
     fn ask_again(&self, reason: &str, wait: Duration) -> Verdict {
         let reason = format!("{reason}; ask again in {} s", wait.as_secs() + 1);
         let reply = reply::loading(&self.site, &reason);
         Verdict::Stop { pass: 0, reply, reason, breach: false }
     }
 
-    /// Judges the options that make this connection the second one of a sync, or take
-    /// it on behind that, or would have it dump the data; takes the grant.
+    /// Judges the options of syncs over two connections, and those that ask for a dump. They make
+    /// this connection the second one of a sync, or let the main one go on after the snapshot;
+    /// either uses up a grant.
     fn second_step(&mut self, options: &[&[u8]]) -> Result<(), &'static str> {
         const DUMP: &str = "which would only dump the data (allow_dump)";
         const NOT_OURS: &str = "which belongs to no sync that this site has begun";
@@ -427,7 +432,7 @@ impl Gate {
         let second = matches!(snapshot, [Some(b"1"), Some(b"1")]) && !filtered;
         let main = value(options, "main-ch-client-id");
         if let Some(id) = value(options, "set-rdb-client-id") {
-            // It comes alone: nothing else is let in with it.
+            // It must come without the other options of this kind.
             let alone = self.apart && !asks && main.is_none();
             let granted = alone && number(id).is_some_and(|id| self.member.may_go_on(id));
             self.joined |= granted;
@@ -449,7 +454,7 @@ impl Gate {
         if asks && !self.rules.dump { Err(DUMP) } else { Ok(()) }
     }
 
-    /// Ends the link for now: what was asked for is not to be had.
+    /// Ends the link without a breach: the replica may try again later.
     fn decline(&mut self, reason: String) -> Verdict {
         let reply = reply::error(&self.site, &reason);
         if self.unanswered.is_empty() {
@@ -459,8 +464,8 @@ impl Gate {
         Verdict::Hold
     }
 
-    /// Ends the link: at once where nothing is unanswered, else after the last
-    /// outstanding reply.
+    /// Ends the link because of a breach: at once if every command has its reply, otherwise after
+    /// the last outstanding reply.
     fn refuse(&mut self, reason: String) -> Verdict {
         let reason = format!("{reason}; refused");
         if self.phase != Phase::Handshake {
@@ -474,24 +479,25 @@ impl Gate {
         Verdict::Hold
     }
 
-    /// The last words to a replica whose master gives no answers, for this reason.
+    /// The error reply for a replica whose master does not answer, with this reason.
     pub fn last_words(&self, reason: &str) -> Vec<u8> {
         reply::error(&self.site, reason)
     }
 
-    /// Ends the link, since the master said something that is no line.
+    /// Ends the link, because the master sent something that is not a reply line.
     pub fn master_raves(&self) -> Verdict {
         let reason = "the master answered with a line that is no reply".to_owned();
         Verdict::Stop { pass: 0, reply: Vec::new(), reason, breach: false }
     }
 
-    /// Takes a whole line of the master, without its end and with it. Not to be asked
-    /// once the gate [is open](Self::is_open).
+    /// Takes a whole line from the master: `line` is without its end, `whole` with it. Must not be
+    /// called once the gate [is open](Self::is_open).
     pub fn master_says(&mut self, line: &[u8], whole: &[u8]) -> Verdict {
         let length = whole.len();
         match self.phase {
             Phase::AskedSync if line.starts_with(b"$") => {
-                // Valkey: the offset, the replication id, a database, this one's id.
+                // Valkey's line holds the offset, the replication id, the database and this
+                // connection's client id.
                 if let (true, Some(rest)) = (self.paired, line.strip_prefix(b"$ENDOFF:"))
                     && let Some(id) = last_number(rest)
                 {
@@ -514,7 +520,8 @@ impl Gate {
                 }
                 self.synced(length)
             }
-            // Valkey: this connection asks again once the snapshot's is set up.
+            // Valkey: the replica sends PSYNC again on this connection once the snapshot's
+            // connection is set up.
             Phase::AskedPsync if line.starts_with(b"+DUALCHANNELSYNC") && !self.apart => {
                 self.member.awaits();
                 self.apart = true;
@@ -528,8 +535,8 @@ impl Gate {
                 self.phase = Phase::Handshake;
                 Verdict::Pass(length)
             }
-            // A master that answers otherwise is one that is not known: the bytes
-            // go on, nothing is armed, and the replica may only acknowledge.
+            // The reply is not known: its bytes go on, nothing is armed, and from here the replica
+            // may only acknowledge.
             Phase::AskedPsync | Phase::AskedSync | Phase::Syncing | Phase::Slots => {
                 self.phase = Phase::Syncing;
                 Verdict::Pass(length)
@@ -538,18 +545,20 @@ impl Gate {
         }
     }
 
-    /// One more command is answered, and with it those of ours that come next.
+    /// Handles the reply to the oldest outstanding command, and adds the gateway's own replies that
+    /// come next.
     fn answered(&mut self, line: &[u8], whole: &[u8]) -> Verdict {
         let Some(Awaited { by, snapshot, guess }) = self.unanswered.pop_front() else {
-            // From here on answers could not be told apart. The replica may still read it:
-            // that is how a master says that it has no room.
+            // A reply without a command: from here on replies could not be matched to commands. The
+            // line may still reach the replica, since a master with too many clients says so in
+            // this way.
             return self.unexpected(whole.len());
         };
         if !matches!(line.first(), Some(b'+' | b'-')) {
             return self.unexpected(0);
         }
-        // A master that knows `rdb-only` and not the option that pairs the
-        // connection has taken the first all the same.
+        // A master that knows `rdb-only`, but not the option that pairs the connection, has applied
+        // `rdb-only` although it answers with an error.
         self.dump |= snapshot && line.starts_with(b"-");
         if let Some(guess) = guess.filter(|_| line == b"+OK") {
             guess.is_good();
@@ -568,7 +577,7 @@ impl Gate {
             ours.extend_from_slice(reply::OK);
         }
         if self.phase == Phase::AskedSlots && self.unanswered.is_empty() {
-            // Refused, or not ready, and asked again.
+            // After an error the replica asks again.
             self.phase = if line.starts_with(b"-") { Phase::Handshake } else { Phase::Slots };
         }
         match self.refusal.take_if(|_| self.unanswered.is_empty()) {
@@ -580,20 +589,20 @@ impl Gate {
         }
     }
 
-    /// Ends the link, since the master says something that answers nothing.
+    /// Ends the link, because the master sent a reply that belongs to no command.
     fn unexpected(&self, pass: usize) -> Verdict {
         let reason = "the master says what nobody has asked for".to_owned();
         Verdict::Stop { pass, reply: Vec::new(), reason, breach: false }
     }
 
-    /// Ends the link, since the master would list the replica by another address.
+    /// Ends the link, because the master would list the replica by another address.
     fn unlisted(&self, line: &[u8]) -> Verdict {
         let next = if line.starts_with(b"-NOAUTH") {
             "it wants a password: `auth` in its [[master]], or masterauth of the replica".to_owned()
         } else if line.starts_with(b"-NOPERM") {
             "its user lacks rights: ACL SETUSER <user> +replconf".to_owned()
         } else {
-            // Only the gateway's own command is answered here: there is no secret in it.
+            // This line answers the gateway's own command, so it holds no secret.
             format!("it answers {}", cut(line))
         };
         let reason = format!("the master does not take the name of this site's replicas; {next}");
@@ -612,7 +621,8 @@ impl Gate {
     }
 }
 
-/// The command's name for a log, never its arguments: they may be a password.
+/// The command's name for a log, with the first argument of REPLCONF and CLUSTER. Other arguments
+/// are left out, since they may be a password.
 fn named(arguments: &[&[u8]]) -> String {
     let speaks = [&b"REPLCONF"[..], b"CLUSTER"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name));
     match arguments.get(1) {
@@ -629,7 +639,7 @@ fn last_number(line: &[u8]) -> Option<u64> {
     number(line.rsplit(|byte| *byte == b' ').next()?)
 }
 
-/// `<replication id or ?> <offset>`, then perhaps `FAILOVER`, which is judged apart.
+/// `<replication id or ?> <offset>`, then perhaps `FAILOVER`, which the caller judges.
 fn is_psync(options: &[&[u8]]) -> bool {
     let (id, offset) = match options {
         [id, offset] => (id, offset),
@@ -637,6 +647,7 @@ fn is_psync(options: &[&[u8]]) -> bool {
         _ => return false,
     };
     let id = *id == b"?" || (id.len() == 40 && id.iter().all(u8::is_ascii_alphanumeric));
-    // Redis answers an offset that it cannot read with an error, which would let SYNC through.
+    // Redis answers an offset that it cannot read with an error, and an error could let SYNC
+    // through.
     id && integer(offset).is_some()
 }

@@ -1,18 +1,18 @@
-//! Which syncs over two connections a site has begun at a master: the second connection
-//! must belong to a first one of the same site.
+//! Checks that the second connection of a two-connection sync belongs to a first one of the same
+//! site.
 //!
-//! The two are tied by ids of the master's, small numbers that anybody can guess. Who
-//! could name another site's would start that site's stream at a snapshot of its own,
-//! and the replica there would be wrong without a word. So an id passes only where the
-//! master has said it on a link of this site, and only once.
+//! The two connections are tied by the master's client ids, which are small numbers and easy to
+//! guess. A site that named another site's id could start that site's stream at a snapshot of its
+//! own, and the replica there would silently hold wrong data. So an id passes only if the master
+//! has sent it on a link of this site, and only once.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How long a master keeps the place of a snapshot's connection that has ended.
+/// Time for which a master keeps the state of a snapshot's connection that has ended.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// Grants that are kept; the oldest goes.
+/// Most grants that are kept; beyond that the oldest is dropped.
 const MOST: usize = 256;
 
 /// The grants of one site at one master.
@@ -27,10 +27,10 @@ struct State {
     grants: Vec<Grant>,
 }
 
-/// One second step that may be taken.
+/// Permission for one step of a two-connection sync.
 #[derive(Debug)]
 struct Grant {
-    /// The link on which the master has granted it; gone with it.
+    /// The link on which the master has given it. A grant for a snapshot ends with that link.
     by: u64,
     step: Step,
     since: Instant,
@@ -38,15 +38,15 @@ struct Grant {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// Redis: a connection may bring the snapshot for the main one of this id.
+    /// Redis: a connection may carry the snapshot for the main connection with this id.
     SnapshotFor(u64),
-    /// Valkey: a connection may bring the snapshot for a main one.
+    /// Valkey: a connection may carry the snapshot for some main connection.
     Snapshot,
-    /// Valkey: the main connection may go on behind the snapshot of this id.
+    /// Valkey: the main connection may go on after the snapshot of the connection with this id.
     GoOn(u64),
 }
 
-/// One link's part in it.
+/// One link of the site.
 #[derive(Debug)]
 pub struct Member {
     grants: Arc<Grants>,
@@ -77,33 +77,34 @@ impl Member {
 
     fn take(&self, step: &Step) -> bool {
         let mut state = self.grants.lock();
-        // It takes two.
+        // A link cannot use its own grant.
         let at = state.grants.iter().position(|grant| grant.step == *step && grant.by != self.number);
         at.map(|at| state.grants.remove(at)).is_some()
     }
 
-    /// Redis has said this connection's id: a snapshot's connection may name it.
+    /// Redis has sent this connection's id: a snapshot's connection may name it.
     pub fn has_id(&self, id: u64) {
         self.grant(Step::SnapshotFor(id));
     }
 
-    /// Valkey awaits a snapshot's connection.
+    /// Valkey waits for a connection that carries the snapshot for this one.
     pub fn awaits(&self) {
         self.grant(Step::Snapshot);
     }
 
-    /// Valkey has said the id of this connection, which brings the snapshot.
+    /// Valkey has sent the id of this connection, which carries the snapshot.
     pub fn brings(&self, id: u64) {
         self.grant(Step::GoOn(id));
     }
 
-    /// Whether this connection may bring the snapshot: for the main connection of this id, or, without
-    /// one, for one that awaits it.
+    /// Whether this connection may carry the snapshot for the main connection with this id or,
+    /// without an id, for any main connection that waits for one. Uses up the grant.
     pub fn may_bring(&self, id: Option<u64>) -> bool {
         self.take(&id.map_or(Step::Snapshot, Step::SnapshotFor))
     }
 
-    /// Whether this connection may go on behind the snapshot of this id.
+    /// Whether this connection may go on after the snapshot of the connection with this id. Uses up
+    /// the grant.
     pub fn may_go_on(&self, id: u64) -> bool {
         self.take(&Step::GoOn(id))
     }
@@ -111,7 +112,8 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // A snapshot's place is kept for a while after its connection.
+        // The master keeps the state of a snapshot's connection for a while after the connection
+        // has ended.
         self.grants.lock().grants.retain(|grant| match grant.step {
             Step::GoOn(_) => grant.since.elapsed() < KEPT,
             Step::Snapshot | Step::SnapshotFor(_) => grant.by != self.number,

@@ -1,8 +1,9 @@
-//! Bounds the passwords that one site tries at a master where each replica says its own.
+//! Bounds how many wrong passwords one site may try at a master. Used where each replica sends its
+//! own password to the master.
 //!
-//! What the master took once passes at once, so that a site with one replica whose
-//! password is wrong does not keep its others out. Anything else is a guess: few are
-//! free, then each waits longer for its turn than the one before.
+//! A password that the master has accepted passes at once from then on. So one replica with a wrong
+//! password does not lock out the others of its site. Any other password is a guess: the first few
+//! are free, then each waits longer than the one before.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,24 +11,24 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 
-/// Wrong passwords before there is any pause.
+/// Wrong passwords that are free of any pause.
 const FREE: u32 = 5;
 
-/// The first pause; it doubles with each wrong password that follows.
+/// Length of the first pause; it doubles with each further wrong password.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// The longest pause.
+/// Longest pause.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Without a wrong password for this long, all is forgotten.
+/// Time without a guess after which the wrong ones are forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 
-/// Good passwords that are known again.
+/// Most accepted passwords that are remembered.
 const KNOWN: usize = 16;
 
 /// The passwords that one site has tried at one master.
 pub struct Guesses {
-    /// Random: what is kept of a password says nothing without it.
+    /// A random key: without it the stored digests say nothing about the passwords.
     key: hmac::Key,
     state: Mutex<State>,
 }
@@ -35,18 +36,18 @@ pub struct Guesses {
 #[derive(Default)]
 struct State {
     wrong: u32,
-    /// Those whose answer has not come yet.
+    /// Digests of the guesses whose reply has not come yet.
     pending: Vec<Vec<u8>>,
-    /// When the last of either was tried.
+    /// When the last guess was tried.
     last: Option<Instant>,
     good: VecDeque<Vec<u8>>,
 }
 
-/// A password that is being tried: wrong unless [`Guess::is_good`] is said.
+/// A password that is being tried. It counts as wrong unless [`Guess::is_good`] is called.
 pub struct Guess {
     guesses: Arc<Guesses>,
     digest: Vec<u8>,
-    /// It was good before.
+    /// The master has accepted it before.
     known: bool,
     good: bool,
 }
@@ -64,7 +65,7 @@ impl Guesses {
         self.state.lock().expect("no code panics while it holds the guesses")
     }
 
-    /// Whether these words of an AUTH may go to the master now; else the time to wait.
+    /// Whether an AUTH with these words may go to the master now. The error is the time to wait.
     pub fn attempt(self: &Arc<Self>, words: &[&[u8]], now: Instant) -> Result<Guess, Duration> {
         let mut signed = hmac::Context::with_key(&self.key);
         for word in words {
@@ -79,7 +80,7 @@ impl Guesses {
             if since.is_some_and(|since| since >= FORGET) {
                 state.wrong = 0;
             }
-            // Replicas that come together say the same.
+            // Replicas that connect at the same time send the same password; that is one guess.
             let others = state.pending.iter().filter(|pending| **pending != digest).count();
             let ahead = state.wrong.saturating_add(u32::try_from(others).unwrap_or(u32::MAX));
             let pause = match ahead.saturating_add(1).saturating_sub(FREE) {
@@ -87,7 +88,7 @@ impl Guesses {
                 beyond => FIRST.saturating_mul(1 << (beyond - 1).min(10)).min(LONGEST),
             };
             let left = pause.saturating_sub(since.unwrap_or(FORGET));
-            // Where there are pauses, one is tried at a time.
+            // Once there are pauses, one guess is tried at a time.
             if !left.is_zero() || !pause.is_zero() && !state.pending.is_empty() {
                 return Err(left.max(FIRST));
             }
@@ -100,7 +101,7 @@ impl Guesses {
 }
 
 impl Guess {
-    /// The master has taken it.
+    /// The master has accepted it.
     pub fn is_good(mut self) {
         self.good = true;
     }
@@ -122,7 +123,7 @@ impl Drop for Guess {
                 }
                 state.good.push_back(std::mem::take(&mut self.digest));
             }
-            // The master's password has changed.
+            // It was accepted before and is not now: the master's password has changed.
             (true, false) => state.good.retain(|good| *good != self.digest),
             _ => {}
         }
@@ -159,14 +160,14 @@ mod tests {
         }
         assert_eq!(passed[..10], [0, 0, 0, 0, 0, 1, 3, 7, 15, 31]);
         assert!(passed[11..].windows(2).all(|pair| pair[1] - pair[0] == LONGEST.as_secs()), "{passed:?}");
-        // One that was good before is good at once, and a new one has to wait.
+        // A password that was accepted before passes at once, and a new one has to wait.
         attempt(b"right", at).unwrap().is_good();
         drop(attempt(b"wrong", at).unwrap());
         assert!(attempt(b"other", at).is_err());
-        // No longer good: a guess like any other.
+        // A password that is not accepted any more is a guess like any other.
         drop(attempt(b"right", at).unwrap());
         assert!(attempt(b"right", at).is_err());
-        // In the end all is forgotten.
+        // In the end all wrong guesses are forgotten.
         (0..FREE).for_each(|_| drop(attempt(b"wrong", at + FORGET).unwrap()));
     }
 
@@ -174,14 +175,14 @@ mod tests {
     fn replicas_that_come_together_are_no_guesses_and_words_are_told_apart() {
         let (guesses, now) = (Arc::<Guesses>::default(), Instant::now());
         guesses.attempt(&[b"a", b"b"], now).unwrap().is_good();
-        // Replicas that come together, each with the right password.
+        // Replicas that connect together, each with the right password.
         let pending: Vec<_> = (0..50).map(|_| guesses.attempt(&[b"ab"], now).unwrap()).collect();
         pending.into_iter().for_each(Guess::is_good);
-        // Different ones at a time are guesses before their answers have come.
+        // Different passwords at the same time are guesses before their replies have come.
         let tried = (0..50u8).filter_map(|guess| guesses.attempt(&[&[guess]], now).ok()).collect::<Vec<_>>();
         assert_eq!(tried.len(), FREE as usize);
         tried.into_iter().for_each(Guess::is_good);
-        // Once some were wrong, one is tried at a time.
+        // Once some were wrong, passwords are tried one at a time.
         (0..FREE).for_each(|_| drop(guesses.attempt(&[b"ba"], now).unwrap()));
         let later = now + FIRST;
         let pending = guesses.attempt(&[b"ba"], later).unwrap();

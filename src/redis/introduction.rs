@@ -1,11 +1,11 @@
-//! What a replica's introduction becomes at its own site: with the address under which
-//! the master is to list it, and without what hurts over a WAN.
+//! Rewrites a replica's introduction at its own site: adds the address under which the master lists
+//! it, and removes capabilities that hurt over a WAN.
 //!
-//! To a master every replica seems to sit at its own gateway's address; with
-//! equal ports even at the master's own, which misleads Sentinel into demoting
-//! the master. So `ip-address` is put into the same REPLCONF as
-//! `listening-port`: its options are one loop with one reply. A replica that
-//! announces an address itself does so there or in a later REPLCONF, and it wins.
+//! Without this, a master sees every replica at its own gateway's address. If the ports are equal
+//! too, that is the master's own address, and Sentinel may demote the master. So `ip-address` is
+//! added to the REPLCONF that has `listening-port`, since Redis reads all options of one REPLCONF
+//! and sends one reply. If a replica announces an address itself, in this or a later REPLCONF, its
+//! own address counts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,29 +14,29 @@ use std::time::Instant;
 use super::names::{Name, Names};
 use super::replconf;
 
-/// A capability that can be kept from the master.
+/// A capability that can be hidden from the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     /// Redis 8: a snapshot that is not compressed.
     RdbNoCompress,
     /// Redis 8: a snapshot without a checksum.
     RdbNoChecksum,
-    /// Valkey 8.1: the same.
+    /// Valkey 8.1: a snapshot without a checksum.
     SkipRdbChecksum,
-    /// Redis 8: the snapshot over a connection of its own.
+    /// Redis 8: the snapshot comes over a connection of its own.
     RdbChannel,
-    /// Valkey 8: the same.
+    /// Valkey 8: the snapshot comes over a connection of its own.
     DualChannel,
-    /// A snapshot without a file, whose size is not known beforehand.
+    /// A snapshot that is sent without a file; its size is not known beforehand.
     Eof,
-    /// Valkey 9: a stream compressed by the master.
+    /// Valkey 9: a stream that the master compresses with LZ4.
     Lz4,
-    /// The same.
+    /// Valkey 9: a stream that the master compresses with Zstandard.
     Zstd,
 }
 
 impl Capability {
-    /// All of them, by the names that Redis and Valkey give them.
+    /// All capabilities, by the names that Redis and Valkey give them.
     pub const ALL: [(&'static str, Self); 8] = [
         ("rdb-no-compress", Self::RdbNoCompress),
         ("rdb-no-checksum", Self::RdbNoChecksum),
@@ -48,7 +48,7 @@ impl Capability {
         ("zstd", Self::Zstd),
     ];
 
-    /// Whether `option value` states it.
+    /// Whether `option value` states this capability.
     fn is(self, option: &[u8], value: &[u8]) -> bool {
         let (name, _) = Self::ALL[self as usize];
         let spoken = match self {
@@ -60,25 +60,25 @@ impl Capability {
     }
 }
 
-/// The introduction of one replica connection.
+/// Rewrites the introduction of one replica connection.
 #[derive(Debug)]
 pub struct Introduction {
-    /// What is announced, and the client that it is announced for.
+    /// The names to announce, and the address of the replica.
     names: Option<(Arc<Names>, IpAddr)>,
     drop: Vec<Capability>,
     name: Option<Name>,
-    /// The replica's own port, where another was put in its place.
+    /// The replica's own port, if another port was announced in its place.
     own_port: Option<Vec<u8>>,
 }
 
 impl Introduction {
-    /// Announces a name for the replica at this address, where there are any, and keeps
-    /// the capabilities in `drop` to itself.
+    /// An introduction that announces a name for the replica at this address, if there are names,
+    /// and hides the capabilities in `drop`.
     pub fn new(names: Option<(Arc<Names>, IpAddr)>, drop: Vec<Capability>) -> Self {
         Self { names, drop, name: None, own_port: None }
     }
 
-    /// The name that the replica got, where it is another than the config says.
+    /// The announced name, if it differs from the config.
     pub fn instead(&self) -> Option<&Name> {
         self.name.as_ref().filter(|name| name.is_instead())
     }
@@ -87,7 +87,7 @@ impl Introduction {
     pub fn rewritten(&mut self, arguments: &[&[u8]], now: Instant) -> Option<Vec<Vec<u8>>> {
         let options = arguments.get(1..).filter(|options| options.len().is_multiple_of(2))?;
         let is = |option: &[u8], name: &str| option.eq_ignore_ascii_case(name.as_bytes());
-        // The second connection of a sync needs its `eof`.
+        // The second connection of a sync needs its `eof`, so nothing is removed there.
         let paired = options.chunks_exact(2).any(|option| is(option[0], "rdb-channel"));
         let mut words: Vec<Vec<u8>> = vec![arguments[0].to_vec()];
         for option in options.chunks_exact(2) {
@@ -97,8 +97,8 @@ impl Introduction {
         }
         let mut changed = words.len() < arguments.len();
         if words.len() == 1 && changed {
-            // A command that is answered like the one that it stands for: masters pass
-            // over what they do not know.
+            // The command must still get one reply. Masters ignore capabilities that they do not
+            // know.
             words.extend([b"capa".to_vec(), b"none".to_vec()]);
         }
         let place =
@@ -106,7 +106,7 @@ impl Introduction {
         let port = place(&words, "listening-port").map(|at| at + 1);
         match (place(&words, "ip-address"), port) {
             (Some(_), _) => {
-                // The replica has an address of its own, and so a port of its own.
+                // The replica announces its own address, so its own port counts as well.
                 self.name = None;
                 if let (None, Some(own)) = (port, self.own_port.take()) {
                     words.extend([b"listening-port".to_vec(), own]);

@@ -1,16 +1,15 @@
-//! When which byte of a stream passed, to say how far behind an acknowledgement is in
-//! time.
+//! Records when each byte of a stream passed, to measure how far in time an acknowledgement is
+//! behind.
 //!
-//! Holds a fixed number of marks, whatever passes: where there are too many, those two
-//! become one that lie closest together, so that a long delay is told a little less
-//! finely.
+//! It keeps a fixed number of marks, however much passes. When there are too many, the two marks
+//! that are closest in time become one, so a long delay is measured a little less precisely.
 
 use std::time::{Duration, Instant};
 
-/// Marks that are held.
+/// Most marks that are kept.
 const MARKS: usize = 32;
 
-/// Bytes that pass within this time share a mark.
+/// Time within which all bytes share one mark.
 const FINEST: Duration = Duration::from_millis(20);
 
 /// The bytes up to `end`, which passed from `first` to `last`.
@@ -21,14 +20,14 @@ struct Mark {
     last: Instant,
 }
 
-/// What has passed and is not acknowledged.
+/// Marks for the bytes that have passed and are not acknowledged.
 #[derive(Debug, Default)]
 pub struct Lag {
     marks: Vec<Mark>,
 }
 
 impl Lag {
-    /// The bytes up to `end` have passed by `now`.
+    /// Records that the bytes up to `end` have passed by `now`.
     pub fn passed(&mut self, end: u64, now: Instant) {
         if let Some(mark) = self.marks.last_mut()
             && now.saturating_duration_since(mark.first) < FINEST
@@ -46,15 +45,14 @@ impl Lag {
         self.marks.push(Mark { end, first: now, last: now });
     }
 
-    /// Everything up to `end` was acknowledged.
+    /// Records that everything up to `end` was acknowledged.
     pub fn acknowledged(&mut self, end: u64) {
         let done = self.marks.iter().take_while(|mark| mark.end <= end).count();
         self.marks.drain(..done);
     }
 
-    /// When the oldest byte passed that is not acknowledged, or a little earlier: by
-    /// 20 ms or a sixteenth of the delay, whichever is more. `None` if there is
-    /// none.
+    /// When the oldest unacknowledged byte passed; `None` if everything is acknowledged. The time
+    /// may be too early, by 20 ms or a sixteenth of the delay, whichever is more.
     pub fn since(&self) -> Option<Instant> {
         self.marks.first().map(|mark| mark.first)
     }

@@ -1,10 +1,10 @@
-//! The address under which a master lists the replicas of another site: always a name
-//! under that site's.
+//! Decides under which address a master lists the replicas of another site. It is always a name
+//! under that site's name, apart from exceptions in the config.
 //!
-//! A master shows what it is told in its INFO, as it is, and without `ip-address` the
-//! socket's peer, which is the gateway's own host. Sentinel sends REPLICAOF to whatever
-//! stands there, so that a site could have any Redis emptied that Sentinel reaches. Here
-//! nothing but the site's certificate, and the config, says what stands there.
+//! A master copies the announced address into its INFO as it is. Without `ip-address` it shows the
+//! socket's peer, which is the gateway's own host. Sentinel sends REPLICAOF to whatever address
+//! INFO shows, so a site could have any Redis that Sentinel reaches overwritten. Therefore only the
+//! site's certificate and the config decide what INFO shows.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -12,14 +12,14 @@ use super::command;
 use super::replconf;
 use crate::units::{Address, is_label};
 
-/// The longest name that every Redis takes: up to 6.0 a longer one is refused, and the
-/// peer's address stays.
+/// Longest name in bytes that every Redis accepts. Up to version 6.0, Redis refuses a longer one
+/// and keeps the peer's address.
 pub const LONGEST: usize = 45;
 
 const PORT: &str = "listening-port";
 const ADDRESS: &str = "ip-address";
 
-/// How the replicas of one site are listed at one master.
+/// The rules for the replicas of one site at one master.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
     site: String,
@@ -28,13 +28,13 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// For the replicas of `site`, as its certificate carries it. What is `accepted` is
-    /// listed as the far side announces it, unless it is the `master` itself.
+    /// The rules for the replicas of `site`, named as in its certificate. An address in `accepted`
+    /// is listed as announced, unless it is the `master` itself.
     pub fn new(site: &str, accepted: &[Address], master: SocketAddr) -> Self {
         Self { site: site.to_owned(), accepted: accepted.to_vec(), master: Some(master) }
     }
 
-    /// The host for a replica that announces an address, or none, and listens on `port`.
+    /// The host to list for a replica that announces an address, or none, and listens on `port`.
     pub fn host(&self, announced: Option<&[u8]>, port: Option<u16>) -> String {
         let announced = announced.and_then(|host| std::str::from_utf8(host).ok());
         let accepted = |host: &str| {
@@ -53,14 +53,14 @@ impl Listing {
         }
     }
 
-    /// `NAME.SITE`, where that is a name which every Redis takes.
+    /// `NAME.SITE`, if every Redis accepts it.
     fn under(&self, announced: &str) -> Option<String> {
         if announced.eq_ignore_ascii_case(&self.site) {
             return None;
         }
         let own = format!(".{}", self.site);
         let name = match announced.split_at_checked(announced.len().saturating_sub(own.len())) {
-            // The site's gateway has put its name there already.
+            // The site's own gateway has added the site's name already.
             Some((name, end)) if end.eq_ignore_ascii_case(&own) => name,
             _ => announced,
         };
@@ -69,7 +69,7 @@ impl Listing {
     }
 }
 
-/// How the replica at the other end of one connection is listed.
+/// What the master lists for the replica of one connection.
 #[derive(Debug, Default)]
 pub struct Listed {
     listing: Listing,
@@ -79,13 +79,13 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Nothing was said yet.
+    /// A connection on which nothing was announced so far.
     pub fn new(listing: Listing) -> Self {
         Self { listing, ..Self::default() }
     }
 
-    /// What a REPLCONF with these options becomes; nothing where it stays as it is. Their
-    /// values must be good.
+    /// What a REPLCONF with these options becomes; `None` if it stays as it is. The caller has
+    /// checked the values.
     pub fn rewritten(&mut self, options: &[&[u8]]) -> Option<Vec<u8>> {
         let is_ours =
             |option: &[u8]| [PORT, ADDRESS].iter().any(|name| option.eq_ignore_ascii_case(name.as_bytes()));
@@ -103,12 +103,13 @@ impl Listed {
         Some(self.encode(&others.concat()))
     }
 
-    /// The command that says it in the gateway's own words, before a sync is asked for.
+    /// The gateway's own REPLCONF, which it sends before a sync is asked for.
     pub fn own(&self) -> Vec<u8> {
         self.encode(&[])
     }
 
-    /// Always both together: what the master took of earlier ones does not matter.
+    /// Port and address are always sent together. So it does not matter which part of an earlier
+    /// command the master has accepted.
     fn encode(&self, others: &[&[u8]]) -> Vec<u8> {
         let host = self.listing.host(self.announced.as_deref(), self.port);
         let port = self.port.map(|port| port.to_string());
@@ -120,20 +121,20 @@ impl Listed {
         command::encode(&words)
     }
 
-    /// The master's answer to [`Listed::own`]. Only that is believed: of a replica's command the
-    /// master may have taken a part.
+    /// Takes the master's reply to [`Listed::own`]. Only this reply is proof: a master may accept a
+    /// part of a replica's command.
     pub fn answered(&mut self, line: &[u8]) {
         self.taken = line == b"+OK";
     }
 
-    /// Whether the master lists the replica as the gateway has said last.
+    /// Whether the master has accepted the latest address.
     pub fn is_taken(&self) -> bool {
         self.taken
     }
 }
 
-/// Whether an address is the very Redis that is reached at `host` and `port`, as far as
-/// can be told without asking for a name.
+/// Whether an address is that of the Redis at `host` and `port`, as far as can be told without
+/// resolving a name.
 pub fn is_same(address: &Address, host: &str, port: u16) -> bool {
     let ip = |host: &str| match host.parse::<IpAddr>() {
         Ok(ip) => Some(ip.to_canonical()),

@@ -1,10 +1,10 @@
-//! What of Redis' replication protocol the product must know.
+//! The parts of Redis' replication protocol that the gateway must know.
 //!
-//! Everything here works on bytes and owns no socket. [`at_master`] and [`at_replica`]
-//! are what a link's bytes pass: there the allow-list ([`gate`]), here the
-//! [`introduction`], and behind either the [`observer`], which keeps what is known as a
-//! [`replication`]. They read [`command`]s one way and [`answer`]s the other; the words
-//! that a gateway says itself are in [`reply`].
+//! Everything here works on bytes and owns no socket. All bytes of a link pass [`at_master`] or
+//! [`at_replica`]. The first holds the allow-list ([`gate`]), the second rewrites the
+//! [`introduction`]; both have an [`observer`] behind that, which records what it learns as a
+//! [`replication`]. Replicas send [`command`]s and masters send [`answer`]s; [`reply`] has the
+//! replies that a gateway gives itself.
 
 pub mod answer;
 pub mod at_master;

@@ -1,20 +1,20 @@
-//! The addresses under which the replicas of one `[[replica]]` are announced now.
+//! The addresses that are announced for the replicas of one `[[replica]]`.
 //!
-//! A master, and a Sentinel even more, takes replicas with one address for one
-//! replica. Where two would have the same, the later gets another.
+//! A master, and even more a Sentinel, treats replicas with the same address as one replica. So if
+//! two replicas would have the same address, the later one gets another.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long an address is kept for a replica that has left: after an outage each is
+/// Time for which an address is kept for a replica that has left. After an outage each replica is
 /// listed as before, in whatever order they come back.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// Addresses that are kept.
+/// Most addresses that are kept; beyond that, those of replicas that have left are dropped.
 const MOST: usize = 1024;
 
-/// What a `[[replica]]` announces; shared by its links.
+/// The names of one `[[replica]]`, shared by its links.
 #[derive(Debug)]
 pub struct Names {
     host: String,
@@ -25,35 +25,36 @@ pub struct Names {
 /// An address in use.
 #[derive(Debug)]
 struct Taken {
-    /// Who the replica is: a replica's second connection has the address of its first.
+    /// The replica's own address. With `own_port` it identifies the replica: its second connection
+    /// gets the address of its first.
     client: IpAddr,
     own_port: u16,
     address: (String, u16),
     links: usize,
-    /// When the last of them ended.
+    /// When the last link ended.
     left: Instant,
 }
 
-/// An address: given back when dropped, and kept for its replica for some time.
+/// An announced address. Dropping it gives it back; it is still kept for its replica for some time.
 #[derive(Debug)]
 pub struct Name {
     names: Arc<Names>,
     client: IpAddr,
     own_port: u16,
-    /// The host.
+    /// The announced host.
     pub host: String,
-    /// The port.
+    /// The announced port.
     pub port: u16,
 }
 
 impl Names {
-    /// Announces `host`, and `port` in place of a replica's own.
+    /// Names that announce `host`, and `port` in place of a replica's own.
     pub fn new(host: String, port: Option<u16>) -> Arc<Self> {
         Arc::new(Self { host, port, taken: Mutex::default() })
     }
 
-    /// An address for the replica at `client` that listens on `own_port`: as
-    /// configured, else with its own port, else with its client address before the
+    /// An address for the replica at `client` that listens on `own_port`. The first free one of
+    /// these: as configured; with the replica's own port; with the client's address before the
     /// host.
     pub fn take(self: &Arc<Self>, client: IpAddr, own_port: u16, now: Instant) -> Name {
         let client = client.to_canonical();
@@ -87,7 +88,7 @@ impl Names {
 }
 
 impl Name {
-    /// Whether it is another than the config says, since that one is in use.
+    /// Whether it differs from the config, because that address is in use.
     pub fn is_instead(&self) -> bool {
         self.host != self.names.host || self.names.port.is_some_and(|port| port != self.port)
     }
@@ -118,19 +119,19 @@ mod tests {
         let (one, two) = ("10.0.0.1", "fd00::2");
         let first = take(&names, one, 6379, 0);
         assert_eq!((first.host.as_str(), first.port, first.is_instead()), ("dc2", 6379, false));
-        // Its second connection, and its next one before the first is gone.
+        // Its second connection gets the same, and so does its next one before the first has ended.
         assert_eq!(take(&names, one, 6379, 0).host, "dc2");
-        // Another on that host, and one on another host with the same port.
+        // Another replica on that host, and one on another host with the same port.
         let sibling = take(&names, one, 6380, 0);
         assert_eq!((sibling.host.as_str(), sibling.port), ("dc2", 6380));
         let other = take(&names, two, 6379, 0);
         assert_eq!((other.host.as_str(), other.is_instead()), ("fd00--2.dc2", true));
-        // In whatever order they come back, each is listed as before; a stranger is not.
+        // Each is listed as before, in whatever order they come back; a new replica is not.
         drop((first, sibling, other));
         assert_eq!(take(&names, two, 6379, 60).host, "fd00--2.dc2");
         assert_eq!(take(&names, "10.0.0.3", 6379, 60).host, "10.0.0.3.dc2");
         assert_eq!(take(&names, one, 6379, 60).host, "dc2");
-        // Until they have been away for long.
+        // After a long absence the name is free again.
         assert_eq!(take(&names, "10.0.0.4", 6379, 1200).host, "dc2");
     }
 

@@ -1,8 +1,9 @@
-//! Follows one replica's talk with its master and keeps what is worth knowing of it.
+//! Follows the conversation between one replica and its master, and records what `status` shows of
+//! it.
 //!
-//! It sees what passes and changes nothing. In the handshake it is shown whole
-//! commands and whole lines; from the snapshot on it counts. Where it meets something
-//! that it does not know it says "unknown" and is through: bytes flow all the same.
+//! The observer changes nothing. During the handshake it is shown whole commands and whole lines;
+//! from the snapshot on it counts bytes. If it meets something that it does not know, it sets the
+//! stage to "unknown" and stops looking. The bytes flow on.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -14,19 +15,19 @@ use super::replication::{Channel, Observed, Stage, SyncKind};
 use super::syncs::Beginning;
 use crate::escape::shown;
 
-/// Commands that may wait for their replies.
+/// Most commands that may wait for their replies.
 const MAX_UNANSWERED: usize = 256;
 
-/// Capabilities that are remembered.
+/// Most capabilities that are recorded.
 const MAX_CAPABILITIES: usize = 32;
 
-/// The mark at the end of a snapshot whose size the master does not know beforehand.
+/// Length of the mark that ends a snapshot whose size the master does not know beforehand.
 const MARK: usize = 40;
 
-/// What a compressed stream begins with, in place of the first command.
+/// First bytes of a compressed stream. A plain stream begins with a command instead.
 const COMPRESSED: &[u8] = b"VCS";
 
-/// Commands that are answered by one line each.
+/// Commands, each of which gets one line as its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Verb {
     Ping,
@@ -60,7 +61,7 @@ impl Verb {
     }
 }
 
-/// What a replica states of itself.
+/// Something that a replica states about itself in REPLCONF.
 #[derive(Debug)]
 enum Stated {
     Port(u16),
@@ -70,20 +71,20 @@ enum Stated {
     Channel(Channel),
 }
 
-/// What comes from the master next.
+/// What the master sends next.
 #[derive(Debug)]
 enum Expected {
-    /// Lines that answer commands.
+    /// Reply lines to commands.
     Answers,
-    /// The line before the snapshot.
+    /// The line that precedes the snapshot.
     Header,
-    /// So many bytes of the snapshot.
+    /// This many more bytes of the snapshot.
     Bytes(u64),
-    /// Bytes of the snapshot, up to a mark; with it the last bytes that have passed.
+    /// Bytes of the snapshot up to a mark; `tail` holds the last bytes that have passed.
     Until { mark: [u8; MARK], tail: Vec<u8> },
-    /// The stream; with it how many of the first bytes were looked at.
+    /// The stream, and how many of its first bytes were compared with [`COMPRESSED`].
     Stream(usize),
-    /// Nothing that is known.
+    /// Not known: the observer has stopped looking.
     Anything,
 }
 
@@ -92,10 +93,10 @@ enum Expected {
 pub struct Observer {
     observed: Arc<Observed>,
     expected: Expected,
-    /// Commands that are not answered yet, and what the replica states of itself in
-    /// each: it counts once the master has taken it.
+    /// Commands without a reply so far, each with what the replica states about itself in it. That
+    /// is recorded once the master has accepted the command.
     unanswered: VecDeque<(Verb, Vec<Stated>)>,
-    /// The replication id and the offset that the replica asked to go on from.
+    /// The replication id and the offset from which the replica asked to continue.
     asked: Option<(String, u64)>,
     /// The master's offset before the first byte of the stream, once it is known.
     base: Option<u64>,
@@ -104,14 +105,15 @@ pub struct Observer {
     lag: Lag,
     /// Valkey has announced that the snapshot comes over another connection.
     apart: bool,
-    /// What the master's user lacks.
+    /// Commands that the master's user may not use.
     lacks: BTreeSet<Verb>,
-    /// A refused sync was counted; what the replica falls back to is no other.
+    /// A refused sync was counted. If the replica then falls back to SYNC, that is not counted as
+    /// another one.
     refused: bool,
 }
 
 impl Observer {
-    /// Sees a new connection; what it finds is kept in `observed`.
+    /// Observes a new connection and records what it finds in `observed`.
     pub fn new(observed: Arc<Observed>) -> Self {
         Self {
             observed,
@@ -127,25 +129,25 @@ impl Observer {
         }
     }
 
-    /// Whether the master's bytes are lines now, which [`Observer::answered`] is to be
-    /// shown whole; else they are for [`Observer::sent`].
+    /// Whether the master sends lines now, which must be shown whole to [`Observer::answered`].
+    /// Otherwise its bytes go to [`Observer::sent`].
     pub fn reads_lines(&self) -> bool {
         matches!(self.expected, Expected::Answers | Expected::Header)
     }
 
-    /// Whether nothing more is known.
+    /// Whether the observer has stopped looking.
     pub fn is_lost(&self) -> bool {
         matches!(self.expected, Expected::Anything)
     }
 
-    /// What passes is not known; `why` ends the sentence "not known: …".
+    /// Stops looking, because what passes is not known; `why` ends the sentence "not known: …".
     pub fn lose(&mut self, why: &'static str) {
         self.lose_replica(why);
         self.observed.begins();
     }
 
-    /// As [`Observer::lose`], for what a replica says before anything is granted: most
-    /// likely it is none, and is refused.
+    /// As [`Observer::lose`], for what is sent before a sync is granted. Most likely the client is
+    /// not a replica, and it is refused.
     pub fn lose_replica(&mut self, why: &'static str) {
         self.expected = Expected::Anything;
         let mut known = self.observed.known();
@@ -154,12 +156,12 @@ impl Observer {
         (known.offset, known.behind_since) = (None, None);
     }
 
-    /// The gateway refuses what the replica says; `sync` where that asks for one.
+    /// Records that the gateway refuses a command; `sync` says whether the command asks for a sync.
     pub fn refused(&mut self, reason: &str, sync: bool) {
         if sync {
             self.count_refused();
         }
-        // What the master had to object comes first.
+        // An earlier error from the master matters more.
         self.observed.known().complaint.get_or_insert_with(|| reason.to_owned());
     }
 
@@ -169,7 +171,7 @@ impl Observer {
         }
     }
 
-    /// The replica says a whole command.
+    /// Takes a whole command from the replica.
     pub fn asked(&mut self, command: &[&[u8]], now: Instant) {
         let (verb, options) = (Verb::of(command[0]), &command[1..]);
         if verb == Verb::Replconf
@@ -202,11 +204,11 @@ impl Observer {
         }
     }
 
-    /// The replica has applied everything up to this offset.
+    /// Takes an acknowledgement: the replica has applied everything up to this offset.
     fn acknowledged(&mut self, offset: &[u8], now: Instant) {
         match self.expected {
             Expected::Stream(_) => {}
-            // No replica says so before it has all of the snapshot.
+            // Replicas send acknowledgements only after the whole snapshot.
             Expected::Bytes(_) | Expected::Until { .. } => {
                 return self.lose("an acknowledgement before the snapshot's end was seen");
             }
@@ -226,7 +228,7 @@ impl Observer {
         known.behind_since = self.lag.since();
     }
 
-    /// The master answers with a whole line, without its end.
+    /// Takes a whole line from the master, without its end.
     pub fn answered(&mut self, line: &[u8], now: Instant) {
         if matches!(self.expected, Expected::Header) {
             return self.header(line, now);
@@ -242,7 +244,7 @@ impl Observer {
         }
     }
 
-    /// The master has taken what the replica states of itself.
+    /// Records what the replica has stated about itself, now that the master has accepted it.
     fn introduces(&self, said: Vec<Stated>) {
         let mut known = self.observed.known();
         for said in said {
@@ -262,7 +264,7 @@ impl Observer {
         }
     }
 
-    /// The answer to PSYNC.
+    /// Takes the reply to PSYNC.
     fn synced(&mut self, line: &[u8]) {
         let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let (expected, stage) = match words.as_slice() {
@@ -283,7 +285,8 @@ impl Observer {
                     (Some(replid), Some(next)) => Some(Beginning { replid, offset: next.saturating_sub(1) }),
                     _ => None,
                 };
-                // Valkey's main connection goes on behind a snapshot that came apart.
+                // On Valkey's main connection, +CONTINUE follows a snapshot that came over another
+                // connection.
                 if self.apart {
                     self.begin(beginning, SyncKind::Full);
                 } else {
@@ -309,7 +312,7 @@ impl Observer {
         self.observed.known().stage = stage;
     }
 
-    /// What was asked for is granted.
+    /// Records that the master has granted the sync.
     fn begin(&mut self, beginning: Option<Beginning>, kind: SyncKind) {
         let mut known = self.observed.known();
         known.sync = Some(kind);
@@ -322,10 +325,11 @@ impl Observer {
         }
     }
 
-    /// The line before the snapshot: its size, or the mark at its end.
+    /// Takes the line before the snapshot. It holds the snapshot's size, or the mark at its end.
     fn header(&mut self, line: &[u8], now: Instant) {
         if let Some(rest) = line.strip_prefix(b"$ENDOFF:") {
-            // Valkey: where the main connection's stream begins, and this one's id.
+            // Valkey's line says where the main connection's stream begins, and this connection's
+            // client id.
             let words: Vec<&[u8]> = rest.split(|byte| *byte == b' ').collect();
             let [offset, replid, _, id] = words.as_slice() else { return self.lose("an answer to SYNC") };
             let Some(offset) = number(offset) else { return self.lose("an answer to SYNC") };
@@ -353,7 +357,7 @@ impl Observer {
             },
             None => return self.lose("the line before the snapshot"),
         };
-        // An answer to SYNC says nothing before.
+        // SYNC has no other reply than this line, so the sync is counted here.
         if self.observed.known().sync.is_none() {
             self.observed.syncs().count_full();
             self.begin(None, SyncKind::Full);
@@ -369,7 +373,7 @@ impl Observer {
         self.observed.known().snapshot_ends();
     }
 
-    /// The master sends bytes of the snapshot or the stream.
+    /// Takes bytes of the snapshot or the stream from the master.
     pub fn sent(&mut self, bytes: &[u8], now: Instant) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -385,7 +389,8 @@ impl Observer {
                     }
                 }
                 Expected::Until { mark, tail } => {
-                    // Nothing may follow the mark before the replica has acknowledged.
+                    // The master sends nothing after the mark until the replica has acknowledged.
+                    // So it is enough to compare the last bytes that have come so far.
                     tail.extend_from_slice(&rest[rest.len().saturating_sub(MARK)..]);
                     tail.drain(..tail.len().saturating_sub(MARK));
                     let over = tail == mark;
@@ -418,7 +423,8 @@ impl Observer {
         }
     }
 
-    /// On a main connection: learns where its stream began, once the other has told.
+    /// On a main connection: takes the offset at which the stream began, once the snapshot's
+    /// connection has stored it.
     fn begins(&mut self) {
         if self.base.is_some() {
             return;
@@ -432,7 +438,7 @@ impl Observer {
         }
     }
 
-    /// The master answers with an error.
+    /// Takes an error reply from the master.
     fn objects(&mut self, verb: Option<Verb>, line: &[u8]) {
         let words = shown(&line[1..]);
         if matches!(verb, Some(Verb::Psync | Verb::Sync)) {
@@ -440,9 +446,10 @@ impl Observer {
             self.observed.known().stage = Stage::Handshake;
         }
         let complaint = match verb {
-            // What a replica falls back to.
+            // The replica falls back to SYNC; the missing right for PSYNC was recorded already.
             Some(Verb::Sync) if self.lacks.contains(&Verb::Psync) => return,
-            // Redis may repeat what it was sent, the password too.
+            // Redis may repeat what it was sent, including the password, so only the error code is
+            // shown.
             Some(Verb::Auth) => {
                 let code = words.split(' ').next().unwrap_or_default();
                 format!("the master refuses the replica's password ({code})")
@@ -456,7 +463,7 @@ impl Observer {
                     rights.join(" ")
                 )
             }
-            // A replica with a password only says it now.
+            // A replica that has a password sends it after this error.
             Some(Verb::Ping) => return,
             _ if line.starts_with(b"-NOAUTH") => {
                 format!(
@@ -464,18 +471,18 @@ impl Observer {
                 )
             }
             Some(Verb::Psync | Verb::Sync) => format!("the master refuses the sync: {words}"),
-            // An option that an older master does not know; the replica goes on.
+            // An older master does not know an option; the replica continues without it.
             _ => return,
         };
         let mut known = self.observed.known();
-        // What the user lacks says more than what comes of it.
+        // A missing right is the cause; a later error is only its consequence.
         if self.lacks.is_empty() || line.starts_with(b"-NOPERM") {
             known.complaint = Some(complaint);
         }
     }
 }
 
-/// What the options of a REPLCONF state; nothing of what could not be shown in a table.
+/// What the options of a REPLCONF state. Values that could not be shown in a table are left out.
 fn introduction(options: &[&[u8]]) -> Vec<Stated> {
     let word = |value: &[u8], most: usize| {
         let good = (1..=most).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);

@@ -1,9 +1,9 @@
-//! Bounds the links of one site to one master: how many ask for a sync within a minute,
-//! and how many come that never ask.
+//! Bounds the links of one site to one master: how many may ask for a sync within a minute, and how
+//! many may open without ever asking.
 //!
-//! A link takes a token when it opens and gives it back when it asks for a sync. Tokens
-//! that are not given back grow again over a minute. So whoever only connects, however
-//! often, cannot make a master accept much, and does not use up what replicas may have.
+//! A link takes a token when it opens and gives it back when it asks for a sync. Tokens that are
+//! not given back are replaced over a minute. So a client that only connects cannot make the master
+//! accept many connections, and does not use up what replicas need.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,29 +12,29 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// The time over which syncs are counted, and in which all tokens grow again.
+/// Period over which requests for a sync are counted, and in which all tokens are replaced.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The fewest tokens of one site at one master, however few syncs it may ask for.
+/// Fewest tokens that a site has at one master, however few syncs it may ask for.
 const FEWEST_TOKENS: usize = 60;
 
-/// What one site has opened to one master lately.
+/// The links that one site has opened to one master lately.
 #[derive(Debug)]
 pub struct Openings {
-    /// Links that may ask for a sync within a minute.
+    /// Most links that may ask for a sync within a minute.
     most: usize,
     lately: Mutex<Lately>,
 }
 
 #[derive(Debug)]
 struct Lately {
-    /// When links asked for a sync.
+    /// Times at which links asked for a sync.
     asked: VecDeque<Instant>,
     tokens: f64,
     counted: Instant,
 }
 
-/// One link, from its opening on.
+/// One link and its token.
 #[derive(Debug)]
 pub struct Opening {
     openings: Arc<Openings>,
@@ -44,7 +44,7 @@ pub struct Opening {
 }
 
 impl Openings {
-    /// At most `most` links ask for a sync within a minute.
+    /// Allows `most` links to ask for a sync within a minute.
     pub fn new(most: usize, now: Instant) -> Self {
         let tokens = most.max(FEWEST_TOKENS) as f64;
         Self { most, lately: Mutex::new(Lately { asked: VecDeque::new(), tokens, counted: now }) }
@@ -58,8 +58,8 @@ impl Openings {
         self.most.max(FEWEST_TOKENS) as f64
     }
 
-    /// Takes a token for a link that has not asked for anything yet. The error is the
-    /// number of links that came and did not ask.
+    /// Takes a token for a new link. The error is the number of links that have come and not asked
+    /// for a sync.
     pub fn open(self: &Arc<Self>, now: Instant) -> Result<Arc<Opening>, usize> {
         let mut lately = self.lately();
         let grown = now.saturating_duration_since(lately.counted).as_secs_f64() / MINUTE.as_secs_f64();
@@ -84,8 +84,8 @@ impl Openings {
 }
 
 impl Opening {
-    /// The link asks for a sync: only the first time counts. The error is the time after
-    /// which it may ask again.
+    /// The link asks for a sync. Only the first request counts. The error is the time after which
+    /// it may ask again.
     pub fn asks(&self, now: Instant) -> Result<(), Duration> {
         if self.has_asked() {
             return Ok(());
@@ -106,7 +106,7 @@ impl Opening {
         Ok(())
     }
 
-    /// Gives the token back of a link that could not ask: the master is down.
+    /// Gives the token back if the link could not ask for a sync because the master is down.
     pub fn forgive(&self) {
         self.openings.give_back();
     }
@@ -121,17 +121,17 @@ impl Opening {
         self.opened
     }
 
-    /// It is to make way for another link of its site.
+    /// Tells the link to end, to make room for another link of its site.
     pub fn evict(&self) {
         self.evicted.cancel();
     }
 
-    /// Whether it is to make way.
+    /// Whether the link was told to end.
     pub fn is_evicted(&self) -> bool {
         self.evicted.is_cancelled()
     }
 
-    /// Cancelled when it is to make way.
+    /// Cancelled when the link is told to end.
     pub fn eviction(&self) -> CancellationToken {
         self.evicted.clone()
     }

@@ -1,23 +1,23 @@
-//! Bounds what a site says to a master without being answered: acknowledgements, and the
-//! empty lines of replicas that load.
+//! Bounds what a site sends to a master without getting a reply: acknowledgements, and the empty
+//! lines of replicas that load a snapshot.
 //!
-//! A replica acknowledges once a second, and whenever its master asks it to. A master
-//! that a thousand clients have wait asks some ten thousand times; what a site says beyond
-//! many times that would cost its time alone.
+//! A replica acknowledges once a second, and whenever its master asks for it. A master on which a
+//! thousand clients use WAIT asks some ten thousand times a second. The bound is ten times that:
+//! anything beyond it would only take up the master's time.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The most acknowledgements and bytes of empty lines within a second, over all links of a
-/// site to one master.
+/// Acknowledgements plus bytes of empty lines that one site may send to one master within a second,
+/// over all links.
 pub const MOST: usize = 100_000;
 
-/// What one site has said to one master lately.
+/// What one site has sent to one master within the current second.
 #[derive(Debug, Default)]
 pub struct Pace(Mutex<Option<(Instant, usize)>>);
 
 impl Pace {
-    /// Whether so many more may be said now.
+    /// Counts `count` more; whether they are within the bound.
     pub fn takes(&self, count: usize, now: Instant) -> bool {
         let mut said = self.0.lock().expect("no code panics while it holds a count");
         let (since, counted) = said.get_or_insert((now, 0));

@@ -1,27 +1,27 @@
 //! Reads REPLCONF: its options, the form of their values, and numbers.
 //!
-//! The gate, the observer and the introduction all read by this file. A master keeps some
-//! of the values and shows them. So every value must have its option's form: bounded in
-//! length, and of few letters.
+//! The gate, the observer and the introduction all use this file. A master stores some of the
+//! values and shows them, so every value must have its option's form: of bounded length, and from a
+//! small set of characters.
 
-/// What a value looks like.
+/// The form of a value.
 #[derive(Clone, Copy)]
 enum Form {
     /// 0 to 65535, in digits.
     Port,
-    /// Anything: it goes no further than the gateway.
+    /// Anything: the gateway does not pass the value on.
     Any,
-    /// Letters, digits and `._-`, at most so many.
+    /// Letters, digits and `._-`, at most this many.
     Word(usize),
     /// 0 or 1.
     Flag,
-    /// A client's number.
+    /// A client id.
     Id,
-    /// Small letters, blanks and `-`, perhaps none.
+    /// Lower-case letters, blanks and `-`; may be empty.
     Filters,
 }
 
-/// What a replica states of itself.
+/// The options that a replica may send.
 const KNOWN: [(&str, Form); 13] = [
     ("listening-port", Form::Port),
     ("ip-address", Form::Any),
@@ -38,16 +38,16 @@ const KNOWN: [(&str, Form); 13] = [
     ("rdb-filter-only", Form::Filters),
 ];
 
-/// Why options are none that a replica states.
+/// Why options are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault<'a> {
-    /// They are no pairs, or one is not known.
+    /// They are not pairs, or an option is not known.
     Unknown,
-    /// The value of this one has another form.
+    /// This option's value has the wrong form.
     Value(&'a [u8]),
 }
 
-/// Judges the options of an introduction.
+/// Judges the options of a REPLCONF.
 pub fn judge<'a>(options: &[&'a [u8]]) -> Result<(), Fault<'a>> {
     if options.is_empty() || !options.len().is_multiple_of(2) {
         return Err(Fault::Unknown);
@@ -84,15 +84,16 @@ pub fn is_word(value: &[u8], most: usize) -> bool {
     (1..=most).contains(&value.len()) && value.iter().all(good)
 }
 
-/// The name of an ACL user, which masters note where its password was wrong: printable,
-/// and nothing that a line of theirs is made of.
+/// Whether this is fit as the name of an ACL user: printable, and without the characters that
+/// Redis' own lines use as separators and quotes. A master records the name when the password was
+/// wrong.
 pub fn is_user(value: &[u8]) -> bool {
     let good = |byte: &u8| byte.is_ascii_graphic() && !b"\"'\\,=".contains(byte);
     (1..=128).contains(&value.len()) && value.iter().all(good)
 }
 
-/// An integer as Redis reads one (`string2ll`): 64 bits with a sign, in digits alone, without
-/// leading zeros, `+` or `-0`.
+/// An integer as Redis reads one (`string2ll`): 64 bits, signed, digits only, without leading
+/// zeros, `+` or `-0`.
 pub fn integer(word: &[u8]) -> Option<i64> {
     let digits = word.strip_prefix(b"-").unwrap_or(word);
     let canonical = word == b"0" || !digits.starts_with(b"0") && digits.iter().all(u8::is_ascii_digit);
@@ -109,12 +110,12 @@ pub fn port(word: &[u8]) -> Option<u16> {
     integer(word).and_then(|value| value.try_into().ok())
 }
 
-/// Whether a word is this name, in any case.
+/// Whether a word is `expected`, ignoring case.
 pub fn is(word: Option<&&[u8]>, expected: &str) -> bool {
     word.is_some_and(|word| word.eq_ignore_ascii_case(expected.as_bytes()))
 }
 
-/// `ACK <offset>` with, from Redis 7.2, `FACK <offset>`.
+/// Whether these options are `ACK <offset>`, followed from Redis 7.2 on by `FACK <offset>`.
 pub fn is_ack(options: &[&[u8]]) -> bool {
     let number = |word: &[u8]| integer(word).is_some();
     match options {
@@ -129,8 +130,8 @@ pub fn is_ack(options: &[&[u8]]) -> bool {
     }
 }
 
-/// The value of an option; where it is there twice with different ones, one that is
-/// good for nothing.
+/// The value of an option. If the option occurs more than once with different values, the empty
+/// value, which has no form.
 pub fn value<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
     let mut values =
         options.chunks_exact(2).filter(|option| is(Some(&option[0]), name)).map(|option| option[1]);
@@ -138,7 +139,7 @@ pub fn value<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
     Some(if values.all(|other| other == first) { first } else { b"" })
 }
 
-/// The value of an option that counts for Redis: the last.
+/// The value of an option that Redis uses: the last one.
 pub fn last<'a>(options: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
     let mut pairs = options.chunks_exact(2).rev();
     pairs.find(|option| is(Some(&option[0]), name)).map(|option| option[1])
@@ -178,9 +179,8 @@ mod tests {
         assert_eq!(judge(&[]), Err(Fault::Unknown));
     }
 
-    /// There were five readers before. The gate's took no 0, the observer's and the
-    /// introduction's took leading zeros, the introduction's took `+`, and all but the
-    /// gate's for PSYNC took integers of more than 64 bits with a sign.
+    /// Regression: five functions used to read numbers, each in its own way. Some refused 0, some
+    /// accepted leading zeros or `+`, and most accepted integers beyond signed 64 bits.
     #[test]
     fn numbers_are_read_as_redis_reads_them() {
         for (word, expected) in [

@@ -1,5 +1,5 @@
-//! What is known of the replication on one link: written by its observer, read by
-//! whoever wants to show it.
+//! What is known about the replication on one link. Its observer writes it; `status` and others
+//! read it.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -9,27 +9,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::syncs::Syncs;
 
-/// A rate is told over at least this time, and at most three times as much.
+/// Shortest time between the two marks from which a rate is measured.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
-/// Where a replica is on its way.
+/// How far a replica has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// It introduces itself.
+    /// The replica introduces itself.
     #[default]
     Handshake,
-    /// It has asked for a sync; the master prepares its answer, or forks.
+    /// The replica has asked for a sync; the master prepares its reply, or forks.
     Waiting,
-    /// The snapshot is on its way.
+    /// The snapshot is being sent.
     #[serde(rename = "full sync")]
     FullSync,
-    /// All of the snapshot has passed, or passes on another connection; the replica
-    /// loads it.
+    /// The whole snapshot has passed, or another connection carries it; the replica loads it.
     Loading,
-    /// It gets every write.
+    /// The replica receives the stream of writes.
     Streaming,
-    /// What passes is nothing that is known here; it passes all the same.
+    /// The observer does not know what passes; the bytes flow on.
     Unknown,
 }
 
@@ -46,35 +45,35 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// How a sync went on.
+/// The kind of a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SyncKind {
-    /// With a snapshot of everything.
+    /// A snapshot of all data, then the stream.
     Full,
-    /// From where the replica was.
+    /// The stream alone, from where the replica had stopped.
     Partial,
 }
 
-/// Which connection of a sync over two this is; both know the id.
+/// Which connection of a two-connection sync this is, with the id that both connections know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
-    /// That of the stream.
+    /// The connection that carries the stream.
     Main(u64),
-    /// That of the snapshot.
+    /// The connection that carries the snapshot.
     Snapshot(u64),
 }
 
-/// A snapshot on its way.
+/// The progress of a snapshot.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
     done: u64,
     size: Option<u64>,
-    /// What was done when, to tell the rate: the older and the newer.
+    /// The bytes that had passed at two moments, the older first; the rate is measured from the
+    /// older one.
     marks: [(Instant, u64); 2],
 }
 
-/// What is known so far.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) stage: Stage,
@@ -95,13 +94,13 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// A snapshot begins, of this size where the master says it beforehand.
+    /// A snapshot begins. `size` is known if the master states it beforehand.
     pub(super) fn snapshot_begins(&mut self, size: Option<u64>, now: Instant) {
         self.stage = Stage::FullSync;
         self.snapshot = Some(Progress { done: 0, size, marks: [(now, 0); 2] });
     }
 
-    /// So many bytes of it have passed.
+    /// This many more bytes of the snapshot have passed.
     pub(super) fn snapshot_passed(&mut self, count: u64, now: Instant) {
         if let Some(progress) = &mut self.snapshot {
             progress.done += count;
@@ -111,7 +110,7 @@ impl Known {
         }
     }
 
-    /// All of it has passed.
+    /// The whole snapshot has passed.
     pub(super) fn snapshot_ends(&mut self) {
         self.stage = Stage::Loading;
         if let Some(progress) = &mut self.snapshot {
@@ -120,7 +119,7 @@ impl Known {
     }
 }
 
-/// The observation of one link.
+/// What is known about the replication on one link, shared by its observer and `status`.
 #[derive(Debug)]
 pub struct Observed {
     syncs: Arc<Syncs>,
@@ -129,7 +128,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Nothing is known yet; `syncs` is shared with the links of the same
+    /// A link about which nothing is known yet; `syncs` is shared with the links of the same
     /// `[[master]]` or `[[replica]]`.
     pub fn new(syncs: Arc<Syncs>) -> Arc<Self> {
         Arc::new(Self { syncs, known: Mutex::default(), begun: CancellationToken::new() })
@@ -147,22 +146,22 @@ impl Observed {
         self.begun.cancel();
     }
 
-    /// Ready once the master has granted a sync, or something passes that is not known.
+    /// Completes once the master has granted a sync, or something unknown passes.
     pub async fn begun(&self) {
         self.begun.cancelled().await;
     }
 
-    /// Whether that is so.
+    /// Whether [`Observed::begun`] has completed.
     pub fn has_begun(&self) -> bool {
         self.begun.is_cancelled()
     }
 
-    /// Which connection of a sync over two it is.
+    /// Which connection of a two-connection sync this is.
     pub fn channel(&self) -> Option<Channel> {
         self.known().channel
     }
 
-    /// What there is to show, as of `now`.
+    /// What `status` shows, as of `now`.
     pub fn view(&self, now: Instant) -> Replication {
         let known = self.known();
         let lag_bytes = match (known.offset, known.acknowledged) {
@@ -210,20 +209,20 @@ impl Progress {
     }
 }
 
-/// The replication on one link, as `status` tells it. What is not known is left out.
+/// The replication on one link, as `status` shows it. What is not known is left out.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Replication {
-    /// Where the replica is on its way.
+    /// How far the replica has come.
     pub stage: Stage,
-    /// The address that the master lists for it, where it or its gateway says one.
+    /// The address that the master lists for the replica, if it or its gateway announces one.
     pub host: Option<String>,
-    /// The port that the master lists for it.
+    /// The port that the master lists for the replica.
     pub port: Option<u16>,
-    /// Its version, where it says so (Valkey 8).
+    /// The replica's version, if it states one (Valkey 8).
     pub version: Option<String>,
-    /// What it can, in its own words.
+    /// The capabilities that the replica states, in its own words.
     pub capabilities: Vec<String>,
-    /// How its sync went on.
+    /// Whether the sync was full or partial.
     pub sync: Option<SyncKind>,
     /// The master's replication id.
     pub replication_id: Option<String>,
@@ -231,31 +230,31 @@ pub struct Replication {
     pub master_offset: Option<u64>,
     /// The offset that the replica acknowledged last.
     pub acknowledged_offset: Option<u64>,
-    /// How long ago that was: the `lag` of the master's INFO.
+    /// Seconds since that acknowledgement: the `lag` of the master's INFO.
     pub acknowledged_seconds_ago: Option<f64>,
     /// Bytes that have passed and are not acknowledged.
     pub lag_bytes: Option<u64>,
-    /// How long ago the oldest of them passed.
+    /// Seconds since the oldest of these bytes passed.
     pub lag_seconds: Option<f64>,
     /// The snapshot of a full sync.
     pub snapshot: Option<Snapshot>,
-    /// What Redis had to object.
+    /// An error reply from Redis, or a refusal by the gateway, in words.
     pub complaint: Option<String>,
-    /// Why nothing more is known.
+    /// Why the observer has stopped looking.
     pub unknown: Option<String>,
-    /// The number of the link whose snapshot this one carries.
+    /// The number of the link whose snapshot this link carries.
     pub part_of: Option<u64>,
 }
 
-/// A snapshot as `status` tells it.
+/// A snapshot as `status` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Bytes that have passed.
     pub bytes: u64,
-    /// Bytes in all, where the master says so beforehand, or once it is over.
+    /// Size in bytes, if the master states it beforehand or the snapshot is complete.
     pub size: Option<u64>,
-    /// Bytes a second, over the last seconds.
+    /// Bytes per second, measured over the last seconds.
     pub bytes_per_second: Option<u64>,
-    /// Time left at that rate.
+    /// Seconds left at that rate.
     pub seconds_left: Option<f64>,
 }

@@ -1,28 +1,28 @@
-//! The replies that a gateway itself gives to a replica, all of them in the handshake.
+//! The replies that a gateway itself gives to a replica. All of them belong to the handshake.
 //!
-//! A replica reads at most 255 bytes of a reply line and logs it when it gives
-//! up, so a sentence here is how the reason reaches Redis' own log.
+//! A replica reads at most 255 bytes of a reply line. It logs the line when it gives up, so this is
+//! how the reason reaches Redis' own log.
 
 use crate::escape::shown;
 
-/// The most bytes of sentence in an error reply.
+/// Longest error line in bytes, without its line end.
 const MOST: usize = 220;
 
-/// The answer to a password that went no further.
+/// The reply to a password that the gateway does not pass on.
 pub const OK: &[u8] = b"+OK\r\n";
 
-/// `-ERR replgate SITE: …`, one whole line, safe whatever `sentence` holds.
+/// `-ERR replgate SITE: …`, always one whole line: `sentence` is escaped and cut.
 pub fn error(site: &str, sentence: &str) -> Vec<u8> {
     line("ERR", site, sentence)
 }
 
-/// As [`error`], in the words for which a replica asks for its sync again later,
+/// As [`error`], but with the code LOADING: a replica that gets it asks for its sync again later,
 /// instead of falling back to SYNC.
 pub fn loading(site: &str, sentence: &str) -> Vec<u8> {
     line("LOADING", site, sentence)
 }
 
-/// The answer to a command before the password.
+/// The reply to a command that comes before the password.
 pub fn no_auth(site: &str) -> Vec<u8> {
     line(
         "NOAUTH",
@@ -31,7 +31,7 @@ pub fn no_auth(site: &str) -> Vec<u8> {
     )
 }
 
-/// The answer to a wrong password.
+/// The reply to a wrong password.
 pub fn wrong_password(site: &str) -> Vec<u8> {
     line(
         "WRONGPASS",

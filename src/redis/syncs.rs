@@ -1,14 +1,15 @@
-//! The syncs of one `[[master]]` or `[[replica]]`, over all its links: how many there
-//! were, and which two links carry one of them.
+//! Counts the syncs of one `[[master]]` or `[[replica]]`, over all its links, and connects the two
+//! links that carry one sync together.
 //!
-//! Redis 8 and Valkey give the snapshot a connection of its own. Only that one says
-//! where the stream of the main connection begins; here it is left for it.
+//! Redis 8 and Valkey send the snapshot over a connection of its own. Only that connection says at
+//! which offset the stream of the main connection begins. Its link stores the offset here, and the
+//! main connection's link takes it.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Beginnings that wait for their main connections; older ones are forgotten.
+/// Most beginnings that wait for their main connections; beyond that the oldest is dropped.
 const MOST: usize = 64;
 
 /// Where a stream begins.
@@ -20,7 +21,7 @@ pub struct Beginning {
     pub offset: u64,
 }
 
-/// What the links of one `[[master]]` or `[[replica]]` share.
+/// Shared by the links of one `[[master]]` or `[[replica]]`.
 #[derive(Debug, Default)]
 pub struct Syncs {
     full: AtomicU64,
@@ -30,27 +31,27 @@ pub struct Syncs {
 }
 
 impl Syncs {
-    /// The master has begun a full sync.
+    /// Counts a full sync that the master has begun.
     pub fn count_full(&self) {
         self.full.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The master has granted a partial resync.
+    /// Counts a partial resync that the master has granted.
     pub fn count_partial(&self) {
         self.partial.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The master, or its gateway, has refused a sync.
+    /// Counts a sync that the master or its gateway has refused.
     pub fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Full syncs, partial resyncs, refused ones, since the gateway's start.
+    /// The number of full syncs, partial resyncs and refused syncs since the gateway's start.
     pub fn counts(&self) -> [u64; 3] {
         [&self.full, &self.partial, &self.refused].map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Leaves the beginning of the stream for the main connection of this id.
+    /// Stores where the stream of the main connection with this id begins.
     pub fn leave(&self, id: u64, beginning: Beginning) {
         let mut beginnings = self.beginnings.lock().expect("no code panics while it holds the beginnings");
         beginnings.retain(|(other, _)| *other != id);
@@ -60,7 +61,7 @@ impl Syncs {
         beginnings.push_back((id, beginning));
     }
 
-    /// Takes what was left for this id.
+    /// Takes the stored beginning for the main connection with this id.
     pub fn take(&self, id: u64) -> Option<Beginning> {
         let mut beginnings = self.beginnings.lock().expect("no code panics while it holds the beginnings");
         let at = beginnings.iter().position(|(other, _)| *other == id)?;

@@ -27,10 +27,10 @@ const FULL: &[u8] = b"\n\n+FULLRESYNC 0123456789012345678901234567890123456789 4
 const EOF: &[u8] =
     b"$EOF:abcdefghijabcdefghijabcdefghijabcdefghij\r\nREDIS0010abcdefghijabcdefghijabcdefghijabcdefghij";
 
-/// A tap with what it knows and the drivers of its two directions.
+/// A tap, what its observer has recorded, and the drivers of its two directions.
 type Station = (Watched, Arc<Observed>, [Driver; 2]);
 
-/// A tap, and the command of its own that it has inserted last and not seen go out.
+/// A tap, and its latest own command until that goes out.
 struct Watched {
     tap: Box<dyn Tap>,
     inserted: Option<Vec<u8>>,
@@ -54,7 +54,7 @@ fn station(tap: impl Tap + 'static, observed: Arc<Observed>) -> Station {
     (Watched { tap: Box::new(tap), inserted: None }, observed, Default::default())
 }
 
-/// What is said, and which way.
+/// Bytes, and the direction they take.
 type Step = (Flow, Vec<u8>);
 
 /// A connection through one tap, or through both.
@@ -65,7 +65,7 @@ struct Talk {
     end: Option<String>,
     armed: Option<usize>,
     now: Instant,
-    /// Commands of the gateway's own, and what the master answers at once.
+    /// Commands that the gateway has inserted, and the master's immediate reply to each.
     inserted: Vec<Vec<u8>>,
     answer: Option<&'static [u8]>,
 }
@@ -85,7 +85,7 @@ impl Talk {
         Self::through(vec![station(tap, observed)])
     }
 
-    /// From the replica's site to the master's and back.
+    /// A connection through both taps.
     fn both() -> Self {
         let names = Some((Names::new("dc2".into(), None), "127.0.0.1".parse().unwrap()));
         let mut near = Self::at_replica(Introduction::new(names, Vec::new()), &Arc::default());
@@ -106,7 +106,7 @@ impl Talk {
         }
     }
 
-    /// Bytes that come from one side; `cut` says how long the pieces are.
+    /// Sends bytes from one side; `cut` gives the sizes of the pieces.
     fn say(&mut self, flow: Flow, bytes: &[u8], cut: &[usize]) {
         let (mut rest, mut at) = (bytes, 0);
         while !rest.is_empty() {
@@ -118,7 +118,7 @@ impl Talk {
         }
     }
 
-    /// Bytes reach a tap, and what it lets through the next.
+    /// Shows bytes to a tap, and what it passes to the next tap.
     fn reach(&mut self, at: usize, flow: Flow, bytes: Vec<u8>) {
         for piece in bytes.chunks(PAYLOAD) {
             if self.end.is_some() {
@@ -128,7 +128,7 @@ impl Talk {
             let driver = &mut drivers[usize::from(flow == DOWN)];
             let actions = driver.through(tap, flow, Chunk::copied(piece), piece.len() as u64, self.now);
             self.act(at, flow, actions);
-            // What is held on the other way may have waited for this.
+            // Bytes held in the other direction may have waited for this.
             if flow == DOWN && self.end.is_none() {
                 let (tap, _, drivers) = &mut self.taps[at];
                 let actions = drivers[0].again(tap, UP, self.now);
@@ -182,7 +182,7 @@ impl Talk {
         self.taps[0].1.view(self.now)
     }
 
-    /// The words in which the link ended, and what reached the master.
+    /// The reason why the link ended, and the bytes that reached the master.
     fn refusal(mut self, steps: &[(Flow, &[u8])]) -> (String, Vec<u8>) {
         self.steps(steps);
         (self.end.unwrap_or_default(), self.master)
@@ -212,18 +212,18 @@ impl Site {
     }
 }
 
-/// What Redis 8 says on the snapshot's connection.
+/// What Redis 8 sends on the snapshot's connection.
 const SECOND: &[u8] = b"*11\r\n$8\r\nREPLCONF\r\n$4\r\ncapa\r\n$3\r\neof\r\n$8\r\nrdb-only\r\n$1\r\n1\r\n$11\r\nrdb-channel\r\n$1\r\n1\r\n$17\r\nmain-ch-client-id\r\n$2\r\n17\r\n$14\r\nlistening-port\r\n$4\r\n6380\r\n";
 
-/// What Valkey says on it.
+/// What Valkey sends on the snapshot's connection.
 const VALKEYS_SECOND: &[u8] = b"REPLCONF capa eof rdb-only 1 rdb-channel 1 listening-port 7\r\n";
 
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
     proptest::collection::vec(1usize..90, 1..20)
 }
 
-/// What each kind of replica says and hears, up to its first acknowledgement, and where
-/// the sync's reply ends in what it hears.
+/// What each kind of replica sends and receives up to its first acknowledgement, and where the
+/// reply to the sync ends in what it receives.
 fn handshakes() -> Vec<(&'static str, Vec<Step>)> {
     let words = |line: &str| super::command::encode(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
     let ok = |count: usize| (DOWN, b"+OK\r\n".repeat(count));
@@ -369,7 +369,7 @@ fn handshakes() -> Vec<(&'static str, Vec<Step>)> {
     ]
 }
 
-/// What a replica says, as the gateway passes it on: listed under its site's name.
+/// What a replica sends, as the gateway passes it on: with the name of its site.
 fn listed(said: &[u8]) -> Vec<u8> {
     use super::command::{Parsed, encode, parse};
     let (mut out, mut rest) = (Vec::new(), said);
@@ -430,7 +430,7 @@ proptest! {
             talk.say(DOWN, &vec![b'*'; length], &cut);
             for (_, observed, _) in &talk.taps {
                 let view = observed.view(talk.now);
-                // A SYNC tells no offset.
+                // SYNC has no offset in its reply.
                 if view.replication_id.is_some() {
                     prop_assert_eq!(view.master_offset, Some(42 + length as u64));
                     prop_assert_eq!(view.lag_bytes, Some(length as u64));
@@ -448,14 +448,15 @@ proptest! {
     #[test]
     fn reply_lines_reach_the_replica_whole(cut in cuts()) {
         for (who, steps) in handshakes() {
-            // Alone, since a link may cut what was whole at the master's site.
+            // Whole lines are checked at one tap alone, since a link may cut what was whole at the
+            // master's site.
             let mut talk = Talk::at_replica(Introduction::new(None, Vec::new()), &Arc::default());
             for (flow, bytes) in &steps {
                 let mut at = 0;
                 while at < bytes.len() {
                     let count = cut[at % cut.len()].min(bytes.len() - at);
                     talk.say(*flow, &bytes[at..at + count], &[count]);
-                    // Whole lines, until the snapshot begins.
+                    // Only whole lines pass until the snapshot begins.
                     let line = talk.replica.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
                     let rest = &talk.replica[line..];
                     let snapshot = rest.starts_with(b"REDIS") || b"REDIS".starts_with(rest);
@@ -503,11 +504,11 @@ proptest! {
         prop_assert_eq!(talk.end, None);
         prop_assert!(!String::from_utf8_lossy(&talk.master).contains("AUTH"));
         prop_assert!(talk.replica.ends_with(FULL));
-        // Nobody has many.
+        // More syncs than any real case has.
         let mut talk = Talk::at_master(rules(), &Arc::default());
         talk.say(UP, &b"AUTH x\r\n".repeat(100_000), &cut);
         prop_assert!(talk.replica.len() < 300 && talk.end.unwrap().contains("more passwords"));
-        // A refusal waits for its turn behind them.
+        // A refusal waits until the outstanding replies have passed.
         let mut talk = Talk::at_master(rules(), &Arc::default());
         talk.say(UP, b"PING\r\nAUTH x\r\nFLUSHALL\r\n", &cut);
         prop_assert_eq!(&talk.replica, b"");
@@ -534,7 +535,7 @@ proptest! {
         let bytes = bytes.concat();
         let mut talk = strict();
         talk.say(UP, &bytes, &cut);
-        // What reached the master is made of nothing but whole, known commands.
+        // Only whole, known commands reach the master.
         let mut rest = &talk.master[..];
         while !rest.is_empty() {
             match super::command::parse(rest) {
@@ -553,13 +554,13 @@ proptest! {
     fn whatever_a_master_says_reaches_the_replica_as_it_is(
         bytes in proptest::collection::vec(any::<u8>(), 0..3000), cut in cuts(), line in 0usize..5,
     ) {
-        // An answer, known or not, and then anything.
+        // A reply, known or not, and then any bytes.
         let line = [&b"+FULLRESYNC x y\r\n"[..], b"+WHAT\r\n", b"+CONTINUE\r\n", b"+RDBCHANNELSYNC 1\r\n", FULL][line];
         let mut talk = Talk::both();
         talk.say(UP, PSYNC, &cut);
         talk.say(DOWN, line, &cut);
         talk.say(DOWN, &bytes, &cut);
-        // What is no whole line yet waits in the handshake; nothing else does.
+        // A partial line waits during the handshake; nothing else waits.
         let said = [line, &bytes[..]].concat();
         prop_assert!(said.starts_with(&talk.replica));
         let reads_lines = matches!(talk.view().stage, Stage::Waiting | Stage::Handshake);
@@ -575,7 +576,7 @@ fn sync_follows_only_a_psync_that_the_master_does_not_know() {
     let misconf = &b"-MISCONF Errors writing to the AOF file\r\n"[..];
     let (end, master) = strict().refusal(&[(UP, PSYNC), (DOWN, misconf), (UP, b"SYNC\r\n")]);
     assert!(end.contains("allow_dump") && master == PSYNC, "{end}");
-    // An offset that Redis could not read would get an error, too.
+    // An offset that Redis cannot read would get an error, too.
     for offset in ["99999999999999999999", "-9223372036854775809", "+1", "", "-", "1 2"] {
         let (end, master) = strict().refusal(&[(UP, format!("PSYNC ? {offset}\r\n").as_bytes())]);
         assert!(end.ends_with("refused") && master.is_empty(), "{offset}: {end}");
@@ -598,7 +599,7 @@ fn both_connections_of_a_redis_8_sync_pass_and_are_one_sync() {
         (DOWN, EOF),
     ]);
     assert_eq!((second.end.as_ref(), second.view().stage), (None, Stage::Loading));
-    // The stream of the main connection begins where the other says.
+    // The main connection's stream begins where the other connection says.
     main.steps(&[(DOWN, b"\r\n"), (UP, b"REPLCONF ACK 111\r\n")]);
     let view = main.view();
     assert_eq!((view.stage, view.master_offset, view.lag_bytes), (Stage::Streaming, Some(113), Some(2)));
@@ -641,7 +642,7 @@ fn a_second_connection_belongs_to_a_first_one_of_the_same_site_and_comes_once() 
         assert!(master.is_empty() || end.is_empty());
         end
     };
-    // Nobody has begun one, whatever the switches say.
+    // No sync has begun: refused, whatever the settings allow.
     let dumps = Site { rules: Rules { dump: true, ..Rules::default() }, ..Site::default() };
     for site in [&site, &dumps] {
         assert!(refused(site, SECOND).contains(NOT_OURS));
@@ -650,7 +651,8 @@ fn a_second_connection_belongs_to_a_first_one_of_the_same_site_and_comes_once() 
     assert!(refused(&site, VALKEYS_SECOND).contains("allow_dump"));
     let mut main = site.link();
     main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
-    // Another site names the id; this one names another; then it is right, once.
+    // Another site names the id; then this site names a wrong id; then the right one, which passes
+    // once.
     assert!(refused(&other, SECOND).contains(NOT_OURS));
     for odd in [
         &b"REPLCONF rdb-only 1 rdb-channel 1 main-ch-client-id 18\r\n"[..],
@@ -663,12 +665,13 @@ fn a_second_connection_belongs_to_a_first_one_of_the_same_site_and_comes_once() 
     }
     assert_eq!(refused(&site, SECOND), "");
     assert!(refused(&site, SECOND).contains(NOT_OURS));
-    // Once the main connection is gone there is nothing to bring.
+    // Once the main connection has ended, the snapshot's connection is refused.
     let mut main = site.link();
     main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
     drop(main);
     assert!(refused(&site, SECOND).contains(NOT_OURS));
-    // Valkey: a main connection that awaits it lets one in, and asks again only behind it.
+    // Valkey: a main connection that waits for a snapshot lets one other connection in, and may
+    // send PSYNC again only after that.
     let mut main = site.link();
     main.steps(&[(UP, PSYNC), (DOWN, b"+DUALCHANNELSYNC\r\n")]);
     assert_eq!(refused(&site, VALKEYS_SECOND), "");
@@ -696,7 +699,7 @@ fn nothing_is_let_in_beside_the_id_of_a_second_connection() {
         let (end, master) = site.link().refusal(&[(UP, said)]);
         assert!(end.ends_with("refused") && master.is_empty(), "{}", said.escape_ascii());
     }
-    // Neither has used up what was granted.
+    // Neither attempt has used up the grant.
     assert_eq!(site.link().refusal(&[(UP, SECOND)]).0, "");
 }
 
@@ -738,7 +741,7 @@ fn promotions_dumps_and_slot_migration_are_refused_unless_they_are_allowed() {
         assert!(end.ends_with("; refused") && master.is_empty(), "{}: {end}", bytes.escape_ascii());
         match switch {
             Some(rules) => {
-                // Its own switch and no other lets it pass.
+                // Only its own setting lets it pass.
                 let (end, master) = Talk::at_master(rules.clone(), &Arc::default()).refusal(&[(UP, bytes)]);
                 assert!(end.is_empty() && master == bytes, "{}: {end}", bytes.escape_ascii());
                 let others = Rules {
@@ -788,7 +791,7 @@ fn a_second_connection_that_the_master_refuses_is_no_way_to_a_dump() {
 
 #[test]
 fn a_password_is_never_named() {
-    // Not where there is one word too many, nor where Redis repeats what it was sent.
+    // Not with one argument too many, nor where Redis repeats what it was sent.
     let echo = "-ERR unknown command 'AUTH', with args beginning with: 'user' 'secret'\r\n";
     let mut wrong = strict();
     wrong.steps(&[(UP, b"AUTH user secret extra\r\n")]);
@@ -862,14 +865,14 @@ fn no_sync_is_asked_for_before_the_master_has_taken_the_name() {
 
 #[test]
 fn an_answer_is_never_taken_for_anothers() {
-    // A master that wants a password answers an acknowledgement, too: none goes on before a sync.
+    // A master that wants a password answers even an acknowledgement: none goes on before a sync.
     let ack = &b"REPLCONF ACK 0\r\n"[..];
     let mut talk = strict();
     talk.steps(&[(UP, ack), (UP, b"PING\r\n"), (UP, ack), (DOWN, b"+PONG\r\n"), (UP, PSYNC), (UP, ack)]);
     assert_eq!((talk.end.as_ref(), &talk.master[..]), (None, &[b"PING\r\n", PSYNC].concat()[..]));
     talk.steps(&[(DOWN, FULL), (UP, ack)]);
     assert!(talk.master.ends_with(ack) && talk.end.is_none());
-    // What answers nothing ends the link; the replica may read it.
+    // A reply without a command ends the link; the replica may read it.
     let full = &b"-ERR max number of clients reached\r\n"[..];
     for before in [&[][..], &[(UP, &b"PING\r\n"[..]), (DOWN, b"+PONG\r\n")]] {
         let mut talk = strict();
@@ -882,7 +885,7 @@ fn an_answer_is_never_taken_for_anothers() {
         talk.steps(&[(UP, b"REPLCONF capa dragonfly\r\n"), (DOWN, odd)]);
         assert!(talk.end.unwrap().contains("nobody has asked for") && talk.replica.is_empty());
     }
-    // A replica's own command with more in it proves nothing of what the master lists.
+    // A replica's own command with more options does not prove what the master lists.
     let mut talk = strict();
     talk.answer = None;
     talk.steps(&[(UP, b"REPLCONF uuid x listening-port 1\r\n"), (DOWN, b"+OK\r\n"), (UP, PSYNC)]);
@@ -907,7 +910,7 @@ fn passwords_and_commands_of_a_handshake_are_few() {
     }
     assert_eq!(passed, 5);
     assert!(end.contains("too many wrong passwords of this site") && !end.contains("guess"), "{end}");
-    // One at a time, and few of any command.
+    // One password at a time, and few of any command.
     let two = strict().refusal(&[(UP, b"AUTH a\r\nAUTH b\r\n"), (DOWN, wrong)]).0;
     assert!(two.contains("before the answer to an earlier one"), "{two}");
     let (many, master) =
@@ -917,7 +920,7 @@ fn passwords_and_commands_of_a_handshake_are_few() {
     let mut talk = Talk::at_master(slots(), &Arc::default());
     talk.steps(&[(UP, &b"CLUSTER SYNCSLOTS CONF NODE-ID x\r\n".repeat(1000))]);
     assert_eq!(talk.master.len(), 64 * b"CLUSTER SYNCSLOTS CONF NODE-ID x\r\n".len(), "unanswered ones, too");
-    // Empty lines before a sync are no sign of life, and behind it they are few.
+    // Empty lines before a sync are no sign of life; after it they are bounded.
     let mut talk = strict();
     talk.say(UP, &[b'\n'; 100_000], &[777]);
     assert_eq!((talk.master.len(), talk.end.as_ref()), (1024, None));
@@ -930,7 +933,7 @@ fn passwords_and_commands_of_a_handshake_are_few() {
         talk.now += Duration::from_secs(1);
     }
     assert_eq!(talk.end, None, "a thousand a second are a busy replica's");
-    // Over all links of the site.
+    // The bound counts over all links of the site.
     let site = Site::default();
     let [mut one, mut two] = [site.link(), site.link()];
     two.now = one.now;
@@ -984,7 +987,7 @@ fn full_syncs_beyond_the_bound_wait_and_partial_ones_cost_nothing() {
     let mut partial = talk();
     partial.steps(&[(UP, format!("PSYNC {ID} 43\r\n").as_bytes()), (DOWN, b"+CONTINUE\r\n")]);
     assert_eq!(partial.end, None);
-    // Both connections of one sync have one place.
+    // Both connections of one sync share one place.
     let mut main = talk();
     main.steps(&[(UP, PSYNC), (DOWN, b"+RDBCHANNELSYNC 17\r\n")]);
     let mut second = talk();
@@ -1033,10 +1036,10 @@ fn what_is_not_known_is_said_and_passes() {
     }
     talk.steps(&[(DOWN, b"more"), (UP, b"REPLCONF ACK 99\r\n")]);
     assert!(talk.replica.ends_with(b"restmore") && talk.end.is_none());
-    // Still nothing but replication.
+    // Still only replication passes.
     talk.steps(&[(UP, b"FLUSHALL\r\n")]);
     assert!(talk.end.is_some());
-    // A stream whose first bytes only look like it.
+    // A stream whose first bytes only look like that of a compressed one.
     let mut talk = strict();
     talk.steps(&[(UP, PSYNC), (DOWN, FULL), (DOWN, b"VC"), (DOWN, b"x")]);
     assert_eq!(talk.view().master_offset, Some(45));
@@ -1073,7 +1076,7 @@ fn what_redis_objects_to_is_told_with_the_next_step() {
             assert!(complaint.contains(words), "{complaint}");
         }
     }
-    // A replica that says its password later, and one that goes on without an option.
+    // A replica that sends its password later, and one that continues without an option.
     let mut talk = strict();
     talk.steps(&[
         (UP, &b"PING\r\n"[..]),

@@ -18,11 +18,11 @@ const MAX_HELD: usize = 64 * 1024;
 pub struct Driver {
     /// Bytes that the tap has not decided on. They may contain a password.
     held: Secret,
-    /// Carried bytes that the held ones stand for.
+    /// Number of carried bytes that the held bytes stand for.
     owed: u64,
-    /// The tap does not look at this direction any more.
+    /// Whether the tap does not look at this direction any more.
     detached: bool,
-    /// The tap has ended the link: nothing more passes.
+    /// Whether the tap has ended the link, so that nothing more passes.
     stopped: bool,
 }
 
@@ -35,24 +35,24 @@ pub enum Action {
         chunk: Chunk,
         /// Carried bytes that the chunk stands for.
         carried: u64,
-        /// The sync's reply is complete with this chunk.
+        /// Whether the reply to the sync is complete with this chunk.
         armed: bool,
     },
     /// Send these bytes back to the side whose bytes the tap was shown.
     Answer(Vec<u8>),
     /// End the link. The fields are those of [`Verdict::Stop`].
     Stop {
-        /// Last words to the replica, as RESP.
+        /// The last reply to the replica, as RESP.
         reply: Vec<u8>,
         /// The reason for the log.
         reason: String,
-        /// The bytes were no part of replication.
+        /// Whether the bytes were not part of replication.
         breach: bool,
     },
 }
 
 impl Driver {
-    /// From now on nothing passes.
+    /// Stops the driver: from now on nothing passes.
     pub fn stop(&mut self) {
         self.stopped = true;
         self.held.clear();
@@ -148,8 +148,8 @@ impl Driver {
                     break;
                 }
             };
-            // The last bytes stand for all that is owed. Bytes before them stand for one
-            // carried byte each; compressed, fewer were carried.
+            // The last bytes stand for all that is owed. Each byte before them stands for one
+            // carried byte; if the data was compressed, fewer were carried.
             let left = rest.len() - count;
             let share =
                 if left == 0 { self.owed } else { self.owed.saturating_sub(left as u64).min(count as u64) };
@@ -170,7 +170,7 @@ impl Driver {
     }
 }
 
-/// Bytes that go on together, so that a thousand small commands are not a thousand writes.
+/// Bytes that go on together, so that many small commands do not become as many writes.
 #[derive(Default)]
 struct Passed {
     bytes: Secret,
@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives the verdicts that it was told to, one after the other.
+    /// A tap that gives these verdicts, the last one first.
     struct Scripted(Vec<u8>);
 
     impl Tap for Scripted {
@@ -251,7 +251,7 @@ mod tests {
                 let chunk = Chunk::copied(&vec![b'c'; length]);
                 take(driver.through(&mut tap, Flow::ToMaster, chunk, carried, Instant::now()));
             }
-            // Whatever the tap holds, it lets go with the next chunk.
+            // With the next chunk the tap passes everything that it held.
             tap.0.clear();
             owed += 1;
             take(driver.through(&mut tap, Flow::ToMaster, Chunk::copied(b"c"), 1, Instant::now()));

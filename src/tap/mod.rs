@@ -1,8 +1,8 @@
-//! The seam between the data path and Redis: a tap looks into a link's bytes.
+//! The interface between the data path and Redis: a tap inspects a link's bytes.
 //!
-//! Each link has one tap, which sees both directions. A [`Driver`] for each direction
-//! shows the tap the bytes that it has not decided on, and carries out its [`Verdict`]s.
-//! The data path gets [`Action`]s and knows nothing of Redis.
+//! Each link has one tap, which sees both directions. A [`Driver`] for each direction shows the tap
+//! the bytes that it has not decided on, and carries out its [`Verdict`]s. The data path gets
+//! [`Action`]s and does not know Redis.
 
 mod driver;
 
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 pub use self::driver::{Action, Driver};
 
-/// For a replica to ask for what it came for.
+/// Time a replica is given to ask for a sync.
 pub const OPENING: Duration = Duration::from_secs(20);
 
-/// Which way bytes flow.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// From the replica to the master.
@@ -22,74 +22,74 @@ pub enum Flow {
     ToReplica,
 }
 
-/// What becomes of the bytes that were shown.
+/// What happens to the bytes that were shown.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The first bytes go on as they are; the rest is shown again.
     Pass(usize),
-    /// As [`Verdict::Pass`], and with them the sync's reply is complete.
+    /// As [`Verdict::Pass`]; the last of these bytes complete the reply to the sync.
     PassAndArm(usize),
-    /// Others, perhaps none, go on in place of the first bytes.
+    /// These bytes, perhaps none, go on in place of the first ones.
     Replace(usize, Vec<u8>),
-    /// The first bytes go no further, and these go back to where they came from.
+    /// The first bytes do not go on; these bytes go back to the side that sent them.
     Answer(usize, Vec<u8>),
-    /// These go on first; the same bytes are shown again.
+    /// These bytes go on first; then the same bytes are shown again.
     Insert(Vec<u8>),
-    /// More is needed to decide; everything is shown again once more has come, from
+    /// The tap needs more bytes to decide. Everything is shown again once more bytes have come from
     /// either side.
     Hold,
-    /// The link ends. The first `pass` bytes still go on; then the replica gets
-    /// `reply`, where it is not empty. `reason` is for the log.
+    /// The link ends. The first `pass` bytes still go on; then the replica gets `reply`, if it is
+    /// not empty. `reason` is for the log.
     Stop {
         /// Bytes that still go on.
         pass: usize,
-        /// Last words to the replica, as RESP.
+        /// The last reply to the replica, as RESP.
         reply: Vec<u8>,
         /// For the log; never holds a payload.
         reason: String,
-        /// What was said is no part of replication; else it is not to be had now.
+        /// The bytes were not part of replication. `false` if they were, and cannot be served now.
         breach: bool,
     },
-    /// This direction needs no more looking: everything goes on.
+    /// The tap stops looking at this direction: all bytes pass.
     Detach,
 }
 
-/// Looks into one link.
+/// Inspects the bytes of one link.
 pub trait Tap: Send {
-    /// Judges `bytes`, never empty, of one direction. Anything but
-    /// [`Verdict::Hold`] is asked again with what is left.
+    /// Judges `bytes`, which are never empty, of one direction. After any verdict but
+    /// [`Verdict::Hold`], the tap is asked again about the rest.
     fn look(&mut self, flow: Flow, bytes: &[u8], now: Instant) -> Verdict;
 
-    /// Asked after the link has been up for [`OPENING`], and again after that time for
-    /// as long as it says [`Overdue::NotYet`].
+    /// Called after the link has been up for [`OPENING`], and again after each further [`OPENING`]
+    /// while the answer is [`Overdue::NotYet`].
     fn overdue(&self) -> Overdue {
         Overdue::Never
     }
 
-    /// The local Redis has closed its connection. Where that has a reason of its own: last
-    /// words to the replica, and the reason for the log.
+    /// The local Redis has closed its connection. If the tap knows the reason, it returns the last
+    /// reply to the replica and the reason for the log.
     fn closed(&self) -> Option<(Vec<u8>, String)> {
         None
     }
 }
 
-/// Whether a replica has asked for what it came for.
+/// Whether a replica is late in asking for a sync.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Overdue {
-    /// It has, or need not.
+    /// It has asked, or need not ask.
     Never,
-    /// It waits for its answer.
+    /// It waits for an answer and may take longer.
     NotYet,
-    /// It has not, and must go.
+    /// It has not asked, so the link ends.
     Now {
-        /// Last words to it, as RESP.
+        /// The last reply to the replica, as RESP.
         reply: Vec<u8>,
         /// For the log.
         reason: String,
     },
 }
 
-/// The tap of a plain tunnel: looks at nothing.
+/// The tap of a plain tunnel: it passes all bytes unread.
 #[derive(Debug)]
 pub struct Blind;
 

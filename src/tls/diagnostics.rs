@@ -1,4 +1,4 @@
-//! TLS failures in the operator's words.
+//! Explains TLS failures to an operator.
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
@@ -6,10 +6,10 @@ use crate::clock;
 use crate::escape::shown;
 use crate::x509::{Certificate, some_of};
 
-/// What kind of failure it is, whatever its words.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// What came is not TLS.
+    /// The received bytes are not TLS.
     NotTls,
     /// The far side ended TLS with an alert.
     Alert,
@@ -19,9 +19,9 @@ pub enum Class {
     Dates,
     /// The certificate is revoked.
     Revoked,
-    /// Anything else that is wrong with the certificate.
+    /// The certificate is refused for another reason.
     Certificate,
-    /// Anything else.
+    /// Any other failure.
     Other,
 }
 
@@ -45,11 +45,10 @@ impl Class {
     }
 }
 
-/// What an operator does about a load balancer that says more than gateways do.
+/// Advice to the operator when a load balancer sends a PROXY protocol header.
 pub const PROXY: &str = "the PROXY protocol came before TLS: turn send-proxy off for this backend";
 
-/// Why this side did not accept the far side, or the far side this one. `ours` is
-/// this gateway's certificate.
+/// Why the handshake failed, at either side. `ours` is this gateway's certificate.
 pub fn handshake(error: &Error, ours: &Certificate) -> String {
     match error {
         Error::InvalidCertificate(error) => {
@@ -79,7 +78,7 @@ pub fn handshake(error: &Error, ours: &Certificate) -> String {
     }
 }
 
-/// Why this gateway's own certificate would be refused everywhere.
+/// Why this gateway's own certificate would be refused by others.
 pub fn own(error: &Error, leaf: &Certificate) -> String {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
@@ -122,8 +121,8 @@ fn certificate(error: &CertificateError) -> String {
     }
 }
 
-/// The far side sends only an alert; what it can mean is told from our own
-/// certificate and clock.
+/// The far side sends only an alert. What it may mean is derived from our own certificate and
+/// clock.
 fn alert_received(alert: AlertDescription, ours: &Certificate) -> String {
     let now = clock::utc(clock::now());
     let until = format!(

@@ -1,8 +1,9 @@
-//! Until when this gateway's certificate, its CAs and its revocation lists are good, and
-//! when a running gateway says so.
+//! Records until when this gateway's certificate, its CAs and its revocation lists are valid, and
+//! decides when a running gateway logs a reminder.
 //!
-//! From a third of the life left it is told once a day, on the last day once an hour, and
-//! as an error once it is past. Pure: the wall clock is passed in, as seconds since 1970.
+//! There is one reminder a day once less than a third of the lifetime is left, one an hour on the
+//! last day, and one an hour as an error after the end. No I/O and no clock: the time is passed in,
+//! as seconds since 1970.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ const DAY: i64 = 86_400;
 /// An hour in seconds.
 const HOUR: i64 = 3_600;
 
-/// What has a last day.
+/// Something that expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -22,45 +23,45 @@ pub enum Kind {
     Certificate,
     /// A CA of `ca`, or an intermediate in `cert`.
     Ca,
-    /// A revocation list, whose issuer has promised a newer one by then.
+    /// A revocation list: its issuer has promised a newer one by its end.
     List,
 }
 
-/// How something stands at a time.
+/// The state of something that expires, at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// More than a third of its life is left.
+    /// At least a third of its lifetime is left.
     Good,
-    /// Less than a third is left.
+    /// Less than a third of its lifetime is left.
     Ending,
-    /// So it is, and it is the last day.
+    /// Less than a third is left, and at most a day.
     LastDay,
-    /// It is past.
+    /// It has expired.
     Past,
 }
 
 impl Standing {
-    /// Seconds after which it is told again.
+    /// Seconds between two reminders.
     fn every(self) -> i64 {
         if self == Self::Ending { DAY } else { HOUR }
     }
 }
 
-/// From when until when something is good.
+/// The validity of one certificate or list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Term {
-    /// What it is.
+    /// What it is the validity of.
     pub kind: Kind,
-    /// Which one: a file for the certificate, else the name of the CA.
+    /// The file of a certificate; the name of a CA, also for its list.
     pub name: String,
-    /// From when.
+    /// Start, in seconds since 1970.
     pub from: i64,
-    /// Until when.
+    /// End, in seconds since 1970.
     pub until: i64,
 }
 
 impl Term {
-    /// How it stands.
+    /// The state at the time `now`.
     pub fn standing(&self, now: i64) -> Standing {
         let left = self.until.saturating_sub(now);
         match left {
@@ -71,7 +72,7 @@ impl Term {
         }
     }
 
-    /// In words, with the next step.
+    /// A sentence for the operator, with the next step.
     pub fn words(&self, now: i64) -> String {
         let Self { kind, name, until, .. } = self;
         let (at, span) = (clock::utc(*until), clock::span(until.saturating_sub(now)));
@@ -98,27 +99,27 @@ impl Term {
     }
 }
 
-/// When each was told last.
+/// Remembers the last reminder for each [`Term`].
 #[derive(Debug, Default)]
 pub struct Reminders {
     told: Vec<(Term, Standing, i64)>,
 }
 
 impl Reminders {
-    /// What is past stays to be told; all else was told with the files' own warnings.
+    /// Starts with the files' own warnings as the last reminders; what has expired is due at once.
     pub fn new(terms: &[Term], now: i64) -> Self {
         let told = terms.iter().map(|term| (term.clone(), term.standing(now), now));
         Self { told: told.filter(|(_, standing, _)| *standing != Standing::Past).collect() }
     }
 
-    /// What is to be told now: whether it is past, and the words.
+    /// The reminders that are due: whether the term has ended, and the words.
     pub fn due(&mut self, terms: &[Term], now: i64) -> Vec<(bool, String)> {
         let mut due = Vec::new();
         for term in terms {
             let standing = term.standing(now);
             let before = self.told.iter_mut().find(|(other, ..)| other == term);
             let is_due = match &before {
-                // A clock that was set back is no reason to be silent.
+                // If the clock was set back, the reminder is due.
                 Some((_, was, at)) => {
                     *was != standing || !(*at..at.saturating_add(standing.every())).contains(&now)
                 }
@@ -138,7 +139,7 @@ impl Reminders {
         due
     }
 
-    /// Seconds until one of `terms` may be due; at most a minute, since a clock may be set.
+    /// Seconds until a reminder may be due; a minute at most, since the clock may be set.
     pub fn pause(terms: &[Term], now: i64) -> u64 {
         let ends = terms.iter().map(|term| term.until.saturating_sub(now).saturating_add(1));
         let next = ends.filter(|left| *left > 0).min().unwrap_or(60);
@@ -154,7 +155,7 @@ mod tests {
         Term { kind: Kind::Certificate, name: "tls.crt".to_owned(), from: 0, until: days * DAY }
     }
 
-    /// Times at which it is told, asked every minute from `from` to `to`.
+    /// The times of reminders, if asked every minute from `from` to `to`.
     fn told(term: &Term, from: i64, to: i64) -> Vec<(i64, bool)> {
         let terms = [term.clone()];
         let mut reminders = Reminders::new(&terms, from);

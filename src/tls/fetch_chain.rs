@@ -1,4 +1,4 @@
-//! Looks at the certificate that a server shows, without trusting it.
+//! Fetches the certificate chain that a server shows, without trusting it.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -16,10 +16,10 @@ use crate::crypto::provider;
 use crate::race;
 use crate::units::Address;
 
-/// For connecting and for the handshake, each.
+/// Time given for connecting, and again for the handshake.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Notes the chain and takes any: nothing is ever sent over such a connection.
+/// Records the chain and accepts any: no data is ever sent over such a connection.
 #[derive(Debug)]
 struct Onlooker {
     algorithms: WebPkiSupportedAlgorithms,
@@ -64,7 +64,7 @@ impl ServerCertVerifier for Onlooker {
     }
 }
 
-/// The chain that a TLS 1.3 server shows, leaf first.
+/// Fetches the chain that a TLS 1.3 server shows, leaf first.
 pub async fn fetch_chain(address: &Address) -> io::Result<Vec<CertificateDer<'static>>> {
     let late = |_| {
         io::Error::new(

@@ -1,7 +1,7 @@
-//! This gateway's certificate, key, CAs and revocation lists, loaded and judged.
+//! Loads and checks this gateway's certificate, key, CAs and revocation lists.
 //!
-//! Everything that can be wrong with the files is found here, before the first
-//! connection, and every fault is reported at once.
+//! Every fault in the files is found here, before the first connection, and all faults are reported
+//! together.
 
 use std::sync::Arc;
 
@@ -20,19 +20,19 @@ use crate::config::TlsFiles;
 use crate::crypto::provider;
 use crate::x509::{Certificate, some_of};
 
-/// Loaded files, good to use.
+/// The contents of the files, loaded and valid.
 pub struct Material {
-    /// The certificate, its intermediates, and the key as the TLS library has it: the
-    /// text that it was read from is wiped.
+    /// The certificate, its intermediates and the private key in the TLS library's form. The text
+    /// of the key file is wiped.
     identity: Arc<SingleCertAndKey>,
     trust: Arc<Trust>,
-    /// The facts of this gateway's certificate.
+    /// The contents of this gateway's certificate.
     pub leaf: Certificate,
-    /// What an operator should know though nothing is refused for it.
+    /// Warnings: what an operator should know although the files are accepted.
     pub warnings: Vec<String>,
-    /// What was found good, one line a step, for `check`.
+    /// One line for each check that passed, for `check`.
     pub findings: Vec<String>,
-    /// Until when the certificate, the CAs and the lists are good.
+    /// The validity of the certificate, the CAs and the lists.
     pub terms: Vec<Term>,
 }
 
@@ -43,8 +43,7 @@ impl std::fmt::Debug for Material {
 }
 
 impl Material {
-    /// Loads and judges the files for `site`. All faults come back, not only the
-    /// first.
+    /// Loads and checks the files for `site`. The error holds all faults, not only the first.
     pub fn load(paths: &TlsFiles, site: &str) -> Result<Self, Vec<String>> {
         let mut found = Findings::default();
         let bundle = is_bundle(paths);
@@ -70,7 +69,7 @@ impl Material {
         }
     }
 
-    /// Judges everything but the key, for a certificate whose key is elsewhere; the
+    /// Checks everything but the key, for a certificate whose key is on another host. Returns the
     /// certificate and warnings, or all faults.
     pub fn judge(paths: &TlsFiles, site: &str) -> Result<(Certificate, Vec<String>), Vec<String>> {
         let mut found = Findings::default();
@@ -81,7 +80,7 @@ impl Material {
         }
     }
 
-    /// The acceptor's TLS.
+    /// The TLS config of the acceptor.
     pub fn server(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
         let provider = provider();
         let verifier = Verifier::new(&provider, Arc::clone(&self.trust), None);
@@ -95,7 +94,7 @@ impl Material {
         Ok(Arc::new(config))
     }
 
-    /// The dialler's TLS, towards `site` alone.
+    /// The TLS config of the dialler, which accepts `site` only.
     pub fn client(&self, site: &str) -> Result<Dial, rustls::Error> {
         let provider = provider();
         let verifier = Verifier::new(&provider, Arc::clone(&self.trust), Some(site.to_owned()));
@@ -112,16 +111,16 @@ impl Material {
     }
 }
 
-/// What a dialler needs to open TLS towards one site.
+/// What a dialler needs for TLS with one site.
 #[derive(Clone, Debug)]
 pub struct Dial {
-    /// The config, with the site's verifier inside.
+    /// The config, which includes the verifier for the site.
     pub config: Arc<ClientConfig>,
-    /// The site, as the name to indicate.
+    /// The site's name for SNI.
     pub name: ServerName<'static>,
 }
 
-/// Whether certificate and key are in one file, as some tools write them.
+/// Whether certificate and key are in the same file, as some tools write them.
 fn is_bundle(paths: &TlsFiles) -> bool {
     let real = |path| std::fs::canonicalize(path).ok();
     paths.cert == paths.key || real(&paths.cert).is_some_and(|cert| Some(cert) == real(&paths.key))
@@ -129,7 +128,7 @@ fn is_bundle(paths: &TlsFiles) -> bool {
 
 type Public = (Option<Vec<CertificateDer<'static>>>, Option<Arc<Trust>>, Option<Certificate>);
 
-/// Loads and judges everything but the key.
+/// Loads and checks everything but the key.
 fn load_public(paths: &TlsFiles, site: &str, bundle: bool, found: &mut Findings) -> Public {
     let chain = match bundle {
         true => pem::certificates_and_key(&paths.cert),
@@ -195,7 +194,8 @@ fn identity(
     let identity = CertifiedKey::new(chain, key);
     let leaf = identity.cert.first().and_then(|leaf| Certificate::read(leaf).ok());
     let same = match (identity.key.public_key(), &leaf) {
-        // By the keys themselves: what else is wrong with the certificate is found as what it is.
+        // The keys are compared directly, since other faults of the certificate are reported as
+        // what they are.
         (Some(own), Some(leaf)) => own.as_ref() == leaf.public_key,
         _ => identity.keys_match().is_ok(),
     };

@@ -1,8 +1,8 @@
 //! Mutual TLS 1.3 between gateways: material, verification and records.
 //!
-//! Knows nothing of links. Both sides are always verified against the `ca` of the
-//! config, there is no resumption, no ticket and no early data, and a peer is
-//! only ever identified by an exact DNS name in its certificate.
+//! This module does not know links. Both sides always verify each other against the `ca` of the
+//! config. There is no resumption, no ticket and no early data. A peer is identified only by an
+//! exact DNS name in its certificate.
 
 pub mod diagnostics;
 pub mod expiry;
@@ -15,6 +15,5 @@ pub mod reloadable;
 mod trust;
 pub mod verify;
 
-/// The application protocol of both sides; a peer that offers another one, or
-/// none, is refused.
+/// The ALPN protocol of both sides. A peer that offers another one, or none, is refused.
 pub const ALPN: &[u8] = b"replgate/1";

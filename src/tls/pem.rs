@@ -1,10 +1,9 @@
-//! Reads PEM files: the only place that touches `rustls-pemfile`.
+//! Reads PEM files. No other module uses `rustls-pemfile`.
 //!
-//! Nothing is passed over. Each `-----BEGIN` of a file is understood, or told as a fault
-//! with its line: a revocation list that is lost without a word would let a revoked
-//! site in. What can be read safely is read: blocks behind each other on one line,
-//! indentation, a byte order mark, text between the blocks. A block of a kind that has
-//! no business in a file is a fault as well.
+//! No block is skipped. Each `-----BEGIN` of a file is either understood or reported as a fault
+//! with its line: if a revocation list were skipped silently, a revoked site could connect. What
+//! can be read safely is read: several blocks on one line, indentation, a byte order mark, text
+//! between the blocks. A block of a kind that does not belong in the file is a fault as well.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,16 +17,16 @@ use zeroize::Zeroizing;
 use crate::escape::shown;
 use crate::file;
 
-/// The largest file in bytes: lists of revoked certificates may be long.
+/// Largest file in bytes; revocation lists may be long.
 const LARGEST: u64 = 16 << 20;
 
-/// Faults that are told of one file.
+/// Most faults that are reported for one file.
 const TOLD: usize = 10;
 
-/// The shortest line that is taken for the inside of a block, where there is none.
+/// Shortest line outside a block that is treated as Base64 of a block.
 const BASE64_LINE: usize = 48;
 
-/// A PEM file that does not hold what it should.
+/// A PEM file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
     /// The file cannot be read.
@@ -35,28 +34,28 @@ pub enum PemError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         error: io::Error,
     },
-    /// Blocks that are not valid, or not of use here: a sentence each, with its line.
+    /// Some blocks are not valid or do not belong here: one sentence for each, with its line.
     #[error("{}", sentences(path, faults).join("\n"))]
     Faulty {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, at least one thing.
+        /// The faults, at least one.
         faults: Vec<Fault>,
     },
-    /// Valid PEM without the block that is needed.
+    /// The file is valid PEM, but a needed block is missing.
     #[error("{}: no {what} in this file{hint}", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
-        /// The kind of block.
+        /// The kind of block that is missing.
         what: &'static str,
-        /// What was found instead.
+        /// Advice, with what was found instead.
         hint: String,
     },
-    /// A private key behind a passphrase.
+    /// The private key is encrypted with a passphrase.
     #[error("{}: the private key is encrypted with a passphrase; a gateway starts unattended and needs it plain: openssl pkey -in {} -out tls.key, then chmod 600 tls.key", path.display(), path.display())]
     Encrypted {
         /// The file.
@@ -65,7 +64,7 @@ pub enum PemError {
 }
 
 impl PemError {
-    /// Each thing that is wrong, in a sentence of its own.
+    /// One sentence for each fault.
     pub fn sentences(&self) -> Vec<String> {
         match self {
             Self::Faulty { path, faults } => sentences(path, faults),
@@ -73,7 +72,7 @@ impl PemError {
         }
     }
 
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { error, .. } if error.kind() == io::ErrorKind::NotFound)
     }
@@ -86,7 +85,7 @@ fn sentences(path: &Path, faults: &[Fault]) -> Vec<String> {
     told.chain((more > 0).then(|| format!("{}: and {more} more of this kind", path.display()))).collect()
 }
 
-/// What is wrong with a file, at one place.
+/// A fault at one place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The line, from 1.
@@ -98,13 +97,13 @@ pub struct Fault {
 /// A block that was understood.
 #[derive(Debug)]
 pub struct Block {
-    /// The line of its BEGIN, from 1.
+    /// The line of its BEGIN, counted from 1.
     pub line: usize,
-    /// What is in it.
+    /// Its contents.
     pub content: Content,
 }
 
-/// What a block holds.
+/// The contents of a block.
 pub enum Content {
     /// A certificate.
     Certificate(CertificateDer<'static>),
@@ -114,16 +113,16 @@ pub enum Content {
     Request(CertificateSigningRequestDer<'static>),
     /// A private key: PKCS#8, PKCS#1 or SEC1.
     Key(Zeroizing<PrivateKeyDer<'static>>),
-    /// A private key behind a passphrase.
+    /// A private key that is encrypted with a passphrase.
     EncryptedKey,
-    /// The curve of the key that follows, as `openssl ecparam -genkey` writes it.
+    /// The curve of the key in the next block, as `openssl ecparam -genkey` writes it.
     Parameters,
     /// A public key.
     PublicKey,
 }
 
 impl Content {
-    /// Its name, and where it belongs.
+    /// Its name, and a hint where it belongs.
     fn name(&self) -> (&'static str, &'static str) {
         match self {
             Self::Certificate(_) => ("certificate", "a certificate belongs in `cert` or `ca`"),
@@ -143,19 +142,19 @@ impl Content {
     }
 }
 
-/// The kind alone: what is in it may be a secret.
+/// Shows only the kind: the contents may be secret.
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name().0)
     }
 }
 
-/// Everything in a PEM file.
+/// The contents of a PEM file.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// What was understood, in order.
+    /// The blocks that were understood, in order.
     pub blocks: Vec<Block>,
-    /// What was not.
+    /// The places that were not understood.
     pub faults: Vec<Fault>,
 }
 
@@ -179,19 +178,19 @@ pub fn contents(path: &Path) -> Result<Contents, PemError> {
     Ok(parse(&read(path)?))
 }
 
-/// The certificates in the file, at least one, and nothing else.
+/// The certificates in the file. There must be at least one, and nothing else.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     some(path, "certificate", certificate, |_| false).map(all)
 }
 
-/// As [`certificates`], where the file may hold their private key too.
+/// As [`certificates`], but the file may also hold the private key.
 pub fn certificates_and_key(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let key =
         |other: &Content| matches!(other, Content::Key(_) | Content::EncryptedKey | Content::Parameters);
     some(path, "certificate", certificate, key).map(all)
 }
 
-/// The revocation lists in the file, at least one, and nothing else.
+/// The revocation lists in the file. There must be at least one, and nothing else.
 pub fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
     let pick = |content| match content {
         Content::List(list) => Ok(list),
@@ -200,7 +199,7 @@ pub fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<
     some(path, "certificate revocation list", pick, |_| false).map(all)
 }
 
-/// The one certificate signing request in the file.
+/// The certificate signing request in the file; there must be exactly one.
 pub fn signing_request(path: &Path) -> Result<CertificateSigningRequestDer<'static>, PemError> {
     let pick = |content| match content {
         Content::Request(request) => Ok(request),
@@ -209,12 +208,13 @@ pub fn signing_request(path: &Path) -> Result<CertificateSigningRequestDer<'stat
     one(path, "request", some(path, "certificate signing request", pick, |_| false)?)
 }
 
-/// The one private key in the file: PKCS#8, PKCS#1 or SEC1, not encrypted.
+/// The private key in the file, in PKCS#8, PKCS#1 or SEC1 and not encrypted; there must be exactly
+/// one.
 pub fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, PemError> {
     key(path, |other| matches!(other, Content::Parameters))
 }
 
-/// As [`private_key`], where the file may hold its certificates too.
+/// As [`private_key`], but the file may also hold certificates.
 pub fn private_key_and_certificates(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, PemError> {
     key(path, |other| matches!(other, Content::Parameters | Content::Certificate(_)))
 }
@@ -239,12 +239,12 @@ fn key(
     key.ok_or_else(|| PemError::Encrypted { path: path.to_owned() })
 }
 
-/// What was found, without its lines.
+/// The items without their lines.
 fn all<T>(found: Vec<(usize, T)>) -> Vec<T> {
     found.into_iter().map(|(_, item)| item).collect()
 }
 
-/// The only one of what was found.
+/// The only item; more than one is a fault.
 fn one<T>(path: &Path, what: &str, mut found: Vec<(usize, T)>) -> Result<T, PemError> {
     let more = found.split_off(1);
     let fault = |(line, _): &(usize, T)| Fault {
@@ -257,8 +257,8 @@ fn one<T>(path: &Path, what: &str, mut found: Vec<(usize, T)>) -> Result<T, PemE
     }
 }
 
-/// What `pick` takes of a file, at least one, each with its line; beside it only what is
-/// `welcome`.
+/// The blocks of a file that `pick` accepts, at least one, each with its line. Any other block is a
+/// fault unless it is `welcome`.
 fn some<T>(
     path: &Path,
     what: &'static str,
@@ -296,29 +296,29 @@ fn some<T>(
     Err(PemError::Faulty { path: path.to_owned(), faults })
 }
 
-/// The next step for a block that cannot be read.
+/// Advice for a block that cannot be read.
 const WHOLE: &str = "put the whole block there, or take it out";
 
-/// What begins a block.
+/// Start of a BEGIN marker.
 const BEGIN: &[u8] = b"-----BEGIN";
 
-/// What ends one.
+/// Start of an END marker.
 const END: &[u8] = b"-----END";
 
-/// A block whose end has not been seen.
+/// A block whose END has not come yet.
 enum Open<'a> {
-    /// Its line, its label, and where its inside begins.
+    /// Its line, its label, and the offset of its contents.
     Good(usize, &'a [u8], usize),
-    /// One that was told as a fault already.
+    /// A block that was reported as a fault already.
     Told,
 }
 
-/// Reads every block of `text`: each `-----BEGIN` becomes a block or a fault.
+/// Reads every block of `text`; each `-----BEGIN` becomes a block or a fault.
 pub fn parse(text: &[u8]) -> Contents {
     let mut out = Contents::default();
     let mut open = None;
     let (mut line, mut counted) = (1, 0);
-    // Where text that is in no block begins, and its line.
+    // Offset and line where the text outside of blocks begins.
     let mut outside = (0, 1);
     for (at, begins) in markers(text) {
         line += newlines(&text[counted..at]);
@@ -379,8 +379,8 @@ pub fn parse(text: &[u8]) -> Contents {
     out
 }
 
-/// `text` from one place to another; nothing where they overlap, as the dashes of two
-/// markers may.
+/// The part of `text` between two offsets; empty if the markers overlap, since they may share
+/// dashes.
 fn between(text: &[u8], from: usize, to: usize) -> &[u8] {
     text.get(from..to).unwrap_or_default()
 }
@@ -389,7 +389,7 @@ fn newlines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
-/// Where blocks begin and end, in order, and whether it is a beginning.
+/// The offsets of all BEGIN and END markers, in order; true for BEGIN.
 fn markers(text: &[u8]) -> impl Iterator<Item = (usize, bool)> {
     (0..text.len()).filter(|at| text[*at..].starts_with(b"-----")).filter_map(|at| {
         let rest = &text[at..];
@@ -397,8 +397,7 @@ fn markers(text: &[u8]) -> impl Iterator<Item = (usize, bool)> {
     })
 }
 
-/// The label that begins at `at`, with a blank before it, and the place behind its
-/// dashes.
+/// The label at `at`, which must follow a blank, and the offset after its dashes.
 fn label(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = text[at..].strip_prefix(b" ")?;
     let length = rest.iter().take(65).position(|byte| *byte == b'-')?;
@@ -408,13 +407,13 @@ fn label(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     whole.then_some((label, at + 1 + length + 5))
 }
 
-/// Base64 that stands in no block: its BEGIN line is damaged or gone. `text` begins on
+/// A fault for Base64 outside of blocks: its BEGIN line is damaged or missing. `text` begins on
 /// `line`.
 fn lost(text: &[u8], line: usize) -> Option<Fault> {
     let is_base64 = |line: &[u8]| {
         let line = line.trim_ascii();
         let inner = line.strip_suffix(b"==").or_else(|| line.strip_suffix(b"=")).unwrap_or(line);
-        // A fingerprint is no block.
+        // A fingerprint in hexadecimal is not Base64 of a block.
         let hex = inner.iter().all(u8::is_ascii_hexdigit);
         line.len() >= BASE64_LINE
             && !hex
@@ -425,7 +424,7 @@ fn lost(text: &[u8], line: usize) -> Option<Fault> {
     Some(Fault { line: line + at, text: words })
 }
 
-/// Reads the inside of a block.
+/// Reads the contents of a block.
 fn block(label: &[u8], inside: &[u8]) -> Result<Content, String> {
     let kind = match label {
         b"X509 CERTIFICATE" => &b"CERTIFICATE"[..],
@@ -446,8 +445,8 @@ fn block(label: &[u8], inside: &[u8]) -> Result<Content, String> {
     {
         return Ok(Content::EncryptedKey);
     }
-    // Written anew for the parser below, which is particular about lines. With room for
-    // all of it: a buffer that grows would leave copies of a key behind.
+    // The block is written again for the parser below, which is strict about lines. The buffer has
+    // room for the whole block: growing would leave copies of a private key in memory.
     let mut plain = Zeroizing::new(Vec::with_capacity(inside.len() + 2 * kind.len() + 40));
     plain.extend_from_slice(&[BEGIN, b" ", kind, b"-----\n"].concat());
     let begun = plain.len();
@@ -600,7 +599,7 @@ mod tests {
         for text in [locked.to_owned(), block("ENCRYPTED PRIVATE KEY")] {
             assert!(matches!(private_key(&write(&text)), Err(PemError::Encrypted { .. })));
         }
-        // Two keys of which one is locked are still two.
+        // Two keys are too many, even if one of them is encrypted.
         assert!(
             told(private_key(&write(&(locked.to_owned() + &block("PRIVATE KEY")))).unwrap_err())
                 .contains("another")

@@ -1,8 +1,8 @@
-//! TLS records over buffers that the lane owns.
+//! TLS records in buffers that the lane owns.
 //!
-//! `rustls` seals and opens every record; this file only moves bytes between it
-//! and plain buffers, through its unbuffered interface, which opens a record in
-//! place. Everything that depends on that interface is here.
+//! `rustls` seals and opens every record. This module moves bytes between it and plain buffers,
+//! through its unbuffered interface, which decrypts a record in place. All code that depends on
+//! that interface is here.
 
 use std::sync::Arc;
 
@@ -15,24 +15,22 @@ use rustls::{ClientConfig, ServerConfig};
 use crate::buffer;
 use crate::proxy_protocol;
 
-/// What sealing adds to each record: header, content type and tag.
+/// Bytes that sealing adds to each record: header, content type and tag.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 
-/// Room for what comes before a lane carries anything, at first: the messages of a usual
-/// handshake fit.
+/// Initial size of the buffer before the lane carries data; the messages of a usual handshake fit.
 const OPENING: usize = 4 * 1024;
 
-/// The most that it grows to: the largest message that rustls takes.
+/// Largest size of that buffer: the largest handshake message that rustls accepts.
 const HANDSHAKE: usize = 80 * 1024;
 
-/// What may wait of a record that has not come whole: as much as TLS allows.
+/// Most bytes of a partly received record that are kept: the largest record that TLS allows.
 const PART: usize = 5 + RECORD + 256;
 
-/// The most plaintext in one record.
+/// Most plaintext bytes in one record.
 const RECORD: usize = 16_384;
 
-/// The bytes that sealing `length` bytes of plaintext takes, with a margin for a
-/// key update in between.
+/// Bytes needed to seal `length` bytes of plaintext, with a margin for a key update in between.
 pub const fn sealed_length(length: usize) -> usize {
     length + (length / RECORD + 1) * RECORD_OVERHEAD + 256
 }
@@ -42,7 +40,7 @@ enum Connection {
     Server(UnbufferedServerConnection),
 }
 
-/// Does the same with whichever end the connection is.
+/// Runs the same expression for either role.
 macro_rules! each {
     ($connection:expr, $name:ident => $do:expr) => {
         match $connection {
@@ -52,32 +50,32 @@ macro_rules! each {
     };
 }
 
-/// The TLS state of one connection with its buffer of incoming records.
+/// The TLS state of one connection, and its buffer of incoming records.
 pub struct Records {
     connection: Connection,
-    /// Borrowed while it is read into, of its own size while part of a record waits in
-    /// it, else empty.
+    /// A small buffer before the lane carries data, and a pooled one while data is read later. In
+    /// between it holds only the part of a record that waits, or nothing.
     incoming: Vec<u8>,
     start: usize,
     end: usize,
     peer_closed: bool,
-    /// An error was met: the connection must not be asked again.
+    /// An error has occurred: rustls must not be called again.
     failed: bool,
 }
 
-/// Shows no byte of what is in its buffer.
+/// Does not show the buffer's bytes.
 impl std::fmt::Debug for Records {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Records").field("waiting", &(self.end - self.start)).finish_non_exhaustive()
     }
 }
 
-/// What stopped [`Records::advance`].
+/// Why [`Records::advance`] stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// More of the handshake must come from the peer.
+    /// More handshake data must come from the peer.
     NeedsPeer,
-    /// The handshake is done and every whole record was opened.
+    /// The handshake is complete, and every whole record was opened.
     Ready,
 }
 
@@ -96,11 +94,11 @@ impl Records {
         Self { connection, incoming: Vec::new(), start: 0, end: 0, peer_closed: false, failed: false }
     }
 
-    /// Where the next bytes from the socket go. Never empty: a whole record always
-    /// fits.
+    /// The free part of the buffer, for the next bytes from the socket. It is never empty: there is
+    /// always room for a whole record.
     pub fn spare(&mut self) -> &mut [u8] {
         self.move_to_front();
-        // One out of the opening.
+        // The buffer is still the small one from the handshake, or holds only part of a record.
         if self.incoming.len() < buffer::STORAGE {
             let mut pooled = buffer::borrow();
             pooled[..self.end].copy_from_slice(&self.incoming[..self.end]);
@@ -109,8 +107,8 @@ impl Records {
         &mut self.incoming[self.end..]
     }
 
-    /// As [`Records::spare`] before the lane carries anything, in storage that is small and
-    /// grows only as it is filled.
+    /// As [`Records::spare`], for the time before the lane carries data: the buffer starts small
+    /// and grows only as it fills.
     pub fn opening_spare(&mut self) -> &mut [u8] {
         self.move_to_front();
         if self.end == self.incoming.len() {
@@ -120,7 +118,8 @@ impl Records {
         &mut self.incoming[self.end..]
     }
 
-    /// Whether a load balancer said the PROXY protocol in place of a first record.
+    /// Whether the bytes so far are a PROXY protocol header from a load balancer instead of a TLS
+    /// record.
     pub fn is_proxied(&self) -> bool {
         proxy_protocol::is_header(&self.incoming[..self.end])
     }
@@ -133,13 +132,13 @@ impl Records {
         }
     }
 
-    /// Takes `count` bytes that were written into [`Records::spare`].
+    /// Records that `count` bytes were written into [`Records::spare`].
     pub fn filled(&mut self, count: usize) {
         self.end += count;
     }
 
-    /// Gives the buffer of incoming records back. Part of a record that waits in it is
-    /// kept: nobody holds half a megabyte by sending one byte of one.
+    /// Returns the buffer to the pool and keeps only a part of a record that waits. So a peer
+    /// cannot occupy a whole pooled buffer by sending one byte of a record.
     pub fn rest(&mut self) {
         let waiting = self.end - self.start;
         if waiting <= PART && (self.incoming.len() > PART || waiting == 0) {
@@ -149,39 +148,37 @@ impl Records {
         }
     }
 
-    /// Opens every whole record that has come; its plaintext goes to `sink`.
-    /// What TLS itself has to answer is appended to `out`, and must be sent before
-    /// anything that is sealed later.
+    /// Opens every whole record that has come and passes its plaintext to `sink`. TLS's own replies
+    /// are appended to `out`; they must be sent before anything that is sealed later.
     pub fn open(&mut self, out: &mut Vec<u8>, sink: Sink<'_>) -> Result<(), rustls::Error> {
         self.advance(out, Some(sink)).map(|_| ())
     }
 
-    /// Moves the handshake on with what has come; true once it is complete. What
-    /// must go to the peer is appended to `out`, even when the answer is an error.
-    /// Data that came together with the end of the handshake stays for
-    /// [`Records::open`].
+    /// Continues the handshake with the data that has come; true once it is complete. Data for the
+    /// peer is appended to `out`, even if the result is an error. Application data that came with
+    /// the end of the handshake stays for [`Records::open`].
     pub fn handshake(&mut self, out: &mut Vec<u8>) -> Result<bool, rustls::Error> {
         Ok(self.advance(out, None)? == Stop::Ready
             && !each!(&self.connection, connection => connection.is_handshaking()))
     }
 
-    /// Whether the peer has ended the connection in good order.
+    /// Whether the peer has sent close_notify.
     pub fn peer_closed(&self) -> bool {
         self.peer_closed
     }
 
-    /// The protocol that both ends agreed on, if any.
+    /// The ALPN protocol that both ends agreed on, if any.
     pub fn alpn(&self) -> Option<&[u8]> {
         each!(&self.connection, connection => connection.alpn_protocol())
     }
 
-    /// The peer's certificate chain, verified, leaf first.
+    /// The peer's verified certificate chain, leaf first.
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         each!(&self.connection, connection => connection.peer_certificates()).unwrap_or_default()
     }
 
-    /// Seals `plain` into `out` from `used` on and says where the records end.
-    /// There must be room for [`sealed_length`] bytes.
+    /// Seals `plain` into `out`, starting at `used`, and returns where the records end. `out` must
+    /// have room for [`sealed_length`] bytes.
     pub fn seal(&mut self, plain: &[u8], out: &mut [u8], used: usize) -> Result<usize, rustls::Error> {
         self.usable()?;
         let incoming = &mut self.incoming[self.start..self.end];
@@ -217,7 +214,7 @@ impl Records {
         }
     }
 
-    /// Goes from state to state until the peer must speak. Without a `sink` it
+    /// Processes the connection's states until the peer must send something. Without a `sink` it
     /// stops before the first application data.
     fn advance(&mut self, out: &mut Vec<u8>, mut sink: Option<Sink<'_>>) -> Result<Stop, rustls::Error> {
         self.usable()?;
@@ -239,9 +236,9 @@ impl Records {
         }
     }
 
-    /// After an error: what was queued before it, and the alert that tells the
-    /// peer. Only what is queued is taken, from the same buffer as ever: going
-    /// back to the record that failed is an assertion inside rustls.
+    /// After an error: appends what was queued before it, and the alert for the peer. It takes only
+    /// queued data and passes the same buffer again, because an assertion in rustls fails if the
+    /// record that failed is read once more.
     fn last_words(&mut self, out: &mut Vec<u8>) {
         self.failed = true;
         while each!(&self.connection, connection => connection.wants_write()) {
@@ -254,7 +251,7 @@ impl Records {
     }
 }
 
-/// Takes the plaintext of one record.
+/// Receives the plaintext of one record.
 type Sink<'a> = &'a mut dyn FnMut(&[u8]);
 
 enum Step {
@@ -263,8 +260,7 @@ enum Step {
     Stop(Stop),
 }
 
-/// Handles one state of the connection; says how much of the incoming buffer it
-/// has used up.
+/// Handles one state of the connection. Returns how many bytes of the incoming buffer it has used.
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     out: &mut Vec<u8>,
@@ -373,7 +369,8 @@ mod tests {
         true
     }
 
-    /// Gives `bytes` to a shaking end in pieces; its answer, and whether it goes on.
+    /// Gives `bytes` in pieces to an end in its handshake. Returns its answer, and whether it goes
+    /// on.
     fn shake_one(end: &mut Records, bytes: &[u8], piece: usize, done: &mut bool) -> (Vec<u8>, bool) {
         let mut answer = Vec::new();
         let good = feed(end, bytes, piece, |end| match end.handshake(&mut answer) {
@@ -386,8 +383,8 @@ mod tests {
         (answer, good)
     }
 
-    /// Shakes hands in pieces; `twist` may change each flight. Whether both ends
-    /// are done.
+    /// Runs the handshake in pieces; `twist` may change each flight. Returns whether both ends are
+    /// done.
     fn shake(
         client: &mut Records,
         server: &mut Records,
@@ -437,7 +434,7 @@ mod tests {
         let mut sealed = vec![0; sealed_length(plain.len())];
         let used = server.seal(&plain, &mut sealed, 0).unwrap();
         let (mut opened, mut answer) = (Vec::new(), Vec::new());
-        // Read empty after every piece.
+        // All records are opened after every piece.
         for bytes in sealed[..used].chunks(9001) {
             assert!(feed(&mut client, bytes, 9001, |client| {
                 client.open(&mut answer, &mut |plain| opened.extend_from_slice(plain)).is_ok()

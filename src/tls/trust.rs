@@ -1,7 +1,7 @@
-//! The CAs and the revocation lists of the config, loaded, judged and found.
+//! Loads and checks the CAs and the revocation lists of the config.
 //!
-//! Each list is bound to the key that has signed it. What is found wrong is a fault, and
-//! nothing is left out in silence.
+//! Each list is bound to the key that has signed it. Every list and CA that cannot be used is
+//! reported as a fault; none is skipped silently.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::config::TlsFiles;
 use crate::crypto::provider;
 use crate::x509::{self, Certificate, RevocationList};
 
-/// The CAs of `ca`, and the lists of `crl` that they have signed, or that intermediates
-/// which stand in `cert` have; `chain` is what `cert` holds, if it can be read.
+/// Loads the CAs of `ca` and the lists of `crl`. A list must be signed by one of the CAs or by an
+/// intermediate in `cert`; `chain` holds the certificates of `cert`, if they can be read.
 pub(super) fn load(
     paths: &TlsFiles,
     chain: Option<&[CertificateDer<'static>]>,
@@ -47,8 +47,8 @@ pub(super) fn load(
         found.good.push(format!("CA {} until {}", facts.subject, clock::utc(facts.not_after)));
         anchors.push((ca, anchor));
     }
-    // An intermediate of our own chain signs lists as well as a CA does. No other: what
-    // nobody here has vouched for is no reason to take a certificate for good.
+    // An intermediate of our own chain may sign lists, as a CA may. No other certificate may:
+    // without a signature from a CA of the config it proves nothing.
     let algorithms = provider().signature_verification_algorithms;
     let facts = anchors.iter().map(|(_, anchor)| &anchor.facts);
     let after = chain.and_then(|chain| chain.get(1..)).unwrap_or_default();
@@ -65,7 +65,8 @@ pub(super) fn load(
         }
     }
     let (lists, of_nobody) = load_lists(paths, &signers, &lists, found);
-    // One that has a place in `cert` is no fault where that cannot be read.
+    // If `cert` cannot be read, the signer of a list may be missing for that reason. Then the list
+    // is no fault.
     found.faults.extend(of_nobody.into_iter().filter(|_| chain.is_some()));
     let revoked = revoked(&anchors, &signers, &lists);
     for ((_, Anchor { facts, .. }), by) in anchors.iter().zip(&revoked) {
@@ -82,8 +83,7 @@ pub(super) fn load(
     Some(Arc::new(Trust::new(anchors.collect(), lists)))
 }
 
-/// Of each CA, which other one has signed and then revoked it, or has signed it and was
-/// itself revoked.
+/// For each CA the other CA that has signed it, if that has revoked it or is itself revoked.
 fn revoked(
     anchors: &[(&CertificateDer<'static>, Anchor)],
     signers: &[&Certificate],
@@ -105,7 +105,7 @@ fn revoked(
                 && x509::is_signed(der, &by.public_key, algorithms.all)
         })
     };
-    // Each that is found may have signed others.
+    // A revoked CA may have signed others.
     while let Some((at, by)) = (0..anchors.len())
         .filter(|at| revoked[*at].is_none())
         .find_map(|at| Some((at, revoker(at, &revoked)?)))
@@ -140,8 +140,9 @@ fn load_anchor(ca: &CertificateDer<'static>) -> Result<Anchor, String> {
     Ok(Anchor { trust, facts, revoked: false })
 }
 
-/// The newest list of each signer, or the newest of each kind where a signer has several
-/// (one of its CAs and one of the rest, say). Also a fault for each list of nobody.
+/// The newest list of each signer; if a signer has lists of several scopes, for example one of CAs
+/// and one of the rest, the newest of each scope. Also returns a fault for each list without a
+/// known signer.
 fn load_lists(
     paths: &TlsFiles,
     signers: &[&Certificate],
@@ -164,7 +165,7 @@ fn load_lists(
             let newer = |(other, _): &(RevocationList, _)| {
                 other.scope == facts.scope && other.this_update > facts.this_update
             };
-            // Of two that were made within a second both count.
+            // Two lists that were made in the same second both count.
             if !newest.iter().any(newer) {
                 newest.push((facts, list));
             }
@@ -218,12 +219,12 @@ fn load_lists(
     (loaded, unused)
 }
 
-/// Until when a CA is good.
+/// The validity of a CA.
 fn term(ca: &Certificate) -> Term {
     Term { kind: Kind::Ca, name: ca.subject.clone(), from: ca.not_before, until: ca.not_after }
 }
 
-/// A CA by its name and its fingerprint: two may have one name.
+/// A CA's name and fingerprint, since two CAs may have the same name.
 fn named(ca: &Certificate) -> String {
     format!("{} (SHA-256 {})", ca.subject, ca.fingerprint)
 }

@@ -1,14 +1,14 @@
-//! Judges the far side's certificate, the same way at both ends.
+//! Verifies the far side's certificate, with the same rules at both ends.
 //!
-//! webpki finds the path to a CA of the config. What it leaves open is judged here, on
-//! the path that it found: each certificate of it, not the first alone, must be missing
-//! from its issuer's revocation lists, which are told apart by the issuer's key, since
-//! two CAs may have one name; CAs must be in their time and allowed to sign
-//! certificates; the leaf must name its uses. A wildcard or a common name never counts.
+//! webpki finds a path to a CA of the config. This module checks what webpki does not, for every
+//! certificate of that path. No certificate may be in its issuer's revocation lists; lists are
+//! matched to issuers by key, since two CAs may have the same name. CAs must be valid now and
+//! allowed to sign certificates. The leaf must state its uses. A wildcard or a common name never
+//! counts.
 //!
-//! Whoever asks is a stranger until all this is done. So what comes is bounded before
-//! a signature is checked, and webpki, which tries every way through the intermediates,
-//! is only shown those that a CA of the config has vouched for.
+//! The peer is unknown until all checks are done. So the size of what it sends is bounded before a
+//! signature is checked. webpki tries every way through the intermediates, so it is given only
+//! those that a CA of the config has signed, directly or through another of them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -25,67 +25,67 @@ use webpki::{Cert, CertRevocationList, EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::x509::{self, Certificate};
 
-/// The most certificates that may follow the leaf.
+/// Most certificates that may follow the leaf.
 pub const MOST_INTERMEDIATES: usize = 8;
 
-/// The most bytes of all of them together.
+/// Most bytes of the leaf and the certificates after it.
 const MOST_BYTES: usize = 32 * 1024;
 
 /// A CA of the config.
 #[derive(Debug)]
 pub struct Anchor {
-    /// The CA, as webpki wants it.
+    /// The CA in webpki's form.
     pub trust: TrustAnchor<'static>,
-    /// What its certificate says; webpki does not look at its validity.
+    /// The contents of its certificate. webpki does not check the validity of a CA.
     pub facts: Certificate,
     /// Whether another CA has revoked it.
     pub revoked: bool,
 }
 
-/// A revocation list whose signature was found good.
+/// A revocation list with a valid signature.
 #[derive(Debug)]
 pub struct List {
-    /// The public key that has signed it.
+    /// The public key that has signed the list.
     pub key: Vec<u8>,
     /// The list.
     pub list: CertRevocationList<'static>,
 }
 
 impl List {
-    /// Whether the certificate with this serial number, of the issuer with this name and
-    /// key, is in it. Names and numbers are as webpki has them.
+    /// Whether the list contains the certificate with this serial number, issued by the CA with
+    /// this name and key. Names and serial numbers are in webpki's form.
     pub fn revokes(&self, serial: &[u8], issuer: &[u8], key: &[u8]) -> bool {
         self.key == key && self.list.issuer() == issuer && self.lists_serial(serial)
     }
 
-    /// Whether this serial number is in it, whoever it is of.
+    /// Whether the list contains this serial number, whoever the issuer is.
     pub fn lists_serial(&self, serial: &[u8]) -> bool {
         !matches!(self.list.find_serial(serial), Ok(None))
     }
 }
 
-/// What chains are judged by.
+/// The CAs and revocation lists that chains are verified against.
 #[derive(Debug)]
 pub struct Trust {
     anchors: Vec<Anchor>,
     lists: Vec<List>,
-    /// The anchors, as webpki takes them.
+    /// The anchors in webpki's form.
     trusts: Vec<TrustAnchor<'static>>,
 }
 
 impl Trust {
-    /// The CAs, and every list of them and of intermediates.
+    /// `lists` are those of the CAs and of intermediates.
     pub fn new(anchors: Vec<Anchor>, lists: Vec<List>) -> Self {
         let trusts = anchors.iter().map(|anchor| anchor.trust.clone()).collect();
         Self { anchors, lists, trusts }
     }
 
-    /// Judges what webpki does not, on a path that it found good.
+    /// Checks what webpki does not, on a path that webpki has accepted.
     fn inspect(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Error> {
         let leaf: &Cert<'_> = path.end_entity();
         let certificates: Vec<&Cert<'_>> =
             std::iter::once(leaf).chain(path.intermediate_certificates()).collect();
-        // One CA may have several certificates, with other validities.
+        // One CA may have several certificates with different validities.
         let mut anchors = self.anchors.iter().filter(|anchor| anchor.trust == *path.anchor()).peekable();
         let Some(top) = anchors.peek() else { return Err(CertificateError::UnknownIssuer.into()) };
         let top = top.facts.public_key.clone();
@@ -126,9 +126,10 @@ impl Trust {
     }
 }
 
-/// Those of `chain` that a CA has signed, or another of them that counts. Each is checked
-/// against the issuers of its issuer's name alone; one that nobody vouches for is never
-/// an issuer, so that strangers cost a signature or two for each that they send.
+/// The certificates of `chain` that a CA has signed, directly or through another certificate of
+/// this result. A certificate is checked only against issuers whose name matches, and one that is
+/// not in the result never counts as an issuer. So each certificate that a peer sends costs only a
+/// few signature checks.
 pub fn vouched<'c>(
     cas: impl Iterator<Item = &'c Certificate>,
     chain: &'c [CertificateDer<'c>],
@@ -160,18 +161,18 @@ pub fn vouched<'c>(
     counted
 }
 
-/// The ways in which a chain that webpki accepts is still refused.
+/// Why a chain is refused: reasons that webpki does not check or does not explain.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// The far end is not the site that the config demands.
+    /// The far side is not the site that the config demands.
     #[error("the far gateway is not {wanted}: its certificate carries {found}")]
     WrongSite {
         /// The site that must answer.
         wanted: String,
-        /// The names that its certificate carries.
+        /// The names in its certificate.
         found: String,
     },
-    /// The CA itself is out of date.
+    /// The CA is not valid now.
     #[error("the CA {ca} that signed it is not valid now: it is good from {from} until {until}")]
     CaOutOfDate {
         /// Subject of the CA.
@@ -181,75 +182,75 @@ pub enum Refused {
         /// End of its validity.
         until: String,
     },
-    /// A CA of its chain is in its own issuer's list.
+    /// A CA of the chain is in its own issuer's revocation list.
     #[error("the CA {ca} that signed it has been revoked")]
     CaRevoked {
         /// Subject of the CA.
         ca: String,
     },
-    /// An intermediate that may not do what it did.
+    /// A CA whose key usage does not allow it to sign certificates.
     #[error("the CA {ca} that signed it may not: its key usage lacks keyCertSign")]
     MayNotSign {
         /// Subject of the CA.
         ca: String,
     },
-    /// What signed it, or a CA of its chain, is no CA.
+    /// The certificate, or a CA of its chain, was signed by one that is not a CA's.
     #[error("a certificate of its chain is no CA's, and may sign none")]
     NoCa,
-    /// Too many CAs below one that bounds them.
+    /// There are more CAs below one of them than its path length allows.
     #[error("a CA of its chain does not allow so many CAs below it (pathlen)")]
     TooDeep,
-    /// More certificates than are looked at.
+    /// More certificates than [`MOST_INTERMEDIATES`] follow the leaf.
     #[error(
         "{count} certificates come after it, and at most {MOST_INTERMEDIATES} are looked at: let `cert` hold the certificate and its intermediates alone"
     )]
     TooMany {
-        /// How many.
+        /// Number of these certificates.
         count: usize,
     },
-    /// Larger certificates than are looked at.
+    /// The certificates together are larger than 32 KiB.
     #[error("it and its intermediates have {bytes} bytes, and at most {MOST_BYTES} are looked at")]
     TooLarge {
-        /// All bytes of the certificates.
+        /// Size of all certificates in bytes.
         bytes: usize,
     },
-    /// An extension that is marked critical and not understood.
+    /// An extension is marked critical and is not supported here.
     #[error(
         "it, or a CA of its chain, has an extension that is marked critical and not understood here: have it issued without that (openssl x509 -text shows it)"
     )]
     CriticalExtension,
-    /// A name that a CA of the chain may not sign for.
+    /// The certificate has a name that a CA of the chain may not sign for.
     #[error(
         "it carries a name that a CA of its chain may not sign for (name constraints): have the CA allow that name, or leave it out of the certificate"
     )]
     NameConstraint,
-    /// A signature that is not accepted, or a key that is too weak.
+    /// A signature algorithm is not accepted, or a key is too weak.
     #[error(
         "it, or a CA of its chain, is signed in a way that is not accepted: wanted are RSA of 2048 to 8192 bits, ECDSA (P-256, P-384, P-521) or Ed25519, with SHA-256 or better"
     )]
     Weak,
-    /// A key that can be broken.
+    /// A key is too short to be secure.
     #[error(
         "the key of {whose} is too weak ({key}): RSA needs 2048 bits at least; have it issued with another"
     )]
     WeakKey {
-        /// Whose.
+        /// The owner of the key.
         whose: String,
-        /// Which kind of key.
+        /// The kind of key.
         key: String,
     },
-    /// Version 1 or 2.
+    /// A certificate has version 1 or 2.
     #[error("it, or a CA of its chain, is no version 3 certificate: have it issued anew with extensions")]
     OldVersion,
-    /// A chain that costs too much to follow.
+    /// The chain costs too much to verify.
     #[error(
         "its chain is too long or too tangled to be followed: let `cert` hold the certificate and its intermediates alone"
     )]
     Tangled,
-    /// The key usage does not allow to sign a handshake.
+    /// The key usage does not allow signing a handshake.
     #[error("its key usage lacks digitalSignature: a gateway signs its handshakes")]
     NoSignature,
-    /// A CA's own certificate, or a self-signed one that says so.
+    /// The leaf is a CA's certificate, or a self-signed one that claims to be a CA's.
     #[error("it is a CA's certificate: a gateway needs one that a CA has signed for it")]
     IsCa,
     /// The extended key usage does not allow this role.
@@ -262,7 +263,7 @@ pub struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
     trust: Arc<Trust>,
     hints: Vec<DistinguishedName>,
-    /// At the dialler: the one site that may answer.
+    /// At the dialler: the only site that may answer.
     site: Option<String>,
 }
 
@@ -289,7 +290,7 @@ impl Role {
 }
 
 impl Verifier {
-    /// A verifier by `trust`; with `site`, only that site may answer.
+    /// A verifier that uses `trust`; if `site` is given, only that site is accepted.
     pub fn new(provider: &CryptoProvider, trust: Arc<Trust>, site: Option<String>) -> Self {
         let hints = trust
             .anchors
@@ -335,7 +336,7 @@ impl Verifier {
             Some(&inspect),
         );
         if let Err(error) = found {
-            // Nothing that a weak key has signed is looked at.
+            // webpki does not accept a weak key, so such a chain has no path and no better reason.
             if let Some(ca) = self.weak_issuer(leaf, all)
                 && reason.borrow().is_none()
             {
@@ -344,7 +345,7 @@ impl Verifier {
                     key: ca.key,
                 }));
             }
-            // What is wrong with a path that is good otherwise tells more.
+            // A reason found on an otherwise valid path says more than webpki's error.
             return Err(reason.take().unwrap_or_else(|| certificate_error(error, role)));
         }
         let facts = Certificate::read(leaf).map_err(|_| CertificateError::BadEncoding)?;
@@ -371,7 +372,7 @@ impl Verifier {
         }
     }
 
-    /// The CA with a weak key by whose name `leaf`, or what comes after it, was signed.
+    /// The CA with a weak key that is named as the issuer of `leaf` or of a certificate after it.
     fn weak_issuer(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Option<Certificate> {
         let shown: Vec<Certificate> =
             std::iter::once(leaf).chain(chain).filter_map(|der| Certificate::read(der).ok()).collect();
@@ -398,8 +399,8 @@ impl Verifier {
     }
 }
 
-/// Verifies a chain as a gateway would, for `certs verify` and `check`: in both
-/// roles, and for `site` where one is given.
+/// Verifies a chain as a gateway would, in both roles and, if given, for `site`. Used by `certs
+/// verify` and `check`.
 pub fn judge_both(
     trust: Arc<Trust>,
     site: Option<&str>,
@@ -422,7 +423,7 @@ fn certificate_error(error: webpki::Error, role: Role) -> Error {
         W::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         W::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
         W::InvalidCertValidity => CertificateError::Expired,
-        // A CA of the right name with another key has not signed it either.
+        // A CA with the right name and another key has not signed the certificate either.
         W::UnknownIssuer | W::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
         W::EndEntityUsedAsCa => return refused(Refused::NoCa),
         W::PathLenConstraintViolated => return refused(Refused::TooDeep),

@@ -1,4 +1,4 @@
-//! `certs init`: makes the CA and a certificate for each site, or what is missing of them.
+//! `certs init`: makes the CA and a certificate for each site, or only those that are missing.
 
 use std::io::Write;
 use std::path::Path;
@@ -48,7 +48,7 @@ pub(super) fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: b
 pub(super) fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> Outcome {
     let mut done = Completed::default();
     let outcome = certs::complete::complete(dir, &all_names(sites)?, name, days, &mut done);
-    // What was made is told, whatever came after it.
+    // What was made is printed, even after an error.
     if let Some(facts) = &done.ca {
         tell_ca(dir, facts)?;
     }
@@ -60,7 +60,7 @@ pub(super) fn complete(dir: &Path, sites: &[String], name: &str, days: u32) -> O
         next(&done.made, START)?;
     }
     outcome?;
-    // What was left may be expired, revoked or damaged: that is for its owner to mend.
+    // An existing certificate may be expired, revoked or damaged: its owner must fix that.
     if done.kept.is_empty() { Ok(()) } else { verify(dir, done.kept) }
 }
 
@@ -78,7 +78,7 @@ fn tell_ca(dir: &Path, facts: &Certificate) -> Outcome {
     Ok(())
 }
 
-/// The names of all sites, judged before anything is made.
+/// The names of all sites, checked before anything is made.
 fn all_names(sites: &[String]) -> Result<Vec<Names>, Failure> {
     if let Some(twice) = sites.iter().enumerate().find(|(at, site)| sites[..*at].contains(site)) {
         return Err(Failure::Usage(format!("the site {:?} is named twice", twice.1)));

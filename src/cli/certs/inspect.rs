@@ -1,4 +1,4 @@
-//! `certs inspect`: shows what a PEM file holds, or the certificate that a server shows.
+//! `certs inspect`: shows what a PEM file contains, or the certificate that a server presents.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `certs list`: shows everything that was issued.
+//! `certs list`: shows every certificate that was issued.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub(super) fn list(dir: &Path, json: bool) -> Outcome {
     Ok(())
 }
 
-/// One certificate in JSON: as in the ledger, its names one by one.
+/// One certificate as JSON: as in the ledger, but with its names as a list.
 fn listed(entry: &Issued) -> Result<serde_json::Value, serde_json::Error> {
     let mut listed = serde_json::to_value(entry)?;
     listed["names"] = entry.names.split(", ").collect();

@@ -1,6 +1,6 @@
 //! `replgate certs`: one file for each subcommand.
 //!
-//! Each says what it made, where it is, and what comes next.
+//! Each subcommand prints what it made, where it is, and what to do next.
 
 mod init;
 mod inspect;
@@ -143,10 +143,10 @@ struct MoreNames {
     sans: Vec<String>,
 }
 
-/// What a host does with the first certificate of its site.
+/// The commands to run on a host after it got its first certificate.
 const START: &str = "replgate check --offline && replgate run";
 
-/// And with a new one, while its gateway runs.
+/// The commands to run on a host whose gateway is running, after it got a new certificate.
 const RELOAD: &str = "replgate check --offline && systemctl reload replgate (or SIGHUP); no link is broken";
 
 impl Certs {
@@ -177,7 +177,7 @@ fn wanted(site: &str, more: &MoreNames) -> Result<Names, Failure> {
     Names::new(site, &more.sans).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// What was made for one site.
+/// Prints what was made for one site.
 fn tell(made: &Made) -> Outcome {
     let mut out = std::io::stdout().lock();
     let folder = made.folder.display();
@@ -201,14 +201,15 @@ fn tell(made: &Made) -> Outcome {
     Ok(())
 }
 
-/// What comes after new certificates; `then` is what each host does with them.
+/// Prints what to do after new certificates were made; `then` is what to run on each host.
 fn next(made: &[Made], then: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nnext:")?;
     for made in made {
         let folder = made.folder.display();
         if made.with_key {
-            // Into the folder above, which is made before: a second copy lands inside the first otherwise.
+            // The copy goes into the parent folder, which exists: otherwise a second copy would be
+            // put inside the first.
             writeln!(
                 out,
                 "  copy {folder}, whole, to the host of {}, for example:\n    ssh root@{} mkdir -p /etc/replgate/certs && scp -rp {folder} root@{}:/etc/replgate/certs/",

@@ -1,4 +1,4 @@
-//! `certs renew`: makes the certificates of sites anew, and runs a hook after each.
+//! `certs renew`: renews the certificates of sites, and runs a hook after each.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub(super) fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&
     let sites = if sites.is_empty() { certs::sites(dir)? } else { sites };
     let (mut made, mut failures) = (Vec::new(), Vec::new());
     for site in sites {
-        // One site's fault does not keep the others from being renewed.
+        // A fault at one site does not prevent the renewal of the others.
         match renew_one(dir, &site, if_due, days) {
             Ok(one) => made.extend(one),
             Err(error) => {
@@ -49,7 +49,7 @@ fn renew_one(dir: &Path, site: &str, if_due: bool, days: u32) -> anyhow::Result<
     Ok(Some(made))
 }
 
-/// Runs the hook where one has to run for this site: since its last renewal none went well.
+/// Runs the hook if it must run for this site: it has not succeeded since the last renewal.
 fn run_hook(dir: &Path, site: &str, hook: &str) -> anyhow::Result<()> {
     if !certs::awaits_hook(dir, site) {
         return Ok(());

@@ -59,7 +59,7 @@ pub(super) fn sign(
     next(&[made], START)
 }
 
-/// Asks the operator for a yes to these names.
+/// Asks the operator to confirm these names.
 fn confirm(names: &Names) -> Outcome {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage(format!(

@@ -1,4 +1,4 @@
-//! `certs verify`: proves the folders of sites.
+//! `certs verify`: verifies the folders of sites.
 
 use std::path::Path;
 
@@ -56,7 +56,7 @@ pub(super) fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
     if failed { Err(Failure::Unwell) } else { Ok(()) }
 }
 
-/// What in a site's folder is not as the CA beside it has it.
+/// Files in a site's folder that differ from those of the CA.
 fn outdated(dir: &Path, folder: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     for name in ["ca.crt", "crl.pem"] {

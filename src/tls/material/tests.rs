@@ -17,7 +17,7 @@ use crate::x509;
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
-/// A CA; the serial number of every one is 5.
+/// A CA; every one has the serial number 5.
 fn ca(name: &str, by: Option<&Ca>) -> Ca {
     ca_for(name, by, &[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign])
 }
@@ -45,7 +45,8 @@ fn list(by: &Ca, serials: &[u64]) -> String {
 static NOW: LazyLock<OffsetDateTime> = LazyLock::new(OffsetDateTime::now_utc);
 
 fn list_about(by: &Ca, serials: &[u64], scope: Option<CrlScope>, age: Duration) -> String {
-    // One time for all lists of a test: to the second, some are made at once.
+    // One time for all lists of a test: times have whole seconds, and some lists are made at the
+    // same one.
     let now = *NOW;
     let revoked = |serial: &u64| RevokedCertParams {
         serial_number: SerialNumber::from(*serial),
@@ -68,12 +69,12 @@ fn list_about(by: &Ca, serials: &[u64], scope: Option<CrlScope>, age: Duration) 
     params.signed_by(by).unwrap().pem().unwrap()
 }
 
-/// A site's folder with a leaf of `by`, serial 77.
+/// A site's folder with a leaf signed by `by`, serial number 77.
 fn folder(dir: &Path, by: &Ca, cas: &[&Ca], lists: &str) -> TlsFiles {
     folder_for(dir, by, &[by], cas, lists, &[KeyUsagePurpose::DigitalSignature])
 }
 
-/// As [`folder`], with these certificates after the leaf and these uses of its key.
+/// As [`folder`], with these certificates after the leaf and these key usages.
 fn folder_for(
     dir: &Path,
     by: &Ca,
@@ -139,7 +140,7 @@ fn a_revoked_intermediate_is_refused_wherever_it_stands() {
     let sub = ca("sub", Some(&root));
     let below = ca("below", Some(&sub));
     for (by, after) in [(&sub, vec![&sub]), (&below, vec![&below, &sub])] {
-        // As an intermediate, as a CA of the config, as both, and as neither's neighbour.
+        // The revoked CA as an intermediate, as a CA of the config, as both, and beside both.
         for cas in [vec![&root], vec![&root, &sub], vec![&sub, &root], vec![&sub, &root, &below]] {
             let paths = |lists: &str| {
                 folder_for(dir.path(), by, &after, &cas, lists, &[KeyUsagePurpose::DigitalSignature])
@@ -153,7 +154,7 @@ fn a_revoked_intermediate_is_refused_wherever_it_stands() {
             );
         }
     }
-    // Nothing of it need be sent along where it is a CA of the config itself.
+    // It need not be sent if it is itself a CA of the config.
     let paths = folder_for(
         dir.path(),
         &sub,
@@ -172,7 +173,7 @@ fn a_list_of_an_intermediate_in_cert_counts_and_one_of_a_stranger_is_a_fault() {
     let lists = |serials: &[u64]| list(&root, &[]) + &list(&sub, serials);
     assert_eq!(faults(&folder(dir.path(), &sub, &[&root], &lists(&[5]))), "");
     assert!(faults(&folder(dir.path(), &sub, &[&root], &lists(&[77]))).contains("it has been revoked"));
-    // Of two intermediates of one name each has its own list.
+    // Two intermediates with the same name each have their own list.
     for (first, second) in [(&sub, &twin), (&twin, &sub)] {
         let both = list(first, &[77]) + &list(second, &[]);
         let paths = |by| {
@@ -193,7 +194,8 @@ fn a_list_of_an_intermediate_in_cert_counts_and_one_of_a_stranger_is_a_fault() {
         let said = faults(&folder(dir.path(), &sub, &[&root], &(lists(&[]) + &list(other, &[]))));
         assert!(said.contains("a revocation list that no CA in") && said.contains("; take it out"), "{said}");
     }
-    // One that nobody here has vouched for signs no lists, though it is sent along.
+    // An intermediate that no CA of the config has signed may not sign lists, even if it is sent
+    // along.
     let paths = folder_for(
         dir.path(),
         &sub,
@@ -246,20 +248,20 @@ fn a_ca_must_be_allowed_to_sign_and_so_must_a_leaf() {
     let leaf = |usages: &[KeyUsagePurpose]| faults(&folder_for(dir.path(), &root, &[], &[&root], "", usages));
     let said = leaf(&[KeyUsagePurpose::KeyEncipherment]);
     assert!(said.contains("the key usage lacks digitalSignature"), "{said}");
-    // The far side is told the same, by whatever it is judged.
+    // The far side gets the same answer, whichever way it is verified.
     let paths = folder_for(dir.path(), &root, &[], &[&root], "", &[KeyUsagePurpose::KeyEncipherment]);
     let trust = trust::load(&paths, None, &mut Findings::default()).unwrap();
     let chain = pem::certificates(&paths.cert).unwrap();
     let error = judge_both(trust, Some("dc1"), &chain[0], &[]).unwrap_err();
     let said = diagnostics::own(&error, &Certificate::read(&chain[0]).unwrap());
     assert!(said.contains("lacks digitalSignature"), "{said}");
-    // Where there is no key usage it is not restricted.
+    // Without a key usage extension, the use is not restricted.
     assert_eq!(leaf(&[]), "");
     let plain = ca_for("plain", Some(&root), &[]);
     assert_eq!(faults(&folder(dir.path(), &plain, &[&root], "")), "");
 }
 
-/// Signatures that were checked with [`Counted`].
+/// Number of signatures checked with [`Counted`].
 static CHECKED: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Debug)]
@@ -294,7 +296,7 @@ fn a_strangers_chain_costs_a_signature_for_each_of_its_certificates() {
     let trust =
         trust::load(&folder(dir.path(), &root, &[&root], ""), None, &mut Findings::default()).unwrap();
     let verifier = Verifier::new(&provider, trust, None);
-    // All of the CA's own name, so that each could be the issuer of each other.
+    // All have the CA's own name, so that each could have issued each other.
     let hostile: Vec<Ca> = (0..130).map(|_| ca("root", None)).collect();
     for (count, least, most) in [(8, 8, 9), (130, 0, 0)] {
         let after: Vec<&Ca> = hostile[..count].iter().collect();
@@ -311,14 +313,14 @@ fn a_strangers_chain_costs_a_signature_for_each_of_its_certificates() {
 fn what_a_stranger_sends_is_bounded_before_a_signature_is_checked() {
     let (root, dir) = (ca("root", None), tempfile::tempdir().unwrap());
     let algorithms = provider().signature_verification_algorithms;
-    // As many as there may be, all of the CA's own name, so that each fits each.
+    // As many as are allowed, all with the CA's own name, so that each could have issued each.
     let hostile: Vec<Ca> = (0..MOST_INTERMEDIATES).map(|_| ca("root", None)).collect();
     let ders: Vec<CertificateDer<'static>> = hostile.iter().map(|ca| ca.der().clone()).collect();
     let facts = Certificate::read(root.der()).unwrap();
     assert!(vouched(std::iter::once(&facts), &ders, &algorithms).is_empty());
     let after: Vec<&Ca> = hostile.iter().collect();
     let digital = [KeyUsagePurpose::DigitalSignature];
-    // They are in nobody's way.
+    // They do not get in the way of a valid chain.
     assert_eq!(faults(&folder_for(dir.path(), &root, &after, &[&root], "", &digital)), "");
     assert!(
         faults(&folder_for(dir.path(), &hostile[0], &after, &[&root], "", &digital))
