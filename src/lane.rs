@@ -20,7 +20,6 @@ use crate::tls::diagnostics::{self, Class};
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
 use crate::wire::frame::{Decoder, Frame, FrameError, Item};
-use crate::wire::hello::Refuse;
 use crate::x509::Certificate;
 
 /// The largest frame that is sealed at once.
@@ -55,9 +54,6 @@ pub enum LaneError {
     /// The far end closed the connection.
     #[error("the far side closed the connection")]
     Closed,
-    /// The acceptor said no, in these words.
-    #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
-    Refused(Refuse),
     /// A frame that does not open a lane.
     #[error("the far side answered with a frame that does not belong here")]
     Unexpected,

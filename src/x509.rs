@@ -140,8 +140,6 @@ impl Certificate {
 pub struct RevocationList {
     /// Issuer, as text.
     pub issuer: String,
-    /// Issuer, as encoded.
-    pub issuer_raw: Vec<u8>,
     /// Made at, seconds since 1970.
     pub this_update: i64,
     /// Stale after, seconds since 1970.
@@ -162,7 +160,6 @@ impl RevocationList {
         let list = parse_list(der)?;
         Ok(Self {
             issuer: list.issuer().to_string(),
-            issuer_raw: list.issuer().as_raw().to_vec(),
             this_update: list.last_update().timestamp(),
             next_update: list.next_update().map(|time| time.timestamp()),
             revoked: list

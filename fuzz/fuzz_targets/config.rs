@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::config::{Config, LinkSettings};
+use replgate::internal::config::{Config, LinkSettings};
 
 /// Faults of a file that lacks something, and of one nested too deep: there is no place to show.
 const OF_THE_WHOLE: [&str; 3] = ["[tls] is missing: ", "nothing to do: ", "recursion limit"];

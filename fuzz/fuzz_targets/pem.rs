@@ -8,7 +8,7 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::tls::pem::{Contents, parse};
+use replgate::internal::tls::pem::{Contents, parse};
 
 /// What a byte of 0x80 and more stands for.
 const PIECES: [&[u8]; 40] = [

@@ -5,7 +5,7 @@
 //! answer, or for words of a line. So a change of one byte of the input is a change of one
 //! word of what is said.
 
-use replgate::redis::command;
+use replgate::internal::redis::command;
 
 /// The byte before comes this many times more: the byte that follows, times 64.
 pub const AGAIN: u8 = 0x1f;

@@ -552,7 +552,7 @@ impl Gate {
         // connection has taken the first all the same.
         self.dump |= snapshot && line.starts_with(b"-");
         if let Some(guess) = guess.filter(|_| line == b"+OK") {
-            guess.is_good();
+            guess.right();
         }
         if by == By::MasterToUs {
             self.listed.answered(line);
