@@ -12,7 +12,7 @@ fn main() -> std::io::Result<()> {
     let (pages, completions) = (folder.join("man"), folder.join("completions"));
     std::fs::create_dir_all(&pages)?;
     std::fs::create_dir_all(&completions)?;
-    let mut command = replgate::cli::Cli::command();
+    let mut command = replgate::internal::Cli::command();
     clap_mangen::generate_to(command.clone(), &pages)?;
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         clap_complete::generate_to(shell, &mut command, "replgate", &completions)?;

@@ -19,7 +19,6 @@ use crate::tls::diagnostics::{self, Class};
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
 use crate::wire::frame::{Decoder, Frame, FrameError, Item};
-use crate::wire::hello::Refuse;
 use crate::x509::Certificate;
 
 /// Largest frame that is sealed at once.
@@ -54,9 +53,6 @@ pub enum LaneError {
     /// The far side closed the connection.
     #[error("the far side closed the connection")]
     Closed,
-    /// The acceptor has refused the lane.
-    #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
-    Refused(Refuse),
     /// A frame came that does not belong to the opening of a lane.
     #[error("the far side answered with a frame that does not belong here")]
     Unexpected,

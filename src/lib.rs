@@ -8,32 +8,157 @@
 //! [`session::relay`] describes the way of a byte. [`wire`] holds the wire format; `link` and
 //! `lane` build on it.
 
-pub mod admin;
-pub mod buffer;
-pub mod certs;
-pub mod cli;
-pub mod clock;
-pub mod config;
+mod admin;
+mod buffer;
+mod certs;
+mod cli;
+mod clock;
+mod config;
 mod crypto;
-pub mod demo;
-pub mod escape;
-pub mod file;
-pub mod gateway;
-pub mod lane;
-pub mod link;
-pub mod listener;
-pub mod memory;
+mod demo;
+mod escape;
+mod file;
+mod gateway;
+mod lane;
+mod link;
+mod listener;
+mod memory;
 mod outln;
-pub mod password;
+mod password;
 mod proxy_protocol;
-pub mod race;
-pub mod redis;
-pub mod registry;
-pub mod secret;
-pub mod session;
-pub mod tap;
-pub mod tls;
-pub mod units;
-pub mod unproven;
-pub mod wire;
-pub mod x509;
+mod race;
+mod redis;
+mod registry;
+mod secret;
+mod session;
+mod tap;
+mod tls;
+mod units;
+mod unproven;
+mod wire;
+mod x509;
+
+/// What the binary, the tests, the fuzz targets and the benches need of the library. It is no
+/// interface: it changes with any release.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::cli::{Cli, main};
+
+    pub mod buffer {
+        pub use crate::buffer::{Chunk, HEADROOM, PAYLOAD, STORAGE};
+    }
+
+    pub mod config {
+        pub use crate::config::{Accepted, Auth, Commands, Config, LinkSettings, TlsFiles};
+    }
+
+    pub mod link {
+        pub use crate::link::{Event, LaneIo, LaneLoss, Link, Side};
+
+        pub mod dials {
+            pub use crate::link::dials::Dial;
+        }
+
+        pub mod reassembly {
+            pub use crate::link::reassembly::MAX_RUNS;
+        }
+    }
+
+    pub mod redis {
+        pub mod answer {
+            pub use crate::redis::answer::MAX_LINE;
+        }
+
+        pub mod at_master {
+            pub use crate::redis::at_master::AtMaster;
+        }
+
+        pub mod at_replica {
+            pub use crate::redis::at_replica::AtReplica;
+        }
+
+        pub mod command {
+            pub use crate::redis::command::{
+                MAX_ARGUMENT, MAX_ARGUMENTS, MAX_COMMAND, Parsed, encode, parse,
+            };
+        }
+
+        pub mod full_syncs {
+            pub use crate::redis::full_syncs::FullSyncs;
+        }
+
+        pub mod gate {
+            pub use crate::redis::gate::{Gate, Rules};
+        }
+
+        pub mod grants {
+            pub use crate::redis::grants::Member;
+        }
+
+        pub mod introduction {
+            pub use crate::redis::introduction::{Capability, Introduction};
+        }
+
+        pub mod listing {
+            pub use crate::redis::listing::Listing;
+        }
+
+        pub mod names {
+            pub use crate::redis::names::Names;
+        }
+
+        pub mod observer {
+            pub use crate::redis::observer::Observer;
+        }
+
+        pub mod replication {
+            pub use crate::redis::replication::{Observed, Replication, Stage};
+        }
+
+        pub mod syncs {
+            pub use crate::redis::syncs::Syncs;
+        }
+    }
+
+    pub mod tap {
+        pub use crate::tap::{Action, Driver, Flow, Tap, Verdict};
+    }
+
+    pub mod tls {
+        pub mod material {
+            pub use crate::tls::material::{Dial, Material};
+        }
+
+        pub mod pem {
+            pub use crate::tls::pem::{Contents, parse};
+        }
+    }
+
+    pub mod units {
+        pub use crate::units::Address;
+    }
+
+    pub mod wire {
+        pub mod fields {
+            pub use crate::wire::fields::MAX_TEXT;
+        }
+
+        pub mod frame {
+            pub use crate::wire::frame::{
+                Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header,
+            };
+        }
+
+        pub mod hello {
+            pub use crate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
+        }
+
+        pub mod reason {
+            pub use crate::wire::reason::{Reason, ReasonCode};
+        }
+
+        pub mod terms {
+            pub use crate::wire::terms::{MAX_LANES, Terms};
+        }
+    }
+}

@@ -140,11 +140,6 @@ impl Share {
         self.budget.limit / SCATTERED_PART
     }
 
-    /// Bytes that the link holds, as of the last [`Share::set`].
-    pub fn held(&self) -> u64 {
-        self.held
-    }
-
     /// Number of bytes that the link may take in now.
     pub fn room(&self) -> u64 {
         let excess = self.budget.excess.load(Ordering::Relaxed);
@@ -257,7 +252,7 @@ mod tests {
     fn fill(shares: &mut [Share]) {
         while shares.iter().any(|share| share.room() > 0) {
             for share in shares.iter_mut() {
-                share.set(share.held() + share.room().min(1000), 0);
+                share.set(share.held + share.room().min(1000), 0);
             }
         }
     }
@@ -270,7 +265,7 @@ mod tests {
             fill(&mut shares);
             let part = 64 * MIB / (sites + 1);
             for share in &shares {
-                assert!(share.held().abs_diff(part) <= 1000 * sites, "{} of {part}", share.held());
+                assert!(share.held.abs_diff(part) <= 1000 * sites, "{} of {part}", share.held);
             }
             assert!(budget.share("new").room().abs_diff(part) <= 1000 * sites, "a newcomer finds as much");
         }
@@ -286,15 +281,15 @@ mod tests {
         // Links that hold more than their part now take in nothing, and drain.
         for _ in 0..200 {
             let (many, one) = shares.split_at_mut(63);
-            one[0].set(one[0].held() + one[0].room().min(100_000), 0);
+            one[0].set(one[0].held + one[0].room().min(100_000), 0);
             for share in many {
                 if share.room() == 0 {
-                    share.set(share.held() / 10 * 9, 0);
+                    share.set(share.held / 10 * 9, 0);
                 }
             }
         }
         fill(&mut shares);
-        let (one, many) = (shares[63].held(), shares[..63].iter().map(Share::held).sum::<u64>());
+        let (one, many) = (shares[63].held, shares[..63].iter().map(|share| share.held).sum::<u64>());
         assert!(one > 15 * MIB, "the other site gets {one}, this one {many}");
     }
 
@@ -342,7 +337,7 @@ mod tests {
         greedy.set(2 * MIB, 0);
         let mut others: Vec<Share> = (0..100).map(|site| budget.share(&format!("dc{site}"))).collect();
         fill(&mut others);
-        assert!(others.iter().all(|share| share.held() >= FLOOR));
+        assert!(others.iter().all(|share| share.held >= FLOOR));
         assert!(budget.used() > budget.limit() && greedy.room() == 0);
         greedy.set(FLOOR - 1, 0);
         assert_eq!(greedy.room(), 1);
@@ -382,11 +377,11 @@ mod tests {
                 if takes {
                     // One link never takes more than its room; the other makes whole reads while
                     // there is any room.
-                    exact.set(exact.held() + bytes.min(exact.room()), 0);
-                    reading.set(reading.held() + if reading.room() > 0 { READ } else { 0 }, 0);
+                    exact.set(exact.held + bytes.min(exact.room()), 0);
+                    reading.set(reading.held + if reading.room() > 0 { READ } else { 0 }, 0);
                 } else {
-                    exact.set(exact.held().saturating_sub(bytes), 0);
-                    reading.set(reading.held().saturating_sub(bytes), 0);
+                    exact.set(exact.held.saturating_sub(bytes), 0);
+                    reading.set(reading.held.saturating_sub(bytes), 0);
                 }
                 prop_assert!(budget.used() <= limit + 8 * FLOOR);
                 prop_assert!(other.used() <= limit + 8 * (FLOOR + READ));

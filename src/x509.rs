@@ -141,8 +141,6 @@ impl Certificate {
 pub struct RevocationList {
     /// Issuer, as text.
     pub issuer: String,
-    /// Issuer, as encoded.
-    pub issuer_raw: Vec<u8>,
     /// When it was made, seconds since 1970.
     pub this_update: i64,
     /// When it becomes stale, seconds since 1970.
@@ -162,7 +160,6 @@ impl RevocationList {
         let list = parse_list(der)?;
         Ok(Self {
             issuer: list.issuer().to_string(),
-            issuer_raw: list.issuer().as_raw().to_vec(),
             this_update: list.last_update().timestamp(),
             next_update: list.next_update().map(|time| time.timestamp()),
             revoked: list

@@ -8,7 +8,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use replgate::redis::command::{MAX_ARGUMENT, MAX_ARGUMENTS, MAX_COMMAND, Parsed, encode, parse};
+use replgate::internal::redis::command::{MAX_ARGUMENT, MAX_ARGUMENTS, MAX_COMMAND, Parsed, encode, parse};
 use replgate_fuzz::script::written_out;
 
 /// Longest input in bytes: more than a command may have.

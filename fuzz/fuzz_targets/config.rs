@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::config::{Config, LinkSettings};
+use replgate::internal::config::{Config, LinkSettings};
 
 /// Faults that have no place: of a file that lacks something, and of one that is nested too deep.
 const OF_THE_WHOLE: [&str; 3] = ["[tls] is missing: ", "nothing to do: ", "recursion limit"];

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::redis::command::{self, Parsed};
-use replgate::redis::full_syncs::FullSyncs;
-use replgate::redis::gate::Rules;
-use replgate::redis::introduction::Capability;
-use replgate::tap::Flow;
+use replgate::internal::redis::command::{self, Parsed};
+use replgate::internal::redis::full_syncs::FullSyncs;
+use replgate::internal::redis::gate::Rules;
+use replgate::internal::redis::introduction::Capability;
+use replgate::internal::tap::Flow;
 use replgate_fuzz::pieces;
 use replgate_fuzz::script::written_out;
 use replgate_fuzz::talk::Talk;

@@ -9,12 +9,12 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::buffer::HEADROOM;
-use replgate::wire::fields::MAX_TEXT;
-use replgate::wire::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
-use replgate::wire::hello::{Identity, Request};
-use replgate::wire::reason::Reason;
-use replgate::wire::terms::MAX_LANES;
+use replgate::internal::buffer::HEADROOM;
+use replgate::internal::wire::fields::MAX_TEXT;
+use replgate::internal::wire::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
+use replgate::internal::wire::hello::{Identity, Request};
+use replgate::internal::wire::reason::Reason;
+use replgate::internal::wire::terms::MAX_LANES;
 use replgate_fuzz::pieces;
 
 /// What was decoded: frames, and the data of each DATA frame that has come so far.

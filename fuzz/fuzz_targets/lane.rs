@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::buffer::{Chunk, STORAGE};
-use replgate::link::dials::Dial;
-use replgate::link::reassembly::MAX_RUNS;
-use replgate::link::{Event, LaneIo, LaneLoss, Link, Side};
-use replgate::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
-use replgate::wire::reason::{Reason, ReasonCode};
-use replgate::wire::terms::Terms;
+use replgate::internal::buffer::{Chunk, STORAGE};
+use replgate::internal::link::dials::Dial;
+use replgate::internal::link::reassembly::MAX_RUNS;
+use replgate::internal::link::{Event, LaneIo, LaneLoss, Link, Side};
+use replgate::internal::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
+use replgate::internal::wire::reason::{Reason, ReasonCode};
+use replgate::internal::wire::terms::Terms;
 use replgate_fuzz::pieces;
 
 /// Most steps and frames of one run.

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use replgate::buffer::Chunk;
-use replgate::redis::answer::MAX_LINE;
-use replgate::redis::at_replica::AtReplica;
-use replgate::redis::introduction::Introduction;
-use replgate::redis::observer::Observer;
-use replgate::redis::replication::{Observed, Replication, Stage};
-use replgate::redis::syncs::Syncs;
-use replgate::tap::{Action, Driver, Flow};
+use replgate::internal::buffer::Chunk;
+use replgate::internal::redis::answer::MAX_LINE;
+use replgate::internal::redis::at_replica::AtReplica;
+use replgate::internal::redis::introduction::Introduction;
+use replgate::internal::redis::observer::Observer;
+use replgate::internal::redis::replication::{Observed, Replication, Stage};
+use replgate::internal::redis::syncs::Syncs;
+use replgate::internal::tap::{Action, Driver, Flow};
 
 const ID: &str = "0123456789012345678901234567890123456789";
 

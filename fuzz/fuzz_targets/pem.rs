@@ -8,7 +8,7 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::tls::pem::{Contents, parse};
+use replgate::internal::tls::pem::{Contents, parse};
 
 /// The pieces that bytes from 0x80 on stand for.
 const PIECES: [&[u8]; 40] = [

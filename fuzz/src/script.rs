@@ -4,7 +4,7 @@
 //! limits. The others stand for a whole command, as an array or as a line, for a reply, or for
 //! words of a line. So changing one byte of the input changes one word of the conversation.
 
-use replgate::redis::command;
+use replgate::internal::redis::command;
 
 /// Repeats the byte before it; the count is the byte that follows, times 64.
 pub const AGAIN: u8 = 0x1f;

@@ -9,19 +9,19 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use replgate::buffer::{Chunk, PAYLOAD};
-use replgate::redis::answer::MAX_LINE;
-use replgate::redis::at_master::AtMaster;
-use replgate::redis::at_replica::AtReplica;
-use replgate::redis::command::{self, MAX_COMMAND, Parsed};
-use replgate::redis::gate::{Gate, Rules};
-use replgate::redis::grants::Member;
-use replgate::redis::introduction::{Capability, Introduction};
-use replgate::redis::listing::Listing;
-use replgate::redis::names::Names;
-use replgate::redis::observer::Observer;
-use replgate::redis::replication::Observed;
-use replgate::tap::{Action, Driver, Flow, Tap, Verdict};
+use replgate::internal::buffer::{Chunk, PAYLOAD};
+use replgate::internal::redis::answer::MAX_LINE;
+use replgate::internal::redis::at_master::AtMaster;
+use replgate::internal::redis::at_replica::AtReplica;
+use replgate::internal::redis::command::{self, MAX_COMMAND, Parsed};
+use replgate::internal::redis::gate::{Gate, Rules};
+use replgate::internal::redis::grants::Member;
+use replgate::internal::redis::introduction::{Capability, Introduction};
+use replgate::internal::redis::listing::Listing;
+use replgate::internal::redis::names::Names;
+use replgate::internal::redis::observer::Observer;
+use replgate::internal::redis::replication::Observed;
+use replgate::internal::tap::{Action, Driver, Flow, Tap, Verdict};
 
 /// The options with a replica's address.
 const LISTING: [&[u8]; 2] = [b"listening-port", b"ip-address"];

@@ -135,16 +135,6 @@ impl Packer {
         }
     }
 
-    /// Plain bytes taken so far.
-    pub fn plain(&self) -> u64 {
-        self.plain
-    }
-
-    /// Carried bytes given so far, headers included.
-    pub fn carried(&self) -> u64 {
-        self.carried
-    }
-
     /// Gives `plain` to `put` as chunks of one block each, flushed: the far side
     /// can read all of it without waiting for more.
     pub fn pack(&mut self, plain: &[u8], put: &mut dyn FnMut(Chunk)) {
@@ -276,12 +266,6 @@ impl Default for Unpacker {
 }
 
 impl Unpacker {
-    /// An unpacker for one stream. zstd's context, of up to some 2.6 MiB, comes with
-    /// the first block that needs it.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Bytes held of a block that is not whole, its header included.
     pub fn held(&self) -> usize {
         match &self.place {
@@ -291,27 +275,10 @@ impl Unpacker {
         }
     }
 
-    /// Takes all of `carried` and gives `put` the plain bytes, each chunk with the
-    /// carried bytes that it stands for. Those of a block's header come with the
-    /// block's last plain byte.
-    ///
-    /// A few carried bytes may give very many plain ones, all in this call; where
-    /// that must wait for somebody, use [`Unpacker::step`]. After an error nothing
-    /// more may be given to it.
-    pub fn unpack(&mut self, carried: &[u8], put: &mut dyn FnMut(Chunk, u64)) -> Result<(), PackError> {
-        let mut rest = carried;
-        while !rest.is_empty() {
-            let (taken, given) = self.step(rest)?;
-            rest = &rest[taken..];
-            if let Some((chunk, count)) = given {
-                put(chunk, count);
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Unpacker::unpack`], but stops once one chunk is full: says how many bytes
-    /// of `carried` it took, and what they gave.
+    /// Takes of `carried` until one chunk is full: says how many bytes it took, and the
+    /// plain bytes that they gave, with the carried bytes that those stand for. Those of a
+    /// block's header come with the block's last plain byte. After an error nothing more
+    /// may be given to it.
     pub fn step(&mut self, carried: &[u8]) -> Result<(usize, Option<(Chunk, u64)>), PackError> {
         let mut rest = carried;
         let mut out: Option<Chunk> = None;
@@ -442,6 +409,35 @@ fn decode(decoder: &mut Decoder<'static>, carried: &[u8], plain: &mut [u8]) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Packer {
+        /// Plain bytes taken so far.
+        fn plain(&self) -> u64 {
+            self.plain
+        }
+
+        /// Carried bytes given so far, headers included.
+        fn carried(&self) -> u64 {
+            self.carried
+        }
+    }
+
+    /// Gives `put` all that `carried` stands for.
+    fn unpack_all(
+        unpacker: &mut Unpacker,
+        carried: &[u8],
+        put: &mut dyn FnMut(Chunk, u64),
+    ) -> Result<(), PackError> {
+        let mut rest = carried;
+        while !rest.is_empty() {
+            let (taken, given) = unpacker.step(rest)?;
+            rest = &rest[taken..];
+            if let Some((chunk, count)) = given {
+                put(chunk, count);
+            }
+        }
+        Ok(())
+    }
     use proptest::prelude::*;
 
     /// Bytes that nothing shrinks.
@@ -481,7 +477,7 @@ mod tests {
 
     fn unpack(unpacker: &mut Unpacker, carried: &[u8]) -> Result<(Vec<u8>, u64), PackError> {
         let (mut out, mut sum) = (Vec::new(), 0);
-        unpacker.unpack(carried, &mut |chunk, count| {
+        unpack_all(unpacker, carried, &mut |chunk, count| {
             assert!(!chunk.is_empty());
             out.extend_from_slice(chunk.bytes());
             sum += count;
@@ -535,7 +531,7 @@ mod tests {
                 plain.extend(write);
             }
             prop_assert_eq!((packer.plain(), packer.carried()), (plain.len() as u64, carried.len() as u64));
-            let mut unpacker = Unpacker::new();
+            let mut unpacker = Unpacker::default();
             let (mut out, mut sum, mut rest) = (Vec::new(), 0, &carried[..]);
             for cut in cuts.into_iter().cycle() {
                 let (piece, after) = rest.split_at(cut.min(rest.len()));
@@ -559,10 +555,10 @@ mod tests {
             kind in 0u8..3,
             plain in 0usize..5000,
         ) {
-            let _ = unpack(&mut Unpacker::new(), &bytes);
-            let mut unpacker = Unpacker::new();
+            let _ = unpack(&mut Unpacker::default(), &bytes);
+            let mut unpacker = Unpacker::default();
             let _ = unpack(&mut unpacker, &[&header(kind, plain, bytes.len())[..], &bytes].concat());
-            let _ = unpack(&mut Unpacker::new(), &block(plain, &[&frame(WINDOW_LOG as u8)[..], &bytes].concat()));
+            let _ = unpack(&mut Unpacker::default(), &block(plain, &[&frame(WINDOW_LOG as u8)[..], &bytes].concat()));
         }
 
         #[test]
@@ -575,18 +571,18 @@ mod tests {
             let good = pack(&mut Packer::new(1), &plain);
             let mut bad = good.clone();
             bad[at.index(good.len())] ^= 1 << bit;
-            let mut unpacker = Unpacker::new();
+            let mut unpacker = Unpacker::default();
             if let Ok((out, _)) = unpack(&mut unpacker, &bad) {
                 prop_assert!(out.len() <= MAX_PLAIN);
             }
             let carried = &good[HEADER..][..cut.index(good.len() - HEADER)];
-            prop_assert!(carried.is_empty() || unpack(&mut Unpacker::new(), &block(plain.len(), carried)).is_err());
+            prop_assert!(carried.is_empty() || unpack(&mut Unpacker::default(), &block(plain.len(), carried)).is_err());
         }
     }
 
     #[test]
     fn every_write_can_be_read_at_once() {
-        let (mut packer, mut unpacker) = (Packer::new(1), Unpacker::new());
+        let (mut packer, mut unpacker) = (Packer::new(1), Unpacker::default());
         for write in
             [&b"x"[..], b"*1\r\n$4\r\nPING\r\n", &commands(3000, 1), &noise(100, 1), &commands(600_000, 5)]
         {
@@ -643,7 +639,7 @@ mod tests {
 
     #[test]
     fn an_idle_stream_has_no_context() {
-        let (mut packer, mut unpacker) = (Packer::new(1), Unpacker::new());
+        let (mut packer, mut unpacker) = (Packer::new(1), Unpacker::default());
         assert!(packer.encoder.is_none());
         packer.mode = Mode::Store(10);
         let carried = pack(&mut packer, b"0123456789");
@@ -653,7 +649,7 @@ mod tests {
 
     #[test]
     fn stored_bytes_do_not_wait_for_the_end_of_their_block() {
-        let mut unpacker = Unpacker::new();
+        let mut unpacker = Unpacker::default();
         let first = [&header(STORED, 100, 100)[..], &[7; 60]].concat();
         assert_eq!(unpack(&mut unpacker, &first).unwrap(), (vec![7; 60], 60));
         assert_eq!(unpack(&mut unpacker, &[8; 40]).unwrap(), (vec![8; 40], 48));
@@ -664,7 +660,7 @@ mod tests {
         let mut carried = Vec::new();
         let mut packer = Packer::new(1);
         (0..40).for_each(|_| carried.extend(pack(&mut packer, &[b'x'; MAX_PLAIN])));
-        let (mut unpacker, mut rest) = (Unpacker::new(), &carried[..]);
+        let (mut unpacker, mut rest) = (Unpacker::default(), &carried[..]);
         let (mut steps, mut sum) = (0, 0);
         while !rest.is_empty() {
             let (taken, given) = unpacker.step(rest).unwrap();
@@ -681,7 +677,7 @@ mod tests {
     fn a_bomb_is_refused_before_it_expands() {
         let bomb = [frame(21), runs(MAX_CARRIED / 4 - 2)].concat();
         for stated in [1, 1000, MAX_PLAIN] {
-            let mut unpacker = Unpacker::new();
+            let mut unpacker = Unpacker::default();
             for piece in block(stated, &bomb).chunks(10_000) {
                 match unpack(&mut unpacker, piece) {
                     Ok((out, count)) => assert_eq!((out.len(), count), (0, 0)),
@@ -689,19 +685,22 @@ mod tests {
                 }
                 assert!(unpacker.held() <= HEADER + MAX_CARRIED);
             }
-            assert_eq!(unpack(&mut Unpacker::new(), &block(stated, &bomb)), Err(PackError::Long(stated)));
+            assert_eq!(unpack(&mut Unpacker::default(), &block(stated, &bomb)), Err(PackError::Long(stated)));
         }
         // As much as is stated, and a little more.
         let more = [frame(21), runs(2), vec![8, 0, 0, b'y']].concat();
-        assert_eq!(unpack(&mut Unpacker::new(), &block(MAX_PLAIN, &more)), Err(PackError::Long(MAX_PLAIN)));
+        assert_eq!(
+            unpack(&mut Unpacker::default(), &block(MAX_PLAIN, &more)),
+            Err(PackError::Long(MAX_PLAIN))
+        );
         let right = [frame(21), runs(2)].concat();
-        assert_eq!(unpack(&mut Unpacker::new(), &block(MAX_PLAIN, &right)).unwrap().0.len(), MAX_PLAIN);
+        assert_eq!(unpack(&mut Unpacker::default(), &block(MAX_PLAIN, &right)).unwrap().0.len(), MAX_PLAIN);
     }
 
     #[test]
     fn a_larger_window_is_refused() {
         let hello = [0x28, 0, 0, b'h', b'e', b'l', b'l', b'o'];
-        let with = |log| unpack(&mut Unpacker::new(), &block(5, &[&frame(log)[..], &hello].concat()));
+        let with = |log| unpack(&mut Unpacker::default(), &block(5, &[&frame(log)[..], &hello].concat()));
         assert_eq!(with(21).unwrap().0, b"hello");
         assert!(matches!(with(22), Err(PackError::Corrupt(_))));
         assert!(matches!(with(27), Err(PackError::Corrupt(_))));
@@ -712,7 +711,7 @@ mod tests {
         for level in [1, 2, 3, 10, 19] {
             let carried = pack(&mut Packer::new(level), &commands(1000, 1));
             assert!(10 + (carried[HEADER + 5] >> 3) <= WINDOW_LOG as u8);
-            assert_eq!(unpack(&mut Unpacker::new(), &carried).unwrap().0.len(), 1000, "{level}");
+            assert_eq!(unpack(&mut Unpacker::default(), &carried).unwrap().0.len(), 1000, "{level}");
         }
     }
 
@@ -720,12 +719,12 @@ mod tests {
     fn a_block_gives_exactly_what_it_states() {
         let good = pack(&mut Packer::new(1), b"hello");
         let carried = &good[HEADER..];
-        let states = |plain| unpack(&mut Unpacker::new(), &block(plain, carried)).map(|(out, _)| out);
+        let states = |plain| unpack(&mut Unpacker::default(), &block(plain, carried)).map(|(out, _)| out);
         assert_eq!(states(5).unwrap(), b"hello");
         assert_eq!(states(4), Err(PackError::Long(4)));
         assert_eq!(states(6), Err(PackError::Short { stated: 6, got: 5 }));
         let ended = [frame(21), vec![0x29, 0, 0], b"hello".to_vec()].concat();
-        assert_eq!(unpack(&mut Unpacker::new(), &block(5, &ended)), Err(PackError::Ended));
+        assert_eq!(unpack(&mut Unpacker::default(), &block(5, &ended)), Err(PackError::Ended));
     }
 
     #[test]
@@ -741,11 +740,11 @@ mod tests {
             (ZSTD, 9, MAX_CARRIED + 1),
         ] {
             assert_eq!(
-                unpack(&mut Unpacker::new(), &header(kind, plain, carried)),
+                unpack(&mut Unpacker::default(), &header(kind, plain, carried)),
                 Err(PackError::Lengths { plain, carried })
             );
         }
-        assert_eq!(unpack(&mut Unpacker::new(), &header(2, 1, 1)), Err(PackError::Kind(2)));
+        assert_eq!(unpack(&mut Unpacker::default(), &header(2, 1, 1)), Err(PackError::Kind(2)));
     }
 
     #[test]
@@ -762,7 +761,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_payload() {
-        let mut unpacker = Unpacker::new();
+        let mut unpacker = Unpacker::default();
         let carried = pack(&mut Packer::new(1), b"secret");
         unpack(&mut unpacker, &carried[..HEADER + 3]).unwrap();
         assert_eq!(format!("{unpacker:?}"), "Unpacker(in a zstd block, 11 bytes held)");

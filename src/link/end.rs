@@ -66,7 +66,7 @@ pub enum End {
     Outdated,
     /// The far side broke the protocol.
     Protocol(String),
-    /// What was left could not be delivered: no progress for [`super::DRAIN_IDLE`].
+    /// What was left could not be delivered: no progress for [`super::closing::DRAIN_IDLE`].
     NotDelivered,
     /// It held the most bytes beyond a gap while memory for them was short.
     MemoryShort,

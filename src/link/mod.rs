@@ -49,7 +49,6 @@ use std::time::{Duration, Instant};
 
 use self::acks::{Acks, RoundTrip};
 use self::closing::Closing;
-pub use self::closing::{DRAIN_IDLE, DRAIN_LIMIT};
 use self::codec::Codec;
 use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
 pub use self::end::{End, LaneLoss, ProtocolError};

@@ -94,11 +94,6 @@ impl Reassembly {
         self.end == Some(self.written)
     }
 
-    /// The offset that nothing follows, if the sender has declared it.
-    pub fn declared_end(&self) -> Option<u64> {
-        self.end
-    }
-
     /// Whether the stream has ended and nothing of it is missing.
     pub fn is_complete(&self) -> bool {
         self.end == Some(self.received)

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::closing::DRAIN_IDLE;
 use super::*;
 use crate::wire::frame::{Decoder, data_header};
 use crate::wire::hello::Hello;

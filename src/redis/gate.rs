@@ -561,7 +561,7 @@ impl Gate {
         // `rdb-only` although it answers with an error.
         self.dump |= snapshot && line.starts_with(b"-");
         if let Some(guess) = guess.filter(|_| line == b"+OK") {
-            guess.is_good();
+            guess.right();
         }
         if by == By::MasterToUs {
             self.listed.answered(line);

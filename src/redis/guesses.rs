@@ -43,7 +43,7 @@ struct State {
     good: VecDeque<Vec<u8>>,
 }
 
-/// A password that is being tried. It counts as wrong unless [`Guess::is_good`] is called.
+/// A password that is being tried. It counts as wrong unless [`Guess::right`] is called.
 pub struct Guess {
     guesses: Arc<Guesses>,
     digest: Vec<u8>,
@@ -102,7 +102,7 @@ impl Guesses {
 
 impl Guess {
     /// The master has accepted it.
-    pub fn is_good(mut self) {
+    pub fn right(mut self) {
         self.good = true;
     }
 }
@@ -150,7 +150,7 @@ mod tests {
     fn wrong_passwords_wait_longer_each_time_and_a_good_one_does_not() {
         let (guesses, start) = (Arc::<Guesses>::default(), Instant::now());
         let attempt = |word: &[u8], at: Duration| guesses.attempt(&[word], start + at);
-        attempt(b"right", Duration::ZERO).unwrap().is_good();
+        attempt(b"right", Duration::ZERO).unwrap().right();
         let (mut at, mut passed) = (Duration::ZERO, Vec::new());
         while at < Duration::from_secs(400) {
             match attempt(b"wrong", at) {
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(passed[..10], [0, 0, 0, 0, 0, 1, 3, 7, 15, 31]);
         assert!(passed[11..].windows(2).all(|pair| pair[1] - pair[0] == LONGEST.as_secs()), "{passed:?}");
         // A password that was accepted before passes at once, and a new one has to wait.
-        attempt(b"right", at).unwrap().is_good();
+        attempt(b"right", at).unwrap().right();
         drop(attempt(b"wrong", at).unwrap());
         assert!(attempt(b"other", at).is_err());
         // A password that is not accepted any more is a guess like any other.
@@ -174,14 +174,14 @@ mod tests {
     #[test]
     fn replicas_that_come_together_are_no_guesses_and_words_are_told_apart() {
         let (guesses, now) = (Arc::<Guesses>::default(), Instant::now());
-        guesses.attempt(&[b"a", b"b"], now).unwrap().is_good();
+        guesses.attempt(&[b"a", b"b"], now).unwrap().right();
         // Replicas that connect together, each with the right password.
         let pending: Vec<_> = (0..50).map(|_| guesses.attempt(&[b"ab"], now).unwrap()).collect();
-        pending.into_iter().for_each(Guess::is_good);
+        pending.into_iter().for_each(Guess::right);
         // Different passwords at the same time are guesses before their replies have come.
         let tried = (0..50u8).filter_map(|guess| guesses.attempt(&[&[guess]], now).ok()).collect::<Vec<_>>();
         assert_eq!(tried.len(), FREE as usize);
-        tried.into_iter().for_each(Guess::is_good);
+        tried.into_iter().for_each(Guess::right);
         // Once some were wrong, passwords are tried one at a time.
         (0..FREE).for_each(|_| drop(guesses.attempt(&[b"ba"], now).unwrap()));
         let later = now + FIRST;

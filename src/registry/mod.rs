@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 use self::admission::Taken;
-pub use self::link::{Carrying, Ended, Hold, LinkEntry, LinkStatus, RedialFailure};
+pub use self::link::{Carrying, Ended, Hold, LinkEntry, LinkStatus};
 use self::news::{Counted, News};
 pub use self::news::{Kind, Line, Topic, Untold};
 pub use self::work::{Meter, Pace, Turn, thread_time};

@@ -160,7 +160,7 @@ fn failure(shared: &Shared, from: SocketAddr, error: Option<LaneError>, about: i
             debug!(%from, "connection given up before its hello: {error}");
             return;
         }
-        LaneError::Frame(_) | LaneError::Refused(_) | LaneError::Unexpected => Kind::BadHello,
+        LaneError::Frame(_) | LaneError::Unexpected => Kind::BadHello,
         LaneError::Tls { class, .. } => match class {
             Class::NotTls => Kind::NotTls,
             Class::Alert => Kind::Alert,

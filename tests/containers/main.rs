@@ -1,8 +1,6 @@
 //! Runs what is shipped for containers and for Debian, unchanged, against a Docker
 //! engine. Without one, each test says that it is skipped; with `CI=true` it fails.
 
-#![allow(unreachable_pub)] // A test binary has no outside.
-
 mod compose;
 mod engine;
 mod package;

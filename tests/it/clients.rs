@@ -8,8 +8,8 @@ use crate::support::gateway::{Lab, Pair, master_config, replica_config};
 use crate::support::redis::{Answer, Client, Redis, Version};
 use crate::support::wire::Site;
 use crate::support::{SOON, always, eventually, free_port};
-use replgate::wire::hello::{Id, Request};
-use replgate::wire::reason::ReasonCode;
+use replgate::internal::wire::hello::{Id, Request};
+use replgate::internal::wire::reason::ReasonCode;
 
 /// A master behind a pair, and what its Redis has accepted so far.
 struct Checked {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use replgate::config::{Accepted, Auth, Commands};
-use replgate::units::Address;
+use replgate::internal::config::{Accepted, Auth, Commands};
+use replgate::internal::units::Address;
 
 use time::Duration as Days;
 
@@ -27,7 +27,8 @@ fn every_example_config_is_loaded() {
     found.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     assert_eq!(found.len(), 3, "{found:?}");
     for path in found {
-        let config = replgate::config::Config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
+        let config =
+            replgate::internal::config::Config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(config.masters.len() + config.replicas.len(), 1);
     }
 }
@@ -49,11 +50,12 @@ fn the_commented_lines_of_the_example_are_true_as_well() {
             _ => line.to_owned() + "\n",
         })
         .collect();
-    let config = replgate::config::Config::parse(Path::new("gateway.toml"), &uncommented)
+    let config = replgate::internal::config::Config::parse(Path::new("gateway.toml"), &uncommented)
         .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
     // What the comments call the defaults are the defaults; a password, a bound on full
     // syncs and exceptions have none.
-    let mut plain = replgate::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
+    let mut plain =
+        replgate::internal::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
     plain.limits.full_syncs_per_minute = Some(2);
     let username = Some("repl".to_owned());
     let auth = Some(Auth { username, password_file: "redis.pw".into() });

@@ -1,8 +1,6 @@
 //! Whole behaviours against real processes: real redis-server of several
 //! versions, real TLS, the real binary. `make test` brings what they need.
 
-#![allow(unreachable_pub)] // A test binary has no outside.
-
 mod support;
 
 mod architecture;

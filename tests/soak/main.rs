@@ -1,8 +1,6 @@
 //! Long breaks with the usual settings, under a steady load: `make soak`. Each test says
 //! in a line what it saw.
 
-#![allow(unreachable_pub)] // A test binary has no outside.
-
 #[allow(dead_code)] // It serves the other tests too.
 #[path = "../it/support/mod.rs"]
 mod support;

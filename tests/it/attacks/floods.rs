@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use replgate::wire::frame::{Frame, data_header};
+use replgate::internal::wire::frame::{Frame, data_header};
 
 use super::Target;
 use crate::support::gateway::{Gateway, Lab, master_config, replica_block, replica_config, tls};

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use replgate::wire::frame::Frame;
-use replgate::wire::hello::{Id, Request};
+use replgate::internal::wire::frame::Frame;
+use replgate::internal::wire::hello::{Id, Request};
 
 use super::Target;
 use crate::support::gateway::Gateway;

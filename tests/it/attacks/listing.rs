@@ -11,7 +11,7 @@ fn says(site: &Site, pair: &Pair, commands: &[&[&[u8]]]) -> Option<(crate::suppo
     let (mut wire, _) = site.link(pair.wan);
     let (mut offset, mut heard) = (0, Vec::new());
     for words in commands {
-        let command = replgate::redis::command::encode(words);
+        let command = replgate::internal::redis::command::encode(words);
         wire.data(offset, &command).ok()?;
         offset += command.len() as u64;
         heard = wire.try_stream(5)?;

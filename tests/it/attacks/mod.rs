@@ -8,13 +8,13 @@ mod strangers;
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use replgate::wire::frame::Frame;
+use replgate::internal::wire::frame::Frame;
 
 use crate::support::SOON;
 use crate::support::gateway::{Lab, Pair};
 use crate::support::redis::{Client, Redis, Version};
 use crate::support::wire::Site;
-use replgate::wire::reason::{Reason, ReasonCode};
+use replgate::internal::wire::reason::{Reason, ReasonCode};
 
 /// A master with data, a pair, and what must not change.
 struct Target {

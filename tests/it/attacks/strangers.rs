@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use replgate::wire::hello::{Id, Request};
+use replgate::internal::wire::hello::{Id, Request};
 use time::Duration as Days;
 
 use super::Target;

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replgate::config::TlsFiles;
-use replgate::tls::material::{Dial, Material};
-use replgate::wire::frame::{Decoder, Frame, Item, data_header};
-use replgate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
-use replgate::wire::terms::Terms;
+use replgate::internal::config::TlsFiles;
+use replgate::internal::tls::material::{Dial, Material};
+use replgate::internal::wire::frame::{Decoder, Frame, Item, data_header};
+use replgate::internal::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
+use replgate::internal::wire::terms::Terms;
 use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 use super::SOON;
