@@ -4,7 +4,7 @@
 
 mod admission;
 mod link;
-mod news;
+mod throttle;
 mod work;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::Admission;
 use self::admission::Taken;
 pub use self::link::{Carrying, Ended, Hold, LinkEntry, LinkStatus, RedialFailure};
-use self::news::{Counted, News};
-pub use self::news::{Kind, Line, Topic, Untold};
+use self::throttle::{Counted, News};
+pub use self::throttle::{Kind, Line, Topic, Untold};
 pub use self::work::{Meter, Pace, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
