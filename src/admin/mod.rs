@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::registry::{Counts, Ended, LinkStatus, Live, SyncCounts};
+use crate::registry::{Counts, EndedLink, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::unproven::Unproven;
@@ -80,7 +80,7 @@ pub struct Status {
     /// Live links.
     pub links: Vec<LinkStatus>,
     /// Links that have ended, the latest first; a few.
-    pub ended: Vec<Ended>,
+    pub ended: Vec<EndedLink>,
     /// Since the start.
     pub counts: Counts,
     /// Since the start, for each `[[master]]` and `[[replica]]` that had a link.

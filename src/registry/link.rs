@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, With};
+use super::{Counts, NewLink};
 use crate::clock;
 use crate::escape::shown;
 use crate::link::Side;
@@ -39,7 +39,7 @@ pub struct LinkEntry {
     /// The local Redis' address.
     pub redis: SocketAddr,
     /// Whether any command passes.
-    pub plain: bool,
+    pub passthrough: bool,
     /// What both sides have agreed.
     pub agreed: Agreed,
     /// What is known of the replication on it; nothing where any command passes.
@@ -75,7 +75,7 @@ pub struct Hold {
 
 /// What a link's task tells of it from time to time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Carrying {
+pub struct LinkStats {
     /// Lanes that carry it now.
     pub lanes: u64,
     /// The break that it is in.
@@ -92,19 +92,19 @@ pub struct Carrying {
 
 impl LinkEntry {
     /// A link that is up now.
-    pub(super) fn new(number: u64, with: &With<'_>) -> Self {
+    pub(super) fn new(number: u64, new: &NewLink<'_>) -> Self {
         Self {
             number,
-            name: with.name.to_owned(),
-            side: with.side,
-            site: with.site.to_owned(),
-            node: shown(with.node.as_bytes()),
-            instance: with.instance,
-            far: Mutex::new(with.far),
-            redis: with.redis,
-            plain: with.plain,
-            agreed: with.agreed,
-            observed: with.observed.clone(),
+            name: new.name.to_owned(),
+            side: new.side,
+            site: new.site.to_owned(),
+            node: shown(new.node.as_bytes()),
+            instance: new.instance,
+            far: Mutex::new(new.far),
+            redis: new.redis,
+            passthrough: new.passthrough,
+            agreed: new.agreed,
+            observed: new.observed.clone(),
             since: Instant::now(),
             begun: AtomicBool::new(false),
             began: clock::now(),
@@ -220,8 +220,8 @@ impl LinkEntry {
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// How the link is carried now.
-    pub fn note(&self, now: Carrying) {
+    /// Stores how the link stands now.
+    pub fn update(&self, now: LinkStats) {
         self.lanes.store(now.lanes, Ordering::Relaxed);
         *self.held.lock().expect("no code panics while it holds a break") = now.held;
         self.breaks.store(now.breaks, Ordering::Relaxed);
@@ -347,7 +347,7 @@ pub struct RedialFailure {
 
 /// A link that has ended, as `status` tells it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Ended {
+pub struct EndedLink {
     /// Why, in words.
     pub reason: String,
     /// When, seconds since 1970.

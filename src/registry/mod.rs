@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 use self::admission::Taken;
-pub use self::link::{Carrying, Ended, Hold, LinkEntry, LinkStatus, RedialFailure};
-use self::throttle::{Counted, News};
-pub use self::throttle::{Kind, Line, Topic, Untold};
-pub use self::work::{Meter, Pace, Turn, thread_time};
+pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus, RedialFailure};
+use self::throttle::{Counted, LogThrottle};
+pub use self::throttle::{Kind, Line, Suppressed, Topic};
+pub use self::work::{Meter, Penalty, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
 use crate::link::Side;
@@ -29,18 +29,18 @@ use crate::wire::hello::Id;
 use crate::wire::terms::Agreed;
 
 /// Writes a line where its topic may have one, and else counts it and writes it at debug:
-/// `tell!(level, registry, topic, words; fields…, "message")`. The words say what is the
+/// `log_throttled!(level, registry, topic, words; fields…, "message")`. The words say what is the
 /// same as before.
-macro_rules! tell {
+macro_rules! log_throttled {
     ($level:ident, $registry:expr, $topic:expr, $words:expr; $($line:tt)+) => {
-        match $registry.tell($topic, $words) {
+        match $registry.may_log($topic, $words) {
             // Nothing is shown where there is no count.
             Some(line) => tracing::$level!(more = line.more, $($line)+),
             None => tracing::debug!($($line)+),
         }
     };
 }
-pub(crate) use tell;
+pub(crate) use log_throttled;
 
 /// Ended links that are remembered.
 const REMEMBERED: usize = 20;
@@ -95,7 +95,7 @@ pub struct Live {
     /// Every live link.
     pub links: Vec<LinkStatus>,
     /// Links that have ended, the latest first.
-    pub ended: Vec<Ended>,
+    pub ended: Vec<EndedLink>,
     /// Since the start.
     pub counts: Counts,
     /// Since the start, by name.
@@ -106,12 +106,12 @@ pub struct Live {
 struct State {
     links: Vec<Arc<LinkEntry>>,
     /// The latest first, and whether its sync had begun.
-    ended: VecDeque<(Ended, bool)>,
+    ended: VecDeque<(EndedLink, bool)>,
     counts: Counts,
     next: u64,
     taken: Taken,
     syncs: HashMap<(Side, String), Arc<Syncs>>,
-    news: News,
+    log: LogThrottle,
     sites: Arc<Sites>,
     listening: Vec<SocketAddr>,
     /// When a `[[replica]]` had no link for a client, and had none since.
@@ -140,7 +140,7 @@ impl Drop for Listening {
 
 /// A link's place in the registry: given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct LinkGuard {
     registry: Arc<Registry>,
     entry: Arc<LinkEntry>,
 }
@@ -151,7 +151,7 @@ impl std::fmt::Debug for Registry {
     }
 }
 
-impl std::ops::Deref for Place {
+impl std::ops::Deref for LinkGuard {
     type Target = LinkEntry;
 
     fn deref(&self) -> &LinkEntry {
@@ -159,10 +159,10 @@ impl std::ops::Deref for Place {
     }
 }
 
-impl Place {
+impl LinkGuard {
     /// Gives the place back, and remembers why the link ended.
     pub fn end(self, reason: String, refused: bool) {
-        let ended = Ended { reason, at: clock::now(), link: self.entry.status(Instant::now()) };
+        let ended = EndedLink { reason, at: clock::now(), link: self.entry.status(Instant::now()) };
         let mut state = self.registry.lock();
         state.counts.commands_refused += u64::from(refused);
         let begun = self.entry.has_begun();
@@ -177,13 +177,13 @@ impl Place {
         state.ended.push_front((ended, begun));
     }
 
-    /// Whether these words may be told at the level of a warning; see [`Registry::tell`].
-    pub fn tell(&self, kind: Kind, words: &str) -> Option<Line> {
-        self.registry.tell(Topic::link(kind, &self.entry), words)
+    /// Whether these words may be told at the level of a warning; see [`Registry::may_log`].
+    pub fn may_log(&self, kind: Kind, words: &str) -> Option<Line> {
+        self.registry.may_log(Topic::link(kind, &self.entry), words)
     }
 }
 
-impl Drop for Place {
+impl Drop for LinkGuard {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
         state.links.retain(|link| link.number != self.entry.number);
@@ -194,7 +194,7 @@ impl Drop for Place {
 
 /// Who a new link is with.
 #[derive(Debug)]
-pub struct With<'a> {
+pub struct NewLink<'a> {
     /// The name of the `[[master]]` or `[[replica]]`.
     pub name: &'a str,
     /// Which end this is.
@@ -210,7 +210,7 @@ pub struct With<'a> {
     /// The local Redis' address.
     pub redis: SocketAddr,
     /// Whether any command passes.
-    pub plain: bool,
+    pub passthrough: bool,
     /// What both sides have agreed.
     pub agreed: Agreed,
     /// Where its replication is observed; nothing where any command passes.
@@ -223,16 +223,16 @@ impl Registry {
     }
 
     /// Notes a link that is up.
-    pub fn open(self: &Arc<Self>, with: &With<'_>) -> Place {
+    pub fn open(self: &Arc<Self>, new_link: &NewLink<'_>) -> LinkGuard {
         let mut state = self.lock();
         state.next += 1;
         state.counts.opened += 1;
-        let entry = Arc::new(LinkEntry::new(state.next, with));
+        let entry = Arc::new(LinkEntry::new(state.next, new_link));
         state.links.push(Arc::clone(&entry));
-        if with.side == Side::Dialler {
-            state.without.remove(with.name);
+        if new_link.side == Side::Dialler {
+            state.without.remove(new_link.name);
         }
-        Place { registry: Arc::clone(self), entry }
+        LinkGuard { registry: Arc::clone(self), entry }
     }
 
     /// Notes that an address is listened on.
@@ -267,7 +267,7 @@ impl Registry {
     /// Counts what has happened. Answers whether it may be told in a line, or has to wait
     /// for the count that is told later: the same, or too much of its topic, was told
     /// within the last minute.
-    pub fn tell(&self, topic: Topic, words: &str) -> Option<Line> {
+    pub fn may_log(&self, topic: Topic, words: &str) -> Option<Line> {
         let mut state = self.lock();
         match topic.kind().counted() {
             Counted::Refused => state.counts.refused += 1,
@@ -277,19 +277,19 @@ impl Registry {
         if let (Kind::NoLink, Some(name)) = (topic.kind(), topic.name()) {
             state.without.insert(name.to_owned(), Instant::now());
         }
-        state.news.tell(topic, words, Instant::now())
+        state.log.allow(topic, words, Instant::now())
     }
 
     /// A topic is well again: its next failure is news, whatever was told before.
     pub fn well_again(&self, topic: &Topic) {
-        self.lock().news.forget(topic);
+        self.lock().log.forget(topic);
     }
 
     /// What was counted, and is to be told now that no line of its topic has come; at the
     /// `last`, everything that was counted.
-    pub fn untold(&self, last: bool) -> Vec<Untold> {
-        let news = &mut self.lock().news;
-        if last { news.rest() } else { news.overdue(Instant::now()) }
+    pub fn suppressed(&self, last: bool) -> Vec<Suppressed> {
+        let log = &mut self.lock().log;
+        if last { log.take_all() } else { log.take_overdue(Instant::now()) }
     }
 
     /// What the links of one `[[master]]` or `[[replica]]` share of their syncs.
@@ -371,15 +371,15 @@ mod tests {
     fn what_is_told_and_what_is_not_is_counted() {
         let registry = Registry::default();
         let topic = || Topic::of(Kind::NoLink);
-        assert!(registry.tell(topic(), "down").is_some());
-        assert!(registry.tell(topic(), "down").is_none());
+        assert!(registry.may_log(topic(), "down").is_some());
+        assert!(registry.may_log(topic(), "down").is_none());
         registry.well_again(&topic());
-        assert!(registry.tell(topic(), "down").is_some());
-        assert!(registry.tell(Topic::of(Kind::LaneLost), "reset").is_some());
+        assert!(registry.may_log(topic(), "down").is_some());
+        assert!(registry.may_log(Topic::of(Kind::LaneLost), "reset").is_some());
         let counts = registry.live().counts;
         assert_eq!((counts.failed, counts.refused), (3, 0));
-        assert!(registry.untold(false).is_empty());
-        assert_eq!(registry.untold(true)[0].more, 1);
+        assert!(registry.suppressed(false).is_empty());
+        assert_eq!(registry.suppressed(true)[0].more, 1);
     }
 
     #[test]
@@ -396,9 +396,9 @@ mod tests {
             lanes: 1,
             compression: 0,
         };
-        let open = |name: &str, plain: bool| {
+        let open = |name: &str, passthrough: bool| {
             let syncs = registry.syncs(Side::Acceptor, name);
-            registry.open(&With {
+            registry.open(&NewLink {
                 name,
                 side: Side::Acceptor,
                 site: "dc2",
@@ -406,15 +406,15 @@ mod tests {
                 instance: Id::random(),
                 far: address,
                 redis: address,
-                plain,
-                agreed: terms.agree(&terms, plain),
-                observed: (!plain).then(|| Observed::new(syncs)),
+                passthrough,
+                agreed: terms.agree(&terms, passthrough),
+                observed: (!passthrough).then(|| Observed::new(syncs)),
             })
         };
-        let ended = |name: &str, plain, reason: &str| {
-            let place = open(name, plain);
-            assert_eq!(place.begins_now(), plain);
-            place.end(reason.to_owned(), false);
+        let ended = |name: &str, passthrough, reason: &str| {
+            let guard = open(name, passthrough);
+            assert_eq!(guard.begins_now(), passthrough);
+            guard.end(reason.to_owned(), false);
         };
         ended("orders", true, "long ago");
         for attempt in 0..100 {

@@ -212,7 +212,7 @@ pub struct Line {
 
 /// What was counted and not told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Untold {
+pub struct Suppressed {
     /// Whether it is worth a warning.
     pub unwell: bool,
     /// What was not told, in words.
@@ -229,7 +229,7 @@ pub struct Untold {
 
 /// The lines of one topic within [`WINDOW`].
 #[derive(Debug)]
-struct Told {
+struct Window {
     since: Instant,
     lines: usize,
     /// What the lines are known by; see [`Kind::shape`].
@@ -240,68 +240,68 @@ struct Told {
 
 /// What was told when.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    topics: HashMap<Topic, Told>,
+pub(super) struct LogThrottle {
+    topics: HashMap<Topic, Window>,
 }
 
-impl News {
+impl LogThrottle {
     /// Whether these words may be told, or are only counted.
-    pub(super) fn tell(&mut self, topic: Topic, words: &str, now: Instant) -> Option<Line> {
-        let told = self.topics.entry(topic.clone()).or_insert_with(|| Told::new(now));
+    pub(super) fn allow(&mut self, topic: Topic, words: &str, now: Instant) -> Option<Line> {
+        let window = self.topics.entry(topic.clone()).or_insert_with(|| Window::new(now));
         let mut more = None;
-        if now.saturating_duration_since(told.since) >= WINDOW {
-            more = (told.more > 0).then_some(told.more);
-            *told = Told::new(now);
+        if now.saturating_duration_since(window.since) >= WINDOW {
+            more = (window.more > 0).then_some(window.more);
+            *window = Window::new(now);
         }
         let shape = topic.kind.shape(cut(words));
         let (new, most) = match topic.kind {
             Kind::Resumed => (true, BREAKS),
-            _ => (!told.shapes.contains(&shape), LINES),
+            _ => (!window.shapes.contains(&shape), LINES),
         };
-        if new && told.lines < most {
-            told.lines += 1;
-            told.shapes.push(shape);
+        if new && window.lines < most {
+            window.lines += 1;
+            window.shapes.push(shape);
             return Some(Line { more });
         }
-        told.more += 1;
-        cut(words).clone_into(&mut told.last);
+        window.more += 1;
+        cut(words).clone_into(&mut window.last);
         None
     }
 
     /// The topic is well again: what was told of it is news when it comes back, within the
     /// lines that it has left.
     pub(super) fn forget(&mut self, topic: &Topic) {
-        if let Some(told) = self.topics.get_mut(topic) {
-            told.shapes.clear();
+        if let Some(window) = self.topics.get_mut(topic) {
+            window.shapes.clear();
         }
     }
 
     /// What was counted and is told by no line any more: its minute is long over.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Untold> {
-        self.drain(|told| now.saturating_duration_since(told.since) >= WINDOW + GRACE)
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<Suppressed> {
+        self.drain(|window| now.saturating_duration_since(window.since) >= WINDOW + GRACE)
     }
 
     /// Everything that was counted and not told.
-    pub(super) fn rest(&mut self) -> Vec<Untold> {
+    pub(super) fn take_all(&mut self) -> Vec<Suppressed> {
         self.drain(|_| true)
     }
 
-    fn drain(&mut self, which: impl Fn(&Told) -> bool) -> Vec<Untold> {
-        let over = self.topics.extract_if(|_, told| which(told));
-        over.filter(|(_, told)| told.more > 0)
-            .map(|(topic, told)| Untold {
+    fn drain(&mut self, which: impl Fn(&Window) -> bool) -> Vec<Suppressed> {
+        let over = self.topics.extract_if(|_, window| which(window));
+        over.filter(|(_, window)| window.more > 0)
+            .map(|(topic, window)| Suppressed {
                 unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed | Kind::NoSync | Kind::NotAsked),
                 words: topic.kind.words(),
                 name: topic.name,
                 site: topic.site,
-                more: told.more,
-                last: told.last,
+                more: window.more,
+                last: window.last,
             })
             .collect()
     }
 }
 
-impl Told {
+impl Window {
     fn new(now: Instant) -> Self {
         Self { since: now, lines: 0, shapes: Vec::new(), more: 0, last: String::new() }
     }
@@ -321,49 +321,49 @@ mod tests {
 
     #[test]
     fn what_strangers_choose_gets_few_lines_and_is_counted() {
-        let (mut news, now) = (News::default(), Instant::now());
+        let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let mut lines = 0;
         for letter in "abcdefghijklmnopqrstuvwxyz".chars() {
             for day in 0..50 {
                 let words = format!("it expired on day {day} of {letter}");
-                lines += usize::from(news.tell(Topic::of(Kind::Dates), &words, now).is_some());
+                lines += usize::from(throttle.allow(Topic::of(Kind::Dates), &words, now).is_some());
             }
         }
         assert_eq!(lines, LINES);
         // Another kind has its own lines.
-        assert_eq!(news.tell(Topic::of(Kind::UnknownCa), "no CA", now), Some(Line { more: None }));
-        assert!(news.overdue(now + WINDOW).is_empty(), "its next line may still tell the count");
-        let untold = news.overdue(now + WINDOW + GRACE);
-        assert_eq!(untold.len(), 1);
-        assert_eq!((untold[0].more, &*untold[0].last), (1295, "it expired on day 49 of z"));
-        assert!(news.topics.is_empty());
+        assert_eq!(throttle.allow(Topic::of(Kind::UnknownCa), "no CA", now), Some(Line { more: None }));
+        assert!(throttle.take_overdue(now + WINDOW).is_empty(), "its next line may still tell the count");
+        let suppressed = throttle.take_overdue(now + WINDOW + GRACE);
+        assert_eq!(suppressed.len(), 1);
+        assert_eq!((suppressed[0].more, &*suppressed[0].last), (1295, "it expired on day 49 of z"));
+        assert!(throttle.topics.is_empty());
     }
 
     #[test]
     fn the_same_line_is_told_once_a_minute_with_the_count() {
-        let (mut news, now) = (News::default(), Instant::now());
+        let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let topic = || Topic::of(Kind::NoLink);
         for second in 0..60 {
             let words = format!("it expired at 12:00:00; this host's clock says 12:00:{second}");
-            let line = news.tell(topic(), &words, now + Duration::from_secs(second));
+            let line = throttle.allow(topic(), &words, now + Duration::from_secs(second));
             assert_eq!(line.is_some(), second == 0);
         }
         let line =
-            news.tell(topic(), "it expired at 12:00:00; this host's clock says 12:01:00", now + WINDOW);
+            throttle.allow(topic(), "it expired at 12:00:00; this host's clock says 12:01:00", now + WINDOW);
         assert_eq!(line, Some(Line { more: Some(59) }));
-        assert!(news.rest().is_empty());
+        assert!(throttle.take_all().is_empty());
     }
 
     #[test]
     fn what_is_well_again_is_news_when_it_comes_back_but_no_flood() {
-        let (mut news, now) = (News::default(), Instant::now());
+        let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let topic = Topic::of(Kind::NoLink);
-        let told = (0..20).filter(|_| {
-            let line = news.tell(topic.clone(), "down", now);
-            news.forget(&topic);
+        let logged = (0..20).filter(|_| {
+            let line = throttle.allow(topic.clone(), "down", now);
+            throttle.forget(&topic);
             line.is_some()
         });
-        assert_eq!(told.count(), LINES);
-        assert_eq!(news.rest()[0].more, 15);
+        assert_eq!(logged.count(), LINES);
+        assert_eq!(throttle.take_all()[0].more, 15);
     }
 }

@@ -95,9 +95,9 @@ pub struct Turn {
 
 /// How a link goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum Penalty {
     /// At once.
-    On,
+    None,
     /// After a pause; `news` if that was not told lately.
     Pause {
         /// How long.
@@ -146,7 +146,7 @@ impl Meter {
     }
 
     /// The turn is over.
-    pub fn end(&mut self, turn: Turn, now: Instant) -> Pace {
+    pub fn end(&mut self, turn: Turn, now: Instant) -> Penalty {
         if turn.more != self.busy {
             self.busy = turn.more;
             let busy = &self.work.busy;
@@ -159,11 +159,11 @@ impl Meter {
         self.judge(self.spent(), turn, now)
     }
 
-    fn judge(&self, cost: Duration, turn: Turn, now: Instant) -> Pace {
+    fn judge(&self, cost: Duration, turn: Turn, now: Instant) -> Penalty {
         let bytes = Duration::from_nanos(turn.bytes.saturating_mul(BYTE.as_nanos() as u64));
         let wasted = cost.saturating_sub(turn.ours + ROUND * turn.rounds.max(1) + bytes);
         if wasted.is_zero() {
-            return Pace::On;
+            return Penalty::None;
         }
         let others = self.work.sites.0.load(Ordering::Relaxed) > 1;
         self.work.waste().add(self.link, wasted, others, now)
@@ -184,7 +184,7 @@ impl Drop for Meter {
 }
 
 impl Waste {
-    fn add(&mut self, link: u64, wasted: Duration, others: bool, now: Instant) -> Pace {
+    fn add(&mut self, link: u64, wasted: Duration, others: bool, now: Instant) -> Penalty {
         let passed = self.paid.map_or(Duration::ZERO, |paid| now.saturating_duration_since(paid));
         self.paid = Some(now);
         self.debt = self.debt.saturating_sub(passed / RATE);
@@ -201,21 +201,21 @@ impl Waste {
         }
         // The others of its site do not pay for the one that wastes.
         if own < most / SMALL {
-            return Pace::On;
+            return Penalty::None;
         }
         let Some(over) = self.debt.checked_sub(BURST).filter(|over| others && !over.is_zero()) else {
-            return Pace::On;
+            return Penalty::None;
         };
         let since = *self.slowed.get_or_insert(now);
         if now >= since + PATIENCE && own >= most {
             self.slowed = Some(now);
-            return Pace::End;
+            return Penalty::End;
         }
         let news = self.told.is_none_or(|told| now >= told + QUIET);
         if news {
             self.told = Some(now);
         }
-        Pace::Pause { time: (over * RATE).min(LONGEST), news }
+        Penalty::Pause { time: (over * RATE).min(LONGEST), news }
     }
 }
 
@@ -244,9 +244,9 @@ mod tests {
             now += 3 * MS;
             cpu += 3 * MS;
             match meter.judge(3 * MS, turn, now) {
-                Pace::On => {}
-                Pace::Pause { time, .. } => now += time,
-                Pace::End => return (cpu, true),
+                Penalty::None => {}
+                Penalty::Pause { time, .. } => now += time,
+                Penalty::End => return (cpu, true),
             }
         }
         (cpu, false)
@@ -261,8 +261,8 @@ mod tests {
         let (cpu, ended) = run(&one, Turn::default(), start, 5 * PATIENCE / 10);
         assert!(!ended && cpu < 1500 * MS, "{cpu:?} in 5 s");
         let half = start + 5 * PATIENCE / 10;
-        assert_eq!(two.judge(MS, Turn::default(), half), Pace::On, "a little of its own is free");
-        let Pace::Pause { time, .. } = two.judge(30 * MS, Turn::default(), half) else {
+        assert_eq!(two.judge(MS, Turn::default(), half), Penalty::None, "a little of its own is free");
+        let Penalty::Pause { time, .. } = two.judge(30 * MS, Turn::default(), half) else {
             panic!("what one link owes, another that wastes pays");
         };
         assert!(time > 10 * MS);
@@ -277,7 +277,7 @@ mod tests {
         let start = Instant::now();
         assert!(!run(&most, Turn::default(), start, PATIENCE - 100 * MS).1);
         for step in 0..100 {
-            assert_ne!(least.judge(MS, Turn::default(), start + PATIENCE + step * MS), Pace::End);
+            assert_ne!(least.judge(MS, Turn::default(), start + PATIENCE + step * MS), Penalty::End);
         }
         assert!(run(&most, Turn::default(), start + PATIENCE + 100 * MS, PATIENCE).1);
     }
@@ -301,7 +301,9 @@ mod tests {
         }
         // A break is over, and a whole window comes again.
         let again = Instant::now() + 2 * minute;
-        assert!((0..20).all(|turn| meter.judge(5 * MS, Turn::default(), again + turn * 5 * MS) == Pace::On));
+        assert!(
+            (0..20).all(|turn| meter.judge(5 * MS, Turn::default(), again + turn * 5 * MS) == Penalty::None)
+        );
     }
 
     #[test]
@@ -310,7 +312,7 @@ mod tests {
         let mut meters: Vec<Meter> = (0..8).map(|_| site.meter()).collect();
         assert_eq!(meters[0].begin(), TURN);
         let busy = Turn { more: true, ..Turn::default() };
-        meters.iter_mut().for_each(|meter| assert_eq!(meter.end(busy, Instant::now()), Pace::On));
+        meters.iter_mut().for_each(|meter| assert_eq!(meter.end(busy, Instant::now()), Penalty::None));
         assert_eq!(meters[0].begin(), TURN / 8);
         meters.truncate(2);
         assert_eq!(meters[0].begin(), TURN / 2);

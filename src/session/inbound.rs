@@ -28,7 +28,7 @@ use crate::redis::gate::{Gate, Rules};
 use crate::redis::listing::Listing;
 use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
-use crate::registry::{Admission, Kind, Topic, With, tell};
+use crate::registry::{Admission, Kind, NewLink, Topic, log_throttled};
 use crate::tap::{Blind, Flow, Tap};
 use crate::tls::diagnostics::Class;
 use crate::unproven::Seat;
@@ -177,7 +177,7 @@ fn failure(shared: &Shared, from: SocketAddr, error: Option<LaneError>, about: i
 fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
     // The count is told with the last address.
     let words = format!("{reason} (from {})", from.ip());
-    tell!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
+    log_throttled!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
 }
 
 /// Carries one lane from its HELLO to its end, or to the link that it asks for.
@@ -253,7 +253,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let hurry = admission.opening.eviction();
     let observed =
         rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name)));
-    let place = shared.registry.open(&With {
+    let guard = shared.registry.open(&NewLink {
         name: &master.name,
         side: Side::Acceptor,
         site: &site,
@@ -261,11 +261,11 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         instance: hello.identity.instance,
         far: from,
         redis: address,
-        plain,
+        passthrough: plain,
         agreed,
         observed: observed.clone(),
     });
-    announce::opened(&place);
+    announce::opened(&guard);
     let tap: Box<dyn Tap> = match (rules, &observed) {
         (Some(rules), Some(observed)) => Box::new(AtMaster::new(
             Gate::new(&shared.config.site, rules),
@@ -290,15 +290,15 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         meter: shared.registry.meter(&site),
         redis,
         inward: Flow::ToMaster,
-        plain,
+        passthrough: plain,
         tap,
         hurry,
-        entry: &place,
+        entry: &guard,
         site: &shared.config.site,
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
-    announce::ended(place, &end);
+    announce::ended(guard, &end);
 }
 
 /// What the gate of a link to this master goes by; nothing where any command passes.
@@ -367,7 +367,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     } else {
         let proven = caller(&shared.config, lane.leaf()).unwrap_or_default();
         let topic = no.topic.at_site(&shared.config, &proven);
-        tell!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
+        log_throttled!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
     }
     part(lane, &seat, no.why).await;
 }
@@ -445,7 +445,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
             let topic = Topic::master(Kind::NoPasswordWanted, master);
-            tell!(warn, shared.registry, topic, "no password wanted"; master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
+            log_throttled!(warn, shared.registry, topic, "no password wanted"; master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
             Ok(())
         }
         Err(fault) => {

@@ -53,7 +53,7 @@ struct Known {
 }
 
 #[derive(Debug)]
-struct Ended {
+struct FormerLink {
     until: Instant,
     link: Id,
     site: String,
@@ -63,7 +63,7 @@ struct Ended {
 #[derive(Debug, Default)]
 struct State {
     known: HashMap<Id, Known>,
-    ended: VecDeque<Ended>,
+    ended: VecDeque<FormerLink>,
 }
 
 /// The links that this gateway has accepted.
@@ -155,7 +155,12 @@ impl TableEntry {
             if state.ended.len() >= MAX_ENDED {
                 state.ended.pop_front();
             }
-            state.ended.push_back(Ended { until: now + hold, link: self.link, site: known.owner.site, why });
+            state.ended.push_back(FormerLink {
+                until: now + hold,
+                link: self.link,
+                site: known.owner.site,
+                why,
+            });
         }
     }
 }

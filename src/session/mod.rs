@@ -29,7 +29,7 @@ use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::memory::Budget;
-use crate::registry::{Kind, Registry, Topic, tell};
+use crate::registry::{Kind, Registry, Topic, log_throttled};
 use crate::tls::reloadable::{Loaded, Reloadable};
 use crate::unproven::Unproven;
 use crate::wire::frame;
@@ -188,7 +188,7 @@ fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
         Congestion::Named(name) => {
             if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
                 let topic = Topic::of(Kind::Congestion);
-                tell!(warn, registry, topic, name;
+                log_throttled!(warn, registry, topic, name;
                     "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
                 );
             }

@@ -34,7 +34,7 @@ use crate::redis::names::{Name, Names};
 use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
 use crate::redis::reply;
-use crate::registry::{Kind, Topic, With, tell};
+use crate::registry::{Kind, NewLink, Topic, log_throttled};
 use crate::tap::{Blind, Flow, Tap};
 use crate::unproven::{Seat, Unproven, source};
 use crate::wire::frame::Frame;
@@ -101,7 +101,7 @@ pub async fn serve_replica(
         opening = approach(&shared, &listener, &mut redis, &seat, from) => opening,
         () = seat.evicted() => {
             let reason = "too many others have proven nothing yet, the oldest goes";
-            tell!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
+            log_throttled!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
             return;
         }
         () = shared.stop.cancelled() => return,
@@ -117,7 +117,7 @@ pub async fn serve_replica(
         Ok(reached) => reached,
         Err(reason) => {
             listener.offer.failed(&reason);
-            tell!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
+            log_throttled!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
             let seat = listener.unproven.enter(source(from.ip()));
             let reply = reply::error(&shared.config.site, &reason);
             tokio::select! {
@@ -145,7 +145,7 @@ pub async fn serve_replica(
     let ours = dialling_terms(&replica.link);
     let agreed = ours.agree(&accept.terms, accept.plain);
     let observed = (!accept.plain).then(|| Observed::new(shared.registry.syncs(Side::Dialler, name)));
-    let place = shared.registry.open(&With {
+    let guard = shared.registry.open(&NewLink {
         name,
         side: Side::Dialler,
         site: &replica.site,
@@ -153,11 +153,11 @@ pub async fn serve_replica(
         instance: accept.identity.instance,
         far,
         redis: from,
-        plain: accept.plain,
+        passthrough: accept.plain,
         agreed,
         observed: observed.clone(),
     });
-    announce::opened(&place);
+    announce::opened(&guard);
     let tap: Box<dyn Tap> = match &observed {
         Some(observed) => Box::new(tap(&shared, &listener, Observer::new(Arc::clone(observed)), from)),
         None => Box::new(Blind),
@@ -173,10 +173,10 @@ pub async fn serve_replica(
         meter: shared.registry.meter(&replica.site),
         redis,
         inward: Flow::ToReplica,
-        plain: accept.plain,
+        passthrough: accept.plain,
         tap,
         hurry: CancellationToken::new(),
-        entry: &place,
+        entry: &guard,
         site: &shared.config.site,
     };
     let (end, untold) = {
@@ -200,7 +200,7 @@ pub async fn serve_replica(
             }
         }
     };
-    announce::ended(place, &end);
+    announce::ended(guard, &end);
     if let Some(untold) = untold {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
         untold.tell().await;
@@ -250,7 +250,7 @@ async fn approach(
         }
         Next::Unreachable(reason) => {
             listener.offer.failed(&reason);
-            tell!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
+            log_throttled!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
             return None;
         }
     }
@@ -281,7 +281,7 @@ fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
 
 /// Tells of a client that asked for no sync.
 fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
-    tell!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
+    log_throttled!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
 }
 
 /// A refusal: what the client is told, if anything, and what the log says.
@@ -309,7 +309,7 @@ async fn is_proven(
     };
     // A few addresses are told: they say whose masterauth is to be looked at.
     let words = format!("{reason} (from {})", from.ip());
-    tell!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
+    log_throttled!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
     if let Some(reply) = reply {
         let _ = timeout(REFUSAL_DEADLINE, last_words(redis, &reply)).await;
     }
@@ -369,7 +369,7 @@ fn tap(shared: &Arc<Shared>, listener: &ReplicaListener, observer: Observer, fro
     let renamed = move |name: &Name| {
         let (host, port) = (&name.host, name.port);
         let words = format!("the master lists this one as {host}:{port}");
-        tell!(warn, shared.registry, topic.clone(), &words; %link, client = %from, "the address that is announced for this replica is in use for another: {words}; give each replica-announce-ip and replica-announce-port of its own");
+        log_throttled!(warn, shared.registry, topic.clone(), &words; %link, client = %from, "the address that is announced for this replica is in use for another: {words}; give each replica-announce-ip and replica-announce-port of its own");
     };
     AtReplica::new(introduction, observer, Box::new(renamed))
 }

@@ -23,7 +23,7 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::announce;
+use super::announce::{self, log_link};
 use super::dial::redial::{Dialled, Redial};
 use super::inbound::part;
 use super::link_table::{AttachRequest, ToLink};
@@ -33,7 +33,7 @@ use crate::lane::{Lane, LaneError};
 use crate::link::dials::Dial;
 use crate::link::{End, Event, LaneIo, LaneLoss, Link, Resumed};
 use crate::memory::Share;
-use crate::registry::{Carrying, Hold, Kind, Meter, Pace, Place, Turn, tell, thread_time};
+use crate::registry::{Hold, Kind, LinkGuard, LinkStats, Meter, Penalty, Turn, thread_time};
 use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
 use crate::wire::frame::Frame;
 use crate::wire::hello::Accept;
@@ -87,13 +87,13 @@ pub struct Relay<'a> {
     /// Which way bytes from the lane flow.
     pub inward: Flow,
     /// Whether each direction closes on its own.
-    pub plain: bool,
+    pub passthrough: bool,
     /// What looks into the bytes.
     pub tap: Box<dyn Tap>,
     /// Cancelled when the tap is to be asked at once whether the replica is overdue.
     pub hurry: CancellationToken,
     /// Where the counts go.
-    pub entry: &'a Place,
+    pub entry: &'a LinkGuard,
     /// This site's name, for the words of an end.
     pub site: &'a str,
 }
@@ -195,9 +195,9 @@ struct Driver<'a> {
     first: usize,
     redis: TcpStream,
     flow: Flow,
-    plain: bool,
+    passthrough: bool,
     tap: Box<dyn Tap>,
-    entry: &'a Place,
+    entry: &'a LinkGuard,
     site: &'a str,
     inward: tap::Driver,
     outward: tap::Driver,
@@ -216,14 +216,15 @@ struct Driver<'a> {
     /// Lanes that are on their way out in good order, and refusals.
     closing: JoinSet<()>,
     /// What the registry was told last.
-    told: Carrying,
+    told: LinkStats,
     /// Since when a gap is open, and the offset up to which it is filled once that is received.
     gap: Option<(Instant, u64)>,
 }
 
 impl<'a> Driver<'a> {
     fn new(relay: Relay<'a>) -> Self {
-        let Relay { link, lane, supply, share, meter, redis, inward, plain, tap, entry, site, .. } = relay;
+        let Relay { link, lane, supply, share, meter, redis, inward, passthrough, tap, entry, site, .. } =
+            relay;
         Self {
             link,
             lanes: vec![Carrier { number: 0, lane, empty: false }],
@@ -239,7 +240,7 @@ impl<'a> Driver<'a> {
             first: 0,
             redis,
             flow: inward,
-            plain,
+            passthrough,
             tap,
             entry,
             site,
@@ -253,7 +254,7 @@ impl<'a> Driver<'a> {
             ask_by: Some(Instant::now() + OPENING),
             unread: None,
             closing: JoinSet::new(),
-            told: Carrying::default(),
+            told: LinkStats::default(),
             gap: None,
         }
     }
@@ -272,16 +273,16 @@ impl<'a> Driver<'a> {
         let polled = self.take_turn(cx);
         self.turn.bytes = self.moved() - before;
         match self.meter.end(self.turn, Instant::now()) {
-            Pace::On => {}
-            Pace::Pause { time, news } => {
+            Penalty::None => {}
+            Penalty::Pause { time, news } => {
                 // No longer than the far side hears from us.
                 self.paused = Some(Instant::now() + time.min(self.link.speak_every()));
                 if news {
                     let words = "what it sends costs CPU time that other sites need, and moves nothing";
-                    tell!(warn, self.entry, Kind::Slowed, words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "site {} is slowed: {words}", self.entry.site);
+                    log_link!(warn, self.entry, throttled(Kind::Slowed, words); "site {} is slowed: {words}", self.entry.site);
                 }
             }
-            Pace::End => {
+            Penalty::End => {
                 self.link.abort(Reason::new(ReasonCode::Limit, &End::Costly.to_string()), End::Costly)
             }
         }
@@ -358,7 +359,7 @@ impl<'a> Driver<'a> {
                         self.link.dial_failed(number, now);
                         self.entry.note_redial_failed(&words);
                         if self.link.is_held() {
-                            tell!(warn, self.entry, Kind::NoWayYet, &words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "no way back yet: {words}");
+                            log_link!(warn, self.entry, throttled(Kind::NoWayYet, &words); "no way back yet: {words}");
                         }
                     }
                     // A lane more that is not to be had does not end what is carried.
@@ -441,7 +442,7 @@ impl<'a> Driver<'a> {
 
     /// Tells the registry and the log what has changed.
     fn note(&mut self) {
-        let carrying = Carrying {
+        let carrying = LinkStats {
             lanes: self.link.lanes() as u64,
             held: self.link.held().map(|held| Hold { since: held.since, within: held.within }),
             breaks: self.link.breaks(),
@@ -453,11 +454,11 @@ impl<'a> Driver<'a> {
         if let (Some(held), None) = (self.link.held(), self.told.held) {
             let cause = held.cause.to_string();
             let within = held.within.as_secs_f64();
-            tell!(warn, self.entry, Kind::Held, &cause; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, "link held: {cause}; gives up in {within:.1} s");
+            log_link!(warn, self.entry, throttled(Kind::Held, &cause); "link held: {cause}; gives up in {within:.1} s");
         }
         if carrying != self.told {
             self.share.set(carrying.buffered, self.link.scattered());
-            self.entry.note(carrying);
+            self.entry.update(carrying);
             self.told = carrying;
         }
         if let Some(resumed) = self.resumed.take() {
@@ -466,7 +467,7 @@ impl<'a> Driver<'a> {
             let (to_replica, to_master) = self.entry.counts();
             let plain = (to_replica + to_master).max(1);
             let carried = (carrying.carried as f64 / plain as f64 * 100.0).round() / 100.0;
-            tell!(info, self.entry, Kind::Resumed, &resumed.cause.to_string(); link = %self.entry.name, number = self.entry.number, site = %self.entry.site, seconds, resent = resumed.resending, breaks = carrying.breaks, redials = self.entry.redials(), lanes = carrying.lanes, carried, "link resumed: {}", resumed.cause);
+            log_link!(info, self.entry, throttled(Kind::Resumed, &resumed.cause.to_string()); seconds, resent = resumed.resending, breaks = carrying.breaks, redials = self.entry.redials(), lanes = carrying.lanes, carried, "link resumed: {}", resumed.cause);
         }
     }
 
@@ -585,7 +586,7 @@ impl<'a> Driver<'a> {
                 }
                 Poll::Ready(Err(_)) => {
                     self.redis_deaf = true;
-                    if self.flow == Flow::ToReplica || self.plain {
+                    if self.flow == Flow::ToReplica || self.passthrough {
                         self.link.local_broken(now);
                     }
                     // A master that takes nothing more may still have been read from.
@@ -594,7 +595,7 @@ impl<'a> Driver<'a> {
             }
         }
         self.turn.rounds += u32::from(useful);
-        if self.plain && !self.redis_shut && self.to_redis.is_empty() && self.link.receive_finished() {
+        if self.passthrough && !self.redis_shut && self.to_redis.is_empty() && self.link.receive_finished() {
             self.redis_shut = true;
             moved = true;
             let _ = Pin::new(&mut self.redis).poll_shutdown(cx);
@@ -727,7 +728,7 @@ impl<'a> Driver<'a> {
         self.unread = Some(now);
         // A replica that closes is gone; a master's or a plain end's last bytes are
         // still to be read, so that only an error ends it.
-        let replica = !self.plain && self.flow == Flow::ToReplica;
+        let replica = !self.passthrough && self.flow == Flow::ToReplica;
         let mut closed = || match pin!(self.redis.ready(Interest::READABLE)).poll(cx) {
             Poll::Ready(Ok(ready)) => ready.is_read_closed(),
             Poll::Ready(Err(_)) => true,
@@ -817,7 +818,7 @@ impl<'a> Driver<'a> {
         let retired = self.link.is_retired(number) && loss == LaneLoss::Closed;
         self.link.lane_lost(number, loss, now);
         if !retired && self.link.lanes() > 0 {
-            tell!(info, self.entry, Kind::LaneLost, &words; link = %self.entry.name, number = self.entry.number, site = %self.entry.site, lane = number, left = self.link.lanes(), "lane lost: {words}");
+            log_link!(info, self.entry, throttled(Kind::LaneLost, &words); lane = number, left = self.link.lanes(), "lane lost: {words}");
         }
     }
 
@@ -827,11 +828,11 @@ impl<'a> Driver<'a> {
         let Self { mut link, mut lanes, ended, supply, share, redis, closing, entry, .. } = self;
         drop((share, closing));
         let (end, delivered) = ended.unwrap_or((End::Stopping, false));
-        entry.note(Carrying {
+        entry.update(LinkStats {
             breaks: link.breaks(),
             resent: link.resent(),
             carried: link.carried(),
-            ..Carrying::default()
+            ..LinkStats::default()
         });
         // Closed at once, unless Redis here is still to read what was delivered: a
         // stale connection would show as a second replica.
