@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::auth::{Login, authenticate_to_master};
 use super::link_table::AttachRequest;
-use super::relay::{self, Relay, Supply};
+use super::relay::{self, LaneSource, Relay};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
 use crate::clock;
 use crate::config::{Commands, Compression, Master};
@@ -284,7 +284,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let relay = Relay {
         link,
         lane,
-        supply: Supply::Requests(requests),
+        source: LaneSource::Requests(requests),
         renewed: shared.renewals.subscribe(),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),

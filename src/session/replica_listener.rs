@@ -23,7 +23,7 @@ use super::backoff::Backoff;
 use super::dial::reach;
 use super::dial::redial::Redial;
 use super::first_words::{LEFT, Next, Offer, first_words, part_silent, wait_turn};
-use super::relay::{self, Relay, Supply};
+use super::relay::{self, LaneSource, Relay};
 use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, tune};
 use crate::config::{Announced, Replica};
 use crate::lane::LaneError;
@@ -167,7 +167,7 @@ pub async fn serve_replica(
     let relay = Relay {
         link: Link::new(Side::Dialler, &agreed, Instant::now()),
         lane,
-        supply: Supply::Dials(Box::new(redial)),
+        source: LaneSource::Dials(Box::new(redial)),
         renewed: shared.renewals.subscribe(),
         share: shared.memory.share(&replica.site),
         meter: shared.registry.meter(&replica.site),
@@ -179,7 +179,7 @@ pub async fn serve_replica(
         entry: &guard,
         site: &shared.config.site,
     };
-    let (end, untold) = {
+    let (end, pending) = {
         let mut run = pin!(relay::run(relay, &shared.stop));
         let early = tokio::select! {
             biased;
@@ -201,9 +201,9 @@ pub async fn serve_replica(
         }
     };
     announce::ended(guard, &end);
-    if let Some(untold) = untold {
+    if let Some(abort) = pending {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
-        untold.tell().await;
+        abort.send().await;
     }
 }
 
