@@ -136,8 +136,8 @@ async fn count(shared: Arc<Shared>) {
 }
 
 fn tell_counts(shared: &Shared, last: bool) {
-    for Suppressed { unwell, words, name, site, more, last } in shared.registry.suppressed(last) {
-        if unwell {
+    for Suppressed { is_fault, words, name, site, more, last } in shared.registry.suppressed(last) {
+        if is_fault {
             warn!(link = name, site, "{more} more {words}; the last: {last}");
         } else {
             info!(link = name, site, "{more} more {words}; the last: {last}");

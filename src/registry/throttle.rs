@@ -1,10 +1,11 @@
-//! What was told lately, so that nobody can fill the log.
+//! Bounds the lines of the log, so that nobody can fill it.
 //!
-//! What is told belongs to a [`Topic`]: the kind of thing, and the configured name that
-//! it is about. What strangers choose (addresses, dates, claimed names, a certificate's
-//! words) never makes a topic: there are as many as the config has names, and none takes
-//! another's place. Within a minute a topic gets a few lines, none of them twice; the rest
-//! is counted, and the count is told with its next line or, where none comes, by itself.
+//! Every throttled line belongs to a [`Topic`]: the kind of event, and the configured name
+//! that it is about. What strangers choose (addresses, dates, claimed names, the text of a
+//! certificate) never makes a topic. So the number of topics is bounded by the config, and
+//! no topic uses up the lines of another. Within a minute a topic gets a few lines, none of
+//! them twice. The rest is counted. The topic's next line gives the count; where no line
+//! follows, the count gets a line of its own.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,29 +16,31 @@ use crate::config::{Config, Master, Replica};
 /// The time for which the lines of a topic are bounded.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Lines of one topic within that time.
+/// The lines of one topic within [`WINDOW`].
 const LINES: usize = 5;
 
-/// Breaks of which each is told within that time: an operator counts them.
+/// The lines about resumed links within [`WINDOW`], the same ones included: an operator
+/// counts them.
 const BREAKS: usize = 20;
 
-/// For the next line of a topic to come and tell the count, before it is told alone.
+/// The time for a topic's next line to come and give the count, before the count gets a line
+/// of its own.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The most bytes that are remembered of a line.
+/// The most bytes of a line that are remembered.
 const REMEMBERED: usize = 300;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident: $counted:ident, $words:literal;)+) => {
-        /// What kind of thing is told. Those that a stranger can bring about stand apart from
-        /// those for which a certificate, or a local client's address, is needed.
+        /// The kind of event that a line is about. Kinds that a stranger can cause are separate
+        /// from those for which a certificate, or a local client's address, is needed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind {
             $($(#[$doc])* $name,)+
         }
 
         impl Kind {
-            /// What many of them are called.
+            /// The name of many of them.
             fn words(self) -> &'static str {
                 match self { $(Self::$name => $words,)+ }
             }
@@ -49,7 +52,7 @@ macro_rules! kinds {
     };
 }
 
-/// What of [`Counts`](super::Counts) a kind belongs to.
+/// Which of [`Counts`](super::Counts) counts a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     Refused,
@@ -76,7 +79,7 @@ kinds! {
     Certificate: Refused, "connections refused: certificates";
     /// No HELLO came in time.
     NoHello: Refused, "connections refused: no hello in time";
-    /// What came in its place.
+    /// Something else came in place of a HELLO.
     BadHello: Refused, "connections refused: something else than a hello";
     /// Too many lanes of one site waited at a time.
     SiteCrowded: Refused, "lanes refused: too many of one site at a time";
@@ -84,7 +87,7 @@ kinds! {
     Mismatch: Refused, "links refused: another site is claimed than the certificate carries";
     /// A protocol version that is not spoken here.
     Version: Refused, "links refused: another protocol version";
-    /// A master that there is not.
+    /// A master that is not in the config.
     NotOffered: Refused, "links refused: a master that is not offered";
     /// A master that the site may not replicate.
     NotAllowed: Refused, "links refused: a master that the site may not have";
@@ -92,7 +95,7 @@ kinds! {
     RedisDown: Refused, "links refused: the master's Redis is down";
     /// The site has as many links as it may.
     Limit: Refused, "links refused: too many";
-    /// A lane asks for a link that there is not.
+    /// A lane asks for a link that does not exist.
     UnknownLink: Refused, "lanes refused: no such link";
     /// A lane whose link has too many waiting.
     Busy: Refused, "lanes refused: their link is busy or about to end";
@@ -104,23 +107,23 @@ kinds! {
     NotAClient: Refused, "clients refused: not in `clients`";
     /// The oldest client that had proven nothing made way for a new one.
     ClientCrowdedOut: Refused, "clients refused: too many at a time that have proven nothing";
-    /// A client that said a wrong password.
+    /// A client that sent a wrong password.
     WrongPassword: Refused, "clients refused: a wrong password";
-    /// A client that said none.
+    /// A client that sent no password.
     NoPassword: Refused, "clients refused: no password";
     /// The `password_file` cannot be read.
     PasswordFile: Refused, "clients refused: the password file cannot be read";
-    /// Too many others are guessing.
+    /// Too many other clients are trying passwords.
     Guessing: Refused, "clients refused: too many passwords are being tried";
     /// A client that left before it asked for a sync.
     NotAsked: Not, "clients left without asking for a sync";
     /// A link that this side asked for and did not get.
     NoLink: Failed, "links not had";
-    /// The master wants no password although there is one.
+    /// The master wants no password although `auth` is set.
     NoPasswordWanted: Not, "logins at a Redis that wants no password";
-    /// A link that ended because something is not to be had.
+    /// A link that ended because a request was declined.
     Declined: Not, "links ended: declined";
-    /// A link that ended while Redis had something to object.
+    /// A link that ended while Redis had a complaint.
     Complaint: Not, "links ended: Redis objects";
     /// A link that ended for a command that is no part of replication, before its sync.
     CommandRefused: Not, "links ended: commands that are no part of replication";
@@ -130,7 +133,7 @@ kinds! {
     NoSync: Not, "links ended before their sync had begun";
     /// A replica's address was in use for another.
     Renamed: Not, "replicas listed by another name";
-    /// The wanted congestion control is not to be had.
+    /// The wanted congestion control is not available.
     Congestion: Not, "connections without the wanted congestion control";
     /// Connections cannot be accepted for want of resources.
     Starved: Not, "connections that could not be accepted";
@@ -140,15 +143,15 @@ kinds! {
     LaneLost: Not, "lanes lost";
     /// A break has begun.
     Held: Not, "breaks begun";
-    /// A dial for a held link came to nothing.
+    /// A dial for a held link failed.
     NoWayYet: Not, "dials for held links that came to nothing";
-    /// A break was outlived.
+    /// A break is over.
     Resumed: Not, "breaks outlived";
 }
 
 impl Kind {
-    /// What makes a line of this kind another than those before: not its digits, which are
-    /// those of clocks, counters and ports, but where it names a local client.
+    /// What tells a line of this kind from earlier ones. Digits do not count, as they are those
+    /// of clocks, counters and ports, except where they name a local client.
     fn shape(self, words: &str) -> String {
         let digits = matches!(
             self,
@@ -182,12 +185,13 @@ impl Topic {
         Self { kind, name: Some(replica.name.clone()), site: None }
     }
 
-    /// About a link that came up: its names are configured, whatever the case of its site's.
+    /// About a link that came up: its names are in the config, though the site's letters may
+    /// differ in case.
     pub fn link(kind: Kind, link: &LinkEntry) -> Self {
         Self { kind, name: Some(link.name.clone()), site: Some(link.site.to_ascii_lowercase()) }
     }
 
-    /// And about this site, where it stands in an `allow`; any other has no place of its own.
+    /// Also about this site, if it stands in an `allow`. Any other site has no topic of its own.
     pub fn at_site(self, config: &Config, site: &str) -> Self {
         let allowed = config.masters.iter().flat_map(|master| &master.allow);
         let site = allowed.into_iter().find(|allowed| allowed.eq_ignore_ascii_case(site));
@@ -203,19 +207,19 @@ impl Topic {
     }
 }
 
-/// Leave to write a line.
+/// The permission to log a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// How many of its topic were not told since the last line, if any.
+    /// How many lines of its topic were suppressed before it, if any.
     pub more: Option<u64>,
 }
 
-/// What was counted and not told.
+/// Lines of one topic that were counted and not logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suppressed {
     /// Whether it is worth a warning.
-    pub unwell: bool,
-    /// What was not told, in words.
+    pub is_fault: bool,
+    /// What the lines were about.
     pub words: &'static str,
     /// The configured name that it is about.
     pub name: Option<String>,
@@ -232,20 +236,20 @@ pub struct Suppressed {
 struct Window {
     since: Instant,
     lines: usize,
-    /// What the lines are known by; see [`Kind::shape`].
+    /// What the lines are recognised by; see [`Kind::shape`].
     shapes: Vec<String>,
     more: u64,
     last: String,
 }
 
-/// What was told when.
+/// What was logged lately, by topic.
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle {
     topics: HashMap<Topic, Window>,
 }
 
 impl LogThrottle {
-    /// Whether these words may be told, or are only counted.
+    /// Whether a line with these words may be logged. If not, it is counted.
     pub(super) fn allow(&mut self, topic: Topic, words: &str, now: Instant) -> Option<Line> {
         let window = self.topics.entry(topic.clone()).or_insert_with(|| Window::new(now));
         let mut more = None;
@@ -268,20 +272,20 @@ impl LogThrottle {
         None
     }
 
-    /// The topic is well again: what was told of it is news when it comes back, within the
-    /// lines that it has left.
+    /// The topic has recovered: the same words may be logged again, within the lines that it
+    /// has left.
     pub(super) fn forget(&mut self, topic: &Topic) {
         if let Some(window) = self.topics.get_mut(topic) {
             window.shapes.clear();
         }
     }
 
-    /// What was counted and is told by no line any more: its minute is long over.
+    /// The suppressed lines of topics whose minute is long over: no line came to give the count.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<Suppressed> {
         self.drain(|window| now.saturating_duration_since(window.since) >= WINDOW + GRACE)
     }
 
-    /// Everything that was counted and not told.
+    /// All suppressed lines.
     pub(super) fn take_all(&mut self) -> Vec<Suppressed> {
         self.drain(|_| true)
     }
@@ -290,7 +294,10 @@ impl LogThrottle {
         let over = self.topics.extract_if(|_, window| which(window));
         over.filter(|(_, window)| window.more > 0)
             .map(|(topic, window)| Suppressed {
-                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed | Kind::NoSync | Kind::NotAsked),
+                is_fault: !matches!(
+                    topic.kind,
+                    Kind::LaneLost | Kind::Resumed | Kind::NoSync | Kind::NotAsked
+                ),
                 words: topic.kind.words(),
                 name: topic.name,
                 site: topic.site,
@@ -340,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_line_is_told_once_a_minute_with_the_count() {
+    fn the_same_line_is_logged_once_a_minute_with_the_count() {
         let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let topic = || Topic::of(Kind::NoLink);
         for second in 0..60 {
@@ -355,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_again_is_news_when_it_comes_back_but_no_flood() {
+    fn a_topic_that_has_recovered_is_logged_again_but_does_not_flood() {
         let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let topic = Topic::of(Kind::NoLink);
         let logged = (0..20).filter(|_| {

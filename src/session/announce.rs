@@ -1,7 +1,7 @@
-//! What the log says of a link's life: that it is up, once its sync has begun, and its end.
+//! Logs that a link is up, once its sync has begun, and that it has ended.
 //!
-//! A link that ends before has no line of its own for its beginning, and its end is one of
-//! a few lines a minute: a replica whose sync is refused asks again every second.
+//! A link that ends before its sync has no line for its beginning, and the line for its end
+//! is throttled: a replica whose sync is refused asks again every second.
 
 use std::time::Instant;
 
@@ -30,13 +30,13 @@ macro_rules! log_link {
 }
 pub(super) use log_link;
 
-/// A link is open. A plain tunnel is up at once.
+/// A link is open. A passthrough is up at once.
 pub(super) fn opened(link: &LinkEntry) {
     log_link!(debug, link; far = %link.far(), redis = %link.redis, "link opened");
     look(link);
 }
 
-/// Tells once that the link is up, when its sync has begun.
+/// Logs once that the link is up, when its sync has begun.
 pub(super) fn look(link: &LinkEntry) {
     if !link.begins_now() {
         return;
@@ -54,7 +54,7 @@ pub(super) fn ended(guard: LinkGuard, end: &End) {
     look(&guard);
     let observed = guard.observed.as_ref().map(|observed| observed.view(Instant::now())).unwrap_or_default();
     let complaint = match (&observed.complaint, end) {
-        // Said already.
+        // The end's own words say it.
         (_, End::CommandRefused(_) | End::Declined(_)) | (None, _) => String::new(),
         (Some(complaint), _) => format!("; {complaint}"),
     };

@@ -1,8 +1,8 @@
 //! Answers a gateway that dialled this site: judges its HELLO, connects to the
-//! master's Redis, accepts in so many words, and hands both to the relay.
+//! master's Redis, sends ACCEPT, and hands both to the relay.
 //!
-//! A site that may not replicate a master hears the same as one that asks for a
-//! master there is none of; only the log here tells which it was.
+//! A site that may not replicate a master is told the same as one that asks for a
+//! master that does not exist. Only the log here says which it was.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::wire::hello::{Accept, Hello, Id, Refuse, Request, VERSION};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::x509::Certificate;
 
-/// For a far side to take its refusal, or the answer to its probe, and to close.
+/// The time for a far side to read its refusal, or the answer to its probe, and to close.
 const PARTING: Duration = Duration::from_secs(2);
 
 /// A refusal: what the far side hears, and what the log says.
@@ -78,7 +78,7 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, sea
 
 /// Opens TLS and reads HELLO, within the deadline from accept to hello. Once the
 /// certificate is known the lane has a seat among those of its site. An error here is
-/// already told.
+/// already logged.
 async fn greet(
     shared: &Shared,
     socket: TcpStream,
@@ -130,10 +130,10 @@ async fn greet(
     }
 }
 
-/// What is told of a lane that made way for a newer one of its site.
+/// The reason that is logged for a lane that made way for a newer one of its site.
 const CROWDED: &str = "too many lanes of its site carry no link, the oldest goes";
 
-/// Reads HELLO. What is none is answered.
+/// Reads HELLO. Anything else is answered with a refusal.
 async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), LaneError> {
     match lane.receive(ours).await {
         Ok(Frame::Hello(hello)) => Ok((lane, hello)),
@@ -175,7 +175,7 @@ fn failure(shared: &Shared, from: SocketAddr, error: Option<LaneError>, about: i
 }
 
 fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
-    // The count is told with the last address.
+    // The line with the count names the last address.
     let words = format!("{reason} (from {})", from.ip());
     log_throttled!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
 }
@@ -301,7 +301,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     announce::ended(guard, &end);
 }
 
-/// What the gate of a link to this master goes by; nothing where any command passes.
+/// The rules for the gate of a link to this master; none in passthrough.
 fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) -> Option<Rules> {
     match &master.commands {
         Commands::Any => None,
@@ -335,7 +335,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             why,
             topic: Topic::of(Kind::UnknownLink),
         })?;
-        // At every lane anew.
+        // The rules are checked again at every lane.
         offered(shared, &name, &site)
     });
     let master = match judged {
@@ -357,8 +357,8 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
     }
 }
 
-/// Says no, in words that the far side may hear, and waits until it has closed, for as
-/// long as there is a seat for that.
+/// Refuses a lane, with a reason that the far side may know, and waits until it has closed,
+/// for as long as there is a seat for that.
 async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no: No) {
     let (from, site) = (lane.peer(), shown(site.as_bytes()));
     if no.why.code == ReasonCode::LinkEnded {
@@ -372,7 +372,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     part(lane, &seat, no.why).await;
 }
 
-/// Says no on a lane and closes it; at once where its seat goes to another.
+/// Refuses a lane and closes it, at once if its seat goes to another.
 pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Reason) {
     seat.refused();
     tokio::select! {
@@ -381,7 +381,7 @@ pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Reason) {
     }
 }
 
-/// Says no and waits until the far side has closed. No deadline of its own.
+/// Sends a refusal and waits until the far side has closed. It has no deadline of its own.
 async fn say_no(mut lane: Lane, why: Reason) {
     let refuse = Frame::Refuse(Refuse { reason: why, clock: Some(clock::now_millis()) });
     if lane.send(&refuse).await.is_ok() {
@@ -389,7 +389,7 @@ async fn say_no(mut lane: Lane, why: Reason) {
     }
 }
 
-/// Decides on a HELLO. A yes comes with the admission that the link keeps.
+/// Decides on a HELLO. The link keeps the admission that comes with an approval.
 fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, Admission), No> {
     claims(lane, hello)?;
     let claimed = &hello.identity.site;
@@ -437,7 +437,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
     })
 }
 
-/// Says the master's password, where the config has one.
+/// Sends the master's password, if the config has one.
 async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
@@ -459,7 +459,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
     }
 }
 
-/// Whether the version is spoken and the claimed site is in the certificate.
+/// Whether the version is supported and the claimed site is in the certificate.
 fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
     if hello.version != VERSION {
         return Err(No::new(
@@ -480,7 +480,7 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
     Ok(())
 }
 
-/// The master of this name, where this site may replicate it.
+/// The master of this name, if this site may replicate it.
 fn offered<'s>(shared: &'s Shared, name: &str, site: &str) -> Result<&'s Master, No> {
     match shared.config.master(name) {
         None => Err(No::not_available(

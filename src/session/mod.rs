@@ -37,17 +37,17 @@ use crate::wire::hello::{Id, Identity};
 use crate::wire::terms::{Terms, ZSTD};
 use crate::x509::Certificate;
 
-/// From a connection's accept to the HELLO that says what it is for.
+/// The time from a connection's accept to its HELLO.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
-/// For the local Redis to take a connection.
+/// The time for the local Redis to take a connection.
 pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Connections at a time of one source that have shown no certificate. More may be there
 /// while none of them is late: behind one address there may be many gateways.
 const STRANGERS_OF_ONE: usize = 64;
 
-/// And of all sources.
+/// Connections at a time of all sources that have shown no certificate.
 const STRANGERS: usize = 512;
 
 /// Lanes of one site at a time that no link has taken. Those that are judged count as
@@ -74,7 +74,7 @@ pub struct Shared {
     pub config: Config,
     /// Certificate, key, CAs.
     pub tls: Arc<Reloadable>,
-    /// Counts how often they were read again: every link then gets new lanes.
+    /// The number of times that they were read again. Every link then gets new lanes.
     pub renewals: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
     pub process: Process,

@@ -1,8 +1,8 @@
-//! Where a replica of this site connects: has it prove itself where it must, opens a
-//! link, and hands both to the relay.
+//! Serves a replica of this site that connects: has it prove its password if one is
+//! configured, opens a link, and hands both to the relay.
 //!
-//! A replica that cannot be served is told why in an error reply to its first
-//! command, so that the reason stands in Redis' own log.
+//! A replica that cannot be served gets the reason in an error reply to its first
+//! command, so that the reason is in Redis' own log.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -41,16 +41,16 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{Id, Request};
 use crate::wire::reason::{Reason, ReasonCode};
 
-/// For a replica that is refused to send its first command and read the answer.
+/// The time for a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// For the far gateway to hear that a link is not wanted any more.
+/// The time to tell the far gateway that a link is not wanted any more.
 const PARTING: Duration = Duration::from_secs(2);
 
 /// Clients of one address at a time that have proven nothing yet, or are refused.
 const CLIENTS_OF_ONE: usize = 256;
 
-/// And of all addresses.
+/// Clients of all addresses at a time that have proven nothing yet, or are refused.
 const CLIENTS: usize = 512;
 
 /// A `[[replica]]`, and what its links share.
@@ -68,7 +68,7 @@ pub struct ReplicaListener {
 }
 
 impl ReplicaListener {
-    /// One that nobody has come through.
+    /// A listener that no client has used yet.
     pub fn new(replica: Replica) -> Self {
         let names = match &replica.announce {
             Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
@@ -127,7 +127,7 @@ pub async fn serve_replica(
             return;
         }
     };
-    shared.registry.well_again(&about(Kind::NoLink));
+    shared.registry.recovered(&about(Kind::NoLink));
     listener.offer.accepted(accept.plain);
     if !accept.plain && is_gone(&redis).await {
         no_sync(&shared, &replica, from);
@@ -207,8 +207,8 @@ pub async fn serve_replica(
     }
 }
 
-/// From a client's accept until a link is opened for it: nothing where that does not come
-/// about, which is told here.
+/// Brings a client from its accept to where a link is to be opened for it. Answers nothing
+/// if it does not get there, and logs why.
 async fn approach(
     shared: &Arc<Shared>,
     listener: &ReplicaListener,
@@ -217,7 +217,7 @@ async fn approach(
     from: SocketAddr,
 ) -> Option<OwnedSemaphorePermit> {
     let (replica, site) = (&listener.replica, &shared.config.site);
-    // Who must prove itself is answered here anyway.
+    // A client that must prove its password is answered here anyway.
     let open = replica.password_file.is_none();
     let mut next = if open {
         first_words(&shared.dialer, replica, &listener.offer, redis, seat).await
@@ -260,14 +260,14 @@ async fn approach(
     listener.backoff.place(from.ip()).await
 }
 
-/// Ready once the sync of a link has begun; at once in a plain tunnel.
+/// Ready once the sync of a link has begun; at once in passthrough.
 async fn begun(observed: Option<&Observed>) {
     if let Some(observed) = observed {
         observed.begun().await;
     }
 }
 
-/// Counts the end of a link for what its client has to wait for the next.
+/// Counts the end of a link, which decides how long its client waits for the next.
 fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
     let now = Instant::now();
     if observed.has_begun() {
@@ -279,7 +279,7 @@ fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
     }
 }
 
-/// Tells of a client that asked for no sync.
+/// Logs a client that asked for no sync.
 fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
     log_throttled!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
 }
@@ -291,8 +291,8 @@ struct No {
     reason: String,
 }
 
-/// Whether the replica knows the password of its `[[replica]]`, where that has one. A
-/// no is told, here and to the replica, which keeps its seat until it has closed.
+/// Whether the replica knows the password of its `[[replica]]`, if that has one. If not, the
+/// log and the replica are told so, and the replica keeps its seat until it has closed.
 async fn is_proven(
     shared: &Shared,
     listener: &ReplicaListener,
@@ -307,7 +307,7 @@ async fn is_proven(
     else {
         return true;
     };
-    // A few addresses are told: they say whose masterauth is to be looked at.
+    // A few addresses are logged: they say which masterauth to look at.
     let words = format!("{reason} (from {})", from.ip());
     log_throttled!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
     if let Some(reply) = reply {
@@ -316,7 +316,7 @@ async fn is_proven(
     false
 }
 
-/// Has a client say its password, and looks at it when its turn has come.
+/// Has a client send its password, and checks it when its turn has come.
 async fn proof(
     listener: &ReplicaListener,
     redis: &mut TcpStream,
@@ -345,7 +345,7 @@ async fn proof(
         turn.unused();
         return Err(left());
     }
-    // Not before it is needed: strangers are not to make this gateway read files.
+    // Read only now: strangers must not make this gateway read files.
     let password = read(path).await.map_err(|reason| {
         let reply = Some(reply::error(site, "the gateway cannot read its password_file"));
         No { reply, kind: Kind::PasswordFile, reason }

@@ -2,12 +2,12 @@
 //!
 //! A byte's way out: Redis, tap, link, lane; its way in: lane, link, tap, Redis.
 //! One task drives all of it, in turns of some rounds, and polls each socket once a round:
-//! first it reads the lanes ([`lanes`]), then it writes and reads Redis ([`redis`]), then it
+//! first it reads the lanes (`lanes.rs`), then it writes and reads Redis (`redis.rs`), then it
 //! writes the lanes. It judges a lane only when it was read empty. Reading lanes never waits
 //! for Redis: the link's window bounds what is stored. Only where the memory of all links is
 //! used up is a lane left unread, and then only by a link that has bytes for its Redis
 //! waiting. A turn is bounded in time, and its cost is measured
-//! ([`crate::registry::Meter`]). The end is in [`finish`].
+//! ([`crate::registry::Meter`]). The end is in `finish.rs`.
 
 mod finish;
 mod lanes;
@@ -185,10 +185,10 @@ impl<'a> Driver<'a> {
         self.turn.bytes = self.moved() - before;
         match self.meter.end(self.turn, Instant::now()) {
             Penalty::None => {}
-            Penalty::Pause { time, news } => {
+            Penalty::Pause { time, log } => {
                 // No longer than the far side hears from us.
                 self.paused = Some(Instant::now() + time.min(self.link.speak_every()));
-                if news {
+                if log {
                     let words = "what it sends costs CPU time that other sites need, and moves nothing";
                     log_link!(warn, self.entry, throttled(Kind::Slowed, words); "site {} is slowed: {words}", self.entry.site);
                 }
