@@ -19,7 +19,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::listener;
 use crate::password::Password;
-use crate::registry::{Kind, Topic, Untold, tell};
+use crate::registry::{Kind, Suppressed, Topic, log_throttled};
 use crate::session::replica_listener::{self, ReplicaListener};
 use crate::session::{Shared, inbound};
 use crate::tls::expiry::Reminders;
@@ -136,8 +136,8 @@ async fn count(shared: Arc<Shared>) {
 }
 
 fn tell_counts(shared: &Shared, last: bool) {
-    for Untold { unwell, words, name, site, more, last } in shared.registry.untold(last) {
-        if unwell {
+    for Suppressed { is_fault, words, name, site, more, last } in shared.registry.suppressed(last) {
+        if is_fault {
             warn!(link = name, site, "{more} more {words}; the last: {last}");
         } else {
             info!(link = name, site, "{more} more {words}; the last: {last}");
@@ -210,7 +210,7 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
 fn starved(shared: &Arc<Shared>) -> impl Fn(&std::io::Error) + use<> {
     let shared = Arc::clone(shared);
     move |failed| {
-        tell!(error, shared.registry, Topic::of(Kind::Starved), &failed.to_string();
+        log_throttled!(error, shared.registry, Topic::of(Kind::Starved), &failed.to_string();
             "connections cannot be accepted: {failed}; raise the limit of open files (LimitNOFILE=, ulimit -n)");
     }
 }
@@ -238,7 +238,7 @@ fn accept_replicas(
         }
         let topic = Topic::replica(Kind::NotAClient, &replica);
         let words = format!("{} is not in `clients`", from.ip());
-        tell!(warn, shared.registry, topic, &words; link = %replica.name, %from, "connection refused: {words}");
+        log_throttled!(warn, shared.registry, topic, &words; link = %replica.name, %from, "connection refused: {words}");
     };
     tasks.spawn(async move {
         let _listening = listening;

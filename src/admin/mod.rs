@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::registry::{Counts, Ended, LinkStatus, Live, SyncCounts};
+use crate::registry::{Counts, EndedLink, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::unproven::Unproven;
@@ -80,7 +80,7 @@ pub struct Status {
     /// Live links.
     pub links: Vec<LinkStatus>,
     /// The links that ended last, the latest first.
-    pub ended: Vec<Ended>,
+    pub ended: Vec<EndedLink>,
     /// Counts since the start.
     pub counts: Counts,
     /// Counts of syncs since the start, for each `[[master]]` and `[[replica]]` that had a link.

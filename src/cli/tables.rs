@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::admin::Status;
 use crate::clock;
 use crate::redis::replication::{Replication, Stage, SyncKind};
-use crate::registry::{Ended, LinkStatus};
+use crate::registry::{EndedLink, LinkStatus};
 use crate::tls::expiry::{Kind, Standing};
 
 /// Most ended links that are shown.
@@ -305,8 +305,8 @@ fn doing(replication: &Replication) -> String {
 }
 
 /// The table of links that have ended.
-fn ended(ended: &[Ended], view: View<'_>) -> String {
-    let row = |ended: &Ended| {
+fn ended(ended: &[EndedLink], view: View<'_>) -> String {
+    let row = |ended: &EndedLink| {
         let replication = ended.link.replication.clone().unwrap_or_default();
         vec![
             format!("{} ago", clock::span((clock::now() - ended.at).max(0))),

@@ -12,11 +12,11 @@ use crate::redis::guesses::Guesses;
 use crate::redis::openings::{Opening, Openings};
 use crate::redis::pace::Pace;
 
-/// A link that has asked for no sync after this time makes way when its site has all its
-/// links: some round trips of a long path.
+/// The time after which a link that has asked for no sync makes way, when its site has all
+/// its links: some round trips of a long path.
 const IDLE: Duration = Duration::from_secs(3);
 
-/// What each site has taken of what it may.
+/// What each site has used of its limits.
 #[derive(Default)]
 pub(super) struct Taken {
     links: HashMap<String, usize>,
@@ -29,7 +29,7 @@ pub(super) struct Taken {
     paces: HashMap<(String, String), Arc<Pace>>,
 }
 
-/// A site's permission for one link: given back when dropped.
+/// A site's permission for one link, given back when it is dropped.
 #[derive(Debug)]
 pub struct Admission {
     registry: Arc<Registry>,
@@ -40,14 +40,14 @@ pub struct Admission {
     pub full_syncs: Option<Arc<FullSyncs>>,
     /// The syncs over two connections that the site has begun there.
     pub grants: Arc<Grants>,
-    /// The passwords that it has tried there.
+    /// The passwords that the site has tried there.
     pub guesses: Arc<Guesses>,
-    /// What it says there without being answered.
+    /// The pace of what it sends there without being answered.
     pub pace: Arc<Pace>,
 }
 
 impl Admission {
-    /// Does not count it among the links that came and did not ask: the master is down.
+    /// Does not count the link among those that asked for no sync: the master is down.
     pub fn forgive(self) {
         self.opening.forgive();
     }
@@ -66,8 +66,8 @@ impl Drop for Admission {
 }
 
 impl Registry {
-    /// Asks whether a site may open one more link to a master here; the answer is
-    /// a place that the link keeps until its end, or the limit that is reached.
+    /// Asks whether a site may open one more link to a master here. The answer is a
+    /// permission that the link keeps until its end, or the limit that is reached.
     pub fn admit(self: &Arc<Self>, site: &str, master: &str, limits: &Limits) -> Result<Admission, String> {
         let site = site.to_ascii_lowercase();
         let mut state = self.lock();

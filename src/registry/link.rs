@@ -1,7 +1,6 @@
-//! One live link: what its session writes of it, and what `status` tells.
+//! One live link: what its session writes, and what `status` shows.
 //!
-//! Counting is a relaxed addition, so that the data path pays next to nothing for
-//! being watched.
+//! Each count is a relaxed addition, so that it costs the data path next to nothing.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, With};
+use super::{Counts, NewLink};
 use crate::clock;
 use crate::escape::shown;
 use crate::link::Side;
@@ -39,14 +38,14 @@ pub struct LinkEntry {
     /// The local Redis' address.
     pub redis: SocketAddr,
     /// Whether any command passes.
-    pub plain: bool,
+    pub passthrough: bool,
     /// What both sides have agreed.
     pub agreed: Agreed,
-    /// What is known of the replication on it; nothing where any command passes.
+    /// What is known of the replication on it; nothing in passthrough.
     pub observed: Option<Arc<Observed>>,
     /// When it began.
     pub since: Instant,
-    /// Its sync has begun, or it is a plain tunnel.
+    /// Its sync has begun, or it is a passthrough.
     begun: AtomicBool,
     began: i64,
     to_replica: AtomicU64,
@@ -64,23 +63,23 @@ pub struct LinkEntry {
     buffered: AtomicU64,
 }
 
-/// A break that a link is in.
+/// The break of a link that has no lane now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Since when nothing carries it.
+    /// Since when it has no lane.
     pub since: Instant,
-    /// How long it waits for a way back.
+    /// How long it waits for a new lane.
     pub within: Duration,
 }
 
-/// What a link's task tells of it from time to time.
+/// What a link's task reports from time to time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Carrying {
+pub struct LinkStats {
     /// Lanes that carry it now.
     pub lanes: u64,
     /// The break that it is in.
     pub held: Option<Hold>,
-    /// How often nothing carried it, so far.
+    /// How often it has lost its last lane, so far.
     pub breaks: u64,
     /// Bytes that were sent more than once, so far.
     pub resent: u64,
@@ -92,19 +91,19 @@ pub struct Carrying {
 
 impl LinkEntry {
     /// A link that is up now.
-    pub(super) fn new(number: u64, with: &With<'_>) -> Self {
+    pub(super) fn new(number: u64, new: &NewLink<'_>) -> Self {
         Self {
             number,
-            name: with.name.to_owned(),
-            side: with.side,
-            site: with.site.to_owned(),
-            node: shown(with.node.as_bytes()),
-            instance: with.instance,
-            far: Mutex::new(with.far),
-            redis: with.redis,
-            plain: with.plain,
-            agreed: with.agreed,
-            observed: with.observed.clone(),
+            name: new.name.to_owned(),
+            side: new.side,
+            site: new.site.to_owned(),
+            node: shown(new.node.as_bytes()),
+            instance: new.instance,
+            far: Mutex::new(new.far),
+            redis: new.redis,
+            passthrough: new.passthrough,
+            agreed: new.agreed,
+            observed: new.observed.clone(),
             since: Instant::now(),
             begun: AtomicBool::new(false),
             began: clock::now(),
@@ -124,7 +123,7 @@ impl LinkEntry {
         }
     }
 
-    /// Whether its sync has begun, or it is a plain tunnel, and nobody has asked since.
+    /// Whether its sync has begun, or it is a passthrough. Answers yes only once.
     pub fn begins_now(&self) -> bool {
         if self.has_begun() {
             return false;
@@ -138,7 +137,7 @@ impl LinkEntry {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing carries it.
+    /// Whether it has no lane now.
     pub(super) fn is_held(&self) -> bool {
         self.hold().is_some()
     }
@@ -152,13 +151,13 @@ impl LinkEntry {
         self.observed.as_ref()?.channel()
     }
 
-    /// What `status` tells of it.
+    /// What `status` shows of it.
     pub(super) fn status(&self, now: Instant) -> LinkStatus {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let hold = self.hold();
         let mut replication = self.observed.as_ref().map(|observed| observed.view(now));
         if let (Some(replication), Side::Dialler, true) = (&mut replication, self.side, hold.is_some()) {
-            // What the master has said meanwhile is not known here.
+            // What the master has sent meanwhile is not known here.
             (replication.lag_bytes, replication.lag_seconds) = (None, None);
         }
         let since = |then: Instant| now.saturating_duration_since(then);
@@ -201,7 +200,7 @@ impl LinkEntry {
         }
     }
 
-    /// Adds what happened on it.
+    /// Adds its counts to those of the gateway.
     pub(super) fn add_to(&self, counts: &mut Counts) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         counts.breaks += of(&self.breaks);
@@ -211,7 +210,7 @@ impl LinkEntry {
         counts.resent_bytes += of(&self.resent);
     }
 
-    /// Notes `count` bytes that crossed the local socket.
+    /// Counts bytes that crossed the local socket.
     pub fn count(&self, flow: Flow, count: usize) {
         let counter = match flow {
             Flow::ToMaster => &self.to_master,
@@ -220,8 +219,8 @@ impl LinkEntry {
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// How the link is carried now.
-    pub fn note(&self, now: Carrying) {
+    /// Stores how the link stands now.
+    pub fn update(&self, now: LinkStats) {
         self.lanes.store(now.lanes, Ordering::Relaxed);
         *self.held.lock().expect("no code panics while it holds a break") = now.held;
         self.breaks.store(now.breaks, Ordering::Relaxed);
@@ -230,7 +229,7 @@ impl LinkEntry {
         self.buffered.store(now.buffered, Ordering::Relaxed);
     }
 
-    /// A lane goes to this address of the far gateway.
+    /// Stores the address of the far gateway to which a new lane goes.
     pub fn note_far(&self, far: SocketAddr) {
         *self.far.lock().expect("no code panics while it holds an address") = far;
     }
@@ -240,22 +239,22 @@ impl LinkEntry {
         *self.far.lock().expect("no code panics while it holds an address")
     }
 
-    /// A lane was lost.
+    /// Counts a lane that was lost.
     pub fn note_lane_lost(&self) {
         self.lanes_lost.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A break is over.
+    /// Counts a break that is over.
     pub fn note_resumed(&self) {
         self.resumed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A lane is dialled for a link that is up.
+    /// Counts a dial for a link that is up.
     pub fn note_redial(&self) {
         self.redials.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A dial for a link that is up came to nothing, for this reason.
+    /// Counts a dial for a link that is up that failed, for this reason.
     pub fn note_redial_failed(&self, reason: &str) {
         self.redials_failed.fetch_add(1, Ordering::Relaxed);
         let mut last = self.redial_failure.lock().expect("no code panics while it holds a reason");
@@ -273,7 +272,7 @@ impl LinkEntry {
     }
 }
 
-/// A link as `status` tells it.
+/// A link as `status` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LinkStatus {
     /// Counts up within the gateway's process.
@@ -288,7 +287,7 @@ pub struct LinkStatus {
     pub far: String,
     /// The local Redis' address.
     pub redis: String,
-    /// `held` while no lane carries it, `tunnel` for a plain one, else the stage of the
+    /// `held` while no lane carries it, `tunnel` in passthrough, else the stage of the
     /// replication.
     pub state: String,
     /// Seconds since 1970.
@@ -306,7 +305,7 @@ pub struct LinkStatus {
     pub resent_bytes: u64,
     /// Bytes buffered here, sent or received.
     pub buffered_bytes: u64,
-    /// How long it outlives its last lane, by what both sides have stated.
+    /// How long it outlives its last lane, as both sides have agreed.
     pub hold_seconds: f64,
     /// Lanes that it may have.
     pub lanes_agreed: u8,
@@ -318,25 +317,25 @@ pub struct LinkStatus {
     pub lanes: u64,
     /// Lanes that were lost.
     pub lanes_lost: u64,
-    /// Times that nothing carried it any more.
+    /// Times that it lost its last lane.
     pub breaks: u64,
-    /// Breaks that were outlived.
+    /// Breaks that it survived.
     pub resumed: u64,
-    /// Dials for more lanes, or for a way back.
+    /// Dials for more lanes, or for a lane that ends a break.
     pub redials: u64,
-    /// Those that came to nothing.
+    /// Redials that failed.
     pub redials_failed: u64,
-    /// The last of them.
+    /// The last redial that failed.
     pub redial_failure: Option<RedialFailure>,
-    /// How long nothing carries it by now, while it is held.
+    /// How long it has had no lane, while it is held.
     pub held_seconds: Option<f64>,
-    /// And how long it still waits for a way back.
+    /// How long it still waits for a new lane, while it is held.
     pub gives_up_in_seconds: Option<f64>,
-    /// The replication on it; nothing for a plain tunnel.
+    /// The replication on it; nothing in passthrough.
     pub replication: Option<Replication>,
 }
 
-/// A dial that came to nothing.
+/// A redial that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RedialFailure {
     /// How long ago.
@@ -345,9 +344,9 @@ pub struct RedialFailure {
     pub reason: String,
 }
 
-/// A link that has ended, as `status` tells it.
+/// A link that has ended, as `status` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Ended {
+pub struct EndedLink {
     /// Why, in words.
     pub reason: String,
     /// When, seconds since 1970.

@@ -1,10 +1,10 @@
-//! What is live now: every link with its counts, and how often what was refused.
+//! What is live now: every link with its counts, and the number of refusals and failures.
 //!
 //! Sessions write, `status` reads.
 
 mod admission;
 mod link;
-mod news;
+mod throttle;
 mod work;
 
 use std::collections::{HashMap, VecDeque};
@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 use self::admission::Taken;
-pub use self::link::{Carrying, Ended, Hold, LinkEntry, LinkStatus};
-use self::news::{Counted, News};
-pub use self::news::{Kind, Line, Topic, Untold};
-pub use self::work::{Meter, Pace, Turn, thread_time};
+pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
+use self::throttle::{Counted, LogThrottle};
+pub use self::throttle::{Kind, Line, Suppressed, Topic};
+pub use self::work::{Meter, Penalty, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
 use crate::link::Side;
@@ -28,28 +28,28 @@ use crate::redis::syncs::Syncs;
 use crate::wire::hello::Id;
 use crate::wire::terms::Agreed;
 
-/// Writes a line where its topic may have one, and else counts it and writes it at debug:
-/// `tell!(level, registry, topic, words; fields…, "message")`. The words say what is the
-/// same as before.
-macro_rules! tell {
+/// Logs a line if the throttle allows its topic one more. Else the line is counted, and logged at
+/// debug: `log_throttled!(level, registry, topic, words; fields…, "message")`. The throttle compares
+/// the words with those of earlier lines.
+macro_rules! log_throttled {
     ($level:ident, $registry:expr, $topic:expr, $words:expr; $($line:tt)+) => {
-        match $registry.tell($topic, $words) {
-            // Nothing is shown where there is no count.
+        match $registry.may_log($topic, $words) {
+            // Without a count the field is left out.
             Some(line) => tracing::$level!(more = line.more, $($line)+),
             None => tracing::debug!($($line)+),
         }
     };
 }
-pub(crate) use tell;
+pub(crate) use log_throttled;
 
 /// Ended links that are remembered.
 const REMEMBERED: usize = 20;
 
-/// For a client that got no link to ask again: Redis does so after a second, and its gateway keeps
-/// it waiting for 5 s at most.
+/// The time within which a client that got no link asks again: Redis does so after a second, and
+/// its gateway keeps it waiting for 5 s at most.
 const LATELY: Duration = Duration::from_secs(15);
 
-/// Everything that [`Registry`] tells.
+/// Everything that [`Registry`] counts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Links that came up since the start.
@@ -60,11 +60,11 @@ pub struct Counts {
     pub refused: u64,
     /// Links that this side asked for and did not get.
     pub failed: u64,
-    /// Times that nothing carried a link any more, over all links since the start.
+    /// Times that a link lost its last lane, over all links since the start.
     pub breaks: u64,
-    /// Breaks that were outlived.
+    /// Breaks that a link survived.
     pub resumed: u64,
-    /// Dials for more lanes, or for a way back.
+    /// Dials for more lanes, or for a lane that ends a break.
     pub redials: u64,
     /// Lanes that were lost.
     pub lanes_lost: u64,
@@ -95,7 +95,7 @@ pub struct Live {
     /// Every live link.
     pub links: Vec<LinkStatus>,
     /// Links that have ended, the latest first.
-    pub ended: Vec<Ended>,
+    pub ended: Vec<EndedLink>,
     /// Since the start.
     pub counts: Counts,
     /// Since the start, by name.
@@ -106,15 +106,15 @@ pub struct Live {
 struct State {
     links: Vec<Arc<LinkEntry>>,
     /// The latest first, and whether its sync had begun.
-    ended: VecDeque<(Ended, bool)>,
+    ended: VecDeque<(EndedLink, bool)>,
     counts: Counts,
     next: u64,
     taken: Taken,
     syncs: HashMap<(Side, String), Arc<Syncs>>,
-    news: News,
+    log: LogThrottle,
     sites: Arc<Sites>,
     listening: Vec<SocketAddr>,
-    /// When a `[[replica]]` had no link for a client, and had none since.
+    /// When a `[[replica]]` last had no link for a client, unless it has had one since.
     without: HashMap<String, Instant>,
     work: HashMap<String, Arc<SiteWork>>,
 }
@@ -138,9 +138,9 @@ impl Drop for Listening {
     }
 }
 
-/// A link's place in the registry: given back when dropped.
+/// Keeps a link in the registry until it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct LinkGuard {
     registry: Arc<Registry>,
     entry: Arc<LinkEntry>,
 }
@@ -151,7 +151,7 @@ impl std::fmt::Debug for Registry {
     }
 }
 
-impl std::ops::Deref for Place {
+impl std::ops::Deref for LinkGuard {
     type Target = LinkEntry;
 
     fn deref(&self) -> &LinkEntry {
@@ -159,15 +159,15 @@ impl std::ops::Deref for Place {
     }
 }
 
-impl Place {
-    /// Gives the place back, and remembers why the link ended.
+impl LinkGuard {
+    /// Takes the link out of the registry, and remembers why it ended.
     pub fn end(self, reason: String, refused: bool) {
-        let ended = Ended { reason, at: clock::now(), link: self.entry.status(Instant::now()) };
+        let ended = EndedLink { reason, at: clock::now(), link: self.entry.status(Instant::now()) };
         let mut state = self.registry.lock();
         state.counts.commands_refused += u64::from(refused);
         let begun = self.entry.has_begun();
         if !begun {
-            // Replicas that get no sync ask again every second: others are not to be forgotten.
+            // Replicas that get no sync ask again every second. Their links must not push out others.
             let same = |link: &LinkStatus| {
                 (&link.name, &link.role, &link.site) == (&ended.link.name, &ended.link.role, &ended.link.site)
             };
@@ -177,13 +177,13 @@ impl Place {
         state.ended.push_front((ended, begun));
     }
 
-    /// Whether these words may be told at the level of a warning; see [`Registry::tell`].
-    pub fn tell(&self, kind: Kind, words: &str) -> Option<Line> {
-        self.registry.tell(Topic::link(kind, &self.entry), words)
+    /// Whether a line about this link may be logged; see [`Registry::may_log`].
+    pub fn may_log(&self, kind: Kind, words: &str) -> Option<Line> {
+        self.registry.may_log(Topic::link(kind, &self.entry), words)
     }
 }
 
-impl Drop for Place {
+impl Drop for LinkGuard {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
         state.links.retain(|link| link.number != self.entry.number);
@@ -192,16 +192,16 @@ impl Drop for Place {
     }
 }
 
-/// Who a new link is with.
+/// What is known of a link when it begins.
 #[derive(Debug)]
-pub struct With<'a> {
+pub struct NewLink<'a> {
     /// The name of the `[[master]]` or `[[replica]]`.
     pub name: &'a str,
     /// Which end this is.
     pub side: Side,
     /// The far site.
     pub site: &'a str,
-    /// The far gateway's host, as it says.
+    /// The far gateway's host, as stated by it.
     pub node: &'a str,
     /// The far gateway's instance.
     pub instance: Id,
@@ -210,7 +210,7 @@ pub struct With<'a> {
     /// The local Redis' address.
     pub redis: SocketAddr,
     /// Whether any command passes.
-    pub plain: bool,
+    pub passthrough: bool,
     /// What both sides have agreed.
     pub agreed: Agreed,
     /// Where its replication is observed; nothing where any command passes.
@@ -222,20 +222,20 @@ impl Registry {
         self.state.lock().expect("no code panics while it holds the registry")
     }
 
-    /// Notes a link that is up.
-    pub fn open(self: &Arc<Self>, with: &With<'_>) -> Place {
+    /// Adds a link.
+    pub fn open(self: &Arc<Self>, new_link: &NewLink<'_>) -> LinkGuard {
         let mut state = self.lock();
         state.next += 1;
         state.counts.opened += 1;
-        let entry = Arc::new(LinkEntry::new(state.next, with));
+        let entry = Arc::new(LinkEntry::new(state.next, new_link));
         state.links.push(Arc::clone(&entry));
-        if with.side == Side::Dialler {
-            state.without.remove(with.name);
+        if new_link.side == Side::Dialler {
+            state.without.remove(new_link.name);
         }
-        Place { registry: Arc::clone(self), entry }
+        LinkGuard { registry: Arc::clone(self), entry }
     }
 
-    /// Notes that an address is listened on.
+    /// Lists an address as listened on.
     pub fn listening(self: &Arc<Self>, address: SocketAddr) -> Listening {
         self.lock().listening.push(address);
         Listening { registry: Arc::clone(self), address }
@@ -246,7 +246,7 @@ impl Registry {
         self.lock().listening.clone()
     }
 
-    /// Every `[[replica]]` that had no link for a client a moment ago, and none since.
+    /// Every `[[replica]]` that lately had no link for a client, and has had none since.
     pub fn without_link(&self) -> Vec<String> {
         let (state, now) = (self.lock(), Instant::now());
         let lately = state.without.iter().filter(|(_, at)| now.saturating_duration_since(**at) < LATELY);
@@ -264,10 +264,10 @@ impl Registry {
         Some((newest.far(), newest.instance))
     }
 
-    /// Counts what has happened. Answers whether it may be told in a line, or has to wait
-    /// for the count that is told later: the same, or too much of its topic, was told
-    /// within the last minute.
-    pub fn tell(&self, topic: Topic, words: &str) -> Option<Line> {
+    /// Counts an event. Answers whether it may have a line of its own. It may not if the same
+    /// words, or too many lines of its topic, were logged within the last minute; then a later
+    /// line gives the count.
+    pub fn may_log(&self, topic: Topic, words: &str) -> Option<Line> {
         let mut state = self.lock();
         match topic.kind().counted() {
             Counted::Refused => state.counts.refused += 1,
@@ -277,19 +277,19 @@ impl Registry {
         if let (Kind::NoLink, Some(name)) = (topic.kind(), topic.name()) {
             state.without.insert(name.to_owned(), Instant::now());
         }
-        state.news.tell(topic, words, Instant::now())
+        state.log.allow(topic, words, Instant::now())
     }
 
-    /// A topic is well again: its next failure is news, whatever was told before.
-    pub fn well_again(&self, topic: &Topic) {
-        self.lock().news.forget(topic);
+    /// A topic has recovered: its next failure may be logged, even in the same words.
+    pub fn recovered(&self, topic: &Topic) {
+        self.lock().log.forget(topic);
     }
 
-    /// What was counted, and is to be told now that no line of its topic has come; at the
-    /// `last`, everything that was counted.
-    pub fn untold(&self, last: bool) -> Vec<Untold> {
-        let news = &mut self.lock().news;
-        if last { news.rest() } else { news.overdue(Instant::now()) }
+    /// The suppressed lines whose count is due, because no later line of their topic came to
+    /// give it. At the `last` call, all of them.
+    pub fn suppressed(&self, last: bool) -> Vec<Suppressed> {
+        let log = &mut self.lock().log;
+        if last { log.take_all() } else { log.take_overdue(Instant::now()) }
     }
 
     /// What the links of one `[[master]]` or `[[replica]]` share of their syncs.
@@ -297,7 +297,7 @@ impl Registry {
         Arc::clone(self.lock().syncs.entry((side, name.to_owned())).or_default())
     }
 
-    /// What a link of a far site is measured by.
+    /// The meter of one more link of a far site.
     pub fn meter(&self, site: &str) -> Meter {
         let mut state = self.lock();
         let sites = Arc::clone(&state.sites);
@@ -368,18 +368,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_and_what_is_not_is_counted() {
+    fn an_event_is_counted_whether_its_line_is_logged_or_not() {
         let registry = Registry::default();
         let topic = || Topic::of(Kind::NoLink);
-        assert!(registry.tell(topic(), "down").is_some());
-        assert!(registry.tell(topic(), "down").is_none());
-        registry.well_again(&topic());
-        assert!(registry.tell(topic(), "down").is_some());
-        assert!(registry.tell(Topic::of(Kind::LaneLost), "reset").is_some());
+        assert!(registry.may_log(topic(), "down").is_some());
+        assert!(registry.may_log(topic(), "down").is_none());
+        registry.recovered(&topic());
+        assert!(registry.may_log(topic(), "down").is_some());
+        assert!(registry.may_log(Topic::of(Kind::LaneLost), "reset").is_some());
         let counts = registry.live().counts;
         assert_eq!((counts.failed, counts.refused), (3, 0));
-        assert!(registry.untold(false).is_empty());
-        assert_eq!(registry.untold(true)[0].more, 1);
+        assert!(registry.suppressed(false).is_empty());
+        assert_eq!(registry.suppressed(true)[0].more, 1);
     }
 
     #[test]
@@ -396,9 +396,9 @@ mod tests {
             lanes: 1,
             compression: 0,
         };
-        let open = |name: &str, plain: bool| {
+        let open = |name: &str, passthrough: bool| {
             let syncs = registry.syncs(Side::Acceptor, name);
-            registry.open(&With {
+            registry.open(&NewLink {
                 name,
                 side: Side::Acceptor,
                 site: "dc2",
@@ -406,15 +406,15 @@ mod tests {
                 instance: Id::random(),
                 far: address,
                 redis: address,
-                plain,
-                agreed: terms.agree(&terms, plain),
-                observed: (!plain).then(|| Observed::new(syncs)),
+                passthrough,
+                agreed: terms.agree(&terms, passthrough),
+                observed: (!passthrough).then(|| Observed::new(syncs)),
             })
         };
-        let ended = |name: &str, plain, reason: &str| {
-            let place = open(name, plain);
-            assert_eq!(place.begins_now(), plain);
-            place.end(reason.to_owned(), false);
+        let ended = |name: &str, passthrough, reason: &str| {
+            let guard = open(name, passthrough);
+            assert_eq!(guard.begins_now(), passthrough);
+            guard.end(reason.to_owned(), false);
         };
         ended("orders", true, "long ago");
         for attempt in 0..100 {

@@ -1,12 +1,12 @@
-//! What the links of a far site cost in CPU time, beside what they move.
+//! Compares the CPU time that the links of a far site cost with the bytes that they move.
 //!
-//! A link's task runs in turns, and tells of each what it cost and what it was good for.
-//! Honest traffic costs a microsecond a kilobyte in bulk, and some twenty for each small
-//! write; [`ROUND`] and [`BYTE`] allow many times that. What a turn costs beyond is
-//! *waste*, and every site may waste [`RATE`]. More than that is paid for by pauses
-//! between the turns that waste, so that the other sites find their share; where it
-//! goes on for [`PATIENCE`], the link that has wasted most ends. While no other site has
-//! a link there is nobody to protect, and nothing is slowed.
+//! A link's task runs in turns, and reports for each what it cost and what it moved.
+//! Honest traffic costs a microsecond a kilobyte in bulk, and about twenty for each small
+//! write; [`ROUND`] and [`BYTE`] allow many times that. What a turn costs beyond that is
+//! *waste*, and every site may waste [`RATE`]. A site that wastes more is slowed by pauses
+//! between the turns that waste, so that the other sites get their share. If it goes on
+//! for [`PATIENCE`], the link that has wasted most ends. While no other site has a link,
+//! nothing is slowed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,23 +14,24 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// CPU time that a turn may cost for each of its rounds that took bytes from the local
-/// Redis or gave it any, and once if there was none.
+/// CPU time that a turn may cost for each round that read from the local Redis or wrote to
+/// it, and once if no round did.
 const ROUND: Duration = Duration::from_micros(200);
 
-/// CPU time that it may cost for each byte that was carried, or crossed the local socket.
+/// CPU time that a turn may cost for each byte that was carried, or crossed the local socket.
 const BYTE: Duration = Duration::from_nanos(50);
 
-/// What a site may waste, as a part of the time that passes.
+/// The waste that is free to a site: one part in so many of the time that passes.
 const RATE: u32 = 10;
 
-/// And at once, before it is slowed.
+/// The waste that is free to a site at once, before it is slowed.
 const BURST: Duration = Duration::from_millis(500);
 
-/// A link that wastes less than this part of what the worst of its site does is not slowed.
+/// The part of what the worst link of its site wastes, one in so many, below which a link is
+/// not slowed.
 const SMALL: u32 = 100;
 
-/// The longest pause: a link that is slowed still answers its far side.
+/// The longest pause. A link that is slowed still answers its far side.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// How long a site may be slowed before a link of it ends.
@@ -42,7 +43,7 @@ const TURN: Duration = Duration::from_millis(4);
 /// The longest turn of a link, however many of its site are busy.
 const LEAST_TURN: Duration = Duration::from_micros(500);
 
-/// A site that is slowed is told of once in this time.
+/// The time between two lines about a site that is slowed.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// The far sites that have links.
@@ -58,19 +59,19 @@ pub(super) struct SiteWork {
     waste: Mutex<Waste>,
 }
 
-/// What was wasted, and not yet waited for.
+/// What was wasted, and not yet made up for by time that passed.
 #[derive(Debug, Default)]
 struct Waste {
     debt: Duration,
     paid: Option<Instant>,
     slowed: Option<Instant>,
-    told: Option<Instant>,
+    logged: Option<Instant>,
     /// By link, since the site was slowed.
     links: Vec<(u64, Duration)>,
     next: u64,
 }
 
-/// A link's place in what its site costs; given back when it is dropped.
+/// Measures one link of a site, until it is dropped.
 #[derive(Debug)]
 pub struct Meter {
     work: Arc<SiteWork>,
@@ -93,19 +94,19 @@ pub struct Turn {
     pub more: bool,
 }
 
-/// How a link goes on.
+/// What a link pays for its waste.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// At once.
-    On,
-    /// After a pause; `news` if that was not told lately.
+pub enum Penalty {
+    /// Nothing: it goes on at once.
+    None,
+    /// A pause.
     Pause {
         /// How long.
         time: Duration,
-        /// Whether to tell it.
-        news: bool,
+        /// Whether to log it: it was not logged lately.
+        log: bool,
     },
-    /// Not at all.
+    /// The link ends.
     End,
 }
 
@@ -114,7 +115,7 @@ impl SiteWork {
         Self { sites: Arc::clone(sites), busy: AtomicUsize::new(0), waste: Mutex::default() }
     }
 
-    /// For one more link of the site.
+    /// The meter of one more link of the site.
     pub(super) fn meter(self: &Arc<Self>) -> Meter {
         let mut waste = self.waste();
         if waste.links.is_empty() {
@@ -146,7 +147,7 @@ impl Meter {
     }
 
     /// The turn is over.
-    pub fn end(&mut self, turn: Turn, now: Instant) -> Pace {
+    pub fn end(&mut self, turn: Turn, now: Instant) -> Penalty {
         if turn.more != self.busy {
             self.busy = turn.more;
             let busy = &self.work.busy;
@@ -159,11 +160,11 @@ impl Meter {
         self.judge(self.spent(), turn, now)
     }
 
-    fn judge(&self, cost: Duration, turn: Turn, now: Instant) -> Pace {
+    fn judge(&self, cost: Duration, turn: Turn, now: Instant) -> Penalty {
         let bytes = Duration::from_nanos(turn.bytes.saturating_mul(BYTE.as_nanos() as u64));
         let wasted = cost.saturating_sub(turn.ours + ROUND * turn.rounds.max(1) + bytes);
         if wasted.is_zero() {
-            return Pace::On;
+            return Penalty::None;
         }
         let others = self.work.sites.0.load(Ordering::Relaxed) > 1;
         self.work.waste().add(self.link, wasted, others, now)
@@ -184,7 +185,7 @@ impl Drop for Meter {
 }
 
 impl Waste {
-    fn add(&mut self, link: u64, wasted: Duration, others: bool, now: Instant) -> Pace {
+    fn add(&mut self, link: u64, wasted: Duration, others: bool, now: Instant) -> Penalty {
         let passed = self.paid.map_or(Duration::ZERO, |paid| now.saturating_duration_since(paid));
         self.paid = Some(now);
         self.debt = self.debt.saturating_sub(passed / RATE);
@@ -201,21 +202,21 @@ impl Waste {
         }
         // The others of its site do not pay for the one that wastes.
         if own < most / SMALL {
-            return Pace::On;
+            return Penalty::None;
         }
         let Some(over) = self.debt.checked_sub(BURST).filter(|over| others && !over.is_zero()) else {
-            return Pace::On;
+            return Penalty::None;
         };
         let since = *self.slowed.get_or_insert(now);
         if now >= since + PATIENCE && own >= most {
             self.slowed = Some(now);
-            return Pace::End;
+            return Penalty::End;
         }
-        let news = self.told.is_none_or(|told| now >= told + QUIET);
-        if news {
-            self.told = Some(now);
+        let log = self.logged.is_none_or(|logged| now >= logged + QUIET);
+        if log {
+            self.logged = Some(now);
         }
-        Pace::Pause { time: (over * RATE).min(LONGEST), news }
+        Penalty::Pause { time: (over * RATE).min(LONGEST), log }
     }
 }
 
@@ -244,9 +245,9 @@ mod tests {
             now += 3 * MS;
             cpu += 3 * MS;
             match meter.judge(3 * MS, turn, now) {
-                Pace::On => {}
-                Pace::Pause { time, .. } => now += time,
-                Pace::End => return (cpu, true),
+                Penalty::None => {}
+                Penalty::Pause { time, .. } => now += time,
+                Penalty::End => return (cpu, true),
             }
         }
         (cpu, false)
@@ -261,8 +262,8 @@ mod tests {
         let (cpu, ended) = run(&one, Turn::default(), start, 5 * PATIENCE / 10);
         assert!(!ended && cpu < 1500 * MS, "{cpu:?} in 5 s");
         let half = start + 5 * PATIENCE / 10;
-        assert_eq!(two.judge(MS, Turn::default(), half), Pace::On, "a little of its own is free");
-        let Pace::Pause { time, .. } = two.judge(30 * MS, Turn::default(), half) else {
+        assert_eq!(two.judge(MS, Turn::default(), half), Penalty::None, "a little of its own is free");
+        let Penalty::Pause { time, .. } = two.judge(30 * MS, Turn::default(), half) else {
             panic!("what one link owes, another that wastes pays");
         };
         assert!(time > 10 * MS);
@@ -277,7 +278,7 @@ mod tests {
         let start = Instant::now();
         assert!(!run(&most, Turn::default(), start, PATIENCE - 100 * MS).1);
         for step in 0..100 {
-            assert_ne!(least.judge(MS, Turn::default(), start + PATIENCE + step * MS), Pace::End);
+            assert_ne!(least.judge(MS, Turn::default(), start + PATIENCE + step * MS), Penalty::End);
         }
         assert!(run(&most, Turn::default(), start + PATIENCE + 100 * MS, PATIENCE).1);
     }
@@ -301,7 +302,9 @@ mod tests {
         }
         // A break is over, and a whole window comes again.
         let again = Instant::now() + 2 * minute;
-        assert!((0..20).all(|turn| meter.judge(5 * MS, Turn::default(), again + turn * 5 * MS) == Pace::On));
+        assert!(
+            (0..20).all(|turn| meter.judge(5 * MS, Turn::default(), again + turn * 5 * MS) == Penalty::None)
+        );
     }
 
     #[test]
@@ -310,7 +313,7 @@ mod tests {
         let mut meters: Vec<Meter> = (0..8).map(|_| site.meter()).collect();
         assert_eq!(meters[0].begin(), TURN);
         let busy = Turn { more: true, ..Turn::default() };
-        meters.iter_mut().for_each(|meter| assert_eq!(meter.end(busy, Instant::now()), Pace::On));
+        meters.iter_mut().for_each(|meter| assert_eq!(meter.end(busy, Instant::now()), Penalty::None));
         assert_eq!(meters[0].begin(), TURN / 8);
         meters.truncate(2);
         assert_eq!(meters[0].begin(), TURN / 2);

@@ -1,23 +1,42 @@
-//! What the log says of a link's life: that it is up, once its sync has begun, and its end.
+//! Logs that a link is up, once its sync has begun, and that it has ended.
 //!
-//! A link that ends before has no line of its own for its beginning, and its end is one of
-//! a few lines a minute: a replica whose sync is refused asks again every second.
+//! A link that ends before its sync has no line for its beginning, and the line for its end
+//! is throttled: a replica whose sync is refused asks again every second.
 
 use std::time::Instant;
 
-use tracing::{Level, debug, info, warn};
+use tracing::Level;
 
 use crate::clock;
 use crate::link::{End, Side};
-use crate::registry::{Kind, LinkEntry, Place};
+use crate::registry::{Kind, LinkEntry, LinkGuard};
 
-/// A link is open. A plain tunnel is up at once.
+/// Logs a line about a link, which it names by the fields `link`, `number` and `site`:
+/// `log_link!(level, link; fields…, "message")`. `throttled(kind, words)` behind the link sends
+/// the line past the throttle; `more = count` puts a count of suppressed lines first.
+macro_rules! log_link {
+    ($level:ident, $link:expr; $($line:tt)+) => {
+        tracing::$level!(link = %$link.name, number = $link.number, site = %$link.site, $($line)+)
+    };
+    ($level:ident, $link:expr, more = $more:expr; $($line:tt)+) => {
+        tracing::$level!(more = $more, link = %$link.name, number = $link.number, site = %$link.site, $($line)+)
+    };
+    ($level:ident, $link:expr, throttled($kind:expr, $words:expr); $($line:tt)+) => {
+        crate::registry::log_throttled!(
+            $level, $link, $kind, $words;
+            link = %$link.name, number = $link.number, site = %$link.site, $($line)+
+        )
+    };
+}
+pub(super) use log_link;
+
+/// A link is open. A passthrough is up at once.
 pub(super) fn opened(link: &LinkEntry) {
-    debug!(link = %link.name, number = link.number, site = %link.site, far = %link.far(), redis = %link.redis, "link opened");
+    log_link!(debug, link; far = %link.far(), redis = %link.redis, "link opened");
     look(link);
 }
 
-/// Tells once that the link is up, when its sync has begun.
+/// Logs once that the link is up, when its sync has begun.
 pub(super) fn look(link: &LinkEntry) {
     if !link.begins_now() {
         return;
@@ -27,38 +46,37 @@ pub(super) fn look(link: &LinkEntry) {
         Side::Acceptor => (None, Some(link.redis)),
     };
     let [client, master] = [client, master].map(|redis| redis.map(tracing::field::display));
-    info!(link = %link.name, number = link.number, site = %link.site, node = %link.node, far = %link.far(), client, master, plain = link.plain, hold = clock::tenths(link.agreed.hold), lanes = link.agreed.lanes, compressed = link.agreed.compressed, "link up");
+    log_link!(info, link; node = %link.node, far = %link.far(), client, master, plain = link.passthrough, hold = clock::tenths(link.agreed.hold), lanes = link.agreed.lanes, compressed = link.agreed.compressed, "link up");
 }
 
 /// The link has ended; `status` remembers it.
-pub(super) fn ended(place: Place, end: &End) {
-    look(&place);
-    let observed = place.observed.as_ref().map(|observed| observed.view(Instant::now())).unwrap_or_default();
+pub(super) fn ended(guard: LinkGuard, end: &End) {
+    look(&guard);
+    let observed = guard.observed.as_ref().map(|observed| observed.view(Instant::now())).unwrap_or_default();
     let complaint = match (&observed.complaint, end) {
-        // Said already.
+        // The end's own words say it.
         (_, End::CommandRefused(_) | End::Declined(_)) | (None, _) => String::new(),
         (Some(complaint), _) => format!("; {complaint}"),
     };
     let words = format!("{end}{complaint}");
-    let (to_replica, to_master) = place.counts();
-    let stage = if place.plain { "tunnel".to_owned() } else { observed.stage.to_string() };
+    let (to_replica, to_master) = guard.counts();
+    let stage = if guard.passthrough { "tunnel".to_owned() } else { observed.stage.to_string() };
     let (offset, acknowledged) = (observed.master_offset, observed.acknowledged_offset);
-    let seconds = clock::tenths(place.since.elapsed());
-    let (name, number, site) = (&place.name, place.number, &place.site);
+    let seconds = clock::tenths(guard.since.elapsed());
     let kind = kind(end, !complaint.is_empty());
-    let begun = place.has_begun();
+    let begun = guard.has_begun();
     let (level, more) = match kind {
         None if begun => (Level::INFO, None),
         Some(Kind::CommandRefused | Kind::Broken) if begun => (Level::WARN, None),
-        _ => match place.tell(kind.unwrap_or(Kind::NoSync), &words) {
+        _ => match guard.may_log(kind.unwrap_or(Kind::NoSync), &words) {
             Some(line) => (if kind.is_some() { Level::WARN } else { Level::INFO }, line.more),
             None if begun => (Level::INFO, None),
             None => (Level::DEBUG, None),
         },
     };
     macro_rules! down {
-        ($say:ident) => {
-            $say!(more, link = %name, number, %site, %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
+        ($level:ident) => {
+            log_link!($level, guard, more = more; %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
         };
     }
     match level {
@@ -66,7 +84,7 @@ pub(super) fn ended(place: Place, end: &End) {
         Level::INFO => down!(info),
         _ => down!(debug),
     }
-    place.end(words, matches!(end, End::CommandRefused(_)));
+    guard.end(words, matches!(end, End::CommandRefused(_)));
 }
 
 /// What is wrong with the end of a link, if anything.

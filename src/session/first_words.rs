@@ -2,7 +2,7 @@
 //!
 //! Whoever connects and says nothing (a port scan, a load balancer's health check) costs
 //! the far site nothing: a link is opened once the client has said a byte. Only where the
-//! master is a plain tunnel may the far side speak first. A client whose address has to
+//! master is a passthrough may the far side speak first. A client whose address has to
 //! wait is answered its PINGs here, so that a health check stays quick.
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::unproven::Seat;
 /// The silence after which a client may be one that waits for the far side to speak first.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The time between two questions to the far site whether its master is a plain tunnel.
+/// The time between two questions to the far site whether its master is a passthrough.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
 /// The most bytes of a command that is answered here.

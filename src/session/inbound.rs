@@ -1,8 +1,8 @@
 //! Answers a gateway that dialled this site: judges its HELLO, connects to the
-//! master's Redis, accepts in so many words, and hands both to the relay.
+//! master's Redis, sends ACCEPT, and hands both to the relay.
 //!
-//! A site that may not replicate a master hears the same as one that asks for a
-//! master there is none of; only the log here tells which it was.
+//! A site that may not replicate a master is told the same as one that asks for a
+//! master that does not exist. Only the log here says which it was.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::auth::{Login, authenticate_to_master};
 use super::link_table::AttachRequest;
-use super::relay::{self, Relay, Supply};
+use super::relay::{self, LaneSource, Relay};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
 use crate::clock;
 use crate::config::{Commands, Compression, Master};
@@ -28,7 +28,7 @@ use crate::redis::gate::{Gate, Rules};
 use crate::redis::listing::Listing;
 use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
-use crate::registry::{Admission, Kind, Topic, With, tell};
+use crate::registry::{Admission, Kind, NewLink, Topic, log_throttled};
 use crate::tap::{Blind, Flow, Tap};
 use crate::tls::diagnostics::Class;
 use crate::unproven::Seat;
@@ -37,7 +37,7 @@ use crate::wire::hello::{Accept, Hello, Id, Refuse, Request, VERSION};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::x509::Certificate;
 
-/// For a far side to take its refusal, or the answer to its probe, and to close.
+/// The time for a far side to read its refusal, or the answer to its probe, and to close.
 const PARTING: Duration = Duration::from_secs(2);
 
 /// A refusal: what the far side hears, and what the log says.
@@ -78,7 +78,7 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, sea
 
 /// Opens TLS and reads HELLO, within the deadline from accept to hello. Once the
 /// certificate is known the lane has a seat among those of its site. An error here is
-/// already told.
+/// already logged.
 async fn greet(
     shared: &Shared,
     socket: TcpStream,
@@ -130,10 +130,10 @@ async fn greet(
     }
 }
 
-/// What is told of a lane that made way for a newer one of its site.
+/// The reason that is logged for a lane that made way for a newer one of its site.
 const CROWDED: &str = "too many lanes of its site carry no link, the oldest goes";
 
-/// Reads HELLO. What is none is answered.
+/// Reads HELLO. Anything else is answered with a refusal.
 async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), LaneError> {
     match lane.receive(ours).await {
         Ok(Frame::Hello(hello)) => Ok((lane, hello)),
@@ -175,9 +175,9 @@ fn failure(shared: &Shared, from: SocketAddr, error: Option<LaneError>, about: i
 }
 
 fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
-    // The count is told with the last address.
+    // The line with the count names the last address.
     let words = format!("{reason} (from {})", from.ip());
-    tell!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
+    log_throttled!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
 }
 
 /// Carries one lane from its HELLO to its end, or to the link that it asks for.
@@ -253,7 +253,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let hurry = admission.opening.eviction();
     let observed =
         rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name)));
-    let place = shared.registry.open(&With {
+    let guard = shared.registry.open(&NewLink {
         name: &master.name,
         side: Side::Acceptor,
         site: &site,
@@ -261,11 +261,11 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         instance: hello.identity.instance,
         far: from,
         redis: address,
-        plain,
+        passthrough: plain,
         agreed,
         observed: observed.clone(),
     });
-    announce::opened(&place);
+    announce::opened(&guard);
     let tap: Box<dyn Tap> = match (rules, &observed) {
         (Some(rules), Some(observed)) => Box::new(AtMaster::new(
             Gate::new(&shared.config.site, rules),
@@ -284,24 +284,24 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let relay = Relay {
         link,
         lane,
-        supply: Supply::Requests(requests),
+        source: LaneSource::Requests(requests),
         renewed: shared.renewals.subscribe(),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
         redis,
         inward: Flow::ToMaster,
-        plain,
+        passthrough: plain,
         tap,
         hurry,
-        entry: &place,
+        entry: &guard,
         site: &shared.config.site,
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
-    announce::ended(place, &end);
+    announce::ended(guard, &end);
 }
 
-/// What the gate of a link to this master goes by; nothing where any command passes.
+/// The rules for the gate of a link to this master; none in passthrough.
 fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) -> Option<Rules> {
     match &master.commands {
         Commands::Any => None,
@@ -335,7 +335,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             why,
             topic: Topic::of(Kind::UnknownLink),
         })?;
-        // At every lane anew.
+        // The rules are checked again at every lane.
         offered(shared, &name, &site)
     });
     let master = match judged {
@@ -357,8 +357,8 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
     }
 }
 
-/// Says no, in words that the far side may hear, and waits until it has closed, for as
-/// long as there is a seat for that.
+/// Refuses a lane, with a reason that the far side may know, and waits until it has closed,
+/// for as long as there is a seat for that.
 async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no: No) {
     let (from, site) = (lane.peer(), shown(site.as_bytes()));
     if no.why.code == ReasonCode::LinkEnded {
@@ -367,7 +367,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     } else {
         let proven = caller(&shared.config, lane.leaf()).unwrap_or_default();
         let topic = no.topic.at_site(&shared.config, &proven);
-        tell!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
+        log_throttled!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
     }
     // Whether another process has taken the place of the one that had a link is told
     // only to those who may know the link.
@@ -376,7 +376,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     part_as(lane, &seat, no.why, by).await;
 }
 
-/// Says no on a lane and closes it; at once where its seat goes to another.
+/// Refuses a lane and closes it, at once if its seat goes to another.
 pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Reason) {
     part_as(lane, seat, why, None).await;
 }
@@ -389,7 +389,7 @@ async fn part_as(lane: Lane, seat: &Seat<Caller>, why: Reason, by: Option<(Strin
     }
 }
 
-/// Says no and waits until the far side has closed. No deadline of its own.
+/// Sends a refusal and waits until the far side has closed. It has no deadline of its own.
 async fn say_no(mut lane: Lane, reason: Reason, by: Option<(String, Id)>) {
     let refuse = Frame::Refuse(Refuse { reason, clock: Some(clock::now_millis()), by });
     if lane.send(&refuse).await.is_ok() {
@@ -397,7 +397,7 @@ async fn say_no(mut lane: Lane, reason: Reason, by: Option<(String, Id)>) {
     }
 }
 
-/// Decides on a HELLO. A yes comes with the admission that the link keeps.
+/// Decides on a HELLO. The link keeps the admission that comes with an approval.
 fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, Admission), No> {
     claims(lane, hello)?;
     let claimed = &hello.identity.site;
@@ -445,7 +445,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
     })
 }
 
-/// Says the master's password, where the config has one.
+/// Sends the master's password, if the config has one.
 async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
@@ -453,7 +453,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
             let topic = Topic::master(Kind::NoPasswordWanted, master);
-            tell!(warn, shared.registry, topic, "no password wanted"; master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
+            log_throttled!(warn, shared.registry, topic, "no password wanted"; master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
             Ok(())
         }
         Err(fault) => {
@@ -467,7 +467,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
     }
 }
 
-/// Whether the version is spoken and the claimed site is in the certificate.
+/// Whether the version is supported and the claimed site is in the certificate.
 fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
     if hello.version != VERSION {
         return Err(No::new(
@@ -488,7 +488,7 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
     Ok(())
 }
 
-/// The master of this name, where this site may replicate it.
+/// The master of this name, if this site may replicate it.
 fn offered<'s>(shared: &'s Shared, name: &str, site: &str) -> Result<&'s Master, No> {
     match shared.config.master(name) {
         None => Err(No::not_available(

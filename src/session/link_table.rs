@@ -1,8 +1,8 @@
 //! Which links of this gateway a lane may come back to, and which have ended.
 //!
 //! A link is known by its random id, and belongs to the site and the master that
-//! it was opened for. Its task is given the lane that asks for it. For a link
-//! that has ended, its reason is kept for as long as the far side may still ask.
+//! it was opened for. A lane that asks for it is handed to its task. The reason of a
+//! link that has ended is kept for as long as the far side may still ask.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,10 +20,10 @@ use crate::wire::reason::{Reason, ReasonCode};
 /// Lanes that may wait for a link's task.
 const WAITING: usize = 8;
 
-/// Ended links that are remembered.
+/// Links that have ended and are remembered.
 const MAX_ENDED: usize = 4096;
 
-/// What a link's task is told.
+/// A message to a link's task.
 #[derive(Debug)]
 pub enum ToLink {
     /// A lane asks to carry it.
@@ -39,9 +39,9 @@ pub struct AttachRequest {
     pub lane: Lane,
     /// Its seat among those that carry no link.
     pub seat: Seat<Caller>,
-    /// What it says of the link.
+    /// What the lane says of the link.
     pub dial: Dial,
-    /// The yes, but for the received offset.
+    /// The ACCEPT, without the received offset.
     pub accept: Accept,
 }
 
@@ -53,7 +53,7 @@ struct Known {
 }
 
 #[derive(Debug)]
-struct Ended {
+struct FormerLink {
     until: Instant,
     link: Id,
     site: String,
@@ -63,7 +63,7 @@ struct Ended {
 #[derive(Debug, Default)]
 struct State {
     known: HashMap<Id, Known>,
-    ended: VecDeque<Ended>,
+    ended: VecDeque<FormerLink>,
 }
 
 /// The links that this gateway has accepted.
@@ -72,7 +72,7 @@ pub struct LinkTable {
     state: Mutex<State>,
 }
 
-/// A link's place among them: [`TableEntry::end`] says why it is given up.
+/// Keeps a link in the table. [`TableEntry::end`] takes it out with a reason.
 #[derive(Debug)]
 pub struct TableEntry {
     table: Arc<LinkTable>,
@@ -84,7 +84,7 @@ impl LinkTable {
         self.state.lock().expect("no code panics while it holds the table")
     }
 
-    /// Lists a new link, and gives what its task listens to.
+    /// Lists a new link. Answers with the receiver of its task's messages, too.
     pub fn list(
         self: &Arc<Self>,
         link: Id,
@@ -97,8 +97,8 @@ impl LinkTable {
         (TableEntry { table: Arc::clone(self), link }, receiver)
     }
 
-    /// The master of a link, where a lane of this site may ask for it; else what the
-    /// lane is told.
+    /// The master of a link, if a lane of this site may ask for it; else the reason of the
+    /// refusal.
     pub fn master_of(&self, link: Id, site: &str) -> Result<String, Reason> {
         let state = self.lock();
         if let Some(known) = state.known.get(&link)
@@ -117,8 +117,8 @@ impl LinkTable {
         ))
     }
 
-    /// Hands a lane to its link's task. Gives it back where that has ended or too
-    /// many wait already.
+    /// Hands a lane to its link's task. Gives it back if the link has ended or too many
+    /// lanes wait already.
     pub fn hand_over(&self, link: Id, request: AttachRequest) -> Result<(), Box<AttachRequest>> {
         let sender = self.lock().known.get(&link).map(|known| known.sender.clone());
         let Some(sender) = sender else { return Err(Box::new(request)) };
@@ -128,7 +128,7 @@ impl LinkTable {
         })
     }
 
-    /// A gateway has shown itself: what an earlier process of it left held is over.
+    /// A gateway has said HELLO: links that an earlier process of it left held are over.
     pub fn supersede(&self, identity: &Identity) {
         let state = self.lock();
         let earlier = state.known.values().filter(|known| {
@@ -137,15 +137,15 @@ impl LinkTable {
                 && known.owner.instance != identity.instance
         });
         for known in earlier {
-            // A full queue is one of lanes: then it is not held.
+            // A full queue holds lanes, and a link with lanes is not held.
             let _ = known.sender.try_send(ToLink::Superseded);
         }
     }
 }
 
 impl TableEntry {
-    /// The link has ended, in these words; whoever still asks for it within `hold`
-    /// hears them.
+    /// The link has ended, for this reason, which a lane that still asks for it within
+    /// `hold` is told.
     pub fn end(self, words: &str, hold: Duration) {
         let now = Instant::now();
         let mut state = self.table.lock();
@@ -155,7 +155,12 @@ impl TableEntry {
             if state.ended.len() >= MAX_ENDED {
                 state.ended.pop_front();
             }
-            state.ended.push_back(Ended { until: now + hold, link: self.link, site: known.owner.site, why });
+            state.ended.push_back(FormerLink {
+                until: now + hold,
+                link: self.link,
+                site: known.owner.site,
+                why,
+            });
         }
     }
 }

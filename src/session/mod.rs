@@ -29,7 +29,7 @@ use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::memory::Budget;
-use crate::registry::{Kind, Registry, Topic, tell};
+use crate::registry::{Kind, Registry, Topic, log_throttled};
 use crate::tls::reloadable::{Loaded, Reloadable};
 use crate::unproven::Unproven;
 use crate::wire::frame;
@@ -37,17 +37,17 @@ use crate::wire::hello::{Id, Identity};
 use crate::wire::terms::{Terms, ZSTD};
 use crate::x509::Certificate;
 
-/// From a connection's accept to the HELLO that says what it is for.
+/// The time from a connection's accept to its HELLO.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
-/// For the local Redis to take a connection.
+/// The time for the local Redis to take a connection.
 pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Connections at a time of one source that have shown no certificate. More may be there
 /// while none of them is late: behind one address there may be many gateways.
 const STRANGERS_OF_ONE: usize = 64;
 
-/// And of all sources.
+/// Connections at a time of all sources that have shown no certificate.
 const STRANGERS: usize = 512;
 
 /// Lanes of one site at a time that no link has taken. Those that are judged count as
@@ -74,7 +74,7 @@ pub struct Shared {
     pub config: Config,
     /// Certificate, key, CAs.
     pub tls: Arc<Reloadable>,
-    /// Counts how often they were read again: every link then gets new lanes.
+    /// The number of times that they were read again. Every link then gets new lanes.
     pub renewals: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
     pub process: Process,
@@ -188,7 +188,7 @@ fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
         Congestion::Named(name) => {
             if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
                 let topic = Topic::of(Kind::Congestion);
-                tell!(warn, registry, topic, name;
+                log_throttled!(warn, registry, topic, name;
                     "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
                 );
             }

@@ -1,8 +1,8 @@
-//! Where a replica of this site connects: has it prove itself where it must, opens a
-//! link, and hands both to the relay.
+//! Serves a replica of this site that connects: has it prove its password if one is
+//! configured, opens a link, and hands both to the relay.
 //!
-//! A replica that cannot be served is told why in an error reply to its first
-//! command, so that the reason stands in Redis' own log.
+//! A replica that cannot be served gets the reason in an error reply to its first
+//! command, so that the reason is in Redis' own log.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -22,7 +22,7 @@ use super::backoff::Backoff;
 use super::dial::reach;
 use super::dial::redial::Redial;
 use super::first_words::{LEFT, Next, Offer, first_words, part_silent, wait_turn};
-use super::relay::{self, Relay, Supply};
+use super::relay::{self, LaneSource, Relay};
 use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, tune};
 use crate::config::{Announced, Replica};
 use crate::lane::LaneError;
@@ -33,23 +33,23 @@ use crate::redis::names::{Name, Names};
 use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
 use crate::redis::reply;
-use crate::registry::{Kind, Topic, With, tell};
+use crate::registry::{Kind, NewLink, Topic, log_throttled};
 use crate::tap::{Blind, Flow, Tap};
 use crate::unproven::{Seat, Unproven, source};
 use crate::wire::frame::Frame;
 use crate::wire::hello::{Id, Request};
 use crate::wire::reason::{Reason, ReasonCode};
 
-/// For a replica that is refused to send its first command and read the answer.
+/// The time for a replica that is refused to send its first command and read the answer.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// For the far gateway to hear that a link is not wanted any more.
+/// The time to tell the far gateway that a link is not wanted any more.
 const PARTING: Duration = Duration::from_secs(2);
 
 /// Clients of one address at a time that have proven nothing yet, or are refused.
 const CLIENTS_OF_ONE: usize = 256;
 
-/// And of all addresses.
+/// Clients of all addresses at a time that have proven nothing yet, or are refused.
 const CLIENTS: usize = 512;
 
 /// A `[[replica]]`, and what its links share.
@@ -67,7 +67,7 @@ pub struct ReplicaListener {
 }
 
 impl ReplicaListener {
-    /// One that nobody has come through.
+    /// A listener that no client has used yet.
     pub fn new(replica: Replica) -> Self {
         let names = match &replica.announce {
             Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
@@ -100,7 +100,7 @@ pub async fn serve_replica(
         may_open = approach(&shared, &listener, &mut redis, &seat, from) => may_open,
         () = seat.evicted() => {
             let reason = "too many others have proven nothing yet, the oldest goes";
-            tell!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
+            log_throttled!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
             return;
         }
         () = shared.stop.cancelled() => return,
@@ -121,7 +121,7 @@ pub async fn serve_replica(
         Ok(reached) => reached,
         Err(reason) => {
             listener.offer.failed(&reason);
-            tell!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
+            log_throttled!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
             let seat = listener.unproven.enter(source(from.ip()));
             let reply = reply::error(&shared.config.site, &reason);
             tokio::select! {
@@ -131,7 +131,7 @@ pub async fn serve_replica(
             return;
         }
     };
-    shared.registry.well_again(&about(Kind::NoLink));
+    shared.registry.recovered(&about(Kind::NoLink));
     listener.offer.accepted(accept.plain);
     if !accept.plain && is_gone(&redis).await {
         no_sync(&shared, &replica, from);
@@ -149,7 +149,7 @@ pub async fn serve_replica(
     let ours = dialling_terms(&replica.link);
     let agreed = ours.agree(&accept.terms, accept.plain);
     let observed = (!accept.plain).then(|| Observed::new(shared.registry.syncs(Side::Dialler, name)));
-    let place = shared.registry.open(&With {
+    let guard = shared.registry.open(&NewLink {
         name,
         side: Side::Dialler,
         site: &replica.site,
@@ -157,11 +157,11 @@ pub async fn serve_replica(
         instance: accept.identity.instance,
         far,
         redis: from,
-        plain: accept.plain,
+        passthrough: accept.plain,
         agreed,
         observed: observed.clone(),
     });
-    announce::opened(&place);
+    announce::opened(&guard);
     let tap: Box<dyn Tap> = match &observed {
         Some(observed) => Box::new(tap(&shared, &listener, Observer::new(Arc::clone(observed)), from)),
         None => Box::new(Blind),
@@ -171,19 +171,19 @@ pub async fn serve_replica(
     let relay = Relay {
         link: Link::new(Side::Dialler, &agreed, Instant::now()),
         lane,
-        supply: Supply::Dials(Box::new(redial)),
+        source: LaneSource::Dials(Box::new(redial)),
         renewed: shared.renewals.subscribe(),
         share: shared.memory.share(&replica.site),
         meter: shared.registry.meter(&replica.site),
         redis,
         inward: Flow::ToReplica,
-        plain: accept.plain,
+        passthrough: accept.plain,
         tap,
         hurry: CancellationToken::new(),
-        entry: &place,
+        entry: &guard,
         site: &shared.config.site,
     };
-    let (end, untold) = {
+    let (end, pending) = {
         let mut run = pin!(relay::run(relay, &shared.stop));
         let early = tokio::select! {
             biased;
@@ -204,15 +204,15 @@ pub async fn serve_replica(
             }
         }
     };
-    announce::ended(place, &end);
-    if let Some(untold) = untold {
+    announce::ended(guard, &end);
+    if let Some(abort) = pending {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
-        untold.tell().await;
+        abort.send().await;
     }
 }
 
-/// From a client's accept until a link may be opened for it. Where that does not come
-/// about, the reason is told here.
+/// Brings a client from its accept to where a link may be opened for it. Answers no if it
+/// does not get there, and logs why.
 async fn approach(
     shared: &Arc<Shared>,
     listener: &ReplicaListener,
@@ -221,7 +221,7 @@ async fn approach(
     from: SocketAddr,
 ) -> bool {
     let (replica, site) = (&listener.replica, &shared.config.site);
-    // Who must prove itself is answered here anyway.
+    // A client that must prove its password is answered here anyway.
     let open = replica.password_file.is_none();
     let mut next = if open {
         first_words(&shared.dialer, replica, &listener.offer, redis, seat).await
@@ -254,21 +254,21 @@ async fn approach(
         }
         Next::Unreachable(reason) => {
             listener.offer.failed(&reason);
-            tell!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
+            log_throttled!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
             return false;
         }
     }
     is_proven(shared, listener, redis, seat, from).await
 }
 
-/// Ready once the sync of a link has begun; at once in a plain tunnel.
+/// Ready once the sync of a link has begun; at once in passthrough.
 async fn begun(observed: Option<&Observed>) {
     if let Some(observed) = observed {
         observed.begun().await;
     }
 }
 
-/// Counts the end of a link for what its client has to wait for the next.
+/// Counts the end of a link, which decides how long its client waits for the next.
 fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
     let now = Instant::now();
     if observed.has_begun() {
@@ -280,9 +280,9 @@ fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
     }
 }
 
-/// Tells of a client that asked for no sync.
+/// Logs a client that asked for no sync.
 fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
-    tell!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
+    log_throttled!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
 }
 
 /// A refusal: what the client is told, if anything, and what the log says.
@@ -292,8 +292,8 @@ struct No {
     reason: String,
 }
 
-/// Whether the replica knows the password of its `[[replica]]`, where that has one. A
-/// no is told, here and to the replica, which keeps its seat until it has closed.
+/// Whether the replica knows the password of its `[[replica]]`, if that has one. If not, the
+/// log and the replica are told so, and the replica keeps its seat until it has closed.
 async fn is_proven(
     shared: &Shared,
     listener: &ReplicaListener,
@@ -308,16 +308,16 @@ async fn is_proven(
     else {
         return true;
     };
-    // A few addresses are told: they say whose masterauth is to be looked at.
+    // A few addresses are logged: they say which masterauth to look at.
     let words = format!("{reason} (from {})", from.ip());
-    tell!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
+    log_throttled!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
     if let Some(reply) = reply {
         let _ = timeout(REFUSAL_DEADLINE, last_words(redis, &reply)).await;
     }
     false
 }
 
-/// Has a client say its password, and looks at it when its turn has come.
+/// Has a client send its password, and checks it when its turn has come.
 async fn proof(
     listener: &ReplicaListener,
     redis: &mut TcpStream,
@@ -346,7 +346,7 @@ async fn proof(
         turn.unused();
         return Err(left());
     }
-    // Not before it is needed: strangers are not to make this gateway read files.
+    // Read only now: strangers must not make this gateway read files.
     let password = read(path).await.map_err(|reason| {
         let reply = Some(reply::error(site, "the gateway cannot read its password_file"));
         No { reply, kind: Kind::PasswordFile, reason }
@@ -370,7 +370,7 @@ fn tap(shared: &Arc<Shared>, listener: &ReplicaListener, observer: Observer, fro
     let renamed = move |name: &Name| {
         let (host, port) = (&name.host, name.port);
         let words = format!("the master lists this one as {host}:{port}");
-        tell!(warn, shared.registry, topic.clone(), &words; %link, client = %from, "the address that is announced for this replica is in use for another: {words}; give each replica-announce-ip and replica-announce-port of its own");
+        log_throttled!(warn, shared.registry, topic.clone(), &words; %link, client = %from, "the address that is announced for this replica is in use for another: {words}; give each replica-announce-ip and replica-announce-port of its own");
     };
     AtReplica::new(introduction, observer, Box::new(renamed))
 }

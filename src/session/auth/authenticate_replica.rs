@@ -19,11 +19,11 @@ const MOST: usize = 16;
 /// Bytes that are read before the password.
 const MOST_BYTES: usize = 16 * 1024;
 
-/// What a client has said for a proof.
+/// What a client has sent as its proof.
 pub(in crate::session) enum Proof {
     /// A password, to which an answer is due; what it says next is unread.
     Password(Zeroizing<Vec<u8>>),
-    /// None: its last words, still to be told, and the reason for the log.
+    /// No password: the reply that is still to be sent, and the reason for the log.
     None(Vec<u8>, &'static str),
 }
 
@@ -85,7 +85,7 @@ pub(in crate::session) async fn authenticate_replica(
                 return Ok(Proof::None(reply::wrong_password(site), "its AUTH has no password"));
             }
             (b"PSYNC" | b"SYNC", _) => break,
-            // What a replica goes on after, as with Redis itself.
+            // A replica goes on after this error, as it does with Redis itself.
             _ => redis.write_all(&reply::no_auth(site)).await?,
         }
     }

@@ -16,16 +16,16 @@ use crate::redis::answer::{CLOSES, MAX_LINE, SPEAKS_TLS, is_tls};
 use crate::redis::command;
 use crate::session::REDIS_DEADLINE;
 
-/// What Redis made of the password.
+/// Redis' answer to the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Login {
-    /// It is good.
+    /// Redis accepts it.
     Good,
     /// Redis wants none.
     NotWanted,
 }
 
-/// Says AUTH on a connection on which nothing was said before. The password file is
+/// Sends AUTH on a connection on which nothing was sent before. The password file is
 /// read each time, so that a new password counts from the next link on. An error is a
 /// sentence for the log, with the next step.
 pub async fn authenticate_to_master(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {

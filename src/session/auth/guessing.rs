@@ -25,7 +25,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Without a wrong password for so long, the pause begins at the first again.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// For a turn to come. Who has waited so long is not the newest any more, and may come again.
+/// The time for a turn to come. A client that has waited so long is not the newest any more,
+/// and may come again.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Wrong passwords in a row that an address may say which said the right one before.
@@ -64,8 +65,8 @@ struct Waiter {
     go: oneshot::Sender<u64>,
 }
 
-/// Leave to have one password looked at. It counts as a wrong one unless it is said to be
-/// another.
+/// The permission to have one password checked. The password counts as wrong unless
+/// [`Turn::right`] or [`Turn::unused`] says otherwise.
 #[derive(Debug)]
 pub(in crate::session) struct Turn<'g> {
     guesses: &'g Guesses,

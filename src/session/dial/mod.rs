@@ -1,8 +1,8 @@
-//! Finds a way to the far site: a lane, accepted in so many words.
+//! Finds a lane to the far site, and has it accepted there.
 //!
 //! The addresses race for a TLS connection ([`crate::race`]); HELLO is said on the winner
-//! alone, so that no far gateway is left with a link that nobody wants. Where the answer
-//! is no, or none, the race goes on.
+//! alone, so that no far gateway is left with a link that nobody wants. If the answer is
+//! a refusal, or none comes, the race goes on.
 
 mod policy;
 pub mod redial;
@@ -30,19 +30,19 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
 use crate::wire::reason::{Reason, ReasonCode};
 
-/// For one address to take a TCP connection.
+/// The time for one address to take a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// For the far gateway to answer HELLO; it may be waiting for its Redis.
+/// The time for the far gateway to answer HELLO; it may be waiting for its Redis.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(6);
 
-/// For all addresses of all peers together, from the first turn at one of them on.
+/// The time for all addresses of all peers together, from the first turn at one of them on.
 const DIAL_DEADLINE: Duration = Duration::from_secs(12);
 
-/// For that first turn, while other connections to the same site are opened.
+/// The time for that first turn to come, while other connections to the same site are opened.
 const TURN_DEADLINE: Duration = Duration::from_secs(20);
 
-/// For a far gateway whose answer was not waited for to hear that it is not wanted.
+/// The time to tell a far gateway, whose answer was not waited for, that it is not wanted.
 const LET_GO: Duration = Duration::from_secs(2);
 
 /// Connections to one address to find the one gateway, of several behind it, that
@@ -52,7 +52,7 @@ const BEHIND_ONE: usize = 4;
 /// What dials need of this process.
 #[derive(Debug)]
 pub struct Dialer {
-    /// Who says HELLO.
+    /// The identity in HELLO.
     pub process: Process,
     /// The certificates in use.
     pub tls: Arc<Reloadable>,
@@ -72,10 +72,10 @@ impl Dialer {
     }
 }
 
-/// Why a lane was not to be had.
+/// Why there is no lane.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The far gateway said no.
+    /// The far gateway refused it.
     #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
     Refused(Refuse),
     /// Anything before that.

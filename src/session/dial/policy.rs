@@ -1,5 +1,5 @@
-//! Decides, from what the addresses of a far site answer, whether a link may still be
-//! had there.
+//! Decides, from what the addresses of a far site answer, whether the link may still exist
+//! there.
 //!
 //! | the addresses that are known | the link |
 //! |---|---|

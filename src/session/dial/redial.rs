@@ -1,7 +1,7 @@
-//! Finds a link's way back: dials the far site again and again, and attaches what is
-//! accepted. Each dial is a race over every address, what was good last first.
+//! Dials the far site again and again for a link that is up, and gives the lanes that are
+//! accepted. Each dial is a race over every address; the one that was good last is first.
 //!
-//! When and how often is the link's to say; here is how. Names are resolved anew
+//! The link decides when and how often to dial. Names are resolved again
 //! during a break, but what was known before stays good: the resolver may be behind
 //! the same broken path.
 
@@ -26,23 +26,23 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Id, Identity, Request};
 use crate::wire::reason::ReasonCode;
 
-/// Names are resolved again after this time.
+/// The time after which names are resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
 
-/// For a stopping gateway to tell that a link is over.
+/// The time for a gateway that stops to tell the far side that a link is over.
 const STOPPING: Duration = Duration::from_secs(3);
 
-/// Pause between two attempts to tell a far side that a link is over.
+/// The pause between two attempts to tell a far side that a link is over.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
-/// What became of a dial.
+/// The result of a dial.
 #[derive(Debug)]
 pub enum Dialled {
     /// A lane, which the far side has accepted.
     Lane(u32, Box<Lane>, Accept),
-    /// Nothing, for this reason.
+    /// No lane, for this reason.
     Failed(u32, String),
-    /// Nothing, because the far side does not have the link any more.
+    /// No lane, because the far side does not have the link any more.
     Over(u32, End),
 }
 
@@ -53,7 +53,7 @@ pub struct Redial {
     link: Id,
     far: Identity,
     attempts: JoinSet<(u32, Attached)>,
-    /// What was good last first.
+    /// The address that was good last is first.
     known: Vec<SocketAddr>,
     /// One permit for each address: several dials of a link do not queue there.
     queues: HashMap<SocketAddr, Arc<Semaphore>>,

@@ -1,10 +1,11 @@
-//! What was told lately, so that nobody can fill the log.
+//! Bounds the lines of the log, so that nobody can fill it.
 //!
-//! What is told belongs to a [`Topic`]: the kind of thing, and the configured name that
-//! it is about. What strangers choose (addresses, dates, claimed names, a certificate's
-//! words) never makes a topic: there are as many as the config has names, and none takes
-//! another's place. Within a minute a topic gets a few lines, none of them twice; the rest
-//! is counted, and the count is told with its next line or, where none comes, by itself.
+//! Every throttled line belongs to a [`Topic`]: the kind of event, and the configured name
+//! that it is about. What strangers choose (addresses, dates, claimed names, the text of a
+//! certificate) never makes a topic. So the number of topics is bounded by the config, and
+//! no topic uses up the lines of another. Within a minute a topic gets a few lines, none of
+//! them twice. The rest is counted. The topic's next line gives the count; where no line
+//! follows, the count gets a line of its own.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,29 +16,31 @@ use crate::config::{Config, Master, Replica};
 /// The time for which the lines of a topic are bounded.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Lines of one topic within that time.
+/// The lines of one topic within [`WINDOW`].
 const LINES: usize = 5;
 
-/// Breaks of which each is told within that time: an operator counts them.
+/// The lines about resumed links within [`WINDOW`], the same ones included: an operator
+/// counts them.
 const BREAKS: usize = 20;
 
-/// For the next line of a topic to come and tell the count, before it is told alone.
+/// The time for a topic's next line to come and give the count, before the count gets a line
+/// of its own.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The most bytes that are remembered of a line.
+/// The most bytes of a line that are remembered.
 const REMEMBERED: usize = 300;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident: $counted:ident, $words:literal;)+) => {
-        /// What kind of thing is told. Those that a stranger can bring about stand apart from
-        /// those for which a certificate, or a local client's address, is needed.
+        /// The kind of event that a line is about. Kinds that a stranger can cause are separate
+        /// from those for which a certificate, or a local client's address, is needed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind {
             $($(#[$doc])* $name,)+
         }
 
         impl Kind {
-            /// What many of them are called.
+            /// The name of many of them.
             fn words(self) -> &'static str {
                 match self { $(Self::$name => $words,)+ }
             }
@@ -49,7 +52,7 @@ macro_rules! kinds {
     };
 }
 
-/// What of [`Counts`](super::Counts) a kind belongs to.
+/// Which of [`Counts`](super::Counts) counts a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     Refused,
@@ -76,7 +79,7 @@ kinds! {
     Certificate: Refused, "connections refused: certificates";
     /// No HELLO came in time.
     NoHello: Refused, "connections refused: no hello in time";
-    /// What came in its place.
+    /// Something else came in place of a HELLO.
     BadHello: Refused, "connections refused: something else than a hello";
     /// Too many lanes of one site waited at a time.
     SiteCrowded: Refused, "lanes refused: too many of one site at a time";
@@ -84,7 +87,7 @@ kinds! {
     Mismatch: Refused, "links refused: another site is claimed than the certificate carries";
     /// A protocol version that is not spoken here.
     Version: Refused, "links refused: another protocol version";
-    /// A master that there is not.
+    /// A master that is not in the config.
     NotOffered: Refused, "links refused: a master that is not offered";
     /// A master that the site may not replicate.
     NotAllowed: Refused, "links refused: a master that the site may not have";
@@ -92,7 +95,7 @@ kinds! {
     RedisDown: Refused, "links refused: the master's Redis is down";
     /// The site has as many links as it may.
     Limit: Refused, "links refused: too many";
-    /// A lane asks for a link that there is not.
+    /// A lane asks for a link that does not exist.
     UnknownLink: Refused, "lanes refused: no such link";
     /// A lane whose link has too many waiting.
     Busy: Refused, "lanes refused: their link is busy or about to end";
@@ -104,23 +107,23 @@ kinds! {
     NotAClient: Refused, "clients refused: not in `clients`";
     /// The oldest client that had proven nothing made way for a new one.
     ClientCrowdedOut: Refused, "clients refused: too many at a time that have proven nothing";
-    /// A client that said a wrong password.
+    /// A client that sent a wrong password.
     WrongPassword: Refused, "clients refused: a wrong password";
-    /// A client that said none.
+    /// A client that sent no password.
     NoPassword: Refused, "clients refused: no password";
     /// The `password_file` cannot be read.
     PasswordFile: Refused, "clients refused: the password file cannot be read";
-    /// Too many others are guessing.
+    /// Too many other clients are trying passwords.
     Guessing: Refused, "clients refused: too many passwords are being tried";
     /// A client that left before it asked for a sync.
     NotAsked: Not, "clients left without asking for a sync";
     /// A link that this side asked for and did not get.
     NoLink: Failed, "links not had";
-    /// The master wants no password although there is one.
+    /// The master wants no password although `auth` is set.
     NoPasswordWanted: Not, "logins at a Redis that wants no password";
-    /// A link that ended because something is not to be had.
+    /// A link that ended because a request was declined.
     Declined: Not, "links ended: declined";
-    /// A link that ended while Redis had something to object.
+    /// A link that ended while Redis had a complaint.
     Complaint: Not, "links ended: Redis objects";
     /// A link that ended for a command that is no part of replication, before its sync.
     CommandRefused: Not, "links ended: commands that are no part of replication";
@@ -130,7 +133,7 @@ kinds! {
     NoSync: Not, "links ended before their sync had begun";
     /// A replica's address was in use for another.
     Renamed: Not, "replicas listed by another name";
-    /// The wanted congestion control is not to be had.
+    /// The wanted congestion control is not available.
     Congestion: Not, "connections without the wanted congestion control";
     /// Connections cannot be accepted for want of resources.
     Starved: Not, "connections that could not be accepted";
@@ -140,15 +143,15 @@ kinds! {
     LaneLost: Not, "lanes lost";
     /// A break has begun.
     Held: Not, "breaks begun";
-    /// A dial for a held link came to nothing.
+    /// A dial for a held link failed.
     NoWayYet: Not, "dials for held links that came to nothing";
-    /// A break was outlived.
+    /// A break is over.
     Resumed: Not, "breaks outlived";
 }
 
 impl Kind {
-    /// What makes a line of this kind another than those before: not its digits, which are
-    /// those of clocks, counters and ports, but where it names a local client.
+    /// What tells a line of this kind from earlier ones. Digits do not count, as they are those
+    /// of clocks, counters and ports, except where they name a local client.
     fn shape(self, words: &str) -> String {
         let digits = matches!(
             self,
@@ -182,12 +185,13 @@ impl Topic {
         Self { kind, name: Some(replica.name.clone()), site: None }
     }
 
-    /// About a link that came up: its names are configured, whatever the case of its site's.
+    /// About a link that came up: its names are in the config, though the site's letters may
+    /// differ in case.
     pub fn link(kind: Kind, link: &LinkEntry) -> Self {
         Self { kind, name: Some(link.name.clone()), site: Some(link.site.to_ascii_lowercase()) }
     }
 
-    /// And about this site, where it stands in an `allow`; any other has no place of its own.
+    /// Also about this site, if it stands in an `allow`. Any other site has no topic of its own.
     pub fn at_site(self, config: &Config, site: &str) -> Self {
         let allowed = config.masters.iter().flat_map(|master| &master.allow);
         let site = allowed.into_iter().find(|allowed| allowed.eq_ignore_ascii_case(site));
@@ -203,19 +207,19 @@ impl Topic {
     }
 }
 
-/// Leave to write a line.
+/// The permission to log a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// How many of its topic were not told since the last line, if any.
+    /// How many lines of its topic were suppressed before it, if any.
     pub more: Option<u64>,
 }
 
-/// What was counted and not told.
+/// Lines of one topic that were counted and not logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Untold {
+pub struct Suppressed {
     /// Whether it is worth a warning.
-    pub unwell: bool,
-    /// What was not told, in words.
+    pub is_fault: bool,
+    /// What the lines were about.
     pub words: &'static str,
     /// The configured name that it is about.
     pub name: Option<String>,
@@ -229,79 +233,82 @@ pub struct Untold {
 
 /// The lines of one topic within [`WINDOW`].
 #[derive(Debug)]
-struct Told {
+struct Window {
     since: Instant,
     lines: usize,
-    /// What the lines are known by; see [`Kind::shape`].
+    /// What the lines are recognised by; see [`Kind::shape`].
     shapes: Vec<String>,
     more: u64,
     last: String,
 }
 
-/// What was told when.
+/// What was logged lately, by topic.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    topics: HashMap<Topic, Told>,
+pub(super) struct LogThrottle {
+    topics: HashMap<Topic, Window>,
 }
 
-impl News {
-    /// Whether these words may be told, or are only counted.
-    pub(super) fn tell(&mut self, topic: Topic, words: &str, now: Instant) -> Option<Line> {
-        let told = self.topics.entry(topic.clone()).or_insert_with(|| Told::new(now));
+impl LogThrottle {
+    /// Whether a line with these words may be logged. If not, it is counted.
+    pub(super) fn allow(&mut self, topic: Topic, words: &str, now: Instant) -> Option<Line> {
+        let window = self.topics.entry(topic.clone()).or_insert_with(|| Window::new(now));
         let mut more = None;
-        if now.saturating_duration_since(told.since) >= WINDOW {
-            more = (told.more > 0).then_some(told.more);
-            *told = Told::new(now);
+        if now.saturating_duration_since(window.since) >= WINDOW {
+            more = (window.more > 0).then_some(window.more);
+            *window = Window::new(now);
         }
         let shape = topic.kind.shape(cut(words));
         let (new, most) = match topic.kind {
             Kind::Resumed => (true, BREAKS),
-            _ => (!told.shapes.contains(&shape), LINES),
+            _ => (!window.shapes.contains(&shape), LINES),
         };
-        if new && told.lines < most {
-            told.lines += 1;
-            told.shapes.push(shape);
+        if new && window.lines < most {
+            window.lines += 1;
+            window.shapes.push(shape);
             return Some(Line { more });
         }
-        told.more += 1;
-        cut(words).clone_into(&mut told.last);
+        window.more += 1;
+        cut(words).clone_into(&mut window.last);
         None
     }
 
-    /// The topic is well again: what was told of it is news when it comes back, within the
-    /// lines that it has left.
+    /// The topic has recovered: the same words may be logged again, within the lines that it
+    /// has left.
     pub(super) fn forget(&mut self, topic: &Topic) {
-        if let Some(told) = self.topics.get_mut(topic) {
-            told.shapes.clear();
+        if let Some(window) = self.topics.get_mut(topic) {
+            window.shapes.clear();
         }
     }
 
-    /// What was counted and is told by no line any more: its minute is long over.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Untold> {
-        self.drain(|told| now.saturating_duration_since(told.since) >= WINDOW + GRACE)
+    /// The suppressed lines of topics whose minute is long over: no line came to give the count.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<Suppressed> {
+        self.drain(|window| now.saturating_duration_since(window.since) >= WINDOW + GRACE)
     }
 
-    /// Everything that was counted and not told.
-    pub(super) fn rest(&mut self) -> Vec<Untold> {
+    /// All suppressed lines.
+    pub(super) fn take_all(&mut self) -> Vec<Suppressed> {
         self.drain(|_| true)
     }
 
-    fn drain(&mut self, which: impl Fn(&Told) -> bool) -> Vec<Untold> {
-        let over = self.topics.extract_if(|_, told| which(told));
-        over.filter(|(_, told)| told.more > 0)
-            .map(|(topic, told)| Untold {
-                unwell: !matches!(topic.kind, Kind::LaneLost | Kind::Resumed | Kind::NoSync | Kind::NotAsked),
+    fn drain(&mut self, which: impl Fn(&Window) -> bool) -> Vec<Suppressed> {
+        let over = self.topics.extract_if(|_, window| which(window));
+        over.filter(|(_, window)| window.more > 0)
+            .map(|(topic, window)| Suppressed {
+                is_fault: !matches!(
+                    topic.kind,
+                    Kind::LaneLost | Kind::Resumed | Kind::NoSync | Kind::NotAsked
+                ),
                 words: topic.kind.words(),
                 name: topic.name,
                 site: topic.site,
-                more: told.more,
-                last: told.last,
+                more: window.more,
+                last: window.last,
             })
             .collect()
     }
 }
 
-impl Told {
+impl Window {
     fn new(now: Instant) -> Self {
         Self { since: now, lines: 0, shapes: Vec::new(), more: 0, last: String::new() }
     }
@@ -321,49 +328,49 @@ mod tests {
 
     #[test]
     fn what_strangers_choose_gets_few_lines_and_is_counted() {
-        let (mut news, now) = (News::default(), Instant::now());
+        let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let mut lines = 0;
         for letter in "abcdefghijklmnopqrstuvwxyz".chars() {
             for day in 0..50 {
                 let words = format!("it expired on day {day} of {letter}");
-                lines += usize::from(news.tell(Topic::of(Kind::Dates), &words, now).is_some());
+                lines += usize::from(throttle.allow(Topic::of(Kind::Dates), &words, now).is_some());
             }
         }
         assert_eq!(lines, LINES);
         // Another kind has its own lines.
-        assert_eq!(news.tell(Topic::of(Kind::UnknownCa), "no CA", now), Some(Line { more: None }));
-        assert!(news.overdue(now + WINDOW).is_empty(), "its next line may still tell the count");
-        let untold = news.overdue(now + WINDOW + GRACE);
-        assert_eq!(untold.len(), 1);
-        assert_eq!((untold[0].more, &*untold[0].last), (1295, "it expired on day 49 of z"));
-        assert!(news.topics.is_empty());
+        assert_eq!(throttle.allow(Topic::of(Kind::UnknownCa), "no CA", now), Some(Line { more: None }));
+        assert!(throttle.take_overdue(now + WINDOW).is_empty(), "its next line may still tell the count");
+        let suppressed = throttle.take_overdue(now + WINDOW + GRACE);
+        assert_eq!(suppressed.len(), 1);
+        assert_eq!((suppressed[0].more, &*suppressed[0].last), (1295, "it expired on day 49 of z"));
+        assert!(throttle.topics.is_empty());
     }
 
     #[test]
-    fn the_same_line_is_told_once_a_minute_with_the_count() {
-        let (mut news, now) = (News::default(), Instant::now());
+    fn the_same_line_is_logged_once_a_minute_with_the_count() {
+        let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let topic = || Topic::of(Kind::NoLink);
         for second in 0..60 {
             let words = format!("it expired at 12:00:00; this host's clock says 12:00:{second}");
-            let line = news.tell(topic(), &words, now + Duration::from_secs(second));
+            let line = throttle.allow(topic(), &words, now + Duration::from_secs(second));
             assert_eq!(line.is_some(), second == 0);
         }
         let line =
-            news.tell(topic(), "it expired at 12:00:00; this host's clock says 12:01:00", now + WINDOW);
+            throttle.allow(topic(), "it expired at 12:00:00; this host's clock says 12:01:00", now + WINDOW);
         assert_eq!(line, Some(Line { more: Some(59) }));
-        assert!(news.rest().is_empty());
+        assert!(throttle.take_all().is_empty());
     }
 
     #[test]
-    fn what_is_well_again_is_news_when_it_comes_back_but_no_flood() {
-        let (mut news, now) = (News::default(), Instant::now());
+    fn a_topic_that_has_recovered_is_logged_again_but_does_not_flood() {
+        let (mut throttle, now) = (LogThrottle::default(), Instant::now());
         let topic = Topic::of(Kind::NoLink);
-        let told = (0..20).filter(|_| {
-            let line = news.tell(topic.clone(), "down", now);
-            news.forget(&topic);
+        let logged = (0..20).filter(|_| {
+            let line = throttle.allow(topic.clone(), "down", now);
+            throttle.forget(&topic);
             line.is_some()
         });
-        assert_eq!(told.count(), LINES);
-        assert_eq!(news.rest()[0].more, 15);
+        assert_eq!(logged.count(), LINES);
+        assert_eq!(throttle.take_all()[0].more, 15);
     }
 }

@@ -1,0 +1,405 @@
+//! The lanes of one link: which carry it now, where more come from, and those that are
+//! being closed.
+//!
+//! The link decides what is sent on which lane, and which lane goes; this moves the bytes
+//! and obeys. A lane leaves only by [`Lanes::close`], which the relay calls for an event of
+//! the link, so that positions hold while lanes are read and written.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::finish::LAST_WORDS;
+use crate::buffer;
+use crate::lane::{Lane, LaneError};
+use crate::link::{LaneIo, LaneLoss, Link};
+use crate::registry::{Kind, LinkGuard};
+use crate::session::announce::log_link;
+use crate::session::dial::redial::{Dialled, Redial};
+use crate::session::inbound::part;
+use crate::session::link_table::{AttachRequest, ToLink};
+use crate::wire::frame::Frame;
+use crate::wire::hello::Accept;
+
+/// The number of lanes of a link that are being closed at a time, refused ones among them:
+/// as many as it may have. Beyond that they are reset.
+const MAX_CLOSING: usize = 24;
+
+/// The least and the most bytes of one read of a lane.
+const READS: (usize, usize) = (16 * 1024, buffer::STORAGE);
+
+/// A read that takes longer, opened and taken apart, makes the next one smaller.
+const LONG_READ: Duration = Duration::from_millis(2);
+
+/// Where a link's lanes come from.
+#[derive(Debug)]
+pub enum LaneSource {
+    /// The dialler dials them.
+    Dials(Box<Redial>),
+    /// They come to the acceptor.
+    Requests(mpsc::Receiver<ToLink>),
+}
+
+/// A lane in use.
+pub(super) struct Carrier {
+    pub(super) number: u32,
+    pub(super) lane: Lane,
+    /// The last read found nothing more.
+    empty: bool,
+}
+
+/// The lanes of one link.
+pub(super) struct Lanes {
+    pub(super) carriers: Vec<Carrier>,
+    pub(super) source: LaneSource,
+    /// Lanes that are being closed in good order, and refusals.
+    pub(super) closing: JoinSet<()>,
+    order: ReadOrder,
+    read_size: ReadSize,
+}
+
+/// In which order lanes are read: each is first in its turn, as the time of a turn may be
+/// over before the last one.
+#[derive(Default)]
+struct ReadOrder {
+    first: usize,
+}
+
+impl ReadOrder {
+    /// The order of one round.
+    fn round(&mut self, count: usize) -> impl Iterator<Item = usize> + use<> {
+        let first = (self.first + 1) % count.max(1);
+        self.first = first;
+        (0..count).map(move |step| (first + step) % count)
+    }
+}
+
+/// The bytes of one read of a lane.
+struct ReadSize(usize);
+
+impl ReadSize {
+    /// Fits the next read to the time that the last one took.
+    fn adapt(&mut self, took: Duration) {
+        self.0 = if took > LONG_READ { (self.0 / 2).max(READS.0) } else { (self.0 * 2).min(READS.1) };
+    }
+}
+
+impl Lanes {
+    /// The first lane of a link has number 0.
+    pub(super) fn new(first: Lane, source: LaneSource) -> Self {
+        Self {
+            carriers: vec![Carrier { number: 0, lane: first, empty: false }],
+            source,
+            closing: JoinSet::new(),
+            order: ReadOrder::default(),
+            read_size: ReadSize(READS.1),
+        }
+    }
+
+    /// Forgets the lanes that are closed by now.
+    pub(super) fn reap(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(())) = self.closing.poll_join_next(cx).map(|done| done.map(|_| ())) {}
+    }
+
+    /// Takes the next thing that the source has for the link.
+    pub(super) fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        entry: &LinkGuard,
+    ) -> Poll<()> {
+        let now = Instant::now();
+        match &mut self.source {
+            LaneSource::Dials(redial) => match redial.poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Dialled::Lane(number, lane, accept)) => {
+                    if link.dialled(number, accept.received, now) {
+                        redial.settle();
+                        entry.note_far(lane.peer());
+                        self.carriers.push(Carrier { number, lane: *lane, empty: false });
+                    }
+                }
+                Poll::Ready(Dialled::Failed(number, words)) => {
+                    link.dial_failed(number, now);
+                    entry.note_redial_failed(&words);
+                    if link.is_held() {
+                        log_link!(warn, entry, throttled(Kind::NoWayYet, &words); "no way back yet: {words}");
+                    }
+                }
+                // Another lane that cannot be had does not end a link that is carried.
+                Poll::Ready(Dialled::Over(_, end)) if link.is_held() => link.given_up(end),
+                Poll::Ready(Dialled::Over(number, _)) => link.dial_failed(number, now),
+            },
+            LaneSource::Requests(requests) => match requests.poll_recv(cx) {
+                Poll::Pending | Poll::Ready(None) => return Poll::Pending,
+                Poll::Ready(Some(ToLink::Superseded)) => link.superseded(),
+                Poll::Ready(Some(ToLink::Attach(arrival))) => self.attach(*arrival, link, entry, now),
+            },
+        }
+        Poll::Ready(())
+    }
+
+    /// Answers a lane that asks to carry the link.
+    fn attach(&mut self, arrival: AttachRequest, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        let AttachRequest { mut lane, seat, dial, accept } = arrival;
+        if seat.is_evicted() {
+            return;
+        }
+        match link.attach(&dial, now) {
+            Ok(received) => {
+                let accept = Frame::Accept(Accept { received, ..accept });
+                if link.is_shared() {
+                    lane.share();
+                }
+                entry.note_far(lane.peer());
+                if lane.push(&accept.encode()).is_ok() {
+                    self.carriers.push(Carrier { number: dial.lane, lane, empty: false });
+                }
+            }
+            Err(why) => {
+                debug!(link = %entry.name, number = entry.number, from = %lane.peer(), "lane refused: {}", why.text);
+                // It is no lane of the link, and keeps its seat until it is closed.
+                self.closing.spawn(async move { part(lane, &seat, why).await });
+            }
+        }
+    }
+
+    /// Asks the source for another lane.
+    pub(super) fn dial(&mut self, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        if let LaneSource::Dials(redial) = &mut self.source {
+            let held = link.is_held();
+            redial.start(&link.begin_dial(now), held);
+            entry.note_redial();
+        }
+    }
+
+    /// Closes a lane that the link has let go of: in good order if it was retired, else by
+    /// reset.
+    pub(super) fn close(&mut self, number: u32, retired: bool, link: &Link, entry: &LinkGuard) {
+        let Some(at) = self.carriers.iter().position(|carrier| carrier.number == number) else { return };
+        let Carrier { lane, .. } = self.carriers.remove(at);
+        if !retired {
+            // By reset: nothing that still waits in the kernel may arrive late.
+            lane.reset();
+            // A far side that has ended the link closes its lanes as well.
+            if !link.is_ended_by_far() {
+                entry.note_lane_lost();
+            }
+        } else if self.closing.len() >= MAX_CLOSING {
+            lane.reset();
+        } else {
+            self.closing.spawn(async move {
+                let _ = timeout(LAST_WORDS, lane.close()).await;
+            });
+        }
+    }
+
+    /// Reads every lane once into the link, the first one in any case and the others as
+    /// long as it is not `until`. Answers whether anything came.
+    pub(super) fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        entry: &LinkGuard,
+        now: Instant,
+        until: Instant,
+    ) -> bool {
+        let mut moved = false;
+        for (step, at) in self.order.round(self.carriers.len()).enumerate() {
+            // A lane that is not read is looked at by `check_silence`, not here.
+            self.carriers[at].empty = false;
+            if step == 0 || Instant::now() < until {
+                moved |= self.read_one(at, cx, link, entry, now);
+            }
+        }
+        moved
+    }
+
+    /// Leaves every lane unread in this round. They count as read empty, so that
+    /// [`Lanes::check_silence`] looks at them.
+    pub(super) fn skip_read(&mut self) {
+        // The order moves on as if they had been read.
+        let _ = self.order.round(self.carriers.len());
+        self.carriers.iter_mut().for_each(|carrier| carrier.empty = true);
+    }
+
+    /// Reads one lane into the link. Answers whether anything came.
+    fn read_one(
+        &mut self,
+        at: usize,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        entry: &LinkGuard,
+        now: Instant,
+    ) -> bool {
+        let Some(Carrier { number, lane, empty }) = self.carriers.get_mut(at) else { return false };
+        let number = *number;
+        if !link.has_lane(number) {
+            return false;
+        }
+        let began = Instant::now();
+        let read = lane.poll_read(cx, self.read_size.0, &mut |item| link.handle(number, item, now));
+        self.read_size.adapt(began.elapsed());
+        match read {
+            Poll::Pending => {
+                *empty = true;
+                false
+            }
+            Poll::Ready(Ok(())) => {
+                link.on_activity(number, now);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                lost(number, error, link, entry, now);
+                true
+            }
+        }
+    }
+
+    /// Writes what the link wants sent to every lane with room. Answers whether anything was.
+    pub(super) fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        entry: &LinkGuard,
+        now: Instant,
+        until: Instant,
+    ) -> bool {
+        let mut moved = false;
+        for at in 0..self.carriers.len() {
+            moved |= self.write_one(at, cx, link, entry, now, until);
+        }
+        moved
+    }
+
+    /// Writes to one lane for as long as it takes anything.
+    fn write_one(
+        &mut self,
+        at: usize,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        entry: &LinkGuard,
+        now: Instant,
+        until: Instant,
+    ) -> bool {
+        let mut moved = false;
+        loop {
+            let Carrier { number, lane, .. } = &mut self.carriers[at];
+            let number = *number;
+            let pushed = match seal(link, number, lane, now) {
+                Ok(pushed) => pushed,
+                Err(error) => {
+                    lost(number, error, link, entry, now);
+                    return true;
+                }
+            };
+            moved |= pushed;
+            match lane.poll_flush(cx) {
+                Poll::Ready(Ok(())) if pushed && Instant::now() < until => {}
+                Poll::Pending | Poll::Ready(Ok(())) => return moved,
+                Poll::Ready(Err(error)) => {
+                    // The far side's last words may still wait to be read.
+                    while self.read_one(at, cx, link, entry, now) {}
+                    lost(number, error.into(), link, entry, now);
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Has the link judge the lanes on which nothing was heard for long. A lane is judged
+    /// only once it was read empty.
+    pub(super) fn check_silence(&self, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        for Carrier { number, lane, empty } in &self.carriers {
+            if *empty && link.is_silent(*number, now) {
+                if lane.has_unread() {
+                    // The kernel has bytes that the runtime has not reported yet, or that
+                    // wait there because memory is short.
+                    link.on_activity(*number, now);
+                } else {
+                    link.check_liveness(*number, now);
+                    debug!(link = %entry.name, number = entry.number, lane = *number, "nothing heard on a lane");
+                }
+            }
+        }
+    }
+
+    /// The state of a lane that decides when the link has to act next.
+    pub(super) fn io(&self, number: u32) -> LaneIo {
+        let carrier = self.carriers.iter().find(|carrier| carrier.number == number);
+        carrier.map_or(LaneIo { room: false, empty: false }, |carrier| LaneIo {
+            room: carrier.lane.has_room(),
+            empty: carrier.empty,
+        })
+    }
+}
+
+/// Tells the link that a lane is lost, and the log, unless that is no news.
+fn lost(number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: Instant) {
+    if !link.has_lane(number) {
+        return;
+    }
+    let loss = match error {
+        LaneError::Closed => LaneLoss::Closed,
+        LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
+        }
+        LaneError::Frame(error) => return link.fault(&error.into()),
+        other => LaneLoss::Failed(other.to_string()),
+    };
+    let words = loss.to_string();
+    let retired = link.is_retired(number) && loss == LaneLoss::Closed;
+    link.lane_lost(number, loss, now);
+    if !retired && link.lanes() > 0 {
+        log_link!(info, entry, throttled(Kind::LaneLost, &words); lane = number, left = link.lanes(), "lane lost: {words}");
+    }
+}
+
+/// Seals what the link wants sent on a lane, as far as the lane has room. Answers whether
+/// there was anything.
+fn seal(link: &mut Link, number: u32, lane: &mut Lane, now: Instant) -> Result<bool, LaneError> {
+    let mut pushed = false;
+    while lane.has_room() {
+        let mut sealed = Ok(());
+        if !link.poll_transmit(number, now, &mut |frame| sealed = lane.push(frame)) {
+            break;
+        }
+        pushed = true;
+        sealed?;
+    }
+    Ok(pushed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lane_is_read_first_in_its_turn() {
+        let mut order = ReadOrder::default();
+        let rounds: Vec<Vec<usize>> = (0..3).map(|_| order.round(3).collect()).collect();
+        assert_eq!(rounds, [[1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+        // Lanes come and go.
+        assert_eq!(order.round(0).count(), 0);
+        assert_eq!(order.round(1).collect::<Vec<_>>(), [0]);
+        assert_eq!(order.round(2).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn long_reads_make_smaller_ones_down_to_the_least() {
+        let mut size = ReadSize(READS.1);
+        size.adapt(LONG_READ);
+        assert_eq!(size.0, READS.1);
+        size.adapt(2 * LONG_READ);
+        assert_eq!(size.0, READS.1 / 2);
+        (0..20).for_each(|_| size.adapt(2 * LONG_READ));
+        assert_eq!(size.0, READS.0);
+        (0..20).for_each(|_| size.adapt(Duration::ZERO));
+        assert_eq!(size.0, READS.1);
+    }
+}

@@ -1,0 +1,510 @@
+//! Moves the bytes of one link between the local Redis and its lanes.
+//!
+//! A byte's way out: Redis, tap, link, lane; its way in: lane, link, tap, Redis.
+//! One task drives all of it, in turns of some rounds, and polls each socket once a round:
+//! first it reads the lanes (`lanes.rs`), then it writes and reads Redis (`redis.rs`), then it
+//! writes the lanes. It judges a lane only when it was read empty. Reading lanes never waits
+//! for Redis: the link's window bounds what is stored. Only where the memory of all links is
+//! used up is a lane left unread, and then only by a link that has bytes for its Redis
+//! waiting. A turn is bounded in time, and its cost is measured
+//! ([`crate::registry::Meter`]). The end is in `finish.rs`.
+
+mod finish;
+mod lanes;
+mod redis;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use self::finish::PendingAbort;
+pub use self::lanes::LaneSource;
+use self::lanes::Lanes;
+use self::redis::{Read, RedisSocket, Write};
+use super::announce::{self, log_link};
+use crate::buffer::Chunk;
+use crate::clock;
+use crate::lane::Lane;
+use crate::link::{End, Event, Link, Resumed};
+use crate::memory::Share;
+use crate::registry::{Hold, Kind, LinkGuard, LinkStats, Meter, Penalty, Turn, thread_time};
+use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
+use crate::wire::reason::{Reason, ReasonCode};
+
+/// The time for what was read before a stop to be sent.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Rounds before other tasks get their turn; mostly it is time that ends one.
+const ROUNDS: usize = 32;
+
+/// Everything one link needs to run.
+pub struct Relay<'a> {
+    /// The state machine.
+    pub link: Link,
+    /// Its first lane.
+    pub lane: Lane,
+    /// Where more lanes come from.
+    pub source: LaneSource,
+    /// Changes when the certificates were read again.
+    pub renewed: watch::Receiver<u64>,
+    /// Its share of the memory for all links.
+    pub share: Share,
+    /// What measures its cost.
+    pub meter: Meter,
+    /// The local Redis.
+    pub redis: TcpStream,
+    /// Which way bytes from the lane flow.
+    pub inward: Flow,
+    /// Whether any command passes, and each direction closes on its own.
+    pub passthrough: bool,
+    /// What looks into the bytes.
+    pub tap: Box<dyn Tap>,
+    /// Cancelled when the tap is to be asked at once whether the replica is overdue.
+    pub hurry: CancellationToken,
+    /// Where the counts go.
+    pub entry: &'a LinkGuard,
+    /// This site's name, for the words of an end.
+    pub site: &'a str,
+}
+
+/// Runs a link to its end. Answers why it ended, and what the far side has still to get,
+/// where it was out of reach. The Redis socket and the lanes are closed by then.
+/// Cancelling `stop` ends it with a GOODBYE.
+pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<PendingAbort>) {
+    let mut renewed = relay.renewed.clone();
+    let (hurry, mut hurried) = (relay.hurry.clone(), false);
+    let mut driver = Driver::new(relay);
+    let stopped = loop {
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| driver.poll(cx)) => break false,
+            () = stop.cancelled() => break true,
+            Ok(()) = renewed.changed() => driver.link.renew(Instant::now()),
+            () = hurry.cancelled(), if !hurried => {
+                hurried = true;
+                driver.ask_by = driver.ask_by.map(|_| Instant::now());
+            }
+        }
+    };
+    if stopped {
+        let why = Reason::new(ReasonCode::Stopping, &format!("the gateway of site {} stops", driver.site));
+        if !driver.link.is_held() {
+            driver.link.stop(why.clone());
+            let _ = timeout(DRAIN, poll_fn(|cx| driver.poll(cx))).await;
+        }
+        driver.link.stopped(why);
+    }
+    finish::finish(driver).await
+}
+
+impl std::fmt::Debug for Relay<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("lane", &self.lane).field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+struct Driver<'a> {
+    link: Link,
+    lanes: Lanes,
+    redis: RedisSocket,
+    /// Why the link ended, and whether everything was delivered, once it has.
+    ended: Option<(End, bool)>,
+    /// A break that is over and not reported yet.
+    resumed: Option<Resumed>,
+    share: Share,
+    meter: Meter,
+    /// What was done in this turn, and when it is over.
+    turn: Turn,
+    until: Instant,
+    /// No turn before that.
+    paused: Option<Instant>,
+    /// Which way bytes from the lanes flow.
+    flow: Flow,
+    passthrough: bool,
+    tap: Box<dyn Tap>,
+    entry: &'a LinkGuard,
+    site: &'a str,
+    inward: tap::Driver,
+    outward: tap::Driver,
+    sleep: Pin<Box<Sleep>>,
+    /// When the tap is asked whether the replica is overdue.
+    ask_by: Option<Instant>,
+    /// What was reported last.
+    reported: LinkStats,
+    /// Since when a gap is open, and the offset up to which it is filled once that is received.
+    gap: Option<(Instant, u64)>,
+}
+
+impl<'a> Driver<'a> {
+    fn new(relay: Relay<'a>) -> Self {
+        let Relay { link, lane, source, share, meter, redis, inward, passthrough, tap, entry, site, .. } =
+            relay;
+        Self {
+            link,
+            lanes: Lanes::new(lane, source),
+            redis: RedisSocket::new(redis),
+            ended: None,
+            resumed: None,
+            share,
+            meter,
+            turn: Turn::default(),
+            until: Instant::now(),
+            paused: None,
+            flow: inward,
+            passthrough,
+            tap,
+            entry,
+            site,
+            inward: tap::Driver::default(),
+            outward: tap::Driver::default(),
+            sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
+            ask_by: Some(Instant::now() + OPENING),
+            reported: LinkStats::default(),
+            gap: None,
+        }
+    }
+
+    /// Takes a turn. Ready once the link has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(paused) = self.paused {
+            if self.sleeps_until(paused, cx) {
+                return Poll::Pending;
+            }
+            self.paused = None;
+        }
+        let before = self.moved();
+        self.turn = Turn::default();
+        self.until = Instant::now() + self.meter.begin();
+        let polled = self.take_turn(cx);
+        self.turn.bytes = self.moved() - before;
+        match self.meter.end(self.turn, Instant::now()) {
+            Penalty::None => {}
+            Penalty::Pause { time, log } => {
+                // No longer than the far side hears from us.
+                self.paused = Some(Instant::now() + time.min(self.link.speak_every()));
+                if log {
+                    let words = "what it sends costs CPU time that other sites need, and moves nothing";
+                    log_link!(warn, self.entry, throttled(Kind::Slowed, words); "site {} is slowed: {words}", self.entry.site);
+                }
+            }
+            Penalty::End => {
+                self.link.abort(Reason::new(ReasonCode::Limit, &End::Costly.to_string()), End::Costly)
+            }
+        }
+        if self.link.is_ended() { Poll::Ready(()) } else { polled }
+    }
+
+    /// Bytes that were carried, or crossed the local socket, so far.
+    fn moved(&self) -> u64 {
+        let (to_replica, to_master) = self.entry.counts();
+        self.link.carried() + self.link.sent() + to_replica + to_master
+    }
+
+    fn take_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.take_new_lanes(cx);
+        for round in 0..ROUNDS {
+            let now = Instant::now();
+            if round > 0 && now >= self.until {
+                break;
+            }
+            let mut moved = self.read_lanes(cx, now);
+            if self.link.is_ended() {
+                // What came is of a link that is over: nothing of it may arrive late.
+                self.redis.clear();
+                return Poll::Ready(());
+            }
+            moved |= self.write_redis(cx, now);
+            moved |= self.read_redis(cx, now);
+            moved |= self.write_lanes(cx, now);
+            self.check_time(now);
+            if self.link.is_ended() {
+                return Poll::Ready(());
+            }
+            if self.ask_by.is_some_and(|by| by <= now) {
+                self.ask_by = None;
+                match self.tap.overdue() {
+                    Overdue::Never => {}
+                    Overdue::NotYet => self.ask_by = Some(now + OPENING),
+                    Overdue::Now { reply, reason } => {
+                        self.refuse(&reply, reason, false, now);
+                        continue;
+                    }
+                }
+            }
+            if self.link.dial_due().is_some_and(|due| due <= now) {
+                self.lanes.dial(&mut self.link, self.entry, now);
+                self.take_new_lanes(cx);
+            }
+            self.report();
+            if !moved && self.sleeps(cx) {
+                return Poll::Pending;
+            }
+        }
+        self.turn.more = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes what the source of lanes has for the link.
+    fn take_new_lanes(&mut self, cx: &mut Context<'_>) {
+        self.lanes.reap(cx);
+        while self.lanes.poll_source(cx, &mut self.link, self.entry).is_ready() {
+            self.take_events();
+        }
+    }
+
+    /// Handles what has happened to the link: closes the lanes that it has let go of.
+    fn take_events(&mut self) {
+        while let Some(event) = self.link.poll_event() {
+            match event {
+                Event::LaneClosed { lane, retired } => {
+                    self.lanes.close(lane, retired, &self.link, self.entry)
+                }
+                Event::Resumed(resumed) => self.resumed = Some(resumed),
+                Event::Ended { end, delivered } => self.ended = Some((end, delivered)),
+            }
+        }
+    }
+
+    /// Reports to the registry and the log what has changed.
+    fn report(&mut self) {
+        let stats = LinkStats {
+            lanes: self.link.lanes() as u64,
+            held: self.link.held().map(|held| Hold { since: held.since, within: held.within }),
+            breaks: self.link.breaks(),
+            resent: self.link.resent(),
+            carried: self.link.carried(),
+            buffered: self.link.memory(),
+        };
+        announce::look(self.entry);
+        if let (Some(held), None) = (self.link.held(), self.reported.held) {
+            let cause = held.cause.to_string();
+            let within = held.within.as_secs_f64();
+            log_link!(warn, self.entry, throttled(Kind::Held, &cause); "link held: {cause}; gives up in {within:.1} s");
+        }
+        if stats != self.reported {
+            self.share.set(stats.buffered, self.link.scattered());
+            self.entry.update(stats);
+            self.reported = stats;
+        }
+        if let Some(resumed) = self.resumed.take() {
+            self.entry.note_resumed();
+            let seconds = clock::tenths(resumed.lasted);
+            let (to_replica, to_master) = self.entry.counts();
+            let payload = (to_replica + to_master).max(1);
+            let carried = (stats.carried as f64 / payload as f64 * 100.0).round() / 100.0;
+            log_link!(info, self.entry, throttled(Kind::Resumed, &resumed.cause.to_string()); seconds, resent = resumed.resending, breaks = stats.breaks, redials = self.entry.redials(), lanes = stats.lanes, carried, "link resumed: {}", resumed.cause);
+        }
+    }
+
+    /// Whether a gap stays open: what lay beyond it is still to come in order.
+    fn is_stuck(&mut self, now: Instant) -> bool {
+        let (received, scattered) = (self.link.received(), self.link.scattered());
+        match self.gap {
+            Some((since, filled)) if scattered > 0 && received < filled => {
+                now >= since + self.link.gap_patience()
+            }
+            _ => {
+                self.gap = (scattered > 0).then_some((now, received + scattered));
+                false
+            }
+        }
+    }
+
+    /// Lanes to link. Whether anything came.
+    fn read_lanes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let full = self.share.room() == 0;
+        let wait = full && self.link.has_ready();
+        let stuck = self.is_stuck(now);
+        if self.share.gives_way(stuck) {
+            self.link.abort(Reason::new(ReasonCode::Limit, &End::MemoryShort.to_string()), End::MemoryShort);
+        }
+        let moved = if wait {
+            self.lanes.skip_read();
+            false
+        } else {
+            self.lanes.read(cx, &mut self.link, self.entry, now, self.until)
+        };
+        self.take_events();
+        moved
+    }
+
+    /// Handles what the time has brought.
+    fn check_time(&mut self, now: Instant) {
+        self.lanes.check_silence(&mut self.link, self.entry, now);
+        self.link.handle_timeout(now);
+        self.take_events();
+    }
+
+    /// Link to tap to Redis. Whether anything moved.
+    fn write_redis(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut moved = false;
+        while self.redis.has_space()
+            && let Some((chunk, carried)) = self.link.take()
+        {
+            moved = true;
+            let flow = self.flow;
+            let actions = self.inward.through(self.tap.as_mut(), flow, chunk, carried, now);
+            self.take_inward(actions, now);
+        }
+        let mut useful = false;
+        loop {
+            match self.redis.poll_write(cx) {
+                Write::Nothing => break,
+                Write::Done(carried) => self.link.wrote(carried, now),
+                Write::Bytes(count) => {
+                    self.entry.count(self.flow, count);
+                    (moved, useful) = (true, true);
+                }
+                Write::Failed => {
+                    if self.flow == Flow::ToReplica || self.passthrough {
+                        self.link.local_broken(now);
+                    }
+                    // A master that takes nothing more may still have been read from.
+                    return true;
+                }
+            }
+        }
+        self.turn.rounds += u32::from(useful);
+        let finished = self.passthrough && self.link.receive_finished();
+        moved | (finished && self.redis.shut_if_empty(cx))
+    }
+
+    /// What the tap made of bytes from the link.
+    fn take_inward(&mut self, actions: Vec<Action>, now: Instant) {
+        for action in actions {
+            match action {
+                Action::Forward { chunk, carried, .. } => self.redis.push(chunk, carried),
+                Action::Answer(reply) => self.link.offer(Chunk::copied(&reply)),
+                Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
+            }
+        }
+    }
+
+    /// Redis to tap to link. Whether anything came.
+    fn read_redis(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.redis.has_ended() {
+            self.redis.stop_watch();
+            return false;
+        }
+        let room = self.link.read_room().min(self.share.room());
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        if room == 0 {
+            // A replica that closes is gone; the last bytes of a master, and of either end
+            // in passthrough, are still to be read.
+            let until_closed = !self.passthrough && self.flow == Flow::ToReplica;
+            let gone = self.redis.watch(cx, until_closed, now);
+            if gone {
+                self.link.local_broken(now);
+            }
+            return gone;
+        }
+        let chunk = match self.redis.poll_read(cx, room.min(self.link.max_payload())) {
+            Read::Nothing => return false,
+            Read::Bytes(chunk) => chunk,
+            Read::Ended(closed) => {
+                match self.tap.closed() {
+                    Some((reply, reason)) => self.refuse(&reply, reason, false, now),
+                    None if closed.is_ok() => self.link.local_closed(now),
+                    None => self.link.local_broken(now),
+                }
+                return true;
+            }
+        };
+        let (flow, count) = (self.outward_flow(), chunk.len());
+        self.entry.count(flow, count);
+        self.turn.rounds += 1;
+        for action in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now) {
+            match action {
+                Action::Forward { chunk, armed, .. } => {
+                    if !chunk.is_empty() {
+                        self.offer(chunk);
+                    }
+                    if armed {
+                        self.link.arm();
+                    }
+                }
+                Action::Answer(reply) => self.redis.push(Chunk::copied(&reply), 0),
+                Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
+            }
+        }
+        // What was held may have waited for just this answer.
+        let actions = self.inward.again(self.tap.as_mut(), self.flow, now);
+        self.take_inward(actions, now);
+        true
+    }
+
+    /// Redis' bytes to the link. How much work compressing them is, is this site's choice.
+    fn offer(&mut self, chunk: Chunk) {
+        if !self.link.is_packing() {
+            return self.link.offer(chunk);
+        }
+        let before = thread_time();
+        self.link.offer(chunk);
+        self.turn.ours += thread_time().saturating_sub(before);
+    }
+
+    /// Link to lanes. Whether anything was written.
+    fn write_lanes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let moved = self.lanes.write(cx, &mut self.link, self.entry, now, self.until);
+        self.take_events();
+        moved
+    }
+
+    /// Whether there is nothing to do before the time or a socket says so.
+    fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
+        // What waits for room on the lane is woken by the lane, not by the time.
+        let io = |number| self.lanes.io(number);
+        let times = [self.link.poll_timeout(&io), self.redis.watch_at(), self.ask_by];
+        let Some(next) = times.into_iter().flatten().min() else {
+            return true;
+        };
+        self.sleeps_until(next, cx)
+    }
+
+    /// Whether that time is still to come; the task is woken then.
+    fn sleeps_until(&mut self, next: Instant, cx: &mut Context<'_>) -> bool {
+        let next = tokio::time::Instant::from_std(next);
+        if self.sleep.deadline() != next {
+            self.sleep.as_mut().reset(next);
+        }
+        self.sleep.as_mut().poll(cx).is_pending()
+    }
+
+    /// The tap ends the link: last words to the replica, then the end. `breach` is for
+    /// what is no part of replication.
+    fn refuse(&mut self, reply: &[u8], reason: String, breach: bool, now: Instant) {
+        // Nothing that came behind it is looked at any more.
+        for way in [&mut self.inward, &mut self.outward] {
+            way.stop();
+        }
+        let (code, end): (_, fn(String) -> End) = if breach {
+            (ReasonCode::CommandRefused, End::CommandRefused)
+        } else {
+            (ReasonCode::Limit, End::Declined)
+        };
+        if self.outward_flow() == Flow::ToReplica {
+            if !reply.is_empty() {
+                self.link.offer(Chunk::copied(reply));
+            }
+            let why = Reason::new(code, &format!("site {}: {reason}", self.site));
+            self.link.finish(why, end(reason), now);
+        } else {
+            let why = Reason::new(code, &reason);
+            self.link.abort(why, end(reason));
+        }
+    }
+
+    fn outward_flow(&self) -> Flow {
+        match self.flow {
+            Flow::ToMaster => Flow::ToReplica,
+            Flow::ToReplica => Flow::ToMaster,
+        }
+    }
+}
