@@ -44,6 +44,8 @@ pub struct Talk {
     pub replica: Vec<u8>,
     /// The tap's last reply, and the reason for the log.
     pub end: Option<(Vec<u8>, String)>,
+    /// The station whose tap has ended the link.
+    ended_at: Option<usize>,
     /// Number of bytes that had reached the replica when the reply to the sync was complete.
     pub armed: Option<usize>,
     watch: Arc<Mutex<Watch>>,
@@ -153,6 +155,7 @@ impl Talk {
             master: Vec::new(),
             replica: Vec::new(),
             end: None,
+            ended_at: None,
             armed: None,
             watch,
             delivered: Default::default(),
@@ -214,12 +217,11 @@ impl Talk {
         lock(&self.watch).swallowed.clone()
     }
 
-    /// What both sites know of the replication, in words. Once the master's site has ended the
-    /// link, the replica's site is left out, because how far it has read then depends on the
-    /// pieces.
+    /// What both sites know of the replication, in words. Once one of them has ended the link, it
+    /// alone counts, because how much the other has seen by then depends on the pieces.
     pub fn known(&self) -> String {
-        let from = if self.end.is_some() { self.stations.len() - 1 } else { 0 };
-        let views = self.stations[from..].iter().map(|station| station.observed.view(self.now));
+        let who = self.ended_at.map_or(0..self.stations.len(), |at| at..at + 1);
+        let views = self.stations[who].iter().map(|station| station.observed.view(self.now));
         format!("{:?}", views.collect::<Vec<_>>())
     }
 
@@ -270,7 +272,7 @@ impl Talk {
                     // The replica's site may have ended the link for what came before.
                     if self.end.is_none() {
                         assert!(self.replica.ends_with(&reply), "the last words arrive");
-                        self.end = Some((reply, reason));
+                        (self.end, self.ended_at) = (Some((reply, reason)), Some(at));
                     }
                 }
             }

@@ -8,16 +8,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Driver;
-use super::lanes::{Carrier, LaneSource, Lanes};
+use super::lanes::{Carrier, LAST_WORDS, LaneSource, Lanes};
 use crate::lane::LaneError;
 use crate::link::dials::Dial;
 use crate::link::{End, Link};
 use crate::registry::LinkStats;
 use crate::session::dial::redial::Redial;
 use crate::wire::frame::Frame;
-
-/// The time for the frames that end a link to reach the far side, and for a lane to close.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The time for Redis to read the last bytes that were written to it, and to close: as
 /// long as Redis itself waits for a peer by default.

@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::finish::LAST_WORDS;
 use crate::buffer;
 use crate::lane::{Lane, LaneError};
 use crate::link::{LaneIo, LaneLoss, Link};
@@ -25,6 +24,9 @@ use crate::session::inbound::part;
 use crate::session::link_table::{AttachRequest, ToLink};
 use crate::wire::frame::Frame;
 use crate::wire::hello::Accept;
+
+/// The time for the frames that end a link to reach the far side, and for a lane to close.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The number of lanes of a link that are being closed at a time, refused ones among them:
 /// as many as it may have. Beyond that they are reset.
