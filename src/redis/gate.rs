@@ -185,7 +185,13 @@ impl Gate {
 
     /// Whether the replica is late in asking for a sync. Called when [`OPENING`] is over.
     pub fn overdue(&self) -> Overdue {
+        let opening = self.rules.opening.as_ref();
+        let evicted = opening.is_some_and(|opening| opening.is_evicted() && !opening.has_asked());
         match self.phase {
+            Phase::Handshake if evicted => {
+                let reason = "it asked for no sync while its site had all its links (links_per_site)";
+                Overdue::Now { reply: reply::error(&self.site, reason), reason: reason.to_owned() }
+            }
             Phase::Syncing | Phase::Slots => Overdue::Never,
             // The master may take its time, for example to fork.
             Phase::AskedPsync | Phase::AskedSync | Phase::AskedSlots => Overdue::NotYet,
@@ -194,12 +200,7 @@ impl Gate {
             // The replica has asked, and the gateway still waits for the reply to its own command.
             Phase::Handshake if self.asks_itself() => Overdue::NotYet,
             Phase::Handshake => {
-                let evicted = self.rules.opening.as_ref().is_some_and(|opening| opening.is_evicted());
-                let reason = if evicted {
-                    "it asked for no sync while its site had all its links (links_per_site)".to_owned()
-                } else {
-                    format!("no sync was asked for within {} s", OPENING.as_secs())
-                };
+                let reason = format!("no sync was asked for within {} s", OPENING.as_secs());
                 Overdue::Now { reply: reply::error(&self.site, &reason), reason }
             }
         }
@@ -560,8 +561,11 @@ impl Gate {
         // A master that knows `rdb-only`, but not the option that pairs the connection, has applied
         // `rdb-only` although it answers with an error.
         self.dump |= snapshot && line.starts_with(b"-");
-        if let Some(guess) = guess.filter(|_| line == b"+OK") {
-            guess.right();
+        match guess {
+            Some(guess) if line == b"+OK" => guess.right(),
+            // The other error says nothing about a password.
+            Some(guess) if line.starts_with(b"-") && !is_without_password(line) => guess.wrong(),
+            _ => {}
         }
         if by == By::MasterToUs {
             self.listed.answered(line);
@@ -619,6 +623,12 @@ impl Gate {
             full_syncs.give_back(&place);
         }
     }
+}
+
+/// Whether a master says that it has no password: then none is wrong.
+fn is_without_password(line: &[u8]) -> bool {
+    const WORDS: &[u8] = b"without any password configured";
+    line.windows(WORDS.len()).any(|words| words == WORDS)
 }
 
 /// The command's name for a log, with the first argument of REPLCONF and CLUSTER. Other arguments

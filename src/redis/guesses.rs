@@ -43,13 +43,15 @@ struct State {
     good: VecDeque<Vec<u8>>,
 }
 
-/// A password that is being tried. It counts as wrong unless [`Guess::right`] is called.
+/// A password that is being tried. One whose answer nobody has seen counts as neither right
+/// nor wrong.
 pub struct Guess {
     guesses: Arc<Guesses>,
     digest: Vec<u8>,
     /// The master has accepted it before.
     known: bool,
-    good: bool,
+    /// Whether the master has accepted it, once it has answered.
+    good: Option<bool>,
 }
 
 impl Default for Guesses {
@@ -96,14 +98,19 @@ impl Guesses {
             state.last = Some(now);
         }
         drop(state);
-        Ok(Guess { guesses: Arc::clone(self), digest, known, good: false })
+        Ok(Guess { guesses: Arc::clone(self), digest, known, good: None })
     }
 }
 
 impl Guess {
     /// The master has accepted it.
     pub fn right(mut self) {
-        self.good = true;
+        self.good = Some(true);
+    }
+
+    /// The master has refused it.
+    pub fn wrong(mut self) {
+        self.good = Some(false);
     }
 }
 
@@ -116,15 +123,15 @@ impl Drop for Guess {
             state.pending.swap_remove(at);
         }
         match (self.known, self.good) {
-            (false, false) => state.wrong = state.wrong.saturating_add(1),
-            (false, true) if !state.good.contains(&self.digest) => {
+            (false, Some(false)) => state.wrong = state.wrong.saturating_add(1),
+            (false, Some(true)) if !state.good.contains(&self.digest) => {
                 if state.good.len() == KNOWN {
                     state.good.pop_front();
                 }
                 state.good.push_back(std::mem::take(&mut self.digest));
             }
             // It was accepted before and is not now: the master's password has changed.
-            (true, false) => state.good.retain(|good| *good != self.digest),
+            (true, Some(false)) => state.good.retain(|good| *good != self.digest),
             _ => {}
         }
     }
@@ -154,7 +161,10 @@ mod tests {
         let (mut at, mut passed) = (Duration::ZERO, Vec::new());
         while at < Duration::from_secs(400) {
             match attempt(b"wrong", at) {
-                Ok(_) => passed.push(at.as_secs()),
+                Ok(guess) => {
+                    guess.wrong();
+                    passed.push(at.as_secs());
+                }
                 Err(wait) => at += wait,
             }
         }
@@ -162,13 +172,13 @@ mod tests {
         assert!(passed[11..].windows(2).all(|pair| pair[1] - pair[0] == LONGEST.as_secs()), "{passed:?}");
         // A password that was accepted before passes at once, and a new one has to wait.
         attempt(b"right", at).unwrap().right();
-        drop(attempt(b"wrong", at).unwrap());
+        attempt(b"wrong", at).unwrap().wrong();
         assert!(attempt(b"other", at).is_err());
         // A password that is not accepted any more is a guess like any other.
-        drop(attempt(b"right", at).unwrap());
+        attempt(b"right", at).unwrap().wrong();
         assert!(attempt(b"right", at).is_err());
         // In the end all wrong guesses are forgotten.
-        (0..FREE).for_each(|_| drop(attempt(b"wrong", at + FORGET).unwrap()));
+        (0..FREE).for_each(|_| attempt(b"wrong", at + FORGET).unwrap().wrong());
     }
 
     #[test]
@@ -183,12 +193,12 @@ mod tests {
         assert_eq!(tried.len(), FREE as usize);
         tried.into_iter().for_each(Guess::right);
         // Once some were wrong, passwords are tried one at a time.
-        (0..FREE).for_each(|_| drop(guesses.attempt(&[b"ba"], now).unwrap()));
+        (0..FREE).for_each(|_| guesses.attempt(&[b"ba"], now).unwrap().wrong());
         let later = now + FIRST;
         let pending = guesses.attempt(&[b"ba"], later).unwrap();
         assert!(guesses.attempt(&[b"ba"], later + LONGEST).is_err());
         assert!(guesses.attempt(&[b"a", b"b"], later).is_ok());
-        drop(pending);
+        pending.wrong();
         assert!(guesses.attempt(&[b"ba"], later + LONGEST).is_ok());
     }
 }

@@ -16,6 +16,9 @@ use crate::redis::pace::Pace;
 /// its links: some round trips of a long path.
 const IDLE: Duration = Duration::from_secs(3);
 
+/// The most links of a site beyond its limit: those that are about to end, to make way.
+const SURPLUS: usize = 8;
+
 /// What each site has used of its limits.
 #[derive(Default)]
 pub(super) struct Taken {
@@ -75,13 +78,14 @@ impl Registry {
         let live = taken.links.get(&site).copied().unwrap_or(0);
         let now = Instant::now();
         let waiting = taken.waiting.entry(site.clone()).or_default();
+        let mut oldest = None;
         waiting.retain(|opening| !opening.has_asked());
         if live >= limits.links_per_site {
             let idle = |opening: &Arc<Opening>| now.saturating_duration_since(opening.opened()) >= IDLE;
-            let Some(oldest) = waiting.iter().position(idle) else {
+            oldest = waiting.iter().position(idle).filter(|_| live < limits.links_per_site + SURPLUS);
+            if oldest.is_none() {
                 return Err(format!("site {site} already has {live} links here (links_per_site)"));
-            };
-            waiting.remove(oldest).evict();
+            }
         }
         let of = (site.clone(), master.to_owned());
         let openings = taken.openings.entry(of.clone());
@@ -89,6 +93,10 @@ impl Registry {
         let opening = openings.open(now).map_err(|most| {
             format!("site {site} opened {most} links and more that asked for no sync; one more is let in every second or so")
         })?;
+        // Not before the new link is let in.
+        if let Some(oldest) = oldest {
+            waiting.remove(oldest).evict();
+        }
         waiting.push(Arc::clone(&opening));
         *taken.links.entry(site.clone()).or_default() += 1;
         let grants = Arc::clone(taken.grants.entry(of.clone()).or_default());

@@ -11,7 +11,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::is_gone;
 
 /// The first pause; it doubles with each end that follows.
 const FIRST: Duration = Duration::from_millis(500);
@@ -31,6 +35,9 @@ const MOST: usize = 1024;
 /// Links of one address at a time whose sync has not begun. Others wait: replicas that come
 /// back together take a few round trips each.
 const AT_ONCE: usize = 256;
+
+/// The longest wait for one of these places.
+const PLACE: Duration = Duration::from_secs(10);
 
 /// How the clients of one `[[replica]]` have fared.
 #[derive(Debug, Default)]
@@ -69,6 +76,32 @@ impl Backoff {
         (past.last + pause).saturating_duration_since(now)
     }
 
+    /// Whether the client may open a link now. If it may, the next one of its address has to
+    /// wait for another pause; if not, the time to wait.
+    fn claim(&self, client: IpAddr, now: Instant) -> Duration {
+        let wait = self.wait(client, now);
+        if wait.is_zero()
+            && let Some(past) = self.clients().get_mut(&client)
+        {
+            past.last = now;
+        }
+        wait
+    }
+
+    /// Waits until the client may open a link. Answers whether it has left meanwhile.
+    pub(super) async fn turn(&self, client: IpAddr, redis: &TcpStream) -> bool {
+        loop {
+            let wait = self.claim(client, Instant::now());
+            if wait.is_zero() {
+                return is_gone(redis).await;
+            }
+            tokio::time::sleep(wait).await;
+            if is_gone(redis).await {
+                return true;
+            }
+        }
+    }
+
     /// The client's link ended, and no sync had begun although Redis was asked for one; or
     /// it did not know the password.
     pub(super) fn refused(&self, client: IpAddr, now: Instant) {
@@ -102,7 +135,7 @@ impl Backoff {
     }
 
     /// Waits for one of the places of this client for links whose sync has not begun. The
-    /// place is given back when dropped.
+    /// place is given back when dropped. Nothing if none is free for [`PLACE`].
     pub(super) async fn place(&self, client: IpAddr) -> Option<OwnedSemaphorePermit> {
         let places = {
             let mut opening = self.opening.lock().expect("no code panics while it holds the places");
@@ -112,7 +145,7 @@ impl Backoff {
             let places = opening.entry(client).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
             Arc::clone(places)
         };
-        places.acquire_owned().await.ok()
+        timeout(PLACE, places.acquire_owned()).await.ok()?.ok()
     }
 }
 

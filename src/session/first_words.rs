@@ -5,14 +5,14 @@
 //! master is a passthrough may the far side speak first. A client whose address has to
 //! wait is answered its PINGs here, so that a health check stays quick.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-use tokio::time::{sleep_until, timeout};
+use tokio::sync::{Mutex, Notify};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::dial::{Dialer, probe};
@@ -28,16 +28,51 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// The time between two questions to the far site whether its master is a passthrough.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
+/// The time for a client to read its last answer, and to close.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// The most bytes of a command that is answered here.
 const MOST_BYTES: usize = 1024;
+
+/// The time for which a link that was had shows that links are to be had.
+const GOOD: Duration = Duration::from_secs(5);
+
+/// The time for which a failure is told to others who ask: less than the second after which a
+/// replica asks again.
+const FAILED: Duration = Duration::from_millis(900);
+
+/// The time for which the PINGs of others wait for the outcome of the one that has a link opened.
+const FINDING: Duration = Duration::from_secs(2);
+
+/// The first and the longest pause between two looks at a command that has not come whole.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// What a far site offers under the name of a `[[replica]]`, by what it said last.
 #[derive(Debug, Default)]
 pub(super) struct Offer {
     kind: AtomicU8,
     asked: Mutex<Option<Instant>>,
-    /// Why the last link could not be had.
-    failure: std::sync::Mutex<Option<String>>,
+    outcome: std::sync::Mutex<Outcome>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    /// When a link was asked for last, and why it was not to be had.
+    last: Option<(Instant, Option<String>)>,
+    /// Since when somebody's PING has a link opened.
+    finding: Option<Instant>,
+}
+
+/// What becomes of a PING.
+#[derive(Debug, PartialEq, Eq)]
+enum Ping {
+    /// It is answered here: by PONG, or by why there is no link.
+    Answer(Option<String>),
+    /// A link is opened for it.
+    Link,
+    /// It waits for the outcome of another.
+    Wait,
 }
 
 const UNKNOWN: u8 = 0;
@@ -56,12 +91,37 @@ impl Offer {
         self.note(Some(reason.to_owned()));
     }
 
-    fn note(&self, failure: Option<String>) {
-        *self.failure.lock().expect("no code panics while it holds a reason") = failure;
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().expect("no code panics while it holds an outcome")
     }
 
-    fn failure(&self) -> Option<String> {
-        self.failure.lock().expect("no code panics while it holds a reason").clone()
+    fn note(&self, failure: Option<String>) {
+        *self.outcome() = Outcome { last: Some((Instant::now(), failure)), finding: None };
+        self.changed.notify_waiters();
+    }
+
+    /// Judges a PING. A client whose address is `paused` gets no link for it.
+    fn ping(&self, paused: bool, now: Instant) -> Ping {
+        let mut outcome = self.outcome();
+        if let Some((at, failure)) = &outcome.last {
+            let fresh = if failure.is_some() { FAILED } else { GOOD };
+            if paused || now.saturating_duration_since(*at) < fresh {
+                return Ping::Answer(failure.clone());
+            }
+        }
+        if self.kind.load(Ordering::Relaxed) != REPLICATION {
+            return Ping::Link;
+        }
+        if outcome.finding.is_some_and(|since| now.saturating_duration_since(since) < FINDING) {
+            return Ping::Wait;
+        }
+        outcome.finding = Some(now);
+        Ping::Link
+    }
+
+    /// Whether the master is known to be a passthrough.
+    pub(super) fn is_passthrough(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) == PASSTHROUGH
     }
 
     /// Asks the far site, where it is not known and nobody has asked lately. The error is
@@ -83,6 +143,8 @@ impl Offer {
 pub(super) enum Next {
     /// A link is to be opened for it. What it said is unread.
     Link,
+    /// The same, and only a replica says what it said.
+    Replica,
     /// It has left.
     Left,
     /// It has said nothing for too long.
@@ -117,7 +179,7 @@ pub(super) async fn first_words(
             if let Err(reason) = offer.find_out(dialer, replica).await {
                 return Next::Unreachable(reason);
             }
-            if offer.kind.load(Ordering::Relaxed) == PASSTHROUGH {
+            if offer.is_passthrough() {
                 return Next::Link;
             }
         }
@@ -130,85 +192,104 @@ pub(super) async fn first_words(
     }
 }
 
-/// Keeps a client waiting until its address may have a link again. Its PINGs are answered
-/// by how the last link of this replica entry went; whatever else it says waits, unread.
-pub(super) async fn wait_turn(
+/// Answers a client's PINGs for as long as it says nothing else: by how the last link of this
+/// replica entry went, so that only a few health checks reach the far site. Whatever else the
+/// client says stays unread. While `paused`, no link is opened for a PING.
+pub(super) async fn first_command(
     offer: &Offer,
     redis: &mut TcpStream,
     seat: &Seat<std::net::IpAddr>,
     site: &str,
-    until: Instant,
+    paused: bool,
 ) -> Next {
-    let until = tokio::time::Instant::from_std(until);
-    let pings = async {
+    let mut answered = false;
+    let commands = async {
         loop {
             match next_command(redis).await {
                 Ok(Said::Ping(length)) => {
                     seat.spoke();
-                    let failure = offer.failure();
-                    let reply = failure.as_deref().map(|reason| reply::error(site, reason));
-                    let reply = reply.as_deref().unwrap_or(b"+PONG\r\n");
-                    if take(redis, length).await.is_err()
-                        || redis.write_all(reply).await.is_err()
-                        || failure.is_some()
-                    {
+                    let changed = offer.changed.notified();
+                    let failure = match offer.ping(paused, Instant::now()) {
+                        Ping::Link => return Next::Link,
+                        Ping::Wait => {
+                            let _ = timeout(FINDING, changed).await;
+                            continue;
+                        }
+                        Ping::Answer(failure) => failure,
+                    };
+                    if take(redis, length).await.is_err() {
                         return Next::Left;
                     }
+                    if let Some(reason) = failure {
+                        let reply = reply::error(site, &reason);
+                        let _ = timeout(PARTING, super::last_words(redis, &reply)).await;
+                        return Next::Left;
+                    }
+                    if redis.write_all(b"+PONG\r\n").await.is_err() {
+                        return Next::Left;
+                    }
+                    answered = true;
                 }
-                Ok(Said::Quit) => {
-                    let _ = redis.write_all(reply::OK).await;
+                Ok(Said::Quit(length)) => {
+                    if take(redis, length).await.is_ok() {
+                        let _ = timeout(PARTING, super::last_words(redis, reply::OK)).await;
+                    }
                     return Next::Left;
                 }
-                Ok(Said::More) => return Next::Link,
+                // Whoever says AUTH after its PING is a replica; before it, perhaps a health check.
+                Ok(Said::Auth) => return if answered { Next::Replica } else { Next::Link },
+                Ok(Said::Replica) => return Next::Replica,
+                Ok(Said::Other) => return Next::Link,
                 Err(_) => return Next::Left,
             }
         }
     };
-    let next = tokio::select! {
-        next = pings => next,
-        () = sleep_until(until) => Next::Link,
-    };
-    if matches!(next, Next::Link) {
-        sleep_until(until).await;
-    }
-    next
+    timeout(OPENING, commands).await.unwrap_or(Next::Silent)
 }
 
-/// What a client that waits says next.
+/// What a client says next.
 enum Said {
     /// A PING of so many bytes, unread.
     Ping(usize),
-    Quit,
+    /// A QUIT of so many bytes, unread.
+    Quit(usize),
+    /// A password, unread.
+    Auth,
+    /// What only a replica says, unread.
+    Replica,
     /// Anything else, unread.
-    More,
+    Other,
 }
 
 /// Looks at the client's next command without reading it.
 async fn next_command(redis: &TcpStream) -> std::io::Result<Said> {
     // It may be an AUTH.
     let mut bytes = Zeroizing::new([0; MOST_BYTES]);
-    let mut before = 0;
+    let (mut before, mut pause) = (0, LOOK_AGAIN.0);
     loop {
         let count = redis.peek(&mut *bytes).await?;
         if count == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         match command::parse(&bytes[..count]) {
-            Parsed::Command { length, arguments } if arguments.len() == 1 => {
-                return Ok(match arguments[0].to_ascii_uppercase().as_slice() {
-                    b"PING" => Said::Ping(length),
-                    b"QUIT" => Said::Quit,
-                    _ => Said::More,
+            Parsed::Command { length, arguments } => {
+                return Ok(match (arguments[0].to_ascii_uppercase().as_slice(), arguments.len()) {
+                    (b"PING", 1) => Said::Ping(length),
+                    (b"QUIT", 1) => Said::Quit(length),
+                    (b"AUTH", _) => Said::Auth,
+                    (b"REPLCONF" | b"PSYNC" | b"SYNC", _) => Said::Replica,
+                    _ => Said::Other,
                 });
             }
             Parsed::Incomplete if count < MOST_BYTES => {
                 if count == before {
-                    // The rest of it has not come, and what is there cannot be waited for.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    // The rest of it has not come, and the socket is readable all the while.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LOOK_AGAIN.1);
                 }
                 before = count;
             }
-            _ => return Ok(Said::More),
+            _ => return Ok(Said::Other),
         }
     }
 }
@@ -222,8 +303,35 @@ async fn take(redis: &mut TcpStream, length: usize) -> std::io::Result<()> {
 /// Tells a client that has said nothing why it goes.
 pub(super) async fn part_silent(redis: &mut TcpStream, site: &str, within: Duration) {
     let reply = reply::error(site, &format!("no sync was asked for within {} s", OPENING.as_secs()));
-    let _ = timeout(within, super::replica_listener::last_words(redis, &reply)).await;
+    let _ = timeout(within, super::last_words(redis, &reply)).await;
 }
 
 /// What is told of all clients that leave before a link is opened for them.
 pub(super) const LEFT: &str = "a client left without asking for a sync";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_ping_opens_a_link_and_the_others_are_answered_by_its_outcome() {
+        let (offer, now) = (Offer::default(), Instant::now());
+        assert_eq!(
+            [(); 2].map(|()| offer.ping(false, now)),
+            [Ping::Link, Ping::Link],
+            "it is not known what is there"
+        );
+        offer.accepted(false);
+        let at = |millis| Instant::now() + Duration::from_millis(millis);
+        assert_eq!(offer.ping(false, at(4000)), Ping::Answer(None));
+        assert_eq!(offer.ping(false, at(5001)), Ping::Link);
+        assert_eq!(offer.ping(false, at(5002)), Ping::Wait);
+        assert_eq!(offer.ping(false, at(8000)), Ping::Link, "no outcome has come");
+        assert_eq!(offer.ping(true, at(8000)), Ping::Answer(None), "no link for an address that is paused");
+        offer.failed("no way");
+        assert_eq!(offer.ping(false, at(500)), Ping::Answer(Some("no way".to_owned())));
+        assert_eq!(offer.ping(false, at(950)), Ping::Link, "a replica asks again after a second");
+        offer.accepted(true);
+        assert_eq!(offer.ping(false, at(6000)), Ping::Link);
+    }
+}

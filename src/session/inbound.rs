@@ -426,6 +426,10 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
 
 /// Connects to a master's Redis, ready for a replica.
 async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
+    // Replicas ask again every second, and each would make the master check a password anew.
+    if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
+        return Err(no_login(master, &fault));
+    }
     let last_good = shared.dialer.ways.last_good(Side::Acceptor, &master.name);
     let failed = match race::run::connect(&master.redis, last_good, REDIS_DEADLINE).await {
         Ok(mut redis) => {
@@ -448,7 +452,6 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
 /// Sends the master's password, if the config has one.
 async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
-    let what = format!("master {:?}: Redis at {}", master.name, master.redis);
     match authenticate_to_master(redis, auth).await {
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
@@ -457,13 +460,18 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
             Ok(())
         }
         Err(fault) => {
-            let heard = "the master's gateway cannot authenticate itself at its Redis; its log says why";
-            Err(No {
-                why: Reason::new(ReasonCode::RedisDown, heard),
-                log: format!("{what}: {fault}"),
-                topic: Topic::master(Kind::RedisDown, master),
-            })
+            shared.logins.failed(&master.name, &fault.to_string(), Instant::now());
+            Err(no_login(master, &fault.to_string()))
         }
+    }
+}
+
+fn no_login(master: &Master, fault: &str) -> No {
+    let heard = "the master's gateway cannot authenticate itself at its Redis; its log says why";
+    No {
+        why: Reason::new(ReasonCode::RedisDown, heard),
+        log: format!("master {:?}: Redis at {}: {fault}", master.name, master.redis),
+        topic: Topic::master(Kind::RedisDown, master),
     }
 }
 

@@ -20,9 +20,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use self::dial::Dialer;
 use self::link_table::LinkTable;
@@ -90,6 +93,8 @@ pub struct Shared {
     pub memory: Arc<Budget>,
     /// What opens lanes to other gateways.
     pub dialer: Arc<Dialer>,
+    /// Logins at the masters' Redis that have failed lately.
+    logins: auth::Logins,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
@@ -110,6 +115,7 @@ impl Shared {
             links: Arc::default(),
             memory: Budget::new(config.limits.memory),
             dialer,
+            logins: auth::Logins::default(),
             config,
             stop,
         }
@@ -194,4 +200,19 @@ fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
             }
         }
     }
+}
+
+/// Writes a reply and waits until the replica has closed: a reset could overtake it.
+async fn last_words(redis: &mut TcpStream, reply: &[u8]) -> std::io::Result<()> {
+    redis.write_all(reply).await?;
+    redis.shutdown().await?;
+    let mut rest = Zeroizing::new([0; 1024]);
+    while redis.read(&mut *rest).await? > 0 {}
+    Ok(())
+}
+
+/// Whether the other end has closed already.
+async fn is_gone(redis: &TcpStream) -> bool {
+    let ready = timeout(Duration::ZERO, redis.ready(Interest::READABLE)).await;
+    matches!(ready, Ok(Ok(ready)) if ready.is_read_closed()) || matches!(ready, Ok(Err(_)))
 }

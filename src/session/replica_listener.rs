@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +21,9 @@ use super::auth::{Guesses, Proof, authenticate_replica, read};
 use super::backoff::Backoff;
 use super::dial::reach;
 use super::dial::redial::Redial;
-use super::first_words::{LEFT, Next, Offer, first_words, part_silent, wait_turn};
+use super::first_words::{LEFT, Next, Offer, first_command, first_words, part_silent};
 use super::relay::{self, LaneSource, Relay};
-use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, tune};
+use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, is_gone, last_words, tune};
 use crate::config::{Announced, Replica};
 use crate::lane::LaneError;
 use crate::link::{Link, Side};
@@ -112,8 +112,10 @@ pub async fn serve_replica(
     let want = |sibling| Request::New { master: replica.master.clone(), sibling };
     let (opening, reached) = tokio::select! {
         opened = async {
-            let opening = listener.backoff.place(from.ip()).await;
-            (opening, reach(&shared.dialer, &replica, want).await)
+            let Some(opening) = listener.backoff.place(from.ip()).await else {
+                return (None, Err("too many links of this client's address wait for their sync".to_owned()));
+            };
+            (Some(opening), reach(&shared.dialer, &replica, want).await)
         } => opened,
         () = shared.stop.cancelled() => return,
     };
@@ -228,20 +230,26 @@ async fn approach(
     } else {
         Next::Link
     };
-    let now = Instant::now();
-    let wait = listener.backoff.wait(from.ip(), now);
-    if matches!(next, Next::Link) && !wait.is_zero() {
-        if open {
-            next = wait_turn(&listener.offer, redis, seat, site, now + wait).await;
-        } else {
-            tokio::time::sleep(wait).await;
-        }
-        if is_gone(redis).await {
+    let paused = !listener.backoff.wait(from.ip(), Instant::now()).is_zero();
+    if matches!(next, Next::Link) && open && !listener.offer.is_passthrough() {
+        next = first_command(&listener.offer, redis, seat, site, paused).await;
+    }
+    if paused {
+        let gone = match next {
+            // All that an address has waiting are not to go at once: one for each pause.
+            Next::Link => listener.backoff.turn(from.ip(), redis).await,
+            Next::Replica => {
+                tokio::time::sleep(listener.backoff.wait(from.ip(), Instant::now())).await;
+                is_gone(redis).await
+            }
+            _ => false,
+        };
+        if gone {
             next = Next::Left;
         }
     }
     match next {
-        Next::Link => {}
+        Next::Link | Next::Replica => {}
         Next::Left => {
             no_sync(shared, replica, from);
             return false;
@@ -386,19 +394,4 @@ async fn refuse(redis: &mut TcpStream, reply: &[u8]) {
         last_words(redis, reply).await
     })
     .await;
-}
-
-/// Writes a reply and waits until the replica has closed: a reset could overtake it.
-pub(super) async fn last_words(redis: &mut TcpStream, reply: &[u8]) -> std::io::Result<()> {
-    redis.write_all(reply).await?;
-    redis.shutdown().await?;
-    let mut rest = Zeroizing::new([0; 1024]);
-    while redis.read(&mut *rest).await? > 0 {}
-    Ok(())
-}
-
-/// Whether the other end has closed already.
-async fn is_gone(redis: &TcpStream) -> bool {
-    let ready = timeout(Duration::ZERO, redis.ready(Interest::READABLE)).await;
-    matches!(ready, Ok(Ok(ready)) if ready.is_read_closed()) || matches!(ready, Ok(Err(_)))
 }

@@ -119,6 +119,31 @@ fn health_checks_are_answered_and_keep_no_replica_out() {
 }
 
 #[test]
+fn a_fleet_of_health_checks_keeps_no_replica_out() {
+    let checked = Checked::new("");
+    let entry = checked.pair.entry;
+    let accepted = checked.accepted(|| {
+        for address in 1..=200 {
+            assert!(ping_and_quit([127, 0, 1, address], entry), "check {address} is answered");
+        }
+    });
+    assert!(accepted < 20, "{accepted} of 200 checks reached the master");
+    // Requests of another protocol, which wait for their address's turn and not for an answer.
+    let _waiting: Vec<_> = (0..50)
+        .map(|_| {
+            let mut client = Client::from([127, 0, 2, 1], entry);
+            client.send(b"GET / HTTP/1.1\r\n\r\n");
+            client
+        })
+        .collect();
+    assert!(
+        syncs([127, 0, 2, 1], entry, 7001),
+        "a replica at the same address gets its sync at the first try"
+    );
+    checked.replica("bravo").wait_equal(&checked.alpha);
+}
+
+#[test]
 fn replicas_that_come_back_together_do_not_queue_behind_a_health_check() {
     let checked = Checked::new("[limits]\nlinks_per_site = 200\nnew_links_per_minute = 200\n");
     let entry = checked.pair.entry;
@@ -166,6 +191,7 @@ fn a_link_that_asks_for_nothing_makes_way_when_its_site_has_all_its_links() {
         .map(|_| {
             let mut client = Client::connect(checked.pair.entry).expect("the gateway accepts");
             client.ask(&["PING"]);
+            client.ask(&["REPLCONF", "capa", "eof"]);
             client
         })
         .collect();

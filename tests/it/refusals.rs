@@ -375,7 +375,7 @@ fn a_site_that_opens_too_many_links_is_held_back() {
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
     let mut clients: Vec<_> =
         (0..5).map(|_| crate::support::redis::Client::connect(entry).expect("the gateway accepts")).collect();
-    clients.iter_mut().for_each(|client| client.send(b"PING\r\n"));
+    clients.iter_mut().for_each(|client| client.send(b"REPLCONF capa eof\r\n"));
     eventually("three links are up", SOON, || first.links() == 3);
     second.wait_log("too many links");
     assert_eq!(first.links(), 3);

@@ -183,3 +183,9 @@ fn a_lane_killed_in_the_middle_of_a_large_full_sync_is_not_noticed() {
     assert_eq!((line.alpha.sync_full(), line.alpha.listed(), breaks), (1, (1, 1), 0));
     say(&line, "256 MB over 4 lanes at 50 MB/s, one killed three times", 0, &[took], resent, breaks);
 }
+
+#[test]
+#[ignore = "takes minutes; make soak"]
+fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
+    support::pause::pause(Duration::from_secs(60));
+}

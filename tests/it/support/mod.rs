@@ -6,6 +6,7 @@
 pub mod gateway;
 pub mod line;
 pub mod path;
+pub mod pause;
 pub mod pki;
 pub mod redis;
 pub mod transcript;

@@ -1,0 +1,40 @@
+//! A replica that is stopped for a while, as for a backup.
+
+use std::time::{Duration, Instant};
+
+use super::eventually;
+use super::gateway::Lab;
+use super::redis::{Redis, Version};
+use super::writer::Writer;
+
+/// Stops one of two replicas under a steady load. The other gets every write meanwhile, and
+/// afterwards both have everything without another full sync.
+#[track_caller]
+pub fn pause(during: Duration) {
+    let lab = Lab::new();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "64mb"]);
+    alpha.fill();
+    let pair = lab.pair(alpha.port);
+    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
+    bravo.replicaof(pair.entry);
+    charli.replicaof(pair.entry);
+    bravo.wait_equal(&alpha);
+    charli.wait_equal(&alpha);
+    let writer = Writer::on(&alpha, 1 << 20);
+    bravo.process.signal("STOP");
+    let paused = Instant::now();
+    while paused.elapsed() < during {
+        // The other replica goes on as if nothing had happened.
+        alpha.ask(&["SET", "probe", &format!("{:?}", paused.elapsed())]);
+        let wanted = alpha.ask(&["GET", "probe"]);
+        eventually("the other replica gets a write", Duration::from_secs(5), || {
+            charli.ask(&["GET", "probe"]) == wanted
+        });
+    }
+    bravo.process.signal("CONT");
+    writer.stop();
+    bravo.wait_equal(&alpha);
+    charli.wait_equal(&alpha);
+    assert_eq!(alpha.info_number("sync_full"), 2, "no full sync beside the first two");
+}
