@@ -540,8 +540,7 @@ fn a_stopped_replica_bounds_the_memory_of_both_gateways() {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
     let bounds = "[limits]\nmemory = \"32MiB\"\n[link]\nwindow = \"256MiB\"\n";
     let pair = lab.pair_with(alpha.port, bounds, bounds);
-    let replicas =
-        ["bravo", "charli", "delta"].map(|name| Redis::start(Version::System, lab.path(), name, &[]));
+    let replicas = ["bravo", "charli", "delta"].map(|name| lab.redis(name));
     for replica in &replicas {
         replica.replicaof(pair.entry);
         replica.wait_equal(&alpha);
@@ -594,9 +593,7 @@ fn more_lanes_are_found_where_several_gateways_share_the_peers_and_no_link_is_ha
     let dc2 = replica_config("dc2", entry, wan, "[link]\nlanes = 4\n")
         .replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers);
     let second = lab.gateway("dc2", &dc2);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let _bravo = lab.replica("bravo", entry, &alpha);
     eventually("all lanes are there", SOON, || second.each("lanes") == [4] && first.each("lanes") == [4]);
     assert_eq!((second.each("number"), another.links(), alpha.sync_full()), (vec![1], 0, 1));
 }

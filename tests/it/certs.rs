@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::gateway::{Lab, master_config, replica_block, replica_config, tls_in};
-use crate::support::redis::{Redis, Version};
 use crate::support::{Process, SOON, eventually, free_port, replgate, replgate_ok, run};
 
 /// Runs a shell script in a folder; its success and everything it said.
@@ -512,7 +511,7 @@ fn a_real_openssl_server_and_client_meet_a_gateway() {
     eventually("openssl listens", SOON, || server.log_text().contains("ACCEPT"));
     let entry = free_port();
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(entry);
     eventually("openssl has verified dc2", SOON, || {
         server.log_text().contains("ALPN protocols selected: replgate/1")
@@ -563,7 +562,7 @@ fn certificates_of_openssl_work_in_a_gateway() {
                 done"#
             ),
         );
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         let (wan, entry) = (free_port(), free_port());
         let own = |text: String| {
             text.replace("\"certs/", "\"own/")
@@ -573,9 +572,7 @@ fn certificates_of_openssl_work_in_a_gateway() {
         let first = lab.gateway("dc1", &own(master_config("dc1", wan, &[("orders", alpha.port)], "")));
         let _second = lab.gateway("dc2", &own(replica_config("dc2", entry, wan, "")));
         first.wait_log("no revocation list for the CA CN=Company root");
-        let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-        bravo.replicaof(entry);
-        bravo.wait_equal(&alpha);
+        let _bravo = lab.replica("bravo", entry, &alpha);
         println!("{kind} works");
     }
 }

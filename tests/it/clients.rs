@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::gateway::{Lab, Pair, master_config, replica_config};
-use crate::support::redis::{Answer, Client, Redis, Version};
+use crate::support::redis::{Answer, Client, Redis};
 use crate::support::wire::Site;
 use crate::support::{SOON, always, eventually, free_port};
 use replgate::internal::wire::hello::{Id, Request};
@@ -22,14 +22,14 @@ struct Checked {
 impl Checked {
     fn new(limits: &str) -> Self {
         let lab = Lab::new();
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         alpha.ask(&["SET", "some", "data"]);
         let pair = lab.pair_with(alpha.port, limits, "");
         Self { alpha, pair, lab }
     }
 
     fn replica(&self, name: &str) -> Redis {
-        let replica = Redis::start(Version::System, self.lab.path(), name, &[]);
+        let replica = self.lab.redis(name);
         replica.replicaof(self.pair.entry);
         replica
     }

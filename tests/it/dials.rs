@@ -71,7 +71,7 @@ fn pong(entry: u16) -> Duration {
 #[track_caller]
 fn comes_up_behind(dead: &[u16], within: Duration) {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
     let peers = [dead, &[wan]].concat();
@@ -124,7 +124,7 @@ fn a_name_whose_first_address_is_dead_is_a_way_to_redis_and_to_the_far_gateway()
         eprintln!("skipped: no hosts file of its own: {found:?}");
         return;
     }
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let _dead = [alpha.port, wan].map(|port| DeadEnd::at(SocketAddr::from((Ipv6Addr::LOCALHOST, port))));
     let named = |text: String, port: u16| {
@@ -158,7 +158,7 @@ fn a_name_whose_first_address_is_dead_is_a_way_to_redis_and_to_the_far_gateway()
 fn a_link_resumes_over_the_last_way_when_all_others_hang() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     let (wan, entry) = (free_port(), free_port());
     let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
     // Good at first, and then for nothing.
@@ -200,7 +200,7 @@ impl Crowd {
     fn new(count: usize) -> Self {
         let lab = Lab::new();
         let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
-        let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+        let bravo = lab.redis("bravo");
         let (wan, entries, hanging) = (free_port(), [free_port(), free_port()], hangs());
         let third = lab.gateway("dc3", &master_config("dc3", wan, &[("orders", alpha.port)], ""));
         let path = Path::to(wan);
@@ -243,7 +243,7 @@ fn a_site_that_is_down_holds_up_no_link_of_another() {
 #[test]
 fn handshakes_that_move_outlive_a_crowd_of_silent_ones_from_their_own_address() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let limits = "[limits]\nlinks_per_site = 400\nnew_links_per_minute = 1000\n";
     let first = lab.gateway("dc1", &(master_config("dc1", wan, &[("orders", alpha.port)], "") + limits));

@@ -7,9 +7,8 @@ use replgate::internal::units::Address;
 
 use time::Duration as Days;
 
-use crate::support::gateway::{Gateway, Lab, replica_config};
+use crate::support::gateway::{Followed, Gateway, Lab, replica_config};
 use crate::support::pki::{Ca, Leaf};
-use crate::support::redis::{Redis, Version};
 use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, replgate_ok};
 
 fn root() -> &'static Path {
@@ -97,7 +96,7 @@ fn the_example_runs_as_it_stands_after_certs_init() {
 #[test]
 fn both_ends_of_the_example_pair_replicate() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let adapt = |file: &str| {
         let text = std::fs::read_to_string(root().join("examples").join(file)).expect("the example is there");
@@ -108,9 +107,7 @@ fn both_ends_of_the_example_pair_replicate() {
             .replace("127.0.0.1:6390", &format!("127.0.0.1:{entry}"))
     };
     let (_first, _second) = (lab.gateway("dc1", &adapt("dc1.toml")), lab.gateway("dc2", &adapt("dc2.toml")));
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let _bravo = lab.replica("bravo", entry, &alpha);
 }
 
 #[test]
@@ -323,12 +320,7 @@ fn every_field_of_the_status_is_in_its_document() {
             _ => {}
         }
     }
-    let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-    let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let Followed { lab: _lab, alpha: _alpha, pair, bravo } = Followed::new();
     let mut found = std::collections::BTreeSet::new();
     keys(&pair.second.status(), &mut found);
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);

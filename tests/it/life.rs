@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::gateway::{Gateway, Lab, master_config, replica_config, tls};
+use crate::support::gateway::{Followed, Gateway, Lab, master_config, replica_config, tls};
 use crate::support::path::Path;
 use crate::support::pki::{Ca, Leaf};
 use crate::support::redis::{Client, Redis, Version};
@@ -12,7 +12,7 @@ use crate::support::{REPLGATE, SOON, always, eventually, free_port, replgate, re
 #[test]
 fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     for signal in ["TERM", "INT"] {
         let mut pair = lab.pair(alpha.port);
         let bravo = Redis::start(Version::System, lab.path(), &format!("bravo-{signal}"), &[]);
@@ -38,9 +38,7 @@ fn a_gateway_that_is_killed_leaves_no_phantom_and_replication_goes_on_after_its_
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "16mb"]);
     alpha.fill();
     let mut pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let bravo = lab.replica("bravo", pair.entry, &alpha);
     for round in 0..2 {
         let gateway = if round == 0 { &mut pair.first } else { &mut pair.second };
         gateway.kill();
@@ -62,9 +60,7 @@ fn without_hold_a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_repl
     let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], unheld));
     let path = Path::to(wan);
     let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, unheld));
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let bravo = lab.replica("bravo", entry, &alpha);
     path.silence(true);
     first.wait_log("lane lost: nothing heard from the far gateway for");
     second.wait_log("lane lost: nothing heard from the far gateway for");
@@ -82,7 +78,7 @@ fn without_hold_a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_repl
 #[test]
 fn only_ciphertext_crosses_between_the_gateways() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let marker = "a-marker-that-would-be-seen";
     alpha.ask(&["SET", "key", marker]);
     let (wan, entry) = (free_port(), free_port());
@@ -103,7 +99,7 @@ fn only_ciphertext_crosses_between_the_gateways() {
     }
     // The same check finds the marker when the tunnel is left out.
     let bare = Path::to(alpha.port);
-    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
+    let charli = lab.redis("charli");
     charli.replicaof(bare.port);
     charli.wait_equal(&alpha);
     assert!(holds(&bare.seen(), marker));
@@ -112,9 +108,9 @@ fn only_ciphertext_crosses_between_the_gateways() {
 #[test]
 fn a_replica_that_leaves_is_gone_at_the_master_at_once() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
-    let mut bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let mut bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
     bravo.wait_equal(&alpha);
     bravo.kill();
@@ -126,11 +122,9 @@ fn a_replica_that_leaves_is_gone_at_the_master_at_once() {
 #[test]
 fn a_master_that_stops_is_told_to_the_replica_at_once() {
     let lab = Lab::new();
-    let mut alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let mut alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let bravo = lab.replica("bravo", pair.entry, &alpha);
     alpha.kill();
     eventually("the replica knows", Duration::from_secs(3), || bravo.info("master_link_status") == "down");
     pair.first.wait_log("link down: the master closed its connection");
@@ -140,7 +134,7 @@ fn a_master_that_stops_is_told_to_the_replica_at_once() {
 #[test]
 fn a_gateway_works_as_process_one() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let wan = free_port();
     let config = lab.path().join("dc1.toml");
     std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
@@ -169,7 +163,7 @@ fn a_gateway_works_as_process_one() {
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let wan = free_port();
     let config = lab.path().join("dc1.toml");
     std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
@@ -188,9 +182,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     }
     let entry = free_port();
     let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let _bravo = lab.replica("bravo", entry, &alpha);
     crate::support::kill("TERM", child.id());
     eventually("it exits", SOON, || child.try_wait().expect("a child can be waited for").is_some());
 }
@@ -203,7 +195,7 @@ fn ipv6_works_on_every_leg() {
     let dc1 = master_config("dc1", wan, &[("orders", alpha.port)], "").replace("127.0.0.1", "[::1]");
     let dc2 = replica_config("dc2", entry, wan, "").replace("127.0.0.1", "[::1]");
     let (_first, _second) = (lab.gateway("dc1", &dc1), lab.gateway("dc2", &dc2));
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.ask(&["REPLICAOF", "::1", &entry.to_string()]);
     bravo.wait_equal(&alpha);
 }
@@ -211,7 +203,7 @@ fn ipv6_works_on_every_leg() {
 #[test]
 fn peers_are_tried_in_order_until_one_accepts() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (dead, wan, entry) = (free_port(), free_port(), free_port());
     let _first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
     let peers = format!("peers = [\"127.0.0.1:{dead}\", \"no-such-host.invalid:7379\", \"localhost:{wan}\"]");
@@ -219,19 +211,15 @@ fn peers_are_tried_in_order_until_one_accepts() {
         "dc2",
         &replica_config("dc2", entry, wan, "").replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers),
     );
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let _bravo = lab.replica("bravo", entry, &alpha);
 }
 
 #[test]
 fn status_tells_what_is_carried_and_says_when_nothing_runs() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let mut pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let _bravo = lab.replica("bravo", pair.entry, &alpha);
     let (code, out, _) = replgate(lab.path(), &["status", "-c", "dc2.toml"]);
     assert!(
         code == 0 && out.contains("site dc2") && out.contains("orders") && out.contains("streaming"),
@@ -247,7 +235,7 @@ fn status_tells_what_is_carried_and_says_when_nothing_runs() {
 #[test]
 fn check_goes_the_whole_way_and_names_what_is_wrong() {
     let lab = Lab::new();
-    let mut alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let mut alpha = lab.redis("alpha");
     let mut pair = lab.pair(alpha.port);
     // The lab keeps the CA beside the sites, which check calls by its name.
     let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
@@ -279,7 +267,7 @@ fn check_goes_the_whole_way_and_names_what_is_wrong() {
 fn check_computes_the_greatest_safe_hold() {
     let lab = Lab::new();
     std::fs::remove_file(lab.path().join("certs/ca/ca.key")).expect("the lab has a CA key");
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let check = |more: &str, says: &str| {
         let config = master_config("dc1", free_port(), &[("orders", alpha.port)], more);
         std::fs::write(lab.path().join("dc1.toml"), config).expect("the lab is writable");
@@ -329,8 +317,8 @@ fn a_port_that_is_taken_is_told_before_anything_is_accepted() {
 #[test]
 fn a_gateway_with_both_roles_serves_both() {
     let lab = Lab::new();
-    let east = Redis::start(Version::System, lab.path(), "east", &[]);
-    let west = Redis::start(Version::System, lab.path(), "west", &[]);
+    let east = lab.redis("east");
+    let west = lab.redis("west");
     let (wan1, wan2, entry1, entry2) = (free_port(), free_port(), free_port(), free_port());
     let site = |own: &str, far: &str, wan: u16, far_wan: u16, entry: u16, redis: u16| {
         format!(
@@ -340,8 +328,8 @@ fn a_gateway_with_both_roles_serves_both() {
     };
     let _first = lab.gateway("dc1", &site("dc1", "dc2", wan1, wan2, entry1, east.port));
     let _second = lab.gateway("dc2", &site("dc2", "dc1", wan2, wan1, entry2, west.port));
-    let copy_of_west = Redis::start(Version::System, lab.path(), "copy-of-west", &[]);
-    let copy_of_east = Redis::start(Version::System, lab.path(), "copy-of-east", &[]);
+    let copy_of_west = lab.redis("copy-of-west");
+    let copy_of_east = lab.redis("copy-of-east");
     east.ask(&["SET", "from", "east"]);
     west.ask(&["SET", "from", "west"]);
     copy_of_west.replicaof(entry1);
@@ -353,7 +341,7 @@ fn a_gateway_with_both_roles_serves_both() {
 #[test]
 fn an_idle_link_stays_up() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
     let mut client = Client::connect(pair.entry).expect("the gateway accepts");
     client.ask(&["PING"]);
@@ -408,7 +396,7 @@ fn a_slow_reader_gets_every_byte_of_a_sender_that_has_closed() {
 #[test]
 fn a_request_that_is_half_closed_before_the_link_is_up_gets_its_answer() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair_with(alpha.port, "commands = \"any\"", "");
     for _ in 0..20 {
         let mut client =
@@ -427,12 +415,7 @@ fn a_request_that_is_half_closed_before_the_link_is_up_gets_its_answer() {
 
 #[test]
 fn a_hangup_takes_new_certificates_into_use_and_no_link_notices() {
-    let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-    let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let Followed { lab, alpha, pair, bravo } = Followed::new();
     let serial = |site: &str| {
         let shown = replgate_ok(lab.path(), &["certs", "inspect", &format!("127.0.0.1:{}", pair.wan)]);
         let line = shown.lines().find(|line| line.contains("serial")).map(str::to_owned);
@@ -461,9 +444,9 @@ fn a_hangup_takes_new_certificates_into_use_and_no_link_notices() {
 #[test]
 fn a_broken_certificate_keeps_the_old_one_serving() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     std::fs::write(lab.path().join("certs/dc1/tls.crt"), "no certificate").expect("the lab is writable");
     pair.first.process.signal("HUP");
     pair.first.wait_log("certificates not read again, the earlier ones stay in use");
@@ -473,12 +456,7 @@ fn a_broken_certificate_keeps_the_old_one_serving() {
 
 #[test]
 fn a_site_that_was_revoked_is_cut_off_by_a_hangup() {
-    let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-    let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let Followed { lab, alpha, pair, bravo } = Followed::new();
     replgate_ok(lab.path(), &["certs", "revoke", "dc2"]);
     // Only the master's site knows.
     pair.first.process.signal("HUP");
@@ -492,7 +470,7 @@ fn a_site_that_was_revoked_is_cut_off_by_a_hangup() {
 #[test]
 fn a_connection_that_never_asks_for_a_sync_does_not_hold_a_link_for_ever() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
     let mut silent = Client::connect(pair.entry).expect("the gateway accepts");
     silent.send(b"PING\r\n");
@@ -596,7 +574,7 @@ fn a_certificate_that_runs_out_is_told_shown_and_makes_the_gateway_unready() {
 #[test]
 fn ready_is_no_matter_of_the_wan_or_of_redis_unless_links_are_asked_for() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let mut pair = lab.pair(alpha.port);
     let ready = |links: bool| {
         let words = ["status", "--ready", "-c", "dc2.toml", "--links"];
@@ -606,7 +584,7 @@ fn ready_is_no_matter_of_the_wan_or_of_redis_unless_links_are_asked_for() {
     // Nobody wants a link.
     pair.first.kill();
     assert_eq!(ready(true).0, 0);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
     eventually("a client that has no link is told", SOON, || ready(true).1.contains("got no link"));
     assert_eq!(ready(false).0, 0);

@@ -8,7 +8,7 @@ use std::thread::spawn;
 use rcgen::{BasicConstraints, IsCa};
 use time::{Duration as Days, OffsetDateTime};
 
-use crate::support::gateway::{Gateway, Lab, Pair, master_config, replica_config};
+use crate::support::gateway::{Followed, Gateway, Lab, Pair, master_config, replica_config};
 use crate::support::path::Path;
 use crate::support::pki::{Ca, Leaf};
 use crate::support::redis::{Client, Redis, Version};
@@ -44,8 +44,8 @@ fn line_of(lines: &[serde_json::Value], words: &str) -> serde_json::Value {
 #[test]
 fn every_number_in_a_json_log_is_a_number() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let alpha = lab.redis("alpha");
+    let bravo = lab.redis("bravo");
     let (wan, entry) = (free_port(), free_port());
     let path = Path::to(wan);
     let first = in_json(&lab, "dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
@@ -79,12 +79,7 @@ fn every_number_in_a_json_log_is_a_number() {
 
 #[test]
 fn numbers_in_a_text_log_are_as_easy_to_read() {
-    let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-    let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let Followed { lab: _lab, alpha: _alpha, pair, bravo } = Followed::new();
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     for gateway in [&pair.first, &pair.second] {
         gateway.wait_log("link down");
@@ -135,7 +130,7 @@ fn a_replica_without_the_masters_password_is_told_in_one_line_and_counted() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--requirepass", "secret"]);
     let mut pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
     tells_once(&mut pair, 4, "wants a password");
 }
@@ -199,7 +194,7 @@ fn a_replica_of_a_master_that_speaks_tls_alone_is_told_so_in_its_own_log() {
         ],
     );
     let pair = lab.pair(tls);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
     for gateway in [&pair.first, &pair.second] {
         gateway.wait_log("does its port speak TLS? A gateway speaks to its own Redis in clear");
@@ -239,10 +234,10 @@ fn a_certificate_that_expires_while_a_replica_retries_is_told_in_few_lines() {
             let until = if site == late { LIFE } else { Days::days(30) };
             ca.folder(&lab.path().join(format!("certs/{site}")), &Leaf { until, ..Leaf::good(site) });
         }
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         let mut pair = lab.pair(alpha.port);
         eventually("the certificate is expired", SOON, || OffsetDateTime::now_utc() > until);
-        let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+        let bravo = lab.redis("bravo");
         bravo.replicaof(pair.entry);
         if late == "dc1" {
             tells_few(&mut pair.second, "no link", "it expired at");
@@ -263,7 +258,7 @@ const PROXY: [&[u8]; 2] = [
 fn a_load_balancer_that_says_the_proxy_protocol_is_named_at_either_listener() {
     for header in PROXY {
         let lab = Lab::new();
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         let pair = lab.pair(alpha.port);
         let mut stranger = TcpStream::connect(("127.0.0.1", pair.wan)).expect("the gateway accepts");
         stranger.write_all(header).expect("the gateway reads");
@@ -284,7 +279,7 @@ fn a_load_balancer_that_says_the_proxy_protocol_is_named_at_either_listener() {
 fn a_load_balancer_that_says_the_proxy_protocol_in_place_of_a_password_is_named() {
     let lab = Lab::new();
     std::fs::write(lab.path().join("replica.pw"), "secret\n").expect("the lab is writable");
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair_with(alpha.port, "", "password_file = \"replica.pw\"");
     for header in PROXY {
         let mut client = Client::connect(pair.entry).expect("the gateway accepts");

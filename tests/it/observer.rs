@@ -106,11 +106,9 @@ fn offsets_and_lag_are_what_info_says_on_both_ends_at_rest_and_under_load() {
 #[test]
 fn a_path_that_is_silent_is_seen_as_lag_in_bytes_and_in_seconds() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (pair, path) = pair_over(&lab, alpha.port, "[link]\nheartbeat = \"100ms\"\ndead_after = \"500ms\"\n");
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let bravo = lab.replica("bravo", pair.entry, &alpha);
     // A master may pass over the first acknowledgement, and streams from the next on.
     alpha.ask(&["SET", "early", "x"]);
     eventually("it streams", SOON, || {
@@ -217,7 +215,7 @@ fn two_connections_of_one_sync_are_shown_as_one_replica() {
 fn full_partial_and_refused_syncs_are_counted_and_the_reason_of_an_end_is_told() {
     let lab = Lab::new();
     // A master that is itself a replica of nobody that answers refuses every sync.
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
     let mut bravo = Redis::start(
         Version::System,
@@ -240,7 +238,7 @@ fn full_partial_and_refused_syncs_are_counted_and_the_reason_of_an_end_is_told()
     assert_eq!((alpha.sync_full(), alpha.sync_partial_ok()), (1, 1));
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     alpha.ask(&["REPLICAOF", "127.0.0.1", "1"]);
-    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
+    let charli = lab.redis("charli");
     charli.replicaof(pair.entry);
     for gateway in [&pair.first, &pair.second] {
         gateway.wait_log("the master refuses the sync: NOMASTERLINK");

@@ -90,7 +90,7 @@ fn a_wrong_password_is_told_once_and_a_new_one_counts_from_the_next_link_on() {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--requirepass", "new-secret"]);
     alpha.fill();
     let pair = lab.pair_with(alpha.port, "auth = { password_file = \"redis.pw\" }", "");
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
     pair.first.wait_log("Redis refuses the password in");
     let far = "the master's gateway cannot authenticate itself at its Redis; its log says why";
@@ -112,7 +112,7 @@ fn a_wrong_password_is_told_once_and_a_new_one_counts_from_the_next_link_on() {
 fn a_master_that_wants_no_password_is_told_and_served() {
     let lab = Lab::new();
     password(&lab, "redis.pw", "secret");
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair_with(alpha.port, "auth = { password_file = \"redis.pw\" }", "");
     let bravo = Redis::start(Version::System, lab.path(), "bravo", &["--masterauth", "any"]);
     bravo.replicaof(pair.entry);
@@ -163,7 +163,7 @@ fn a_replica_must_prove_itself_where_its_gateway_wants_a_password() {
 fn who_says_no_password_gets_nothing_whatever_it_says() {
     let lab = Lab::new();
     password(&lab, "local.pw", "local-secret");
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair_with(alpha.port, "", "password_file = \"local.pw\"");
     for bytes in [
         &b"PSYNC ? -1\r\n"[..],
@@ -226,7 +226,7 @@ fn a_password_that_redis_repeats_is_not_repeated_by_the_gateways() {
     // An error of such a Redis has the arguments of the command in it.
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--rename-command", "AUTH", "other"]);
     let pair = lab.pair_with(alpha.port, "auth = { password_file = \"redis.pw\" }", "");
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
     pair.first.wait_log("Redis knows no AUTH: was it renamed");
     let config = pair.first.config.to_string_lossy().into_owned();

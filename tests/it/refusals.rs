@@ -6,7 +6,7 @@ use time::Duration as Days;
 
 use crate::support::gateway::{Gateway, Lab, Pair, master_config, replica_block, replica_config, tls_in};
 use crate::support::pki::{Ca, Leaf};
-use crate::support::redis::{Redis, Version};
+use crate::support::redis::Redis;
 use crate::support::{SOON, eventually, free_port, replgate_ok};
 
 /// A pair whose dialling site has other TLS files, or other words in its config.
@@ -23,12 +23,12 @@ impl Odd {
     fn new(prepare: impl Fn(&Lab), config: impl Fn(u16, u16) -> String) -> Self {
         let lab = Lab::new();
         prepare(&lab);
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         alpha.ask(&["SET", "secret", "data"]);
         let (wan, entry) = (free_port(), free_port());
         let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
         let second = lab.gateway("dc2", &config(entry, wan));
-        let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+        let bravo = lab.redis("bravo");
         bravo.replicaof(entry);
         Self { lab, alpha, bravo, pair: Pair { first, second, wan, entry } }
     }
@@ -56,7 +56,7 @@ impl Odd {
             .expect("the test's folder is writable");
         let gateway = Gateway::start(&config, "good");
         gateway.wait_ready();
-        let charli = Redis::start(Version::System, self.lab.path(), "charli", &[]);
+        let charli = self.lab.redis("charli");
         charli.replicaof(entry);
         charli.wait_equal(&self.alpha);
     }
@@ -148,7 +148,7 @@ fn a_certificate_out_of_its_time_is_refused_with_both_times() {
     ] {
         let lab = Lab::new();
         own_ca(&lab, &leaf);
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         let pair = lab.pair(alpha.port);
         let said = dial_with_openssl(&lab, pair.wan, &["-cert", "other/tls.crt", "-key", "other/tls.key"]);
         assert!(said.contains("alert certificate expired"), "{said}");
@@ -192,7 +192,7 @@ fn an_expired_acceptor_is_refused_by_the_dialler_with_both_times() {
     );
     let entry = free_port();
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(entry);
     second.wait_log("the far gateway's certificate is refused: it expired at");
     eventually("the replica's log says so too", SOON, || bravo.log().contains("it expired at"));
@@ -295,7 +295,7 @@ fn a_certificate_for_one_role_only_gets_its_own_sentence() {
 #[test]
 fn old_tls_no_certificate_and_no_protocol_are_refused() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
     let dial = |arguments: &[&str]| {
         let output = std::process::Command::new("timeout")
@@ -337,11 +337,11 @@ fn old_tls_no_certificate_and_no_protocol_are_refused() {
 #[test]
 fn a_far_redis_that_is_down_is_told_and_comes_back_without_a_restart() {
     let lab = Lab::new();
-    let mut alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let mut alpha = lab.redis("alpha");
     alpha.ask(&["SET", "key", "value"]);
     alpha.kill();
     let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
     pair.first.wait_log("Redis of master \"orders\" at 127.0.0.1");
     pair.second.wait_log("refused: the master's Redis is down");
@@ -354,7 +354,7 @@ fn a_far_redis_that_is_down_is_told_and_comes_back_without_a_restart() {
 #[test]
 fn a_client_outside_clients_is_not_served() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair_with(alpha.port, "", "clients = [\"10.1.2.3/32\"]");
     let mut client = crate::support::redis::Client::connect(pair.entry).expect("the gateway accepts");
     client.send(b"PING\r\n");
@@ -366,7 +366,7 @@ fn a_client_outside_clients_is_not_served() {
 #[test]
 fn a_site_that_opens_too_many_links_is_held_back() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let first = lab.gateway(
         "dc1",

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::gateway::{Lab, master_config, replica_block, replica_config, tls};
+use crate::support::gateway::{Followed, Lab, master_config, replica_block, replica_config, tls};
 use crate::support::pause::pause;
 use crate::support::redis::{ALL, Client, Redis, Version};
 use crate::support::writer::Writer;
@@ -143,12 +143,7 @@ fn a_restarted_replica_continues_where_it_was() {
 
 #[test]
 fn wait_counts_a_replica_behind_the_tunnel() {
-    let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
-    let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(pair.entry);
-    bravo.wait_equal(&alpha);
+    let Followed { lab: _lab, alpha, pair: _pair, bravo } = Followed::new();
     let mut client = alpha.client();
     for round in 0..100 {
         client.ask(&["SET", "key", &round.to_string()]);
@@ -160,12 +155,12 @@ fn wait_counts_a_replica_behind_the_tunnel() {
 #[test]
 fn a_deeper_tree_of_replicas_gets_everything() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     alpha.fill();
     let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
-    let delta = Redis::start(Version::System, lab.path(), "delta", &[]);
+    let bravo = lab.redis("bravo");
+    let charli = lab.redis("charli");
+    let delta = lab.redis("delta");
     bravo.replicaof(pair.entry);
     charli.replicaof(pair.entry);
     delta.replicaof(bravo.port);
@@ -180,7 +175,7 @@ fn a_deeper_tree_of_replicas_gets_everything() {
 #[test]
 fn different_masters_reach_different_replicas_through_one_pair() {
     let lab = Lab::new();
-    let orders = Redis::start(Version::System, lab.path(), "orders", &[]);
+    let orders = lab.redis("orders");
     let stock = Redis::start(Version::V8, lab.path(), "stock", &[]);
     orders.ask(&["SET", "which", "orders"]);
     stock.ask(&["SET", "which", "stock"]);
@@ -191,7 +186,7 @@ fn different_masters_reach_different_replicas_through_one_pair() {
         + &replica_block("orders", one, wan, "")
         + &replica_block("copy", two, wan, "master = \"stock\"");
     let _second = lab.gateway("dc2", &both);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     let charli = Redis::start(Version::V8, lab.path(), "charli", &[]);
     bravo.replicaof(one);
     charli.replicaof(two);
@@ -291,7 +286,7 @@ fn a_replica_paused_as_for_a_backup_harms_nobody() {
 #[test]
 fn the_master_lists_a_replica_by_its_site_or_by_a_name_under_it() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let listed = |text: &str| {
         let (wan, entry) = (free_port(), free_port());
         let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
@@ -347,7 +342,7 @@ fn a_redis_8_replica_is_listed_once_and_by_its_site() {
 #[test]
 fn replicas_with_equal_ports_on_several_hosts_stay_distinct() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
     let listed = || {
         let info = alpha.ask(&["INFO", "replication"]);
@@ -407,7 +402,7 @@ fn capabilities_that_hurt_can_be_kept_from_the_master() {
 #[test]
 fn a_dump_client_is_served_only_where_it_is_allowed() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     alpha.fill();
     let file = lab.path().join("copy.rdb");
     let dump = |port: u16| {
@@ -477,7 +472,7 @@ fn a_full_sync_under_load_loses_no_write() {
 #[test]
 fn a_plain_tunnel_carries_any_command_and_closes_each_way_on_its_own() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let pair = lab.pair_with(alpha.port, "commands = \"any\"", "");
     pair.first.wait_log("every command of the sites in `allow` reaches this Redis");
     let mut client = Client::connect(pair.entry).expect("the gateway accepts");

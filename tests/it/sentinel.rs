@@ -174,7 +174,7 @@ impl Watched {
     /// lists the replica as `listed`.
     fn new(more: &str, listed: &str) -> Self {
         let lab = Lab::new();
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         let pair = lab.pair_with(alpha.port, more, "announce = \"keep\"");
         let options = ["--bind", DC2, "--replicaof", "127.0.0.1", &pair.entry.to_string()];
         let bravo = Redis::start_unready(Version::System, lab.path(), "bravo", alpha.port, &options);

@@ -115,14 +115,12 @@ fn sites_with_an_intermediate_replicate_until_it_is_revoked() {
     theirs.folder(&lab.path().join("certs/dc2"), &Leaf::good("dc2"));
     // dc1 has a list of the root and of its own intermediate; dc2 has none.
     write(&lab, "certs/dc1/crl.pem", &(root.list(&[]) + &mine.list(&[])));
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
     let text = replica_config("dc2", entry, wan, "").replace("crl = \"certs/dc2/crl.pem\"\n", "");
     let second = lab.gateway("dc2", &text);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let bravo = lab.replica("bravo", entry, &alpha);
     assert!(second.log().contains("no revocation list for the CA CN=two (SHA-256 "), "{}", second.log());
     // The file is joined as hands do it: without the last end of a line, and with a byte
     // order mark.
@@ -204,7 +202,7 @@ fn a_revocation_list_that_is_lost_in_its_file_is_a_fault_with_its_line() {
 #[test]
 fn a_site_that_is_revoked_in_the_second_of_two_joined_lists_gets_no_link() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     // Two CAs: the list of one ends without an end of its line, and the other follows.
     let other = Ca::new("other CA");
     write(&lab, "certs/dc1/ca.crt", &(other.root.clone() + &read(&lab, "certs/ca/ca.crt")));
@@ -219,7 +217,7 @@ fn a_site_that_is_revoked_in_the_second_of_two_joined_lists_gets_no_link() {
     let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
     let text = replica_config("dc2", entry, wan, "").replace("crl = \"certs/dc2/crl.pem\"\n", "");
     let _second = lab.gateway("dc2", &text);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
+    let bravo = lab.redis("bravo");
     bravo.replicaof(entry);
     first.wait_log("the far gateway's certificate is refused: it has been revoked");
     assert_eq!(alpha.info("connected_slaves"), "0");

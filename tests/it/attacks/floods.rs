@@ -8,7 +8,7 @@ use replgate::internal::wire::frame::{Frame, data_header};
 
 use super::Target;
 use crate::support::gateway::{Gateway, Lab, master_config, replica_block, replica_config, tls};
-use crate::support::redis::{Client, Redis, Version};
+use crate::support::redis::{Client, Redis};
 use crate::support::wire::{Heard, Site, Wire};
 use crate::support::{SOON, always, cpu, eventually, free_port};
 
@@ -28,14 +28,12 @@ impl Siege {
     /// With more in the config of dc1.
     fn new(more: &str) -> Self {
         let lab = Lab::new();
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         let (wan, entry) = (free_port(), free_port());
         let config = master_config("dc1", wan, &[("orders", alpha.port)], more);
         let first = lab.gateway("dc1", &config.replace("[\"dc2\"]", "[\"dc2\", \"dc3\"]"));
         let third = lab.gateway("dc3", &replica_config("dc3", entry, wan, ""));
-        let delta = Redis::start(Version::System, lab.path(), "delta", &[]);
-        delta.replicaof(entry);
-        delta.wait_equal(&alpha);
+        let delta = lab.replica("delta", entry, &alpha);
         Self { alpha, delta, first, third, wan, entry, lab }
     }
 
@@ -270,15 +268,13 @@ fn honest_traffic_is_never_slowed_in_bulk_or_in_the_smallest_writes() {
 #[test]
 fn a_master_site_that_floods_harms_no_link_with_another() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, evil, entry, trap) = (free_port(), free_port(), free_port(), free_port());
     let _third = lab.gateway("dc3", &master_config("dc3", wan, &[("stock", alpha.port)], ""));
     let stock = replica_block("stock", entry, wan, "").replace("\"dc1\"", "\"dc3\"");
     let config = format!("{}{}{stock}", tls("dc2"), replica_block("orders", trap, evil, ""));
     let second = lab.gateway("dc2", &config);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let _bravo = lab.replica("bravo", entry, &alpha);
     let (before, memory) = (slowest(&alpha, Duration::from_secs(1)), second.memory());
     // What dc1 should be.
     let listener = TcpListener::bind(("127.0.0.1", evil)).expect("the port is free");

@@ -12,7 +12,7 @@ use replgate::internal::wire::frame::Frame;
 
 use crate::support::SOON;
 use crate::support::gateway::{Lab, Pair};
-use crate::support::redis::{Client, Redis, Version};
+use crate::support::redis::{Client, Redis};
 use crate::support::wire::Site;
 use replgate::internal::wire::reason::{Reason, ReasonCode};
 
@@ -34,7 +34,7 @@ impl Target {
     /// With more in the config of dc1.
     fn with(more: &str) -> Self {
         let lab = Lab::new();
-        let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+        let alpha = lab.redis("alpha");
         alpha.fill();
         let pair = lab.pair_with(alpha.port, more, "");
         let digest = alpha.digest();
@@ -44,7 +44,7 @@ impl Target {
     /// A replica gets through, and the data is what it was.
     #[track_caller]
     fn is_unharmed(&self) {
-        let bravo = Redis::start(Version::System, self.lab.path(), "bravo", &[]);
+        let bravo = self.lab.redis("bravo");
         bravo.replicaof(self.pair.entry);
         bravo.wait_equal(&self.alpha);
         assert_eq!(self.alpha.digest(), self.digest);

@@ -45,7 +45,7 @@ fn strangers_on_the_tls_port_are_told_apart_and_closed() {
 #[test]
 fn a_plain_redis_in_place_of_the_far_gateway_is_told() {
     let lab = Lab::new();
-    let plain = Redis::start(Version::System, lab.path(), "plain", &[]);
+    let plain = lab.redis("plain");
     let entry = free_port();
     let second = lab.gateway("dc2", &replica_config("dc2", entry, plain.port, ""));
     let mut client = Client::connect(entry).expect("the gateway accepts");
@@ -97,7 +97,7 @@ fn three_hundred_silent_connections_keep_nobody_out() {
 #[test]
 fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
     let lab = Lab::new();
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let config = lab.path().join("dc1.toml");
     std::fs::write(&config, master_config("dc1", wan, &[("orders", alpha.port)], ""))
@@ -116,9 +116,7 @@ fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
     assert!(cpu(first.process.child.id()) - before < 0.5, "it does not spin");
     drop(silent);
     let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    bravo.replicaof(entry);
-    bravo.wait_equal(&alpha);
+    let _bravo = lab.replica("bravo", entry, &alpha);
 }
 
 #[test]
@@ -186,7 +184,7 @@ fn names_that_a_site_makes_up_get_few_lines_and_take_none_from_others() {
 fn guarded(clients: &str) -> Target {
     let lab = Lab::new();
     std::fs::write(lab.path().join("local.pw"), "local-secret").expect("the test's folder is writable");
-    let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);
+    let alpha = lab.redis("alpha");
     alpha.fill();
     let more = format!("password_file = \"local.pw\"\nclients = [\"{clients}\"]");
     let pair = lab.pair_with(alpha.port, "", &more);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::redis::{Redis, Version};
 use super::{Process, REPLGATE, SOON, eventually, free_port, replgate_ok};
 
 /// A folder with certificates for dc1, dc2 and dc3, of one CA.
@@ -22,6 +23,20 @@ impl Lab {
 
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A Redis of the system's version, as it comes.
+    pub fn redis(&self, name: &str) -> Redis {
+        Redis::start(Version::System, self.path(), name, &[])
+    }
+
+    /// The same as a replica of `master` by way of `entry`, which has everything.
+    #[track_caller]
+    pub fn replica(&self, name: &str, entry: u16, master: &Redis) -> Redis {
+        let replica = self.redis(name);
+        replica.replicaof(entry);
+        replica.wait_equal(master);
+        replica
     }
 
     /// The usual pair: dc1 offers the Redis on `master` as "orders" to dc2.
@@ -46,6 +61,26 @@ impl Lab {
         let gateway = Gateway::start(&config, site);
         gateway.wait_ready();
         gateway
+    }
+}
+
+/// The replica bravo at dc2 follows the master alpha at dc1 through the usual pair, and has
+/// everything. Bindings in this order are dropped so that all logs are still there.
+pub struct Followed {
+    pub lab: Lab,
+    pub alpha: Redis,
+    pub pair: Pair,
+    pub bravo: Redis,
+}
+
+impl Followed {
+    #[track_caller]
+    pub fn new() -> Self {
+        let lab = Lab::new();
+        let alpha = lab.redis("alpha");
+        let pair = lab.pair(alpha.port);
+        let bravo = lab.replica("bravo", pair.entry, &alpha);
+        Self { lab, alpha, pair, bravo }
     }
 }
 

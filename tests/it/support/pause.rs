@@ -15,8 +15,8 @@ pub fn pause(during: Duration) {
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "64mb"]);
     alpha.fill();
     let pair = lab.pair(alpha.port);
-    let bravo = Redis::start(Version::System, lab.path(), "bravo", &[]);
-    let charli = Redis::start(Version::System, lab.path(), "charli", &[]);
+    let bravo = lab.redis("bravo");
+    let charli = lab.redis("charli");
     bravo.replicaof(pair.entry);
     charli.replicaof(pair.entry);
     bravo.wait_equal(&alpha);
