@@ -39,7 +39,23 @@ struct State {
 pub struct Ways {
     state: Mutex<State>,
     /// By site and node.
-    met: watch::Sender<HashMap<(String, String), Id>>,
+    met: watch::Sender<HashMap<(String, String), Met>>,
+}
+
+/// The processes of far gateways that have answered under one site and node.
+#[derive(Debug)]
+struct Met {
+    last: Id,
+    before: Option<Id>,
+    /// An earlier process has answered again: several gateways run under this name, and none of
+    /// them takes the place of another.
+    shared: bool,
+}
+
+impl Met {
+    fn succeeds(&self, instance: Id) -> bool {
+        !self.shared && self.last != instance
+    }
 }
 
 impl Ways {
@@ -73,22 +89,32 @@ impl Ways {
         self.met.send_if_modified(|met| {
             let key = place(far);
             if met.len() >= MET && !met.contains_key(&key) {
-                met.clear();
+                // Of the same site, so that no site makes another's be forgotten.
+                let of_site = met.keys().find(|(site, _)| *site == key.0).or_else(|| met.keys().next());
+                let forgotten = of_site.cloned();
+                forgotten.map(|forgotten| met.remove(&forgotten));
             }
-            met.insert(key, far.instance) != Some(far.instance)
+            let new = Met { last: far.instance, before: None, shared: false };
+            let known = met.entry(key).or_insert(new);
+            if known.last == far.instance {
+                return false;
+            }
+            known.shared |= known.before == Some(far.instance);
+            known.before = Some(std::mem::replace(&mut known.last, far.instance));
+            true
         });
     }
 
     /// Whether another process has taken the place of this far gateway: what that one held
     /// is gone.
     pub fn is_succeeded(&self, far: &Identity) -> bool {
-        self.met.borrow().get(&place(far)).is_some_and(|instance| *instance != far.instance)
+        self.met.borrow().get(&place(far)).is_some_and(|met| met.succeeds(far.instance))
     }
 
     /// Ready once [`Ways::is_succeeded`].
     pub async fn succeeded(&self, far: &Identity) {
         let mut met = self.met.subscribe();
-        let gone = |met: &HashMap<_, Id>| met.get(&place(far)).is_some_and(|now| *now != far.instance);
+        let gone = |met: &HashMap<_, Met>| met.get(&place(far)).is_some_and(|met| met.succeeds(far.instance));
         let _ = met.wait_for(gone).await;
     }
 
@@ -155,10 +181,14 @@ mod tests {
         ways.met(&gateway("DC1", "one", new));
         assert!(ways.is_succeeded(&first));
         assert!(tokio::time::timeout(ready, ways.succeeded(&first)).await.is_ok());
+        // Two gateways under one name: neither takes the place of the other.
+        ways.met(&first);
+        assert!(!ways.is_succeeded(&first) && !ways.is_succeeded(&gateway("dc1", "one", new)));
         for node in 0..1000 {
             ways.met(&gateway("dc1", &node.to_string(), new));
         }
         assert!(ways.met.borrow().len() <= MET, "no far site fills the memory");
+        assert!(ways.met.borrow().keys().any(|(site, _)| site == "dc2"), "nor makes another's be forgotten");
     }
 
     #[tokio::test]
