@@ -4,6 +4,9 @@
 # Seconds for which `make fuzz` runs each of its targets.
 FUZZ_SECONDS ?= 60
 
+# Seed of each fuzz target; 0 takes another one each time.
+FUZZ_SEED ?= 0
+
 demo:
 	@scripts/setup demo
 	cargo build --release --locked
@@ -26,7 +29,7 @@ fuzz:
 	cargo fetch --locked --manifest-path fuzz/Cargo.toml
 	for target in command conversation observer frame lane config pem; do \
 	    mkdir -p fuzz/corpus/$$target && PATH="$$PWD/target/tools/bin:$$PATH" cargo fuzz run -s none $$target \
-	        fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) \
+	        fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) \
 	        -timeout=10 -rss_limit_mb=512 -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 

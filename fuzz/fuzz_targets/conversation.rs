@@ -121,7 +121,12 @@ fn steps(script: &[u8]) -> Vec<(Flow, Vec<u8>)> {
 fn said(settings: Settings, steps: &[(Flow, Vec<u8>)], cut: &[u8]) -> Talk {
     let mut talk = settings.talk();
     for (flow, bytes) in steps {
-        pieces(bytes, cut).for_each(|piece| talk.say(*flow, piece));
+        // What the replica has said and must wait goes on with the master's next line. So a line
+        // ends a piece, as it does where a master answers one command after the other.
+        let whole = |byte: &u8| *flow == Flow::ToReplica && *byte == b'\n';
+        for line in bytes.split_inclusive(whole) {
+            pieces(line, cut).for_each(|piece| talk.say(*flow, piece));
+        }
     }
     talk
 }
