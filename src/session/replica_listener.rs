@@ -223,12 +223,13 @@ async fn approach(
     from: SocketAddr,
 ) -> bool {
     let (replica, site) = (&listener.replica, &shared.config.site);
-    // A client that must prove its password is answered here anyway.
+    // A client that must prove its password is answered here anyway, and costs the far site nothing
+    // before.
     let open = replica.password_file.is_none();
     let mut next = if open {
         first_words(&shared.dialer, replica, &listener.offer, redis, seat).await
     } else {
-        Next::Link
+        Next::Replica
     };
     let paused = !listener.backoff.wait(from.ip(), Instant::now()).is_zero();
     if matches!(next, Next::Link) && open && !listener.offer.is_passthrough() {
