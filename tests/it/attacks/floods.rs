@@ -281,7 +281,7 @@ fn a_master_site_that_floods_harms_no_link_with_another() {
     let site = Site::new(&lab.path().join("certs"), "dc1", "dc2");
     let asked = || {
         let mut replica = Client::connect(trap).expect("the gateway accepts");
-        replica.send(b"PING\r\n");
+        replica.send(b"REPLCONF capa eof\r\n");
         (site.accept(&listener), replica)
     };
     let (mut wire, _replica) = asked();
