@@ -55,8 +55,14 @@ struct Past {
 }
 
 impl Past {
-    fn pauses(&self) -> u32 {
-        self.refused.saturating_add(self.unasked.saturating_sub(FREE))
+    /// How long the next link must wait.
+    fn wait(&self, now: Instant) -> Duration {
+        let pauses = self.refused.saturating_add(self.unasked.saturating_sub(FREE));
+        if pauses == 0 || now.saturating_duration_since(self.last) >= FORGET {
+            return Duration::ZERO;
+        }
+        let pause = FIRST.saturating_mul(1 << (pauses - 1).min(10)).min(LONGEST);
+        (self.last + pause).saturating_duration_since(now)
     }
 }
 
@@ -67,22 +73,16 @@ impl Backoff {
 
     /// How long this client's next link must wait.
     pub(super) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
-        let clients = self.clients();
-        let Some(past) = clients.get(&client) else { return Duration::ZERO };
-        if past.pauses() == 0 || now.saturating_duration_since(past.last) >= FORGET {
-            return Duration::ZERO;
-        }
-        let pause = FIRST.saturating_mul(1 << (past.pauses() - 1).min(10)).min(LONGEST);
-        (past.last + pause).saturating_duration_since(now)
+        self.clients().get(&client).map_or(Duration::ZERO, |past| past.wait(now))
     }
 
-    /// Whether the client may open a link now. If it may, the next one of its address has to
-    /// wait for another pause; if not, the time to wait.
+    /// As [`Backoff::wait`]. If the client need not wait, the next one of its address has to,
+    /// for another pause.
     fn claim(&self, client: IpAddr, now: Instant) -> Duration {
-        let wait = self.wait(client, now);
-        if wait.is_zero()
-            && let Some(past) = self.clients().get_mut(&client)
-        {
+        let mut clients = self.clients();
+        let Some(past) = clients.get_mut(&client) else { return Duration::ZERO };
+        let wait = past.wait(now);
+        if wait.is_zero() {
             past.last = now;
         }
         wait
@@ -184,5 +184,15 @@ mod tests {
         }
         backoff.unasked(checker, now);
         assert_eq!(backoff.wait(checker, now), FIRST);
+    }
+
+    #[test]
+    fn of_all_that_an_address_has_waiting_one_goes_for_each_pause() {
+        let (backoff, now) = (Backoff::default(), Instant::now());
+        let client = "10.0.0.1".parse().unwrap();
+        assert_eq!([(); 2].map(|()| backoff.claim(client, now)), [Duration::ZERO; 2], "nothing has ended");
+        backoff.refused(client, now);
+        assert_eq!(backoff.claim(client, now), FIRST);
+        assert_eq!([(); 2].map(|()| backoff.claim(client, now + FIRST)), [Duration::ZERO, FIRST]);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Whoever connects and says nothing (a port scan, a load balancer's health check) costs
 //! the far site nothing: a link is opened once the client has said a byte. Only where the
-//! master is a passthrough may the far side speak first. A client whose address has to
-//! wait is answered its PINGs here, so that a health check stays quick.
+//! master is a passthrough may the far side speak first. One PING at a time has a link
+//! opened; the others are answered here by how that went, so that health checks stay quick
+//! and few of them reach the far site.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, MutexGuard};

@@ -460,8 +460,8 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
             Ok(())
         }
         Err(fault) => {
-            shared.logins.failed(&master.name, &fault.to_string(), Instant::now());
-            Err(no_login(master, &fault.to_string()))
+            shared.logins.failed(&master.name, &fault, Instant::now());
+            Err(no_login(master, &fault))
         }
     }
 }

@@ -110,20 +110,22 @@ pub async fn serve_replica(
     }
     drop(seat);
     let want = |sibling| Request::New { master: replica.master.clone(), sibling };
-    let (opening, reached) = tokio::select! {
-        opened = async {
-            let Some(opening) = listener.backoff.place(from.ip()).await else {
-                return (None, Err("too many links of this client's address wait for their sync".to_owned()));
-            };
-            (Some(opening), reach(&shared.dialer, &replica, want).await)
-        } => opened,
+    let open = async {
+        let opening = listener.backoff.place(from.ip()).await;
+        let opening = opening.ok_or("too many links of this client's address wait for their sync")?;
+        // Others are told as well why no link is to be had, but not how one address fares.
+        let reached = reach(&shared.dialer, &replica, want).await;
+        let reached = reached.inspect_err(|reason| listener.offer.failed(reason))?;
+        Ok::<_, String>((opening, reached))
+    };
+    let opened = tokio::select! {
+        opened = open => opened,
         () = shared.stop.cancelled() => return,
     };
-    let (mut lane, accept) = match reached {
-        Ok(reached) => reached,
+    let (opening, (mut lane, accept)) = match opened {
+        Ok(opened) => opened,
         Err(reason) => {
-            listener.offer.failed(&reason);
-            log_throttled!(warn, shared.registry, about(Kind::NoLink), &reason; link = %name, site = %replica.site, client = %from, "no link: {reason}");
+            no_link(&shared, &replica, from, &reason);
             let seat = listener.unproven.enter(source(from.ip()));
             let reply = reply::error(&shared.config.site, &reason);
             tokio::select! {
@@ -263,7 +265,7 @@ async fn approach(
         }
         Next::Unreachable(reason) => {
             listener.offer.failed(&reason);
-            log_throttled!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), &reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
+            no_link(shared, replica, from, &reason);
             return false;
         }
     }
@@ -292,6 +294,11 @@ fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
 /// Logs a client that asked for no sync.
 fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
     log_throttled!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
+}
+
+/// Logs a client for which no link is to be had.
+fn no_link(shared: &Shared, replica: &Replica, from: SocketAddr, reason: &str) {
+    log_throttled!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
 }
 
 /// A refusal: what the client is told, if anything, and what the log says.

@@ -91,8 +91,9 @@ impl Ways {
             if met.len() >= MET && !met.contains_key(&key) {
                 // Of the same site, so that no site makes another's be forgotten.
                 let of_site = met.keys().find(|(site, _)| *site == key.0).or_else(|| met.keys().next());
-                let forgotten = of_site.cloned();
-                forgotten.map(|forgotten| met.remove(&forgotten));
+                if let Some(forgotten) = of_site.cloned() {
+                    met.remove(&forgotten);
+                }
             }
             let new = Met { last: far.instance, before: None, shared: false };
             let known = met.entry(key).or_insert(new);
