@@ -26,6 +26,9 @@ use crate::unproven::Seat;
 /// The silence after which a client may be one that waits for the far side to speak first.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// The same where the master is known to be a passthrough: long enough for a port scan to leave.
+const SHORT_SILENCE: Duration = Duration::from_millis(20);
+
 /// The time between two questions to the far site whether its master is a passthrough.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
@@ -173,6 +176,10 @@ pub(super) async fn first_words(
         }
     };
     let silent = async {
+        if offer.is_passthrough() {
+            tokio::time::sleep(SHORT_SILENCE).await;
+            return Next::Link;
+        }
         let mut waited = Duration::ZERO;
         while waited < OPENING {
             tokio::time::sleep(SILENCE).await;
