@@ -43,7 +43,7 @@ pub fn complete(
     if has_no_ca_yet(&folder) {
         if let Some(site) = folder.occupied()?.first() {
             bail!(
-                "there is no CA in {}, but {} is in use; nothing was changed. Put the CA back, or to start anew, which every site must follow: replgate certs init --force",
+                "there is no CA in {}, but {} is in use; nothing was changed. Put the CA back. To start over with a new CA, which makes new certificates necessary at every site: replgate certs init --force",
                 folder.ca().display(),
                 folder.site(site).display()
             );
@@ -52,7 +52,7 @@ pub fn complete(
     }
     ensure!(
         done.ca.is_some() || folder.has_ca(),
-        "{} records what was issued, but ca.crt and ca.key are gone; nothing was changed. Put them back, or to start anew, which every site must follow: replgate certs init --force",
+        "{} records what was issued, but ca.crt and ca.key are gone; nothing was changed. Put them back. To start over with a new CA, which makes new certificates necessary at every site: replgate certs init --force",
         folder.ca().join("issued.toml").display()
     );
     let authority = Authority::load(&folder)?;

@@ -37,7 +37,7 @@ impl Issued {
     pub(super) fn serial_bytes(&self) -> anyhow::Result<Vec<u8>> {
         let bytes: Result<Vec<u8>, _> =
             self.serial.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
-        bytes.with_context(|| format!("issued.toml: serial {:?} is no serial number", self.serial))
+        bytes.with_context(|| format!("issued.toml: serial {:?} is not a serial number", self.serial))
     }
 }
 

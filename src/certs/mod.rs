@@ -101,7 +101,7 @@ pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate,
     if folder.has_ca() || !Ledger::is_blank(&folder) {
         ensure!(
             force,
-            "there is a CA in {} already; nothing was changed. To add a site: replgate certs issue SITE. To start anew, which every site must follow: add --force, the old CA is moved aside",
+            "there is a CA in {} already; nothing was changed. To add a site: replgate certs issue SITE. To start over with a new CA, which makes new certificates necessary at every site: add --force, which moves the old CA aside",
             folder.ca().display()
         );
         aside = Some(folder.move_ca_aside()?);
@@ -135,7 +135,7 @@ pub fn issue(dir: &Path, names: &Names, days: u32, force: bool) -> anyhow::Resul
     for file in ["tls.key", "tls.crt"] {
         ensure!(
             force || !place.join(file).exists(),
-            "{} is there already; nothing was changed. To replace it before it expires: replgate certs renew {}; to start anew: add --force",
+            "{} is there already; nothing was changed. To replace it before it expires: replgate certs renew {}; to make a new key and certificate now: add --force",
             place.join(file).display(),
             names.site()
         );

@@ -179,7 +179,7 @@ impl Folder {
                     let _ = std::fs::remove_file(left.temporary());
                 }
                 let context = format!(
-                    "{done} of {} files were written, then {} could not be put in its place; mend that and run the same command again",
+                    "{done} of {} files were written, then {} could not be put in its place; fix that and run the same command again",
                     files.len(),
                     file.path.display()
                 );

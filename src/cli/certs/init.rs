@@ -17,7 +17,7 @@ pub(super) fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: b
             let there = dir.join(names.site()).join("tls.key");
             if there.exists() {
                 return Err(anyhow::anyhow!(
-                    "{} is there already; nothing was changed. To add other sites: replgate certs issue SITE. To start anew with a new CA, which every site must follow: add --force",
+                    "{} is there already; nothing was changed. To add other sites: replgate certs issue SITE. To start over with a new CA, which makes new certificates necessary at every site: add --force",
                     there.display()
                 )
                 .into());
@@ -27,7 +27,7 @@ pub(super) fn init(dir: &Path, sites: &[String], name: &str, days: u32, force: b
     let (facts, aside) = certs::init(dir, name, force)?;
     if let Some(aside) = aside {
         crate::outln::outln!(
-            "the old CA was moved to {}; certificates of it are not trusted by new ones\n",
+            "the old CA was moved to {}; gateways with new certificates do not trust the old ones\n",
             aside.display()
         );
     }

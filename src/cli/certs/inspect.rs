@@ -19,7 +19,7 @@ pub(super) fn inspect(what: &str) -> Outcome {
         return inspect_file(path);
     }
     let Ok(address) = units::address(what) else {
-        return Err(anyhow::anyhow!("{what}: there is no such file, and it is no HOST:PORT").into());
+        return Err(anyhow::anyhow!("{what}: there is no such file, and it is not a HOST:PORT").into());
     };
     let chain =
         block_on(fetch_chain::fetch_chain(&address))?.with_context(|| format!("look at {address}"))?;

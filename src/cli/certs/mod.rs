@@ -49,9 +49,8 @@ enum Action {
         /// The CA's name
         #[arg(long, default_value = "replgate CA")]
         name: String,
-        /// Days that site certificates are valid
-        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
-        days: u32,
+        #[command(flatten)]
+        validity: Validity,
         /// Start over: move an existing CA aside, and replace site certificates
         #[arg(long)]
         force: bool,
@@ -65,9 +64,8 @@ enum Action {
         site: String,
         #[command(flatten)]
         names: MoreNames,
-        /// Days that the certificate is valid
-        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
-        days: u32,
+        #[command(flatten)]
+        validity: Validity,
         /// Replace an existing certificate
         #[arg(long)]
         force: bool,
@@ -91,9 +89,8 @@ enum Action {
         site: Option<String>,
         #[command(flatten)]
         names: MoreNames,
-        /// Days that the certificate is valid
-        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
-        days: u32,
+        #[command(flatten)]
+        validity: Validity,
         /// Replace an existing certificate, and sign a request that asks for another site
         #[arg(long)]
         force: bool,
@@ -118,9 +115,8 @@ enum Action {
         /// Shell command to run after each renewal, with REPLGATE_SITE and REPLGATE_DIR set
         #[arg(long, value_name = "CMD")]
         hook: Option<String>,
-        /// Days that the certificate is valid
-        #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
-        days: u32,
+        #[command(flatten)]
+        validity: Validity,
     },
     /// Revoke one certificate, or all certificates of a site, and refresh every site's folder
     Revoke {
@@ -143,6 +139,14 @@ struct MoreNames {
     sans: Vec<String>,
 }
 
+/// How long a new certificate is valid.
+#[derive(Debug, Args)]
+struct Validity {
+    /// Days that a site's certificate is valid
+    #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
 /// The commands to run on a host after it got its first certificate.
 const START: &str = "replgate check --offline && replgate run";
 
@@ -153,20 +157,26 @@ impl Certs {
     pub(super) fn execute(self) -> Outcome {
         let dir = self.dir.as_path();
         match self.action {
-            Action::Init { sites, name, days, if_missing: true, .. } => complete(dir, &sites, &name, days),
-            Action::Init { sites, name, days, force, .. } => init(dir, &sites, &name, days, force),
-            Action::Issue { site, names, days, force } => {
+            Action::Init { sites, name, validity: Validity { days }, if_missing: true, .. } => {
+                complete(dir, &sites, &name, days)
+            }
+            Action::Init { sites, name, validity: Validity { days }, force, .. } => {
+                init(dir, &sites, &name, days, force)
+            }
+            Action::Issue { site, names, validity: Validity { days }, force } => {
                 let made = certs::issue(dir, &wanted(&site, &names)?, days, force)?;
                 tell(&made)?;
                 next(&[made], START)
             }
             Action::Request { site, names, force } => request(dir, &wanted(&site, &names)?, force),
-            Action::Sign { file, site, names, days, force } => {
+            Action::Sign { file, site, names, validity: Validity { days }, force } => {
                 sign(dir, &file, site.as_deref(), &names, days, force)
             }
             Action::Inspect { what } => inspect(&what),
             Action::Verify { sites } => verify(dir, sites),
-            Action::Renew { sites, if_due, hook, days } => renew(dir, sites, if_due, hook.as_deref(), days),
+            Action::Renew { sites, if_due, hook, validity: Validity { days } } => {
+                renew(dir, sites, if_due, hook.as_deref(), days)
+            }
             Action::Revoke { what } => revoke(dir, &what),
             Action::List { json } => list(dir, json),
         }

@@ -28,7 +28,7 @@ pub(super) fn renew(dir: &Path, sites: Vec<String>, if_due: bool, hook: Option<&
     }
     if !made.is_empty() {
         crate::outln::outln!(
-            "\nthe certificates before are good until they expire; revoke them by serial number if a key was lost"
+            "\nthe earlier certificates are valid until they expire; revoke them by serial number if a key was lost"
         );
         next(&made, RELOAD)?;
     }

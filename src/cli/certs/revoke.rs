@@ -20,7 +20,7 @@ pub(super) fn revoke(dir: &Path, what: &str) -> Outcome {
         );
     }
     crate::outln::outln!(
-        "\nnext: it is refused only where the new list is: copy crl.pem to every site, then on each host: systemctl reload replgate (or SIGHUP)"
+        "\nnext: a gateway refuses it only once it has the new list: copy crl.pem to every site, then on each host: systemctl reload replgate (or SIGHUP)"
     );
     for site in certs::sites(dir)? {
         crate::outln::outln!("  {}", dir.join(site).join("crl.pem").display());
