@@ -98,7 +98,7 @@ impl Check {
         }
         match readable_ca_key(&config) {
             Some(key) => report.fail(&format!("the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine", key.display())),
-            None => report.ok("no CA key within reach of this config"),
+            None => report.ok("no CA key is readable beside the files of this config"),
         }
         for file in config.password_files() {
             match Password::read(file) {
@@ -111,12 +111,12 @@ impl Check {
             }
         }
         for master in config.masters.iter().filter(|master| master.is_plain()) {
-            report.warn(&format!("master {:?}: commands = \"any\" lets the sites in `allow` run every command, FLUSHALL and CONFIG too", master.name));
+            report.warn(&format!("master {:?}: commands = \"any\" lets the sites in `allow` run every command, also FLUSHALL and CONFIG", master.name));
         }
         for master in &config.masters {
             if config.allowed_to_itself().any(|other| other.name == master.name) {
                 report.warn(&format!(
-                    "master {:?}: `allow` names this site itself, {}: a site dials others; is another one meant?",
+                    "master {:?}: `allow` names this site itself, {}, but a gateway dials only other sites; name the site of the replicas",
                     master.name, config.site
                 ));
             }
@@ -139,19 +139,19 @@ fn listed(master: &Master, report: &Report) {
     let what = format!("master {:?}", master.name);
     let names = master.allow.iter().map(|site| format!("{site} or NAME.{site}"));
     report.ok(&format!(
-        "{what}: its replicas at other sites are listed as {}; Sentinel leaves such names alone where it resolves none (6.2 or later, resolve-hostnames no), else see that no other site's hands are on that DNS zone",
+        "{what}: its replicas at other sites are listed as {}; Sentinel 6.2 or later with resolve-hostnames no (the default) ignores such names; any other Sentinel resolves them, so make sure that no other site controls that DNS zone",
         names.collect::<Vec<_>>().join(", ")
     ));
     for site in master.allow.iter().filter(|site| site.len() > listing::LONGEST) {
         report.warn(&format!(
-            "{what}: the name {site} is longer than {} bytes, and Redis before 6.2 takes none that is: its replicas would get no sync there",
+            "{what}: the name {site} is longer than {} bytes, which Redis before 6.2 refuses: replicas of that site would get no sync",
             listing::LONGEST
         ));
     }
     for accepted in accept_announce {
         let addresses = accepted.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         report.warn(&format!(
-            "{what}: accept_announce lets {} be listed as {addresses}: a Sentinel of this master sends REPLICAOF to whatever answers there",
+            "{what}: accept_announce lets {} be listed as {addresses}: a Sentinel of this master sends REPLICAOF to any Redis at these addresses",
             accepted.site
         ));
     }
@@ -170,7 +170,7 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
     let running = match admin::ask(config).await {
         Ok(status) => status,
         Err(error) => {
-            report.warn(&format!("a gateway runs with this config, but cannot be asked: {error}"));
+            report.warn(&format!("a gateway runs with this config, but does not report its status: {error}"));
             None
         }
     };
@@ -179,7 +179,7 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         && status.config != config.digest()
     {
         report.warn(&format!(
-            "the running gateway (process {}) was started with another config than this file holds now: restart it to use this one",
+            "the running gateway (process {}) was started with an earlier version of this config: restart it to use this one",
             status.pid
         ));
     }
@@ -270,7 +270,9 @@ async fn way(dialer: &Arc<Dialer>, replica: &Replica, report: &mut Report) {
                 let skew = here.abs_diff(there);
                 let text = format!("{what}: the clock at {address} differs by {:.1} s", skew as f64 / 1000.0);
                 if skew > SKEW {
-                    report.warn(&format!("{text}: certificates are judged by it; set both by NTP"))
+                    report.warn(&format!(
+                        "{text}: certificates are checked by the clock; set both clocks by NTP"
+                    ))
                 } else {
                     report.ok(&text)
                 }
@@ -279,7 +281,10 @@ async fn way(dialer: &Arc<Dialer>, replica: &Replica, report: &mut Report) {
         }
     }
     if working == 0 {
-        report.fail(&format!("{what}: no way to {}", replica.site));
+        report.fail(&format!(
+            "{what}: no gateway of {} offers the master; the lines above say why",
+            replica.site
+        ));
     }
 }
 
@@ -331,10 +336,10 @@ async fn user(master: &Master, auth: &Auth, report: &mut Report) -> bool {
             lacks.join(" ")
         )),
         Ok(Ok((Login::NotWanted, _))) => report.warn(&format!(
-            "{what} wants no password, though `auth` has one: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out"
+            "{what} requires no password, although `auth` has one: anyone who reaches it can write; set a password there (requirepass, or ACL SETUSER), or remove `auth`"
         )),
         Ok(Ok((Login::Good, _))) => report.ok(&format!(
-            "{what} takes the password of user {user}; whether it may +psync is seen at the first sync"
+            "{what} accepts the password of user {user}; only the first sync shows whether the user has +psync"
         )),
     }
     answers
@@ -374,12 +379,12 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
                 let why = if fetch_chain::fetch_chain(&master.redis).await.is_ok() {
                     answer::SPEAKS_TLS
                 } else {
-                    "it closes the connection without a word; its own log may say why"
+                    "it closes the connection without an answer; its own log may say why"
                 };
                 report.fail(&format!("{what}: Redis at {}: {why}", master.redis));
             }
             _ if answer.starts_with("-NOAUTH") => report.warn(&format!(
-                "{what}: Redis at {} wants a password, and this config has none: write auth = {{ password_file = \"redis.pw\" }} in the [[master]], or see that each replica has masterauth",
+                "{what}: Redis at {} requires a password, and this config has none: write auth = {{ password_file = \"redis.pw\" }} in the [[master]], or set masterauth in each replica",
                 master.redis
             )),
             _ => report.warn(&format!(
@@ -408,14 +413,15 @@ async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
     let (repl_timeout, ping) = match times {
         Ok(times) => times,
         Err(why) => {
-            report.warn(&format!("{what}: whether hold {hold:?} fits cannot be seen: {why}; it must be at most repl-timeout - repl-ping-replica-period - dead_after ({dead_after:?}) - {MARGIN:?}, on the master and on its replicas"));
+            report.warn(&format!("{what}: whether hold {hold:?} fits cannot be checked: {why}; hold must be at most repl-timeout - repl-ping-replica-period - dead_after ({dead_after:?}) - {MARGIN:?}, on the master and on its replicas"));
             return;
         }
     };
     let most = repl_timeout.saturating_sub(ping + dead_after + MARGIN);
     if hold.is_zero() {
-        report
-            .ok(&format!("{what}: hold {hold:?}: a link ends with its last lane, whatever repl-timeout is"));
+        report.ok(&format!(
+            "{what}: hold {hold:?}: a link ends with its last lane, so repl-timeout does not matter"
+        ));
     } else if hold <= most {
         report.ok(&format!("{what}: hold {hold:?} fits repl-timeout {repl_timeout:?} (at most {most:?}); the replicas need the same repl-timeout"));
     } else {
@@ -457,7 +463,10 @@ async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), 
     };
     Ok(match (time(0), time(1).or_else(|| time(2))) {
         (Some(timeout), Some(ping)) => Ok((timeout, ping)),
-        _ => Err(read.into_iter().find_map(Result::err).unwrap_or_else(|| "nothing of use".to_owned())),
+        _ => Err(read
+            .into_iter()
+            .find_map(Result::err)
+            .unwrap_or_else(|| "an answer that cannot be read".to_owned())),
     })
 }
 

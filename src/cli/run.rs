@@ -79,6 +79,6 @@ impl Run {
 /// Notifies systemd, if it has started this process as `Type=notify`.
 fn tell_service_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::debug!("the service manager cannot be told: {error}");
+        tracing::debug!("the service manager cannot be notified: {error}");
     }
 }

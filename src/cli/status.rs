@@ -144,7 +144,7 @@ fn unready(status: &Status, links: bool, now: i64) -> Vec<String> {
         ));
     }
     let lost = status.listeners_lost.iter();
-    why.extend(lost.map(|address| format!("the gateway listens no more on {address}; restart it")));
+    why.extend(lost.map(|address| format!("the gateway does not listen on {address} any more; restart it")));
     if links {
         let held = status.links.iter().filter(|link| link.state == "held");
         why.extend(held.map(|link| {
@@ -180,7 +180,7 @@ mod tests {
         assert!(unready(&status(100, ""), true, 100).is_empty());
         assert!(unready(&status(65, ""), false, 100)[0].contains("expired 35 s ago"));
         let lost = unready(&status(200, r#","listeners_lost":["127.0.0.1:7379"]"#), false, 100);
-        assert!(lost.len() == 1 && lost[0].contains("no more on 127.0.0.1:7379"), "{lost:?}");
+        assert!(lost.len() == 1 && lost[0].contains("not listen on 127.0.0.1:7379"), "{lost:?}");
         let without = status(200, r#","without_link":["orders"]"#);
         assert!(unready(&without, false, 100).is_empty());
         assert!(unready(&without, true, 100)[0].contains("orders"));

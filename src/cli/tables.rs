@@ -48,7 +48,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
         }
     }
     for address in &status.listeners_lost {
-        out += &format!("LISTENS NO MORE on {address}: restart it\n");
+        out += &format!("NOT LISTENING on {address} any more: restart the gateway\n");
     }
     if !status.masters.is_empty() {
         out += &format!("masters offered: {}\n", names(&status.masters));
@@ -58,7 +58,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
     }
     let counts = &status.counts;
     out += &format!(
-        "links: {} up, {} opened, {} closed, {} refused here, {} not had\n",
+        "links: {} up, {} opened, {} closed, {} refused here, {} failed\n",
         status.links.len(),
         counts.opened,
         counts.closed,
@@ -69,7 +69,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
         out += &format!("now: {}\n", states(&status.links));
     }
     out += &format!(
-        "breaks: {}, outlived {}; lanes lost: {}, dialled again: {}; sent again: {}\n",
+        "breaks: {}, survived {}; lanes lost: {}, dialled again: {}; sent again: {}\n",
         counts.breaks,
         counts.resumed,
         counts.lanes_lost,
@@ -85,7 +85,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
     }
     if counts.commands_refused > 0 {
         out += &format!(
-            "links that ended for a command that is no part of replication: {}\n",
+            "links that ended for a command that is not part of replication: {}\n",
             counts.commands_refused
         );
     }
@@ -105,7 +105,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
 fn certificate(expires: i64, now: i64) -> String {
     let (at, span) = (clock::utc(expires), clock::span(expires - now));
     if expires < now {
-        format!("certificate EXPIRED {span} ago, on {at}: no far gateway takes it; renew it and reload\n")
+        format!("certificate EXPIRED {span} ago, on {at}: no far gateway accepts it; renew it and reload\n")
     } else {
         format!("certificate good until {at} (for {span})\n")
     }

@@ -258,7 +258,12 @@ fn check_goes_the_whole_way_and_names_what_is_wrong() {
     assert!(code == 1 && out.contains("replicas will be refused until it is up"), "{out}");
     pair.first.stop();
     let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
-    assert!(code == 1 && out.contains("Connection refused") && out.contains("no way to dc1"), "{out}");
+    assert!(
+        code == 1
+            && out.contains("Connection refused")
+            && out.contains("no gateway of dc1 offers the master"),
+        "{out}"
+    );
     let (code, out, _) = replgate(lab.path(), &["check", "--offline", "-c", "dc2.toml"]);
     assert!(code == 0 && !out.contains("peer"), "{out}");
 }
