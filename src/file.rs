@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 /// The file's bytes; an error if there are more than `most`.
 pub fn read(path: &Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open(path)?;
-    let too_large = || io::Error::other(format!("it is larger than {most} bytes, which no such file is"));
+    let too_large = || io::Error::other(format!("it is larger than {most} bytes, the most that is read"));
     let length = file.metadata()?.len();
     if length > most {
         return Err(too_large());

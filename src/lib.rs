@@ -5,8 +5,8 @@
 //!
 //! `config` → `gateway` → `listener` → `session` → `link` → `lane` → `tls`
 //!
-//! [`session::relay`] describes the way of a byte. [`wire`] holds the wire format; `link` and
-//! `lane` build on it.
+//! [`session::relay`] describes how a byte passes through. [`wire`] holds the wire format; `link`
+//! and `lane` build on it.
 
 mod admin;
 mod buffer;

@@ -14,7 +14,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("{text:?} has no unit that is known; write ms, s, m or h, as in \"10s\"")),
+        _ => return Err(format!("{text:?} has no known unit; write ms, s, m or h, as in \"10s\"")),
     };
     Duration::try_from_secs_f64(number * factor)
         .ok()
@@ -33,9 +33,7 @@ pub fn size(text: &str) -> Result<u64, String> {
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
         _ => {
-            return Err(format!(
-                "{text:?} has no unit that is known; write B, KiB, MiB or GiB, as in \"64MiB\""
-            ));
+            return Err(format!("{text:?} has no known unit; write B, KiB, MiB or GiB, as in \"64MiB\""));
         }
     };
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large"))

@@ -289,7 +289,7 @@ fn a_plain_tunnel_has_neither_a_password_nor_switches() {
     );
     for (more, words) in [
         ("auth = \"redis.pw\"\n", "expected a table"),
-        ("auth = { username = \"a b\", password_file = \"x\" }\n", "is no ACL user"),
+        ("auth = { username = \"a b\", password_file = \"x\" }\n", "is not an ACL user"),
         ("auth = { username = \"repl\" }\n", "`password_file` is missing"),
         ("auth = { password = \"secret\", password_file = \"x\" }\n", "unknown key `password`"),
         ("allow_failover = \"yes\"\n", "expected true or false, found string"),

@@ -247,7 +247,7 @@ fn user(text: &str) -> Result<String, String> {
         || text.len() > 128
         || text.contains(|letter: char| letter.is_whitespace() || letter == '\0')
     {
-        return Err(format!("{text:?} is no ACL user; a name has 1 to 128 bytes and no blanks"));
+        return Err(format!("{text:?} is not an ACL user; a name has 1 to 128 bytes and no blanks"));
     }
     Ok(text.to_owned())
 }
