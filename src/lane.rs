@@ -54,7 +54,7 @@ pub enum LaneError {
     #[error("the far side closed the connection")]
     Closed,
     /// A frame came that does not belong to the opening of a lane.
-    #[error("the far side answered with a frame that does not belong here")]
+    #[error("the far side sent an unexpected frame")]
     Unexpected,
 }
 

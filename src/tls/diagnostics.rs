@@ -64,8 +64,9 @@ pub fn handshake(error: &Error, ours: &Certificate) -> String {
             | InvalidMessage::MessageTooLarge
             | InvalidMessage::InvalidEmptyPayload
             | InvalidMessage::UnknownProtocolVersion,
-        ) => "what came is not TLS: is this a plain Redis, HTTP or other port?".to_owned(),
-        Error::InvalidMessage(_) => "what came is not valid TLS".to_owned(),
+        ) => "the received bytes are not TLS: is the other end a plain Redis, HTTP or something else?"
+            .to_owned(),
+        Error::InvalidMessage(_) => "the received bytes are not valid TLS".to_owned(),
         Error::PeerIncompatible(
             PeerIncompatible::Tls13RequiredForQuic
             | PeerIncompatible::SupportedVersionsExtensionRequired
@@ -113,7 +114,7 @@ fn certificate(error: &CertificateError) -> String {
             )
         }
         CertificateError::BadEncoding => {
-            "it cannot be read as a certificate: have it issued anew (openssl x509 -text shows what is in it)"
+            "it cannot be read as a certificate: issue a new one (openssl x509 -text shows what is in it)"
                 .to_owned()
         }
         CertificateError::Other(reason) => shown(reason.to_string().as_bytes()),

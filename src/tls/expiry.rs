@@ -90,10 +90,10 @@ impl Term {
                 "the CA {name} EXPIRED {span} ago, on {at}: what it has signed is refused; put the CA that follows it in its place in `ca`"
             ),
             (Kind::List, false) => format!(
-                "the revocation list of {name} is stale in {span}, on {at}; fetch a new one and reload"
+                "the revocation list of {name} becomes stale in {span}, on {at}; fetch a new one and reload"
             ),
             (Kind::List, true) => format!(
-                "the revocation list of {name} is STALE since {span}, {at}: it still counts, but later revocations are missing; fetch a new one and reload"
+                "the revocation list of {name} is STALE, for {span}, since {at}: it still counts, but later revocations are missing; fetch a new one and reload"
             ),
         }
     }

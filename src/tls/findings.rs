@@ -1,15 +1,15 @@
-//! What is found while the files of `[tls]` are read: faults, warnings, what is good.
+//! The results of reading the files of `[tls]`: faults, warnings, and checks that passed.
 
 use super::expiry::{Standing, Term};
 use super::pem::PemError;
 use crate::clock;
 
-/// What is found in the files.
+/// The results.
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// What is good, one line a step, for `check`.
+    /// One line for each check that passed, for `check`.
     pub(super) good: Vec<String>,
     pub(super) terms: Vec<Term>,
 }
@@ -19,7 +19,7 @@ impl Findings {
         result.map_err(|error| self.faults.push(error.to_string())).ok()
     }
 
-    /// Notes until when something is good, and warns where that is near.
+    /// Records until when something is valid, and adds a warning if that is soon.
     pub(super) fn term(&mut self, term: Term) {
         let now = clock::now();
         if !matches!(term.standing(now), Standing::Good | Standing::Past) {

@@ -190,7 +190,7 @@ fn identity(
     key: &PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, String> {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
-        .map_err(|error| format!("a private key of a kind that is not used here ({error}): wanted are RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, Ed25519"))?;
+        .map_err(|error| format!("a private key of an unsupported kind ({error}): supported are RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, Ed25519"))?;
     let identity = CertifiedKey::new(chain, key);
     let leaf = identity.cert.first().and_then(|leaf| Certificate::read(leaf).ok());
     let same = match (identity.key.public_key(), &leaf) {
@@ -200,7 +200,7 @@ fn identity(
         _ => identity.keys_match().is_ok(),
     };
     if !same {
-        return Err("the private key does not belong to the certificate: they are from different pairs; `tls.key` and `tls.crt` must come from the same folder".to_owned());
+        return Err("the private key does not belong to the certificate: take `tls.key` and `tls.crt` from the same folder".to_owned());
     }
     Ok(identity)
 }

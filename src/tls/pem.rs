@@ -128,7 +128,7 @@ impl Content {
             Self::Certificate(_) => ("certificate", "a certificate belongs in `cert` or `ca`"),
             Self::List(_) => ("certificate revocation list", "a revocation list belongs in `crl`"),
             Self::Request(_) => {
-                ("certificate signing request", "it is of use to `replgate certs sign` alone: take it out")
+                ("certificate signing request", "only `replgate certs sign` uses it: take it out")
             }
             Self::Key(_) | Self::EncryptedKey => (
                 "private key",
@@ -137,7 +137,7 @@ impl Content {
             Self::Parameters => {
                 ("block of EC parameters", "they belong before the key in `key`: take them out")
             }
-            Self::PublicKey => ("public key", "it is of no use here: take it out"),
+            Self::PublicKey => ("public key", "it is not used here: take it out"),
         }
     }
 }
@@ -373,7 +373,7 @@ pub fn parse(text: &[u8]) -> Contents {
         None => out.faults.extend(lost(between(text, outside.0, text.len()), outside.1)),
     }
     if let Some(zero) = text.iter().position(|byte| *byte == 0) {
-        let words = "a zero byte, so this is no PEM: is it DER (openssl x509 -inform DER), or UTF-16 (iconv)? convert it";
+        let words = "a zero byte, so this is not PEM: is it DER (openssl x509 -inform DER), or UTF-16 (iconv)? convert it";
         out.faults.push(Fault { line: 1 + newlines(&text[..zero]), text: words.to_owned() });
     }
     out
@@ -464,7 +464,7 @@ fn block(label: &[u8], inside: &[u8]) -> Result<Content, String> {
         Ok(Some((Item::Sec1Key(key), _))) => Ok(Content::Key(Zeroizing::new(key.into()))),
         Ok(Some((Item::SubjectPublicKeyInfo(_), _))) => Ok(Content::PublicKey),
         Ok(_) => Err(format!("a {name} block, a kind that is not known here; take it out")),
-        Err(_) => Err(format!("this {name} block is damaged: what is in it is no base64; {WHOLE}")),
+        Err(_) => Err(format!("this {name} block is damaged: its contents are not Base64; {WHOLE}")),
     }
 }
 

@@ -188,7 +188,7 @@ impl Records {
                 Err(EncryptError::EncryptExhausted) => Err(rustls::Error::EncryptError),
                 Err(EncryptError::InsufficientSize(_)) => Err(rustls::Error::General("no room to seal a record".into())),
             },
-            _ => Err(rustls::Error::General("sealing before the records that came were opened".into())),
+            _ => Err(rustls::Error::General("sealing before the received records were opened".into())),
         })
     }
 

@@ -132,7 +132,7 @@ fn load_anchor(ca: &CertificateDer<'static>) -> Result<Anchor, String> {
     let trust = webpki::anchor_from_trusted_cert(ca)
         .map_err(|error| {
             format!(
-                "the CA {} cannot be used ({error:?}): have it issued anew, as a version 3 CA certificate",
+                "the CA {} cannot be used ({error:?}): issue a new one, as a version 3 CA certificate",
                 facts.subject
             )
         })?

@@ -195,21 +195,21 @@ pub enum Refused {
         ca: String,
     },
     /// The certificate, or a CA of its chain, was signed by one that is not a CA's.
-    #[error("a certificate of its chain is no CA's, and may sign none")]
+    #[error("a certificate of its chain has signed another, although it is not a CA's")]
     NoCa,
     /// There are more CAs below one of them than its path length allows.
     #[error("a CA of its chain does not allow so many CAs below it (pathlen)")]
     TooDeep,
     /// More certificates than [`MOST_INTERMEDIATES`] follow the leaf.
     #[error(
-        "{count} certificates come after it, and at most {MOST_INTERMEDIATES} are looked at: let `cert` hold the certificate and its intermediates alone"
+        "{count} certificates come after it, and at most {MOST_INTERMEDIATES} are accepted: put only the certificate and its intermediates into `cert`"
     )]
     TooMany {
         /// Number of these certificates.
         count: usize,
     },
     /// The certificates together are larger than 32 KiB.
-    #[error("it and its intermediates have {bytes} bytes, and at most {MOST_BYTES} are looked at")]
+    #[error("it and its intermediates have {bytes} bytes, and at most {MOST_BYTES} are accepted")]
     TooLarge {
         /// Size of all certificates in bytes.
         bytes: usize,
@@ -226,7 +226,7 @@ pub enum Refused {
     NameConstraint,
     /// A signature algorithm is not accepted, or a key is too weak.
     #[error(
-        "it, or a CA of its chain, is signed in a way that is not accepted: wanted are RSA of 2048 to 8192 bits, ECDSA (P-256, P-384, P-521) or Ed25519, with SHA-256 or better"
+        "it, or a CA of its chain, is signed in a way that is not accepted: accepted are RSA of 2048 to 8192 bits, ECDSA (P-256, P-384, P-521) or Ed25519, with SHA-256 or better"
     )]
     Weak,
     /// A key is too short to be secure.
@@ -240,12 +240,10 @@ pub enum Refused {
         key: String,
     },
     /// A certificate has version 1 or 2.
-    #[error("it, or a CA of its chain, is no version 3 certificate: have it issued anew with extensions")]
+    #[error("it, or a CA of its chain, is not a version 3 certificate: issue a new one, with extensions")]
     OldVersion,
     /// The chain costs too much to verify.
-    #[error(
-        "its chain is too long or too tangled to be followed: let `cert` hold the certificate and its intermediates alone"
-    )]
+    #[error("its chain is too complex to verify: put only the certificate and its intermediates into `cert`")]
     Tangled,
     /// The key usage does not allow signing a handshake.
     #[error("its key usage lacks digitalSignature: a gateway signs its handshakes")]

@@ -57,7 +57,7 @@ fn a_chain_that_may_not_be_is_refused_by_both_ends_and_by_check() {
         (&sub, None, "the CA CN=sub that signed it has been revoked"),
         (&mute, None, "the CA CN=mute that signed it may not: its key usage lacks keyCertSign"),
         (&root, Some(sealed), "key usage lacks digitalSignature: a gateway signs its handshakes"),
-        (&long, None, "certificates come after it, and at most 8 are looked at"),
+        (&long, None, "certificates come after it, and at most 8 are accepted"),
     ]
     .into_iter()
     .enumerate()

@@ -38,7 +38,10 @@ fn strangers_on_the_tls_port_are_told_apart_and_closed() {
         let _ = socket.read_to_end(&mut answer);
         assert!(answer.len() < 64 && !answer.starts_with(b"+"), "{}", answer.escape_ascii());
     }
-    target.pair.first.wait_log("what came is not TLS: is this a plain Redis, HTTP or other port?");
+    target
+        .pair
+        .first
+        .wait_log("the received bytes are not TLS: is the other end a plain Redis, HTTP or something else?");
     target.is_unharmed();
 }
 
