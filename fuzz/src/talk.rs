@@ -470,7 +470,7 @@ impl Watch {
                 assert_eq!(self.unanswered, 0);
                 self.sync = Asked::Sync;
             }
-            _ => panic!("{} is no part of replication", shown()),
+            _ => panic!("{} is not part of replication", shown()),
         }
         self.unanswered += usize::from(self.sync == Asked::Nothing);
         assert!(self.unanswered <= MAX_UNANSWERED);

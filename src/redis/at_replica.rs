@@ -36,7 +36,7 @@ impl AtReplica {
             Parsed::Newline(length) => return Verdict::Pass(length),
             Parsed::Incomplete => return Verdict::Hold,
             Parsed::Malformed(_) => {
-                self.observer.lose_replica("what the replica says");
+                self.observer.lose_replica("what the replica sends");
                 return Verdict::Detach;
             }
             Parsed::Command { length, arguments } => (length, arguments),
@@ -76,7 +76,7 @@ impl AtReplica {
             Answer::Newlines(count) => Verdict::Pass(count),
             Answer::Incomplete => Verdict::Hold,
             Answer::TooLong => {
-                self.observer.lose("what the master says");
+                self.observer.lose("what the master sends");
                 Verdict::Detach
             }
             Answer::Line { length, text } => {
@@ -85,7 +85,7 @@ impl AtReplica {
                     plain if answer::is_plain(plain) => Verdict::Pass(length),
                     [b'-', ..] => Verdict::Replace(length, answer::tamed(&bytes[..length])),
                     _ => {
-                        let reason = "the master's answer has bytes that no answer has".to_owned();
+                        let reason = "the master's answer has bytes that are not printable".to_owned();
                         self.observer.refused(&reason, false);
                         Verdict::Stop { pass: 0, reply: Vec::new(), reason, breach: true }
                     }

@@ -73,7 +73,7 @@ fn inline(bytes: &[u8]) -> Parsed<'_> {
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
         let strange = window.iter().any(|byte| !printable(*byte) && *byte != b'\r');
         return match (strange, window.len() == MAX_ARGUMENT) {
-            (true, _) => Parsed::Malformed("bytes that are no command"),
+            (true, _) => Parsed::Malformed("bytes that are not a command"),
             (false, true) => Parsed::Malformed("a line that is too long"),
             (false, false) => Parsed::Incomplete,
         };
@@ -83,7 +83,7 @@ fn inline(bytes: &[u8]) -> Parsed<'_> {
         return Parsed::Newline(end + 1);
     }
     if line.iter().any(|byte| !printable(*byte)) {
-        return Parsed::Malformed("bytes that are no command");
+        return Parsed::Malformed("bytes that are not a command");
     }
     let arguments: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
     match arguments.len() {
@@ -122,7 +122,7 @@ fn array(bytes: &[u8]) -> Parsed<'_> {
         match bytes.get(at) {
             None => return Parsed::Incomplete,
             Some(b'$') => {}
-            Some(_) => return Parsed::Malformed("an argument that is no bulk string"),
+            Some(_) => return Parsed::Malformed("an argument that is not a bulk string"),
         }
         let (length, used) = match number(&bytes[at + 1..], MAX_ARGUMENT, "an argument that is too long") {
             Ok(found) => found,
@@ -135,7 +135,7 @@ fn array(bytes: &[u8]) -> Parsed<'_> {
         }
         match bytes.get(end..end + 2) {
             Some(b"\r\n") => {}
-            Some(_) => return Parsed::Malformed("an argument of another length than it says"),
+            Some(_) => return Parsed::Malformed("an argument whose length is not the stated one"),
             None => return Parsed::Incomplete,
         }
         arguments.push(&bytes[start..end]);
@@ -159,7 +159,7 @@ fn number<'a>(bytes: &[u8], most: usize, above: &'static str) -> Result<(usize, 
     match (digits, &bytes[digits..]) {
         (_, [] | [b'\r']) if digits > 0 || bytes.is_empty() => Err(Parsed::Incomplete),
         (1.., [b'\r', b'\n', ..]) => Ok((value, digits + 2)),
-        _ => Err(Parsed::Malformed("a length that is no number")),
+        _ => Err(Parsed::Malformed("a length that is not a number")),
     }
 }
 

@@ -189,7 +189,8 @@ impl Gate {
         let evicted = opening.is_some_and(|opening| opening.is_evicted() && !opening.has_asked());
         match self.phase {
             Phase::Handshake if evicted => {
-                let reason = "it asked for no sync while its site had all its links (links_per_site)";
+                let reason =
+                    "it asked for no sync, and its site had reached its limit of links (links_per_site)";
                 Overdue::Now { reply: reply::error(&self.site, reason), reason: reason.to_owned() }
             }
             Phase::Syncing | Phase::Slots => Overdue::Never,
@@ -229,7 +230,8 @@ impl Gate {
         }
         let slots = self.rules.slot_migration && name == b"CLUSTER" && is(options.first(), "syncslots");
         if slots && !options.iter().all(|word| replconf::is_word(word, 128)) {
-            return self.refuse(format!("the command {} with a word that no replica says", named(arguments)));
+            return self
+                .refuse(format!("the command {} with an argument that no replica sends", named(arguments)));
         }
         if self.phase == Phase::Slots && slots {
             return self.paced(1, now).unwrap_or(Verdict::Pass(length));
@@ -265,7 +267,7 @@ impl Gate {
                 Err(Fault::Unknown) => None,
                 Err(Fault::Value(option)) => {
                     return self
-                        .refuse(format!("REPLCONF {} with a value that no replica states", cut(option)));
+                        .refuse(format!("REPLCONF {} with a value that no replica sends", cut(option)));
                 }
                 Ok(()) => match self.second_step(options) {
                     Ok(()) => Some(Phase::Handshake),
@@ -298,7 +300,7 @@ impl Gate {
             _ => None,
         };
         let Some(next) = next else {
-            return self.refuse(format!("the command {} is no part of replication", named(arguments)));
+            return self.refuse(format!("the command {} is not part of replication", named(arguments)));
         };
         if asks && !self.listed.is_taken() {
             self.unanswered.push_back(Awaited::by(By::MasterToUs));
@@ -487,7 +489,7 @@ impl Gate {
 
     /// Ends the link, because the master sent something that is not a reply line.
     pub fn master_raves(&self) -> Verdict {
-        let reason = "the master answered with a line that is no reply".to_owned();
+        let reason = "the master answered with a line that is not a reply".to_owned();
         Verdict::Stop { pass: 0, reply: Vec::new(), reason, breach: false }
     }
 
@@ -595,7 +597,7 @@ impl Gate {
 
     /// Ends the link, because the master sent a reply that belongs to no command.
     fn unexpected(&self, pass: usize) -> Verdict {
-        let reason = "the master says what nobody has asked for".to_owned();
+        let reason = "the master sent a reply that belongs to no command".to_owned();
         Verdict::Stop { pass, reply: Vec::new(), reason, breach: false }
     }
 
@@ -609,7 +611,7 @@ impl Gate {
             // This line answers the gateway's own command, so it holds no secret.
             format!("it answers {}", cut(line))
         };
-        let reason = format!("the master does not take the name of this site's replicas; {next}");
+        let reason = format!("the master does not accept the name of this site's replicas; {next}");
         Verdict::Stop { pass: 0, reply: reply::error(&self.site, &reason), reason, breach: false }
     }
 

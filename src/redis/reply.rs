@@ -27,7 +27,7 @@ pub fn no_auth(site: &str) -> Vec<u8> {
     line(
         "NOAUTH",
         site,
-        "a replica must know the password here: set its masterauth to what the gateway's password_file holds",
+        "a replica must send a password here: set its masterauth to the password in the gateway's password_file",
     )
 }
 
@@ -36,7 +36,7 @@ pub fn wrong_password(site: &str) -> Vec<u8> {
     line(
         "WRONGPASS",
         site,
-        "the password is not what the gateway's password_file holds: look at the replica's masterauth",
+        "the password differs from the gateway's password_file: correct the replica's masterauth",
     )
 }
 

@@ -10,7 +10,7 @@ use super::{Flow, Tap, Verdict};
 use crate::buffer::Chunk;
 use crate::secret::Secret;
 
-/// The most bytes that a tap may hold while it decides.
+/// Most bytes that a tap may hold while it decides.
 const MAX_HELD: usize = 64 * 1024;
 
 /// One direction of a link at its tap.

@@ -199,7 +199,10 @@ fn a_link_that_asks_for_nothing_makes_way_when_its_site_has_all_its_links() {
     let bravo = checked.replica("bravo");
     bravo.wait_equal(&checked.alpha);
     let (rest, ended) = idle[0].rest(SOON);
-    assert!(ended && String::from_utf8_lossy(&rest).contains("its site had all its links"), "{rest:?}");
+    assert!(
+        ended && String::from_utf8_lossy(&rest).contains("its site had reached its limit of links"),
+        "{rest:?}"
+    );
     eventually("the others stay", SOON, || checked.pair.first.links() == 3);
 }
 

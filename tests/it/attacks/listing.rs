@@ -73,7 +73,7 @@ fn a_value_that_no_replica_states_ends_the_link() {
         let words: [&[u8]; 3] = [b"REPLCONF", option.as_bytes(), value.as_bytes()];
         let (_, heard) = says(&site, &target.pair, &[&words]).expect("an answer");
         assert!(heard.starts_with(b"-ERR "), "{}", heard.escape_ascii());
-        target.pair.first.wait_log(&format!("REPLCONF {option} with a value that no replica states"));
+        target.pair.first.wait_log(&format!("REPLCONF {option} with a value that no replica sends"));
     }
     assert!(!target.pair.first.log().contains("role:slave"));
     target.is_unharmed();
