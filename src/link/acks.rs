@@ -1,5 +1,4 @@
-//! Acknowledgements: when this side says how much it has written, and how long the
-//! far side takes to say so.
+//! Acknowledgements: when this side sends them, and how long the far side takes to send its own.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,8 @@ const ACK_BYTES: u64 = 1024 * 1024;
 /// Time after which written bytes are acknowledged, however few they are.
 const ACK_DELAY: Duration = Duration::from_millis(20);
 
-/// Least time for which the oldest bytes wait before they are copied to another lane,
-/// however short the round trip is: Redis may be slow.
+/// Least time for which the oldest bytes wait before they are copied to another lane, however short
+/// the round trip is: Redis may be slow.
 const STALL_MIN: Duration = Duration::from_millis(100);
 
 /// The acknowledgements that this side sends.
@@ -19,7 +18,7 @@ pub(super) struct Acks {
     /// The offset that was acknowledged last.
     sent: u64,
     due: Option<Instant>,
-    /// The last one may have been lost with its lane.
+    /// Whether the last acknowledgement must be sent again: it may have been lost with its lane.
     again: bool,
 }
 
@@ -41,23 +40,23 @@ impl Acks {
         }
     }
 
-    /// The next one is not to wait.
+    /// The next acknowledgement is sent without delay.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.due = Some(now);
     }
 
-    /// A lane was lost: what was acknowledged last is said again.
+    /// A lane was lost: the last acknowledgement is sent again.
     pub(super) fn requeue(&mut self, written: u64) {
         self.again = written > 0;
     }
 
-    /// Nothing more is to be said.
+    /// Sends no more acknowledgements.
     pub(super) fn clear(&mut self) {
         (self.due, self.again) = (None, false);
     }
 
-    /// The offset to acknowledge now, if any. `hurry` says that there is a reason not
-    /// to wait for more. It counts as sent.
+    /// The offset to acknowledge now, if any. With `hurry` it does not wait for more written bytes.
+    /// The result counts as sent.
     pub(super) fn take(&mut self, written: u64, hurry: bool, now: Instant) -> Option<u64> {
         let news = written - self.sent;
         let due = hurry || news >= ACK_BYTES || self.due.is_some_and(|due| due <= now);
@@ -69,14 +68,13 @@ impl Acks {
     }
 }
 
-/// How long chunks take from being sent to their acknowledgement, and since when there
-/// was none.
+/// Measures how long a chunk takes until its acknowledgement, and since when none has come.
 #[derive(Debug)]
 pub(super) struct RoundTrip {
     best: Option<Duration>,
-    /// The chunk that is being timed: its last offset, and when it was sent.
+    /// The chunk that is being timed: its end offset, and when it was sent.
     timed: Option<(u64, Instant)>,
-    /// When acknowledgements last moved on.
+    /// When the last acknowledgement of new bytes came.
     progress: Instant,
 }
 
@@ -90,7 +88,7 @@ impl RoundTrip {
         self.timed.get_or_insert((end, now));
     }
 
-    /// Acknowledgements moved on to `offset`.
+    /// The far side has acknowledged new bytes, up to `offset`.
     pub(super) fn on_acknowledged(&mut self, offset: u64, now: Instant) {
         self.progress = now;
         if let Some((end, then)) = self.timed
@@ -102,12 +100,12 @@ impl RoundTrip {
         }
     }
 
-    /// A lane was lost: what is stalled is counted from now.
+    /// A lane was lost: the time without an acknowledgement starts again.
     pub(super) fn restart(&mut self, now: Instant) {
         self.progress = now;
     }
 
-    /// The way may be another one now.
+    /// Forgets the measured time: the path may be another one now.
     pub(super) fn forget(&mut self) {
         (self.best, self.timed) = (None, None);
     }

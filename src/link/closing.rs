@@ -1,7 +1,7 @@
 //! The life of one end of a link, from open to ended.
 //!
-//! Owns what this side still says after its last byte, and until when the last bytes
-//! may take. It holds no bytes: the link tells it what is acknowledged and written.
+//! Owns what this side must still send after its last byte, and the deadline for the last bytes. It
+//! holds no bytes: the link tells it what is acknowledged and written.
 //!
 //! ```text
 //!                end_stream (passthrough)
@@ -35,11 +35,11 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 enum State {
-    /// Bytes go both ways, or one way where a passthrough's other direction has ended.
+    /// Bytes pass both ways, or one way after a passthrough's other direction has ended.
     Open { tail: Tail },
-    /// This side takes nothing more from its Redis. It ends once all is acknowledged.
+    /// This side reads nothing more from its Redis. It ends once everything is acknowledged.
     Draining { tail: Tail, deadline: Deadline, end: End },
-    /// The far side has declared its last byte. This side ends once that is written.
+    /// The far side has declared its last byte. This side ends once everything is written.
     Delivering { tail: Tail, deadline: Deadline, end: End },
     /// The link is over.
     Ended {
@@ -48,19 +48,19 @@ enum State {
         parting: Option<Frame>,
         /// Everything that the far side sent was written.
         delivered: bool,
-        /// [`Closing::take_ended`] has said so.
+        /// Whether [`Closing::take_ended`] has returned it.
         told: bool,
     },
 }
 
-/// What this side still says after the last byte of its stream.
+/// What this side must still send after the last byte of its stream.
 #[derive(Debug, Default)]
 struct Tail {
     end: Option<(Reason, Sent)>,
     goodbye: Option<Reason>,
 }
 
-/// What became of an END.
+/// The state of an END frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
     Not,
@@ -75,7 +75,7 @@ impl Tail {
     }
 }
 
-/// Moves on with progress, up to a limit.
+/// A deadline that moves on with progress, up to a limit.
 #[derive(Debug)]
 struct Deadline {
     until: Instant,
@@ -113,7 +113,7 @@ impl Closing {
         }
     }
 
-    /// Why the link ended and whether everything was delivered; says so once.
+    /// Why the link ended and whether everything was delivered. Returned once.
     pub(super) fn take_ended(&mut self) -> Option<(End, bool)> {
         match &mut self.state {
             State::Ended { end, delivered, told: told @ false, .. } => {
@@ -124,7 +124,7 @@ impl Closing {
         }
     }
 
-    /// Whether nothing has ended the link or either of its directions for good.
+    /// Whether the link and both of its directions are still open.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
     }
@@ -139,12 +139,12 @@ impl Closing {
         matches!(self.state, State::Delivering { .. })
     }
 
-    /// Whether the far gateway stops.
+    /// Whether the far gateway has announced that it stops.
     pub(super) fn is_far_stopping(&self) -> bool {
         matches!(self.state, State::Delivering { end: End::FarStopping(_), .. })
     }
 
-    /// Whether this side is about to say GOODBYE.
+    /// Whether this side will send GOODBYE.
     pub(super) fn is_stopping(&self) -> bool {
         self.tail().is_some_and(|tail| tail.goodbye.is_some())
     }
@@ -162,7 +162,7 @@ impl Closing {
         }
     }
 
-    /// When a wait for the last bytes is over.
+    /// The deadline for the last bytes.
     pub(super) fn timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Draining { deadline, .. } | State::Delivering { deadline, .. } => Some(deadline.until),
@@ -170,7 +170,7 @@ impl Closing {
         }
     }
 
-    /// The end of a link whose wait for the last bytes is over.
+    /// Ends the link if the deadline for the last bytes has passed.
     pub(super) fn expired(&self, now: Instant) -> Option<End> {
         self.timeout().filter(|until| now >= *until)?;
         match &self.state {
@@ -186,7 +186,7 @@ impl Closing {
         }
     }
 
-    /// The link ends after what was offered. Only an open one does.
+    /// The link ends after what was offered. Has an effect only on an open link.
     pub(super) fn drain(&mut self, reason: Reason, end: End, now: Instant) {
         if self.is_open() {
             let tail = Tail { end: Some((reason, Sent::Not)), ..self.take_tail() };
@@ -194,7 +194,7 @@ impl Closing {
         }
     }
 
-    /// The far side has declared its last byte, and that it ends the link.
+    /// The far side has declared its last byte and ends the link.
     pub(super) fn deliver(&mut self, end: End, now: Instant) {
         if self.ended().is_none() {
             let tail = self.take_tail();
@@ -202,22 +202,22 @@ impl Closing {
         }
     }
 
-    /// The link is over, and there is nothing to say. True if it was not before.
+    /// The link is over, and no frame is due. True if it was not over before.
     pub(super) fn end(&mut self, end: End) -> bool {
         self.finish(end, None, false)
     }
 
-    /// The link is over, and the far side is told with ABORT. True if it was not before.
+    /// The link is over, and the far side gets an ABORT. True if it was not over before.
     pub(super) fn abort(&mut self, reason: Reason, end: End) -> bool {
         self.finish(end, Some(Frame::Abort(reason)), false)
     }
 
-    /// The last lane is lost, and there is none to wait for.
+    /// The last lane is lost, and the link does not wait for another.
     pub(super) fn strand(&mut self, loss: LaneLoss, all_written: bool) {
         let end = match &self.state {
             State::Draining { end: End::LocalClosed(_), .. } | State::Delivering { .. } => End::NotDelivered,
             State::Draining { end, .. } => end.clone(),
-            // The far side was done first, and closed.
+            // The far side had finished first and closed its lanes.
             State::Open { tail: Tail { end: Some((_, Sent::Lost | Sent::Yes)), .. } }
                 if loss == LaneLoss::Closed && self.passthrough && all_written =>
             {
@@ -228,14 +228,14 @@ impl Closing {
         self.end(end);
     }
 
-    /// GOODBYE is to be said once all that was offered is sent.
+    /// Sends GOODBYE once everything that was offered is sent.
     pub(super) fn stop(&mut self, reason: Reason) {
         if let Some(tail) = self.tail_mut() {
             tail.goodbye.get_or_insert(reason);
         }
     }
 
-    /// The END that is to be sent after the last byte, at `offset`. It counts as sent.
+    /// The END to send after the last byte, at `offset`. It counts as sent.
     pub(super) fn take_end(&mut self, offset: u64) -> Option<Frame> {
         let (reason, sent) = self.tail_mut()?.end.as_mut()?;
         if *sent == Sent::Yes {
@@ -245,7 +245,7 @@ impl Closing {
         Some(Frame::End { offset, reason: reason.clone() })
     }
 
-    /// Ends the link with GOODBYE as its last frame, where that is to be said.
+    /// Ends the link with GOODBYE as its last frame, if that is due.
     pub(super) fn say_goodbye(&mut self, offset: u64) -> bool {
         let Some(reason) = self.tail_mut().and_then(|tail| tail.goodbye.take()) else { return false };
         self.finish(End::Stopping, Some(Frame::Goodbye { offset, reason }), false)
@@ -258,27 +258,27 @@ impl Closing {
         }
     }
 
-    /// More was acknowledged.
+    /// Records progress: more bytes were acknowledged.
     pub(super) fn on_acknowledged(&mut self, now: Instant) {
         if let State::Draining { deadline, .. } = &mut self.state {
             deadline.progress(now);
         }
     }
 
-    /// More was written.
+    /// Records progress: more bytes were written.
     pub(super) fn on_written(&mut self, now: Instant) {
         if let State::Delivering { deadline, .. } = &mut self.state {
             deadline.progress(now);
         }
     }
 
-    /// A break is over, which was no lack of progress.
+    /// A break is over. It does not count as a lack of progress.
     pub(super) fn on_resumed(&mut self, now: Instant) {
         self.on_acknowledged(now);
         self.on_written(now);
     }
 
-    /// Ends the link where all that remained to be done is done.
+    /// Ends the link if nothing remains to be done.
     pub(super) fn check(&mut self, all_acknowledged: bool, all_written: bool) {
         match &self.state {
             State::Open { tail }

@@ -1,8 +1,8 @@
-//! What stands between a link's streams and the bytes of Redis: where the sync's reply
-//! ends, and the compression that begins there.
+//! Converts between a link's streams and the bytes of Redis: finds where the reply to the sync
+//! ends, and compresses from there on.
 //!
-//! The acceptor's stream is blocks from the offset of ARMED on, where that was agreed.
-//! The dialler's is carried as it is.
+//! If compression was agreed, the acceptor's stream consists of blocks from the offset of ARMED on.
+//! The dialler's stream is never compressed.
 
 use super::compress::{PackError, Packer, Unpacker};
 use super::{ProtocolError, Side};
@@ -12,11 +12,11 @@ use crate::buffer::Chunk;
 #[derive(Debug)]
 pub(super) struct Codec {
     side: Side,
-    /// Both sides can undo compression.
+    /// Whether compression was agreed.
     compressed: bool,
-    /// What makes blocks, at an acceptor that compresses.
+    /// Compresses, at an acceptor that is configured to.
     packer: Option<Packer>,
-    /// What undoes them, at the dialler.
+    /// Decompresses, at the dialler.
     unpacking: Option<Unpacking>,
     /// The offset of ARMED in the acceptor's stream.
     armed: Option<u64>,
@@ -26,9 +26,10 @@ pub(super) struct Codec {
 #[derive(Debug, Default)]
 struct Unpacking {
     unpacker: Unpacker,
-    /// What is being unpacked, no more than one chunk of plain bytes at a time.
+    /// The carried bytes that are being decompressed, into at most one chunk of plain bytes at a
+    /// time.
     rest: Option<Chunk>,
-    /// Carried bytes that were taken so far.
+    /// Number of carried bytes taken so far.
     taken: u64,
 }
 
@@ -38,7 +39,7 @@ impl Codec {
         Self { side, compressed, packer: None, unpacking, armed: None }
     }
 
-    /// At the acceptor: compresses at this level, where that was agreed.
+    /// At the acceptor: compresses at this level, if compression was agreed.
     pub(super) fn compress(&mut self, level: i32) {
         if self.compressed && self.side == Side::Acceptor {
             self.packer = Some(Packer::new(level));
@@ -50,25 +51,25 @@ impl Codec {
         self.armed
     }
 
-    /// Whether what is packed now is compressed.
+    /// Whether bytes that are packed now are compressed.
     pub(super) fn is_packing(&self) -> bool {
         self.packer.is_some() && self.armed.is_some()
     }
 
-    /// Plain bytes that fit `room` carried ones, whatever they are.
+    /// Number of plain bytes that fit into `room` carried bytes, whatever their contents.
     pub(super) fn plain_room(&self, room: u64) -> u64 {
-        // Blocks that do not shrink take a little more than they hold.
+        // A block that does not shrink is slightly larger than its contents.
         if self.packer.is_some() { room.saturating_sub(128) / 16 * 15 } else { room }
     }
 
-    /// The sync's reply ends at `offset`, as this side says. True the first time.
+    /// This side has seen the end of the sync's reply, at `offset`. True the first time.
     pub(super) fn arm(&mut self, offset: u64) -> bool {
         let first = self.armed.is_none();
         self.armed.get_or_insert(offset);
         first
     }
 
-    /// The sync's reply ends at `offset`, as the far side says.
+    /// The far side has declared the end of the sync's reply, at `offset`.
     pub(super) fn on_armed(&mut self, offset: u64) -> Result<(), ProtocolError> {
         let late = self.unpacking.as_ref().is_some_and(|unpacking| unpacking.taken > offset);
         if self.side == Side::Acceptor || self.armed.is_some() || late {
@@ -78,12 +79,12 @@ impl Codec {
         Ok(())
     }
 
-    /// Gives `put` the local Redis' bytes as they are carried, in chunks of at most
-    /// `max_payload`.
+    /// Passes the local Redis' bytes to `put` in the form in which they are carried, in chunks of
+    /// at most `max_payload`.
     pub(super) fn pack(&mut self, chunk: Chunk, max_payload: usize, mut put: impl FnMut(Chunk)) {
         match &mut self.packer {
             Some(packer) if self.armed.is_some() => {
-                // What does not shrink grows by a little, and must still fit a frame.
+                // Data that does not shrink grows slightly and must still fit into a frame.
                 let most = max_payload - max_payload / 128 - 64;
                 for piece in chunk.bytes().chunks(most) {
                     packer.pack(piece, &mut put);
@@ -94,8 +95,8 @@ impl Codec {
         }
     }
 
-    /// The next bytes for the local Redis, and for how many carried bytes they stand.
-    /// `next` gives carried ones, in order.
+    /// The next bytes for the local Redis, and the number of carried bytes that they stand for.
+    /// `next` returns carried chunks in order.
     pub(super) fn unpack(
         &mut self,
         mut next: impl FnMut() -> Option<Chunk>,
@@ -112,7 +113,7 @@ impl Codec {
             let Some(rest) = unpacking.rest.take().or_else(&mut next) else { return Ok(None) };
             let before = armed.saturating_sub(unpacking.taken);
             if before > 0 {
-                // The reply of the sync, and what came before it, is as it is.
+                // The reply to the sync, and everything before it, is not compressed.
                 let count = usize::try_from(before).unwrap_or(usize::MAX).min(rest.len());
                 let plain = Chunk::copied(&rest.bytes()[..count]);
                 unpacking.took(count, rest);
@@ -133,7 +134,7 @@ impl Codec {
 }
 
 impl Unpacking {
-    /// `count` bytes of `rest` are done with.
+    /// Removes `count` bytes from the front of `rest`.
     fn took(&mut self, count: usize, mut rest: Chunk) {
         rest.consume(count);
         self.taken += count as u64;

@@ -1,10 +1,9 @@
 //! Compression of a link's stream, in blocks.
 //!
-//! A block is eight bytes of header (kind, plain length in three bytes, carried
-//! length in four) and what it carries: plain bytes as they are, or the next
-//! piece of one zstd frame that lasts as long as the stream. Stored blocks stay
-//! out of the context, and data that does not shrink is stored without running
-//! zstd over it, but for a probe now and then. Pure: no I/O, no clock.
+//! A block is a header of eight bytes (kind, plain length in three bytes, carried length in four)
+//! and its contents: plain bytes as they are, or the next piece of one zstd frame that lasts as
+//! long as the stream. Stored blocks do not enter zstd's context. Data that does not shrink is
+//! stored without running zstd over it, apart from a probe now and then. No I/O and no clock.
 
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Operation, OutBuffer};
 
@@ -19,83 +18,85 @@ pub const MAX_CARRIED: usize = MAX_PLAIN + MAX_PLAIN / 256;
 /// Bytes of a block's header.
 pub const HEADER: usize = 8;
 
-/// The largest window of the context, as a power of two: what a decoder sets
-/// aside for each stream that it reads.
+/// Largest window of the context, as a power of two: the memory that a decoder reserves for each
+/// stream.
 pub const WINDOW_LOG: u32 = 21;
 
-/// A chunk has room for a block whatever becomes of it.
+/// A chunk always has room for a block, compressed or stored.
 const _: () = assert!(HEADER + MAX_CARRIED <= PAYLOAD);
 
 const STORED: u8 = 0;
 const ZSTD: u8 = 1;
 
-/// Length in bytes below which a write says nothing of the data: zstd's own header is
-/// most of what it carries.
+/// Length in bytes below which a write does not count for the verdict: most of its carried bytes
+/// are zstd's own header.
 const TINY: usize = 64;
 
-/// Plain bytes after which a verdict is due.
+/// Number of plain bytes after which the benefit of compression is judged.
 const JUDGED: u64 = 16 * 1024;
 
-/// Size of shrunk data, in hundredths, above which compression is not worth its time.
+/// Size of the compressed data, in hundredths of the plain data, above which compression is not
+/// worth its time.
 const WORTH: u64 = 94;
 
 /// The largest block of a probe.
 const PROBE: usize = 32 * 1024;
 
-/// Plain bytes stored after the first bad verdict, doubled with each probe that
-/// confirms it.
+/// Number of plain bytes stored after the first bad verdict. It doubles with each probe that
+/// confirms the verdict.
 const STRETCH: u64 = 512 * 1024;
 
 /// Most plain bytes stored between two probes.
 const MAX_STRETCH: u64 = 16 * 1024 * 1024;
 
-/// Room of a chunk that more blocks may join, in bytes.
+/// Size in bytes of a chunk that several blocks may share.
 const LEAST_ROOM: usize = 4096;
 
 /// Blocks that break the rules: the link must be aborted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PackError {
-    /// Neither stored nor zstd.
+    /// The kind is neither stored nor zstd.
     #[error("a block of the unknown kind {0}")]
     Kind(u8),
-    /// Empty, too long, or stored with two different lengths.
+    /// The block is empty, too long, or stored with two different lengths.
     #[error("a block with impossible lengths, {plain} plain and {carried} carried")]
     Lengths {
-        /// Plain length, as its header says.
+        /// The plain length in the header.
         plain: usize,
-        /// Carried length, as its header says.
+        /// The carried length in the header.
         carried: usize,
     },
-    /// What zstd cannot decode, or would need a larger window for.
+    /// zstd cannot decode the block, or would need a larger window.
     #[error("a block that cannot be decompressed: {0}")]
     Corrupt(String),
-    /// Fewer plain bytes than the header says.
+    /// The block has fewer plain bytes than its header states.
     #[error("a block of {got} bytes, where its header says {stated}")]
     Short {
-        /// What the header says.
+        /// The number in the header.
         stated: usize,
-        /// What came out.
+        /// The actual number.
         got: usize,
     },
-    /// More plain bytes than the header says.
+    /// The block has more plain bytes than its header states.
     #[error("a block of more than the {0} bytes that its header says")]
     Long(usize),
-    /// Carried bytes that give nothing.
+    /// Carried bytes are left over after decoding.
     #[error("a block with {0} bytes left over")]
     LeftOver(usize),
-    /// The end of the frame, which lasts as long as the stream.
+    /// The block ends the zstd frame, which must last as long as the stream.
     #[error("a block that ends the compressed stream")]
     Ended,
 }
 
-/// What the next bytes are given to.
+/// How the next bytes are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// zstd.
+    /// They are compressed.
     Compress,
-    /// Nothing, for this many bytes.
+    /// They are stored, for this many bytes.
     Store(u64),
-    /// zstd in small blocks, until it is clear whether it is worth it again.
+    /// They are compressed in small blocks, until it is clear whether compression is worth it
+    /// again.
     Probe,
 }
 
@@ -104,7 +105,7 @@ pub struct Packer {
     level: i32,
     encoder: Option<Encoder<'static>>,
     mode: Mode,
-    /// How long the next stretch of stored bytes is.
+    /// Length of the next stretch of stored bytes.
     stretch: u64,
     /// Plain and carried bytes of zstd's blocks since the last verdict.
     judged: (u64, u64),
@@ -112,7 +113,7 @@ pub struct Packer {
     carried: u64,
 }
 
-/// Shows counts alone: a payload never reaches a log.
+/// Shows only counts: a payload never reaches a log.
 impl std::fmt::Debug for Packer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { level, mode, plain, carried, .. } = self;
@@ -121,8 +122,7 @@ impl std::fmt::Debug for Packer {
 }
 
 impl Packer {
-    /// A packer for one stream. zstd's context comes with the first block that
-    /// needs it.
+    /// A packer for one stream. zstd's context is made with the first block that needs it.
     pub fn new(level: i32) -> Self {
         Self {
             level,
@@ -135,8 +135,8 @@ impl Packer {
         }
     }
 
-    /// Gives `plain` to `put` as chunks of one block each, flushed: the far side
-    /// can read all of it without waiting for more.
+    /// Passes `plain` to `put` as chunks of one block each, flushed: the far side can decode all of
+    /// it without further data.
     pub fn pack(&mut self, plain: &[u8], put: &mut dyn FnMut(Chunk)) {
         let mut rest = plain;
         while !rest.is_empty() {
@@ -161,7 +161,7 @@ impl Packer {
         }
     }
 
-    /// One block of zstd's. It is sent even where it grew: the context has seen it.
+    /// Makes one compressed block. It is sent even if it grew: the context has changed by it.
     fn compress(&mut self, block: &[u8]) -> Chunk {
         let level = self.level;
         let encoder = self.encoder.get_or_insert_with(|| encoder(level));
@@ -203,7 +203,7 @@ impl Packer {
 }
 
 fn encoder(level: i32) -> Encoder<'static> {
-    // What zstd itself would choose, but never more than the far side takes.
+    // The window that zstd would choose, but never more than the far side accepts.
     let window = match level {
         ..=1 => 19,
         2 => 20,
@@ -228,14 +228,14 @@ fn header(kind: u8, plain: usize, carried: usize) -> [u8; HEADER] {
     [kind, high, middle, low, a, b, c, d]
 }
 
-/// What the next carried bytes are.
+/// The kind of the next carried bytes.
 #[derive(Debug)]
 enum Place {
-    /// A header, of which so many bytes are here.
+    /// A header, of which this many bytes have been received.
     Header([u8; HEADER], usize),
-    /// A stored block, of which so many bytes are to come.
+    /// A stored block, of which this many bytes are still missing.
     Stored(usize),
-    /// A block of zstd's.
+    /// A compressed block.
     Packed { plain: usize, carried: usize },
 }
 
@@ -243,11 +243,11 @@ enum Place {
 pub struct Unpacker {
     decoder: Option<Decoder<'static>>,
     place: Place,
-    /// What has come of a block of zstd's that is not whole.
+    /// The received part of a compressed block that is not complete.
     part: Option<Chunk>,
 }
 
-/// Shows lengths alone: a payload never reaches a log.
+/// Shows only lengths: a payload never reaches a log.
 impl std::fmt::Debug for Unpacker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let at = match &self.place {
@@ -266,7 +266,7 @@ impl Default for Unpacker {
 }
 
 impl Unpacker {
-    /// Bytes held of a block that is not whole, its header included.
+    /// Bytes held of an incomplete block, its header included.
     pub fn held(&self) -> usize {
         match &self.place {
             Place::Header(_, have) => *have,
@@ -275,10 +275,9 @@ impl Unpacker {
         }
     }
 
-    /// Takes of `carried` until one chunk is full: says how many bytes it took, and the
-    /// plain bytes that they gave, with the carried bytes that those stand for. Those of a
-    /// block's header come with the block's last plain byte. After an error nothing more
-    /// may be given to it.
+    /// Takes bytes from `carried` until one chunk is full. Returns the number of bytes taken, the
+    /// plain bytes, and the number of carried bytes that these stand for. The bytes of a block's
+    /// header are counted with the block's last plain byte. Must not be called after an error.
     pub fn step(&mut self, carried: &[u8]) -> Result<(usize, Option<(Chunk, u64)>), PackError> {
         let mut rest = carried;
         let mut out: Option<Chunk> = None;
@@ -341,7 +340,7 @@ impl Unpacker {
     }
 }
 
-/// The block that a header announces, where it is one that can be.
+/// The block that a header announces, if it is valid.
 fn judge(header: [u8; HEADER]) -> Result<Place, PackError> {
     let [kind, high, middle, low, a, b, c, d] = header;
     let length = |bytes| usize::try_from(u32::from_be_bytes(bytes)).unwrap_or(usize::MAX);
@@ -358,8 +357,7 @@ fn judge(header: [u8; HEADER]) -> Result<Place, PackError> {
     }
 }
 
-/// A chunk for `plain` bytes at least, and for more where `more` carried bytes
-/// follow.
+/// A chunk for at least `plain` bytes, and for more if `more` carried bytes follow.
 fn room(plain: usize, more: usize) -> Chunk {
     match more {
         0 => Chunk::for_payload(plain),
@@ -374,13 +372,13 @@ fn decoder() -> Result<Decoder<'static>, PackError> {
     Ok(decoder)
 }
 
-/// Decodes one block into `plain`, which it must fill, and no more than that. zstd
-/// stops where `plain` is full, whatever the block would expand to.
+/// Decodes one block into `plain`, which it must fill exactly. zstd stops when `plain` is full,
+/// however much the block would expand to.
 fn decode(decoder: &mut Decoder<'static>, carried: &[u8], plain: &mut [u8]) -> Result<(), PackError> {
     let mut input = InBuffer::around(carried);
     let mut run = |plain: &mut [u8]| {
         let mut output = OutBuffer::around(plain);
-        // Zero is said at the end of a frame alone.
+        // zstd returns zero only at the end of a frame.
         match decoder.run(&mut input, &mut output) {
             Ok(0) => Err(PackError::Ended),
             Ok(_) => Ok((output.pos(), carried.len() - input.pos())),
@@ -398,7 +396,7 @@ fn decode(decoder: &mut Decoder<'static>, carried: &[u8], plain: &mut [u8]) -> R
             return Err(PackError::Short { stated: plain.len(), got });
         }
     }
-    // Nothing may be left, neither here nor in the context.
+    // Nothing may be left, here or in the context.
     match run(&mut [0])? {
         (0, 0) => Ok(()),
         (0, left) => Err(PackError::LeftOver(left)),

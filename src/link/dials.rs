@@ -1,25 +1,24 @@
-//! Dials: when the dialler asks for another lane, and what it then says.
+//! Dials: when the dialler asks for another lane, and what its HELLO then states.
 //!
-//! A dial carries the lanes that the dialler counts on, the earlier dials that are
-//! still under way among them: whichever of several is accepted first, none of
-//! the others ends it. A lane that is older than a new one and not on its list is
-//! dropped at both ends. Pure, as the whole state machine.
+//! A dial lists the lanes that the dialler counts on, including earlier dials that are still under
+//! way. So whichever of several dials is accepted first, it does not end the others. Both ends drop
+//! a lane that is older than a new one and not on its list. No I/O and no clock.
 
 use std::time::{Duration, Instant};
 
 /// Pause between two dials while nothing carries the link.
 const EVERY: Duration = Duration::from_millis(300);
 
-/// Dials at one time while nothing carries the link.
+/// Most dials at a time while nothing carries the link.
 pub(super) const AT_ONCE: usize = 4;
 
-/// First and longest pause before another lane is asked for once one could not be had.
+/// First and longest pause before the next dial, after a dial for an additional lane has failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Time in which a lane is to be replaced after the certificates have changed.
+/// Time within which a lane must be replaced after the certificates have changed.
 pub const RENEW_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a dial says of the link.
+/// What a dial states about the link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dial {
     /// The number of the lane.
@@ -30,14 +29,15 @@ pub struct Dial {
     pub received: u64,
 }
 
-/// What the link needs dials for.
+/// Why the link needs dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// For nothing.
+    /// It needs none.
     Nothing,
-    /// For one lane more. One dial at a time: what it finds out, the next need not.
+    /// It needs one more lane. It dials once at a time, since the next dial would learn nothing
+    /// new.
     Lane,
-    /// For any way back.
+    /// It has no lane and needs any.
     WayBack,
 }
 
@@ -65,7 +65,7 @@ impl Dials {
         (self.pending.len() < most).then_some(self.due)
     }
 
-    /// Nothing carries the link any more: dial without delay.
+    /// The last lane was lost: dials without delay.
     pub(super) fn at_once(&mut self, now: Instant) {
         self.due = self.due.min(now);
         self.backoff = BACKOFF.0;
@@ -76,7 +76,7 @@ impl Dials {
         self.backoff = BACKOFF.0;
     }
 
-    /// Another lane is wanted now.
+    /// The link wants another lane now.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.due = now;
     }
@@ -97,7 +97,7 @@ impl Dials {
         dial
     }
 
-    /// A dial came to nothing. `held` says that nothing carries the link.
+    /// A dial failed. `held` states whether the link has no lane.
     pub(super) fn failed(&mut self, lane: u32, held: bool, now: Instant) {
         self.pending.retain(|dial| dial.lane != lane);
         if !held {
@@ -106,7 +106,7 @@ impl Dials {
         }
     }
 
-    /// The far side has accepted a dial: what it had said, unless it was given up.
+    /// The far side has accepted a dial. Returns what the dial stated, unless it was given up.
     pub(super) fn answered(&mut self, lane: u32) -> Option<Dial> {
         let at = self.pending.iter().position(|dial| dial.lane == lane)?;
         Some(self.pending.remove(at))

@@ -1,24 +1,23 @@
 //! Liveness: which lanes carry a link, and whether any does.
 //!
-//! Owns the lanes as the state machine sees them (when each was last heard, which are
-//! suspect, which are on their way out) and the break that a link without lanes is in.
-//! A lane has a number, which only grows, and a slot, which is used again. A suspect
-//! lane is still read, and is as good as ever once a byte comes over it. Nothing is
-//! sent on it meanwhile, so that the far side notices too.
+//! Owns the lanes as the state machine sees them (when each last received something, which are
+//! suspect, which are closing) and the break of a link without lanes. A lane has a number, which
+//! only grows, and a slot, which is reused. A suspect lane is still read, and is healthy again once
+//! a byte comes over it. Nothing is sent on it meanwhile, so that the far side notices too.
 
 use std::time::{Duration, Instant};
 
 use super::LaneLoss;
 
-/// Lanes at one time, those on their way out among them.
+/// Most lanes at a time, including those that are closing.
 const MAX_LIVE: usize = 24;
 
-/// Longest hold of a link whose last lane was closed in good order, without an end of
-/// the link. A kernel does that for a process that was killed, and a gateway that lives
-/// is back within this time. What is cut or silent has all of the agreed hold.
+/// Longest hold of a link whose last lane was closed in good order without an end of the link. A
+/// kernel closes like that for a process that was killed, and a gateway that is still running dials
+/// again within this time. After a reset or silence the whole agreed hold counts.
 const CLOSED_HOLD: Duration = Duration::from_millis(2500);
 
-/// What the state machine must know of a lane's socket to say when it wants the time.
+/// The state of a lane's socket that decides when the state machine must be called again.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneIo {
     /// A frame could be sent on it now.
@@ -27,10 +26,10 @@ pub struct LaneIo {
     pub empty: bool,
 }
 
-/// A break: nothing carries the link, and it waits for a way back.
+/// A break: no lane carries the link, and it waits for a new one.
 #[derive(Clone, Debug)]
 pub struct Held {
-    /// When it began.
+    /// Start of the break.
     pub since: Instant,
     /// How long it may last.
     pub within: Duration,
@@ -45,20 +44,21 @@ pub(super) struct LaneState {
     pub(super) slot: u8,
     pub(super) heard: Instant,
     pub(super) spoke: Instant,
-    /// Nothing was heard for too long.
+    /// Whether nothing was received for too long.
     pub(super) suspect: bool,
-    /// To be replaced by a new one.
+    /// Whether it must be replaced by a new one.
     pub(super) old: bool,
-    /// The highest acknowledgement that came over it.
+    /// Highest acknowledgement received over it.
     pub(super) acknowledged: u64,
-    /// A frame has come over it: its far end did not give it up while it was opened.
+    /// Whether a frame was received over it. Then its far end did not give it up while it was
+    /// opened.
     pub(super) proven: bool,
-    /// This side's RETIRE is to be sent, or was.
+    /// Whether this side's RETIRE is due or was sent.
     pub(super) retiring: bool,
     pub(super) retired: bool,
-    /// The far side's has come.
+    /// Whether the far side's RETIRE was received.
     pub(super) far_retired: bool,
-    /// The link's last words were sent on it.
+    /// Whether the link's last frame was sent on it.
     pub(super) parted: bool,
 }
 
@@ -68,13 +68,13 @@ impl LaneState {
         !self.suspect && !self.retiring
     }
 
-    /// Whether it ends as both sides want it.
+    /// Whether both sides have retired it.
     pub(super) fn is_retired(&self) -> bool {
         self.retired && self.far_retired
     }
 }
 
-/// All lanes of a link that are not lost, and the break where none carries it.
+/// All lanes of a link that are not lost, and the break if none carries it.
 #[derive(Debug)]
 pub(super) struct Liveness {
     live: Vec<LaneState>,
@@ -87,7 +87,7 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    /// With the first lane, number 0, which opened the link.
+    /// Starts with the first lane, number 0, which opened the link.
     pub(super) fn new(speak_every: Duration, dead_after: Duration, hold: Duration, now: Instant) -> Self {
         let mut liveness =
             Self { live: Vec::new(), newest: 0, speak_every, dead_after, hold, held: None, breaks: 0 };
@@ -117,22 +117,22 @@ impl Liveness {
         true
     }
 
-    /// The highest number so far.
+    /// Highest lane number so far.
     pub(super) fn newest(&self) -> u32 {
         self.newest
     }
 
-    /// The longest pause in which the far side still hears this one in time.
+    /// Longest pause between two frames that the far side does not take for silence.
     pub(super) fn speak_every(&self) -> Duration {
         self.speak_every
     }
 
-    /// The silence after which a lane is suspect.
+    /// Duration of silence after which a lane is suspect.
     pub(super) fn dead_after(&self) -> Duration {
         self.dead_after
     }
 
-    /// How long the link outlives its last lane.
+    /// How long the link survives the loss of its last lane.
     pub(super) fn hold(&self) -> Duration {
         self.hold
     }
@@ -154,39 +154,39 @@ impl Liveness {
         self.live.iter()
     }
 
-    /// Whether one that is on its way out still brings what is under way on it.
+    /// Whether a retiring lane may still deliver what is in flight on it.
     pub(super) fn is_any_retiring(&self) -> bool {
         self.live.iter().any(|lane| lane.retiring && !lane.suspect)
     }
 
-    /// How many carry the link now.
+    /// Number of lanes that carry the link now.
     pub(super) fn carrying(&self) -> usize {
         self.live.iter().filter(|lane| lane.carries()).count()
     }
 
-    /// How many carry the link and need not be replaced.
+    /// Number of lanes that carry the link and need not be replaced.
     pub(super) fn fresh(&self) -> usize {
         self.live.iter().filter(|lane| lane.carries() && !lane.old).count()
     }
 
-    /// How many are to be replaced.
+    /// Number of lanes that must be replaced.
     pub(super) fn old(&self) -> usize {
         self.live.iter().filter(|lane| lane.old).count()
     }
 
-    /// Marks every lane as one to be replaced.
+    /// Marks every lane for replacement.
     pub(super) fn replace_all(&mut self) {
         self.live.iter_mut().for_each(|lane| lane.old = true);
     }
 
-    /// Lets old lanes go for new ones, until `wanted` are left that carry.
+    /// Retires old lanes in favour of new ones, until `wanted` lanes are left.
     pub(super) fn retire_old(&mut self, wanted: usize) {
         let spare = self.carrying().saturating_sub(wanted);
         let old = self.live.iter_mut().filter(|lane| lane.old && lane.carries());
         old.take(spare).for_each(|lane| lane.retiring = true);
     }
 
-    /// Bytes came over a lane. True if it was suspect and carries again.
+    /// Records that bytes came over a lane. True if it was suspect and carries the link again.
     pub(super) fn on_activity(&mut self, number: u32, now: Instant) -> bool {
         let Some(lane) = self.get_mut(number) else { return false };
         lane.heard = now;
@@ -194,12 +194,12 @@ impl Liveness {
         was_suspect && lane.carries()
     }
 
-    /// Whether nothing was heard on a lane for so long that it is to be suspected.
+    /// Whether a lane was silent for so long that it must be suspected.
     pub(super) fn is_silent(&self, number: u32, now: Instant) -> bool {
         self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.heard + self.dead_after)
     }
 
-    /// Suspects a silent lane: its slot, and how long it has been silent.
+    /// Marks a silent lane as suspect. Returns its slot, and how long it was silent.
     pub(super) fn suspect(&mut self, number: u32, now: Instant) -> Option<(u8, Duration)> {
         if !self.is_silent(number, now) {
             return None;
@@ -209,13 +209,13 @@ impl Liveness {
         Some((lane.slot, now - lane.heard))
     }
 
-    /// When the first of those lanes that were read empty is due to be checked.
+    /// The earliest time at which a lane that was read empty must be checked.
     pub(super) fn next_check(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         let checked = self.live.iter().filter(|lane| !lane.suspect && io(lane.number).empty);
         checked.map(|lane| lane.heard + self.dead_after).min()
     }
 
-    /// When something must next be said on a lane that has room; `None` where none has.
+    /// When a frame must next be sent on a lane that has room; `None` if no lane has room.
     pub(super) fn next_heartbeat(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         let with_room = self.live.iter().filter(|lane| lane.carries() && io(lane.number).room);
         with_room.map(|lane| lane.spoke + self.speak_every).min()
@@ -226,19 +226,19 @@ impl Liveness {
         self.held.as_ref()
     }
 
-    /// Breaks so far.
+    /// Number of breaks so far.
     pub(super) fn breaks(&self) -> u64 {
         self.breaks
     }
 
-    /// A break begins: no lane carries the link any more.
+    /// A break begins: the last lane is gone.
     pub(super) fn suspend(&mut self, cause: LaneLoss, now: Instant) {
         let within = if cause == LaneLoss::Closed { CLOSED_HOLD.min(self.hold) } else { self.hold };
         self.held = Some(Held { since: now, within, cause });
         self.breaks += 1;
     }
 
-    /// The break is over; what it was.
+    /// Ends the break and returns it.
     pub(super) fn resume(&mut self) -> Option<Held> {
         self.held.take()
     }

@@ -1,16 +1,16 @@
-//! A link: one replica connection carried end to end, a byte stream each way.
+//! A link: one replica connection carried end to end, with a byte stream in each direction.
 //!
-//! This is the state machine of `replgate/1`, the same at both ends. It owns no socket
-//! and no clock, and knows no Redis. Any lane may carry any frame. Once the sync has
-//! begun, the link outlives its lanes for as long as `hold` says.
+//! This is the state machine of `replgate/1`, the same at both ends. It owns no socket and no
+//! clock, and does not know Redis. Any lane may carry any frame. Once the sync has begun, the link
+//! survives the loss of its lanes for as long as `hold` says.
 //!
 //! **The contract.** These calls feed the machine:
 //!
-//! - [`Link::handle`] with each item off a lane, then [`Link::on_activity`] once its
-//!   bytes are used up; [`Link::lane_lost`] where the lane failed;
-//! - [`Link::offer`], [`Link::arm`], [`Link::local_closed`] for the local Redis, as far
-//!   as [`Link::read_room`] allows;
-//! - [`Link::wrote`] for what [`Link::take`] gave;
+//! - [`Link::handle`] with each item from a lane, then [`Link::on_activity`] once all received
+//!   bytes are used; [`Link::lane_lost`] if the lane failed;
+//! - [`Link::offer`], [`Link::arm`], [`Link::local_closed`] for the local Redis, as far as
+//!   [`Link::read_room`] allows;
+//! - [`Link::wrote`] for what [`Link::take`] returned;
 //! - [`Link::dialled`] and [`Link::dial_failed`] at the dialler, [`Link::attach`] at the
 //!   acceptor;
 //! - [`Link::finish`], [`Link::stop`], [`Link::abort`], [`Link::renew`] for what this
@@ -18,21 +18,20 @@
 //! - [`Link::check_liveness`] for each lane that was read empty, and
 //!   [`Link::handle_timeout`] once [`Link::poll_timeout`] is past.
 //!
-//! Any of them may give more to do, so after them the machine is drained, in this order:
+//! Each of them may make more work, so afterwards the machine is drained in this order:
 //!
 //! 1. [`Link::poll_event`] until `None`: a lane that is closed must not be used again;
-//! 2. [`Link::take`], for what the local Redis has room;
-//! 3. [`Link::poll_transmit`] for each lane, for as long as that has room;
-//! 4. [`Link::begin_dial`] where [`Link::dial_due`] is past;
-//! 5. [`Link::poll_timeout`], which says when to come back.
+//! 2. [`Link::take`], as far as the local Redis has room;
+//! 3. [`Link::poll_transmit`] for each lane, as long as the lane has room;
+//! 4. [`Link::begin_dial`] if [`Link::dial_due`] is past;
+//! 5. [`Link::poll_timeout`], which returns when to call again.
 //!
-//! Once [`Event::Ended`] has come, [`Link::poll_transmit`] still gives the last frames
-//! for each lane. Nothing is to be fed any more.
+//! After [`Event::Ended`], [`Link::poll_transmit`] still returns the last frames for each lane.
+//! Nothing else may be fed in.
 //!
-//! Each part owns its own state: `closing` the life of the link, `window` what is
-//! sent, `reassembly` what is received, `acks` acknowledgements, `codec` the sync
-//! and compression, `liveness` lanes and breaks, `dials` the way to more lanes.
-//! [`Link`] joins them.
+//! Each part owns its own state: `closing` the life of the link, `window` what is sent,
+//! `reassembly` what is received, `acks` acknowledgements, `codec` the end of the sync's reply and
+//! compression, `liveness` lanes and breaks, `dials` the dials for new lanes. [`Link`] joins them.
 
 mod acks;
 mod closing;
@@ -61,14 +60,14 @@ use crate::wire::frame::{Frame, Item};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::wire::terms::Agreed;
 
-/// Unsent bytes for each lane above which no more is read from the local Redis.
+/// Number of unsent bytes for each lane above which no more is read from the local Redis.
 const READ_AHEAD: u64 = 1024 * 1024;
 
-/// Largest payload where several lanes share a link: what is on one lane holds
-/// up what is on the others.
+/// Largest payload if several lanes share a link: a frame on one lane delays later frames on the
+/// others.
 const SHARED_PAYLOAD: usize = 128 * 1024;
 
-/// Time for what a lost lane carried to come again over another.
+/// Time within which another lane delivers what a lost lane carried.
 const GAP: Duration = Duration::from_secs(2);
 
 /// Which end of the link this is.
@@ -90,24 +89,24 @@ impl Side {
     }
 }
 
-/// What has happened to a link.
+/// An event of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A lane does not belong to the link any more, and must be closed.
+    /// A lane no longer belongs to the link and must be closed.
     LaneClosed {
         /// Its number.
         lane: u32,
-        /// Both sides have retired it: close it in good order. Any other is reset, so that
-        /// nothing that is still queued arrives late.
+        /// Whether both sides have retired it. Then it is closed in good order. Any other lane is
+        /// reset, so that nothing that is still queued arrives late.
         retired: bool,
     },
-    /// A break is over, and the link goes on where it was.
+    /// A break is over, and the link continues where it was.
     Resumed(Resumed),
-    /// The link is over. This is the last event but for lanes that are closed.
+    /// The link is over. Only closed lanes are reported after this event.
     Ended {
         /// Why.
         end: End,
-        /// Everything that the far side sent was written to the local Redis, which may
+        /// Whether everything that the far side sent was written to the local Redis, which may
         /// still have to read it.
         delivered: bool,
     },
@@ -118,9 +117,9 @@ pub enum Event {
 pub struct Resumed {
     /// How the last lane was lost.
     pub cause: LaneLoss,
-    /// How long nothing carried the link.
+    /// Duration of the break.
     pub lasted: Duration,
-    /// Bytes that are sent again.
+    /// Number of bytes that are sent again.
     pub resending: u64,
 }
 
@@ -129,9 +128,9 @@ pub struct Resumed {
 pub struct Link {
     side: Side,
     passthrough: bool,
-    /// The link may have several lanes at a time.
+    /// Whether the link may have several lanes at a time.
     shared: bool,
-    /// Lanes that it may have once its sync has begun.
+    /// Number of lanes that it may have once its sync has begun.
     lanes_agreed: usize,
     max_payload: usize,
     send: Window,
@@ -144,17 +143,17 @@ pub struct Link {
     closing: Closing,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
-    /// When lanes of earlier certificates are cut.
+    /// When lanes with earlier certificates are cut.
     renew_by: Option<Instant>,
-    /// Another process of the far gateway has come up.
+    /// Whether another process of the far gateway has started.
     superseded: bool,
-    /// What [`Link::poll_event`] has not told yet.
+    /// Events that [`Link::poll_event`] has not returned yet.
     events: VecDeque<Event>,
 }
 
 impl Link {
-    /// A link on a lane that was just accepted. `agreed` is what the two gateways have
-    /// stated, put together at this side.
+    /// A link on a lane that was just accepted. `agreed` are the terms of both gateways, combined
+    /// at this side.
     pub fn new(side: Side, agreed: &Agreed, now: Instant) -> Self {
         let &Agreed { passthrough, window, lanes, hold, compressed, max_data, speak_every, dead_after } =
             agreed;
@@ -180,14 +179,13 @@ impl Link {
         }
     }
 
-    /// At the acceptor: the level at which its stream is compressed, where both sides
-    /// have stated that they can.
+    /// At the acceptor: sets the level at which its stream is compressed, if both sides support it.
     pub fn compressing(mut self, level: i32) -> Self {
         self.codec.compress(level);
         self
     }
 
-    /// What has happened since the last call, the oldest first.
+    /// The next event, the oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
@@ -200,7 +198,7 @@ impl Link {
         self.closing.ended().is_some()
     }
 
-    /// Whether the link is over because the far side has said so.
+    /// Whether the far side has ended the link.
     pub fn is_ended_by_far(&self) -> bool {
         matches!(self.closing.ended(), Some(End::Far(_) | End::FarStopping(_)))
     }
@@ -219,8 +217,8 @@ impl Link {
         self.codec.armed().is_some_and(|offset| done >= offset)
     }
 
-    /// Bytes that may now be read from the local Redis. While nothing carries the
-    /// link, as much as the window takes: Redis should not notice.
+    /// Number of bytes that may now be read from the local Redis. During a break this is as much as
+    /// the window has room for: Redis should not notice the break.
     pub fn read_room(&self) -> u64 {
         if !self.closing.takes_bytes() {
             return 0;
@@ -230,12 +228,12 @@ impl Link {
         self.codec.plain_room(self.send.room().min(ahead))
     }
 
-    /// The largest chunk that the far side takes.
+    /// Largest chunk that the far side accepts.
     pub fn max_payload(&self) -> usize {
         self.max_payload
     }
 
-    /// Memory charged for what is buffered, in bytes.
+    /// Memory charged for all buffered data, in bytes.
     pub fn memory(&self) -> u64 {
         self.send.charged() + self.receive.charged()
     }
@@ -245,7 +243,7 @@ impl Link {
         self.receive.scattered()
     }
 
-    /// Runs of bytes received out of order.
+    /// Number of runs of bytes received out of order.
     pub fn runs(&self) -> usize {
         self.receive.runs()
     }
@@ -255,39 +253,39 @@ impl Link {
         self.receive.received()
     }
 
-    /// How long a gap may stay open that lanes out of step have left: until a silent lane
-    /// is found out, and what it carried has come another way.
+    /// How long a gap between lanes may stay open: until a silent lane is detected, and its data
+    /// has come over another lane.
     pub fn gap_patience(&self) -> Duration {
         self.liveness.dead_after() * 2 + GAP
     }
 
-    /// The longest pause in which the far side still hears this one in time.
+    /// Longest pause between two frames that the far side does not take for silence.
     pub fn speak_every(&self) -> Duration {
         self.liveness.speak_every()
     }
 
-    /// Whether bytes wait for the local Redis, in order: no lane need be read for
-    /// there to be progress.
+    /// Whether bytes for the local Redis are ready, in order. Then there is progress without
+    /// reading a lane.
     pub fn has_ready(&self) -> bool {
         self.receive.has_ready() || self.codec.has_rest()
     }
 
-    /// Bytes that were sent more than once, so far.
+    /// Number of bytes that were sent more than once so far.
     pub fn resent(&self) -> u64 {
         self.send.resent()
     }
 
-    /// Bytes that went out for the first time, so far.
+    /// Number of bytes that were sent for the first time so far.
     pub fn sent(&self) -> u64 {
         self.send.sent()
     }
 
-    /// Bytes as carried, both ways, so far.
+    /// Number of carried bytes so far, in both directions.
     pub fn carried(&self) -> u64 {
         self.send.offered() + self.receive.received()
     }
 
-    /// Whether nothing carries the link, and it waits for a way back.
+    /// Whether the link has no lane and waits for one.
     pub fn is_held(&self) -> bool {
         self.liveness.held().is_some()
     }
@@ -297,27 +295,27 @@ impl Link {
         self.liveness.held()
     }
 
-    /// Breaks so far.
+    /// Number of breaks so far.
     pub fn breaks(&self) -> u64 {
         self.liveness.breaks()
     }
 
-    /// How long the link outlives its last lane.
+    /// How long the link survives the loss of its last lane.
     pub fn hold(&self) -> Duration {
         self.liveness.hold()
     }
 
-    /// Whether this lane still belongs to the link; any other must be closed.
+    /// Whether this lane still belongs to the link. Any other must be closed.
     pub fn has_lane(&self, lane: u32) -> bool {
         self.liveness.get(lane).is_some()
     }
 
-    /// Lanes that carry the link now.
+    /// Number of lanes that carry the link now.
     pub fn lanes(&self) -> usize {
         self.liveness.carrying()
     }
 
-    /// Whether a lane ends as both sides want it.
+    /// Whether both sides have retired this lane.
     pub fn is_retired(&self, lane: u32) -> bool {
         self.liveness.get(lane).is_some_and(|lane| lane.is_retired())
     }
@@ -327,15 +325,15 @@ impl Link {
         self.shared
     }
 
-    /// Takes bytes read from the local Redis, best at most [`Link::max_payload`] of them.
+    /// Takes bytes read from the local Redis, preferably at most [`Link::max_payload`] of them.
     pub fn offer(&mut self, chunk: Chunk) {
         if self.closing.is_open() {
             self.codec.pack(chunk, self.max_payload, |chunk| self.send.offer(chunk));
         }
     }
 
-    /// The sync's reply ends at the current end of this side's stream. Acceptor
-    /// only; the first call counts.
+    /// The sync's reply ends at the current end of this side's stream. Only at the acceptor; only
+    /// the first call counts.
     pub fn arm(&mut self) {
         let offset = self.send.offered();
         if self.codec.arm(offset) {
@@ -343,8 +341,8 @@ impl Link {
         }
     }
 
-    /// The next bytes for the local Redis, in order, and for how many carried bytes
-    /// they stand.
+    /// The next bytes for the local Redis, in order, and the number of carried bytes that they
+    /// stand for.
     pub fn take(&mut self) -> Option<(Chunk, u64)> {
         match self.codec.unpack(|| self.receive.take()) {
             Ok(taken) => taken,
@@ -355,8 +353,8 @@ impl Link {
         }
     }
 
-    /// `count` carried bytes that [`Link::take`] gave were written to the local
-    /// Redis, or need no writing.
+    /// `count` carried bytes from [`Link::take`] were written to the local Redis, or need not be
+    /// written.
     pub fn wrote(&mut self, count: u64, now: Instant) {
         self.receive.wrote(count);
         self.closing.on_written(now);
@@ -365,19 +363,19 @@ impl Link {
             && self.is_armed()
             && self.codec.armed().is_some_and(|offset| self.acks.sent() < offset)
         {
-            // From here on the far side can hold the link as well: without delay.
+            // From now on the far side can hold the link as well, so this is sent without delay.
             self.acks.hurry(now);
         }
         self.check_ends();
     }
 
-    /// Whether the far side's stream has ended and all of it was written: time to
-    /// close the writing half of a passthrough's local socket.
+    /// Whether the far side's stream has ended and all of it was written. Then the writing half of
+    /// a passthrough's local socket is closed.
     pub fn receive_finished(&self) -> bool {
         self.receive.finished()
     }
 
-    /// The local Redis closed its connection or reset it, or will take no more.
+    /// The local Redis closed or reset its connection, or accepts no more data.
     pub fn local_closed(&mut self, now: Instant) {
         if !self.closing.is_open() {
             return;
@@ -397,7 +395,7 @@ impl Link {
         }
     }
 
-    /// The local socket broke: whatever the kind of link, it is over.
+    /// The local socket failed, which ends any kind of link.
     pub fn local_broken(&mut self, now: Instant) {
         if self.passthrough {
             self.abort(
@@ -417,7 +415,7 @@ impl Link {
         }
     }
 
-    /// Ends the link at once: both sides drop what they have buffered.
+    /// Ends the link at once. Both sides drop their buffered data.
     pub fn abort(&mut self, reason: Reason, end: End) {
         if self.closing.abort(reason, end) {
             self.drop_buffered();
@@ -425,24 +423,24 @@ impl Link {
         }
     }
 
-    /// The gateway stops: what was read is sent, then a GOODBYE.
+    /// The gateway stops: it sends what was read, then a GOODBYE.
     pub fn stop(&mut self, reason: Reason) {
         self.closing.stop(reason);
     }
 
-    /// The gateway stops now, whatever was still to be sent; the far side drops the rest.
+    /// The gateway stops now and sends nothing more; the far side drops the rest.
     pub fn stopped(&mut self, reason: Reason) {
         self.abort(reason, End::Stopping);
     }
 
-    /// The far side sent what cannot be.
+    /// The far side broke the protocol.
     pub fn fault(&mut self, error: &ProtocolError) {
         let words = error.to_string();
         self.abort(Reason::new(ReasonCode::Protocol, &words), End::Protocol(words));
     }
 
-    /// The link ends because of what was heard while dialling: no lane is there to say
-    /// anything on.
+    /// The link ends because of an answer to a dial. There is no lane on which anything could be
+    /// sent.
     pub fn given_up(&mut self, end: End) {
         if self.closing.end(end) {
             self.send.clear();
@@ -450,15 +448,15 @@ impl Link {
         }
     }
 
-    /// Another instance of the same far gateway has come up: a link that nothing
-    /// carries will not be asked for again.
+    /// Another process of the same far gateway has started. A link without a lane will not be
+    /// resumed by it.
     pub fn superseded(&mut self) {
         self.superseded = true;
         self.check_superseded();
     }
 
-    /// What an ended link has to say to a far side that could not be told: frames
-    /// for any lane that it still accepts. Dialler only.
+    /// The last frame of an ended link for a far side that could not be reached, to send on any
+    /// lane that it still accepts. Only at the dialler.
     pub fn last_words(&self) -> Vec<Frame> {
         let reason = match self.closing.ended() {
             Some(end) if self.side == Side::Dialler => {
@@ -469,8 +467,8 @@ impl Link {
         vec![Frame::Ack(self.receive.written()), Frame::Abort(reason)]
     }
 
-    /// Whether the far side may hold a link that has ended here, until it is told.
-    /// Dialler only.
+    /// Whether the far side may still hold a link that has ended here, because it does not know.
+    /// Only at the dialler.
     pub fn is_held_far_away(&self) -> bool {
         let ours = match self.closing.ended() {
             Some(End::Far(_)) => self.closing.is_delivered(),
@@ -485,18 +483,18 @@ impl Link {
                 | End::NoWayBack(..)
                 | End::Forgotten(_),
             ) => true,
-            // Where it could say so, it has.
+            // If it could send its reason, it has.
             Some(End::Stopping) => self.is_held(),
             _ => false,
         };
         ours && self.side == Side::Dialler && self.is_armed() && !self.passthrough && !self.hold().is_zero()
     }
 
-    /// A lane is gone. What it alone carried goes over another; the last one's loss
+    /// A lane is lost. What only this lane carried goes over another. The loss of the last lane
     /// begins a break, or ends a link that cannot be resumed.
     pub fn lane_lost(&mut self, lane: u32, loss: LaneLoss, now: Instant) {
         let Some(state) = self.liveness.get(lane) else { return };
-        // One that was given up while it was opened says nothing of its process.
+        // A lane that was given up while it was opened shows nothing about the far process.
         let loss = match loss {
             LaneLoss::Closed if !state.proven => LaneLoss::Replaced,
             loss => loss,
@@ -507,14 +505,14 @@ impl Link {
         self.suspend(loss, now);
     }
 
-    /// Bytes have come over a lane: any is a sign of life.
+    /// Bytes have come over a lane, which is a sign of life.
     pub fn on_activity(&mut self, lane: u32, now: Instant) {
         if self.liveness.on_activity(lane, now) {
             self.resume(now);
         }
     }
 
-    /// Takes what the decoder of `lane` found. What cannot be ends the link.
+    /// Takes an item from the decoder of `lane`. An invalid item ends the link.
     pub fn handle(&mut self, lane: u32, item: Item<'_>, now: Instant) {
         if self.is_ended() {
             return;
@@ -554,7 +552,7 @@ impl Link {
         Ok(())
     }
 
-    /// Gives the next frame for `lane` to `put`, if there is one to send on it.
+    /// Passes the next frame for `lane` to `put`, if there is one to send on it.
     pub fn poll_transmit(&mut self, lane: u32, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
         let sent = self.transmit(lane, now, put);
         if sent && let Some(lane) = self.liveness.get_mut(lane) {
@@ -615,17 +613,17 @@ impl Link {
         false
     }
 
-    /// When [`Link::handle_timeout`], [`Link::poll_transmit`] and [`Link::begin_dial`] next
-    /// want the time.
+    /// When [`Link::handle_timeout`], [`Link::poll_transmit`] and [`Link::begin_dial`] must next be
+    /// called.
     ///
-    /// What is due on a lane that has no room waits for room and not for a time, and one
-    /// that was not read empty is not checked: `io` tells of each.
+    /// `io` returns the state of each lane. A frame for a lane without room waits for room, not for
+    /// a time. A lane that was not read empty is not checked.
     pub fn poll_timeout(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         if self.is_ended() {
             return None;
         }
         let held = self.held().map(|held| held.since + held.within);
-        // While the link is held it is the hold that counts.
+        // During a break the end of the hold counts.
         let last_bytes = self.closing.timeout().filter(|_| held.is_none());
         let check = self.liveness.next_check(io);
         let beat = self.liveness.next_heartbeat(io);
@@ -638,9 +636,9 @@ impl Link {
         self.liveness.is_silent(lane, now)
     }
 
-    /// Checks a lane whose socket was read empty: bytes that wait there are a sign of
-    /// life. A silent one is suspect; it is kept, and read, until another takes its
-    /// place, unless the link cannot be resumed.
+    /// Checks a lane whose socket was read empty, since unread bytes would be a sign of life. A
+    /// silent lane becomes suspect. It is kept and read until another takes its place, unless the
+    /// link cannot be resumed.
     pub fn check_liveness(&mut self, lane: u32, now: Instant) {
         if self.is_ended() {
             return;
@@ -648,7 +646,7 @@ impl Link {
         let Some((slot, silence)) = self.liveness.suspect(lane, now) else { return };
         let loss = LaneLoss::Silent(silence);
         if self.liveness.carrying() > 0 {
-            // The others carry what it was to carry.
+            // The other lanes carry its data.
             self.send.lose(slot);
             self.requeue_control(now);
         } else if self.is_resumable() && self.needs_lane() {
@@ -658,7 +656,7 @@ impl Link {
         }
     }
 
-    /// Does what the time has brought.
+    /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cut_old(now);
         if let Some(held) = self.held() {
@@ -674,8 +672,8 @@ impl Link {
         }
     }
 
-    /// When [`Link::begin_dial`] wants to be called; `None` while no lane is wanted.
-    /// Dialler only.
+    /// When [`Link::begin_dial`] must be called; `None` while no lane is wanted. Only at the
+    /// dialler.
     pub fn dial_due(&self) -> Option<Instant> {
         if self.side == Side::Acceptor || self.is_ended() || self.closing.is_stopping() {
             return None;
@@ -699,14 +697,13 @@ impl Link {
         self.dials.begin(self.liveness.newest(), counted_on, self.receive.received(), now)
     }
 
-    /// A dial came to nothing.
+    /// A dial failed.
     pub fn dial_failed(&mut self, lane: u32, now: Instant) {
         self.dials.failed(lane, self.is_held(), now);
     }
 
-    /// A dial was accepted, by a far side that has received everything below
-    /// `received`. True if the lane is used; the other dials are then given up
-    /// where they only were to find any way at all.
+    /// A dial was accepted by a far side that has received everything below `received`. True if the
+    /// lane is used. If any lane was sufficient, the other dials are then given up.
     pub fn dialled(&mut self, lane: u32, received: u64, now: Instant) -> bool {
         let Some(dial) = self.dials.answered(lane) else { return false };
         if self.is_ended() || !self.join(lane, &dial.alive, received, now) {
@@ -720,8 +717,8 @@ impl Link {
         true
     }
 
-    /// Judges a lane that asks to carry this link, and takes it in. The answer is
-    /// the offset below which this side has received everything. Acceptor only.
+    /// Decides on a lane that asks to carry this link, and adds it. Returns the offset below which
+    /// this side has received everything. Only at the acceptor.
     pub fn attach(&mut self, dial: &Dial, now: Instant) -> Result<u64, Reason> {
         if let Some(end) = self.closing.ended() {
             return Err(Reason::new(ReasonCode::LinkEnded, &end.to_string()));
@@ -732,7 +729,7 @@ impl Link {
         if !self.passthrough && !self.is_armed() {
             return Err(Reason::new(ReasonCode::NotYet, "the link's sync has not begun"));
         }
-        // Its owner lives.
+        // The process that owns the link is running.
         self.superseded = false;
         if self.join(dial.lane, &dial.alive, dial.received, now) {
             return Ok(self.receive.received());
@@ -743,8 +740,8 @@ impl Link {
         }
     }
 
-    /// Every lane is to be replaced by a new one: this side's certificates have changed.
-    /// One that still is not after [`RENEW_WITHIN`] is cut.
+    /// Every lane must be replaced by a new one: this side's certificates have changed. A lane that
+    /// was not replaced within [`RENEW_WITHIN`] is cut.
     pub fn renew(&mut self, now: Instant) {
         if self.is_ended() {
             return;
@@ -756,14 +753,14 @@ impl Link {
         }
     }
 
-    /// Marks every lane as one to be replaced.
+    /// Marks every lane for replacement.
     fn replace_lanes(&mut self) {
         self.liveness.replace_all();
         self.dials.forgive();
     }
 
-    /// Cuts the lanes that should have been replaced by now, and ends a link that has no
-    /// other: its far side is one that the certificates in use do not let in.
+    /// Cuts the lanes that should have been replaced by now, and ends a link that has no other: the
+    /// certificates in use do not admit its far side.
     fn cut_old(&mut self, now: Instant) {
         if self.renew_by.is_none_or(|by| now < by) {
             return;
@@ -788,7 +785,7 @@ impl Link {
         }
     }
 
-    /// Takes a lane in, and drops older ones that are not `alive` to the dialler.
+    /// Adds a lane, and drops older ones that are not in the dialler's list `alive`.
     fn join(&mut self, lane: u32, alive: &[u32], received: u64, now: Instant) -> bool {
         if let Err(error) = self.send.note_arrived(received) {
             self.fault(&error.into());
@@ -804,7 +801,7 @@ impl Link {
             self.drop_lane(number, false);
         }
         if self.is_resumable() {
-            // A break that the far side has noticed first.
+            // The far side has noticed the break first.
             self.suspend(LaneLoss::Replaced, now);
         }
         let most = self.lanes_agreed + AT_ONCE + self.liveness.old();
@@ -850,13 +847,13 @@ impl Link {
         Ok(())
     }
 
-    /// The far side sends nothing more on a lane. Only the dialler begins it.
+    /// The far side sends nothing more on a lane. Only the dialler starts this.
     fn on_retire(&mut self, lane: u32, now: Instant) {
         let Some(state) = self.liveness.get_mut(lane) else { return };
         (state.retiring, state.far_retired) = (true, true);
         let slot = state.slot;
         if state.retired {
-            // It answers this side's own, which came after everything else.
+            // It answers this side's RETIRE, which was sent after everything else.
             self.send.settle(slot);
             self.lane_lost(lane, LaneLoss::Closed, now);
         } else if self.liveness.carrying() == 0 {
@@ -864,13 +861,13 @@ impl Link {
         }
     }
 
-    /// Whether a window half full waits for its oldest bytes for longer than two
-    /// round trips, which is worth a copy over another lane.
+    /// Whether a half-full window has waited for its oldest bytes for more than two round trips.
+    /// Then they are copied to another lane.
     fn oldest_is_stuck(&self, now: Instant) -> bool {
         self.shared && self.send.is_half_full() && self.round_trip.is_stalled(now)
     }
 
-    /// Whether the link still has anything to send or to hear.
+    /// Whether the link still has anything to send or to receive.
     fn needs_lane(&self) -> bool {
         let is_done = self.closing.is_delivering() && self.receive.is_complete();
         !is_done && !self.is_ended()
@@ -880,7 +877,7 @@ impl Link {
         !self.passthrough && !self.hold().is_zero() && !self.closing.is_far_stopping() && self.is_armed()
     }
 
-    /// Takes a lane out, if it is there.
+    /// Removes a lane, if it is there.
     fn drop_lane(&mut self, lane: u32, retired: bool) {
         if let Some(state) = self.liveness.remove(lane) {
             self.send.lose(state.slot);
@@ -894,7 +891,7 @@ impl Link {
         self.urgent.clear();
     }
 
-    /// Says again over the next lane what may have been lost with one.
+    /// Sends again over the next lane what may have been lost with this one.
     fn requeue_control(&mut self, now: Instant) {
         if !self.is_ended() {
             self.acks.requeue(self.receive.written());
@@ -907,7 +904,7 @@ impl Link {
         }
     }
 
-    /// A lane carries no more: a break begins if it was the last, or the end.
+    /// A lane no longer carries the link. If it was the last, a break begins or the link ends.
     fn suspend(&mut self, loss: LaneLoss, now: Instant) {
         if self.is_ended() || self.is_held() || self.liveness.carrying() > 0 {
             return;
@@ -921,17 +918,17 @@ impl Link {
             return self.check_superseded();
         }
         if self.liveness.is_any_retiring() {
-            // What is under way there still comes.
+            // Data that is in flight on it still arrives.
             return;
         }
         self.closing.strand(loss, self.receive.finished());
         self.drop_buffered();
     }
 
-    /// A lane carries again: a break is over, if there was one.
+    /// A lane carries the link again, which ends a break.
     fn resume(&mut self, now: Instant) {
         let Some(held) = self.liveness.resume() else { return };
-        // What lies on lanes that are still suspect goes over this one.
+        // Data on lanes that are still suspect is sent again over this one.
         let suspect = self.liveness.iter().filter(|lane| lane.suspect);
         suspect.for_each(|lane| self.send.lose(lane.slot));
         self.round_trip.forget();
@@ -944,7 +941,7 @@ impl Link {
         self.closing.on_resumed(now);
     }
 
-    /// Ends the link where all that remained to be done is done.
+    /// Ends the link if nothing remains to be done.
     fn check_ends(&mut self) {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
         self.closing.check(all_acknowledged, self.receive.finished());

@@ -1,46 +1,45 @@
-//! The receiving half of a link: pieces in any order come out as one stream.
+//! The receiving half of a link: puts pieces that come in any order into one stream.
 //!
-//! Over one lane every piece arrives in order and takes the short path. Pieces
-//! may also come twice, overlap, or leave gaps for another lane to fill. What
-//! lies beyond a gap is kept as runs of contiguous bytes, which grow and merge as
-//! pieces come, so that a piece costs one look-up however many came before it.
+//! Over one lane every piece arrives in order and takes the short path. With several lanes, pieces
+//! may also come twice, overlap, or leave gaps that another lane fills. Data after a gap is kept as
+//! runs of contiguous bytes, which grow and merge as pieces come. So each piece costs one look-up,
+//! however many came before it.
 //!
-//! Nothing of a far side's pieces may cost much more than its bytes: the number of
-//! runs is bounded, and so is what their storage takes beyond them. Pure: no I/O, no
-//! clock.
+//! A far side's pieces must not cost much more memory than their bytes. So the number of runs is
+//! bounded, and so is the storage that they take beyond their bytes. No I/O and no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::window::charge;
 use crate::buffer::Chunk;
 
-/// Room of a chunk that is started for a small piece, in bytes.
+/// Size in bytes of a chunk that is started for a small piece.
 const LEAST_ROOM: usize = 4096;
 
-/// Most room that is set aside for the rest of a frame beyond a gap, in bytes.
+/// Most bytes that are reserved for the rest of a frame after a gap.
 const MOST_ROOM: usize = 128 * 1024;
 
-/// Most runs beyond a gap: a window of 2 GiB in frames of 128 KiB, or a second of
-/// 16,000 small writes, every other one of which is late.
+/// Most runs after gaps: a window of 2 GiB in frames of 128 KiB, or a second of 16,000 small
+/// writes, every other one of which is late.
 pub const MAX_RUNS: usize = 16_384;
 
-/// Storage in bytes that runs may take beyond twice their bytes, where the window is
-/// larger than that.
+/// Storage in bytes that runs may take beyond twice their length, if the window is larger than
+/// that.
 const MAX_OVERHEAD: u64 = 1024 * 1024;
 
 /// Data that breaks the rules of the link: it must be aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataError {
-    /// Further ahead of what was written than the window allows.
+    /// The data is further ahead of what was written than the window allows.
     #[error("data at offset {0}, beyond the window")]
     BeyondWindow(u64),
-    /// More scattered pieces than are stored.
+    /// There are more separate runs than are stored.
     #[error("too many gaps in the data")]
     TooManyGaps,
-    /// Data beyond the end that the sender declared.
+    /// The data is beyond the end that the sender declared.
     #[error("data at offset {0}, beyond the declared end")]
     BeyondEnd(u64),
-    /// An end below what was received, or a second, different one.
+    /// The declared end is below what was received, or differs from an earlier one.
     #[error("an impossible end of the stream, at offset {0}")]
     End(u64),
 }
@@ -49,13 +48,13 @@ pub enum DataError {
 #[derive(Debug)]
 pub struct Reassembly {
     ready: VecDeque<Chunk>,
-    /// What lies beyond a gap, by its first offset. No two of them touch.
+    /// The runs after gaps, by their first offset. No two of them touch.
     beyond: BTreeMap<u64, Run>,
-    /// Bytes of them.
+    /// Number of bytes in these runs.
     stored: u64,
-    /// Memory charged for their storage, in bytes.
+    /// Memory charged for the storage of these runs, in bytes.
     charged: u64,
-    /// Bytes of storage of what is ready.
+    /// Storage of the ready chunks, in bytes.
     ready_storage: u64,
     received: u64,
     written: u64,
@@ -64,7 +63,7 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes at most `limit` bytes beyond what was written.
+    /// Accepts at most `limit` bytes beyond what was written.
     pub fn new(limit: u64) -> Self {
         Self {
             ready: VecDeque::new(),
@@ -94,7 +93,7 @@ impl Reassembly {
         self.end == Some(self.written)
     }
 
-    /// Whether the stream has ended and nothing of it is missing.
+    /// Whether the stream has ended and was received completely.
     pub fn is_complete(&self) -> bool {
         self.end == Some(self.received)
     }
@@ -104,18 +103,18 @@ impl Reassembly {
         self.charged
     }
 
-    /// Runs of bytes received out of order.
+    /// Number of runs of bytes received out of order.
     pub fn runs(&self) -> usize {
         self.beyond.len()
     }
 
-    /// Memory charged for what is not yet written, in bytes.
+    /// Memory charged for all data that is not yet written, in bytes.
     pub fn charged(&self) -> u64 {
         self.charged + self.ready_storage.max(self.received - self.written)
     }
 
-    /// Takes a piece; `left` more bytes of its frame are to come, which only
-    /// sizes the storage.
+    /// Takes a piece. `left` more bytes of its frame are to come, which affects only the size of
+    /// the storage.
     pub fn insert(&mut self, offset: u64, bytes: &[u8], left: usize) -> Result<(), DataError> {
         let end = offset + bytes.len() as u64;
         if end > self.written + self.limit {
@@ -145,8 +144,7 @@ impl Reassembly {
         Ok(())
     }
 
-    /// The next received bytes, in order. They count as written only once
-    /// [`Reassembly::wrote`] says so.
+    /// The next received bytes, in order. They count as written only after [`Reassembly::wrote`].
     pub fn take(&mut self) -> Option<Chunk> {
         let chunk = self.ready.pop_front()?;
         self.ready_storage -= chunk.storage() as u64;
@@ -178,7 +176,7 @@ impl Reassembly {
             bytes = &bytes[taken..];
         }
         while !bytes.is_empty() {
-            // Room for more than came: small pieces gather in one chunk.
+            // The chunk is larger than the piece, so that small pieces share one chunk.
             let mut chunk = Chunk::for_payload((bytes.len() + left).max(LEAST_ROOM));
             let taken = chunk.append(bytes);
             bytes = &bytes[taken..];
@@ -191,7 +189,7 @@ impl Reassembly {
         self.ready.push_back(chunk);
     }
 
-    /// Moves what the newly received bytes have made contiguous.
+    /// Moves the runs that are now contiguous with the ready bytes.
     fn join(&mut self) {
         while let Some(entry) = self.beyond.first_entry() {
             if *entry.key() > self.received {
@@ -206,7 +204,7 @@ impl Reassembly {
                 let cut = known.min(chunk.len());
                 known -= cut;
                 chunk.consume(cut);
-                // Scattered bytes come together: what is ready is never mostly room.
+                // Small chunks are merged, so that ready storage is never mostly empty.
                 if let Some(last) = self.ready.back_mut()
                     && last.spare().len() >= chunk.len()
                 {
@@ -222,8 +220,8 @@ impl Reassembly {
         }
     }
 
-    /// Keeps a piece beyond a gap: adds what is new of it to the run that it goes on
-    /// from, and takes in the runs that it reaches.
+    /// Keeps a piece after a gap: appends its new bytes to the run that it continues, and merges
+    /// the runs that it reaches.
     fn store(&mut self, offset: u64, mut bytes: &[u8], left: usize) -> Result<(), DataError> {
         let before = self.beyond.range(..=offset).next_back().and_then(|(start, run)| {
             let known = (start + run.length).checked_sub(offset)?;
@@ -242,7 +240,7 @@ impl Reassembly {
             let until = self.beyond.range(start..).next().map_or(u64::MAX, |(next, _)| *next);
             let free = usize::try_from(until - at).unwrap_or(usize::MAX).min(bytes.len());
             let (news, rest) = bytes.split_at(free);
-            // Room for what is still to come of the frame, where nothing is in its way.
+            // Reserves storage for the rest of the frame, if no other run is in its way.
             run.append(news, if until == u64::MAX { left } else { 0 });
             bytes = rest;
             if at + free as u64 == until {
@@ -275,13 +273,13 @@ impl Reassembly {
 struct Run {
     chunks: VecDeque<Chunk>,
     length: u64,
-    /// What their storage counts for.
+    /// Memory charged for the storage of this run.
     charged: u64,
 }
 
 impl Run {
-    /// Adds bytes at the end; `left` more of their frame are to come. Room is never set
-    /// aside for more than has come already, whatever was announced.
+    /// Appends bytes; `left` more of their frame are to come. It never reserves more storage than
+    /// bytes have already come, however many were announced.
     fn append(&mut self, mut bytes: &[u8], left: usize) {
         self.length += bytes.len() as u64;
         if let Some(last) = self.chunks.back_mut() {
@@ -298,8 +296,8 @@ impl Run {
         }
     }
 
-    /// Takes in the run that begins where this one ends. Small chunks that meet become
-    /// one; of the others the fewer are moved.
+    /// Appends the run that begins where this one ends. If two small chunks meet they become one.
+    /// Otherwise the shorter list of chunks is moved.
     fn join(&mut self, mut next: Self) {
         if let (Some(mut last), Some(mut first)) = (self.pop(), next.pop_front()) {
             let both = last.len() + first.len();
@@ -313,7 +311,7 @@ impl Run {
                 first.prepend(last.bytes());
                 next.push_front(first);
             } else {
-                // As much room again, where the next piece is likely to come.
+                // Doubles the storage if another piece is likely to follow.
                 let room = (both * 2).min(LEAST_ROOM);
                 let mut one = Chunk::exact(room);
                 one.leave(if last.len() < first.len() { room - both } else { 0 });

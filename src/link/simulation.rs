@@ -1,11 +1,11 @@
-//! Two ends of a link over lanes that are cut, silenced, slowed and forgotten, on a
-//! clock of its own, from a seed: thousands of schedules, and the seed of one that
-//! fails.
+//! Simulates two ends of a link over lanes that are cut, silenced, slowed or lost without notice,
+//! with a clock of its own. It runs thousands of schedules from seeds, and prints the seed of one
+//! that fails.
 //!
-//! What must hold: the bytes that come out are those that went in, at every moment;
-//! once the faults stop, either everything arrives or both ends have ended; nothing but
-//! its hold ends a link; a link that is neither carried nor held is soon one or the
-//! other; and what is due is done, so that nobody is woken for ever.
+//! It asserts that at every moment the bytes that come out are those that went in; that once the
+//! faults stop, either everything arrives or both ends have ended; that only the end of its hold
+//! ends a link; that a link is never long without either a lane or a hold; and that whatever is due
+//! is done, so that no end is woken forever.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::wire::terms::Terms;
 /// How the clock moves.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A small generator that gives the same for the same seed.
+/// A small random generator, repeatable by its seed.
 struct Dice(u64);
 
 impl Dice {
@@ -49,7 +49,7 @@ struct Pipe {
     wires: [Wire; 2],
     /// Closed, as each end will find once it has read everything.
     closed: bool,
-    /// What opened it waits to be judged until this tick.
+    /// The tick at which the acceptor judges the lane.
     opening: Option<(u64, Dial)>,
     /// The acceptor's answer, and when it reaches the dialler.
     answer: Option<(u64, Result<u64, Reason>)>,
@@ -66,11 +66,11 @@ struct End2 {
     written: u64,
     /// Ticks for which nothing has carried or held it.
     adrift: u32,
-    /// It has said that it is over.
+    /// Whether it has reported its end.
     told: bool,
 }
 
-/// The whole world.
+/// The simulated network with both ends.
 struct World {
     dice: Dice,
     now: Instant,
@@ -159,7 +159,7 @@ impl World {
         }
     }
 
-    /// Redis at `side` says something.
+    /// Redis at `side` sends something.
     fn speak(&mut self, side: usize, most: u64) {
         let end = &mut self.ends[side];
         let room = end.link.read_room().min(end.link.max_payload() as u64).min(1 + self.dice.roll(most));
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// Redis at `side` takes what there is for it.
+    /// Redis at `side` reads what is ready for it.
     fn listen(&mut self, side: usize, most: u64) {
         let end = &mut self.ends[side];
         let mut taken = 0;
@@ -191,7 +191,7 @@ impl World {
         }
     }
 
-    /// Lanes that a link has let go of are reset.
+    /// Lanes that a link has closed are reset.
     fn let_go(&mut self) {
         for end in &mut self.ends {
             let gone: Vec<u32> = end
@@ -300,7 +300,7 @@ impl World {
         }
     }
 
-    /// What must hold of an end after everything that was due has been done.
+    /// The invariants of an end after everything that was due is done.
     fn watch(&mut self, side: usize, full: &[(usize, u32)]) {
         let End2 { link, open, adrift, .. } = &mut self.ends[side];
         let usable: Vec<u32> = open
@@ -455,13 +455,13 @@ impl World {
                 for wire in &mut pipe.wires {
                     let kept = self.dice.roll(wire.under_way.len() as u64 + 1) as usize;
                     wire.under_way.truncate(kept);
-                    // In the middle of a frame, like as not.
+                    // Probably in the middle of a frame.
                     if let Some((_, bytes)) = wire.under_way.back_mut() {
                         bytes.truncate(self.dice.roll(bytes.len() as u64 + 1) as usize);
                     }
                 }
             }
-            // Forgotten, for ever: in one direction, or in both.
+            // The path goes silent forever, in one direction or in both.
             7 => pipe.wires[self.dice.roll(2) as usize].silent = true,
             8 => pipe.wires.iter_mut().for_each(|wire| wire.silent = true),
             // Slow.
@@ -536,7 +536,7 @@ fn run(seed: u64) -> (u32, bool) {
                 && world.ends.iter().all(|end| !end.link.is_held())
                 && world.ends.iter().all(|end| end.link.send.acknowledged() == end.link.send.offered())
     };
-    // A link that could not say its goodbye is told to stop, as its gateway does.
+    // A link that could not send its GOODBYE is told to stop, as its gateway does.
     if stops {
         let link = &mut world.ends[stop_at as usize % 2].link;
         if link.is_held() {

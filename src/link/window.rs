@@ -1,25 +1,24 @@
 //! The sending half of a link: chunks in order, kept until acknowledged.
 //!
-//! A chunk is offered, gets its offset, is sent over some lane, and dropped when
-//! the far side has acknowledged all of it. Each remembers which lanes carry it;
-//! what no lane carries any more and the far side lacks is sent again, oldest
-//! first. What is unacknowledged never exceeds the window. An acknowledgement costs
-//! what it frees and a lost lane what it carried, however full the window is. Pure: no
-//! I/O, no clock.
+//! A chunk is offered, gets its offset, is sent over some lane, and is dropped when the far side
+//! has acknowledged all of it. Each chunk records which lanes carry it. A chunk that no lane
+//! carries any more and that the far side lacks is sent again, the oldest first. The unacknowledged
+//! bytes never exceed the window. The cost of an acknowledgement depends only on what it frees, and
+//! the cost of a lost lane on what it carried, however full the window is. No I/O and no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::buffer::Chunk;
 use crate::wire::frame;
 
-/// Least charge of a chunk in bytes, however short it is, here and where it is received.
-/// A flood of one-byte writes must not cost more memory than the window says.
+/// Least memory in bytes charged for a chunk, however short it is, here and at the receiver. So a
+/// flood of one-byte writes does not cost more memory than the window.
 pub const LEAST_CHARGE: u64 = 256;
 
-/// Size in bytes up to which short writes that wait to be sent are gathered in one chunk.
+/// Size in bytes up to which short writes that wait to be sent share one chunk.
 const GATHER: usize = 32 * 1024;
 
-/// Bit in place of a lane: the far side is known to have the chunk.
+/// Bit used in place of a lane: the far side is known to have the chunk.
 const ARRIVED: u32 = 1 << 31;
 
 /// The charge for `length` stored bytes.
@@ -27,9 +26,9 @@ pub(super) fn charge(length: usize) -> u64 {
     (length as u64).max(LEAST_CHARGE)
 }
 
-/// The far side claims offsets that it cannot have: the link must be aborted.
+/// The far side acknowledges offsets that it cannot have. The link must be aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("speaks of offset {0}, which was never sent")]
+#[error("an acknowledgement of offset {0}, which was never sent")]
 pub struct NeverSent(u64);
 
 #[derive(Debug)]
@@ -56,17 +55,17 @@ impl Segment {
 #[derive(Debug)]
 pub struct Window {
     segments: VecDeque<Segment>,
-    /// Segments at the front of the queue that were sent at least once.
+    /// Number of segments at the front of the queue that were sent at least once.
     sent_segments: usize,
-    /// Sent segments that no lane carries and the far side lacks: offset and length.
+    /// Sent segments that no lane carries and that the far side lacks: offset and length.
     again: BTreeMap<u64, u64>,
-    /// Bytes of them.
+    /// Number of bytes in these segments.
     to_resend: u64,
-    /// Offsets of what each slot's lane carries, in the order in which it was sent.
-    /// What was acknowledged since may still be listed.
+    /// Offsets of the chunks that each slot's lane carries, in the order in which they were sent.
+    /// Chunks that were acknowledged since may still be listed.
     carried: Vec<VecDeque<u64>>,
     acknowledged: u64,
-    /// The far side has everything below, though perhaps not written.
+    /// The far side has received everything below this offset, but has perhaps not written it.
     arrived: u64,
     sent: u64,
     offered: u64,
@@ -79,8 +78,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window of at most `limit` unacknowledged bytes, in frames of at most
-    /// `max_payload`.
+    /// A window of at most `limit` unacknowledged bytes, in frames of at most `max_payload`.
     pub fn new(limit: u64, max_payload: usize) -> Self {
         Self {
             segments: VecDeque::new(),
@@ -100,12 +98,12 @@ impl Window {
         }
     }
 
-    /// Bytes that may still be offered.
+    /// Number of bytes that may still be offered.
     pub fn room(&self) -> u64 {
         self.limit.saturating_sub((self.offered - self.acknowledged).max(self.charged))
     }
 
-    /// Bytes offered and never sent.
+    /// Number of bytes offered and never sent.
     pub fn unsent(&self) -> u64 {
         self.offered - self.sent
     }
@@ -125,7 +123,7 @@ impl Window {
         self.acknowledged
     }
 
-    /// Bytes that were sent more than once, so far.
+    /// Number of bytes that were sent more than once so far.
     pub fn resent(&self) -> u64 {
         self.resent
     }
@@ -135,12 +133,12 @@ impl Window {
         self.charged
     }
 
-    /// Whether at least half of the window waits for its acknowledgement.
+    /// Whether at least half of the window waits for acknowledgement.
     pub fn is_half_full(&self) -> bool {
         self.sent - self.acknowledged > self.limit / 2
     }
 
-    /// Bytes that wait to be sent again.
+    /// Number of bytes that wait to be sent again.
     pub fn to_resend(&self) -> u64 {
         self.to_resend
     }
@@ -165,8 +163,8 @@ impl Window {
         self.segments.push_back(Segment { offset, chunk, lanes: 0 });
     }
 
-    /// The next chunk for the lane in `slot` as a DATA frame, which that lane
-    /// carries from now on: what must be sent again first, then what is new.
+    /// The next chunk for the lane in `slot` as a DATA frame, which that lane then carries. Chunks
+    /// that must be sent again come first, then new ones.
     pub fn send_next(&mut self, slot: u8) -> Option<&[u8]> {
         if let Some((offset, length)) = self.again.pop_first() {
             self.to_resend -= length;
@@ -180,7 +178,7 @@ impl Window {
         Some(self.send(at, slot))
     }
 
-    /// A copy of the oldest chunk that the far side lacks, once, unless the lane in `slot`
+    /// A copy of the oldest chunk that the far side lacks, made once, unless the lane in `slot`
     /// carries it already.
     pub fn copy_oldest(&mut self, slot: u8) -> Option<&[u8]> {
         let arrived = self.arrived.max(self.acknowledged);
@@ -198,8 +196,7 @@ impl Window {
         Some(self.send(at, slot))
     }
 
-    /// The lane in `slot` carries nothing any more; what only it carried waits to be
-    /// sent again.
+    /// The lane in `slot` is lost. Chunks that only it carried are sent again.
     pub fn lose(&mut self, slot: u8) {
         for offset in self.leave(slot) {
             let Some(at) = self.find(offset) else { continue };
@@ -215,7 +212,7 @@ impl Window {
         }
     }
 
-    /// The lane in `slot` is done, and everything that it carried has arrived.
+    /// The lane in `slot` is retired, and everything that it carried has arrived.
     pub fn settle(&mut self, slot: u8) {
         for offset in self.leave(slot) {
             if let Some(at) = self.find(offset) {
@@ -225,8 +222,8 @@ impl Window {
         }
     }
 
-    /// The far side has written everything below `offset`. What it has said before
-    /// may come later, by another lane.
+    /// The far side has written everything below `offset`. An earlier acknowledgement may come
+    /// later, over another lane.
     pub fn acknowledge(&mut self, offset: u64) -> Result<(), NeverSent> {
         if offset > self.sent {
             return Err(NeverSent(offset));
@@ -244,7 +241,7 @@ impl Window {
         Ok(())
     }
 
-    /// The far side has received everything below `offset`: it is not sent again.
+    /// The far side has received everything below `offset`, which is not sent again.
     pub fn note_arrived(&mut self, offset: u64) -> Result<(), NeverSent> {
         if offset > self.sent {
             return Err(NeverSent(offset));
@@ -266,7 +263,7 @@ impl Window {
         self.limit = 0;
     }
 
-    /// Asserts that what is counted is what there is.
+    /// Asserts that the counters match the contents.
     #[cfg(test)]
     pub(super) fn check(&self) {
         let sent = self.segments.range(..self.sent_segments);

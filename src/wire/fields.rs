@@ -5,10 +5,10 @@
 //! it must refuse. Any other unknown tag is skipped, so that neighbouring releases
 //! work together. A known tag may come once.
 
-/// The longest text that is taken from the far side, in bytes.
+/// Longest text in bytes that is accepted from the far side.
 pub const MAX_TEXT: usize = 200;
 
-/// The bit of a tag that must be understood.
+/// Bit that marks a critical tag.
 const CRITICAL: u16 = 0x8000;
 
 pub(super) const T_VERSION: u16 = CRITICAL | 1;
@@ -28,7 +28,7 @@ pub(super) const T_CODE: u16 = 14;
 pub(super) const T_TEXT: u16 = 15;
 pub(super) const T_BY: u16 = 16;
 
-/// A field that cannot be believed.
+/// A fault in a field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
     /// The content ends inside a field.
@@ -37,13 +37,13 @@ pub enum FieldError {
     /// A critical tag of a later release.
     #[error("unknown critical field {0:#06x}")]
     Unknown(u16),
-    /// A tag that came twice.
+    /// The same tag came twice.
     #[error("field {0:#06x} came twice")]
     Twice(u16),
     /// A value outside what the tag allows.
     #[error("field {0:#06x} has an impossible value")]
     Value(u16),
-    /// A field that must be there.
+    /// A required field is missing.
     #[error("field {0:#06x} is missing")]
     Missing(u16),
 }
@@ -61,7 +61,7 @@ impl Writer {
     }
 }
 
-/// Calls `take` with each field; `take` answers whether it knows the tag.
+/// Calls `take` with each field; `take` returns whether it knows the tag.
 pub(super) fn read(
     mut content: &[u8],
     mut take: impl FnMut(u16, &[u8]) -> Result<bool, FieldError>,
@@ -105,7 +105,7 @@ pub(super) fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-/// Text of the far side, cut as [`cut`] does; bytes that are no UTF-8 are replaced.
+/// Text of the far side, cut as [`cut`] does; bytes that are not UTF-8 are replaced.
 pub(super) fn cut_text(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(&value[..value.len().min(MAX_TEXT)]);
     cut(&text).to_owned()

@@ -1,22 +1,22 @@
 //! The frames of `replgate/1` and their encoding.
 //!
-//! Every frame starts with eight bytes: type, three reserved zero bytes, and the
-//! length of what follows as a big-endian `u32`. The decoder is fed whatever a
-//! TLS record held and hands DATA on piece by piece, without waiting for the
-//! frame's end; every other frame is small and is handed on whole. Pure: no I/O.
+//! Every frame starts with eight bytes: the type, three reserved zero bytes, and the length of the
+//! content as a big-endian `u32`. The decoder takes the contents of a TLS record, however frames
+//! are cut, and returns DATA in pieces, without waiting for the end of the frame. Every other frame
+//! is small and is returned whole. No I/O.
 
 use super::fields::FieldError;
 use super::hello::{Accept, Hello, Refuse};
 use super::reason::Reason;
 use crate::buffer::{HEADROOM, PAYLOAD};
 
-/// Bytes before every frame's content.
+/// Length of the header of every frame in bytes.
 pub const HEADER: usize = 8;
 
-/// The largest DATA payload that this implementation sends and accepts.
+/// Largest DATA payload in bytes that this implementation sends and accepts.
 pub const MAX_DATA: usize = PAYLOAD;
 
-/// The largest content of any other frame.
+/// Largest content in bytes of any other frame.
 pub const MAX_CONTROL: usize = 4096;
 
 const HELLO: u8 = 0x01;
@@ -32,7 +32,7 @@ const GOODBYE: u8 = 0x16;
 const RENEW: u8 = 0x17;
 const RETIRE: u8 = 0x18;
 
-/// Bit of the frame types that a receiver may skip if it does not know them. Any other
+/// Bit that marks the frame types that a receiver may skip if it does not know them. Any other
 /// unknown type ends the lane.
 const OPTIONAL: u8 = 0x80;
 
@@ -41,24 +41,24 @@ const OPTIONAL: u8 = 0x80;
 pub enum Frame {
     /// First frame of a lane, from the dialler.
     Hello(Hello),
-    /// The acceptor takes the lane.
+    /// The acceptor accepts the lane.
     Accept(Accept),
-    /// The acceptor does not, and says reason.
+    /// The acceptor refuses the lane, with a reason.
     Refuse(Refuse),
     /// All bytes below this offset were written to the local Redis socket.
     Ack(u64),
     /// From this offset of the acceptor's stream on, the link may be resumed.
     Armed(u64),
-    /// Nothing to say, but alive.
+    /// A sign of life.
     Heartbeat,
-    /// No bytes follow this offset; the reason tells reason the stream ended.
+    /// No bytes follow this offset; the reason tells why the stream ended.
     End {
         /// The offset after the last byte.
         offset: u64,
         /// Why it ended.
         reason: Reason,
     },
-    /// The link is over, drop what is buffered.
+    /// The link is over; the receiver drops buffered data.
     Abort(Reason),
     /// The sender stops as planned; what it sent up to this offset may be delivered.
     Goodbye {
@@ -67,7 +67,7 @@ pub enum Frame {
         /// Who stops.
         reason: Reason,
     },
-    /// The acceptor asks for new lanes in place of all that there are.
+    /// The acceptor asks for new lanes in place of all existing ones.
     Renew,
     /// The last frame on this lane in this direction.
     Retire,
@@ -78,24 +78,24 @@ pub enum Frame {
 pub enum Item<'a> {
     /// A piece of a DATA frame.
     Data {
-        /// Where in the stream the piece starts.
+        /// Offset of the piece in the stream.
         offset: u64,
         /// The piece.
         bytes: &'a [u8],
-        /// Bytes of the frame that are still to come.
+        /// Number of bytes of the frame that are still to come.
         left: usize,
     },
     /// A whole frame of another type.
     Frame(Frame),
 }
 
-/// Input that is no frame of this protocol. The lane it came on must end.
+/// Input that is not a frame of this protocol. Its lane must end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A type that must be understood and is not.
+    /// A type that is unknown and must not be skipped.
     #[error("unknown frame type {0:#04x}")]
     UnknownType(u8),
-    /// A length that the type does not have, or above the limit.
+    /// A length that is wrong for the type, or above the limit.
     #[error("frame type {kind:#04x} with a length of {length} bytes")]
     Length {
         /// The frame's type byte.
@@ -103,10 +103,10 @@ pub enum FrameError {
         /// The length its header states.
         length: usize,
     },
-    /// A DATA frame that runs past the last offset there is.
+    /// A DATA frame that runs past the largest offset.
     #[error("data beyond the end of the offsets")]
     Offset,
-    /// A field inside the frame.
+    /// A fault in a field of the frame.
     #[error(transparent)]
     Field(#[from] FieldError),
 }
@@ -174,7 +174,7 @@ impl Frame {
     }
 }
 
-/// Turns the bytes of a lane, cut anywhere, into frames.
+/// Decodes the bytes of a lane, cut anywhere, into frames.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The bytes of a header, or of a whole control frame, read so far.
@@ -184,7 +184,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes from the front of `input` up to the end of the next item.
+    /// Takes bytes from the front of `input` up to the end of the next item.
     ///
     /// `None` means that all of `input` was taken and more is needed. After an
     /// error the decoder must not be used again.

@@ -1,4 +1,4 @@
-//! HELLO and its answers: who dials, what for, on what terms, and yes or no.
+//! HELLO and its answers: who dials, for what, on which terms, and whether that is accepted.
 
 use super::fields::{
     self, FieldError, T_ATTACH, T_BY, T_CLOCK, T_INSTANCE, T_LINK, T_NEW, T_NODE, T_PLAIN, T_PROBE,
@@ -10,8 +10,8 @@ use super::terms::Terms;
 /// The version of the protocol that this build speaks.
 pub const VERSION: u16 = 1;
 
-/// Lanes that an ATTACH may list. Lanes on their way out and dials under way are among
-/// them, so that there may be more than [`super::terms::MAX_LANES`].
+/// Most lanes that an ATTACH may list. The list includes closing lanes and dials under way, so it
+/// may be longer than [`super::terms::MAX_LANES`].
 const MAX_ALIVE: usize = 32;
 
 /// Sixteen random bytes that name a process or a link.
@@ -27,7 +27,7 @@ impl Id {
     }
 }
 
-/// Never shows the bytes: a link's identifier is what lets a lane attach to it.
+/// Never shows the bytes: whoever knows a link's identifier may attach a lane to it.
 impl std::fmt::Debug for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Id(..)")
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Id {
 pub struct Identity {
     /// The site it claims; its certificate must carry it.
     pub site: String,
-    /// Its host's name, for people.
+    /// Its host's name, to be shown to people.
     pub node: String,
     /// This process, new at each start.
     pub instance: Id,
@@ -47,29 +47,28 @@ pub struct Identity {
     pub clock: u64,
 }
 
-/// What the dialler wants of a lane.
+/// The purpose of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A new link.
     New {
         /// The name of the master.
         master: String,
-        /// The acceptor's instance that carries the replica's other connection,
-        /// where there is one.
+        /// The acceptor's instance that carries the replica's other connection, if there is one.
         sibling: Option<Id>,
     },
-    /// To carry a link that exists.
+    /// To carry an existing link.
     Attach {
         /// The link.
         link: Id,
-        /// The number of this lane; only grows.
+        /// The number of this lane; it only grows.
         lane: u32,
-        /// The lanes that the dialler thinks alive.
+        /// The lanes that the dialler counts on.
         alive: Vec<u32>,
         /// The dialler's received offset.
         received: u64,
     },
-    /// Only to ask whether a new link would be accepted.
+    /// A question whether a new link would be accepted.
     Probe {
         /// The name of the master.
         master: String,
@@ -83,30 +82,30 @@ pub struct Hello {
     pub version: u16,
     /// Who dials.
     pub identity: Identity,
-    /// What for.
+    /// Its purpose.
     pub request: Request,
-    /// On what terms.
+    /// Its terms.
     pub terms: Terms,
 }
 
-/// The acceptor's yes.
+/// The acceptor accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accept {
     /// Protocol version.
     pub version: u16,
     /// Who accepts.
     pub identity: Identity,
-    /// On what terms.
+    /// Its terms.
     pub terms: Terms,
-    /// The link that the lane now carries; none for a probe.
+    /// The link that the lane now carries; `None` for a probe.
     pub link: Option<Id>,
     /// The acceptor's received offset, for a lane that attaches.
     pub received: u64,
-    /// Whether the far `[[master]]` takes any command: a plain tunnel.
+    /// Whether the far `[[master]]` accepts any command: a plain tunnel.
     pub plain: bool,
 }
 
-/// The acceptor's no.
+/// The acceptor refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refuse {
     /// The reason.
@@ -126,7 +125,7 @@ impl Identity {
     }
 }
 
-/// The fields of an [`Identity`] and of [`Terms`] as they are met.
+/// Collects the fields of an [`Identity`] and of [`Terms`].
 #[derive(Default)]
 struct Common {
     version: Option<u16>,

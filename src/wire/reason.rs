@@ -7,8 +7,8 @@ use super::fields::{self, FieldError, T_CODE, T_TEXT, Writer, cut, cut_text, fix
 pub struct Reason {
     /// What programs branch on.
     pub code: ReasonCode,
-    /// At most [`fields::MAX_TEXT`] bytes; the far side's words are data, escape them
-    /// before they are shown.
+    /// At most [`fields::MAX_TEXT`] bytes. Text from the far side must be escaped before it is
+    /// shown.
     pub text: String,
 }
 
@@ -53,7 +53,7 @@ codes! {
     Stopping = 3,
     /// The other side broke the protocol.
     Protocol = 4,
-    /// A command that is no part of replication.
+    /// A command that is not part of replication.
     CommandRefused = 5,
     /// A wait on a peer ran out.
     TimedOut = 6,
@@ -69,7 +69,7 @@ codes! {
     Limit = 19,
     /// No such link here.
     UnknownLink = 20,
-    /// No common protocol version, or a HELLO that is not understood.
+    /// No common protocol version, or a HELLO that cannot be read.
     Version = 21,
     /// The two connections of one sync would reach different gateways.
     WrongInstance = 22,

@@ -1,53 +1,53 @@
-//! Terms: what each gateway states, and what then holds for a link.
+//! Terms: what each gateway states about itself, and what follows for a link.
 
 use std::time::Duration;
 
 use super::fields::FieldError;
 use crate::buffer::PAYLOAD;
 
-/// The most lanes that one link may have.
+/// Most lanes of one link.
 pub const MAX_LANES: u8 = 16;
 
-/// In [`Terms::compression`]: blocks of zstd.
+/// Bit in [`Terms::compression`]: blocks of zstd.
 pub const ZSTD: u8 = 1;
 
-/// What a gateway states of itself; what holds for a link follows from both.
+/// What a gateway states about itself. The terms of a link follow from both gateways' statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Unacknowledged bytes it allows each way; the smaller of both holds.
+    /// Unacknowledged bytes that it allows in each direction; the smaller value counts.
     pub window: u64,
-    /// Largest DATA payload it takes.
+    /// Largest DATA payload that it accepts.
     pub max_frame: u32,
-    /// Pause after which it says something.
+    /// Time after which it sends a heartbeat.
     pub heartbeat: Duration,
-    /// Silence after which it judges a lane dead.
+    /// Silence after which a lane counts as dead for it.
     pub dead_after: Duration,
-    /// How long a link outlives its last lane; the smaller of both holds.
+    /// How long a link survives the loss of its last lane; the smaller value counts.
     pub hold: Duration,
-    /// Lanes it takes for one link, 1 to [`MAX_LANES`].
+    /// Lanes that it accepts for one link, 1 to [`MAX_LANES`].
     pub lanes: u8,
-    /// Compressions it can undo, as bits; 0 is none.
+    /// Compressions that it can decode, as bits; 0 is none.
     pub compression: u8,
 }
 
-/// What holds for one link at one side: what both have stated, put together.
+/// The agreed terms of one link, as they apply to one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// Whether any bytes are carried and each direction closes on its own.
+    /// Whether it is a passthrough: any bytes are carried, and each direction closes separately.
     pub passthrough: bool,
-    /// Unacknowledged bytes, each way.
+    /// Most unacknowledged bytes in each direction.
     pub window: u64,
     /// Lanes that the link may have.
     pub lanes: u8,
-    /// How long it outlives its last lane; never where it is a passthrough.
+    /// How long it survives the loss of its last lane; zero for a passthrough.
     pub hold: Duration,
     /// Whether the acceptor's stream is compressed.
     pub compressed: bool,
     /// Largest DATA payload that this side may send.
     pub max_data: usize,
-    /// Longest pause after which this side says something.
+    /// Longest pause after which this side sends a heartbeat.
     pub speak_every: Duration,
-    /// Silence after which this side judges a lane dead.
+    /// Silence after which a lane counts as dead for this side.
     pub dead_after: Duration,
 }
 
@@ -59,8 +59,8 @@ impl Agreed {
 }
 
 impl Terms {
-    /// What holds for a link between the side that states these terms and the one that
-    /// states `theirs`. `passthrough` is what ACCEPT says.
+    /// The terms of a link between the side that states these terms and the one that states
+    /// `theirs`. `passthrough` is the field of ACCEPT.
     pub fn agree(&self, theirs: &Self, passthrough: bool) -> Agreed {
         Agreed {
             passthrough,
@@ -84,7 +84,7 @@ impl Terms {
         out
     }
 
-    /// A later release may append to the terms; what is known stays in front.
+    /// A later release may append to the terms; known values stay at the front.
     pub(super) fn decode(tag: u16, value: &[u8]) -> Result<Self, FieldError> {
         let (known, _) = value.split_at_checked(26).ok_or(FieldError::Value(tag))?;
         let u32_at = |at: usize| u32::from_be_bytes(known[at..at + 4].try_into().expect("four bytes"));

@@ -168,7 +168,7 @@ fn a_break_is_told_while_it_lasts_and_what_is_not_known_is_not_made_up() {
         gateway.wait_log("link held: ");
     }
     line.second.wait_log("gives up in 15.0 s");
-    line.second.wait_log(&format!("no way back yet: 127.0.0.1:{}: ", line.path.port));
+    line.second.wait_log(&format!("no new lane yet: 127.0.0.1:{}: ", line.path.port));
     let link = line.second.status()["links"][0].clone();
     assert!(link["replication"]["lag_bytes"].is_null() && link["replication"]["lag_seconds"].is_null());
     let seconds = |name: &str| link[name].as_f64().unwrap_or_else(|| panic!("status tells {name}: {link}"));
@@ -395,7 +395,7 @@ fn a_replica_that_closes_during_a_break_is_gone_from_the_master_when_hold_ends()
     eventually("the master lets go", Duration::from_secs(6), || line.alpha.listed().0 == 0);
     assert!(began.elapsed() > Duration::from_secs(2), "not before: {:?}", began.elapsed());
     line.first.wait_log("link down");
-    assert!(line.first.log().contains("no way back within"));
+    assert!(line.first.log().contains("no new lane within"));
 }
 
 #[test]
@@ -449,7 +449,7 @@ fn a_link_that_finds_no_way_back_ends_at_the_smaller_hold() {
         line.wait_held(gateway);
     }
     for gateway in line.gateways() {
-        gateway.wait_log("no way back within");
+        gateway.wait_log("no new lane within");
         assert!(
             gateway.log().lines().any(|line| line.contains("link down: ") && line.contains("no way back"))
         );

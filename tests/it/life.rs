@@ -62,8 +62,8 @@ fn without_hold_a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_repl
     let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, unheld));
     let bravo = lab.replica("bravo", entry, &alpha);
     path.silence(true);
-    first.wait_log("lane lost: nothing heard from the far gateway for");
-    second.wait_log("lane lost: nothing heard from the far gateway for");
+    first.wait_log("lane lost: nothing received from the far gateway for");
+    second.wait_log("lane lost: nothing received from the far gateway for");
     eventually("no phantom replica is left", SOON, || alpha.info("connected_slaves") == "0");
     path.cut();
     path.silence(false);
