@@ -1,7 +1,7 @@
 //! Logs that a link is up, once its sync has begun, and that it has ended.
 //!
-//! A link that ends before its sync has no line for its beginning, and the line for its end
-//! is throttled: a replica whose sync is refused asks again every second.
+//! A link that ends before its sync has no line for its start, and the line for its end is
+//! throttled: a replica whose sync is refused asks again every second.
 
 use std::time::Instant;
 
@@ -11,9 +11,9 @@ use crate::clock;
 use crate::link::{End, Side};
 use crate::registry::{Kind, LinkEntry, LinkGuard};
 
-/// Logs a line about a link, which it names by the fields `link`, `number` and `site`:
-/// `log_link!(level, link; fields…, "message")`. `throttled(kind, words)` behind the link sends
-/// the line past the throttle; `more = count` puts a count of suppressed lines first.
+/// Logs a line about a link, which the fields `link`, `number` and `site` name: `log_link!(level,
+/// link; fields…, "message")`. With `throttled(kind, words)` after the link, the throttle may
+/// suppress the line. `more = count` adds a count of suppressed lines.
 macro_rules! log_link {
     ($level:ident, $link:expr; $($line:tt)+) => {
         tracing::$level!(link = %$link.name, number = $link.number, site = %$link.site, $($line)+)
@@ -54,7 +54,7 @@ pub(super) fn ended(guard: LinkGuard, end: &End) {
     look(&guard);
     let observed = guard.observed.as_ref().map(|observed| observed.view(Instant::now())).unwrap_or_default();
     let complaint = match (&observed.complaint, end) {
-        // The end's own words say it.
+        // The reason of the end already includes it.
         (_, End::CommandRefused(_) | End::Declined(_)) | (None, _) => String::new(),
         (Some(complaint), _) => format!("; {complaint}"),
     };
@@ -87,7 +87,7 @@ pub(super) fn ended(guard: LinkGuard, end: &End) {
     guard.end(words, matches!(end, End::CommandRefused(_)));
 }
 
-/// What is wrong with the end of a link, if anything.
+/// The kind of a bad end; `None` if the link ended well.
 fn kind(end: &End, complaint: bool) -> Option<Kind> {
     match end {
         End::CommandRefused(_) => Some(Kind::CommandRefused),

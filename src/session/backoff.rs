@@ -1,10 +1,10 @@
-//! Slows clients whose connections come to nothing: by the address of the client.
+//! Delays clients whose connections fail, by client address.
 //!
-//! A replica whose sync was refused asks again at once, as Redis does from 6.2 on: hundreds
-//! of links a second would use up what the site may open, and be in the way once the cause
-//! is gone. A wrong password counts as one, so that guessing is slow. A health check never
-//! asks for a sync at all: its first few connections are free, since their PING is the same
-//! as a replica's. Replicas on one host wait for one another's faults, and nobody else's.
+//! A replica whose sync was refused asks again at once (Redis 6.2 and later). Hundreds of links a
+//! second would use up the site's limits and would still be waiting after the cause is repaired. A
+//! wrong password counts as a failure, so that guessing is slow. A health check never asks for a
+//! sync: the first few of its connections are free, since its PING looks like a replica's. Replicas
+//! on one host share their delays; other hosts are not affected.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,36 +17,36 @@ use tokio::time::timeout;
 
 use super::is_gone;
 
-/// The first pause; it doubles with each end that follows.
+/// First pause. It doubles with each failure that follows.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest pause.
+/// Longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Links in a row that may end without having asked for a sync before there is a pause.
+/// Number of links in a row that may end without a request for a sync before there is a pause.
 const FREE: u32 = 3;
 
-/// A client whose last such end is as long ago is forgotten.
+/// Time after its last failure for which a client is remembered.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// Clients that are remembered.
+/// Most clients that are remembered.
 const MOST: usize = 1024;
 
-/// Links of one address at a time whose sync has not begun. Others wait: replicas that come
-/// back together take a few round trips each.
+/// Most links of one address at a time whose sync has not begun. Others wait: for replicas that
+/// come back together this takes a few round trips each.
 const AT_ONCE: usize = 256;
 
-/// The longest wait for one of these places.
+/// Longest wait for one of these places.
 const PLACE: Duration = Duration::from_secs(10);
 
-/// How the clients of one `[[replica]]` have fared.
+/// The recent failures of the clients of one `[[replica]]`.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     clients: Mutex<HashMap<IpAddr, Past>>,
     opening: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
-/// What has ended since a client's last sync.
+/// The failures since a client's last sync.
 #[derive(Debug)]
 struct Past {
     refused: u32,
@@ -76,8 +76,8 @@ impl Backoff {
         self.clients().get(&client).map_or(Duration::ZERO, |past| past.wait(now))
     }
 
-    /// As [`Backoff::wait`]. If the client need not wait, the next one of its address has to,
-    /// for another pause.
+    /// As [`Backoff::wait`]. If the client need not wait, the next client of its address has to
+    /// wait for another pause.
     fn claim(&self, client: IpAddr, now: Instant) -> Duration {
         let mut clients = self.clients();
         let Some(past) = clients.get_mut(&client) else { return Duration::ZERO };
@@ -88,7 +88,7 @@ impl Backoff {
         wait
     }
 
-    /// Waits until the client may open a link. Answers whether it has left meanwhile.
+    /// Waits until the client may open a link. Returns whether it has left meanwhile.
     pub(super) async fn turn(&self, client: IpAddr, redis: &TcpStream) -> bool {
         loop {
             let wait = self.claim(client, Instant::now());
@@ -102,13 +102,13 @@ impl Backoff {
         }
     }
 
-    /// The client's link ended, and no sync had begun although Redis was asked for one; or
-    /// it did not know the password.
+    /// The client's link ended before a sync had begun, although Redis was asked for one; or the
+    /// client's password was wrong.
     pub(super) fn refused(&self, client: IpAddr, now: Instant) {
         self.ended(client, now, |past| past.refused = past.refused.saturating_add(1));
     }
 
-    /// The client's link ended, and it had asked for no sync.
+    /// The client's link ended, and the client had not asked for a sync.
     pub(super) fn unasked(&self, client: IpAddr, now: Instant) {
         self.ended(client, now, |past| past.unasked = past.unasked.saturating_add(1));
     }
@@ -134,8 +134,8 @@ impl Backoff {
         self.clients().remove(&client);
     }
 
-    /// Waits for one of the places of this client for links whose sync has not begun. The
-    /// place is given back when dropped. Nothing if none is free for [`PLACE`].
+    /// Waits for one of this client's places for links whose sync has not begun. The place is given
+    /// back when dropped. `None` if no place is free within [`PLACE`].
     pub(super) async fn place(&self, client: IpAddr) -> Option<OwnedSemaphorePermit> {
         let places = {
             let mut opening = self.opening.lock().expect("no code panics while it holds the places");

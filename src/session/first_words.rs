@@ -1,10 +1,10 @@
-//! A client of a replica listener before anything is dialled for it.
+//! Handles a client of a replica listener before anything is dialled for it.
 //!
-//! Whoever connects and says nothing (a port scan, a load balancer's health check) costs
-//! the far site nothing: a link is opened once the client has said a byte. Only where the
-//! master is a passthrough may the far side speak first. One PING at a time has a link
-//! opened; the others are answered here by how that went, so that health checks stay quick
-//! and few of them reach the far site.
+//! A client that connects and sends nothing (a port scan, a load balancer's health check) does not
+//! affect the far site: a link is opened only after the client has sent a byte. Only a passthrough
+//! master may send first. At most one PING at a time makes the gateway open a link. The others are
+//! answered here according to the result, so that health checks are fast and few of them reach the
+//! far site.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -23,35 +23,36 @@ use crate::redis::reply;
 use crate::tap::OPENING;
 use crate::unproven::Seat;
 
-/// The silence after which a client may be one that waits for the far side to speak first.
+/// Silence after which a client may be waiting for the far side to send first.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The same where the master is known to be a passthrough: long enough for a port scan to leave.
+/// Silence after which this is assumed if the master is known to be a passthrough: long enough for
+/// a port scan to leave.
 const SHORT_SILENCE: Duration = Duration::from_millis(20);
 
-/// The time between two questions to the far site whether its master is a passthrough.
+/// Time between two questions to the far site whether its master is a passthrough.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
-/// The time for a client to read its last answer, and to close.
+/// Time a client is given to read its last reply and to close.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// The most bytes of a command that is answered here.
+/// Longest command in bytes that is answered here.
 const MOST_BYTES: usize = 1024;
 
-/// The time for which a link that was had shows that links are to be had.
+/// Time for which an opened link counts as proof that links can be opened.
 const GOOD: Duration = Duration::from_secs(5);
 
-/// The time for which a failure is told to others who ask: less than the second after which a
+/// Time for which a failure is reported to other clients: less than the second after which a
 /// replica asks again.
 const FAILED: Duration = Duration::from_millis(900);
 
-/// The time for which the PINGs of others wait for the outcome of the one that has a link opened.
+/// Time for which other clients' PINGs wait for the result of the one that opens a link.
 const FINDING: Duration = Duration::from_secs(2);
 
-/// The first and the longest pause between two looks at a command that has not come whole.
+/// First and longest pause between two reads of an incomplete command.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// What a far site offers under the name of a `[[replica]]`, by what it said last.
+/// The last known state of what a far site offers under the name of a `[[replica]]`.
 #[derive(Debug, Default)]
 pub(super) struct Offer {
     kind: AtomicU8,
@@ -62,20 +63,20 @@ pub(super) struct Offer {
 
 #[derive(Debug, Default)]
 struct Outcome {
-    /// When a link was asked for last, and why it was not to be had.
+    /// When a link was last requested, and why it was not opened, if it was not.
     last: Option<(Instant, Option<String>)>,
-    /// Since when somebody's PING has a link opened.
+    /// Since when a client's PING is opening a link.
     finding: Option<Instant>,
 }
 
-/// What becomes of a PING.
+/// How a PING is handled.
 #[derive(Debug, PartialEq, Eq)]
 enum Ping {
-    /// It is answered here: by PONG, or by why there is no link.
+    /// It is answered here: with PONG, or with the reason why there is no link.
     Answer(Option<String>),
     /// A link is opened for it.
     Link,
-    /// It waits for the outcome of another.
+    /// It waits for the result of another PING.
     Wait,
 }
 
@@ -90,7 +91,7 @@ impl Offer {
         self.note(None);
     }
 
-    /// No link was to be had.
+    /// No link could be opened.
     pub(super) fn failed(&self, reason: &str) {
         self.note(Some(reason.to_owned()));
     }
@@ -128,7 +129,7 @@ impl Offer {
         self.kind.load(Ordering::Relaxed) == PASSTHROUGH
     }
 
-    /// Asks the far site, where it is not known and nobody has asked lately. The error is
+    /// Asks the far site, if it is not known and nobody has asked recently. The error is the reason
     /// why there is no answer.
     async fn find_out(&self, dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(), String> {
         let mut asked = self.asked.lock().await;
@@ -143,21 +144,21 @@ impl Offer {
     }
 }
 
-/// How a client goes on.
+/// How a client continues.
 pub(super) enum Next {
-    /// A link is to be opened for it. What it said is unread.
+    /// A link is opened for it. What it sent is unread.
     Link,
-    /// The same, and only a replica says what it said.
+    /// A link is opened for it, and it is surely a replica. What it sent is unread.
     Replica,
     /// It has left.
     Left,
-    /// It has said nothing for too long.
+    /// It has sent nothing for too long.
     Silent,
-    /// It waits for the far side to speak first, and that is out of reach.
+    /// It waits for the far side to send first, and the far side cannot be reached.
     Unreachable(String),
 }
 
-/// Waits until a client has said something. It is given up after [`OPENING`].
+/// Waits until a client has sent something, for at most [`OPENING`].
 pub(super) async fn first_words(
     dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
@@ -200,9 +201,9 @@ pub(super) async fn first_words(
     }
 }
 
-/// Answers a client's PINGs for as long as it says nothing else: by how the last link of this
-/// replica entry went, so that only a few health checks reach the far site. Whatever else the
-/// client says stays unread. While `paused`, no link is opened for a PING.
+/// Answers a client's PINGs as long as it sends nothing else, according to the last result for this
+/// replica entry. So only a few health checks reach the far site. Anything else that the client
+/// sends stays unread. While `paused`, no link is opened for a PING.
 pub(super) async fn first_command(
     offer: &Offer,
     redis: &mut TcpStream,
@@ -244,7 +245,8 @@ pub(super) async fn first_command(
                     }
                     return Next::Left;
                 }
-                // Whoever says AUTH after its PING is a replica; before it, perhaps a health check.
+                // A client that sends AUTH after PING is a replica; one that sends AUTH first may
+                // be a health check.
                 Ok(Said::Auth) => return if answered { Next::Replica } else { Next::Link },
                 Ok(Said::Replica) => return Next::Replica,
                 Ok(Said::Other) => return Next::Link,
@@ -255,23 +257,23 @@ pub(super) async fn first_command(
     timeout(OPENING, commands).await.unwrap_or(Next::Silent)
 }
 
-/// What a client says next.
+/// What a client sends next.
 enum Said {
-    /// A PING of so many bytes, unread.
+    /// A PING of this many bytes, unread.
     Ping(usize),
-    /// A QUIT of so many bytes, unread.
+    /// A QUIT of this many bytes, unread.
     Quit(usize),
     /// A password, unread.
     Auth,
-    /// What only a replica says, unread.
+    /// A command that only a replica sends, unread.
     Replica,
     /// Anything else, unread.
     Other,
 }
 
-/// Looks at the client's next command without reading it.
+/// Peeks at the client's next command without reading it.
 async fn next_command(redis: &TcpStream) -> std::io::Result<Said> {
-    // It may be an AUTH.
+    // The bytes may be an AUTH, so they are wiped.
     let mut bytes = Zeroizing::new([0; MOST_BYTES]);
     let (mut before, mut pause) = (0, LOOK_AGAIN.0);
     loop {
@@ -291,7 +293,7 @@ async fn next_command(redis: &TcpStream) -> std::io::Result<Said> {
             }
             Parsed::Incomplete if count < MOST_BYTES => {
                 if count == before {
-                    // The rest of it has not come, and the socket is readable all the while.
+                    // The rest has not come, and the socket stays readable meanwhile.
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LOOK_AGAIN.1);
                 }
@@ -302,19 +304,19 @@ async fn next_command(redis: &TcpStream) -> std::io::Result<Said> {
     }
 }
 
-/// Reads what was looked at.
+/// Reads the bytes that were peeked at.
 async fn take(redis: &mut TcpStream, length: usize) -> std::io::Result<()> {
     let mut bytes = Zeroizing::new([0; MOST_BYTES]);
     redis.read_exact(&mut bytes[..length]).await.map(|_| ())
 }
 
-/// Tells a client that has said nothing why it goes.
+/// Tells a client that has sent nothing why it is disconnected.
 pub(super) async fn part_silent(redis: &mut TcpStream, site: &str, within: Duration) {
     let reply = reply::error(site, &format!("no sync was asked for within {} s", OPENING.as_secs()));
     let _ = timeout(within, super::last_words(redis, &reply)).await;
 }
 
-/// What is told of all clients that leave before a link is opened for them.
+/// The log message for all clients that leave before a link is opened for them.
 pub(super) const LEFT: &str = "a client left without asking for a sync";
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Answers a gateway that dialled this site: judges its HELLO, connects to the
-//! master's Redis, sends ACCEPT, and hands both to the relay.
+//! Answers a gateway that has dialled this site: checks its HELLO, connects to the master's Redis,
+//! sends ACCEPT, and passes both to the relay.
 //!
-//! A site that may not replicate a master is told the same as one that asks for a
-//! master that does not exist. Only the log here says which it was.
+//! A site that may not replicate a master gets the same answer as one that asks for a master that
+//! does not exist. Only the log here tells the two cases apart.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,10 +37,10 @@ use crate::wire::hello::{Accept, Hello, Id, Refuse, Request, VERSION};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::x509::Certificate;
 
-/// The time for a far side to read its refusal, or the answer to its probe, and to close.
+/// Time a far side is given to read its refusal, or the answer to its probe, and to close.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// A refusal: what the far side hears, and what the log says.
+/// A refusal: the reason for the far side, and the reason for the log.
 struct No {
     why: Reason,
     log: String,
@@ -52,7 +52,7 @@ impl No {
         Self { why: Reason::new(code, heard), log: heard.to_owned(), topic: Topic::of(kind) }
     }
 
-    /// What an unknown and a forbidden master have in common.
+    /// The common answer for an unknown and a forbidden master.
     fn not_available(master: &str, log: String, topic: Topic) -> Self {
         Self {
             why: Reason::new(
@@ -76,9 +76,9 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, sea
     }
 }
 
-/// Opens TLS and reads HELLO, within the deadline from accept to hello. Once the
-/// certificate is known the lane has a seat among those of its site. An error here is
-/// already logged.
+/// Runs the TLS handshake and reads HELLO, within the deadline that starts with the accept. Once
+/// the certificate is known, the lane has a seat among those of its site. An error here is already
+/// logged.
 async fn greet(
     shared: &Shared,
     socket: TcpStream,
@@ -98,7 +98,7 @@ async fn greet(
     let shaken = tokio::select! {
         shaken = timeout_at(by, shaking) => shaken,
         () = stranger.evicted() => {
-            let words = "too many connections at a time have shown no certificate, the oldest goes";
+            let words = "too many connections have shown no certificate; the oldest is closed";
             not_greeted(shared, from, Topic::of(Kind::CrowdedOut), words);
             return None;
         }
@@ -130,8 +130,8 @@ async fn greet(
     }
 }
 
-/// The reason that is logged for a lane that made way for a newer one of its site.
-const CROWDED: &str = "too many lanes of its site carry no link, the oldest goes";
+/// The log message for a lane that was closed to make room for a newer one of its site.
+const CROWDED: &str = "too many lanes of its site carry no link; the oldest is closed";
 
 /// Reads HELLO. Anything else is answered with a refusal.
 async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), LaneError> {
@@ -139,7 +139,7 @@ async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), Lane
         Ok(Frame::Hello(hello)) => Ok((lane, hello)),
         Ok(_) => Err(LaneError::Unexpected),
         Err(LaneError::Frame(error)) => {
-            let why = Reason::new(ReasonCode::Version, &format!("the hello is not understood: {error}"));
+            let why = Reason::new(ReasonCode::Version, &format!("the HELLO cannot be read: {error}"));
             let _ = timeout(PARTING, say_no(lane, why, None)).await;
             Err(error.into())
         }
@@ -147,15 +147,14 @@ async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), Lane
     }
 }
 
-/// Tells of a connection that came to nothing before its HELLO: for an error, or because
-/// the time was over.
+/// Logs a connection that ended before its HELLO, because of an error or because its time was over.
 fn failure(shared: &Shared, from: SocketAddr, error: Option<LaneError>, about: impl Fn(Kind) -> Topic) {
     let Some(error) = error else {
         let words = format!("no hello within {} s", HELLO_DEADLINE.as_secs());
         return not_greeted(shared, from, about(Kind::NoHello), &words);
     };
     let kind = match &error {
-        // Most likely a dial that was given up because another was accepted first.
+        // Most likely this dial was given up because another was accepted first.
         LaneError::Closed | LaneError::Socket(_) => {
             debug!(%from, "connection given up before its hello: {error}");
             return;
@@ -180,7 +179,7 @@ fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
     log_throttled!(warn, shared.registry, topic, &words; %from, "connection refused: {reason}");
 }
 
-/// Carries one lane from its HELLO to its end, or to the link that it asks for.
+/// Serves one lane from its HELLO to its end, or until it joins the link that it asks for.
 async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Seat<Caller>) {
     let (from, site) = (lane.peer(), hello.identity.site.clone());
     if let Request::Attach { link, lane: number, alive, received } = &hello.request {
@@ -203,7 +202,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let redis = match connected {
         Ok(redis) => redis,
         Err(no) => {
-            // Replicas ask again every second: that must not use up the site's links.
+            // Replicas ask again every second, which must not use up the site's links.
             admission.forgive();
             let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
             return refuse(&shared, lane, seat, &site, no).await;
@@ -219,7 +218,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         && !probe
         && let Err(wait) = admission.opening.asks(Instant::now())
     {
-        // Nothing is known of what it asks for: all of its links count.
+        // The gateway cannot see what a plain tunnel's client asks for, so all of its links count.
         let limit = format!(
             "too many links of this site within a minute (new_links_per_minute); ask again in {} s",
             wait.as_secs() + 1
@@ -238,7 +237,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         plain,
     });
     if !matches!(timeout(Duration::from_secs(5), lane.send(&accept)).await, Ok(Ok(()))) {
-        debug!(%from, %site, "the far gateway left before it was accepted");
+        debug!(%from, %site, "the far gateway closed the connection before it was accepted");
         return;
     }
     if probe {
@@ -306,7 +305,7 @@ fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) 
     match &master.commands {
         Commands::Any => None,
         Commands::Replication { auth, failover, dump, slot_migration, accept_announce } => {
-            // In the config's letters, not in those of the far side.
+            // Uses the site's spelling in the config, not that of the far side.
             let site = master.allow.iter().find(|allowed| allowed.eq_ignore_ascii_case(site))?;
             let accepted = accept_announce.iter().find(|accepted| accepted.site.eq_ignore_ascii_case(site));
             let accepted = accepted.map_or(&[][..], |accepted| &accepted.addresses);
@@ -326,7 +325,7 @@ fn rules(master: &Master, admission: &Admission, site: &str, redis: SocketAddr) 
     }
 }
 
-/// Hands a lane to the link that it asks for, with its seat.
+/// Passes a lane, with its seat, to the link that it asks for.
 async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, link: Id, dial: Dial) {
     let site = hello.identity.site.clone();
     let judged = claims(&lane, hello).and_then(|()| {
@@ -335,7 +334,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             why,
             topic: Topic::of(Kind::UnknownLink),
         })?;
-        // The rules are checked again at every lane.
+        // The rules are checked again for every lane.
         offered(shared, &name, &site)
     });
     let master = match judged {
@@ -357,26 +356,26 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
     }
 }
 
-/// Refuses a lane, with a reason that the far side may know, and waits until it has closed,
-/// for as long as there is a seat for that.
+/// Refuses a lane with a reason for the far side, and waits until the far side has closed, as long
+/// as there is a seat for that.
 async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no: No) {
     let (from, site) = (lane.peer(), shown(site.as_bytes()));
     if no.why.code == ReasonCode::LinkEnded {
-        // Most likely it comes to hear why.
+        // Most likely the far side dials again to learn why its link has ended.
         debug!(%from, %site, "lane refused: {}", no.log);
     } else {
         let proven = caller(&shared.config, lane.leaf()).unwrap_or_default();
         let topic = no.topic.at_site(&shared.config, &proven);
         log_throttled!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
     }
-    // Whether another process has taken the place of the one that had a link is told
-    // only to those who may know the link.
+    // Only those who may know the link are told whether another process has replaced the one that
+    // had it.
     let us = shared.process.identity();
     let by = (no.why.code == ReasonCode::UnknownLink).then_some((us.node, us.instance));
     part_as(lane, &seat, no.why, by).await;
 }
 
-/// Refuses a lane and closes it, at once if its seat goes to another.
+/// Refuses a lane and closes it; at once if its seat is given to another.
 pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Reason) {
     part_as(lane, seat, why, None).await;
 }
@@ -397,7 +396,7 @@ async fn say_no(mut lane: Lane, reason: Reason, by: Option<(String, Id)>) {
     }
 }
 
-/// Decides on a HELLO. The link keeps the admission that comes with an approval.
+/// Decides on a HELLO. The link keeps the admission that is returned.
 fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, Admission), No> {
     claims(lane, hello)?;
     let claimed = &hello.identity.site;
@@ -416,7 +415,7 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
             "this replica's other connection runs over another gateway; it will be tried again",
         ));
     }
-    // Before any connection to Redis is made, and for a probe as well.
+    // The limits are checked before any connection to Redis is made, also for a probe.
     let admission = shared
         .registry
         .admit(claimed, name, &shared.config.limits)
@@ -424,9 +423,9 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
     Ok((master, admission))
 }
 
-/// Connects to a master's Redis, ready for a replica.
+/// Connects to a master's Redis and authenticates, ready for a replica.
 async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
-    // Replicas ask again every second, and each would make the master check a password anew.
+    // Replicas ask again every second, and each time the master would have to check a password.
     if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
         return Err(no_login(master, &fault));
     }
@@ -456,7 +455,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
             let topic = Topic::master(Kind::NoPasswordWanted, master);
-            log_throttled!(warn, shared.registry, topic, "no password wanted"; master = %master.name, "`auth` is set, but Redis at {} wants no password: whoever reaches it may write; set one there (requirepass, or ACL SETUSER), or take `auth` out", master.redis);
+            log_throttled!(warn, shared.registry, topic, "no password required"; master = %master.name, "`auth` is set, but Redis at {} requires no password: anyone who reaches it can write; set a password there (requirepass, or ACL SETUSER), or remove `auth`", master.redis);
             Ok(())
         }
         Err(fault) => {
@@ -481,7 +480,7 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
         return Err(No::new(
             Kind::Version,
             ReasonCode::Version,
-            &format!("protocol version {} is not spoken here, only {VERSION}", hello.version),
+            &format!("protocol version {} is not supported, only {VERSION}", hello.version),
         ));
     }
     let claimed = &hello.identity.site;
@@ -490,7 +489,7 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
         return Err(No::new(
             Kind::Mismatch,
             ReasonCode::SiteMismatch,
-            &format!("you call yourself {claimed}, but your certificate carries {carried}"),
+            &format!("the HELLO names the site {claimed}, but the certificate carries {carried}"),
         ));
     }
     Ok(())

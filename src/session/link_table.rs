@@ -1,8 +1,8 @@
-//! Which links of this gateway a lane may come back to, and which have ended.
+//! The links of this gateway that a lane may ask for, and those that have ended.
 //!
-//! A link is known by its random id, and belongs to the site and the master that
-//! it was opened for. A lane that asks for it is handed to its task. The reason of a
-//! link that has ended is kept for as long as the far side may still ask.
+//! A link is identified by its random id, and belongs to the site and the master that it was opened
+//! for. A lane that asks for it is passed to its task. The reason of an ended link is kept as long
+//! as the far side may still ask for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,29 +17,29 @@ use crate::unproven::Seat;
 use crate::wire::hello::{Accept, Id, Identity};
 use crate::wire::reason::{Reason, ReasonCode};
 
-/// Lanes that may wait for a link's task.
+/// Most lanes that may wait for a link's task.
 const WAITING: usize = 8;
 
-/// Links that have ended and are remembered.
+/// Most ended links that are remembered.
 const MAX_ENDED: usize = 4096;
 
 /// A message to a link's task.
 #[derive(Debug)]
 pub enum ToLink {
-    /// A lane asks to carry it.
+    /// A lane asks to carry the link.
     Attach(Box<AttachRequest>),
-    /// Another process of the same far gateway has come up.
+    /// Another process of the same far gateway has started.
     Superseded,
 }
 
 /// A lane that asks to carry a link.
 #[derive(Debug)]
 pub struct AttachRequest {
-    /// The lane, which waits for its answer.
+    /// The lane, which has no answer yet.
     pub lane: Lane,
-    /// Its seat among those that carry no link.
+    /// Its seat among the lanes that carry no link.
     pub seat: Seat<Caller>,
-    /// What the lane says of the link.
+    /// What its HELLO states about the link.
     pub dial: Dial,
     /// The ACCEPT, without the received offset.
     pub accept: Accept,
@@ -72,7 +72,7 @@ pub struct LinkTable {
     state: Mutex<State>,
 }
 
-/// Keeps a link in the table. [`TableEntry::end`] takes it out with a reason.
+/// Keeps a link in the table. [`TableEntry::end`] removes it with a reason.
 #[derive(Debug)]
 pub struct TableEntry {
     table: Arc<LinkTable>,
@@ -84,7 +84,7 @@ impl LinkTable {
         self.state.lock().expect("no code panics while it holds the table")
     }
 
-    /// Lists a new link. Answers with the receiver of its task's messages, too.
+    /// Adds a new link. Also returns the receiver of its task's messages.
     pub fn list(
         self: &Arc<Self>,
         link: Id,
@@ -97,7 +97,7 @@ impl LinkTable {
         (TableEntry { table: Arc::clone(self), link }, receiver)
     }
 
-    /// The master of a link, if a lane of this site may ask for it; else the reason of the
+    /// The master of a link, if a lane of this site may ask for it. The error is the reason for the
     /// refusal.
     pub fn master_of(&self, link: Id, site: &str) -> Result<String, Reason> {
         let state = self.lock();
@@ -117,8 +117,8 @@ impl LinkTable {
         ))
     }
 
-    /// Hands a lane to its link's task. Gives it back if the link has ended or too many
-    /// lanes wait already.
+    /// Passes a lane to its link's task. Returns it if the link has ended or if too many lanes wait
+    /// already.
     pub fn hand_over(&self, link: Id, request: AttachRequest) -> Result<(), Box<AttachRequest>> {
         let sender = self.lock().known.get(&link).map(|known| known.sender.clone());
         let Some(sender) = sender else { return Err(Box::new(request)) };
@@ -128,7 +128,7 @@ impl LinkTable {
         })
     }
 
-    /// A gateway has said HELLO: links that an earlier process of it left held are over.
+    /// A gateway has sent HELLO. Links that an earlier process of it left without lanes are over.
     pub fn supersede(&self, identity: &Identity) {
         let state = self.lock();
         let earlier = state.known.values().filter(|known| {
@@ -137,15 +137,14 @@ impl LinkTable {
                 && known.owner.instance != identity.instance
         });
         for known in earlier {
-            // A full queue holds lanes, and a link with lanes is not held.
+            // If the queue is full there are lanes in it, and a link with lanes is not held.
             let _ = known.sender.try_send(ToLink::Superseded);
         }
     }
 }
 
 impl TableEntry {
-    /// The link has ended, for this reason, which a lane that still asks for it within
-    /// `hold` is told.
+    /// The link has ended. A lane that asks for it within `hold` gets this reason.
     pub fn end(self, words: &str, hold: Duration) {
         let now = Instant::now();
         let mut state = self.table.lock();

@@ -1,10 +1,10 @@
 //! What a gateway does with one connection, from its first byte to its last.
 //!
-//! [`replica_listener`] serves a replica that connected to this site, over a lane that
-//! [`dial`] finds. [`inbound`] answers a gateway that dialled it. Both end in [`relay`],
-//! which moves the bytes. Passwords come before, in [`auth`]. A link that
-//! lost its lanes gets new ones by [`dial::redial`] here and [`link_table`] there. What the
-//! log says of a link is in `announce`.
+//! [`replica_listener`] serves a replica that has connected to this site, over a lane that [`dial`]
+//! opens. [`inbound`] answers a gateway that has dialled this site. Both end in [`relay`], which
+//! moves the bytes. Passwords are checked before that, in [`auth`]. A link that has lost its lanes
+//! gets new ones from [`dial::redial`] at the dialler, and through [`link_table`] at the acceptor.
+//! `announce` logs the start and the end of links.
 
 mod announce;
 pub mod auth;
@@ -40,32 +40,32 @@ use crate::wire::hello::{Id, Identity};
 use crate::wire::terms::{Terms, ZSTD};
 use crate::x509::Certificate;
 
-/// The time from a connection's accept to its HELLO.
+/// Time from the accept of a connection to its HELLO.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The time for the local Redis to take a connection.
+/// Time the local Redis is given to accept a connection.
 pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Connections at a time of one source that have shown no certificate. More may be there
-/// while none of them is late: behind one address there may be many gateways.
+/// Connections of one source at a time that have shown no certificate. More are allowed if none of
+/// them is late, since there may be many gateways behind one address.
 const STRANGERS_OF_ONE: usize = 64;
 
-/// Connections at a time of all sources that have shown no certificate.
+/// Connections of all sources at a time that have shown no certificate.
 const STRANGERS: usize = 512;
 
-/// Lanes of one site at a time that no link has taken. Those that are judged count as
-/// links, those that wait for their link's task are bounded there. More may be there while
-/// none of them is late, up to [`CALLERS_AT_MOST`].
+/// Lanes of one site at a time that no link has taken. Lanes that are being judged count as links,
+/// and those that wait for their link's task are bounded there. Up to [`CALLERS_AT_MOST`] are
+/// allowed if none of them is late.
 const CALLERS_OF_ONE: usize = 64;
 
-/// Lanes of one site at a time that no link has taken, however quick they are.
+/// Most lanes of one site at a time that no link has taken, even if none is late.
 const CALLERS_AT_MOST: usize = 512;
 
-/// Whose lane it is, by its certificate: a site that stands in some `allow`, or any other
-/// site of the CA.
+/// The owner of a lane by its certificate: a site in some `allow`; `None` is any other site of the
+/// CA.
 pub type Caller = Option<String>;
 
-/// Whose lane it is that shows this certificate.
+/// The owner of a lane with this certificate.
 fn caller(config: &Config, leaf: &Certificate) -> Caller {
     let mut allowed = config.masters.iter().flat_map(|master| &master.allow);
     allowed.find(|site| leaf.carries(site)).map(|site| site.to_ascii_lowercase())
@@ -77,30 +77,30 @@ pub struct Shared {
     pub config: Config,
     /// Certificate, key, CAs.
     pub tls: Arc<Reloadable>,
-    /// The number of times that they were read again. Every link then gets new lanes.
+    /// Number of reloads so far. After each, every link gets new lanes.
     pub renewals: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
     pub process: Process,
-    /// What is live now.
+    /// The live links and the counts.
     pub registry: Arc<Registry>,
     /// Connections of other gateways that have shown no certificate yet, by source.
     pub strangers: Unproven<IpAddr>,
-    /// Lanes of sites that are known by their certificate and carry no link yet.
+    /// Lanes that have shown a certificate and carry no link yet, by site.
     pub callers: Unproven<Caller>,
-    /// Links that a lane may ask for.
+    /// The links that a lane may ask for.
     pub links: Arc<LinkTable>,
-    /// The bound on what all links have buffered.
+    /// The memory budget of all links.
     pub memory: Arc<Budget>,
-    /// What opens lanes to other gateways.
+    /// Opens lanes to other gateways.
     pub dialer: Arc<Dialer>,
-    /// Logins at the masters' Redis that have failed lately.
+    /// Logins at the masters' Redis that have failed recently.
     logins: auth::Logins,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
 
 impl Shared {
-    /// What a gateway with this config shares.
+    /// The shared state of a gateway with this config.
     pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
         let process = Process::new(&config);
         let dialer = Arc::new(Dialer::new(process.clone(), loaded, stop.clone()));
@@ -110,7 +110,7 @@ impl Shared {
             process,
             registry: Arc::clone(&dialer.registry),
             strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
-            // As many groups as sites in the config, and one for all others.
+            // One group for each site of the config, and one for all others.
             callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
             links: Arc::default(),
             memory: Budget::new(config.limits.memory),
@@ -122,12 +122,12 @@ impl Shared {
     }
 }
 
-/// This process, as other gateways know it.
+/// This process as other gateways identify it.
 #[derive(Clone, Debug)]
 pub struct Process {
     site: String,
     node: String,
-    /// Another one with each start.
+    /// A random id, new at each start.
     pub instance: Id,
 }
 
@@ -137,7 +137,7 @@ impl Process {
         Self { site: config.site.clone(), node: config.node.clone(), instance: Id::random() }
     }
 
-    /// Who this gateway says it is, with the time.
+    /// This gateway's identity, with the current time.
     pub fn identity(&self) -> Identity {
         Identity {
             site: self.site.clone(),
@@ -154,7 +154,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What this build and these settings offer for a link.
+/// The terms that this build and these settings offer for a link.
 pub fn terms(settings: &LinkSettings) -> Terms {
     Terms {
         window: settings.window,
@@ -167,13 +167,13 @@ pub fn terms(settings: &LinkSettings) -> Terms {
     }
 }
 
-/// As [`terms`], for what this site dials: it undoes whatever the far side compresses.
+/// As [`terms`], for links that this site dials: it accepts every compression of the far side.
 pub fn dialling_terms(settings: &LinkSettings) -> Terms {
     Terms { compression: ZSTD, ..terms(settings) }
 }
 
-/// No delay, and keepalive so that a host that vanished is noticed even on the
-/// plain side, where nothing else is sent.
+/// Sets TCP_NODELAY, and keepalive to detect a host that has vanished. The plain side needs it too,
+/// since nothing else is sent there.
 pub fn tune(socket: &TcpStream) {
     let _ = socket.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new()
@@ -183,8 +183,8 @@ pub fn tune(socket: &TcpStream) {
     let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
-/// Sets the congestion control of a lane. Auto takes bbr where the system allows
-/// it, and is silent where it does not.
+/// Sets the congestion control of a lane. `Auto` uses bbr if the system allows it, and logs nothing
+/// if it does not.
 fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
     let socket = socket2::SockRef::from(socket);
     match wanted {
@@ -195,7 +195,7 @@ fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
             if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
                 let topic = Topic::of(Kind::Congestion);
                 log_throttled!(warn, registry, topic, name;
-                    "congestion = {name:?} is not to be had: {error}; the system's is used (sysctl net.ipv4.tcp_available_congestion_control)"
+                    "congestion = {name:?} is not available: {error}; the system's default is used (sysctl net.ipv4.tcp_available_congestion_control)"
                 );
             }
         }

@@ -1,8 +1,8 @@
-//! Serves a replica of this site that connects: has it prove its password if one is
-//! configured, opens a link, and hands both to the relay.
+//! Serves a replica of this site that connects: checks its password if one is configured, opens a
+//! link, and passes both to the relay.
 //!
-//! A replica that cannot be served gets the reason in an error reply to its first
-//! command, so that the reason is in Redis' own log.
+//! A replica that cannot be served gets the reason as an error reply to its first command, so that
+//! the reason appears in Redis' own log.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -40,28 +40,28 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{Id, Request};
 use crate::wire::reason::{Reason, ReasonCode};
 
-/// The time for a replica that is refused to send its first command and read the answer.
+/// Time a refused replica is given to send its first command and to read the reply.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The time to tell the far gateway that a link is not wanted any more.
+/// Time given to tell the far gateway that a link is not used any more.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Clients of one address at a time that have proven nothing yet, or are refused.
+/// Most clients of one address at a time that are not accepted yet, or are refused.
 const CLIENTS_OF_ONE: usize = 256;
 
-/// Clients of all addresses at a time that have proven nothing yet, or are refused.
+/// Most clients of all addresses at a time that are not accepted yet, or are refused.
 const CLIENTS: usize = 512;
 
-/// A `[[replica]]`, and what its links share.
+/// A `[[replica]]` with the state that its links share.
 #[derive(Debug)]
 pub struct ReplicaListener {
-    /// As configured.
+    /// The entry of the config.
     pub replica: Arc<Replica>,
-    /// What is announced for its replicas, if anything.
+    /// The names that are announced for its replicas, if any.
     names: Option<Arc<Names>>,
     offer: Offer,
     backoff: Backoff,
-    /// Clients that have proven nothing yet, or are refused, by address.
+    /// Clients that are not accepted yet, or are refused, by address.
     unproven: Unproven<IpAddr>,
     guesses: Guesses,
 }
@@ -84,7 +84,7 @@ impl ReplicaListener {
     }
 }
 
-/// Carries one replica's connection from its accept to its end.
+/// Serves one replica's connection from its accept to its end.
 pub async fn serve_replica(
     shared: Arc<Shared>,
     listener: Arc<ReplicaListener>,
@@ -99,7 +99,7 @@ pub async fn serve_replica(
     let may_open = tokio::select! {
         may_open = approach(&shared, &listener, &mut redis, &seat, from) => may_open,
         () = seat.evicted() => {
-            let reason = "too many others have proven nothing yet, the oldest goes";
+            let reason = "too many clients have not been accepted yet; the oldest is closed";
             log_throttled!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
             return;
         }
@@ -113,7 +113,7 @@ pub async fn serve_replica(
     let open = async {
         let opening = listener.backoff.place(from.ip()).await;
         let opening = opening.ok_or("too many links of this client's address wait for their sync")?;
-        // Others are told as well why no link is to be had, but not how one address fares.
+        // Other clients get the same reason why there is no link, but not the limit of one address.
         let reached = reach(&shared.dialer, &replica, want).await;
         let reached = reached.inspect_err(|reason| listener.offer.failed(reason))?;
         Ok::<_, String>((opening, reached))
@@ -215,8 +215,8 @@ pub async fn serve_replica(
     }
 }
 
-/// Brings a client from its accept to where a link may be opened for it. Answers no if it
-/// does not get there, and logs why.
+/// Checks a client from its accept up to the point where a link may be opened for it. Returns false
+/// if it does not get there, and logs why.
 async fn approach(
     shared: &Arc<Shared>,
     listener: &ReplicaListener,
@@ -225,8 +225,8 @@ async fn approach(
     from: SocketAddr,
 ) -> bool {
     let (replica, site) = (&listener.replica, &shared.config.site);
-    // A client that must prove its password is answered here anyway, and costs the far site nothing
-    // before.
+    // A client that must send a password is answered here anyway, and does not affect the far site
+    // before that.
     let open = replica.password_file.is_none();
     let mut next = if open {
         first_words(&shared.dialer, replica, &listener.offer, redis, seat).await
@@ -239,7 +239,8 @@ async fn approach(
     }
     if paused {
         let gone = match next {
-            // All that an address has waiting are not to go at once: one for each pause.
+            // The waiting clients of one address must not all continue at once: one continues after
+            // each pause.
             Next::Link => listener.backoff.turn(from.ip(), redis).await,
             Next::Replica => {
                 tokio::time::sleep(listener.backoff.wait(from.ip(), Instant::now())).await;
@@ -272,14 +273,14 @@ async fn approach(
     is_proven(shared, listener, redis, seat, from).await
 }
 
-/// Ready once the sync of a link has begun; at once in passthrough.
+/// Completes when the sync of a link has begun; at once for a passthrough.
 async fn begun(observed: Option<&Observed>) {
     if let Some(observed) = observed {
         observed.begun().await;
     }
 }
 
-/// Counts the end of a link, which decides how long its client waits for the next.
+/// Records the end of a link, which decides how long its client waits for the next one.
 fn count_end(backoff: &Backoff, observed: &Observed, client: IpAddr) {
     let now = Instant::now();
     if observed.has_begun() {
@@ -296,20 +297,20 @@ fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
     log_throttled!(info, shared.registry, Topic::replica(Kind::NotAsked, replica), LEFT; link = %replica.name, client = %from, "{LEFT}");
 }
 
-/// Logs a client for which no link is to be had.
+/// Logs that no link could be opened for a client.
 fn no_link(shared: &Shared, replica: &Replica, from: SocketAddr, reason: &str) {
     log_throttled!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
 }
 
-/// A refusal: what the client is told, if anything, and what the log says.
+/// A refusal: the reply to the client, if any, and the reason for the log.
 struct No {
     reply: Option<Vec<u8>>,
     kind: Kind,
     reason: String,
 }
 
-/// Whether the replica knows the password of its `[[replica]]`, if that has one. If not, the
-/// log and the replica are told so, and the replica keeps its seat until it has closed.
+/// Whether the replica knows the password of its `[[replica]]`, if there is one. If not, the log
+/// and the replica get the reason, and the replica keeps its seat until it has closed.
 async fn is_proven(
     shared: &Shared,
     listener: &ReplicaListener,
@@ -324,7 +325,7 @@ async fn is_proven(
     else {
         return true;
     };
-    // A few addresses are logged: they say which masterauth to look at.
+    // A few addresses are logged, so that the operator knows which masterauth to correct.
     let words = format!("{reason} (from {})", from.ip());
     log_throttled!(warn, shared.registry, Topic::replica(kind, replica), &words; link = %replica.name, client = %from, "replica refused: {reason} (password_file)");
     if let Some(reply) = reply {
@@ -333,7 +334,7 @@ async fn is_proven(
     false
 }
 
-/// Has a client send its password, and checks it when its turn has come.
+/// Asks a client for its password, and checks it when the client has a turn.
 async fn proof(
     listener: &ReplicaListener,
     redis: &mut TcpStream,
@@ -343,7 +344,7 @@ async fn proof(
     site: &str,
 ) -> Result<(), No> {
     let silent = |reason: &str| No { reply: None, kind: Kind::NoPassword, reason: reason.to_owned() };
-    let left = || silent("it left before it said a password");
+    let left = || silent("it left before it sent a password");
     let said = match timeout(HELLO_DEADLINE, authenticate_replica(redis, seat, site)).await {
         Ok(Ok(Proof::Password(said))) => said,
         Ok(Ok(Proof::None(reply, reason))) => {
@@ -354,7 +355,7 @@ async fn proof(
         Err(_) => return Err(silent(&format!("no password within {} s", HELLO_DEADLINE.as_secs()))),
     };
     let Some(turn) = listener.guesses.turn(client).await else {
-        let reason = "too many others try passwords now";
+        let reason = "too many other clients are trying passwords";
         let reply = Some(reply::error(site, &format!("{reason}; try again")));
         return Err(No { reply, kind: Kind::Guessing, reason: reason.to_owned() });
     };
@@ -362,7 +363,7 @@ async fn proof(
         turn.unused();
         return Err(left());
     }
-    // Read only now: strangers must not make this gateway read files.
+    // The file is read only now: strangers must not be able to make this gateway read files.
     let password = read(path).await.map_err(|reason| {
         let reply = Some(reply::error(site, "the gateway cannot read its password_file"));
         No { reply, kind: Kind::PasswordFile, reason }
@@ -376,7 +377,7 @@ async fn proof(
     redis.write_all(reply::OK).await.map_err(|_| left())
 }
 
-/// What looks into a link's bytes at this end.
+/// The tap of a link at this end.
 fn tap(shared: &Arc<Shared>, listener: &ReplicaListener, observer: Observer, from: SocketAddr) -> AtReplica {
     let replica = &listener.replica;
     let names = listener.names.as_ref().map(|names| (Arc::clone(names), from.ip()));
@@ -386,7 +387,7 @@ fn tap(shared: &Arc<Shared>, listener: &ReplicaListener, observer: Observer, fro
     let renamed = move |name: &Name| {
         let (host, port) = (&name.host, name.port);
         let words = format!("the master lists this one as {host}:{port}");
-        log_throttled!(warn, shared.registry, topic.clone(), &words; %link, client = %from, "the address that is announced for this replica is in use for another: {words}; give each replica-announce-ip and replica-announce-port of its own");
+        log_throttled!(warn, shared.registry, topic.clone(), &words; %link, client = %from, "the address announced for this replica is in use for another: {words}; give each replica its own replica-announce-ip and replica-announce-port");
     };
     AtReplica::new(introduction, observer, Box::new(renamed))
 }
@@ -394,7 +395,7 @@ fn tap(shared: &Arc<Shared>, listener: &ReplicaListener, observer: Observer, fro
 /// Answers the first command of a replica with an error and closes.
 async fn refuse(redis: &mut TcpStream, reply: &[u8]) {
     let _ = timeout(REFUSAL_DEADLINE, async {
-        // It may be an AUTH.
+        // The bytes may be an AUTH, so they are wiped.
         let mut command = Zeroizing::new([0; 1024]);
         if redis.read(&mut *command).await? == 0 {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Has a local replica prove that it knows the password of its `[[replica]]`, before
-//! anything is dialled for it: who is let in here gets the data.
+//! Asks a local replica for the password of its `[[replica]]` before anything is dialled for it:
+//! every accepted replica gets the data.
 
 use std::io;
 use std::net::IpAddr;
@@ -13,22 +13,22 @@ use crate::redis::reply;
 use crate::secret::Secret;
 use crate::unproven::Seat;
 
-/// Commands that are answered before the password.
+/// Most commands that are answered before the password.
 const MOST: usize = 16;
 
-/// Bytes that are read before the password.
+/// Most bytes that are read before the password.
 const MOST_BYTES: usize = 16 * 1024;
 
 /// What a client has sent as its proof.
 pub(in crate::session) enum Proof {
-    /// A password, to which an answer is due; what it says next is unread.
+    /// A password. It still has no reply, and what follows it is unread.
     Password(Zeroizing<Vec<u8>>),
-    /// No password: the reply that is still to be sent, and the reason for the log.
+    /// No password: the reply that must still be sent, and the reason for the log.
     None(Vec<u8>, &'static str),
 }
 
-/// Answers as a Redis does that wants a password, until AUTH has come: one password a
-/// connection. Reads nothing beyond that; has no deadline of its own.
+/// Answers like a Redis that requires a password, until AUTH has come. Each connection gets one
+/// attempt. Reads nothing beyond AUTH. Has no deadline.
 pub(in crate::session) async fn authenticate_replica(
     redis: &mut TcpStream,
     seat: &Seat<IpAddr>,
@@ -55,11 +55,14 @@ pub(in crate::session) async fn authenticate_replica(
                     return Ok(Proof::None(reply::error(site, command::PROXY), command::PROXY));
                 }
                 Parsed::Malformed(_) => {
-                    return Ok(Proof::None(reply::no_auth(site), "what it says is no command of Redis"));
+                    return Ok(Proof::None(
+                        reply::no_auth(site),
+                        "it sent something that is not a Redis command",
+                    ));
                 }
                 Parsed::Command { length, arguments } => {
                     let guess = match arguments[1..] {
-                        // The name of a user means nothing here.
+                        // The user name is ignored.
                         [guess] | [_, guess] => Some(Zeroizing::new(guess.to_vec())),
                         _ => None,
                     };
@@ -69,9 +72,9 @@ pub(in crate::session) async fn authenticate_replica(
             redis.read_exact(&mut piece[..length - read]).await?;
             taken += length - read;
             if taken > MOST_BYTES {
-                return Ok(Proof::None(reply::no_auth(site), "it says too much and no password"));
+                return Ok(Proof::None(reply::no_auth(site), "it sent too much data without a password"));
             }
-            // All that was held was read, unless it is the beginning of a command.
+            // Everything held was used, except perhaps the start of a command.
             if said.is_some() || newlines {
                 held.clear();
             }
@@ -85,9 +88,9 @@ pub(in crate::session) async fn authenticate_replica(
                 return Ok(Proof::None(reply::wrong_password(site), "its AUTH has no password"));
             }
             (b"PSYNC" | b"SYNC", _) => break,
-            // A replica goes on after this error, as it does with Redis itself.
+            // A replica continues after this error, as it does with Redis itself.
             _ => redis.write_all(&reply::no_auth(site)).await?,
         }
     }
-    Ok(Proof::None(reply::no_auth(site), "it says no password"))
+    Ok(Proof::None(reply::no_auth(site), "it sent no password"))
 }

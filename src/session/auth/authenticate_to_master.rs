@@ -21,13 +21,13 @@ use crate::session::REDIS_DEADLINE;
 pub enum Login {
     /// Redis accepts it.
     Good,
-    /// Redis wants none.
+    /// Redis requires no password.
     NotWanted,
 }
 
-/// Sends AUTH on a connection on which nothing was sent before. The password file is
-/// read each time, so that a new password counts from the next link on. An error is a
-/// sentence for the log, with the next step.
+/// Sends AUTH on a new connection, on which nothing was sent before. The password file is read each
+/// time, so that a new password is used from the next link on. An error is a sentence for the log,
+/// with the next step.
 pub async fn authenticate_to_master(redis: &mut TcpStream, auth: &Auth) -> Result<Login, String> {
     let password = read(&auth.password_file).await?;
     let mut words = vec![&b"AUTH"[..]];
@@ -43,7 +43,7 @@ pub async fn authenticate_to_master(redis: &mut TcpStream, auth: &Auth) -> Resul
     }
 }
 
-/// Reads a password file, off this thread and in time: it may lie on a disk that is gone.
+/// Reads a password file on another thread and with a deadline: its disk may not respond.
 pub(in crate::session) async fn read(path: &Path) -> Result<Password, String> {
     let own = path.to_owned();
     match timeout(REDIS_DEADLINE, spawn_blocking(move || Password::read(&own))).await {
@@ -63,7 +63,7 @@ pub async fn ask(redis: &mut TcpStream, command: &[u8]) -> io::Result<Zeroizing<
             return Err(io::Error::other(SPEAKS_TLS));
         }
         if line.len() >= MAX_LINE {
-            return Err(io::Error::other("the answer is no line"));
+            return Err(io::Error::other("the answer is not one line"));
         }
         line.push(redis.read_u8().await?);
     }
@@ -72,7 +72,7 @@ pub async fn ask(redis: &mut TcpStream, command: &[u8]) -> io::Result<Zeroizing<
     Ok(line)
 }
 
-/// Redis' own words are read and never shown: it may repeat what it was sent.
+/// Evaluates Redis' answer. Its text is never shown, since Redis may repeat what it was sent.
 fn judge(line: &[u8], auth: &Auth) -> Result<Login, String> {
     let words = Zeroizing::new(shown(line));
     let said = |part: &str| words.contains(part);

@@ -1,11 +1,10 @@
-//! Paces the guesses at the password of a `[[replica]]`, over all its clients together.
+//! Limits the rate of guesses at the password of a `[[replica]]`, over all its clients.
 //!
-//! A password that was said waits for its turn before it is looked at, so that neither the
-//! answer nor the time tells anything sooner. Each turn that was wrong makes the next one
-//! wait longer. The address that has asked least often is next, and of its clients the
-//! newest: a replica that connects while others guess waits for one pause, not for all
-//! of them. An address from which the right password came waits for nobody, until wrong
-//! ones have come from it.
+//! A received password waits for its turn before it is checked, so that neither the answer nor its
+//! time reveals anything earlier. Each wrong password makes the next turn wait longer. The next
+//! turn goes to the address that has asked least often, and there to the newest client: a replica
+//! that connects while others guess waits for one pause, not for all of them. An address that has
+//! sent the right password does not wait, until wrong ones have come from it.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -16,23 +15,24 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// The pause after the first wrong password; it doubles with each that follows.
+/// First pause, after the first wrong password. It doubles with each further one.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// The longest pause: guesses come no faster than that.
+/// Longest pause, which bounds the rate of guesses.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Without a wrong password for so long, the pause begins at the first again.
+/// Time without a wrong password after which the pause starts at the first value again.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// The time for a turn to come. A client that has waited so long is not the newest any more,
-/// and may come again.
+/// Time a client waits for its turn. After that it is not the newest any more, and may connect
+/// again.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Wrong passwords in a row that an address may say which said the right one before.
+/// Most wrong passwords in a row from an address that sent the right one before.
 const SLIPS: u32 = 3;
 
-/// Addresses that are remembered for the right one, and as many that have asked.
+/// Most addresses that are remembered for the right password, and most that are remembered for
+/// asking.
 const MOST: usize = 1024;
 
 /// The guesses at one password.
@@ -43,18 +43,18 @@ pub(in crate::session) struct Guesses {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Turns in a row that were wrong.
+    /// Number of wrong passwords in a row.
     wrong: u32,
     /// The number and the time of the last turn.
     last: Option<(u64, Instant)>,
-    /// When the next may be.
+    /// Time of the next turn.
     next: Option<Instant>,
     waiting: Vec<Waiter>,
-    /// Clients that have waited so far.
+    /// Number of clients that have waited so far.
     entered: u64,
-    /// How often an address has asked for a turn.
+    /// Number of turns that each address has asked for.
     asked: HashMap<IpAddr, u64>,
-    /// Passwords from an address since the right one came from it.
+    /// Number of passwords from an address since the last right one.
     good: HashMap<IpAddr, u32>,
 }
 
@@ -71,18 +71,18 @@ struct Waiter {
 pub(in crate::session) struct Turn<'g> {
     guesses: &'g Guesses,
     client: IpAddr,
-    /// Its number; none where it waited for nobody.
+    /// Its number; `None` if it did not wait.
     number: Option<u64>,
 }
 
-/// A place among those that wait, given up when dropped.
+/// A place in the queue, given up when dropped.
 struct Waiting<'g> {
     guesses: &'g Guesses,
     number: u64,
 }
 
 impl Guesses {
-    /// Waits for this client's turn; nothing if it does not come soon.
+    /// Waits for this client's turn; `None` if it does not come in time.
     pub(in crate::session) async fn turn(&self, client: IpAddr) -> Option<Turn<'_>> {
         if let Some(slips) = self.lock().good.get_mut(&client)
             && *slips < SLIPS
@@ -93,7 +93,7 @@ impl Guesses {
         let (_waiting, mut go) = self.enter(client);
         let number = timeout(PATIENCE, async {
             loop {
-                // Whose timer is the first gives the turn to whoever is next.
+                // The first client whose timer fires gives the turn to whoever is next.
                 let next = self.lock().grant(Instant::now());
                 tokio::select! {
                     biased;
@@ -110,7 +110,7 @@ impl Guesses {
         let mut state = self.lock();
         state.entered += 1;
         if state.asked.len() >= MOST {
-            // They are too many to be told apart.
+            // There are too many to tell them apart.
             state.asked.clear();
         }
         *state.asked.entry(client).or_default() += 1;
@@ -125,7 +125,7 @@ impl Guesses {
 }
 
 impl State {
-    /// Gives a turn to whoever is next, if the pause is over; answers when the next may be.
+    /// Gives a turn to the next client, if the pause is over. Returns the time of the next turn.
     fn grant(&mut self, now: Instant) -> Instant {
         loop {
             if let Some(next) = self.next
@@ -157,7 +157,7 @@ impl State {
 }
 
 impl Turn<'_> {
-    /// The password was right: it makes nobody wait, and its address is known from now on.
+    /// The password was right: it delays nobody, and its address is known from now on.
     pub(in crate::session) fn right(self) {
         let mut state = self.guesses.lock();
         if state.good.len() < MOST || state.good.contains_key(&self.client) {
@@ -166,7 +166,7 @@ impl Turn<'_> {
         self.give_back(&mut state);
     }
 
-    /// The password was not looked at.
+    /// The password was not checked.
     pub(in crate::session) fn unused(self) {
         let mut state = self.guesses.lock();
         if self.number.is_none()
@@ -177,10 +177,10 @@ impl Turn<'_> {
         self.give_back(&mut state);
     }
 
-    /// The next need not wait for this one.
+    /// The next turn need not wait for this one.
     fn give_back(&self, state: &mut State) {
         let now = Instant::now();
-        // Another may have come since.
+        // Another client may have come since.
         if self.number.is_some() && self.number == state.last.map(|(number, _)| number) {
             state.wrong -= 1;
             state.next = Some(now);
@@ -228,7 +228,7 @@ mod tests {
         assert!((55..70).contains(&turns), "{turns} turns in a minute");
     }
 
-    /// Sixty clients guess from the addresses that `of` gives; it has lasted for a while.
+    /// Sixty clients guess from the addresses that `of` returns, and have done so for a while.
     async fn under_attack(of: impl Fn(u8) -> IpAddr) -> Arc<Guesses> {
         let guesses = Arc::new(Guesses::default());
         for number in 0..60 {
@@ -250,7 +250,7 @@ mod tests {
             let began = Instant::now();
             guesses.turn(client(last)).await.expect("a turn").right();
             assert!(began.elapsed() <= LONGEST, "{:?}", began.elapsed());
-            // Once known, at once.
+            // Once the address is known, it does not wait.
             let began = Instant::now();
             guesses.turn(client(last)).await.expect("a turn").right();
             assert!(began.elapsed().is_zero());

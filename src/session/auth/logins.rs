@@ -1,11 +1,10 @@
-//! Logins of this gateway at its masters' Redis that have failed lately.
+//! Remembers logins of this gateway at its masters' Redis that have failed recently.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The time for which a failed login is not tried again: the second after which a replica
-/// asks again.
+/// Time for which a failed login is not tried again: a replica asks again after one second.
 const FAILED: Duration = Duration::from_millis(900);
 
 /// The last failure at each master. There are as many as the config has masters.
@@ -13,13 +12,13 @@ const FAILED: Duration = Duration::from_millis(900);
 pub(in crate::session) struct Logins(Mutex<HashMap<String, (Instant, String)>>);
 
 impl Logins {
-    /// Notes a failure, in words for the log.
+    /// Records a failure, in words for the log.
     pub(in crate::session) fn failed(&self, master: &str, fault: &str, now: Instant) {
         let mut failures = self.0.lock().expect("no code panics while it holds the failures");
         failures.insert(master.to_owned(), (now, fault.to_owned()));
     }
 
-    /// Why the last login failed, if that was a moment ago.
+    /// The reason of the last failure, if it was recent.
     pub(in crate::session) fn failed_lately(&self, master: &str, now: Instant) -> Option<String> {
         let failures = self.0.lock().expect("no code panics while it holds the failures");
         let (at, fault) = failures.get(master)?;

@@ -1,8 +1,8 @@
 //! Passwords, before any data flows.
 //!
-//! `authenticate_replica` asks a local replica for the password of its `[[replica]]`, and
-//! `authenticate_to_master` says the gateway's own password to the local master.
-//! `guessing` paces the passwords that clients try, and `logins` those of the gateway itself.
+//! `authenticate_replica` asks a local replica for the password of its `[[replica]]`.
+//! `authenticate_to_master` sends the gateway's own password to the local master. `guessing` limits
+//! the rate of clients' guesses, and `logins` that of the gateway's own failed logins.
 
 mod authenticate_replica;
 mod authenticate_to_master;

@@ -1,8 +1,8 @@
 //! Finds a lane to the far site, and has it accepted there.
 //!
-//! The addresses race for a TLS connection ([`crate::race`]); HELLO is said on the winner
-//! alone, so that no far gateway is left with a link that nobody wants. If the answer is
-//! a refusal, or none comes, the race goes on.
+//! The addresses race for a TLS connection ([`crate::race`]). HELLO is sent only on the winner, so
+//! that no far gateway keeps a link that is not used. If the answer is a refusal, or none comes,
+//! the race continues.
 
 mod policy;
 pub mod redial;
@@ -30,42 +30,42 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
 use crate::wire::reason::{Reason, ReasonCode};
 
-/// The time for one address to take a TCP connection.
+/// Time an address is given to accept a TCP connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// The time for the far gateway to answer HELLO; it may be waiting for its Redis.
+/// Time the far gateway is given to answer HELLO. It may be waiting for its Redis.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(6);
 
-/// The time for all addresses of all peers together, from the first turn at one of them on.
+/// Time given to all addresses of all peers together, from the first turn at one of them on.
 const DIAL_DEADLINE: Duration = Duration::from_secs(12);
 
-/// The time for that first turn to come, while other connections to the same site are opened.
+/// Time given to the first turn, while other connections to the same site are opened.
 const TURN_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The time to tell a far gateway, whose answer was not waited for, that it is not wanted.
+/// Time given to tell a far gateway that answered too late that its lane is not used.
 const LET_GO: Duration = Duration::from_secs(2);
 
-/// Connections to one address to find the one gateway, of several behind it, that
-/// carries a replica's other connection.
+/// Most connections to one address that are made to find the one gateway, of several behind it,
+/// that carries a replica's other connection.
 const BEHIND_ONE: usize = 4;
 
-/// What dials need of this process.
+/// What dials need from this process.
 #[derive(Debug)]
 pub struct Dialer {
     /// The identity in HELLO.
     pub process: Process,
     /// The certificates in use.
     pub tls: Arc<Reloadable>,
-    /// Where the links of the same replica entry are found.
+    /// The registry, to find other links of the same replica entry.
     pub registry: Arc<Registry>,
-    /// Turns at addresses, and those that were good last.
+    /// Turns at addresses, and the addresses that worked last.
     pub ways: Ways,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
 
 impl Dialer {
-    /// One for a process that has opened nothing yet.
+    /// A dialer for a process that has opened nothing yet.
     pub fn new(process: Process, loaded: Loaded, stop: CancellationToken) -> Self {
         let (tls, registry, ways) = (Arc::new(Reloadable::new(loaded)), Arc::default(), Ways::default());
         Self { process, tls, registry, ways, stop }
@@ -78,13 +78,13 @@ pub(super) enum Failure {
     /// The far gateway refused it.
     #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
     Refused(Refuse),
-    /// Anything before that.
+    /// The dial failed before the far gateway answered.
     #[error("{0}")]
     Other(String),
 }
 
 impl Failure {
-    /// Whether the gateway that answered is not the one that was asked for.
+    /// Whether a gateway answered that is not the requested one.
     fn is_other_instance(&self) -> bool {
         matches!(self, Self::Refused(refuse) if refuse.reason.code == ReasonCode::WrongInstance)
     }
@@ -99,8 +99,8 @@ pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(Sock
     Ok((peer, accept))
 }
 
-/// Races over every address of every peer until one accepts; while other links of this
-/// replica entry are carried, their way comes first, and their gateway before any other.
+/// Races over every address of every peer until one accepts. While other links of this replica
+/// entry are up, their address comes first, and their gateway before any other.
 pub(super) async fn reach(
     dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
@@ -122,7 +122,7 @@ pub(super) async fn reach(
             if let Some((address, _)) = sibling {
                 race.favour(address);
             }
-            // Where another gateway answers: the last resort.
+            // Addresses where another gateway answered are the last resort.
             let mut elsewhere = Vec::new();
             while let Some(event) = race.next(open).await {
                 let (address, error) = match event {
@@ -175,7 +175,8 @@ pub(super) async fn reach(
     }
 }
 
-/// Ready once the time for a dial is over, which begins with its first turn; in what words.
+/// Completes when the time for a dial is over, which begins with its first turn. Returns the reason
+/// in words.
 async fn too_late(turned: &Notify, replica: &Replica) -> String {
     let site = &replica.site;
     if timeout(TURN_DEADLINE, turned.notified()).await.is_err() {
@@ -186,16 +187,15 @@ async fn too_late(turned: &Notify, replica: &Replica) -> String {
     format!("no gateway of {site} answered within {} s", DIAL_DEADLINE.as_secs())
 }
 
-/// What each address has answered to a lane that asks for its link, and the lane where
-/// one accepted.
+/// The answer of each address to a lane that asks for its link, and the lane if one was accepted.
 pub(super) struct Attached {
     pub(super) lane: Option<(SocketAddr, Lane, Accept)>,
     pub(super) failed: Vec<(SocketAddr, Failure)>,
 }
 
-/// Races over addresses for one more lane of a link, which `instance` has accepted. Ends
-/// where one says that the link is over. `queues` has one permit for each address: one
-/// dial of a link waits for a turn there at a time.
+/// Races over addresses for one more lane of a link that `instance` has accepted. Ends early if a
+/// gateway answers that the link is over. `queues` has one permit for each address, so that only
+/// one dial of a link at a time waits for a turn there.
 pub(super) async fn attach(
     dialer: Arc<Dialer>,
     replica: Arc<Replica>,
@@ -222,9 +222,12 @@ pub(super) async fn attach(
                     attached.lane = Some((address, lane, accept));
                     return attached;
                 }
-                Ok(_) => {
-                    (address, Failure::Other("another gateway accepts a link that is not its own".into()))
-                }
+                Ok(_) => (
+                    address,
+                    Failure::Other(
+                        "another gateway accepted the lane, although it does not have the link".into(),
+                    ),
+                ),
                 Err(error) => (address, error),
             },
         };
@@ -237,7 +240,7 @@ pub(super) async fn attach(
     attached
 }
 
-/// One TLS connection to one address, once it is its turn there: `turned` is told.
+/// Opens one TLS connection to one address when it has a turn there; `turned` is notified then.
 async fn open(
     dialer: &Dialer,
     replica: &Replica,
@@ -266,18 +269,18 @@ async fn open(
     congestion(&dialer.registry, &socket, &replica.link.congestion);
     let tls = dialer.tls.now();
     let Some(dial) = tls.dial(&replica.site) else {
-        return Err(Failure::Other(format!("no TLS is set up towards {}", replica.site)));
+        return Err(Failure::Other(format!("no TLS config for the site {}", replica.site)));
     };
     match timeout(HELLO_DEADLINE, Lane::dial(socket, dial, &tls.material.leaf)).await {
         Ok(lane) => lane.map_err(|error| Failure::Other(error.to_string())),
         Err(_) => Err(Failure::Other(
-            "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis? Or large packets are lost on the way (MTU): ping -M do -s 1400 tells".to_owned(),
+            "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis? If it is a gateway, large packets may be lost on the path (MTU): try ping -M do -s 1400".to_owned(),
         )),
     }
 }
 
-/// Says on a lane what it is for, and waits for the answer. A far gateway that has not
-/// answered in time is told that the lane is not wanted any more.
+/// Sends HELLO on a lane and waits for the answer. If it does not come in time, the far gateway is
+/// told that the lane is not used.
 async fn greet(
     dialer: &Dialer,
     replica: &Replica,
@@ -297,7 +300,7 @@ async fn greet(
     match answer {
         Ok(Ok(Frame::Accept(accept))) if !accept.identity.site.eq_ignore_ascii_case(&replica.site) => {
             Err(Failure::Other(format!(
-                "its certificate is good for {}, but it calls itself {}",
+                "its certificate carries {}, but its ACCEPT names the site {}",
                 replica.site,
                 crate::escape::shown(accept.identity.site.as_bytes())
             )))
@@ -328,7 +331,7 @@ async fn greet(
     }
 }
 
-/// Ends a lane in good order whose answer is not waited for: it may still be accepted.
+/// Ends a lane in good order after its answer did not come in time, since it may still be accepted.
 async fn let_go(mut lane: Lane) {
     let why = Reason::new(ReasonCode::TimedOut, "the answer came too late");
     let _ = timeout(LET_GO, async {
@@ -339,7 +342,7 @@ async fn let_go(mut lane: Lane) {
     .await;
 }
 
-/// Every address that the peers' names stand for now, for as many as are known.
+/// The current addresses of all peers; `known` if no name can be resolved.
 pub(super) async fn addresses(replica: &Replica, known: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let mut names = tokio::task::JoinSet::new();
     for (rank, peer) in replica.peers.iter().cloned().enumerate() {

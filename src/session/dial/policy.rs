@@ -1,5 +1,4 @@
-//! Decides, from what the addresses of a far site answer, whether the link may still exist
-//! there.
+//! Decides from the answers of a far site's addresses whether the link may still exist there.
 //!
 //! | the addresses that are known | the link |
 //! |---|---|
@@ -9,46 +8,46 @@
 //! | one has, another gives no answer, for less than [`PATIENCE`] | is dialled again |
 //! | one has, all others have too or give no answer | is forgotten |
 //!
-//! Where another process is known to have taken the place of the one that had the link,
-//! one such answer of an address is enough.
+//! If another process is known to have replaced the one that had the link, one such answer of an
+//! address is enough.
 //!
-//! Pure: no I/O and no clock.
+//! No I/O and no clock.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Answers "unknown link" of one address before they count: several gateways may be
-/// behind it.
+/// Number of "unknown link" answers after which an address counts as not knowing the link: there
+/// may be several gateways behind it.
 const UNKNOWN: u32 = 4;
 
-/// How long an address that gives no answer may be the one that knows the link, while
-/// every other says that it does not.
+/// Time for which an address without an answer may be the one that knows the link, while all others
+/// do not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What an address has answered to a dial.
+/// The answer of an address to a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It does not know the link.
     UnknownLink,
-    /// Nothing, or anything else.
+    /// No answer, or any other.
     Nothing,
 }
 
-/// How often an address has answered what in this break.
+/// How often an address has given each answer in this break.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     unknown: u32,
     nothing: u32,
 }
 
-/// What the addresses have answered in this break.
+/// The answers of all addresses in this break.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     counts: HashMap<SocketAddr, Count>,
     /// Another process has taken the place of the one that had the link.
     succeeded: bool,
-    /// Since when nothing carries the link. Answers from before that do not count.
+    /// Start of the break. Earlier answers do not count.
     held: Option<Instant>,
 }
 
@@ -71,7 +70,7 @@ impl Answers {
         self.succeeded = true;
     }
 
-    /// Notes an answer.
+    /// Records an answer.
     pub(super) fn note(&mut self, address: SocketAddr, answer: Answer) {
         let count = self.counts.entry(address).or_default();
         match answer {
@@ -99,8 +98,8 @@ impl Answers {
 mod tests {
     use super::*;
 
-    /// The answers of two addresses, as often as is said, and whether the link is
-    /// forgotten so many seconds after its break began.
+    /// The numbers of answers of two addresses, and whether the link is forgotten this many seconds
+    /// after its break began.
     fn after(seconds: u64, first: (u32, u32), second: (u32, u32)) -> bool {
         let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let (mut answers, began) = (Answers::default(), Instant::now());

@@ -1,9 +1,8 @@
-//! Dials the far site again and again for a link that is up, and gives the lanes that are
-//! accepted. Each dial is a race over every address; the one that was good last is first.
+//! Dials the far site repeatedly for a link that is up, and returns the accepted lanes. Each dial
+//! is a race over every address, which starts with the one that worked last.
 //!
-//! The link decides when and how often to dial. Names are resolved again
-//! during a break, but what was known before stays good: the resolver may be behind
-//! the same broken path.
+//! The link decides when and how often to dial. Names are resolved again during a break, but known
+//! addresses are kept: the resolver may be behind the same broken path.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -26,19 +25,19 @@ use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Id, Identity, Request};
 use crate::wire::reason::ReasonCode;
 
-/// The time after which names are resolved again.
+/// Time after which names are resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
 
-/// The time for a gateway that stops to tell the far side that a link is over.
+/// Time a stopping gateway has to tell the far side that a link is over.
 const STOPPING: Duration = Duration::from_secs(3);
 
-/// The pause between two attempts to tell a far side that a link is over.
+/// Pause between two attempts to tell a far side that a link is over.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// The result of a dial.
 #[derive(Debug)]
 pub enum Dialled {
-    /// A lane, which the far side has accepted.
+    /// A lane that the far side has accepted.
     Lane(u32, Box<Lane>, Accept),
     /// No lane, for this reason.
     Failed(u32, String),
@@ -53,9 +52,9 @@ pub struct Redial {
     link: Id,
     far: Identity,
     attempts: JoinSet<(u32, Attached)>,
-    /// The address that was good last is first.
+    /// The addresses; the one that worked last is first.
     known: Vec<SocketAddr>,
-    /// One permit for each address: several dials of a link do not queue there.
+    /// One permit for each address, so that several dials of a link do not queue there.
     queues: HashMap<SocketAddr, Arc<Semaphore>>,
     resolving: Option<JoinHandle<Vec<SocketAddr>>>,
     resolved: Option<Instant>,
@@ -69,7 +68,7 @@ impl std::fmt::Debug for Redial {
 }
 
 impl Redial {
-    /// For a link that `far` has accepted, at `first`.
+    /// The dials of a link that `far` has accepted at the address `first`.
     pub fn new(
         dialer: &Arc<Dialer>,
         replica: &Arc<Replica>,
@@ -115,13 +114,14 @@ impl Redial {
         self.attempts.spawn(async move { (lane, attached.await) });
     }
 
-    /// The next dial that came to an end.
+    /// Waits for the end of the next dial.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Dialled> {
         if let Some(resolving) = &mut self.resolving
             && let Poll::Ready(found) = std::pin::Pin::new(resolving).poll(cx)
         {
             (self.resolving, self.resolved) = (None, Some(Instant::now()));
-            // The first is what was good last, whatever its name stands for now.
+            // The first address is the one that worked last, even if its name has other addresses
+            // now.
             let found = found.unwrap_or_default();
             self.known.splice(1..1, found);
             let mut seen = HashSet::new();
@@ -139,7 +139,7 @@ impl Redial {
         }
     }
 
-    /// Gives up every dial that is under way, and forgets what addresses said.
+    /// Gives up every dial that is under way, and forgets the answers of addresses.
     pub fn settle(&mut self) {
         self.attempts.abort_all();
         while self.attempts.try_join_next().is_some() {}
@@ -177,12 +177,12 @@ impl Redial {
         Dialled::Failed(lane, words)
     }
 
-    /// Dials until the far side has heard `words` about a link that has ended here,
-    /// for at most `within`, or another process has taken its place; it would hold it for
-    /// nothing. `dial` is renumbered.
+    /// Dials until the far side has received `words` about a link that has ended here, for at most
+    /// `within`, or until another process has replaced it. Otherwise the far side would hold the
+    /// link in vain. `dial` gets new numbers.
     pub async fn tell(mut self, words: &[Frame], mut dial: Dial, within: Duration) {
         self.settle();
-        // None of them is left.
+        // None of its lanes is left.
         dial.alive.clear();
         let (dialer, far) = (Arc::clone(&self.dialer), self.far.clone());
         let site = self.replica.site.clone();
@@ -199,12 +199,12 @@ impl Redial {
                         for frame in words {
                             said &= lane.send(frame).await.is_ok();
                         }
-                        // It closes as well once it has heard.
+                        // The far side closes too when it has received the frame.
                         if said && lane.close().await {
                             return;
                         }
                     }
-                    // Ended there, or known nowhere.
+                    // The link has ended there, or no gateway knows it.
                     Dialled::Over(..) => return,
                     Dialled::Failed(..) => sleep(TELL_EVERY).await,
                 }

@@ -1,8 +1,8 @@
-//! What all dials of a gateway share: turns at each far address, which address was good
-//! last, and which process of each far gateway was met last.
+//! The state that all dials of a gateway share: turns at each far address, the address that worked
+//! last, and the last known process of each far gateway.
 //!
-//! Turns bound the handshakes that are under way with one address of one site; a site
-//! that is down keeps those of others waiting for nothing.
+//! Turns bound the concurrent handshakes with one address of one site. A site that is down does not
+//! delay dials to other sites.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,18 +13,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::link::Side;
 use crate::wire::hello::{Id, Identity};
 
-/// Connections to one address of a site that are opened at a time: after a break every
-/// link asks for one.
+/// Most connections to one address of a site that are opened at a time: after a break every link
+/// asks for one.
 const AT_A_TIME: usize = 32;
 
-/// Ended links of one site that ask for a turn at a time, to tell it so: those that
-/// carry something, or are to, come first.
+/// Most ended links of one site that ask for a turn at a time, to report their end. Links that
+/// carry data, or will, come first.
 const TELLING: usize = 8;
 
-/// Far gateways whose last process is remembered.
+/// Most far gateways whose last process is remembered.
 const MET: usize = 256;
 
-/// Addresses whose turns are kept before unused ones are forgotten.
+/// Number of addresses above which unused turns are dropped.
 const KEPT: usize = 64;
 
 #[derive(Debug, Default)]
@@ -34,21 +34,21 @@ struct State {
     telling: HashMap<String, Arc<Semaphore>>,
 }
 
-/// The ways out of this gateway.
+/// The shared state.
 #[derive(Debug, Default)]
 pub struct Ways {
     state: Mutex<State>,
-    /// By site and node.
+    /// Far gateways by site and node.
     met: watch::Sender<HashMap<(String, String), Met>>,
 }
 
-/// The processes of far gateways that have answered under one site and node.
+/// The processes that have answered under one site and node.
 #[derive(Debug)]
 struct Met {
     last: Id,
     before: Option<Id>,
-    /// An earlier process has answered again: several gateways run under this name, and none of
-    /// them takes the place of another.
+    /// Whether an earlier process has answered again. Then several gateways run under this name,
+    /// and none of them replaces another.
     shared: bool,
 }
 
@@ -63,12 +63,12 @@ impl Ways {
         self.state.lock().expect("no code panics while it holds the ways")
     }
 
-    /// Waits for a turn at an address of a site. First come, first served.
+    /// Waits for a turn at an address of a site, first come, first served.
     pub async fn turn(&self, site: &str, address: SocketAddr) -> OwnedSemaphorePermit {
         let turns = {
             let mut state = self.lock();
             if state.turns.len() >= KEPT {
-                // Whoever waits or has a turn holds it too.
+                // Every waiter and every holder of a turn keeps a reference.
                 state.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
             }
             let key = (site.to_ascii_lowercase(), address);
@@ -77,19 +77,20 @@ impl Ways {
         turns.acquire_owned().await.expect("it is never closed")
     }
 
-    /// Waits until an ended link of a site may dial, only to tell it so.
+    /// Waits until an ended link of a site may dial to report its end.
     pub async fn telling(&self, site: &str) -> OwnedSemaphorePermit {
         let few = || Arc::new(Semaphore::new(TELLING));
         let telling = Arc::clone(self.lock().telling.entry(site.to_ascii_lowercase()).or_insert_with(few));
         telling.acquire_owned().await.expect("it is never closed")
     }
 
-    /// Notes a far gateway that has accepted something.
+    /// Records a far gateway that has accepted something.
     pub fn met(&self, far: &Identity) {
         self.met.send_if_modified(|met| {
             let key = place(far);
             if met.len() >= MET && !met.contains_key(&key) {
-                // Of the same site, so that no site makes another's be forgotten.
+                // Only an entry of the same site is dropped, so that no site can make others be
+                // forgotten.
                 let of_site = met.keys().find(|(site, _)| *site == key.0).or_else(|| met.keys().next());
                 if let Some(forgotten) = of_site.cloned() {
                     met.remove(&forgotten);
@@ -106,32 +107,31 @@ impl Ways {
         });
     }
 
-    /// Whether another process has taken the place of this far gateway: what that one held
-    /// is gone.
+    /// Whether another process has replaced this far gateway. What the earlier one held is lost.
     pub fn is_succeeded(&self, far: &Identity) -> bool {
         self.met.borrow().get(&place(far)).is_some_and(|met| met.succeeds(far.instance))
     }
 
-    /// Ready once [`Ways::is_succeeded`].
+    /// Completes when [`Ways::is_succeeded`] is true.
     pub async fn succeeded(&self, far: &Identity) {
         let mut met = self.met.subscribe();
         let gone = |met: &HashMap<_, Met>| met.get(&place(far)).is_some_and(|met| met.succeeds(far.instance));
         let _ = met.wait_for(gone).await;
     }
 
-    /// The address of a `[[replica]]`'s far gateway, or of a `[[master]]`'s Redis, that
-    /// was good last.
+    /// The address of a `[[replica]]`'s far gateway, or of a `[[master]]`'s Redis, that worked
+    /// last.
     pub fn last_good(&self, side: Side, name: &str) -> Option<SocketAddr> {
         self.lock().good.get(&(side, name.to_owned())).copied()
     }
 
-    /// Notes an address that is good.
+    /// Records an address that worked.
     pub fn was_good(&self, side: Side, name: &str, address: SocketAddr) {
         self.lock().good.insert((side, name.to_owned()), address);
     }
 }
 
-/// Where a gateway runs, by what it says.
+/// The site and node that a gateway states.
 fn place(gateway: &Identity) -> (String, String) {
     (gateway.site.to_ascii_lowercase(), gateway.node.clone())
 }
@@ -148,7 +148,7 @@ mod tests {
         for _ in 0..AT_A_TIME {
             held.push(ways.turn("dc1", address(1)).await);
         }
-        // Ready at once, where no turn is taken.
+        // It completes at once if the turn is free.
         let ready = std::time::Duration::ZERO;
         assert!(tokio::time::timeout(ready, ways.turn("DC1", address(1))).await.is_err());
         assert!(tokio::time::timeout(ready, ways.turn("dc1", address(2))).await.is_ok());
@@ -182,7 +182,7 @@ mod tests {
         ways.met(&gateway("DC1", "one", new));
         assert!(ways.is_succeeded(&first));
         assert!(tokio::time::timeout(ready, ways.succeeded(&first)).await.is_ok());
-        // Two gateways under one name: neither takes the place of the other.
+        // There are two gateways under one name, and neither replaces the other.
         ways.met(&first);
         assert!(!ways.is_succeeded(&first) && !ways.is_succeeded(&gateway("dc1", "one", new)));
         for node in 0..1000 {

@@ -1,5 +1,5 @@
-//! The end of a link: last words on its lanes, the close towards Redis, and an ABORT that
-//! the far side has still to get.
+//! The end of a link: the last frames on its lanes, the close towards Redis, and an ABORT that the
+//! far side has not received yet.
 
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use crate::registry::LinkStats;
 use crate::session::dial::redial::Redial;
 use crate::wire::frame::Frame;
 
-/// The time for Redis to read the last bytes that were written to it, and to close: as
-/// long as Redis itself waits for a peer by default.
+/// Time Redis is given to read the last bytes and to close: as long as Redis itself waits for a
+/// peer by default.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// The end of a link, which the far side does not know of yet and so still holds the link:
-/// it was out of reach.
+/// The end of a link that the far side does not know of, because it could not be reached. It still
+/// holds the link.
 #[derive(Debug)]
 pub struct PendingAbort {
     redial: Redial,
@@ -31,14 +31,14 @@ pub struct PendingAbort {
 }
 
 impl PendingAbort {
-    /// Dials until the far side has heard, or holds the link no longer, or this
+    /// Dials until the far side has received the reason or no longer holds the link, or until this
     /// gateway stops.
     pub async fn send(self) {
         self.redial.tell(&self.words, self.dial, self.within).await;
     }
 }
 
-/// Closes everything. Answers why the link ended, and what the far side has still to get.
+/// Closes everything. Returns why the link ended, and what the far side must still be told.
 pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>) {
     driver.take_events();
     let Driver { mut link, lanes, ended, share, redis, entry, .. } = driver;
@@ -51,8 +51,8 @@ pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>
         carried: link.carried(),
         ..LinkStats::default()
     });
-    // Closed at once, unless Redis here is still to read what was delivered: a
-    // stale connection would show as a second replica.
+    // The Redis socket is closed at once, unless Redis must still read what was delivered: a stale
+    // connection would appear as a second replica.
     let redis = delivered.then_some(redis);
     let cut = matches!(end, End::LaneLost(_) | End::NoWayBack(..) | End::Superseded);
     let last_words = send_last_words(&mut link, carriers, cut);
@@ -74,13 +74,13 @@ pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>
     (end, pending)
 }
 
-/// Sends the link's last frames on every lane, as the first to arrive ends it there, and
-/// closes the lanes. A link that was `cut` off has its lanes reset. Answers whether a lane
-/// was closed in good order.
+/// Sends the link's last frames on every lane, since the first one to arrive ends the link there,
+/// and closes the lanes. The lanes of a link that was `cut` are reset. Returns whether a lane was
+/// closed in good order.
 async fn send_last_words(link: &mut Link, mut carriers: Vec<Carrier>, cut: bool) -> bool {
     let now = Instant::now();
     if cut {
-        // By reset: nothing that still waits in a kernel may arrive late.
+        // A reset ensures that nothing that is still queued in a kernel arrives late.
         carriers.drain(..).for_each(|carrier| carrier.lane.reset());
     }
     carriers.retain(|carrier| link.has_lane(carrier.number));

@@ -1,9 +1,9 @@
-//! The lanes of one link: which carry it now, where more come from, and those that are
-//! being closed.
+//! The lanes of one link: those that carry it now, the source of new ones, and those that are being
+//! closed.
 //!
-//! The link decides what is sent on which lane, and which lane goes; this moves the bytes
-//! and obeys. A lane leaves only by [`Lanes::close`], which the relay calls for an event of
-//! the link, so that positions hold while lanes are read and written.
+//! The link decides what is sent on which lane, and which lane is closed. This file moves the
+//! bytes. A lane is removed only by [`Lanes::close`], which the relay calls for an event of the
+//! link. So positions stay valid while lanes are read and written.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -25,25 +25,25 @@ use crate::session::link_table::{AttachRequest, ToLink};
 use crate::wire::frame::Frame;
 use crate::wire::hello::Accept;
 
-/// The time for the frames that end a link to reach the far side, and for a lane to close.
+/// Time given to the frames that end a link, and to the close of a lane.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// The number of lanes of a link that are being closed at a time, refused ones among them:
-/// as many as it may have. Beyond that they are reset.
+/// Most lanes of a link that are being closed at a time, including refused ones: as many as it may
+/// have. Further ones are reset.
 const MAX_CLOSING: usize = 24;
 
-/// The least and the most bytes of one read of a lane.
+/// Least and most bytes of one read of a lane.
 const READS: (usize, usize) = (16 * 1024, buffer::STORAGE);
 
-/// A read that takes longer, opened and taken apart, makes the next one smaller.
+/// Time for one read, with its decryption and decoding, above which the next read is smaller.
 const LONG_READ: Duration = Duration::from_millis(2);
 
-/// Where a link's lanes come from.
+/// The source of a link's lanes.
 #[derive(Debug)]
 pub enum LaneSource {
     /// The dialler dials them.
     Dials(Box<Redial>),
-    /// They come to the acceptor.
+    /// The acceptor receives them.
     Requests(mpsc::Receiver<ToLink>),
 }
 
@@ -51,7 +51,7 @@ pub enum LaneSource {
 pub(super) struct Carrier {
     pub(super) number: u32,
     pub(super) lane: Lane,
-    /// The last read found nothing more.
+    /// Whether the last read found nothing more.
     empty: bool,
 }
 
@@ -65,8 +65,8 @@ pub(super) struct Lanes {
     read_size: ReadSize,
 }
 
-/// In which order lanes are read: each is first in its turn, as the time of a turn may be
-/// over before the last one.
+/// The order in which lanes are read. Each lane is the first in its turn, since the time of a turn
+/// may be over before the last one.
 #[derive(Default)]
 struct ReadOrder {
     first: usize,
@@ -81,11 +81,11 @@ impl ReadOrder {
     }
 }
 
-/// The bytes of one read of a lane.
+/// The number of bytes of one read of a lane.
 struct ReadSize(usize);
 
 impl ReadSize {
-    /// Fits the next read to the time that the last one took.
+    /// Adapts the next read to the time that the last one took.
     fn adapt(&mut self, took: Duration) {
         self.0 = if took > LONG_READ { (self.0 / 2).max(READS.0) } else { (self.0 * 2).min(READS.1) };
     }
@@ -103,12 +103,12 @@ impl Lanes {
         }
     }
 
-    /// Forgets the lanes that are closed by now.
+    /// Removes the lanes that are closed by now.
     pub(super) fn reap(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(())) = self.closing.poll_join_next(cx).map(|done| done.map(|_| ())) {}
     }
 
-    /// Takes the next thing that the source has for the link.
+    /// Handles the next event of the source.
     pub(super) fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
@@ -130,10 +130,10 @@ impl Lanes {
                     link.dial_failed(number, now);
                     entry.note_redial_failed(&words);
                     if link.is_held() {
-                        log_link!(warn, entry, throttled(Kind::NoWayYet, &words); "no way back yet: {words}");
+                        log_link!(warn, entry, throttled(Kind::NoWayYet, &words); "no new lane yet: {words}");
                     }
                 }
-                // Another lane that cannot be had does not end a link that is carried.
+                // A failed dial for an additional lane does not end a link that has a lane.
                 Poll::Ready(Dialled::Over(_, end)) if link.is_held() => link.given_up(end),
                 Poll::Ready(Dialled::Over(number, _)) => link.dial_failed(number, now),
             },
@@ -165,7 +165,7 @@ impl Lanes {
             }
             Err(why) => {
                 debug!(link = %entry.name, number = entry.number, from = %lane.peer(), "lane refused: {}", why.text);
-                // It is no lane of the link, and keeps its seat until it is closed.
+                // It is not a lane of the link, and keeps its seat until it is closed.
                 self.closing.spawn(async move { part(lane, &seat, why).await });
             }
         }
@@ -180,13 +180,13 @@ impl Lanes {
         }
     }
 
-    /// Closes a lane that the link has let go of: in good order if it was retired, else by
-    /// reset.
+    /// Closes a lane that no longer belongs to the link: in good order if it was retired, otherwise
+    /// by reset.
     pub(super) fn close(&mut self, number: u32, retired: bool, link: &Link, entry: &LinkGuard) {
         let Some(at) = self.carriers.iter().position(|carrier| carrier.number == number) else { return };
         let Carrier { lane, .. } = self.carriers.remove(at);
         if !retired {
-            // By reset: nothing that still waits in the kernel may arrive late.
+            // A reset ensures that nothing that is still queued in the kernel arrives late.
             lane.reset();
             // A far side that has ended the link closes its lanes as well.
             if !link.is_ended_by_far() {
@@ -201,8 +201,8 @@ impl Lanes {
         }
     }
 
-    /// Reads every lane once into the link, the first one in any case and the others as
-    /// long as it is not `until`. Answers whether anything came.
+    /// Reads every lane once into the link: the first one always, the others as long as it is not
+    /// `until`. Returns whether anything was received.
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,
@@ -213,7 +213,7 @@ impl Lanes {
     ) -> bool {
         let mut moved = false;
         for (step, at) in self.order.round(self.carriers.len()).enumerate() {
-            // A lane that is not read is looked at by `check_silence`, not here.
+            // A lane that is not read here is checked by `check_silence`.
             self.carriers[at].empty = false;
             if step == 0 || Instant::now() < until {
                 moved |= self.read_one(at, cx, link, entry, now);
@@ -223,14 +223,14 @@ impl Lanes {
     }
 
     /// Leaves every lane unread in this round. They count as read empty, so that
-    /// [`Lanes::check_silence`] looks at them.
+    /// [`Lanes::check_silence`] checks them.
     pub(super) fn skip_read(&mut self) {
-        // The order moves on as if they had been read.
+        // The order advances as if they had been read.
         let _ = self.order.round(self.carriers.len());
         self.carriers.iter_mut().for_each(|carrier| carrier.empty = true);
     }
 
-    /// Reads one lane into the link. Answers whether anything came.
+    /// Reads one lane into the link. Returns whether anything was received.
     fn read_one(
         &mut self,
         at: usize,
@@ -263,7 +263,7 @@ impl Lanes {
         }
     }
 
-    /// Writes what the link wants sent to every lane with room. Answers whether anything was.
+    /// Writes the link's frames to every lane with room. Returns whether anything was written.
     pub(super) fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -279,7 +279,7 @@ impl Lanes {
         moved
     }
 
-    /// Writes to one lane for as long as it takes anything.
+    /// Writes to one lane as long as it accepts anything.
     fn write_one(
         &mut self,
         at: usize,
@@ -305,7 +305,7 @@ impl Lanes {
                 Poll::Ready(Ok(())) if pushed && Instant::now() < until => {}
                 Poll::Pending | Poll::Ready(Ok(())) => return moved,
                 Poll::Ready(Err(error)) => {
-                    // The far side's last words may still wait to be read.
+                    // The far side's last frames may still be unread.
                     while self.read_one(at, cx, link, entry, now) {}
                     lost(number, error.into(), link, entry, now);
                     return true;
@@ -314,24 +314,24 @@ impl Lanes {
         }
     }
 
-    /// Has the link judge the lanes on which nothing was heard for long. A lane is judged
-    /// only once it was read empty.
+    /// Makes the link check the lanes that were silent for long. A lane is checked only after it
+    /// was read empty.
     pub(super) fn check_silence(&self, link: &mut Link, entry: &LinkGuard, now: Instant) {
         for Carrier { number, lane, empty } in &self.carriers {
             if *empty && link.is_silent(*number, now) {
                 if lane.has_unread() {
-                    // The kernel has bytes that the runtime has not reported yet, or that
-                    // wait there because memory is short.
+                    // The kernel has bytes that the runtime has not reported yet, or that are left
+                    // there because memory is short.
                     link.on_activity(*number, now);
                 } else {
                     link.check_liveness(*number, now);
-                    debug!(link = %entry.name, number = entry.number, lane = *number, "nothing heard on a lane");
+                    debug!(link = %entry.name, number = entry.number, lane = *number, "nothing received on a lane");
                 }
             }
         }
     }
 
-    /// The state of a lane that decides when the link has to act next.
+    /// The state of each lane that decides when the link must act next.
     pub(super) fn io(&self, number: u32) -> LaneIo {
         let carrier = self.carriers.iter().find(|carrier| carrier.number == number);
         carrier.map_or(LaneIo { room: false, empty: false }, |carrier| LaneIo {
@@ -341,7 +341,7 @@ impl Lanes {
     }
 }
 
-/// Tells the link that a lane is lost, and the log, unless that is no news.
+/// Reports a lost lane to the link, and logs it unless the loss was expected.
 fn lost(number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: Instant) {
     if !link.has_lane(number) {
         return;
@@ -362,8 +362,7 @@ fn lost(number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: 
     }
 }
 
-/// Seals what the link wants sent on a lane, as far as the lane has room. Answers whether
-/// there was anything.
+/// Seals the link's frames for a lane, as far as the lane has room. Returns whether there were any.
 fn seal(link: &mut Link, number: u32, lane: &mut Lane, now: Instant) -> Result<bool, LaneError> {
     let mut pushed = false;
     while lane.has_room() {

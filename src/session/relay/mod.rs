@@ -1,13 +1,12 @@
 //! Moves the bytes of one link between the local Redis and its lanes.
 //!
-//! A byte's way out: Redis, tap, link, lane; its way in: lane, link, tap, Redis.
-//! One task drives all of it, in turns of some rounds, and polls each socket once a round:
-//! first it reads the lanes (`lanes.rs`), then it writes and reads Redis (`redis.rs`), then it
-//! writes the lanes. It judges a lane only when it was read empty. Reading lanes never waits
-//! for Redis: the link's window bounds what is stored. Only where the memory of all links is
-//! used up is a lane left unread, and then only by a link that has bytes for its Redis
-//! waiting. A turn is bounded in time, and its cost is measured
-//! ([`crate::registry::Meter`]). The end is in `finish.rs`.
+//! Outgoing bytes pass Redis, tap, link, lane; incoming bytes pass lane, link, tap, Redis. One task
+//! drives all of it in turns of several rounds, and polls each socket once a round: it reads the
+//! lanes (`lanes.rs`), writes and reads Redis (`redis.rs`), then writes the lanes. It checks a lane
+//! only after the lane was read empty. Reading lanes never waits for Redis, since the link's window
+//! bounds what is stored. A lane is left unread only if the memory of all links is used up, and
+//! only by a link that has bytes waiting for its Redis. A turn is bounded in time, and its cost is
+//! measured ([`crate::registry::Meter`]). The end is in `finish.rs`.
 
 mod finish;
 mod lanes;
@@ -37,10 +36,10 @@ use crate::registry::{Hold, Kind, LinkGuard, LinkStats, Meter, Penalty, Turn, th
 use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
 use crate::wire::reason::{Reason, ReasonCode};
 
-/// The time for what was read before a stop to be sent.
+/// Time given to send what was read before a stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Rounds before other tasks get their turn; mostly it is time that ends one.
+/// Most rounds of a turn. Usually its time ends it earlier.
 const ROUNDS: usize = 32;
 
 /// Everything one link needs to run.
@@ -49,33 +48,33 @@ pub struct Relay<'a> {
     pub link: Link,
     /// Its first lane.
     pub lane: Lane,
-    /// Where more lanes come from.
+    /// The source of further lanes.
     pub source: LaneSource,
-    /// Changes when the certificates were read again.
+    /// Changes after each reload of the certificates.
     pub renewed: watch::Receiver<u64>,
     /// Its share of the memory for all links.
     pub share: Share,
-    /// What measures its cost.
+    /// Measures its CPU time.
     pub meter: Meter,
     /// The local Redis.
     pub redis: TcpStream,
-    /// Which way bytes from the lane flow.
+    /// The direction of bytes from the lane.
     pub inward: Flow,
     /// Whether any command passes, and each direction closes on its own.
     pub passthrough: bool,
-    /// What looks into the bytes.
+    /// The tap, which inspects the bytes.
     pub tap: Box<dyn Tap>,
-    /// Cancelled when the tap is to be asked at once whether the replica is overdue.
+    /// Cancelled when the tap must be asked at once whether the replica is overdue.
     pub hurry: CancellationToken,
-    /// Where the counts go.
+    /// Records the counts.
     pub entry: &'a LinkGuard,
-    /// This site's name, for the words of an end.
+    /// This site's name, for reasons.
     pub site: &'a str,
 }
 
-/// Runs a link to its end. Answers why it ended, and what the far side has still to get,
-/// where it was out of reach. The Redis socket and the lanes are closed by then.
-/// Cancelling `stop` ends it with a GOODBYE.
+/// Runs a link to its end. Returns why it ended, and what the far side must still be told if it
+/// could not be reached. The Redis socket and the lanes are closed then. Cancelling `stop` ends the
+/// link with a GOODBYE.
 pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<PendingAbort>) {
     let mut renewed = relay.renewed.clone();
     let (hurry, mut hurried) = (relay.hurry.clone(), false);
@@ -119,12 +118,12 @@ struct Driver<'a> {
     resumed: Option<Resumed>,
     share: Share,
     meter: Meter,
-    /// What was done in this turn, and when it is over.
+    /// The work of this turn, and its deadline.
     turn: Turn,
     until: Instant,
-    /// No turn before that.
+    /// Earliest time of the next turn.
     paused: Option<Instant>,
-    /// Which way bytes from the lanes flow.
+    /// The direction of bytes from the lanes.
     flow: Flow,
     passthrough: bool,
     tap: Box<dyn Tap>,
@@ -137,7 +136,8 @@ struct Driver<'a> {
     ask_by: Option<Instant>,
     /// What was reported last.
     reported: LinkStats,
-    /// Since when a gap is open, and the offset up to which it is filled once that is received.
+    /// Since when a gap is open, and the offset up to which it is filled once everything below is
+    /// received.
     gap: Option<(Instant, u64)>,
 }
 
@@ -170,7 +170,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Takes a turn. Ready once the link has ended.
+    /// Runs one turn. Completes when the link has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(paused) = self.paused {
             if self.sleeps_until(paused, cx) {
@@ -186,10 +186,10 @@ impl<'a> Driver<'a> {
         match self.meter.end(self.turn, Instant::now()) {
             Penalty::None => {}
             Penalty::Pause { time, log } => {
-                // No longer than the far side hears from us.
+                // No longer than the far side accepts silence from this side.
                 self.paused = Some(Instant::now() + time.min(self.link.speak_every()));
                 if log {
-                    let words = "what it sends costs CPU time that other sites need, and moves nothing";
+                    let words = "its frames cost CPU time that other sites need and carry little data";
                     log_link!(warn, self.entry, throttled(Kind::Slowed, words); "site {} is slowed: {words}", self.entry.site);
                 }
             }
@@ -200,7 +200,7 @@ impl<'a> Driver<'a> {
         if self.link.is_ended() { Poll::Ready(()) } else { polled }
     }
 
-    /// Bytes that were carried, or crossed the local socket, so far.
+    /// Number of bytes so far that were carried, or crossed the local socket.
     fn moved(&self) -> u64 {
         let (to_replica, to_master) = self.entry.counts();
         self.link.carried() + self.link.sent() + to_replica + to_master
@@ -215,7 +215,7 @@ impl<'a> Driver<'a> {
             }
             let mut moved = self.read_lanes(cx, now);
             if self.link.is_ended() {
-                // What came is of a link that is over: nothing of it may arrive late.
+                // The link is over, so nothing that was received may be delivered late.
                 self.redis.clear();
                 return Poll::Ready(());
             }
@@ -251,7 +251,7 @@ impl<'a> Driver<'a> {
         Poll::Pending
     }
 
-    /// Takes what the source of lanes has for the link.
+    /// Handles the events of the source of lanes.
     fn take_new_lanes(&mut self, cx: &mut Context<'_>) {
         self.lanes.reap(cx);
         while self.lanes.poll_source(cx, &mut self.link, self.entry).is_ready() {
@@ -259,7 +259,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Handles what has happened to the link: closes the lanes that it has let go of.
+    /// Handles the link's events, and closes the lanes that it no longer uses.
     fn take_events(&mut self) {
         while let Some(event) = self.link.poll_event() {
             match event {
@@ -272,7 +272,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Reports to the registry and the log what has changed.
+    /// Reports changes to the registry and the log.
     fn report(&mut self) {
         let stats = LinkStats {
             lanes: self.link.lanes() as u64,
@@ -303,7 +303,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Whether a gap stays open: what lay beyond it is still to come in order.
+    /// Whether a gap has stayed open: data that was after it is still not in order.
     fn is_stuck(&mut self, now: Instant) -> bool {
         let (received, scattered) = (self.link.received(), self.link.scattered());
         match self.gap {
@@ -317,7 +317,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Lanes to link. Whether anything came.
+    /// Reads the lanes into the link. Returns whether anything was received.
     fn read_lanes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let full = self.share.room() == 0;
         let wait = full && self.link.has_ready();
@@ -335,14 +335,14 @@ impl<'a> Driver<'a> {
         moved
     }
 
-    /// Handles what the time has brought.
+    /// Handles what is due by now.
     fn check_time(&mut self, now: Instant) {
         self.lanes.check_silence(&mut self.link, self.entry, now);
         self.link.handle_timeout(now);
         self.take_events();
     }
 
-    /// Link to tap to Redis. Whether anything moved.
+    /// Moves bytes from the link through the tap to Redis. Returns whether anything moved.
     fn write_redis(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut moved = false;
         while self.redis.has_space()
@@ -366,7 +366,7 @@ impl<'a> Driver<'a> {
                     if self.flow == Flow::ToReplica || self.passthrough {
                         self.link.local_broken(now);
                     }
-                    // A master that takes nothing more may still have been read from.
+                    // A master that accepts no more data may have sent data that is still unread.
                     return true;
                 }
             }
@@ -376,7 +376,7 @@ impl<'a> Driver<'a> {
         moved | (finished && self.redis.shut_if_empty(cx))
     }
 
-    /// What the tap made of bytes from the link.
+    /// Carries out the tap's actions for bytes from the link.
     fn take_inward(&mut self, actions: Vec<Action>, now: Instant) {
         for action in actions {
             match action {
@@ -387,7 +387,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Redis to tap to link. Whether anything came.
+    /// Moves bytes from Redis through the tap to the link. Returns whether anything was read.
     fn read_redis(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if self.redis.has_ended() {
             self.redis.stop_watch();
@@ -396,8 +396,8 @@ impl<'a> Driver<'a> {
         let room = self.link.read_room().min(self.share.room());
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         if room == 0 {
-            // A replica that closes is gone; the last bytes of a master, and of either end
-            // in passthrough, are still to be read.
+            // A replica that closes is gone. The last bytes of a master, and of either end of a
+            // passthrough, must still be read.
             let until_closed = !self.passthrough && self.flow == Flow::ToReplica;
             let gone = self.redis.watch(cx, until_closed, now);
             if gone {
@@ -434,13 +434,13 @@ impl<'a> Driver<'a> {
                 Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
-        // What was held may have waited for just this answer.
+        // Bytes that the tap holds may have waited for this reply.
         let actions = self.inward.again(self.tap.as_mut(), self.flow, now);
         self.take_inward(actions, now);
         true
     }
 
-    /// Redis' bytes to the link. How much work compressing them is, is this site's choice.
+    /// Passes Redis' bytes to the link. The cost of compressing them is this site's choice.
     fn offer(&mut self, chunk: Chunk) {
         if !self.link.is_packing() {
             return self.link.offer(chunk);
@@ -450,16 +450,16 @@ impl<'a> Driver<'a> {
         self.turn.ours += thread_time().saturating_sub(before);
     }
 
-    /// Link to lanes. Whether anything was written.
+    /// Writes the link's frames to the lanes. Returns whether anything was written.
     fn write_lanes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let moved = self.lanes.write(cx, &mut self.link, self.entry, now, self.until);
         self.take_events();
         moved
     }
 
-    /// Whether there is nothing to do before the time or a socket says so.
+    /// Whether there is nothing to do until a timer or a socket wakes the task.
     fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
-        // What waits for room on the lane is woken by the lane, not by the time.
+        // Frames that wait for room on the lane are woken by the lane, not by a timer.
         let io = |number| self.lanes.io(number);
         let times = [self.link.poll_timeout(&io), self.redis.watch_at(), self.ask_by];
         let Some(next) = times.into_iter().flatten().min() else {
@@ -468,7 +468,7 @@ impl<'a> Driver<'a> {
         self.sleeps_until(next, cx)
     }
 
-    /// Whether that time is still to come; the task is woken then.
+    /// Whether that time is in the future; the task is woken then.
     fn sleeps_until(&mut self, next: Instant, cx: &mut Context<'_>) -> bool {
         let next = tokio::time::Instant::from_std(next);
         if self.sleep.deadline() != next {
@@ -477,10 +477,10 @@ impl<'a> Driver<'a> {
         self.sleep.as_mut().poll(cx).is_pending()
     }
 
-    /// The tap ends the link: last words to the replica, then the end. `breach` is for
-    /// what is no part of replication.
+    /// The tap ends the link: sends its last reply to the replica, then ends. `breach` means that
+    /// the bytes were not part of replication.
     fn refuse(&mut self, reply: &[u8], reason: String, breach: bool, now: Instant) {
-        // Nothing that came behind it is looked at any more.
+        // Nothing that follows is inspected any more.
         for way in [&mut self.inward, &mut self.outward] {
             way.stop();
         }

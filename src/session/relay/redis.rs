@@ -1,7 +1,7 @@
-//! The socket of the local Redis, and what waits to be written to it.
+//! The socket of the local Redis, and the queue of bytes to write to it.
 //!
-//! Knows nothing of the link. It says of each read and write what came of it, and the
-//! relay tells the link. The two directions end apart: `ended` is for reading, `deaf` and
+//! This file does not know the link. It returns the result of each read and write, and the relay
+//! passes it to the link. The two directions end separately: `ended` is for reading, `deaf` and
 //! `shut` are for writing.
 
 use std::collections::VecDeque;
@@ -15,13 +15,13 @@ use tokio::net::TcpStream;
 
 use crate::buffer::Chunk;
 
-/// Chunks that wait between the tap and Redis; the rest stays with the link.
+/// Most chunks between the tap and Redis; the rest stays with the link.
 const MAX_QUEUED: usize = 4;
 
-/// The interval at which a socket that is not being read is checked for its end.
+/// Interval at which a socket that is not being read is checked for its end.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// Bytes for Redis, and how many carried bytes they stand for.
+/// Bytes for Redis, and the number of carried bytes that they stand for.
 struct Outgoing {
     chunk: Chunk,
     carried: u64,
@@ -31,17 +31,17 @@ struct Outgoing {
 pub(super) struct RedisSocket {
     stream: TcpStream,
     queue: VecDeque<Outgoing>,
-    /// Redis has closed its writing half, or the connection is broken.
+    /// Whether Redis has closed its writing half, or the connection has failed.
     ended: bool,
-    /// A write has failed. What is queued is dropped.
+    /// Whether a write has failed. Queued bytes are dropped then.
     deaf: bool,
-    /// The writing half towards Redis is closed; only in passthrough.
+    /// Whether the writing half towards Redis is closed; only for a passthrough.
     shut: bool,
-    /// Since when the socket has not been read for want of room.
+    /// Since when the socket has not been read for lack of room.
     unread: Option<Instant>,
 }
 
-/// What came of a read.
+/// The result of a read.
 pub(super) enum Read {
     /// There is nothing to read now.
     Nothing,
@@ -51,16 +51,16 @@ pub(super) enum Read {
     Ended(io::Result<()>),
 }
 
-/// What came of a write.
+/// The result of a write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Write {
-    /// The queue is empty, or Redis takes nothing now.
+    /// The queue is empty, or Redis accepts nothing now.
     Nothing,
-    /// So many bytes were written.
+    /// This many bytes were written.
     Bytes(usize),
-    /// A chunk that stands for so many carried bytes is written, or dropped.
+    /// A chunk that stands for this many carried bytes was written, or dropped.
     Done(u64),
-    /// The connection failed. What is queued is dropped by the next calls.
+    /// The connection failed. The next calls drop the queued bytes.
     Failed,
 }
 
@@ -69,7 +69,7 @@ impl RedisSocket {
         Self { stream, queue: VecDeque::new(), ended: false, deaf: false, shut: false, unread: None }
     }
 
-    /// Whether the queue takes more from the link. Answers of the tap are queued in any case.
+    /// Whether the queue accepts more from the link. The tap's replies are always queued.
     pub(super) fn has_space(&self) -> bool {
         self.queue.len() < MAX_QUEUED
     }
@@ -78,12 +78,12 @@ impl RedisSocket {
         self.queue.push_back(Outgoing { chunk, carried });
     }
 
-    /// Drops what is queued.
+    /// Drops the queued bytes.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
     }
 
-    /// Writes once. The caller repeats it until it answers [`Write::Nothing`].
+    /// Writes once. The caller repeats it until the result is [`Write::Nothing`].
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Write {
         let Some(front) = self.queue.front_mut() else { return Write::Nothing };
         if front.chunk.is_empty() || self.deaf {
@@ -104,7 +104,7 @@ impl RedisSocket {
         }
     }
 
-    /// Closes the writing half, once, if nothing is queued. Answers whether it did.
+    /// Closes the writing half once, if nothing is queued. Returns whether it did.
     pub(super) fn shut_if_empty(&mut self, cx: &mut Context<'_>) -> bool {
         if self.shut || !self.queue.is_empty() {
             return false;
@@ -141,9 +141,9 @@ impl RedisSocket {
         }
     }
 
-    /// Takes the place of a read while there is no room for one. Answers whether Redis is
-    /// gone, which it checks every [`WATCH`]. A close counts only where `until_closed` says
-    /// so: elsewhere the last bytes are still to be read, and only an error counts.
+    /// Replaces a read while there is no room for one. Returns whether Redis is gone, which it
+    /// checks every [`WATCH`]. A close counts only with `until_closed`; otherwise the last bytes
+    /// must still be read, and only an error counts.
     pub(super) fn watch(&mut self, cx: &mut Context<'_>, until_closed: bool, now: Instant) -> bool {
         let since = *self.unread.get_or_insert(now);
         if now < since + WATCH {

@@ -133,9 +133,9 @@ fn a_site_that_has_shown_its_certificate_is_not_pushed_out_by_strangers_of_its_a
     let connect = || TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
     let mut strangers: Vec<TcpStream> = (0..200).map(|_| connect()).collect();
     // They make way for one another once they have said nothing for a while.
-    eventually("the oldest goes", SOON, || {
+    eventually("the oldest is closed", SOON, || {
         strangers.push(connect());
-        target.pair.first.log().contains("the oldest goes")
+        target.pair.first.log().contains("the oldest is closed")
     });
     let hello = target.site().hello(Request::Probe { master: "orders".into() });
     waiting.send(&hello).expect("the gateway reads");
