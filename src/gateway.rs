@@ -183,10 +183,10 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListen
 fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: &TaskTracker) {
     for master in &shared.config.masters {
         if master.is_plain() {
-            warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, FLUSHALL and CONFIG too");
+            warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, also FLUSHALL and CONFIG");
         }
         if shared.config.allowed_to_itself().any(|other| other.name == master.name) {
-            warn!(master = %master.name, "`allow` names this site itself, {}: a site dials others; is another one meant?", shared.config.site);
+            warn!(master = %master.name, "`allow` names this site itself, {}, but a gateway dials only other sites; name the site of the replicas", shared.config.site);
         }
         for danger in master.dangers() {
             warn!(master = %master.name, "{danger}");

@@ -133,7 +133,7 @@ pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
         };
         match bound {
             Ok(listener) => listeners.push(listener),
-            Err(error) => warn!("`replgate status` will find nothing: {error}"),
+            Err(error) => warn!("`replgate status` will not find this gateway: {error}"),
         }
     }
     listeners
@@ -159,7 +159,7 @@ async fn beside(name: &str, taken: io::Error) -> io::Result<UnixListener> {
     let other = format!("{name}-{}", hex(&random));
     let bound = UnixListener::bind(&other)?;
     warn!(
-        "the name of the status socket, @{}, is taken by another ({whose}): somebody on this host poses as the gateway; `replgate status` finds it all the same",
+        "the name of the status socket, @{}, is taken by another process ({whose}), which may impersonate the gateway; `replgate status` finds this gateway all the same",
         &name[1..]
     );
     Ok(bound)
@@ -184,7 +184,7 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTrack
                     }
                 });
             }
-            Ok(_) => debug!("a stranger asked for the status"),
+            Ok(_) => debug!("another user asked for the status and got no answer"),
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
@@ -267,13 +267,15 @@ async fn ask_at(config: &Config, name: &str) -> io::Result<Option<Status>> {
             },
         );
         return Err(io::Error::other(format!(
-            "{theirs} answers in the gateway's place and is not believed: if the gateway runs as that user, ask as that user; else somebody poses as it"
+            "{theirs} answers in place of the gateway, and the answer is ignored; if the gateway runs as that user, run this as that user; otherwise that process impersonates the gateway"
         )));
     }
     let mut text = Vec::new();
     socket.take(MAX_ANSWER).read_to_end(&mut text).await?;
     if text.is_empty() {
-        return Err(io::Error::other("the gateway does not answer this user; ask as its user or as root"));
+        return Err(io::Error::other(
+            "the gateway does not answer this user; run this as the gateway's user or as root",
+        ));
     }
     Ok(Some(serde_json::from_slice(&text)?))
 }

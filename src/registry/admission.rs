@@ -1,4 +1,4 @@
-//! How many links a site may have, and how many syncs it may ask for within a minute.
+//! Limits how many links a site may have, and how many syncs it may ask for within a minute.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::redis::guesses::Guesses;
 use crate::redis::openings::{Opening, Openings};
 use crate::redis::pace::Pace;
 
-/// The time after which a link that has asked for no sync makes way, when its site has all
-/// its links: some round trips of a long path.
+/// Time after which a link that has asked for no sync is ended if its site has reached its limit of
+/// links: some round trips of a long path.
 const IDLE: Duration = Duration::from_secs(3);
 
-/// The most links of a site beyond its limit: those that are about to end, to make way.
+/// Most links of a site beyond its limit, which are about to end.
 const SURPLUS: usize = 8;
 
-/// What each site has used of its limits.
+/// The use of its limits by each site.
 #[derive(Default)]
 pub(super) struct Taken {
     links: HashMap<String, usize>,
@@ -32,20 +32,20 @@ pub(super) struct Taken {
     paces: HashMap<(String, String), Arc<Pace>>,
 }
 
-/// A site's permission for one link, given back when it is dropped.
+/// A site's permission for one link; dropping it gives it back.
 #[derive(Debug)]
 pub struct Admission {
     registry: Arc<Registry>,
     site: String,
     /// Its token, until it asks for a sync.
     pub opening: Arc<Opening>,
-    /// The bound on the site's full syncs from this master, where there is one.
+    /// The limit on the site's full syncs from this master, if there is one.
     pub full_syncs: Option<Arc<FullSyncs>>,
-    /// The syncs over two connections that the site has begun there.
+    /// The two-connection syncs that the site has begun there.
     pub grants: Arc<Grants>,
     /// The passwords that the site has tried there.
     pub guesses: Arc<Guesses>,
-    /// The pace of what it sends there without being answered.
+    /// The limit on what it sends there without getting a reply.
     pub pace: Arc<Pace>,
 }
 
@@ -69,8 +69,8 @@ impl Drop for Admission {
 }
 
 impl Registry {
-    /// Asks whether a site may open one more link to a master here. The answer is a
-    /// permission that the link keeps until its end, or the limit that is reached.
+    /// Decides whether a site may open one more link to a master here. Returns a permission that
+    /// the link keeps until its end; the error is the limit that is reached.
     pub fn admit(self: &Arc<Self>, site: &str, master: &str, limits: &Limits) -> Result<Admission, String> {
         let site = site.to_ascii_lowercase();
         let mut state = self.lock();
@@ -93,7 +93,7 @@ impl Registry {
         let opening = openings.open(now).map_err(|most| {
             format!("site {site} opened {most} links and more that asked for no sync; one more is let in every second or so")
         })?;
-        // Not before the new link is let in.
+        // The older link is ended only after the new one is admitted.
         if let Some(oldest) = oldest {
             waiting.remove(oldest).evict();
         }

@@ -1,6 +1,6 @@
 //! One live link: what its session writes, and what `status` shows.
 //!
-//! Each count is a relaxed addition, so that it costs the data path next to nothing.
+//! Each count is a relaxed addition, so that it costs the data path very little.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,23 +29,23 @@ pub struct LinkEntry {
     pub side: Side,
     /// The far site.
     pub site: String,
-    /// The far gateway's host, in words that are safe to show.
+    /// The far gateway's host, escaped.
     pub node: String,
     /// The far gateway's instance.
     pub instance: Id,
-    /// The far gateway's address, by which its newest lane goes.
+    /// The far gateway's address on its newest lane.
     far: Mutex<SocketAddr>,
     /// The local Redis' address.
     pub redis: SocketAddr,
     /// Whether any command passes.
     pub passthrough: bool,
-    /// What both sides have agreed.
+    /// The agreed terms.
     pub agreed: Agreed,
-    /// What is known of the replication on it; nothing in passthrough.
+    /// What is known about its replication; `None` for a passthrough.
     pub observed: Option<Arc<Observed>>,
     /// When it began.
     pub since: Instant,
-    /// Its sync has begun, or it is a passthrough.
+    /// Whether its sync has begun, or it is a passthrough.
     begun: AtomicBool,
     began: i64,
     to_replica: AtomicU64,
@@ -66,24 +66,24 @@ pub struct LinkEntry {
 /// The break of a link that has no lane now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Since when it has no lane.
+    /// Start of the break.
     pub since: Instant,
     /// How long it waits for a new lane.
     pub within: Duration,
 }
 
-/// What a link's task reports from time to time.
+/// The values that a link's task reports from time to time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkStats {
-    /// Lanes that carry it now.
+    /// Number of lanes that carry it now.
     pub lanes: u64,
-    /// The break that it is in.
+    /// The current break, if any.
     pub held: Option<Hold>,
-    /// How often it has lost its last lane, so far.
+    /// Number of times that it has lost its last lane so far.
     pub breaks: u64,
-    /// Bytes that were sent more than once, so far.
+    /// Number of bytes that were sent more than once so far.
     pub resent: u64,
-    /// Bytes as carried, both ways, so far.
+    /// Number of carried bytes so far, in both directions.
     pub carried: u64,
     /// Bytes buffered here.
     pub buffered: u64,
@@ -123,7 +123,7 @@ impl LinkEntry {
         }
     }
 
-    /// Whether its sync has begun, or it is a passthrough. Answers yes only once.
+    /// Whether its sync has begun, or it is a passthrough. Returns true only once.
     pub fn begins_now(&self) -> bool {
         if self.has_begun() {
             return false;
@@ -132,7 +132,7 @@ impl LinkEntry {
         begun && !self.begun.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether [`LinkEntry::begins_now`] has said yes.
+    /// Whether [`LinkEntry::begins_now`] has returned true.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
@@ -146,18 +146,18 @@ impl LinkEntry {
         *self.held.lock().expect("no code panics while it holds a break")
     }
 
-    /// Which connection of a sync over two it is.
+    /// Which connection of a two-connection sync it is.
     pub(super) fn channel(&self) -> Option<Channel> {
         self.observed.as_ref()?.channel()
     }
 
-    /// What `status` shows of it.
+    /// The link as `status` shows it.
     pub(super) fn status(&self, now: Instant) -> LinkStatus {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let hold = self.hold();
         let mut replication = self.observed.as_ref().map(|observed| observed.view(now));
         if let (Some(replication), Side::Dialler, true) = (&mut replication, self.side, hold.is_some()) {
-            // What the master has sent meanwhile is not known here.
+            // Data that the master has sent meanwhile is not known here.
             (replication.lag_bytes, replication.lag_seconds) = (None, None);
         }
         let since = |then: Instant| now.saturating_duration_since(then);
@@ -219,7 +219,7 @@ impl LinkEntry {
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Stores how the link stands now.
+    /// Stores the reported values.
     pub fn update(&self, now: LinkStats) {
         self.lanes.store(now.lanes, Ordering::Relaxed);
         *self.held.lock().expect("no code panics while it holds a break") = now.held;
@@ -234,7 +234,7 @@ impl LinkEntry {
         *self.far.lock().expect("no code panics while it holds an address") = far;
     }
 
-    /// The far gateway's address, by which its newest lane goes.
+    /// The far gateway's address on its newest lane.
     pub fn far(&self) -> SocketAddr {
         *self.far.lock().expect("no code panics while it holds an address")
     }
@@ -266,7 +266,7 @@ impl LinkEntry {
         self.redials.load(Ordering::Relaxed)
     }
 
-    /// Bytes so far: towards the replica, towards the master.
+    /// Number of bytes so far: towards the replica, towards the master.
     pub fn counts(&self) -> (u64, u64) {
         (self.to_replica.load(Ordering::Relaxed), self.to_master.load(Ordering::Relaxed))
     }
@@ -287,7 +287,7 @@ pub struct LinkStatus {
     pub far: String,
     /// The local Redis' address.
     pub redis: String,
-    /// `held` while no lane carries it, `tunnel` in passthrough, else the stage of the
+    /// `held` while no lane carries it, `tunnel` for a passthrough, otherwise the stage of the
     /// replication.
     pub state: String,
     /// Seconds since 1970.
@@ -298,14 +298,14 @@ pub struct LinkStatus {
     pub to_replica_bytes: u64,
     /// Payload bytes towards the master.
     pub to_master_bytes: u64,
-    /// Bytes as they were carried between the gateways, both ways: fewer where they
-    /// are compressed.
+    /// Carried bytes between the gateways, in both directions: fewer than the payload if they are
+    /// compressed.
     pub carried_bytes: u64,
     /// Bytes that were sent to the far gateway more than once.
     pub resent_bytes: u64,
     /// Bytes buffered here, sent or received.
     pub buffered_bytes: u64,
-    /// How long it outlives its last lane, as both sides have agreed.
+    /// How long it survives the loss of its last lane, as both sides have agreed.
     pub hold_seconds: f64,
     /// Lanes that it may have.
     pub lanes_agreed: u8,
@@ -331,7 +331,7 @@ pub struct LinkStatus {
     pub held_seconds: Option<f64>,
     /// How long it still waits for a new lane, while it is held.
     pub gives_up_in_seconds: Option<f64>,
-    /// The replication on it; nothing in passthrough.
+    /// The replication on it; `None` for a passthrough.
     pub replication: Option<Replication>,
 }
 

@@ -1,4 +1,4 @@
-//! What is live now: every link with its counts, and the number of refusals and failures.
+//! The live links with their counts, and the number of refusals and failures.
 //!
 //! Sessions write, `status` reads.
 
@@ -28,9 +28,9 @@ use crate::redis::syncs::Syncs;
 use crate::wire::hello::Id;
 use crate::wire::terms::Agreed;
 
-/// Logs a line if the throttle allows its topic one more. Else the line is counted, and logged at
-/// debug: `log_throttled!(level, registry, topic, words; fields…, "message")`. The throttle compares
-/// the words with those of earlier lines.
+/// Logs a line if the throttle allows one more for its topic. Otherwise the line is counted, and
+/// logged at debug level: `log_throttled!(level, registry, topic, words; fields…, "message")`. The
+/// throttle compares the words with those of earlier lines.
 macro_rules! log_throttled {
     ($level:ident, $registry:expr, $topic:expr, $words:expr; $($line:tt)+) => {
         match $registry.may_log($topic, $words) {
@@ -42,11 +42,11 @@ macro_rules! log_throttled {
 }
 pub(crate) use log_throttled;
 
-/// Ended links that are remembered.
+/// Most ended links that are remembered.
 const REMEMBERED: usize = 20;
 
-/// The time within which a client that got no link asks again: Redis does so after a second, and
-/// its gateway keeps it waiting for 5 s at most.
+/// Time within which a client that got no link asks again: Redis does so after one second, and its
+/// gateway delays it by 5 s at most.
 const LATELY: Duration = Duration::from_secs(15);
 
 /// Everything that [`Registry`] counts.
@@ -70,7 +70,7 @@ pub struct Counts {
     pub lanes_lost: u64,
     /// Bytes that were sent to a far gateway more than once.
     pub resent_bytes: u64,
-    /// Links that ended for a command that is no part of replication.
+    /// Links that ended for a command that is not part of replication.
     pub commands_refused: u64,
 }
 
@@ -89,7 +89,7 @@ pub struct SyncCounts {
     pub refused: u64,
 }
 
-/// Everything that `status` shows of links.
+/// The links and counts that `status` shows.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
     /// Every live link.
@@ -105,7 +105,7 @@ pub struct Live {
 #[derive(Default)]
 struct State {
     links: Vec<Arc<LinkEntry>>,
-    /// The latest first, and whether its sync had begun.
+    /// Ended links, the latest first, and whether the sync of each had begun.
     ended: VecDeque<(EndedLink, bool)>,
     counts: Counts,
     next: u64,
@@ -114,7 +114,7 @@ struct State {
     log: LogThrottle,
     sites: Arc<Sites>,
     listening: Vec<SocketAddr>,
-    /// When a `[[replica]]` last had no link for a client, unless it has had one since.
+    /// When a client of a `[[replica]]` last got no link, unless one has got a link since.
     without: HashMap<String, Instant>,
     work: HashMap<String, Arc<SiteWork>>,
 }
@@ -125,7 +125,7 @@ pub struct Registry {
     state: Mutex<State>,
 }
 
-/// An address that is listened on until this is dropped.
+/// An address on which the gateway listens, until this is dropped.
 #[derive(Debug)]
 pub struct Listening {
     registry: Arc<Registry>,
@@ -160,14 +160,15 @@ impl std::ops::Deref for LinkGuard {
 }
 
 impl LinkGuard {
-    /// Takes the link out of the registry, and remembers why it ended.
+    /// Removes the link from the registry, and remembers why it ended.
     pub fn end(self, reason: String, refused: bool) {
         let ended = EndedLink { reason, at: clock::now(), link: self.entry.status(Instant::now()) };
         let mut state = self.registry.lock();
         state.counts.commands_refused += u64::from(refused);
         let begun = self.entry.has_begun();
         if !begun {
-            // Replicas that get no sync ask again every second. Their links must not push out others.
+            // Replicas that get no sync ask again every second. Their links must not displace
+            // others.
             let same = |link: &LinkStatus| {
                 (&link.name, &link.role, &link.site) == (&ended.link.name, &ended.link.role, &ended.link.site)
             };
@@ -192,7 +193,7 @@ impl Drop for LinkGuard {
     }
 }
 
-/// What is known of a link when it begins.
+/// The facts about a link when it begins.
 #[derive(Debug)]
 pub struct NewLink<'a> {
     /// The name of the `[[master]]` or `[[replica]]`.
@@ -211,9 +212,9 @@ pub struct NewLink<'a> {
     pub redis: SocketAddr,
     /// Whether any command passes.
     pub passthrough: bool,
-    /// What both sides have agreed.
+    /// The agreed terms.
     pub agreed: Agreed,
-    /// Where its replication is observed; nothing where any command passes.
+    /// The state of its observer; `None` for a passthrough.
     pub observed: Option<Arc<Observed>>,
 }
 
@@ -246,7 +247,7 @@ impl Registry {
         self.lock().listening.clone()
     }
 
-    /// Every `[[replica]]` that lately had no link for a client, and has had none since.
+    /// Every `[[replica]]` for which a client recently got no link, and none has got one since.
     pub fn without_link(&self) -> Vec<String> {
         let (state, now) = (self.lock(), Instant::now());
         let lately = state.without.iter().filter(|(_, at)| now.saturating_duration_since(**at) < LATELY);
@@ -255,8 +256,8 @@ impl Registry {
         names
     }
 
-    /// The far address and instance of the newest link of a `[[replica]]` that is
-    /// carried: the two connections of one sync must reach the same gateway.
+    /// The far address and instance of the newest link of a `[[replica]]` that has a lane: the two
+    /// connections of one sync must reach the same gateway.
     pub fn sibling(&self, name: &str) -> Option<(SocketAddr, Id)> {
         let state = self.lock();
         let mut links = state.links.iter().rev();
@@ -264,9 +265,8 @@ impl Registry {
         Some((newest.far(), newest.instance))
     }
 
-    /// Counts an event. Answers whether it may have a line of its own. It may not if the same
-    /// words, or too many lines of its topic, were logged within the last minute; then a later
-    /// line gives the count.
+    /// Counts an event. Returns whether it may be logged. It may not if the same words, or too many
+    /// lines of its topic, were logged within the last minute. Then a later line gives the count.
     pub fn may_log(&self, topic: Topic, words: &str) -> Option<Line> {
         let mut state = self.lock();
         match topic.kind().counted() {
@@ -285,14 +285,14 @@ impl Registry {
         self.lock().log.forget(topic);
     }
 
-    /// The suppressed lines whose count is due, because no later line of their topic came to
-    /// give it. At the `last` call, all of them.
+    /// The suppressed lines whose count is due because no later line of their topic has given it.
+    /// At the `last` call, all of them.
     pub fn suppressed(&self, last: bool) -> Vec<Suppressed> {
         let log = &mut self.lock().log;
         if last { log.take_all() } else { log.take_overdue(Instant::now()) }
     }
 
-    /// What the links of one `[[master]]` or `[[replica]]` share of their syncs.
+    /// The sync state that the links of one `[[master]]` or `[[replica]]` share.
     pub fn syncs(&self, side: Side, name: &str) -> Arc<Syncs> {
         Arc::clone(self.lock().syncs.entry((side, name.to_owned())).or_default())
     }
@@ -305,8 +305,8 @@ impl Registry {
         work.or_insert_with(|| Arc::new(SiteWork::new(&sites))).meter()
     }
 
-    /// Every live link and the counts. Where a sync has two connections, the main one
-    /// shows the snapshot's progress, and the other whose part it is.
+    /// Every live link and the counts. If a sync has two connections, the main one shows the
+    /// snapshot's progress, and the other one the link that it belongs to.
     pub fn live(&self) -> Live {
         let (now, state) = (Instant::now(), self.lock());
         let mut counts = state.counts.clone();

@@ -1,11 +1,11 @@
-//! Bounds the lines of the log, so that nobody can fill it.
+//! Bounds the number of log lines, so that nobody can fill the log.
 //!
-//! Every throttled line belongs to a [`Topic`]: the kind of event, and the configured name
-//! that it is about. What strangers choose (addresses, dates, claimed names, the text of a
-//! certificate) never makes a topic. So the number of topics is bounded by the config, and
-//! no topic uses up the lines of another. Within a minute a topic gets a few lines, none of
-//! them twice. The rest is counted. The topic's next line gives the count; where no line
-//! follows, the count gets a line of its own.
+//! Every throttled line belongs to a [`Topic`]: the kind of event, and the configured name that it
+//! is about. Values that a stranger chooses (addresses, dates, claimed names, the text of a
+//! certificate) are never part of a topic. So the config bounds the number of topics, and no topic
+//! uses up the lines of another. Within a minute a topic gets a few lines, all of them different.
+//! Further lines are counted. The topic's next line gives the count; if no line follows, the count
+//! gets a line of its own.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,34 +13,33 @@ use std::time::{Duration, Instant};
 use super::LinkEntry;
 use crate::config::{Config, Master, Replica};
 
-/// The time for which the lines of a topic are bounded.
+/// Period over which the lines of a topic are bounded.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The lines of one topic within [`WINDOW`].
+/// Most lines of one topic within [`WINDOW`].
 const LINES: usize = 5;
 
-/// The lines about resumed links within [`WINDOW`], the same ones included: an operator
-/// counts them.
+/// Most lines about resumed links within [`WINDOW`], repeated ones included: an operator counts
+/// them.
 const BREAKS: usize = 20;
 
-/// The time for a topic's next line to come and give the count, before the count gets a line
-/// of its own.
+/// Time given to a topic's next line to give the count, before the count gets a line of its own.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The most bytes of a line that are remembered.
+/// Most bytes of a line that are remembered.
 const REMEMBERED: usize = 300;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident: $counted:ident, $words:literal;)+) => {
         /// The kind of event that a line is about. Kinds that a stranger can cause are separate
-        /// from those for which a certificate, or a local client's address, is needed.
+        /// from those that need a certificate, or a local client's address.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind {
             $($(#[$doc])* $name,)+
         }
 
         impl Kind {
-            /// The name of many of them.
+            /// The words for several of them.
             fn words(self) -> &'static str {
                 match self { $(Self::$name => $words,)+ }
             }
@@ -52,7 +51,7 @@ macro_rules! kinds {
     };
 }
 
-/// Which of [`Counts`](super::Counts) counts a kind.
+/// The field of [`Counts`](super::Counts) that counts a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     Refused,
@@ -61,8 +60,8 @@ pub(super) enum Counted {
 }
 
 kinds! {
-    /// The oldest connection that had not shown a certificate made way for a new one.
-    CrowdedOut: Refused, "connections refused: too many at a time that have shown nothing";
+    /// The oldest connection without a certificate was closed to make room for a new one.
+    CrowdedOut: Refused, "connections refused: too many that have shown no certificate";
     /// Something else connected to the TLS port.
     NotTls: Refused, "connections refused: no TLS";
     /// TLS failed for another reason than a certificate.
@@ -79,25 +78,25 @@ kinds! {
     Certificate: Refused, "connections refused: certificates";
     /// No HELLO came in time.
     NoHello: Refused, "connections refused: no hello in time";
-    /// Something else came in place of a HELLO.
-    BadHello: Refused, "connections refused: something else than a hello";
+    /// The first frame was not a HELLO.
+    BadHello: Refused, "connections refused: no HELLO as the first frame";
     /// Too many lanes of one site waited at a time.
     SiteCrowded: Refused, "lanes refused: too many of one site at a time";
     /// The claimed site is not in the certificate.
-    Mismatch: Refused, "links refused: another site is claimed than the certificate carries";
-    /// A protocol version that is not spoken here.
+    Mismatch: Refused, "links refused: the HELLO names another site than the certificate";
+    /// A protocol version that is not supported here.
     Version: Refused, "links refused: another protocol version";
     /// A master that is not in the config.
     NotOffered: Refused, "links refused: a master that is not offered";
     /// A master that the site may not replicate.
-    NotAllowed: Refused, "links refused: a master that the site may not have";
-    /// The master's Redis cannot be reached, or not be authenticated at.
+    NotAllowed: Refused, "links refused: a master that the site may not replicate";
+    /// The master's Redis cannot be reached, or refuses the login.
     RedisDown: Refused, "links refused: the master's Redis is down";
-    /// The site has as many links as it may.
+    /// The site has reached its limit of links.
     Limit: Refused, "links refused: too many";
     /// A lane asks for a link that does not exist.
     UnknownLink: Refused, "lanes refused: no such link";
-    /// A lane whose link has too many waiting.
+    /// A lane whose link has too many lanes waiting.
     Busy: Refused, "lanes refused: their link is busy or about to end";
     /// The replica's other connection runs over another gateway.
     WrongInstance: Refused, "links refused: another gateway carries the replica's other connection";
@@ -105,8 +104,8 @@ kinds! {
     Stopping: Refused, "links refused: the gateway stops";
     /// A client that is not in `clients`.
     NotAClient: Refused, "clients refused: not in `clients`";
-    /// The oldest client that had proven nothing made way for a new one.
-    ClientCrowdedOut: Refused, "clients refused: too many at a time that have proven nothing";
+    /// The oldest client that was not accepted yet was closed to make room for a new one.
+    ClientCrowdedOut: Refused, "clients refused: too many that are not accepted yet";
     /// A client that sent a wrong password.
     WrongPassword: Refused, "clients refused: a wrong password";
     /// A client that sent no password.
@@ -118,24 +117,24 @@ kinds! {
     /// A client that left before it asked for a sync.
     NotAsked: Not, "clients left without asking for a sync";
     /// A link that this side asked for and did not get.
-    NoLink: Failed, "links not had";
-    /// The master wants no password although `auth` is set.
-    NoPasswordWanted: Not, "logins at a Redis that wants no password";
+    NoLink: Failed, "links not opened";
+    /// The master requires no password although `auth` is set.
+    NoPasswordWanted: Not, "logins at a Redis that requires no password";
     /// A link that ended because a request was declined.
     Declined: Not, "links ended: declined";
-    /// A link that ended while Redis had a complaint.
+    /// A link that ended after Redis had reported an error.
     Complaint: Not, "links ended: Redis objects";
-    /// A link that ended for a command that is no part of replication, before its sync.
-    CommandRefused: Not, "links ended: commands that are no part of replication";
-    /// A link that was lost or broken off before its sync had begun.
+    /// A link that ended for a command that is not part of replication, before its sync.
+    CommandRefused: Not, "links ended: commands that are not part of replication";
+    /// A link that was lost or aborted before its sync had begun.
     Broken: Not, "links lost before their sync had begun";
     /// A link that ended in good order before its sync had begun.
     NoSync: Not, "links ended before their sync had begun";
     /// A replica's address was in use for another.
     Renamed: Not, "replicas listed by another name";
-    /// The wanted congestion control is not available.
-    Congestion: Not, "connections without the wanted congestion control";
-    /// Connections cannot be accepted for want of resources.
+    /// The configured congestion control is not available.
+    Congestion: Not, "connections without the configured congestion control";
+    /// Connections cannot be accepted for lack of resources.
     Starved: Not, "connections that could not be accepted";
     /// A site costs more CPU time than its share.
     Slowed: Not, "sites slowed for the CPU time that they cost";
@@ -144,14 +143,15 @@ kinds! {
     /// A break has begun.
     Held: Not, "breaks begun";
     /// A dial for a held link failed.
-    NoWayYet: Not, "dials for held links that came to nothing";
+    NoWayYet: Not, "failed dials for held links";
     /// A break is over.
-    Resumed: Not, "breaks outlived";
+    Resumed: Not, "breaks survived";
 }
 
 impl Kind {
-    /// What tells a line of this kind from earlier ones. Digits do not count, as they are those
-    /// of clocks, counters and ports, except where they name a local client.
+    /// The part of a line that distinguishes it from earlier ones of this kind. Digits do not
+    /// count, since they are those of clocks, counters and ports, except where they identify a
+    /// local client.
     fn shape(self, words: &str) -> String {
         let digits = matches!(
             self,
@@ -170,7 +170,7 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// About nothing that has a name in the config.
+    /// A topic without a name of the config.
     pub fn of(kind: Kind) -> Self {
         Self { kind, name: None, site: None }
     }
@@ -185,13 +185,13 @@ impl Topic {
         Self { kind, name: Some(replica.name.clone()), site: None }
     }
 
-    /// About a link that came up: its names are in the config, though the site's letters may
-    /// differ in case.
+    /// About a link that is up: its names are in the config, but the site may be spelled with other
+    /// capitals.
     pub fn link(kind: Kind, link: &LinkEntry) -> Self {
         Self { kind, name: Some(link.name.clone()), site: Some(link.site.to_ascii_lowercase()) }
     }
 
-    /// Also about this site, if it stands in an `allow`. Any other site has no topic of its own.
+    /// Also about this site, if it is in an `allow`. Other sites have no topic of their own.
     pub fn at_site(self, config: &Config, site: &str) -> Self {
         let allowed = config.masters.iter().flat_map(|master| &master.allow);
         let site = allowed.into_iter().find(|allowed| allowed.eq_ignore_ascii_case(site));
@@ -210,14 +210,14 @@ impl Topic {
 /// The permission to log a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// How many lines of its topic were suppressed before it, if any.
+    /// Number of lines of its topic that were suppressed before it, if any.
     pub more: Option<u64>,
 }
 
 /// Lines of one topic that were counted and not logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suppressed {
-    /// Whether it is worth a warning.
+    /// Whether it is logged as a warning.
     pub is_fault: bool,
     /// What the lines were about.
     pub words: &'static str,
@@ -236,13 +236,13 @@ pub struct Suppressed {
 struct Window {
     since: Instant,
     lines: usize,
-    /// What the lines are recognised by; see [`Kind::shape`].
+    /// The shapes of the lines; see [`Kind::shape`].
     shapes: Vec<String>,
     more: u64,
     last: String,
 }
 
-/// What was logged lately, by topic.
+/// The recent lines, by topic.
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle {
     topics: HashMap<Topic, Window>,
@@ -272,7 +272,7 @@ impl LogThrottle {
         None
     }
 
-    /// The topic has recovered: the same words may be logged again, within the lines that it
+    /// The topic has recovered: the same words may be logged again, within the lines that the topic
     /// has left.
     pub(super) fn forget(&mut self, topic: &Topic) {
         if let Some(window) = self.topics.get_mut(topic) {
@@ -280,7 +280,8 @@ impl LogThrottle {
         }
     }
 
-    /// The suppressed lines of topics whose minute is long over: no line came to give the count.
+    /// The suppressed lines of topics whose minute is long over, because no line has given the
+    /// count.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<Suppressed> {
         self.drain(|window| now.saturating_duration_since(window.since) >= WINDOW + GRACE)
     }

@@ -1,12 +1,11 @@
 //! Compares the CPU time that the links of a far site cost with the bytes that they move.
 //!
-//! A link's task runs in turns, and reports for each what it cost and what it moved.
-//! Honest traffic costs a microsecond a kilobyte in bulk, and about twenty for each small
-//! write; [`ROUND`] and [`BYTE`] allow many times that. What a turn costs beyond that is
-//! *waste*, and every site may waste [`RATE`]. A site that wastes more is slowed by pauses
-//! between the turns that waste, so that the other sites get their share. If it goes on
-//! for [`PATIENCE`], the link that has wasted most ends. While no other site has a link,
-//! nothing is slowed.
+//! A link's task runs in turns, and reports the cost and the traffic of each. Normal traffic costs
+//! a microsecond per kilobyte in bulk, and about twenty for each small write; [`ROUND`] and
+//! [`BYTE`] allow many times that. The cost of a turn beyond that is *waste*, and every site may
+//! waste [`RATE`]. A site that wastes more is slowed by pauses between its wasteful turns, so that
+//! the other sites get their share. If that lasts for [`PATIENCE`], the link that has wasted most
+//! is ended. While no other site has a link, nothing is slowed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,64 +13,64 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// CPU time that a turn may cost for each round that read from the local Redis or wrote to
-/// it, and once if no round did.
+/// CPU time allowed for each round of a turn that read from the local Redis or wrote to it, and
+/// once if no round did.
 const ROUND: Duration = Duration::from_micros(200);
 
-/// CPU time that a turn may cost for each byte that was carried, or crossed the local socket.
+/// CPU time allowed for each byte that was carried, or crossed the local socket.
 const BYTE: Duration = Duration::from_nanos(50);
 
-/// The waste that is free to a site: one part in so many of the time that passes.
+/// Divisor of the passing time: the part of it that a site may waste.
 const RATE: u32 = 10;
 
-/// The waste that is free to a site at once, before it is slowed.
+/// Waste allowed to a site in one burst, before it is slowed.
 const BURST: Duration = Duration::from_millis(500);
 
-/// The part of what the worst link of its site wastes, one in so many, below which a link is
-/// not slowed.
+/// Divisor of the waste of its site's worst link: a link that wastes less than this part is not
+/// slowed.
 const SMALL: u32 = 100;
 
-/// The longest pause. A link that is slowed still answers its far side.
+/// Longest pause. A link that is slowed still answers its far side.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// How long a site may be slowed before a link of it ends.
+/// Time for which a site is slowed before one of its links is ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest turn of a link that is the only busy one of its site.
+/// Longest turn of a link that is the only busy one of its site.
 const TURN: Duration = Duration::from_millis(4);
 
-/// The longest turn of a link, however many of its site are busy.
+/// Longest turn of a link, however many links of its site are busy.
 const LEAST_TURN: Duration = Duration::from_micros(500);
 
-/// The time between two lines about a site that is slowed.
+/// Time between two log lines about a site that is slowed.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// The far sites that have links.
 #[derive(Debug, Default)]
 pub(super) struct Sites(AtomicUsize);
 
-/// What one far site's links cost.
+/// The cost of one far site's links.
 #[derive(Debug)]
 pub(super) struct SiteWork {
     sites: Arc<Sites>,
-    /// Links whose last turn was not long enough for all that they had to do.
+    /// Number of links whose last turn ended before all their work was done.
     busy: AtomicUsize,
     waste: Mutex<Waste>,
 }
 
-/// What was wasted, and not yet made up for by time that passed.
+/// Waste that the passing time has not made up for yet.
 #[derive(Debug, Default)]
 struct Waste {
     debt: Duration,
     paid: Option<Instant>,
     slowed: Option<Instant>,
     logged: Option<Instant>,
-    /// By link, since the site was slowed.
+    /// Waste of each link since the site was slowed.
     links: Vec<(u64, Duration)>,
     next: u64,
 }
 
-/// Measures one link of a site, until it is dropped.
+/// Measures one link of a site until it is dropped.
 #[derive(Debug)]
 pub struct Meter {
     work: Arc<SiteWork>,
@@ -81,29 +80,29 @@ pub struct Meter {
     began: Duration,
 }
 
-/// What a link did in a turn.
+/// The work of a link in one turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Turn {
-    /// Rounds in which bytes were taken from the local Redis or given to it.
+    /// Number of rounds in which bytes were taken from the local Redis or given to it.
     pub rounds: u32,
-    /// Bytes that were carried for the first time, or crossed the local socket.
+    /// Number of bytes that were carried for the first time, or crossed the local socket.
     pub bytes: u64,
-    /// CPU time that the far side is not to blame for.
+    /// CPU time that the far side has not caused.
     pub ours: Duration,
-    /// There was more to do.
+    /// Whether there was more to do.
     pub more: bool,
 }
 
-/// What a link pays for its waste.
+/// The consequence of a link's waste.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Penalty {
-    /// Nothing: it goes on at once.
+    /// None: it continues at once.
     None,
     /// A pause.
     Pause {
         /// How long.
         time: Duration,
-        /// Whether to log it: it was not logged lately.
+        /// Whether to log it: it was not logged recently.
         log: bool,
     },
     /// The link ends.
@@ -134,7 +133,7 @@ impl SiteWork {
 }
 
 impl Meter {
-    /// A turn begins on this thread. The answer is how long it may take.
+    /// A turn begins on this thread. Returns how long it may take.
     pub fn begin(&mut self) -> Duration {
         self.began = thread_time();
         let busy = self.work.busy.load(Ordering::Relaxed).max(1);
@@ -200,7 +199,7 @@ impl Waste {
             *sum += wasted;
             own = *sum;
         }
-        // The others of its site do not pay for the one that wastes.
+        // Other links of the site are not slowed for the one that wastes.
         if own < most / SMALL {
             return Penalty::None;
         }
@@ -237,8 +236,8 @@ mod tests {
         (Arc::new(SiteWork::new(&sites)), Arc::new(SiteWork::new(&sites)))
     }
 
-    /// Turns of 3 ms, one after the other with the pauses in between; CPU time in all, and
-    /// whether the link ended.
+    /// Turns of 3 ms with the pauses between them. Returns the CPU time in total, and whether the
+    /// link ended.
     fn run(meter: &Meter, turn: Turn, from: Instant, during: Duration) -> (Duration, bool) {
         let (mut now, mut cpu) = (from, Duration::ZERO);
         while now < from + during {

@@ -217,7 +217,8 @@ fn tells_few(gateway: &mut Gateway, what: &str, words: &str) {
     assert!(gateway.lines("ERROR", "") <= 2 && loud(gateway, "") < 16, "{log}");
     gateway.stop();
     assert!(
-        gateway.lines("WARN", "more connections refused") + gateway.lines("WARN", "more links not had") > 0
+        gateway.lines("WARN", "more connections refused") + gateway.lines("WARN", "more links not opened")
+            > 0
     );
 }
 

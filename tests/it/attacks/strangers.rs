@@ -176,7 +176,7 @@ fn names_that_a_site_makes_up_get_few_lines_and_take_none_from_others() {
     assert_eq!(first.stop(), Some(0));
     for kind in [
         "links refused: a master that is not offered",
-        "links refused: another site is claimed than the certificate carries",
+        "links refused: the HELLO names another site than the certificate",
         "lanes refused: no such link",
     ] {
         assert_eq!(first.lines("WARN", kind), 1, "{kind}: {}", first.log());
@@ -400,7 +400,7 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
     assert_eq!(gateway.stop(), Some(0));
     let (code, _, error) = replgate(lab.path(), &["status", "-c", "dc1.toml"]);
     assert!(
-        code == 1 && error.contains("answers in the gateway's place and is not believed"),
+        code == 1 && error.contains("answers in place of the gateway, and the answer is ignored"),
         "{code}: {error}"
     );
 }
