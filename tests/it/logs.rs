@@ -301,7 +301,7 @@ fn a_path_that_loses_large_packets_is_suspected() {
     let mut client = Client::connect(entry).expect("the gateway accepts");
     client.send(b"PING\r\n");
     second.wait_log("TCP connects, but TLS gets no answer");
-    second.wait_log("large packets are lost on the way (MTU): ping -M do -s 1400 tells");
+    second.wait_log("large packets may be lost on the path (MTU): try ping -M do -s 1400");
     let said = client.line().unwrap_or_default();
     assert!(said.contains("TCP connects, but TLS gets no answer"), "{said}");
 }

@@ -51,7 +51,7 @@ fn a_replica_needs_no_password_where_the_masters_gateway_has_it() {
         silent_about(&pair, &["master-secret", "guess"]);
         let config = pair.first.config.to_string_lossy().into_owned();
         let (_, out, _) = replgate(lab.path(), &["check", "-c", &config]);
-        assert!(out.contains("takes the password of user default"), "{out}");
+        assert!(out.contains("accepts the password of user default"), "{out}");
     }
 }
 
@@ -120,7 +120,7 @@ fn a_master_that_wants_no_password_is_told_and_served() {
     pair.first.wait_log("requires no password: anyone who reaches it can write");
     let config = pair.first.config.to_string_lossy().into_owned();
     let (_, out, _) = replgate(lab.path(), &["check", "-c", &config]);
-    assert!(out.contains("warn  master \"orders\"") && out.contains("wants no password"), "{out}");
+    assert!(out.contains("warn  master \"orders\"") && out.contains("requires no password"), "{out}");
 }
 
 #[test]

@@ -368,7 +368,9 @@ fn replicas_with_equal_ports_on_several_hosts_stay_distinct() {
     eventually("each has an address of its own", SOON, || {
         listed() == ["127.0.0.3.dc2,port=6379", "dc2,port=6379", "dc2,port=6380"]
     });
-    pair.second.wait_log("the master lists this one as 127.0.0.3.dc2:6379; give each replica-announce-ip");
+    pair.second.wait_log(
+        "the master lists this one as 127.0.0.3.dc2:6379; give each replica its own replica-announce-ip",
+    );
     drop((one, three));
     eventually("those that leave are gone", SOON, || listed().len() == 1);
     drop(two);

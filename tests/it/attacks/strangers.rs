@@ -394,7 +394,7 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
     }
     let mut gateway = Gateway::start(&config, "dc1");
     gateway.wait_ready();
-    gateway.wait_log(&format!("is taken by another (user 65534, process {})", squatter.child.id()));
+    gateway.wait_log(&format!("is taken by another process (user 65534, process {})", squatter.child.id()));
     assert_eq!(gateway.status()["site"], "dc1");
     // Without the gateway nobody is believed.
     assert_eq!(gateway.stop(), Some(0));
