@@ -136,11 +136,11 @@ async fn count(shared: Arc<Shared>) {
 }
 
 fn tell_counts(shared: &Shared, last: bool) {
-    for Suppressed { is_fault, words, name, site, more, last } in shared.registry.suppressed(last) {
+    for Suppressed { is_fault, kind, words, name, site, more, last } in shared.registry.suppressed(last) {
         if is_fault {
-            warn!(link = name, site, "{more} more {words}; the last: {last}");
+            warn!(kind, link = name, site, more, "{more} more {words}; the last: {last}");
         } else {
-            info!(link = name, site, "{more} more {words}; the last: {last}");
+            info!(kind, link = name, site, more, "{more} more {words}; the last: {last}");
         }
     }
 }

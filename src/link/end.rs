@@ -8,7 +8,7 @@ use super::reassembly::DataError;
 use super::window::NeverSent;
 use crate::escape::shown;
 use crate::wire::frame::FrameError;
-use crate::wire::reason::Reason;
+use crate::wire::reason::{Reason, ReasonCode};
 
 /// A breach of the protocol by the far side.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +76,39 @@ pub enum End {
     Finished,
 }
 
+impl End {
+    /// The far side's reason, if the far side ended the link.
+    pub fn reason(&self) -> Option<ReasonCode> {
+        match self {
+            Self::Far(reason) | Self::FarStopping(reason) => Some(reason.code),
+            _ => None,
+        }
+    }
+
+    /// The code in the log's field `end`. A code never changes its meaning.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::LocalClosed(Side::Dialler) => "replica-closed",
+            Self::LocalClosed(Side::Acceptor) => "master-closed",
+            Self::Far(_) => "far",
+            Self::FarStopping(_) => "far-stopping",
+            Self::Stopping => "stopping",
+            Self::CommandRefused(_) => "command-refused",
+            Self::Declined(_) => "declined",
+            Self::LaneLost(_) => "lane-lost",
+            Self::NoWayBack(..) => "no-new-lane",
+            Self::Forgotten(_) => "forgotten",
+            Self::Superseded => "superseded",
+            Self::Outdated => "outdated",
+            Self::Protocol(_) => "protocol",
+            Self::NotDelivered => "not-delivered",
+            Self::MemoryShort => "memory-short",
+            Self::Costly => "costly",
+            Self::Finished => "finished",
+        }
+    }
+}
+
 /// The words for a log; text from the far side is escaped.
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -125,6 +158,19 @@ pub enum LaneLoss {
     Outdated,
     /// An error of the socket or of TLS.
     Failed(String),
+}
+
+impl LaneLoss {
+    /// The code in the log's field `cause`. A code never changes its meaning.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Silent(_) => "silent",
+            Self::Closed => "closed",
+            Self::Replaced => "replaced",
+            Self::Outdated => "outdated",
+            Self::Failed(_) => "failed",
+        }
+    }
 }
 
 impl std::fmt::Display for LaneLoss {

@@ -30,15 +30,17 @@ use crate::wire::terms::Agreed;
 
 /// Logs a line if the throttle allows one more for its topic. Otherwise the line is counted, and
 /// logged at debug level: `log_throttled!(level, registry, topic, words; fields…, "message")`. The
-/// throttle compares the words with those of earlier lines.
+/// throttle compares the words with those of earlier lines. The field `kind` is the topic's code.
 macro_rules! log_throttled {
-    ($level:ident, $registry:expr, $topic:expr, $words:expr; $($line:tt)+) => {
-        match $registry.may_log($topic, $words) {
+    ($level:ident, $registry:expr, $topic:expr, $words:expr; $($line:tt)+) => {{
+        let topic = $topic;
+        let kind = topic.code();
+        match $registry.may_log(topic, $words) {
             // Without a count the field is left out.
-            Some(line) => tracing::$level!(more = line.more, $($line)+),
-            None => tracing::debug!($($line)+),
+            Some(line) => tracing::$level!(more = line.more, kind, $($line)+),
+            None => tracing::debug!(kind, $($line)+),
         }
-    };
+    }};
 }
 pub(crate) use log_throttled;
 

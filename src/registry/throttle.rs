@@ -30,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const REMEMBERED: usize = 300;
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $counted:ident, $words:literal;)+) => {
+    ($($(#[$doc:meta])* $name:ident = $code:literal: $counted:ident, $words:literal;)+) => {
         /// The kind of event that a line is about. Kinds that a stranger can cause are separate
         /// from those that need a certificate, or a local client's address.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,11 @@ macro_rules! kinds {
         }
 
         impl Kind {
+            /// The code in the log's field `kind`. A code never changes its meaning.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)+ }
+            }
+
             /// The words for several of them.
             fn words(self) -> &'static str {
                 match self { $(Self::$name => $words,)+ }
@@ -61,91 +66,91 @@ pub(super) enum Counted {
 
 kinds! {
     /// The oldest connection without a certificate was closed to make room for a new one.
-    CrowdedOut: Refused, "connections refused: too many that have shown no certificate";
+    CrowdedOut = "crowded-out": Refused, "connections refused: too many that have shown no certificate";
     /// Something else connected to the TLS port.
-    NotTls: Refused, "connections refused: no TLS";
+    NotTls = "not-tls": Refused, "connections refused: no TLS";
     /// TLS failed for another reason than a certificate.
-    Tls: Refused, "connections refused: TLS";
+    Tls = "tls": Refused, "connections refused: TLS";
     /// The far side ended TLS with an alert.
-    Alert: Refused, "connections refused: ended by an alert";
+    Alert = "alert": Refused, "connections refused: ended by an alert";
     /// A certificate of another CA.
-    UnknownCa: Refused, "connections refused: certificates of another CA";
+    UnknownCa = "unknown-ca": Refused, "connections refused: certificates of another CA";
     /// A certificate that is expired or not valid yet.
-    Dates: Refused, "connections refused: certificates that are expired or not valid yet";
+    Dates = "dates": Refused, "connections refused: certificates that are expired or not valid yet";
     /// A certificate that is revoked.
-    Revoked: Refused, "connections refused: revoked certificates";
+    Revoked = "revoked": Refused, "connections refused: revoked certificates";
     /// A certificate that is wrong in another way.
-    Certificate: Refused, "connections refused: certificates";
+    Certificate = "certificate": Refused, "connections refused: certificates";
     /// No HELLO came in time.
-    NoHello: Refused, "connections refused: no hello in time";
+    NoHello = "no-hello": Refused, "connections refused: no hello in time";
     /// The first frame was not a HELLO.
-    BadHello: Refused, "connections refused: no HELLO as the first frame";
+    BadHello = "bad-hello": Refused, "connections refused: no HELLO as the first frame";
     /// Too many lanes of one site waited at a time.
-    SiteCrowded: Refused, "lanes refused: too many of one site at a time";
+    SiteCrowded = "site-crowded": Refused, "lanes refused: too many of one site at a time";
     /// The claimed site is not in the certificate.
-    Mismatch: Refused, "links refused: the HELLO names another site than the certificate";
+    Mismatch = "mismatch": Refused, "links refused: the HELLO names another site than the certificate";
     /// A protocol version that is not supported here.
-    Version: Refused, "links refused: another protocol version";
+    Version = "version": Refused, "links refused: another protocol version";
     /// A master that is not in the config.
-    NotOffered: Refused, "links refused: a master that is not offered";
+    NotOffered = "not-offered": Refused, "links refused: a master that is not offered";
     /// A master that the site may not replicate.
-    NotAllowed: Refused, "links refused: a master that the site may not replicate";
+    NotAllowed = "not-allowed": Refused, "links refused: a master that the site may not replicate";
     /// The master's Redis cannot be reached, or refuses the login.
-    RedisDown: Refused, "links refused: the master's Redis is down";
+    RedisDown = "redis-down": Refused, "links refused: the master's Redis is down";
     /// The site has reached its limit of links.
-    Limit: Refused, "links refused: too many";
+    Limit = "limit": Refused, "links refused: too many";
     /// A lane asks for a link that does not exist.
-    UnknownLink: Refused, "lanes refused: no such link";
+    UnknownLink = "unknown-link": Refused, "lanes refused: no such link";
     /// A lane whose link has too many lanes waiting.
-    Busy: Refused, "lanes refused: their link is busy or about to end";
+    Busy = "busy": Refused, "lanes refused: their link is busy or about to end";
     /// The replica's other connection runs over another gateway.
-    WrongInstance: Refused, "links refused: another gateway carries the replica's other connection";
+    WrongInstance = "wrong-instance": Refused, "links refused: another gateway carries the replica's other connection";
     /// The gateway stops.
-    Stopping: Refused, "links refused: the gateway stops";
+    Stopping = "stopping": Refused, "links refused: the gateway stops";
     /// A client that is not in `clients`.
-    NotAClient: Refused, "clients refused: not in `clients`";
+    NotAClient = "not-a-client": Refused, "clients refused: not in `clients`";
     /// The oldest client that was not accepted yet was closed to make room for a new one.
-    ClientCrowdedOut: Refused, "clients refused: too many that are not accepted yet";
+    ClientCrowdedOut = "client-crowded-out": Refused, "clients refused: too many that are not accepted yet";
     /// A client that sent a wrong password.
-    WrongPassword: Refused, "clients refused: a wrong password";
+    WrongPassword = "wrong-password": Refused, "clients refused: a wrong password";
     /// A client that sent no password.
-    NoPassword: Refused, "clients refused: no password";
+    NoPassword = "no-password": Refused, "clients refused: no password";
     /// The `password_file` cannot be read.
-    PasswordFile: Refused, "clients refused: the password file cannot be read";
+    PasswordFile = "password-file": Refused, "clients refused: the password file cannot be read";
     /// Too many other clients are trying passwords.
-    Guessing: Refused, "clients refused: too many passwords are being tried";
+    Guessing = "guessing": Refused, "clients refused: too many passwords are being tried";
     /// A client that left before it asked for a sync.
-    NotAsked: Not, "clients left without asking for a sync";
+    NotAsked = "not-asked": Not, "clients left without asking for a sync";
     /// A link that this side asked for and did not get.
-    NoLink: Failed, "links not opened";
+    NoLink = "no-link": Failed, "links not opened";
     /// The master requires no password although `auth` is set.
-    NoPasswordWanted: Not, "logins at a Redis that requires no password";
+    NoPasswordWanted = "no-password-wanted": Not, "logins at a Redis that requires no password";
     /// A link that ended because a request was declined.
-    Declined: Not, "links ended: declined";
+    Declined = "declined": Not, "links ended: declined";
     /// A link that ended after Redis had reported an error.
-    Complaint: Not, "links ended: Redis objects";
+    Complaint = "complaint": Not, "links ended: Redis objects";
     /// A link that ended for a command that is not part of replication, before its sync.
-    CommandRefused: Not, "links ended: commands that are not part of replication";
+    CommandRefused = "command-refused": Not, "links ended: commands that are not part of replication";
     /// A link that was lost or aborted before its sync had begun.
-    Broken: Not, "links lost before their sync had begun";
+    Broken = "broken": Not, "links lost before their sync had begun";
     /// A link that ended in good order before its sync had begun.
-    NoSync: Not, "links ended before their sync had begun";
+    NoSync = "no-sync": Not, "links ended before their sync had begun";
     /// A replica's address was in use for another.
-    Renamed: Not, "replicas listed by another name";
+    Renamed = "renamed": Not, "replicas listed by another name";
     /// The configured congestion control is not available.
-    Congestion: Not, "connections without the configured congestion control";
+    Congestion = "congestion": Not, "connections without the configured congestion control";
     /// Connections cannot be accepted for lack of resources.
-    Starved: Not, "connections that could not be accepted";
+    Starved = "starved": Not, "connections that could not be accepted";
     /// A site costs more CPU time than its share.
-    Slowed: Not, "sites slowed for the CPU time that they cost";
+    Slowed = "slowed": Not, "sites slowed for the CPU time that they cost";
     /// One of a link's lanes was lost.
-    LaneLost: Not, "lanes lost";
+    LaneLost = "lane-lost": Not, "lanes lost";
     /// A break has begun.
-    Held: Not, "breaks begun";
+    Held = "held": Not, "breaks begun";
     /// A dial for a held link failed.
-    NoWayYet: Not, "failed dials for held links";
+    NoWayYet = "no-way-yet": Not, "failed dials for held links";
     /// A break is over.
-    Resumed: Not, "breaks survived";
+    Resumed = "resumed": Not, "breaks survived";
 }
 
 impl Kind {
@@ -198,6 +203,11 @@ impl Topic {
         Self { site: site.map(|site| site.to_ascii_lowercase()), ..self }
     }
 
+    /// The code of its kind; see [`Kind::code`].
+    pub fn code(&self) -> &'static str {
+        self.kind.code()
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
@@ -219,6 +229,8 @@ pub struct Line {
 pub struct Suppressed {
     /// Whether it is logged as a warning.
     pub is_fault: bool,
+    /// The code of their kind; see [`Kind::code`].
+    pub kind: &'static str,
     /// What the lines were about.
     pub words: &'static str,
     /// The configured name that it is about.
@@ -299,6 +311,7 @@ impl LogThrottle {
                     topic.kind,
                     Kind::LaneLost | Kind::Resumed | Kind::NoSync | Kind::NotAsked
                 ),
+                kind: topic.kind.code(),
                 words: topic.kind.words(),
                 name: topic.name,
                 site: topic.site,

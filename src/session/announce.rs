@@ -10,6 +10,7 @@ use tracing::Level;
 use crate::clock;
 use crate::link::{End, Side};
 use crate::registry::{Kind, LinkEntry, LinkGuard};
+use crate::wire::reason::ReasonCode;
 
 /// Logs a line about a link, which the fields `link`, `number` and `site` name: `log_link!(level,
 /// link; fields…, "message")`. With `throttled(kind, words)` after the link, the throttle may
@@ -76,7 +77,7 @@ pub(super) fn ended(guard: LinkGuard, end: &End) {
     };
     macro_rules! down {
         ($level:ident) => {
-            log_link!($level, guard, more = more; %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
+            log_link!($level, guard, more = more; end = end.code(), reason = end.reason().map(ReasonCode::name), %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
         };
     }
     match level {

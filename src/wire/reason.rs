@@ -27,6 +27,14 @@ macro_rules! codes {
             #[cfg(test)]
             const ALL: &[(u16, &str)] = &[$(($number, stringify!($name)),)+];
 
+            /// Its name in the specification, for the log.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                    Self::Other(_) => "Other",
+                }
+            }
+
             fn number(self) -> u16 {
                 match self {
                     $(Self::$name => $number,)+

@@ -377,11 +377,11 @@ fn a_replica_that_closes_during_a_break_is_gone_from_the_master_once_the_path_is
     line.path.silence(true);
     line.wait_held(&line.second);
     line.bravo.kill();
-    line.second.wait_log("link down: the replica closed its connection");
+    line.second.wait_end("replica-closed");
     assert_eq!(line.alpha.listed().0, 1, "dc1 cannot know yet");
     line.path.silence(false);
     eventually("the master lets go", Duration::from_secs(3), || line.alpha.listed().0 == 0);
-    line.first.wait_log("link down: ended by the far side: the replica closed its connection");
+    line.first.wait_far_end("ReplicaClosed");
     eventually("nobody dials any more", SOON, || line.path.connections() == 0);
 }
 
@@ -449,7 +449,7 @@ fn a_link_that_finds_no_way_back_ends_at_the_smaller_hold() {
         line.wait_held(gateway);
     }
     for gateway in line.gateways() {
-        gateway.wait_log("no new lane within");
+        gateway.wait_end("no-new-lane");
         assert!(
             gateway.log().lines().any(|line| line.contains("link down: ") && line.contains("no new lane"))
         );

@@ -24,7 +24,7 @@ fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
             pair.first.log().contains("link down: this gateway stops")
                 && pair.first.log().contains("stopped")
         );
-        pair.second.wait_log("link down: the far gateway stops: the gateway of site dc1 stops");
+        pair.second.wait_end("far-stopping");
         assert_eq!(alpha.info("connected_slaves"), "0");
         pair.first.start_again();
         bravo.wait_equal(&alpha);
@@ -62,8 +62,8 @@ fn without_hold_a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_repl
     let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, unheld));
     let bravo = lab.replica("bravo", entry, &alpha);
     path.silence(true);
-    first.wait_log("lane lost: nothing received from the far gateway for");
-    second.wait_log("lane lost: nothing received from the far gateway for");
+    first.wait_event("lane lost", &["cause=\"silent\""]);
+    second.wait_event("lane lost", &["cause=\"silent\""]);
     eventually("no phantom replica is left", SOON, || alpha.info("connected_slaves") == "0");
     path.cut();
     path.silence(false);
@@ -115,8 +115,8 @@ fn a_replica_that_leaves_is_gone_at_the_master_at_once() {
     bravo.wait_equal(&alpha);
     bravo.kill();
     eventually("the master lets go", Duration::from_secs(3), || alpha.info("connected_slaves") == "0");
-    pair.second.wait_log("link down: the replica closed its connection");
-    pair.first.wait_log("link down: ended by the far side: the replica closed its connection");
+    pair.second.wait_end("replica-closed");
+    pair.first.wait_far_end("ReplicaClosed");
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn a_master_that_stops_is_told_to_the_replica_at_once() {
     let bravo = lab.replica("bravo", pair.entry, &alpha);
     alpha.kill();
     eventually("the replica knows", Duration::from_secs(3), || bravo.info("master_link_status") == "down");
-    pair.first.wait_log("link down: the master closed its connection");
-    pair.second.wait_log("link down: ended by the far side: the master closed its connection");
+    pair.first.wait_end("master-closed");
+    pair.second.wait_far_end("MasterClosed");
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn a_site_that_was_revoked_is_cut_off_by_a_hangup() {
     alpha.ask(&["SET", "secret", "of later"]);
     eventually("the replica sees it", SOON, || bravo.info("master_link_status") == "down");
     assert_eq!(bravo.ask(&["EXISTS", "secret"]), "0");
-    pair.first.wait_log("it has been revoked");
+    pair.first.wait_kind("revoked");
 }
 
 #[test]
@@ -483,7 +483,7 @@ fn a_connection_that_never_asks_for_a_sync_does_not_hold_a_link_for_ever() {
     let (rest, ended) = silent.rest(SOON * 2);
     assert!(ended && String::from_utf8_lossy(&rest).contains("no sync was asked for within 20 s"));
     eventually("the link is gone", SOON, || pair.first.links() == 0);
-    pair.first.wait_log("link down: no sync was asked for within 20 s");
+    pair.first.wait_end("declined");
 }
 
 #[test]
@@ -521,7 +521,7 @@ fn a_replica_that_still_reads_gets_the_last_bytes_of_a_master_that_has_closed() 
     std::io::Read::read_to_end(&mut replica, &mut all).expect("no reset");
     assert_eq!(all.len(), reply.len() + 2_000_000);
     drop(replica);
-    pair.second.wait_log("link down: ended by the far side: the master closed its connection");
+    pair.second.wait_far_end("MasterClosed");
 }
 
 #[test]

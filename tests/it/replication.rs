@@ -446,7 +446,7 @@ fn full_syncs_beyond_the_bound_are_told_to_wait() {
     bravo.wait_equal(&alpha);
     charli.wait_equal(&alpha);
     let delta = replica("delta");
-    pair.first.wait_log("too many full syncs of this site within a minute (full_syncs_per_minute)");
+    pair.first.wait_end("declined");
     eventually("the replica is told, and asks again", SOON, || {
         delta.log().matches("LOADING replgate dc1: too many full syncs").count() >= 2
     });

@@ -354,11 +354,11 @@ fn lost(number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: 
         LaneError::Frame(error) => return link.fault(&error.into()),
         other => LaneLoss::Failed(other.to_string()),
     };
-    let words = loss.to_string();
+    let (cause, words) = (loss.code(), loss.to_string());
     let retired = link.is_retired(number) && loss == LaneLoss::Closed;
     link.lane_lost(number, loss, now);
     if !retired && link.lanes() > 0 {
-        log_link!(info, entry, throttled(Kind::LaneLost, &words); lane = number, left = link.lanes(), "lane lost: {words}");
+        log_link!(info, entry, throttled(Kind::LaneLost, &words); cause, lane = number, left = link.lanes(), "lane lost: {words}");
     }
 }
 

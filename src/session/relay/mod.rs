@@ -284,9 +284,9 @@ impl<'a> Driver<'a> {
         };
         announce::look(self.entry);
         if let (Some(held), None) = (self.link.held(), self.reported.held) {
-            let cause = held.cause.to_string();
-            let within = held.within.as_secs_f64();
-            log_link!(warn, self.entry, throttled(Kind::Held, &cause); "link held: {cause}; gives up in {within:.1} s");
+            let (cause, words) = (held.cause.code(), held.cause.to_string());
+            let within = clock::tenths(held.within);
+            log_link!(warn, self.entry, throttled(Kind::Held, &words); cause, within, "link held: {words}; gives up in {within:.1} s");
         }
         if stats != self.reported {
             self.share.set(stats.buffered, self.link.scattered());
@@ -299,7 +299,7 @@ impl<'a> Driver<'a> {
             let (to_replica, to_master) = self.entry.counts();
             let payload = (to_replica + to_master).max(1);
             let carried = (stats.carried as f64 / payload as f64 * 100.0).round() / 100.0;
-            log_link!(info, self.entry, throttled(Kind::Resumed, &resumed.cause.to_string()); seconds, resent = resumed.resending, breaks = stats.breaks, redials = self.entry.redials(), lanes = stats.lanes, carried, "link resumed: {}", resumed.cause);
+            log_link!(info, self.entry, throttled(Kind::Resumed, &resumed.cause.to_string()); cause = resumed.cause.code(), seconds, resent = resumed.resending, breaks = stats.breaks, redials = self.entry.redials(), lanes = stats.lanes, carried, "link resumed: {}", resumed.cause);
         }
     }
 

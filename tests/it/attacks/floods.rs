@@ -126,7 +126,7 @@ fn bytes_scattered_between_gaps_end_their_link_before_they_cost_memory() {
         let _ = wire.raw(&crumbs(1..1_000_000, 2));
         assert!(wire.is_closed(SOON));
     }
-    siege.first.wait_log("the far gateway broke the protocol: too many gaps in the data");
+    siege.first.wait_end("protocol");
     let more = siege.first.memory().saturating_sub(memory);
     assert!(more < 16 << 20, "{more} bytes of memory for four links of crumbs");
 }
@@ -148,7 +148,7 @@ fn a_site_that_never_fills_its_gaps_leaves_others_their_memory() {
     // While its gaps are open for a moment, as any may be, and after its links have ended.
     let early = siege.pace(40);
     assert!(early < 3.0 * pace + 1.0, "{early:.2} s for 40 MB, before {pace:.2} s");
-    siege.first.wait_log("it held the most data received out of order while memory was short");
+    siege.first.wait_end("memory-short");
     let held = || siege.first.status()["memory_used"].as_u64().expect("status tells it");
     eventually("dc2 holds its part and no more", SOON, || (15 << 20..17 << 20).contains(&held()));
     let during = siege.pace(40);
@@ -218,13 +218,13 @@ fn a_site_that_floods_is_slowed_and_then_ended_and_no_other_site_feels_it() {
         (wire, bytes)
     });
     let flooding = flood(links.collect(), Duration::from_secs(30));
-    siege.first.wait_log("site dc2 is slowed");
+    siege.first.wait_kind("slowed");
     let (used, began) = (siege.used(), Instant::now());
     let during = slowest(&siege.alpha, Duration::from_secs(5));
     let used = (siege.used() - used) / began.elapsed().as_secs_f64();
     assert!(during < 10.0 * before + 0.5, "{during:.3} s for a write, before {before:.3} s");
     assert!(used < 0.6, "the gateway uses {used:.2} of a processor");
-    siege.first.wait_log("link down: the far gateway's frames cost CPU time that other sites need");
+    siege.first.wait_end("costly");
     assert_eq!((siege.alpha.sync_full(), siege.alpha.sync_partial_ok()), (1, 0), "dc3 has noticed nothing");
     drop(siege);
     flooding.into_iter().for_each(|thread| thread.join().expect("it writes and no more"));
@@ -287,7 +287,7 @@ fn a_master_site_that_floods_harms_no_link_with_another() {
     let (mut wire, _replica) = asked();
     let _ = wire.raw(&crumbs(1..1_000_000, 2));
     assert!(wire.is_closed(SOON));
-    second.wait_log("the far gateway broke the protocol: too many gaps in the data");
+    second.wait_end("protocol");
     let (links, _replicas): (Vec<_>, Vec<_>) = useless()
         .into_iter()
         .take(5)
@@ -298,7 +298,7 @@ fn a_master_site_that_floods_harms_no_link_with_another() {
         })
         .unzip();
     let flooding = flood(links, Duration::from_secs(6));
-    second.wait_log("site dc1 is slowed");
+    second.wait_kind("slowed");
     let during = slowest(&alpha, Duration::from_secs(3));
     assert!(during < 10.0 * before + 0.5, "{during:.3} s for a write, before {before:.3} s");
     let more = second.memory().saturating_sub(memory);

@@ -55,7 +55,7 @@ fn a_plain_redis_in_place_of_the_far_gateway_is_told() {
     let Answer::Error(error) = client.ask(&["PING"]) else { panic!("an error") };
     // Redis waits for the end of what it takes for a command.
     assert!(error.contains("TLS gets no answer: is a gateway on that port, or a plain Redis?"), "{error}");
-    second.wait_log("TLS gets no answer");
+    second.wait_kind("no-link");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_hello_that_never_comes_is_given_up_after_five_seconds() {
         "{:?}",
         began.elapsed()
     );
-    target.pair.first.wait_log("no hello within 5 s");
+    target.pair.first.wait_kind("no-hello");
     // TLS done, but no hello: the same.
     let output = Command::new("bash")
         .args(["-c", &format!("(sleep 15) | timeout 14 openssl s_client -quiet -connect 127.0.0.1:{} -cert certs/dc2/tls.crt -key certs/dc2/tls.key -CAfile certs/dc1/ca.crt -tls1_3 -alpn replgate/1; echo gone $?", target.pair.wan)])
@@ -113,7 +113,7 @@ fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
     first.wait_ready();
     let silent: Vec<TcpStream> =
         (0..100).map(|_| TcpStream::connect(("127.0.0.1", wan)).expect("the system accepts")).collect();
-    first.wait_log("connections cannot be accepted");
+    first.wait_kind("starved");
     let before = cpu(first.process.child.id());
     std::thread::sleep(Duration::from_secs(2)); // Time itself is measured here.
     assert!(cpu(first.process.child.id()) - before < 0.5, "it does not spin");
@@ -139,13 +139,13 @@ fn certificates_without_end_keep_no_other_refusal_out_of_the_log() {
         assert!(String::from_utf8_lossy(&output.stderr).contains("alert"), "{output:?}");
     }
     let first = &mut target.pair.first;
-    first.wait_log("the far gateway's certificate is refused: it expired at");
+    first.wait_kind("dates");
     let told = first.lines("WARN", "connection refused");
     assert!(told <= 5, "{told} lines for {count} certificates");
     // Another refusal has its own line.
     let other = Site::new(&target.lab.path().join("certs"), "dc3", "dc1");
     other.ask(target.pair.wan, Request::Probe { master: "orders".into() }).1.expect_err("it is not allowed");
-    first.wait_log("master \"orders\" does not list \"dc3\" in `allow`");
+    first.wait_kind("not-allowed");
     // The rest is counted, and the count is told at the latest at the end.
     assert_eq!(first.stop(), Some(0));
     let more = format!("{} more connections refused: certificates", count as usize - told);
@@ -329,7 +329,7 @@ fn a_flood_of_guesses_from_one_address_keeps_no_replica_at_another_out() {
             });
         }
         let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            target.pair.second.wait_log("its password is wrong");
+            target.pair.second.wait_kind("wrong-password");
             who_knows_the_password_is_served(&target, SOON);
             let open = target.pair.second.descriptors();
             assert!(open < 300, "{open} descriptors");

@@ -161,6 +161,35 @@ impl Gateway {
         eventually(&format!("gateway {} logs {words:?}", self.site), SOON, || self.log().contains(words));
     }
 
+    /// Waits for a line with this event and all of these fields, each as `name="value"`.
+    #[track_caller]
+    pub fn wait_event(&self, event: &str, fields: &[&str]) {
+        let what = format!("gateway {} logs {event:?} with {fields:?}", self.site);
+        eventually(&what, SOON, || {
+            let log = self.log();
+            let fits = |line: &&str| line.contains(event) && fields.iter().all(|field| has(line, field));
+            log.lines().any(|line| fits(&line))
+        });
+    }
+
+    /// Waits until a link has ended with this code.
+    #[track_caller]
+    pub fn wait_end(&self, code: &str) {
+        self.wait_event("link down", &[&format!("end=\"{code}\"")]);
+    }
+
+    /// Waits until the far side has ended a link for this reason.
+    #[track_caller]
+    pub fn wait_far_end(&self, reason: &str) {
+        self.wait_event("link down", &[&format!("reason=\"{reason}\"")]);
+    }
+
+    /// Waits for a line of this kind.
+    #[track_caller]
+    pub fn wait_kind(&self, code: &str) {
+        self.wait_event("", &[&format!("kind=\"{code}\"")]);
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         self.process.child.kill().expect("the gateway runs");
@@ -244,4 +273,10 @@ impl Drop for Gateway {
             assert!(!self.log().contains("panicked"), "gateway {}: {}", self.site, self.log());
         }
     }
+}
+
+/// Whether a line has this field. Text from elsewhere has its quotes escaped, and so cannot look
+/// like one.
+fn has(line: &str, field: &str) -> bool {
+    line.split(' ').any(|word| word == field)
 }
