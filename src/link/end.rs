@@ -85,6 +85,14 @@ impl End {
         }
     }
 
+    /// How the last lane was lost, if that ended the link.
+    pub fn cause(&self) -> Option<&LaneLoss> {
+        match self {
+            Self::LaneLost(loss) | Self::NoWayBack(loss, _) => Some(loss),
+            _ => None,
+        }
+    }
+
     /// The code in the log's field `end`. A code never changes its meaning.
     pub fn code(&self) -> &'static str {
         match self {
@@ -185,6 +193,23 @@ impl std::fmt::Display for LaneLoss {
             }
             Self::Replaced => f.write_str("the far gateway has given up the connection"),
             Self::Failed(error) => f.write_str(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_operators_document_lists_the_codes_of_ends_and_losses() {
+        let (document, code) = (include_str!("../../docs/operations.md"), include_str!("end.rs"));
+        let codes = code
+            .lines()
+            .filter_map(|line| line.trim().split_once("=> \"")?.1.split_once("\","))
+            .map(|(code, _)| code);
+        let codes: Vec<&str> = codes.collect();
+        assert!(codes.contains(&"replica-closed") && codes.contains(&"silent"), "{codes:?}");
+        for code in codes {
+            assert!(document.contains(&format!("| `{code}` |")), "{code}");
         }
     }
 }

@@ -44,6 +44,10 @@ macro_rules! kinds {
                 match self { $(Self::$name => $code,)+ }
             }
 
+            /// The code of every kind.
+            #[cfg(test)]
+            const CODES: &[&str] = &[$($code,)+];
+
             /// The words for several of them.
             fn words(self) -> &'static str {
                 match self { $(Self::$name => $words,)+ }
@@ -339,6 +343,14 @@ fn cut(words: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_operators_document_lists_every_kind() {
+        let document = include_str!("../../docs/operations.md");
+        for code in Kind::CODES {
+            assert!(document.contains(&format!("| `{code}` |")), "{code}");
+        }
+    }
 
     #[test]
     fn what_strangers_choose_gets_few_lines_and_is_counted() {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tracing::Level;
 
 use crate::clock;
-use crate::link::{End, Side};
+use crate::link::{End, LaneLoss, Side};
 use crate::registry::{Kind, LinkEntry, LinkGuard};
 use crate::wire::reason::ReasonCode;
 
@@ -77,7 +77,7 @@ pub(super) fn ended(guard: LinkGuard, end: &End) {
     };
     macro_rules! down {
         ($level:ident) => {
-            log_link!($level, guard, more = more; end = end.code(), reason = end.reason().map(ReasonCode::name), %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
+            log_link!($level, guard, more = more; end = end.code(), reason = end.reason().map(ReasonCode::name), cause = end.cause().map(LaneLoss::code), %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
         };
     }
     match level {

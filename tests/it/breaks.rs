@@ -410,8 +410,7 @@ fn a_master_that_closes_during_a_break_closes_the_replica_once_the_path_is_back(
         line.bravo.info("master_link_status") == "up"
     });
     line.path.silence(false);
-    let ended = "link down: ended by the far side: the master closed its connection";
-    eventually("the replica's link ends", Duration::from_secs(3), || line.second.log().contains(ended));
+    line.second.wait_far_end("MasterClosed");
     line.bravo.wait_equal(&line.alpha);
     assert_eq!((line.alpha.sync_full(), line.alpha.sync_partial_ok()), (1, 1));
     assert_eq!(line.alpha.listed(), (1, 1));
@@ -450,9 +449,6 @@ fn a_link_that_finds_no_way_back_ends_at_the_smaller_hold() {
     }
     for gateway in line.gateways() {
         gateway.wait_end("no-new-lane");
-        assert!(
-            gateway.log().lines().any(|line| line.contains("link down: ") && line.contains("no new lane"))
-        );
     }
     let took = began.elapsed();
     assert!((Duration::from_millis(1500)..Duration::from_secs(5)).contains(&took), "{took:?}");

@@ -71,7 +71,9 @@ fn syncs(host: [u8; 4], entry: u16, port: u16) -> bool {
         && client.try_ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).is_some()
         && {
             client.send(&Client::encode(&["PSYNC", "?", "-1"]));
-            client.line().is_some_and(|line| line.starts_with("+FULLRESYNC"))
+            // Until its snapshot begins, Redis sends a replica an empty line a second.
+            let mut lines = std::iter::from_fn(|| client.line());
+            lines.find(|line| !line.is_empty()).is_some_and(|line| line.starts_with("+FULLRESYNC"))
         }
 }
 

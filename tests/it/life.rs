@@ -20,10 +20,7 @@ fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
         bravo.wait_equal(&alpha);
         pair.first.process.signal(signal);
         assert_eq!(pair.first.process.exit_code(Duration::from_secs(10)), Some(0));
-        assert!(
-            pair.first.log().contains("link down: this gateway stops")
-                && pair.first.log().contains("stopped")
-        );
+        pair.first.wait_end("stopping");
         pair.second.wait_end("far-stopping");
         assert_eq!(alpha.info("connected_slaves"), "0");
         pair.first.start_again();
@@ -62,8 +59,8 @@ fn without_hold_a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_repl
     let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, unheld));
     let bravo = lab.replica("bravo", entry, &alpha);
     path.silence(true);
-    first.wait_event("lane lost", &["cause=\"silent\""]);
-    second.wait_event("lane lost", &["cause=\"silent\""]);
+    first.wait_event("link down", &["end=\"lane-lost\"", "cause=\"silent\""]);
+    second.wait_event("link down", &["end=\"lane-lost\"", "cause=\"silent\""]);
     eventually("no phantom replica is left", SOON, || alpha.info("connected_slaves") == "0");
     path.cut();
     path.silence(false);
@@ -465,7 +462,7 @@ fn a_site_that_was_revoked_is_cut_off_by_a_hangup() {
     replgate_ok(lab.path(), &["certs", "revoke", "dc2"]);
     // Only the master's site knows.
     pair.first.process.signal("HUP");
-    pair.first.wait_log("link down: the far gateway opened no new lane after");
+    pair.first.wait_end("outdated");
     alpha.ask(&["SET", "secret", "of later"]);
     eventually("the replica sees it", SOON, || bravo.info("master_link_status") == "down");
     assert_eq!(bravo.ask(&["EXISTS", "secret"]), "0");
