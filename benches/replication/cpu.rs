@@ -100,6 +100,27 @@ fn of_process(pid: u32) -> f64 {
     ticks(fields.skip(11).take(4))
 }
 
+/// Memory of a tunnel's processes in bytes, with their part of what they share. Where the kernel does
+/// not tell that (replgate shows it to root alone), it is all that they have resident.
+pub fn memory(way: &Way) -> u64 {
+    let sites = way.sites.iter().flatten();
+    sites.flat_map(|site| tree(site.id())).map(|pid| proportional(pid).unwrap_or_else(|| resident(pid))).sum()
+}
+
+fn proportional(pid: u32) -> Option<u64> {
+    kilobytes(&std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    kilobytes(&status, "VmRSS:").unwrap_or(0)
+}
+
+fn kilobytes(text: &str, field: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(value.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
 /// User, nice, system and steal. The time of interrupts is left out: most is for our own packets.
 fn of_machine() -> f64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();

@@ -7,6 +7,8 @@
 //! `report`, `json` and `svg` show both. Nothing here is part of the product.
 
 mod cpu;
+mod fakes;
+mod json;
 mod machine;
 mod options;
 mod peers;
@@ -16,13 +18,14 @@ mod redis;
 mod report;
 mod results;
 mod run;
+mod svg;
 mod targets;
 mod work;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -57,6 +60,16 @@ fn main() -> Result<()> {
         let results = run::row(&bench, row, &subjects, options.rounds(), options.tolerate)?;
         print!("{}", report::row(&results, options.rounds()));
         all.push(results);
+        // After each row, so that a run that is stopped leaves what it has.
+        if let Some(path) = &options.json {
+            let document = json::document(&machine, &bench.scale, &subjects, &all);
+            std::fs::write(path, format!("{document:#}\n"))
+                .with_context(|| format!("write {}", path.display()))?;
+        }
+        if let Some(path) = &options.svg {
+            let chart = svg::chart(&machine, &subjects, &all);
+            std::fs::write(path, chart).with_context(|| format!("write {}", path.display()))?;
+        }
     }
     Ok(())
 }

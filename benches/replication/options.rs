@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -8,7 +9,7 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "replication")]
 pub struct Options {
-    /// Rows to measure: sync, stream, wait; all by default.
+    /// Rows to measure: sync, stream, paced, wait, bulk, idle, acks, setup; all by default.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Subjects: replgate, lanes, zstd, beside, nginx, haproxy, stunnel, spiped, redis-tls, none; these
@@ -49,6 +50,13 @@ pub struct Scale {
     pub writes: u64,
     /// Round trips of SET and WAIT.
     pub waits: usize,
+    /// How long SETs come at an even pace.
+    pub paced: Duration,
+    pub idle_links: u16,
+    /// How long idle links are watched.
+    pub idle: Duration,
+    /// Links that are opened and closed.
+    pub set_up_links: u16,
 }
 
 impl Options {
@@ -58,6 +66,10 @@ impl Options {
             gigabytes: self.gigabytes.unwrap_or(if self.quick { 0.1 } else { 1.0 }),
             writes: part(2_000_000) as u64,
             waits: part(10_000),
+            paced: Duration::from_secs(part(10) as u64),
+            idle_links: if self.quick { 100 } else { 1000 },
+            idle: Duration::from_secs(part(10) as u64),
+            set_up_links: if self.quick { 50 } else { 500 },
         }
     }
 

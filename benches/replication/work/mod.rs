@@ -1,6 +1,10 @@
 //! The rows of the table: what each subject has to carry, and what is measured of it.
 
+mod bulk;
+mod idle;
+mod paced;
 mod replicating;
+mod setup;
 mod stream;
 mod sync;
 mod wait;
@@ -63,7 +67,8 @@ pub struct Sample {
 }
 
 /// Every row, in the order of the report.
-pub const ROWS: &[Row] = &[sync::ROW, stream::ROW, wait::ROW];
+pub const ROWS: &[Row] =
+    &[sync::ROW, stream::ROW, paced::ROW, wait::ROW, bulk::ROW, idle::IDLE, idle::ACKS, setup::ROW];
 
 const fn less(key: &'static str, unit: &'static str, decimals: usize) -> Measure {
     Measure { key, unit, decimals, better: Better::Less }

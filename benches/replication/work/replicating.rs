@@ -1,10 +1,13 @@
 //! A master with little data, and a replica that has synced with it by way of a subject.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use super::Bench;
 use crate::cpu::Watch;
 use crate::peers::{Carries, Master, Subject, Way};
+use crate::place::wait_for;
 use crate::redis::Redis;
 
 /// The replica ends first, then the way, then the master.
@@ -22,6 +25,12 @@ impl Replicating {
         let mut replica = Redis::start(&bench.place, "dc2", way.tls)?;
         replica.replicate(way.entry, way.tls)?;
         replica.wait_in_sync(&mut master).with_context(|| format!("{} carries a replica", subject.name))?;
+        // The master sends its stream only after the replica's first acknowledgement, which may take
+        // a second.
+        wait_for("the stream flows", Duration::from_secs(20), || {
+            master.client.ask("SET flows yes")?;
+            Ok((master.client.ask("WAIT 1 2000")? == "1").then_some(()))
+        })?;
         Ok(Self { replica, way, master })
     }
 
