@@ -8,8 +8,8 @@ use crate::place::go_on;
 use crate::results::{Results, Series};
 use crate::work::{Bench, Row, Sample, Work};
 
-/// Measurements of a row that may be thrown away, for each round.
-const RETRIES: usize = 2;
+/// Measurements that may be thrown away in each round of a row.
+const RETRIES: usize = 3;
 
 /// A row while it is measured.
 struct Rounds<'a> {
@@ -18,6 +18,7 @@ struct Rounds<'a> {
     work: Box<dyn Work>,
     /// Cores that others may use.
     tolerate: f64,
+    /// Measurements of this round that may still be thrown away.
     retries: usize,
     thrown_away: usize,
     disturbed: usize,
@@ -39,13 +40,13 @@ pub fn row(
         .map(|subject| Series { subject: subject.clone(), rounds: vec![None; rounds] })
         .collect();
     let work = (row.prepare)(bench).with_context(|| title.clone())?;
-    let retries = RETRIES * rounds;
-    let mut run = Rounds { bench, row, work, tolerate, retries, thrown_away: 0, disturbed: 0 };
+    let mut run = Rounds { bench, row, work, tolerate, retries: 0, thrown_away: 0, disturbed: 0 };
     if let Some(first) = series.first() {
         // Warms up the machine and the row's own Redis.
         let _ = run.work.once(bench, &first.subject);
     }
     for round in 0..rounds {
+        run.retries = RETRIES;
         for turn in 0..series.len() {
             let at = (round + turn) % series.len();
             series[at].rounds[round] = run.measure(&series[at].subject, round)?;
@@ -70,7 +71,8 @@ impl Rounds<'_> {
                     failed = true;
                     format!("failed, once more: {error:#}")
                 }
-                Ok(sample) if sample.others > self.tolerate && self.thrown_away < self.retries => {
+                Ok(sample) if sample.others > self.tolerate && self.retries > 0 => {
+                    self.retries -= 1;
                     self.thrown_away += 1;
                     format!("thrown away: others used {:.2} cores meanwhile", sample.others)
                 }
