@@ -22,7 +22,7 @@ soak:
 
 bench:
 	@scripts/setup bench
-	cargo bench --locked --bench pair
+	cargo bench --locked --bench replication
 
 fuzz:
 	@scripts/setup fuzz

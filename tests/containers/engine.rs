@@ -147,7 +147,7 @@ impl Engine {
             (
                 "cargo",
                 format!(
-                    "set -e\nfor file in Cargo.lock src/main.rs benches/pair.rs packaging/manual.rs; do test -e $file; done\n\
+                    "set -e\nfor file in Cargo.lock src/main.rs benches/replication/main.rs packaging/manual.rs; do test -e $file; done\n\
                      mkdir -p {folder_of}\ncp /program {folder_of}/replgate"
                 ),
             ),
