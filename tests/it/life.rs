@@ -21,6 +21,7 @@ fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
         pair.first.process.signal(signal);
         assert_eq!(pair.first.process.exit_code(Duration::from_secs(10)), Some(0));
         pair.first.wait_end("stopping");
+        assert!(pair.first.log().lines().any(|line| line.ends_with("stopped")), "{}", pair.first.log());
         pair.second.wait_end("far-stopping");
         assert_eq!(alpha.info("connected_slaves"), "0");
         pair.first.start_again();

@@ -31,6 +31,7 @@ fn forbidden_commands_before_the_sync_get_an_error_and_reach_nothing() {
         assert_eq!(client.rest(SOON), (Vec::new(), true), "{command:?} ends the link");
     }
     target.pair.first.wait_end("command-refused");
+    target.pair.first.wait_log("the command FLUSHALL is not part of replication");
     target.pair.second.wait_far_end("CommandRefused");
     target.is_unharmed();
 }
@@ -67,6 +68,7 @@ fn forbidden_commands_behind_a_legitimate_handshake_are_answered_in_order_or_in_
         assert!(!rest.windows(4).any(|window| window == b"-ERR"), "no reply in the stream");
     }
     target.pair.first.wait_end("command-refused");
+    target.pair.first.wait_log("the command CONFIG after the sync was asked for");
     eventually("no phantom replica is left", SOON, || target.alpha.info("connected_slaves") == "0");
     target.is_unharmed();
 }

@@ -127,6 +127,7 @@ fn bytes_scattered_between_gaps_end_their_link_before_they_cost_memory() {
         assert!(wire.is_closed(SOON));
     }
     siege.first.wait_end("protocol");
+    siege.first.wait_log("too many gaps in the data");
     let more = siege.first.memory().saturating_sub(memory);
     assert!(more < 16 << 20, "{more} bytes of memory for four links of crumbs");
 }
@@ -288,6 +289,7 @@ fn a_master_site_that_floods_harms_no_link_with_another() {
     let _ = wire.raw(&crumbs(1..1_000_000, 2));
     assert!(wire.is_closed(SOON));
     second.wait_end("protocol");
+    second.wait_log("too many gaps in the data");
     let (links, _replicas): (Vec<_>, Vec<_>) = useless()
         .into_iter()
         .take(5)
