@@ -99,7 +99,7 @@ pub enum Writers {
 pub fn writers(path: &Path) -> Option<(Writers, String)> {
     let mode = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode());
     let own = mode(path)?;
-    let told = |who, path: &Path, mode: u32, verb: &str| {
+    let fault = |who, path: &Path, mode: u32, verb: &str| {
         let name = match who {
             Writers::Group => "its group",
             Writers::All => "every user of this host",
@@ -115,25 +115,25 @@ pub fn writers(path: &Path) -> Option<(Writers, String)> {
         )
     };
     if own & 0o002 != 0 {
-        return Some(told(Writers::All, path, own, "change it"));
+        return Some(fault(Writers::All, path, own, "change it"));
     }
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     // In a sticky folder such as /tmp, only a file's owner may replace it.
     if let Some(mode) = mode(folder).filter(|mode| mode & 0o1002 == 0o0002) {
-        return Some(told(Writers::All, folder, mode, "replace the files in it"));
+        return Some(fault(Writers::All, folder, mode, "replace the files in it"));
     }
-    (own & 0o020 != 0).then(|| told(Writers::Group, path, own, "change it"))
+    (own & 0o020 != 0).then(|| fault(Writers::Group, path, own, "change it"))
 }
 
 /// The results of [`writers`] for these files, without repetitions.
 pub fn all_writers<'p>(paths: impl Iterator<Item = &'p Path>) -> Vec<(Writers, String)> {
-    let mut told = Vec::new();
+    let mut faults = Vec::new();
     for found in paths.filter_map(writers) {
-        if !told.contains(&found) {
-            told.push(found);
+        if !faults.contains(&found) {
+            faults.push(found);
         }
     }
-    told
+    faults
 }
 
 #[cfg(test)]
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_change_a_file_is_told() {
+    fn who_may_change_a_file_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "x").unwrap();

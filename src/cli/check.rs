@@ -179,7 +179,7 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         && status.config != config.digest()
     {
         report.warn(&format!(
-            "the running gateway (process {}) was started with an earlier version of this config: restart it to use this one",
+            "the running gateway (process {}) was started with other contents of this config: restart it to use this one",
             status.pid
         ));
     }

@@ -49,7 +49,7 @@ enum State {
         /// Everything that the far side sent was written.
         delivered: bool,
         /// Whether [`Closing::take_ended`] has returned it.
-        told: bool,
+        reported: bool,
     },
 }
 
@@ -116,8 +116,8 @@ impl Closing {
     /// Why the link ended and whether everything was delivered. Returned once.
     pub(super) fn take_ended(&mut self) -> Option<(End, bool)> {
         match &mut self.state {
-            State::Ended { end, delivered, told: told @ false, .. } => {
-                *told = true;
+            State::Ended { end, delivered, reported: reported @ false, .. } => {
+                *reported = true;
                 Some((end.clone(), *delivered))
             }
             _ => None,
@@ -300,7 +300,7 @@ impl Closing {
         if self.ended().is_some() {
             return false;
         }
-        self.state = State::Ended { end, parting, delivered, told: false };
+        self.state = State::Ended { end, parting, delivered, reported: false };
         true
     }
 

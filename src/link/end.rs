@@ -57,7 +57,7 @@ pub enum End {
     /// The last lane was lost before the link could be resumed.
     LaneLost(LaneLoss),
     /// The last lane was lost, and no new one came within this time.
-    NoWayBack(LaneLoss, Duration),
+    NoNewLane(LaneLoss, Duration),
     /// A new process of the far gateway has taken the place of the one that held it.
     Superseded,
     /// No gateway of the far site that answers knows the link.
@@ -88,7 +88,7 @@ impl End {
     /// How the last lane was lost, if that ended the link.
     pub fn cause(&self) -> Option<&LaneLoss> {
         match self {
-            Self::LaneLost(loss) | Self::NoWayBack(loss, _) => Some(loss),
+            Self::LaneLost(loss) | Self::NoNewLane(loss, _) => Some(loss),
             _ => None,
         }
     }
@@ -104,7 +104,7 @@ impl End {
             Self::CommandRefused(_) => "command-refused",
             Self::Declined(_) => "declined",
             Self::LaneLost(_) => "lane-lost",
-            Self::NoWayBack(..) => "no-new-lane",
+            Self::NoNewLane(..) => "no-new-lane",
             Self::Forgotten(_) => "forgotten",
             Self::Superseded => "superseded",
             Self::Outdated => "outdated",
@@ -128,7 +128,7 @@ impl std::fmt::Display for End {
             Self::Stopping => f.write_str("this gateway stops"),
             Self::CommandRefused(reason) | Self::Declined(reason) => f.write_str(reason),
             Self::LaneLost(loss) => write!(f, "lane lost: {loss}"),
-            Self::NoWayBack(loss, hold) => {
+            Self::NoNewLane(loss, hold) => {
                 write!(f, "lane lost: {loss}; no new lane within {:.1} s", hold.as_secs_f64())
             }
             Self::Forgotten(words) => f.write_str(words),

@@ -42,7 +42,7 @@ pub struct Held {
 pub(super) struct LaneState {
     pub(super) number: u32,
     pub(super) slot: u8,
-    pub(super) heard: Instant,
+    pub(super) last_received: Instant,
     pub(super) spoke: Instant,
     /// Whether nothing was received for too long.
     pub(super) suspect: bool,
@@ -103,7 +103,7 @@ impl Liveness {
         self.live.push(LaneState {
             number,
             slot,
-            heard: now,
+            last_received: now,
             spoke: now,
             suspect: false,
             old: false,
@@ -189,14 +189,14 @@ impl Liveness {
     /// Records that bytes came over a lane. True if it was suspect and carries the link again.
     pub(super) fn on_activity(&mut self, number: u32, now: Instant) -> bool {
         let Some(lane) = self.get_mut(number) else { return false };
-        lane.heard = now;
+        lane.last_received = now;
         let was_suspect = std::mem::replace(&mut lane.suspect, false);
         was_suspect && lane.carries()
     }
 
     /// Whether a lane was silent for so long that it must be suspected.
     pub(super) fn is_silent(&self, number: u32, now: Instant) -> bool {
-        self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.heard + self.dead_after)
+        self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.last_received + self.dead_after)
     }
 
     /// Marks a silent lane as suspect. Returns its slot, and how long it was silent.
@@ -206,13 +206,13 @@ impl Liveness {
         }
         let lane = self.get_mut(number)?;
         lane.suspect = true;
-        Some((lane.slot, now - lane.heard))
+        Some((lane.slot, now - lane.last_received))
     }
 
     /// The earliest time at which a lane that was read empty must be checked.
     pub(super) fn next_check(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         let checked = self.live.iter().filter(|lane| !lane.suspect && io(lane.number).empty);
-        checked.map(|lane| lane.heard + self.dead_after).min()
+        checked.map(|lane| lane.last_received + self.dead_after).min()
     }
 
     /// When a frame must next be sent on a lane that has room; `None` if no lane has room.

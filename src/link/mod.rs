@@ -480,7 +480,7 @@ impl Link {
                 | End::NotDelivered
                 | End::MemoryShort
                 | End::Costly
-                | End::NoWayBack(..)
+                | End::NoNewLane(..)
                 | End::Forgotten(_),
             ) => true,
             // If it could send its reason, it has.
@@ -661,7 +661,7 @@ impl Link {
         self.cut_old(now);
         if let Some(held) = self.held() {
             if now >= held.since + held.within && !self.is_ended() {
-                let end = End::NoWayBack(held.cause.clone(), held.within);
+                let end = End::NoNewLane(held.cause.clone(), held.within);
                 self.abort(Reason::new(ReasonCode::TimedOut, &end.to_string()), end);
             }
             return;

@@ -557,7 +557,7 @@ fn run(seed: u64) -> (u32, bool) {
         // Nothing ends a link but its hold, or a break before the sync.
         let reason = world.ends.each_ref().map(|end| end.link.closing.ended().cloned());
         let held =
-            |end: &Option<End>| matches!(end, Some(End::NoWayBack(..) | End::LaneLost(_) | End::Outdated));
+            |end: &Option<End>| matches!(end, Some(End::NoNewLane(..) | End::LaneLost(_) | End::Outdated));
         assert!(reason.iter().any(held), "{reason:?}");
     }
     for end in &world.ends {

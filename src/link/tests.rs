@@ -349,7 +349,7 @@ fn silence_and_resets_are_held_and_an_orderly_close_only_shortly() {
         assert!(link.is_held() && link.closing.ended().is_none());
         assert_eq!(link.poll_timeout(&|_| LaneIo { room: true, empty: true }), Some(two.now + within));
         link.handle_timeout(two.now + within);
-        assert!(matches!(link.closing.ended(), Some(End::NoWayBack(..))), "{:?}", link.closing.ended());
+        assert!(matches!(link.closing.ended(), Some(End::NoNewLane(..))), "{:?}", link.closing.ended());
     }
 }
 

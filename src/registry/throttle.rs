@@ -152,7 +152,7 @@ kinds! {
     /// A break has begun.
     Held = "held": Not, "breaks begun";
     /// A dial for a held link failed.
-    NoWayYet = "no-way-yet": Not, "failed dials for held links";
+    NoNewLaneYet = "no-new-lane-yet": Not, "failed dials for held links";
     /// A break is over.
     Resumed = "resumed": Not, "breaks survived";
 }

@@ -94,7 +94,7 @@ fn kind(end: &End, complaint: bool) -> Option<Kind> {
         End::CommandRefused(_) => Some(Kind::CommandRefused),
         End::Protocol(_)
         | End::LaneLost(_)
-        | End::NoWayBack(..)
+        | End::NoNewLane(..)
         | End::Forgotten(_)
         | End::MemoryShort
         | End::Costly

@@ -48,8 +48,8 @@ struct No {
 }
 
 impl No {
-    fn new(kind: Kind, code: ReasonCode, heard: &str) -> Self {
-        Self { why: Reason::new(code, heard), log: heard.to_owned(), topic: Topic::of(kind) }
+    fn new(kind: Kind, code: ReasonCode, message: &str) -> Self {
+        Self { why: Reason::new(code, message), log: message.to_owned(), topic: Topic::of(kind) }
     }
 
     /// The common answer for an unknown and a forbidden master.
@@ -114,14 +114,14 @@ async fn greet(
     let about = |kind| Topic::of(kind).at_site(&shared.config, site.as_deref().unwrap_or_default());
     let seat = shared.callers.enter(site.clone());
     drop(stranger);
-    let heard = tokio::select! {
-        heard = timeout_at(by, hello(lane, ours)) => heard,
+    let greeting = tokio::select! {
+        greeting = timeout_at(by, hello(lane, ours)) => greeting,
         () = seat.evicted() => {
             not_greeted(shared, from, about(Kind::SiteCrowded), CROWDED);
             return None;
         }
     };
-    match heard {
+    match greeting {
         Ok(Ok((lane, hello))) => Some((lane, hello, seat)),
         failed => {
             failure(shared, from, failed.ok().and_then(Result::err), about);
@@ -368,7 +368,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
         let topic = no.topic.at_site(&shared.config, &proven);
         log_throttled!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
     }
-    // Only those who may know the link are told whether another process has replaced the one that
+    // Only those who may know the link learn whether another process has replaced the one that
     // had it.
     let us = shared.process.identity();
     let by = (no.why.code == ReasonCode::UnknownLink).then_some((us.node, us.instance));
@@ -466,9 +466,9 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
 }
 
 fn no_login(master: &Master, fault: &str) -> No {
-    let heard = "the master's gateway cannot authenticate itself at its Redis; its log says why";
+    let message = "the master's gateway cannot authenticate itself at its Redis; its log says why";
     No {
-        why: Reason::new(ReasonCode::RedisDown, heard),
+        why: Reason::new(ReasonCode::RedisDown, message),
         log: format!("master {:?}: Redis at {}: {fault}", master.name, master.redis),
         topic: Topic::master(Kind::RedisDown, master),
     }

@@ -21,7 +21,7 @@ use crate::file;
 const LARGEST: u64 = 16 << 20;
 
 /// Most faults that are reported for one file.
-const TOLD: usize = 10;
+const MAX_REPORTED: usize = 10;
 
 /// Shortest line outside a block that is treated as Base64 of a block.
 const BASE64_LINE: usize = 48;
@@ -79,9 +79,11 @@ impl PemError {
 }
 
 fn sentences(path: &Path, faults: &[Fault]) -> Vec<String> {
-    let told =
-        faults.iter().take(TOLD).map(|fault| format!("{}:{}: {}", path.display(), fault.line, fault.text));
-    let more = faults.len().saturating_sub(TOLD);
+    let told = faults
+        .iter()
+        .take(MAX_REPORTED)
+        .map(|fault| format!("{}:{}: {}", path.display(), fault.line, fault.text));
+    let more = faults.len().saturating_sub(MAX_REPORTED);
     told.chain((more > 0).then(|| format!("{}: and {more} more of this kind", path.display()))).collect()
 }
 
@@ -607,7 +609,7 @@ mod tests {
         assert_eq!(signing_request(&write(&block("NEW CERTIFICATE REQUEST"))).unwrap().len(), 60);
         assert_eq!(certificates(&write(&block("X509 CERTIFICATE"))).unwrap().len(), 1);
         let many = told(certificates(&write(&"-----END X-----\n".repeat(500))).unwrap_err());
-        assert!(many.lines().count() == TOLD + 1 && many.contains("and 490 more"), "{many}");
+        assert!(many.lines().count() == MAX_REPORTED + 1 && many.contains("and 490 more"), "{many}");
     }
 
     proptest! {

@@ -152,7 +152,7 @@ fn a_path_that_is_silent_for_a_while_is_outlived() {
     for gateway in line.gateways() {
         eventually("it has one lane", SOON, || gateway.each("lanes") == [1]);
         assert!(gateway.count("breaks") >= 1 && gateway.count("resumed") >= 1 && !gateway.is_held());
-        gateway.wait_log("link resumed");
+        gateway.wait_event("link resumed", &[]);
     }
     line.ends_as(&before, writer);
 }
@@ -165,7 +165,7 @@ fn a_break_is_told_while_it_lasts_and_what_is_not_known_is_not_made_up() {
     line.path.cut();
     for gateway in line.gateways() {
         line.wait_held(gateway);
-        gateway.wait_log("link held: ");
+        gateway.wait_event("link held", &[]);
     }
     line.second.wait_log("gives up in 15.0 s");
     line.second.wait_log(&format!("no new lane yet: 127.0.0.1:{}: ", line.path.port));
@@ -394,7 +394,7 @@ fn a_replica_that_closes_during_a_break_is_gone_from_the_master_when_hold_ends()
     line.bravo.kill();
     eventually("the master lets go", Duration::from_secs(6), || line.alpha.listed().0 == 0);
     assert!(began.elapsed() > Duration::from_secs(2), "not before: {:?}", began.elapsed());
-    line.first.wait_log("link down");
+    line.first.wait_event("link down", &[]);
     assert!(line.first.log().contains("no new lane within"));
 }
 

@@ -54,11 +54,11 @@ fn every_number_in_a_json_log_is_a_number() {
     bravo.wait_equal(&alpha);
     path.cut();
     for gateway in [&first, &second] {
-        gateway.wait_log("link resumed");
+        gateway.wait_event("link resumed", &[]);
     }
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     for gateway in [&first, &second] {
-        gateway.wait_log("link down");
+        gateway.wait_event("link down", &[]);
         let lines = parsed(gateway);
         let (up, resumed) = (line_of(&lines, "link up"), line_of(&lines, "link resumed"));
         let down = line_of(&lines, "link down");
@@ -82,7 +82,7 @@ fn numbers_in_a_text_log_are_as_easy_to_read() {
     let Followed { lab: _lab, alpha: _alpha, pair, bravo } = Followed::new();
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     for gateway in [&pair.first, &pair.second] {
-        gateway.wait_log("link down");
+        gateway.wait_event("link down", &[]);
         let log = gateway.log();
         let line = log.lines().find(|line| line.contains("link down")).expect("it is there");
         let seconds = line.split(" seconds=").nth(1).and_then(|rest| rest.split(' ').next());

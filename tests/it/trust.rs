@@ -127,7 +127,7 @@ fn sites_with_an_intermediate_replicate_until_it_is_revoked() {
     let (own, revoked) = (mine.list(&[]), Ca::list(&root, &[SUB_SERIAL + 1]));
     write(&lab, "certs/dc1/crl.pem", &(own.trim_end().to_owned() + "\u{feff}" + &revoked));
     first.process.signal("HUP");
-    first.wait_log("certificates read again");
+    first.wait_event("certificates read again", &[]);
     write(&lab, "certs/dc1/crl.pem", &(root.list(&[SUB_SERIAL + 1]).trim_end().to_owned() + &own));
     first.process.signal("HUP");
     eventually("the lists are read again", SOON, || {

@@ -38,7 +38,7 @@ impl PendingAbort {
     }
 }
 
-/// Closes everything. Returns why the link ended, and what the far side must still be told.
+/// Closes everything. Returns why the link ended, and what the far side must still learn.
 pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>) {
     driver.take_events();
     let Driver { mut link, lanes, ended, share, redis, entry, .. } = driver;
@@ -54,16 +54,16 @@ pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>
     // The Redis socket is closed at once, unless Redis must still read what was delivered: a stale
     // connection would appear as a second replica.
     let redis = delivered.then_some(redis);
-    let cut = matches!(end, End::LaneLost(_) | End::NoWayBack(..) | End::Superseded);
+    let cut = matches!(end, End::LaneLost(_) | End::NoNewLane(..) | End::Superseded);
     let last_words = send_last_words(&mut link, carriers, cut);
     let lingers = async {
         if let Some(redis) = redis {
             let _ = timeout(LINGER, redis.read_to_its_end()).await;
         }
     };
-    let (heard, ()) = tokio::join!(last_words, lingers);
+    let (acknowledged, ()) = tokio::join!(last_words, lingers);
     let pending = match source {
-        LaneSource::Dials(redial) if !heard && link.is_held_far_away() => Some(PendingAbort {
+        LaneSource::Dials(redial) if !acknowledged && link.is_held_far_away() => Some(PendingAbort {
             redial: *redial,
             words: link.last_words(),
             dial: link.begin_dial(Instant::now()),

@@ -130,7 +130,7 @@ impl Lanes {
                     link.dial_failed(number, now);
                     entry.note_redial_failed(&words);
                     if link.is_held() {
-                        log_link!(warn, entry, throttled(Kind::NoWayYet, &words); "no new lane yet: {words}");
+                        log_link!(warn, entry, throttled(Kind::NoNewLaneYet, &words); "no new lane yet: {words}");
                     }
                 }
                 // A failed dial for an additional lane does not end a link that has a lane.

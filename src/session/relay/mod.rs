@@ -72,7 +72,7 @@ pub struct Relay<'a> {
     pub site: &'a str,
 }
 
-/// Runs a link to its end. Returns why it ended, and what the far side must still be told if it
+/// Runs a link to its end. Returns why it ended, and what the far side must still learn if it
 /// could not be reached. The Redis socket and the lanes are closed then. Cancelling `stop` ends the
 /// link with a GOODBYE.
 pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<PendingAbort>) {
