@@ -13,12 +13,14 @@ pub mod transcript;
 pub mod wire;
 pub mod writer;
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// How long a condition may take that should hold soon.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -39,10 +41,19 @@ pub fn free_port() -> u16 {
     let start = 10_000 + RANGE.0 * 2_000;
     loop {
         let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("::1", port)).is_ok() {
+        if is_free((Ipv4Addr::LOCALHOST, port).into()) && is_free((Ipv6Addr::LOCALHOST, port).into()) {
             return port;
         }
     }
+}
+
+/// Whether a listener can be opened at an address. It is bound and does not listen: a process that
+/// another thread starts at this moment has a copy of the socket until its exec, and a copy that
+/// listens would keep the address from its user.
+fn is_free(address: SocketAddr) -> bool {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("a fresh socket");
+    socket.bind(&address.into()).is_ok()
 }
 
 /// Polls until `condition` holds; `what` says in the failure what did not.
