@@ -270,6 +270,11 @@ impl Link {
         self.receive.has_ready() || self.codec.has_rest()
     }
 
+    /// Number of bytes that were read from the local Redis and never sent.
+    pub fn unsent(&self) -> u64 {
+        self.send.unsent()
+    }
+
     /// Number of bytes that were sent more than once so far.
     pub fn resent(&self) -> u64 {
         self.send.resent()

@@ -54,6 +54,13 @@ pub fn asks_for_a_sync(arguments: &[&[u8]]) -> bool {
     [&b"PSYNC"[..], b"SYNC"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name))
 }
 
+/// Whether a piece of the stream has a `REPLCONF GETACK`, which the replica answers at once and for
+/// which a client of the master may wait. One that is cut in two is not seen. The bytes of a value
+/// may look like one.
+pub fn asks_for_an_acknowledgement(stream: &[u8]) -> bool {
+    memchr::memmem::find(stream, b"GETACK").is_some()
+}
+
 /// Encodes a command with these words as a RESP array.
 pub fn encode(words: &[&[u8]]) -> Vec<u8> {
     // The vector has room for the whole command, so it never moves: a word may be a password, and

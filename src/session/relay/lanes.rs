@@ -222,6 +222,16 @@ impl Lanes {
         moved
     }
 
+    /// Lets the lanes gather bytes, or no longer.
+    pub(super) fn gather(&mut self, bulk: bool) {
+        self.carriers.iter_mut().for_each(|carrier| carrier.lane.gather(bulk));
+    }
+
+    /// When [`Lanes::read`] must be called again, though nothing may have been received.
+    pub(super) fn gathered_by(&self) -> Option<Instant> {
+        self.carriers.iter().filter_map(|carrier| carrier.lane.gathered_by()).min()
+    }
+
     /// Leaves every lane unread in this round. They count as read empty, so that
     /// [`Lanes::check_silence`] checks them.
     pub(super) fn skip_read(&mut self) {
@@ -245,7 +255,7 @@ impl Lanes {
             return false;
         }
         let began = Instant::now();
-        let read = lane.poll_read(cx, self.read_size.0, &mut |item| link.handle(number, item, now));
+        let read = lane.poll_read(cx, self.read_size.0, now, &mut |item| link.handle(number, item, now));
         self.read_size.adapt(began.elapsed());
         match read {
             Poll::Pending => {
