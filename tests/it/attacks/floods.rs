@@ -9,7 +9,7 @@ use replgate::internal::wire::frame::{Frame, data_header};
 use super::Target;
 use crate::support::gateway::{Gateway, Lab, master_config, replica_block, replica_config, tls};
 use crate::support::redis::{Client, Redis};
-use crate::support::wire::{Heard, Site, Wire};
+use crate::support::wire::{Received, Site, Wire};
 use crate::support::{SOON, always, cpu, eventually, free_port};
 
 /// A master at dc1 with an honest replica at dc3; dc2 is the one that attacks.
@@ -177,7 +177,7 @@ fn lanes_that_are_out_of_step_for_a_moment_end_no_link() {
     wire.raw(&whole(0, 1)).expect("the gap is filled");
     let all = 1 + 64 * length;
     let told = (0..10_000).find_map(|_| match wire.next() {
-        Ok(Heard::Frame(Frame::Ack(offset))) => (offset == all).then_some(()),
+        Ok(Received::Frame(Frame::Ack(offset))) => (offset == all).then_some(()),
         Ok(_) => None,
         Err(error) => panic!("{error}"),
     });

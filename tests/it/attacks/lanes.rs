@@ -11,7 +11,7 @@ use replgate::internal::wire::hello::{Id, Request};
 use super::Target;
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, Version};
-use crate::support::wire::{Heard, Site};
+use crate::support::wire::{Received, Site};
 use crate::support::{SOON, eventually};
 
 /// How long each flood lasts.
@@ -140,7 +140,7 @@ fn a_site_that_has_shown_its_certificate_is_not_pushed_out_by_strangers_of_its_a
     let hello = target.site().hello(Request::Probe { master: "orders".into() });
     waiting.send(&hello).expect("the gateway reads");
     let answer = waiting.next();
-    assert!(matches!(answer, Ok(Heard::Frame(Frame::Accept(_)))), "{answer:?}");
+    assert!(matches!(answer, Ok(Received::Frame(Frame::Accept(_)))), "{answer:?}");
 }
 
 #[test]
