@@ -1,4 +1,4 @@
-//! What a site says of its replicas, and what a master shows of it.
+//! How a site introduces its replicas, and how the master lists them.
 
 use super::Target;
 use crate::support::gateway::{Lab, Pair};
@@ -6,7 +6,7 @@ use crate::support::redis::{ALL, Client, Redis};
 use crate::support::wire::Site;
 use crate::support::{SOON, eventually};
 
-/// Says each command in turn, each after the answer to the one before; what came last.
+/// Sends each command after the answer to the one before. Returns the last answer.
 fn says(site: &Site, pair: &Pair, commands: &[&[&[u8]]]) -> Option<(crate::support::wire::Wire, Vec<u8>)> {
     let (mut wire, _) = site.link(pair.wan);
     let (mut offset, mut heard) = (0, Vec::new());
@@ -20,7 +20,7 @@ fn says(site: &Site, pair: &Pair, commands: &[&[&[u8]]]) -> Option<(crate::suppo
 }
 
 #[test]
-fn info_shows_a_sites_own_name_whatever_is_said_and_left_out() {
+fn info_shows_a_sites_own_name_whatever_the_site_sends_or_leaves_out() {
     for version in ALL {
         let lab = Lab::new();
         let alpha = Redis::start(version, lab.path(), "alpha", &[]);
@@ -55,12 +55,12 @@ fn info_shows_a_sites_own_name_whatever_is_said_and_left_out() {
         let info = alpha.ask(&["INFO", "replication"]);
         assert_eq!((info.matches("role:").count(), info.matches("master_host").count()), (1, 0), "{info}");
         drop(links);
-        eventually("the master lets go", SOON, || alpha.info("connected_slaves") == "0");
+        eventually("the master drops the replica", SOON, || alpha.info("connected_slaves") == "0");
     }
 }
 
 #[test]
-fn a_value_that_no_replica_states_ends_the_link() {
+fn a_value_that_no_replica_sends_ends_the_link() {
     let target = Target::new();
     let site = target.site();
     for (option, value) in [
@@ -97,7 +97,7 @@ fn a_site_that_guesses_passwords_waits_longer_each_time_and_its_honest_replicas_
     let site = Site::new(&lab.path().join("certs"), "dc2", "dc1");
     for _ in 0..10 {
         let (mut wire, _) = site.link(pair.wan);
-        // As many as may be, without waiting for an answer.
+        // As many guesses as possible, without waiting for an answer.
         let guesses = Client::encode(&["AUTH", "guess"]).repeat(1000);
         let _ = wire.data(0, &guesses);
         assert!(wire.is_closed(SOON));
@@ -108,7 +108,7 @@ fn a_site_that_guesses_passwords_waits_longer_each_time_and_its_honest_replicas_
     assert!(calls <= 12, "{calls} guesses have reached the master");
     pair.first.wait_log("too many wrong passwords of this site");
     assert!(!pair.first.log().contains("guess"), "the log names no password");
-    // What was good before is good at once.
+    // A password that was accepted before passes without a delay.
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     bravo.replicaof(pair.entry);
     bravo.wait_equal(&alpha);
