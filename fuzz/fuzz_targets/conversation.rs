@@ -142,16 +142,16 @@ fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
 
     // The replica gets its master's bytes, without those for the gateway, and then the gateway's
     // own last reply, if any.
-    let down = tamed(&without(&down, &talk.swallowed()));
+    let down = escaped(&without(&down, &talk.swallowed()));
     let own = talk.end.as_ref().map_or(0, |(reply, _)| reply.len());
-    let mut heard = tamed(&talk.replica[..talk.replica.len() - own]);
+    let mut received = escaped(&talk.replica[..talk.replica.len() - own]);
     if settings.authenticated() {
-        heard = without_answers(&heard, &down);
+        received = without_answers(&received, &down);
     }
-    assert!(down.starts_with(&heard), "{}", heard.escape_ascii());
+    assert!(down.starts_with(&received), "{}", received.escape_ascii());
     if talk.end.is_none() {
         assert!(
-            [heard, tamed(&talk.held(Flow::ToReplica))].concat() == down,
+            [received, escaped(&talk.held(Flow::ToReplica))].concat() == down,
             "nothing is lost on the way to the replica"
         );
     }
@@ -187,7 +187,7 @@ fn without(bytes: &[u8], some: &[std::ops::Range<usize>]) -> Vec<u8> {
 
 /// Replaces every byte that is not allowed in a replica's log, as the gateway does in error
 /// replies.
-fn tamed(bytes: &[u8]) -> Vec<u8> {
+fn escaped(bytes: &[u8]) -> Vec<u8> {
     let good = |at: usize| match bytes[at] {
         b'\r' => bytes.get(at + 1) == Some(&b'\n'),
         byte => matches!(byte, b' '..=b'~' | b'\n'),
@@ -222,10 +222,10 @@ fn commands(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     commands
 }
 
-/// `heard` without the gateway's own replies: each `+OK` that the master has not sent.
-fn without_answers(heard: &[u8], said: &[u8]) -> Vec<u8> {
+/// `received` without the gateway's own replies: each `+OK` that the master has not sent.
+fn without_answers(received: &[u8], said: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    for line in heard.split_inclusive(|byte| *byte == b'\n') {
+    for line in received.split_inclusive(|byte| *byte == b'\n') {
         if line != b"+OK\r\n" || said[out.len().min(said.len())..].starts_with(line) {
             out.extend_from_slice(line);
         }
