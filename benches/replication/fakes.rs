@@ -47,7 +47,7 @@ impl Fakes {
                 let count = Arc::clone(&count);
                 count.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
-                    // A connection that breaks is seen by whoever is at its other end.
+                    // The other end detects a broken connection.
                     let _ = serve(socket, carries).await;
                     count.fetch_sub(1, Ordering::Relaxed);
                 });

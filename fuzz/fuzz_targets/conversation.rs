@@ -73,7 +73,7 @@ impl Settings {
         self.has(3)
     }
 
-    /// Whether introductions go on unchanged.
+    /// Whether introductions are passed on unchanged.
     fn verbatim(self) -> bool {
         !self.both_sites() || !self.announces() && !self.drops()
     }
@@ -121,7 +121,7 @@ fn steps(script: &[u8]) -> Vec<(Flow, Vec<u8>)> {
 fn said(settings: Settings, steps: &[(Flow, Vec<u8>)], cut: &[u8]) -> Talk {
     let mut talk = settings.talk();
     for (flow, bytes) in steps {
-        // What the replica has said and must wait goes on with the master's next line. So a line
+        // What the replica has sent and must wait is passed on with the master's next line. So a line
         // ends a piece, as it does where a master answers one command after the other.
         let whole = |byte: &u8| *flow == Flow::ToReplica && *byte == b'\n';
         for line in bytes.split_inclusive(whole) {
@@ -164,7 +164,7 @@ fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
         |words: &Vec<&[u8]>| !is_ack(words) && (!settings.authenticated() || !is(words, "AUTH"));
     let mut said = commands(&up).into_iter().filter(counts);
     for words in commands(&talk.master).into_iter().filter(counts) {
-        let from = said.next().expect("no command is made up");
+        let from = said.next().expect("no command is invented");
         if !is(&words, "REPLCONF") {
             assert_eq!(words, from);
         } else if settings.verbatim() {

@@ -380,7 +380,7 @@ fn a_slow_reader_gets_every_byte_of_a_sender_that_has_closed() {
             std::net::TcpStream::connect(("127.0.0.1", pair.entry)).expect("the gateway accepts");
         let (mut buffer, mut total, mut count) = (vec![0; 200_000], 0, 1);
         while count > 0 {
-            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
             total += count;
             // In total this takes longer than the five seconds that an end may take without
             // progress.
@@ -392,7 +392,7 @@ fn a_slow_reader_gets_every_byte_of_a_sender_that_has_closed() {
             }
         }
         while count > 0 {
-            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
             total += count;
         }
         assert_eq!(total, size, "stopped: {stop}");
@@ -541,7 +541,7 @@ fn waiting_for_a_slow_path_costs_no_cpu_time() {
     let mut buffer = vec![0; 100_000];
     let mut total = 0;
     while total < 1_000_000 {
-        total += std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+        total += std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
     }
     let used =
         || crate::support::cpu(first.process.child.id()) + crate::support::cpu(second.process.child.id());
@@ -550,7 +550,7 @@ fn waiting_for_a_slow_path_costs_no_cpu_time() {
     while began.elapsed() < Duration::from_secs(4) {
         // Data in the other direction, so that acknowledgements are due while bytes wait.
         std::io::Write::write_all(&mut client, b"word").expect("the gateway reads");
-        let _ = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+        let _ = std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
     }
     assert!(used() - before < 1.0, "{} CPU seconds in 4 s of waiting", used() - before);
 }

@@ -41,17 +41,17 @@ fn sentinel_does_not_demote_the_master_whatever_a_site_announces() {
         .map(|options| {
             let (mut wire, _) = site.link(named.pair.wan);
             let mut offset = 0;
-            let mut says = |words: &[&str], answer: &[u8]| {
+            let mut send = |words: &[&str], answer: &[u8]| {
                 let command = Client::encode(words);
                 wire.data(offset, &command).expect("the gateway reads");
                 offset += command.len() as u64;
-                let heard = wire.stream(answer.len());
-                assert!(heard.starts_with(answer), "{words:?}: {}", heard.escape_ascii());
+                let received = wire.stream(answer.len());
+                assert!(received.starts_with(answer), "{words:?}: {}", received.escape_ascii());
             };
             if !options.is_empty() {
-                says(&[&["REPLCONF"], *options].concat(), b"+OK\r\n");
+                send(&[&["REPLCONF"], *options].concat(), b"+OK\r\n");
             }
-            says(&["PSYNC", "?", "-1"], b"+FULLRESYNC");
+            send(&["PSYNC", "?", "-1"], b"+FULLRESYNC");
             wire
         })
         .collect();

@@ -51,7 +51,7 @@ impl Work for Bulk {
         socket.write_all(b"?\n")?;
         let mut total = 0;
         loop {
-            match socket.read(&mut buffer).context("the transfer goes on")? {
+            match socket.read(&mut buffer).context("the transfer continues")? {
                 0 => break,
                 count => total += count as u64,
             }

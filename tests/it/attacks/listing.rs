@@ -7,16 +7,16 @@ use crate::support::wire::Site;
 use crate::support::{SOON, eventually};
 
 /// Sends each command after the answer to the one before. Returns the last answer.
-fn says(site: &Site, pair: &Pair, commands: &[&[&[u8]]]) -> Option<(crate::support::wire::Wire, Vec<u8>)> {
+fn send(site: &Site, pair: &Pair, commands: &[&[&[u8]]]) -> Option<(crate::support::wire::Wire, Vec<u8>)> {
     let (mut wire, _) = site.link(pair.wan);
-    let (mut offset, mut heard) = (0, Vec::new());
+    let (mut offset, mut answer) = (0, Vec::new());
     for words in commands {
         let command = replgate::internal::redis::command::encode(words);
         wire.data(offset, &command).ok()?;
         offset += command.len() as u64;
-        heard = wire.try_stream(5)?;
+        answer = wire.try_stream(5)?;
     }
-    Some((wire, heard))
+    Some((wire, answer))
 }
 
 #[test]
@@ -43,8 +43,8 @@ fn info_shows_a_sites_own_name_whatever_the_site_sends_or_leaves_out() {
         ] {
             let introduction = [&[&b"REPLCONF"[..]], said].concat();
             let commands: &[&[&[u8]]] = if said.is_empty() { &[psync] } else { &[&introduction, psync] };
-            let (wire, heard) = says(&site, &pair, commands).expect("the sync is granted");
-            assert!(heard.starts_with(b"+FULL"), "{}", heard.escape_ascii());
+            let (wire, answer) = send(&site, &pair, commands).expect("the sync is granted");
+            assert!(answer.starts_with(b"+FULL"), "{}", answer.escape_ascii());
             links.push(wire);
             eventually("the replica is listed", SOON, || {
                 alpha.info("connected_slaves") == links.len().to_string()
@@ -71,8 +71,8 @@ fn a_value_that_no_replica_sends_ends_the_link() {
         ("set-cluster-node-id", "short but with blanks"),
     ] {
         let words: [&[u8]; 3] = [b"REPLCONF", option.as_bytes(), value.as_bytes()];
-        let (_, heard) = says(&site, &target.pair, &[&words]).expect("an answer");
-        assert!(heard.starts_with(b"-ERR "), "{}", heard.escape_ascii());
+        let (_, answer) = send(&site, &target.pair, &[&words]).expect("an answer");
+        assert!(answer.starts_with(b"-ERR "), "{}", answer.escape_ascii());
         target.pair.first.wait_log(&format!("REPLCONF {option} with a value that no replica sends"));
     }
     assert!(!target.pair.first.log().contains("role:slave"));
