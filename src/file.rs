@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_change_a_file_is_reported() {
+    fn the_users_who_may_change_a_file_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "x").unwrap();

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_most_beyond_a_gap_that_stays_open_gives_way_first() {
+    fn the_links_that_hold_most_beyond_a_lasting_gap_end_first() {
         let budget = Budget::new(64 * MIB);
         let share = |site: &str, scattered: u64| {
             let mut share = budget.share(site);

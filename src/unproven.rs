@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_said_nothing_goes_before_who_has() {
+    fn a_silent_connection_is_closed_before_one_that_has_sent_something() {
         let unproven = Unproven::new(3, 3);
         let seats = [unproven.enter(0), unproven.enter(0), unproven.enter(0)];
         seats[0].spoke();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_group_makes_way_where_all_seats_are_taken_and_nobody_is_late() {
+    fn the_largest_group_gives_up_a_seat_if_all_are_taken_and_none_is_late() {
         let unproven = Unproven::new(2, 6).or_more(6);
         let one = unproven.enter("one");
         let flood: Vec<_> = (0..5).map(|_| unproven.enter("flood")).collect();

@@ -1,14 +1,14 @@
-//! What processes have used, by the kernel's accounts, and what else the machine did meanwhile.
+//! The CPU time of processes as the kernel counts it, and what else used the machine meanwhile.
 
 use std::time::{Duration, Instant};
 
 use crate::peers::Way;
 use crate::process::tree;
 
-/// Ticks of a second in `/proc`, the same on every Linux.
+/// Ticks per second in `/proc`, the same on every Linux.
 const TICKS: f64 = 100.0;
 
-/// What a measurement took.
+/// The time and CPU time of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Spent {
     pub wall: Duration,
@@ -18,7 +18,7 @@ pub struct Spent {
     pub at_master: f64,
     /// CPU-seconds of the Redis servers.
     pub redis: f64,
-    /// Cores that others used meanwhile, or that the hypervisor withheld.
+    /// Cores that other processes used meanwhile, or that the hypervisor withheld.
     pub others: f64,
 }
 
@@ -66,7 +66,7 @@ impl Watch {
     }
 }
 
-/// Accounts at one moment, in CPU-seconds.
+/// CPU-seconds used up to one moment.
 #[derive(Debug)]
 struct Reading {
     sites: [f64; 2],
@@ -100,8 +100,8 @@ fn of_process(pid: u32) -> f64 {
     ticks(fields.skip(11).take(4))
 }
 
-/// Memory of a tunnel's processes in bytes, with their part of what they share. Where the kernel does
-/// not tell that (replgate shows it to root alone), it is all that they have resident.
+/// Memory of a tunnel's processes in bytes, with their share of shared pages (PSS). Where the kernel
+/// does not show that (replgate's only root may read), it is their resident memory.
 pub fn memory(way: &Way) -> u64 {
     let sites = way.sites.iter().flatten();
     sites.flat_map(|site| tree(site.id())).map(|pid| proportional(pid).unwrap_or_else(|| resident(pid))).sum()

@@ -1,5 +1,5 @@
-//! A light master and light replicas, for rows with many links. They speak as much of Redis' protocol
-//! as a full sync without data needs.
+//! A light master and light replicas, for rows with many links. They implement only as much of Redis'
+//! protocol as a full sync without data needs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Fakes {
                 let count = Arc::clone(&count);
                 count.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
-                    // A connection that breaks is seen by whoever is at its other end.
+                    // The other end detects a broken connection.
                     let _ = serve(socket, carries).await;
                     count.fetch_sub(1, Ordering::Relaxed);
                 });
@@ -60,7 +60,7 @@ impl Fakes {
         Master { plain: self.address, tls: None }
     }
 
-    /// Opens links by way of a subject, some at a time. Each has carried something when this returns.
+    /// Opens links through a subject, some at a time. Each has carried data when this returns.
     pub fn open(&self, entry: SocketAddr, count: u16) -> Result<Vec<Link>> {
         const AT_A_TIME: usize = 16;
         let carries = self.carries;
@@ -81,7 +81,7 @@ impl Fakes {
         })
     }
 
-    /// Lets each replica acknowledge once a second, all at different times, for as long as they live.
+    /// Makes each replica acknowledge once a second, at different times, until its link ends.
     pub fn acknowledge(&self, links: Vec<Link>) {
         const PERIOD: Duration = Duration::from_secs(1);
         let count = u32::try_from(links.len()).unwrap_or(u32::MAX).max(1);

@@ -2,9 +2,9 @@
 //!
 //! `make bench`, or `cargo bench --locked --bench replication -- --help` for parts of it.
 //!
-//! `options` says what to do, `peers` has what is compared and `work` what it has to carry. `run` makes
-//! the rounds and `cpu` the accounts. `results` has the medians, `targets` what is asked of them, and
-//! `report`, `json` and `svg` show both. Nothing here is part of the product.
+//! `options` is the command line, `peers` has the subjects and `work` the workloads. `run` makes the
+//! rounds, and `cpu` measures CPU time and memory. `results` has the medians, `targets` the required
+//! ratios, and `report`, `json` and `svg` show both. Nothing here is part of the product.
 
 mod cpu;
 mod fakes;
@@ -39,7 +39,7 @@ use crate::work::{Bench, ROWS, Row};
 fn main() -> Result<()> {
     let options = Options::parse();
     stop_on_signals();
-    // Children inherit the limit. A thousand links are some four thousand sockets of one process.
+    // Children inherit the limit. A thousand links take about four thousand sockets in one process.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;
@@ -106,7 +106,7 @@ fn subjects(options: &Options, tls: bool) -> Result<Vec<Subject>> {
     Ok(chosen)
 }
 
-/// Ends the run in good order, so that its folder is removed.
+/// Ends the run in an orderly way, so that its folder is removed.
 fn stop_on_signals() {
     use tokio::signal::unix::{SignalKind, signal};
     std::thread::spawn(|| {

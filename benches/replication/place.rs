@@ -1,4 +1,4 @@
-//! Where a run works: its folder, its certificates, its ports, and how it waits.
+//! The environment of a run: its folder, its certificates, its ports, and how it waits.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -15,7 +15,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program. What it says goes to the file `log`.
+    /// Starts a program. Its output goes to the file `log`.
     pub fn start(command: &Command, log: &Path) -> Result<Self> {
         let file = std::fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
         let child = dies_with_us(command)
@@ -31,12 +31,12 @@ impl Process {
         self.child.id()
     }
 
-    /// Whether it runs still.
+    /// Whether it is still running.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Whether it has ended well; nothing while it runs.
+    /// Whether it has succeeded; `None` while it runs.
     pub fn ended(&mut self) -> Option<bool> {
         self.child.try_wait().ok().flatten().map(|status| status.success())
     }
@@ -55,7 +55,7 @@ impl Drop for Process {
     }
 }
 
-/// The same command by way of `setpriv`, which asks the kernel to end it together with the bench.
+/// The same command through `setpriv`, which asks the kernel to end it together with the bench.
 fn dies_with_us(command: &Command) -> Command {
     static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
         let tried = Command::new("setpriv").args(["--pdeathsig", "KILL", "true"]).output();

@@ -16,7 +16,7 @@ use crate::process::Process;
 /// How long a replica may take to sync.
 const SYNC: Duration = Duration::from_secs(180);
 
-/// What `redis-server --version` says, as in "7.0.15".
+/// The version that `redis-server --version` prints, such as "7.0.15".
 pub static VERSION: LazyLock<Option<String>> = LazyLock::new(|| {
     let output = Command::new("redis-server").arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -34,8 +34,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts a server with a plain port and, if `tls`, a TLS port, which proves itself as `site`
-    /// also when it replicates.
+    /// Starts a server with a plain port and, if `tls`, a TLS port. It uses the certificate of
+    /// `site` there and when it replicates.
     ///
     /// Apart from that it runs with Redis' defaults, except: nothing is saved; a full sync begins at
     /// once (`repl-diskless-sync-delay 0`); a replica that lags is never dropped, because its lag is
@@ -83,13 +83,13 @@ impl Redis {
         Self::start(place, "dc1", true).is_ok()
     }
 
-    /// A number of INFO.
+    /// A numeric field of INFO.
     pub fn number(&mut self, section: &str, field: &str) -> Result<u64> {
         let info = self.client.ask(&format!("INFO {section}"))?;
         value(&info, field).and_then(|text| text.parse().ok()).with_context(|| format!("INFO has no {field}"))
     }
 
-    /// Makes it a replica, by TLS if its way needs that.
+    /// Makes it a replica, over TLS if its path to the master needs that.
     pub fn replicate(&mut self, master: SocketAddr, tls: bool) -> Result<()> {
         if tls {
             self.client.ask("CONFIG SET tls-replication yes")?;
@@ -134,7 +134,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // What a replica has received lies here; the process itself is killed right after.
+        // The folder holds what a replica has received; the process itself is killed right after.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

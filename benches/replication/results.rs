@@ -1,4 +1,4 @@
-//! What was measured, and the medians and ratios of it.
+//! The measurements, and their medians and ratios.
 
 use crate::peers::Subject;
 use crate::work::{Better, Row, Sample};
@@ -15,7 +15,7 @@ pub struct Results {
     pub disturbed: usize,
 }
 
-/// The measurements of one subject, by round; nothing where one failed.
+/// The measurements of one subject, by round; `None` where one failed.
 #[derive(Debug)]
 pub struct Series {
     pub subject: Subject,
@@ -48,7 +48,7 @@ impl Series {
         })
     }
 
-    /// The median of the ratios of each round, this to another.
+    /// The median over the rounds of the ratio of this subject to another.
     pub fn ratio(&self, other: &Self, measure: usize) -> Option<f64> {
         let pairs = (0..self.rounds.len())
             .filter_map(|round| Some(self.value(round, measure)? / other.value(round, measure)?));

@@ -1,8 +1,8 @@
-//! What is asked of replgate, as ratios to others in the same run, and whether it is met.
+//! The targets for replgate, as ratios to other subjects in the same run, and whether they are met.
 
 use crate::results::Results;
 
-/// What a value is held against.
+/// What a value is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Against {
     BestPeer,
@@ -20,7 +20,7 @@ enum Bound {
 use Against::{BestPeer, Itself, NoTunnel};
 use Bound::{AtLeast, AtMost};
 
-/// Row, measure, what it is held against, and what is asked.
+/// Row, measure, what it is compared with, and the required value.
 const TARGETS: &[(&str, &str, Against, Bound)] = &[
     ("sync", "cpu", BestPeer, AtMost(0.70)),
     ("sync", "seconds", NoTunnel, AtMost(1.05)),
@@ -39,18 +39,18 @@ const TARGETS: &[(&str, &str, Against, Bound)] = &[
     ("setup", "cpu", Itself, AtMost(1.3)),
 ];
 
-/// One target, and what came out.
+/// One target and its result.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     pub measure: &'static str,
-    /// What it is held against: a subject, or nothing.
+    /// The subject that it is compared with, if any.
     pub against: Option<&'static str>,
     pub value: f64,
     pub asked: String,
     pub met: bool,
 }
 
-/// Holds a row's results against its targets, as far as both sides were measured.
+/// Compares a row's results with its targets, as far as both subjects were measured.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
     let targets = TARGETS.iter().filter(|target| target.0 == results.row.key);
     let verdict = |(_, key, against, bound): &(&str, &str, Against, Bound)| {

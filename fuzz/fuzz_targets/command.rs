@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     let bytes = written_out(bytes, MOST);
     let mut rest = &bytes[..];
     while !rest.is_empty() {
-        match judged(rest) {
+        match checked(rest) {
             Some(length) => rest = &rest[length..],
             None => break,
         }
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 /// Asserts what must hold for the front of `bytes`, and returns how much of it was read.
-fn judged(bytes: &[u8]) -> Option<usize> {
+fn checked(bytes: &[u8]) -> Option<usize> {
     let found = parse(bytes);
     match &found {
         Parsed::Command { length, arguments } => {

@@ -149,14 +149,14 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let found = Config::parse(path, source);
     match &found {
         Ok(config) => {
-            believable(config);
+            is_consistent(config);
             let again = Config::parse(path, &format!("{source}\n# and a comment\n"));
             assert_eq!(again.ok().as_ref(), Some(config), "read again");
         }
         Err(faults) => {
             let text = faults.to_string();
             assert_eq!(text.lines().count(), faults.count(), "a fault is one line: {text:?}");
-            text.lines().for_each(|line| told(line, source));
+            text.lines().for_each(|line| is_printable_with_a_place(line, source));
             if faults.count() > FEW {
                 return Corpus::Reject;
             }
@@ -178,7 +178,7 @@ fn written_out(bytes: &[u8]) -> String {
 }
 
 /// Asserts that a line is printable and has a place.
-fn told(line: &str, source: &str) {
+fn is_printable_with_a_place(line: &str, source: &str) {
     let strange = |letter: char| letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter));
     assert!(!line.contains(strange), "not printable: {line:?}");
     let rest = line.strip_prefix("site/gateway.toml:").expect("the file's name comes first");
@@ -195,7 +195,7 @@ fn told(line: &str, source: &str) {
 }
 
 /// Asserts what the gateway relies on.
-fn believable(config: &Config) {
+fn is_consistent(config: &Config) {
     let unique = |names: Vec<&String>| names.iter().collect::<HashSet<_>>().len() == names.len();
     assert!(unique(config.masters.iter().map(|master| &master.name).collect()));
     assert!(unique(config.replicas.iter().map(|replica| &replica.name).collect()));
@@ -211,9 +211,9 @@ fn believable(config: &Config) {
     for replica in &config.replicas {
         assert!(!replica.clients.is_empty() && !replica.peers.is_empty());
         assert!(!replica.site.eq_ignore_ascii_case(&config.site));
-        sound(&replica.link);
+        can_work(&replica.link);
     }
-    sound(&config.link);
+    can_work(&config.link);
     let limits = &config.limits;
     assert!(limits.memory >= 16 << 20);
     assert!(limits.links_per_site > 0 && limits.new_links_per_minute > 0);
@@ -221,7 +221,7 @@ fn believable(config: &Config) {
 }
 
 /// Asserts that a link can work with these settings.
-fn sound(link: &LinkSettings) {
+fn can_work(link: &LinkSettings) {
     assert!(link.heartbeat >= Duration::from_millis(50) && link.dead_after >= link.heartbeat * 2);
     assert!(link.hold.is_zero() || link.hold > link.dead_after);
     assert!(link.hold <= Duration::from_secs(3600) && link.dead_after <= Duration::from_secs(300));

@@ -73,7 +73,7 @@ impl Settings {
         self.has(3)
     }
 
-    /// Whether introductions go on unchanged.
+    /// Whether introductions are passed on unchanged.
     fn verbatim(self) -> bool {
         !self.both_sites() || !self.announces() && !self.drops()
     }
@@ -121,7 +121,7 @@ fn steps(script: &[u8]) -> Vec<(Flow, Vec<u8>)> {
 fn said(settings: Settings, steps: &[(Flow, Vec<u8>)], cut: &[u8]) -> Talk {
     let mut talk = settings.talk();
     for (flow, bytes) in steps {
-        // What the replica has said and must wait goes on with the master's next line. So a line
+        // What the replica has sent and must wait is passed on with the master's next line. So a line
         // ends a piece, as it does where a master answers one command after the other.
         let whole = |byte: &u8| *flow == Flow::ToReplica && *byte == b'\n';
         for line in bytes.split_inclusive(whole) {
@@ -142,16 +142,16 @@ fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
 
     // The replica gets its master's bytes, without those for the gateway, and then the gateway's
     // own last reply, if any.
-    let down = tamed(&without(&down, &talk.swallowed()));
+    let down = escaped(&without(&down, &talk.swallowed()));
     let own = talk.end.as_ref().map_or(0, |(reply, _)| reply.len());
-    let mut heard = tamed(&talk.replica[..talk.replica.len() - own]);
+    let mut received = escaped(&talk.replica[..talk.replica.len() - own]);
     if settings.authenticated() {
-        heard = without_answers(&heard, &down);
+        received = without_answers(&received, &down);
     }
-    assert!(down.starts_with(&heard), "{}", heard.escape_ascii());
+    assert!(down.starts_with(&received), "{}", received.escape_ascii());
     if talk.end.is_none() {
         assert!(
-            [heard, tamed(&talk.held(Flow::ToReplica))].concat() == down,
+            [received, escaped(&talk.held(Flow::ToReplica))].concat() == down,
             "nothing is lost on the way to the replica"
         );
     }
@@ -164,7 +164,7 @@ fn reached(settings: Settings, talk: &Talk, steps: &[(Flow, Vec<u8>)]) {
         |words: &Vec<&[u8]>| !is_ack(words) && (!settings.authenticated() || !is(words, "AUTH"));
     let mut said = commands(&up).into_iter().filter(counts);
     for words in commands(&talk.master).into_iter().filter(counts) {
-        let from = said.next().expect("no command is made up");
+        let from = said.next().expect("no command is invented");
         if !is(&words, "REPLCONF") {
             assert_eq!(words, from);
         } else if settings.verbatim() {
@@ -187,7 +187,7 @@ fn without(bytes: &[u8], some: &[std::ops::Range<usize>]) -> Vec<u8> {
 
 /// Replaces every byte that is not allowed in a replica's log, as the gateway does in error
 /// replies.
-fn tamed(bytes: &[u8]) -> Vec<u8> {
+fn escaped(bytes: &[u8]) -> Vec<u8> {
     let good = |at: usize| match bytes[at] {
         b'\r' => bytes.get(at + 1) == Some(&b'\n'),
         byte => matches!(byte, b' '..=b'~' | b'\n'),
@@ -222,10 +222,10 @@ fn commands(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     commands
 }
 
-/// `heard` without the gateway's own replies: each `+OK` that the master has not sent.
-fn without_answers(heard: &[u8], said: &[u8]) -> Vec<u8> {
+/// `received` without the gateway's own replies: each `+OK` that the master has not sent.
+fn without_answers(received: &[u8], said: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    for line in heard.split_inclusive(|byte| *byte == b'\n') {
+    for line in received.split_inclusive(|byte| *byte == b'\n') {
         if line != b"+OK\r\n" || said[out.len().min(said.len())..].starts_with(line) {
             out.extend_from_slice(line);
         }

@@ -125,9 +125,9 @@ impl<'a> World<'a> {
                 let length = usize::from(argument());
                 let raw: Vec<u8> = (0..length).map(|_| argument()).collect();
                 self.is_pattern = false;
-                self.hear(&raw);
+                self.receive(&raw);
             }
-            4 => self.hear(&Frame::Ack(offset()).encode()),
+            4 => self.receive(&Frame::Ack(offset()).encode()),
             5 => {
                 let (offset, reason) = (offset(), Reason::new(ReasonCode::Protocol, "said so"));
                 let frame = match argument() % 8 {
@@ -140,7 +140,7 @@ impl<'a> World<'a> {
                     6 => Frame::Abort(reason),
                     _ => Frame::Ack(offset),
                 };
-                self.hear(&frame.encode());
+                self.receive(&frame.encode());
             }
             6 => self.on = usize::from(argument()),
             7 => {
@@ -191,11 +191,11 @@ impl<'a> World<'a> {
         }
         let mut frame = data_header(offset, length).to_vec();
         frame.extend((offset..).take(come.min(length)).map(pattern));
-        self.hear(&frame);
+        self.receive(&frame);
     }
 
     /// Receives bytes on the current lane.
-    fn hear(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         let at = self.on % self.lanes.len().max(1);
         let Some((lane, decoder)) = self.lanes.get_mut(at) else { return };
         for mut input in pieces(bytes, self.cut) {

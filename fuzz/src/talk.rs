@@ -173,7 +173,7 @@ impl Talk {
         sibling.awaits();
         sibling.brings(17);
         watch.sibling = Some(sibling);
-        watch.left = vec!["its snapshot by id", "its snapshot", "to go on behind it"];
+        watch.left = vec!["its snapshot by id", "its snapshot", "to continue after it"];
         drop(watch);
         self
     }
@@ -372,7 +372,7 @@ impl Watch {
         }
     }
 
-    /// Records that `bytes` go on in place of `count` bytes.
+    /// Records that `bytes` are passed on in place of `count` bytes.
     fn takes_from(&mut self, flow: Flow, count: usize, bytes: &[u8]) {
         self.expected[way(flow)].extend_from_slice(bytes);
         if flow == UP {
@@ -440,7 +440,7 @@ impl Watch {
                 let second = only("rdb-only", b"1") && only("rdb-channel", b"1");
                 if said("set-rdb-client-id") {
                     assert!(self.apart && only("set-rdb-client-id", b"17"), "{}", shown());
-                    self.takes("to go on behind it");
+                    self.takes("to continue after it");
                     self.apart = false;
                 }
                 if said("main-ch-client-id") {

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_overwritten_unless_told() {
+    fn nothing_is_overwritten_without_force() {
         let dir = tempfile::tempdir().unwrap();
         let names = Names::new("dc1", &[]).unwrap();
         init(dir.path(), "test CA", false).unwrap();
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn revoking_reaches_every_site_and_is_said_once() {
+    fn revoking_reaches_every_site_and_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), "test CA", false).unwrap();
         for site in ["dc1", "dc2"] {

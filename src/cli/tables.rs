@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_fits_the_screen_without_what_tells_least() {
+    fn a_table_fits_the_screen_without_its_least_important_columns() {
         let view = |width| View { width, ..View::default() };
         let wide = table("gone").text(view(None));
         assert_eq!(

@@ -125,14 +125,14 @@ mod tests {
         let (mut acks, now) = (Acks::default(), Instant::now());
         acks.on_written(10, now);
         assert_eq!((acks.take(10, false, now), acks.due()), (None, Some(now + ACK_DELAY)));
-        assert_eq!(acks.take(10, true, now), Some(10), "there is a reason to hurry");
+        assert_eq!(acks.take(10, true, now), Some(10), "with `hurry` it does not wait");
         acks.on_written(10 + ACK_BYTES, now);
         assert_eq!(acks.take(10 + ACK_BYTES, false, now), Some(10 + ACK_BYTES));
         assert_eq!((acks.take(10 + ACK_BYTES, true, now), acks.due()), (None, None));
     }
 
     #[test]
-    fn what_may_be_lost_is_acknowledged_again_though_nothing_is_new() {
+    fn an_acknowledgement_that_may_be_lost_is_sent_again_without_new_data() {
         let (mut acks, now) = (Acks::default(), Instant::now());
         acks.requeue(0);
         assert_eq!(acks.take(0, true, now), None);

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_done_once_it_is_sent_and_acknowledged_and_is_told_once() {
+    fn an_end_is_done_once_it_is_sent_and_acknowledged_and_is_reported_once() {
         let (mut closing, now) = (Closing::new(false), Instant::now());
         closing.drain(reason(), End::LocalClosed(Side::Acceptor), now);
         closing.check(true, false);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out_of_ended() {
+    fn ended_is_final() {
         let (mut closing, now) = (Closing::new(false), Instant::now());
         assert!(closing.abort(reason(), End::Costly));
         closing.stop(reason());

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn armed_is_said_once_by_the_acceptor_and_never_late() {
+    fn armed_is_sent_once_by_the_acceptor_and_never_late() {
         assert!(Codec::new(Side::Acceptor, false).on_armed(3).is_err());
         let mut codec = Codec::new(Side::Dialler, true);
         let mut chunks = [Chunk::copied(b"12345")].into_iter();

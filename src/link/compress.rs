@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_shrink_costs_next_to_nothing() {
+    fn data_that_does_not_shrink_costs_almost_nothing() {
         let mut packer = Packer::new(1);
         let mut carried = Vec::new();
         for seed in 0..64 {

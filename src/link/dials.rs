@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_dial_at_a_time_for_a_lane_more_and_four_for_a_way_back() {
+    fn one_dial_at_a_time_for_an_additional_lane_and_four_without_any_lane() {
         let now = Instant::now();
         let mut dials = Dials::new(now);
         assert_eq!((dials.due(Need::Nothing), dials.due(Need::Lane)), (None, Some(now)));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_up_to_their_longest_and_start_anew_once_nothing_carries_the_link() {
+    fn pauses_grow_up_to_the_longest_and_are_short_again_once_the_link_has_no_lane() {
         let now = Instant::now();
         let mut dials = Dials::new(now);
         for pause in [1, 2, 4, 8, 16, 30, 30] {

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn old_lanes_retire_only_as_far_as_new_ones_carry() {
+    fn old_lanes_retire_only_as_far_as_new_ones_replace_them() {
         let now = Instant::now();
         let mut liveness = liveness(now);
         liveness.replace_all();

@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_fill_each_others_gaps_take_no_more_than_they_are() {
+    fn pieces_that_fill_each_others_gaps_take_no_more_memory_than_their_length() {
         let mut reassembly = Reassembly::new(1 << 20);
         for first in [1, 0] {
             (first..8000).step_by(2).for_each(|at| reassembly.insert(at, &[0], 0).unwrap());
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_announced_long_takes_no_room_before_it_comes() {
+    fn a_long_announced_frame_takes_no_memory_before_its_data_comes() {
         let mut reassembly = Reassembly::new(64 << 20);
         for at in 1..24 {
             reassembly.insert(at << 20, &[0], 500_000).unwrap();
@@ -497,7 +497,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_beyond_a_gap_never_costs_much_more_than_its_bytes(
+        fn data_kept_beyond_a_gap_never_costs_much_more_memory_than_its_length(
             picks in proptest::collection::vec((2u64..60_000, 1usize..300, 0usize..600_000), 0..400),
         ) {
             let mut reassembly = Reassembly::new(1 << 20);

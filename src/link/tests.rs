@@ -1,5 +1,4 @@
-//! Two state machines against each other, over a lane that delivers in order, cuts
-//! anywhere and can be lost.
+//! Two ends of a link, over a lane that delivers in order, cuts anywhere and can be lost.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use crate::wire::frame::{Decoder, data_header};
 use crate::wire::hello::Hello;
 use crate::wire::terms::{Terms, ZSTD};
 
-/// One end with what it has read and written.
+/// One end of a link with its decoder, and the bytes that its Redis has got.
 struct Half {
     link: Link,
     decoder: Decoder,
@@ -26,15 +25,15 @@ impl Half {
         }
     }
 
-    /// Everything the link wants sent now, as bytes.
-    fn sends(&mut self, now: Instant) -> Vec<u8> {
+    /// The bytes that the link sends now.
+    fn transmit(&mut self, now: Instant) -> Vec<u8> {
         let mut out = Vec::new();
         while self.link.poll_transmit(0, now, &mut |frame| out.extend_from_slice(frame)) {}
         out
     }
 
-    /// Takes bytes off the lane; what they carried is written at once if `write`.
-    fn hears(&mut self, bytes: &[u8], write: bool, now: Instant) {
+    /// Receives bytes from the lane. If `write`, the data in them is written to Redis at once.
+    fn receives(&mut self, bytes: &[u8], write: bool, now: Instant) {
         let mut input = bytes;
         while let Some(item) = self.decoder.next(&mut input).expect("our own frames decode") {
             self.link.handle(0, item, now);
@@ -69,15 +68,15 @@ impl Two {
         }
     }
 
-    /// Exchanges until nothing is left to say at this time.
+    /// Exchanges frames until neither end has more to send at this time.
     fn exchange(&mut self) {
         loop {
-            let (up, down) = (self.dialler.sends(self.now), self.acceptor.sends(self.now));
+            let (up, down) = (self.dialler.transmit(self.now), self.acceptor.transmit(self.now));
             if up.is_empty() && down.is_empty() {
                 return;
             }
-            self.acceptor.hears(&up, true, self.now);
-            self.dialler.hears(&down, true, self.now);
+            self.acceptor.receives(&up, true, self.now);
+            self.dialler.receives(&down, true, self.now);
         }
     }
 
@@ -100,7 +99,7 @@ fn offer(half: &mut Half, bytes: &[u8]) {
 }
 
 #[test]
-fn bytes_come_out_as_they_went_in_both_ways() {
+fn bytes_arrive_unchanged_in_both_directions() {
     let mut two = Two::new(false);
     for round in 0..50u8 {
         offer(&mut two.dialler, &[round; 333]);
@@ -115,7 +114,7 @@ fn bytes_come_out_as_they_went_in_both_ways() {
 }
 
 #[test]
-fn an_idle_link_stays_up_by_heartbeats_and_a_silent_one_ends() {
+fn heartbeats_keep_an_idle_link_up_and_a_silent_one_ends() {
     let mut two = Two::new(false);
     two.pass(Duration::from_secs(30));
     assert!(two.dialler.link.closing.ended().is_none() && two.acceptor.link.closing.ended().is_none());
@@ -125,7 +124,7 @@ fn an_idle_link_stays_up_by_heartbeats_and_a_silent_one_ends() {
 }
 
 #[test]
-fn a_window_that_is_full_stops_reading_until_acknowledged() {
+fn a_full_window_stops_reading_until_data_is_acknowledged() {
     let mut two = Two::new(false);
     let piece = vec![7; 200_000];
     let mut offered = 0;
@@ -133,8 +132,8 @@ fn a_window_that_is_full_stops_reading_until_acknowledged() {
         let room = usize::try_from(two.acceptor.link.read_room()).unwrap().min(piece.len());
         offer(&mut two.acceptor, &piece[..room]);
         offered += room;
-        let sent = two.acceptor.sends(two.now);
-        two.dialler.hears(&sent, false, two.now);
+        let sent = two.acceptor.transmit(two.now);
+        two.dialler.receives(&sent, false, two.now);
     }
     assert_eq!(offered, 1 << 20);
     two.dialler.write(two.now);
@@ -148,12 +147,12 @@ fn a_replica_that_closes_ends_both_sides_and_drops_everything() {
     offer(&mut two.acceptor, &[1; 1000]);
     two.dialler.link.local_closed(two.now);
     assert_eq!(two.dialler.link.closing.ended(), Some(&End::LocalClosed(Side::Dialler)));
-    let words = two.dialler.sends(two.now);
-    two.acceptor.hears(&words, true, two.now);
+    let words = two.dialler.transmit(two.now);
+    two.acceptor.receives(&words, true, two.now);
     assert!(
         matches!(two.acceptor.link.closing.ended(), Some(End::Far(reason)) if reason.code == ReasonCode::ReplicaClosed)
     );
-    assert!(two.acceptor.sends(two.now).is_empty());
+    assert!(two.acceptor.transmit(two.now).is_empty());
 }
 
 #[test]
@@ -171,12 +170,12 @@ fn a_master_that_closes_is_delivered_to_its_last_byte() {
 }
 
 #[test]
-fn a_last_byte_that_redis_never_takes_does_not_hold_the_link_for_ever() {
+fn a_last_byte_that_redis_never_reads_does_not_keep_the_link_for_ever() {
     let mut two = Two::new(false);
     offer(&mut two.acceptor, &[1; 5000]);
     two.acceptor.link.local_closed(two.now);
-    let last = two.acceptor.sends(two.now);
-    two.dialler.hears(&last, false, two.now);
+    let last = two.acceptor.transmit(two.now);
+    two.dialler.receives(&last, false, two.now);
     let later = two.now + DRAIN_IDLE;
     two.dialler.link.on_activity(0, later);
     two.dialler.link.handle_timeout(later);
@@ -187,7 +186,7 @@ fn a_last_byte_that_redis_never_takes_does_not_hold_the_link_for_ever() {
 }
 
 #[test]
-fn a_planned_stop_sends_what_was_read_and_is_told_apart() {
+fn a_planned_stop_sends_what_was_read_and_has_its_own_reason() {
     let mut two = Two::new(false);
     offer(&mut two.acceptor, &[1; 5000]);
     two.acceptor.link.stop(Reason::new(ReasonCode::Stopping, "dc1 stops"));
@@ -200,7 +199,7 @@ fn a_planned_stop_sends_what_was_read_and_is_told_apart() {
 }
 
 #[test]
-fn a_plain_tunnel_closes_each_direction_on_its_own() {
+fn a_plain_tunnel_closes_each_direction_separately() {
     let mut two = Two::new(true);
     offer(&mut two.dialler, b"question");
     two.dialler.link.local_closed(two.now);
@@ -221,8 +220,8 @@ fn the_sync_is_armed_once_its_reply_is_written_and_acknowledged() {
     offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
     two.acceptor.link.arm();
     assert!(!two.acceptor.link.is_armed());
-    let sent = two.acceptor.sends(two.now);
-    two.dialler.hears(&sent, false, two.now);
+    let sent = two.acceptor.transmit(two.now);
+    two.dialler.receives(&sent, false, two.now);
     assert!(!two.dialler.link.is_armed());
     two.dialler.write(two.now);
     assert!(two.dialler.link.is_armed());
@@ -231,7 +230,7 @@ fn the_sync_is_armed_once_its_reply_is_written_and_acknowledged() {
 }
 
 #[test]
-fn what_cannot_be_ends_the_link_on_both_sides() {
+fn an_invalid_frame_ends_the_link_on_both_sides() {
     for frame in [
         Frame::Ack(99),
         Frame::Armed(3),
@@ -239,7 +238,7 @@ fn what_cannot_be_ends_the_link_on_both_sides() {
         Frame::End { offset: 3, reason: Reason::new(ReasonCode::MasterClosed, "") },
     ] {
         let mut two = Two::new(false);
-        two.acceptor.hears(&frame.encode(), true, two.now);
+        two.acceptor.receives(&frame.encode(), true, two.now);
         assert!(matches!(two.acceptor.link.closing.ended(), Some(End::Protocol(_))), "{frame:?}");
         two.exchange();
         assert!(
@@ -250,7 +249,7 @@ fn what_cannot_be_ends_the_link_on_both_sides() {
 }
 
 #[test]
-fn what_came_before_the_far_side_left_in_good_order_is_still_written() {
+fn data_received_before_an_orderly_end_of_the_far_side_is_still_written() {
     for planned in [true, false] {
         let mut two = Two::new(false);
         offer(&mut two.acceptor, &[1; 5000]);
@@ -258,8 +257,8 @@ fn what_came_before_the_far_side_left_in_good_order_is_still_written() {
             true => two.acceptor.link.stop(Reason::new(ReasonCode::Stopping, "dc1 stops")),
             false => two.acceptor.link.local_closed(two.now),
         }
-        let last = two.acceptor.sends(two.now);
-        two.dialler.hears(&last, false, two.now);
+        let last = two.acceptor.transmit(two.now);
+        two.dialler.receives(&last, false, two.now);
         two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
         assert!(two.dialler.link.closing.ended().is_none() && !two.dialler.link.has_lane(0));
         two.dialler.write(two.now);
@@ -270,7 +269,7 @@ fn what_came_before_the_far_side_left_in_good_order_is_still_written() {
 }
 
 #[test]
-fn slow_delivery_goes_on_for_as_long_as_it_makes_progress() {
+fn slow_delivery_continues_as_long_as_it_makes_progress() {
     let mut two = Two::new(false);
     for _ in 0..10 {
         // One chunk each, so that each is written on its own.
@@ -278,9 +277,9 @@ fn slow_delivery_goes_on_for_as_long_as_it_makes_progress() {
     }
     two.acceptor.link.local_closed(two.now);
     while two.dialler.written.len() < 1_000_000 {
-        let (up, down) = (two.dialler.sends(two.now), two.acceptor.sends(two.now));
-        two.acceptor.hears(&up, true, two.now);
-        two.dialler.hears(&down, false, two.now);
+        let (up, down) = (two.dialler.transmit(two.now), two.acceptor.transmit(two.now));
+        two.acceptor.receives(&up, true, two.now);
+        two.dialler.receives(&down, false, two.now);
         if let Some((chunk, carried)) = two.dialler.link.take() {
             two.dialler.written.extend_from_slice(chunk.bytes());
             two.dialler.link.wrote(carried, two.now);
@@ -297,16 +296,16 @@ fn slow_delivery_goes_on_for_as_long_as_it_makes_progress() {
 }
 
 #[test]
-fn an_end_whose_bytes_never_came_is_not_called_delivered() {
+fn an_end_without_all_of_its_bytes_is_not_reported_as_delivered() {
     let mut two = Two::new(false);
     let end = Frame::End { offset: 500, reason: Reason::new(ReasonCode::MasterClosed, "") };
-    two.dialler.hears(&end.encode(), true, two.now);
+    two.dialler.receives(&end.encode(), true, two.now);
     assert!(two.dialler.link.closing.ended().is_none());
     two.dialler.link.lane_lost(0, LaneLoss::Closed, two.now);
     assert_eq!(two.dialler.link.closing.ended(), Some(&End::NotDelivered));
 }
 
-/// Two ends of a link that can be held, with its sync begun, on lane 0.
+/// Two ends of a link whose sync has begun, so that it can be held. It has lane 0.
 fn armed() -> Two {
     let mut two = Two::new(false);
     let terms = Terms { hold: Duration::from_secs(45), lanes: 2, ..Terms::sample() };
@@ -320,12 +319,12 @@ fn armed() -> Two {
     two
 }
 
-/// What has happened to a link since it was asked last.
+/// The events of a link since the last call.
 fn events(link: &mut Link) -> Vec<Event> {
     std::iter::from_fn(|| link.poll_event()).collect()
 }
 
-/// Whether all that has happened is that lane 0 was retired.
+/// Whether the only event is that lane 0 was retired.
 fn is_closed_retired(link: &mut Link) -> bool {
     events(link) == [Event::LaneClosed { lane: 0, retired: true }]
 }
@@ -335,7 +334,7 @@ fn dial(lane: u32, alive: &[u32], received: u64) -> dials::Dial {
 }
 
 #[test]
-fn silence_and_resets_are_held_and_an_orderly_close_only_shortly() {
+fn silence_and_resets_lead_to_a_full_hold_and_an_orderly_close_to_a_short_one() {
     let losses = [
         (LaneLoss::Silent(Duration::from_secs(3)), Duration::from_secs(45)),
         (LaneLoss::Failed("reset".to_owned()), Duration::from_secs(45)),
@@ -354,7 +353,7 @@ fn silence_and_resets_are_held_and_an_orderly_close_only_shortly() {
 }
 
 #[test]
-fn before_the_sync_has_begun_nothing_is_held_and_no_lane_is_taken_in() {
+fn before_the_sync_a_link_is_not_held_and_accepts_no_other_lane() {
     let mut two = Two::new(false);
     let refused = two.acceptor.link.attach(&dial(1, &[0], 0), two.now).unwrap_err();
     assert_eq!(refused.code, ReasonCode::NotYet);
@@ -363,7 +362,7 @@ fn before_the_sync_has_begun_nothing_is_held_and_no_lane_is_taken_in() {
 }
 
 #[test]
-fn a_new_lane_takes_the_place_of_those_that_the_dialler_does_not_list() {
+fn a_new_lane_replaces_those_that_the_dialler_does_not_list() {
     let mut two = armed();
     let link = &mut two.acceptor.link;
     assert_eq!(link.attach(&dial(2, &[0, 1], 13), two.now), Ok(0));
@@ -373,11 +372,11 @@ fn a_new_lane_takes_the_place_of_those_that_the_dialler_does_not_list() {
     assert!(!link.has_lane(0) && link.has_lane(2) && link.has_lane(3));
     assert_eq!(link.breaks(), 0);
     assert_eq!(link.attach(&dial(4, &[], 13), two.now), Ok(0));
-    assert_eq!((link.breaks(), link.lanes()), (1, 1), "the far side has seen a break");
+    assert_eq!((link.breaks(), link.lanes()), (1, 1), "there was a break for the far side");
 }
 
 #[test]
-fn a_dial_that_claims_what_was_never_sent_ends_the_link() {
+fn a_dial_that_claims_to_have_received_unsent_data_ends_the_link() {
     let mut two = armed();
     let refused = two.acceptor.link.attach(&dial(1, &[0], 14), two.now).unwrap_err();
     assert_eq!(refused.code, ReasonCode::Protocol);
@@ -385,7 +384,7 @@ fn a_dial_that_claims_what_was_never_sent_ends_the_link() {
 }
 
 #[test]
-fn a_process_that_has_taken_over_ends_what_is_held_and_nothing_that_lives() {
+fn a_process_that_takes_over_ends_a_held_link_but_not_a_live_one() {
     let mut two = armed();
     two.acceptor.link.superseded();
     assert!(two.acceptor.link.closing.ended().is_none());
@@ -394,17 +393,17 @@ fn a_process_that_has_taken_over_ends_what_is_held_and_nothing_that_lives() {
 }
 
 #[test]
-fn a_suspect_lane_that_is_heard_again_goes_on_without_sending_anything_twice() {
+fn a_suspect_lane_that_delivers_again_continues_without_sending_anything_twice() {
     let mut two = armed();
     offer(&mut two.acceptor, &[1; 5000]);
-    let under_way = two.acceptor.sends(two.now);
+    let under_way = two.acceptor.transmit(two.now);
     two.now += Duration::from_secs(4);
     for half in [&mut two.dialler, &mut two.acceptor] {
         half.link.check_liveness(0, two.now);
         assert!(half.link.is_held() && half.link.has_lane(0));
     }
-    assert!(two.acceptor.sends(two.now).is_empty(), "the far side must notice too");
-    two.dialler.hears(&under_way, true, two.now);
+    assert!(two.acceptor.transmit(two.now).is_empty(), "the far side must detect the silence too");
+    two.dialler.receives(&under_way, true, two.now);
     two.acceptor.link.on_activity(0, two.now);
     two.exchange();
     assert_eq!((two.dialler.written.len(), two.acceptor.link.resent()), (5013, 0));
@@ -416,7 +415,7 @@ fn a_suspect_lane_that_is_heard_again_goes_on_without_sending_anything_twice() {
 }
 
 #[test]
-fn more_lanes_are_dialled_once_the_sync_has_begun_and_seldom_where_they_are_not_to_be_had() {
+fn more_lanes_are_dialled_once_the_sync_has_begun_and_rarely_if_they_keep_failing() {
     let mut two = Two::new(false);
     assert_eq!(two.dialler.link.dial_due(), None);
     two = armed();
@@ -431,7 +430,7 @@ fn more_lanes_are_dialled_once_the_sync_has_begun_and_seldom_where_they_are_not_
         now += Duration::from_millis(50);
     }
     assert!((5..=7).contains(&dials), "{dials}");
-    // With nothing left, again and again, and no more than four at a time.
+    // Without any lane it dials again and again, at most four at a time.
     link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), now);
     let mut pending = Vec::new();
     for _ in 0..100 {
@@ -446,15 +445,15 @@ fn more_lanes_are_dialled_once_the_sync_has_begun_and_seldom_where_they_are_not_
 }
 
 #[test]
-fn the_end_that_was_lost_with_its_lane_is_said_again() {
+fn an_end_that_was_lost_with_its_lane_is_sent_again() {
     let mut two = armed();
     offer(&mut two.acceptor, &[1; 5000]);
     two.acceptor.link.local_closed(two.now);
-    two.acceptor.sends(two.now);
+    two.acceptor.transmit(two.now);
     for half in [&mut two.dialler, &mut two.acceptor] {
         half.link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), two.now);
     }
-    // Longer than an end may take without progress, but for the break.
+    // Longer than an end may take without progress, which does not count during the break.
     two.now += DRAIN_IDLE * 2;
     two.acceptor.link.handle_timeout(two.now);
     let back = two.dialler.link.begin_dial(two.now);
@@ -484,22 +483,22 @@ fn the_end_that_was_lost_with_its_lane_is_said_again() {
 }
 
 #[test]
-fn lanes_that_are_renewed_retire_in_good_order_and_old_ones_are_cut() {
+fn renewed_lanes_retire_in_an_orderly_way_and_outdated_ones_are_cut() {
     let mut two = armed();
     two.dialler.link.renew(two.now);
     let new = two.dialler.link.begin_dial(two.now);
     assert_eq!(new.alive, [0]);
     let received = two.acceptor.link.attach(&new, two.now).unwrap();
     assert!(two.dialler.link.dialled(new.lane, received, two.now));
-    // One more of the two that are wanted, and the old one may go.
+    // Once both configured lanes are new, the old one may retire.
     let next = two.dialler.link.begin_dial(two.now);
     let received = two.acceptor.link.attach(&next, two.now).unwrap();
     assert!(two.dialler.link.dialled(next.lane, received, two.now));
     two.exchange();
     assert!(!two.dialler.link.has_lane(0) && is_closed_retired(&mut two.dialler.link));
-    // Which closes it.
+    // The far side closes its end of the retired lane.
     two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
-    assert!(is_closed_retired(&mut two.acceptor.link), "which is no loss");
+    assert!(is_closed_retired(&mut two.acceptor.link), "a retired lane is not a lost one");
     for half in [&mut two.dialler, &mut two.acceptor] {
         assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
     }
@@ -509,7 +508,7 @@ fn lanes_that_are_renewed_retire_in_good_order_and_old_ones_are_cut() {
 }
 
 #[test]
-fn what_follows_the_syncs_reply_is_compressed_and_nothing_before() {
+fn compression_begins_after_the_reply_to_the_sync() {
     let mut two = Two::new(false);
     let terms = Terms { compression: ZSTD, ..Terms::sample() };
     two.dialler.link = Link::new(Side::Dialler, &terms.agree(&terms, false), two.now);
@@ -518,14 +517,14 @@ fn what_follows_the_syncs_reply_is_compressed_and_nothing_before() {
     offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
     two.acceptor.link.arm();
     offer(&mut two.acceptor, text.as_bytes());
-    let before: Vec<u8> = two.acceptor.sends(two.now);
+    let before: Vec<u8> = two.acceptor.transmit(two.now);
     assert!(before.len() < text.len() / 10 && before.windows(11).any(|window| window == b"+FULLRESYNC"));
-    two.dialler.hears(&before, true, two.now);
+    two.dialler.receives(&before, true, two.now);
     assert_eq!(two.dialler.written, [b"+FULLRESYNC\r\n", text.as_bytes()].concat());
     // Garbage in place of a block ends the link.
     let offset = two.dialler.link.receive.received();
     let garbage = [&data_header(offset, 9)[..], &[9; 9]].concat();
-    two.dialler.hears(&garbage, true, two.now);
+    two.dialler.receives(&garbage, true, two.now);
     assert!(matches!(two.dialler.link.closing.ended(), Some(End::Protocol(_))));
 }
 
@@ -542,7 +541,7 @@ fn a_link_that_cannot_be_held_ends_once_the_last_of_its_lanes_is_silent() {
         assert_eq!(two.acceptor.link.attach(&dial(1, &[0], 0), two.now), Ok(0));
         let later = two.now + Duration::from_secs(4);
         two.acceptor.link.check_liveness(0, later);
-        assert!(two.acceptor.link.closing.ended().is_none(), "another carries it");
+        assert!(two.acceptor.link.closing.ended().is_none(), "another lane carries the link");
         two.acceptor.link.check_liveness(1, later);
         assert!(
             matches!(two.acceptor.link.closing.ended(), Some(End::LaneLost(_))),

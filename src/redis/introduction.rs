@@ -140,7 +140,7 @@ mod tests {
         Some((Names::new(host.into(), port), "10.0.0.1".parse().unwrap()))
     }
 
-    fn says(introduction: &mut Introduction, line: &str) -> Option<String> {
+    fn sends(introduction: &mut Introduction, line: &str) -> Option<String> {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         let words = introduction.rewritten(&words, Instant::now())?;
         Some(words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>().join(" "))
@@ -150,14 +150,14 @@ mod tests {
     fn the_address_joins_the_port_in_one_command() {
         let mut site = Introduction::new(names("dc2", None), Vec::new());
         assert_eq!(
-            says(&mut site, "REPLCONF listening-port 6380").as_deref(),
+            sends(&mut site, "REPLCONF listening-port 6380").as_deref(),
             Some("REPLCONF listening-port 6380 ip-address dc2")
         );
-        assert_eq!(says(&mut site, "REPLCONF capa eof capa psync2"), None);
-        assert_eq!(says(&mut site, "REPLCONF ACK 5"), None);
+        assert_eq!(sends(&mut site, "REPLCONF capa eof capa psync2"), None);
+        assert_eq!(sends(&mut site, "REPLCONF ACK 5"), None);
         let mut second = Introduction::new(names("dc2", Some(7000)), Vec::new());
         assert_eq!(
-            says(
+            sends(
                 &mut second,
                 "replconf capa eof rdb-only 1 rdb-channel 1 main-ch-client-id 7 Listening-Port 6380"
             )
@@ -171,13 +171,13 @@ mod tests {
     #[test]
     fn a_replicas_own_address_wins_with_its_own_port() {
         let mut introduction = Introduction::new(names("dc2", Some(7000)), Vec::new());
-        assert_eq!(says(&mut introduction, "REPLCONF listening-port 1 ip-address own.example"), None);
+        assert_eq!(sends(&mut introduction, "REPLCONF listening-port 1 ip-address own.example"), None);
         assert_eq!(
-            says(&mut introduction, "REPLCONF listening-port 7001").as_deref(),
+            sends(&mut introduction, "REPLCONF listening-port 7001").as_deref(),
             Some("REPLCONF listening-port 7000 ip-address dc2")
         );
         assert_eq!(
-            says(&mut introduction, "REPLCONF ip-address own.example").as_deref(),
+            sends(&mut introduction, "REPLCONF ip-address own.example").as_deref(),
             Some("REPLCONF ip-address own.example listening-port 7001")
         );
     }
@@ -185,12 +185,12 @@ mod tests {
     #[test]
     fn a_port_that_is_none_is_left_for_the_master_to_judge() {
         let mut introduction = Introduction::new(names("dc2", None), Vec::new());
-        assert_eq!(says(&mut introduction, "REPLCONF listening-port 99999"), None);
-        assert_eq!(says(&mut introduction, "REPLCONF listening-port"), None);
+        assert_eq!(sends(&mut introduction, "REPLCONF listening-port 99999"), None);
+        assert_eq!(sends(&mut introduction, "REPLCONF listening-port"), None);
     }
 
     #[test]
-    fn what_is_dropped_is_not_said_and_every_command_still_has_its_reply() {
+    fn dropped_capabilities_are_not_sent_and_every_command_still_has_its_reply() {
         let all = Capability::ALL.map(|(_, capability)| capability).to_vec();
         let mut introduction = Introduction::new(None, all);
         for (said, becomes) in [
@@ -199,12 +199,12 @@ mod tests {
             ("REPLCONF CAPA EOF CAPA dual-channel", "REPLCONF capa none"),
             ("REPLCONF capa skip-rdb-checksum capa psync2 capa lz4 capa zstd", "REPLCONF capa psync2"),
         ] {
-            assert_eq!(says(&mut introduction, said).as_deref(), Some(becomes), "{said}");
+            assert_eq!(sends(&mut introduction, said).as_deref(), Some(becomes), "{said}");
         }
         for said in
             ["REPLCONF capa psync2", "REPLCONF version 8.1.0", "REPLCONF capa eof rdb-only 1 rdb-channel 1"]
         {
-            assert_eq!(says(&mut introduction, said), None, "{said}");
+            assert_eq!(sends(&mut introduction, said), None, "{said}");
         }
         for (at, (_, capability)) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, at, "each stands where its number says");

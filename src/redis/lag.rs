@@ -79,7 +79,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_never_told_too_short_and_by_little_too_long(
+        fn the_lag_is_never_too_short_and_only_a_little_too_long(
             steps in proptest::collection::vec((1u64..2000, 1u64..5000, 0u64..2), 1..400),
         ) {
             let (mut lag, start) = (Lag::default(), Instant::now());

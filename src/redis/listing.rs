@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_site_says_its_replicas_are_listed_under_its_own_name() {
+    fn whatever_a_site_sends_its_replicas_are_listed_under_its_own_name() {
         let listing = Listing::new("dc2", &[], "127.0.0.1:6379".parse().unwrap());
         let listed = |announced: &[u8]| listing.host(Some(announced), Some(6379));
         assert_eq!(listing.host(None, None), "dc2");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_and_the_address_are_always_said_together() {
+    fn the_port_and_the_address_are_always_sent_together() {
         let exception = [address("127.0.0.1", 6380)];
         let listing = Listing::new("dc2", &exception, "127.0.0.1:6379".parse().unwrap());
         let mut listed = Listed::new(listing);

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_site_says_so_much_in_a_second_and_may_go_on_in_the_next() {
+    fn a_site_may_send_a_limited_number_in_a_second_and_more_in_the_next() {
         let (pace, now) = (Pace::default(), Instant::now());
         assert!(pace.takes(MOST, now) && !pace.takes(1, now + Duration::from_millis(900)));
         assert!(pace.takes(MOST, now + Duration::from_secs(1)));

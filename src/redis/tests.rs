@@ -400,7 +400,7 @@ fn listed(said: &[u8]) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn every_replicas_handshake_passes_whole_however_it_is_cut(cut in cuts(), upper: bool) {
+    fn the_handshake_of_every_replica_passes_complete_however_it_is_cut(cut in cuts(), upper: bool) {
         for (who, steps) in handshakes() {
             let mut talk = strict();
             for (flow, bytes) in &steps {
@@ -412,7 +412,7 @@ proptest! {
             };
             prop_assert_eq!(&talk.end, &None, "{}", who);
             prop_assert!(talk.master.eq_ignore_ascii_case(&listed(&said(UP))), "{}", who);
-            prop_assert_eq!(talk.inserted.len(), 1, "{}: the gateway's own word", who);
+            prop_assert_eq!(talk.inserted.len(), 1, "{}: the gateway's own command", who);
             prop_assert_eq!(&talk.replica, &said(DOWN), "{}", who);
             prop_assert!(talk.armed.is_some(), "{}", who);
             let view = talk.view();
@@ -490,7 +490,7 @@ proptest! {
     }
 
     #[test]
-    fn a_password_that_the_gateway_says_itself_goes_no_further_and_is_answered_in_order(cut in cuts()) {
+    fn replicas_passwords_are_not_passed_on_if_the_gateway_logs_in_and_are_answered_in_order(cut in cuts()) {
         let rules = || Rules { authenticated: true, ..Rules::default() };
         let mut talk = Talk::at_master(rules(), &Arc::default());
         talk.say(UP, b"AUTH guess\r\n", &cut);
@@ -517,7 +517,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_whatever_reach_a_master_unless_they_are_replication(
+    fn only_commands_of_replication_reach_the_master_whatever_is_sent(
         bytes in proptest::collection::vec(prop_oneof![
             any::<Vec<u8>>().prop_map(|bytes| bytes.into_iter().take(12).collect::<Vec<u8>>()),
             Just(b"*1\r\n$8\r\nFLUSHALL\r\n".to_vec()),
@@ -551,7 +551,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_a_master_says_reaches_the_replica_as_it_is(
+    fn everything_from_the_master_reaches_the_replica_unchanged(
         bytes in proptest::collection::vec(any::<u8>(), 0..3000), cut in cuts(), line in 0usize..5,
     ) {
         // A reply, known or not, and then any bytes.
@@ -607,7 +607,7 @@ fn both_connections_of_a_redis_8_sync_pass_and_are_one_sync() {
 }
 
 #[test]
-fn a_valkey_main_connection_goes_on_behind_its_snapshot() {
+fn a_valkey_main_connection_continues_after_its_snapshot() {
     let site = Site::default();
     let mut main = site.link();
     main.steps(&[(UP, PSYNC), (DOWN, b"+DUALCHANNELSYNC\r\n")]);
@@ -681,7 +681,7 @@ fn a_second_connection_belongs_to_a_first_one_of_the_same_site_and_comes_once() 
 }
 
 #[test]
-fn nothing_is_let_in_beside_the_id_of_a_second_connection() {
+fn no_other_option_passes_with_the_id_of_a_second_connection() {
     for beside in ["rdb-only 1", "rdb-channel 1", "rdb-filter-only functions", "main-ch-client-id 5"] {
         let site = Site::default();
         let mut main = site.link();
@@ -762,7 +762,7 @@ fn promotions_dumps_and_slot_migration_are_refused_unless_they_are_allowed() {
 }
 
 #[test]
-fn where_slots_are_migrated_nothing_else_passes() {
+fn a_connection_that_migrates_slots_carries_nothing_else() {
     let rules = || Rules { slot_migration: true, ..Rules::default() };
     let mut talk = Talk::at_master(rules(), &Arc::default());
     talk.steps(&[
@@ -790,7 +790,7 @@ fn a_second_connection_that_the_master_refuses_is_no_way_to_a_dump() {
 }
 
 #[test]
-fn a_password_is_never_named() {
+fn no_password_is_ever_shown() {
     // Not with one argument too many, nor where Redis repeats what it was sent.
     let echo = "-ERR unknown command 'AUTH', with args beginning with: 'user' 'secret'\r\n";
     let mut wrong = strict();
@@ -806,7 +806,7 @@ fn a_password_is_never_named() {
 }
 
 #[test]
-fn what_a_replica_states_counts_once_the_master_has_taken_it() {
+fn a_replicas_address_counts_once_the_master_has_accepted_it() {
     let mut talk = strict();
     let said = b"REPLCONF listening-port 6380 ip-address no.example\r\nREPLCONF ip-address yes.example\r\n";
     let no = &b"-ERR REPLCONF ip-address provided by replica instance is too long\r\n"[..];

@@ -288,7 +288,7 @@ mod tests {
         let meter = site.meter();
         let minute = 6 * PATIENCE;
         let (cpu, ended) = run(&meter, Turn::default(), Instant::now(), minute);
-        assert!(cpu >= minute && !ended, "there is nobody else");
+        assert!(cpu >= minute && !ended, "no other site has a link");
         drop(meter);
         let (meter, _other) = (site.meter(), other.meter());
         // Bulk at a tenth of the usual speed; small writes; what this end chose to compress.

@@ -233,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_on_stands_for_every_carried_byte_whatever_the_tap_says(
+        fn the_passed_pieces_account_for_every_carried_byte_whatever_the_verdicts(
             verdicts in proptest::collection::vec(0u8..9, 0..60),
             chunks in proptest::collection::vec((1usize..200, 1u64..400), 1..20),
         ) {

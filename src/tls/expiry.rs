@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_daily_from_a_third_on_hourly_on_the_last_day_and_as_an_error_once_it_is_past() {
+    fn reminders_are_daily_in_the_last_third_hourly_on_the_last_day_and_errors_after_expiry() {
         let term = term(90);
         assert!(told(&term, 0, 60 * DAY).is_empty());
         let daily = told(&term, 59 * DAY, 89 * DAY);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_past_at_the_start_is_told_at_once_and_what_was_replaced_is_told_no_more() {
+    fn an_expired_certificate_is_reported_at_the_start_and_a_replaced_one_no_more() {
         let old = term(1);
         let mut reminders = Reminders::new(std::slice::from_ref(&old), 2 * DAY);
         let due = reminders.due(std::slice::from_ref(&old), 2 * DAY);
@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_not_slept_through() {
+    fn the_next_check_is_right_after_the_expiry() {
         assert_eq!(Reminders::pause(&[term(1)], DAY - 5), 6);
         assert_eq!(Reminders::pause(&[term(1)], 0), 60);
         assert_eq!(Reminders::pause(&[term(1)], 2 * DAY), 60);
     }
 
     #[test]
-    fn a_certificate_of_an_hour_is_not_ending_from_its_first_minute() {
+    fn a_certificate_for_an_hour_is_not_about_to_expire_from_its_first_minute() {
         let short = Term { until: HOUR, ..term(0) };
         assert_eq!(short.standing(60), Standing::Good);
         assert_eq!(short.standing(50 * 60), Standing::LastDay);

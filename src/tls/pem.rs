@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_found_however_they_stand() {
+    fn blocks_are_found_with_any_line_ends_and_text_around_them() {
         let (one, two) = (pem("X509 CRL", b"one, of some length"), pem("X509 CRL", &[7; 200]));
         let both = [b"one, of some length".to_vec(), vec![7; 200]];
         let glued = one.trim_end().to_owned() + &two;
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_told_with_its_line() {
+    fn unknown_or_damaged_blocks_are_reported_with_their_line() {
         let good = pem("X509 CRL", &[7; 100]);
         let cut: String = good.lines().take(2).map(|line| line.to_owned() + "\n").collect();
         for (text, line, words) in [

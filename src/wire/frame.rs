@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_judged_before_anything_is_stored() {
+    fn lengths_are_checked_before_anything_is_stored() {
         let huge = [DATA, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
         assert!(matches!(decode(&[&huge]), Err(FrameError::Length { .. })));
         let empty = [DATA, 0, 0, 0, 0, 0, 0, 8];

@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hello_comes_back_as_it_went() {
+    fn a_hello_decodes_to_what_was_encoded() {
         let mut hello = Hello::sample();
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello.clone()));
         hello.request = Request::New { master: "orders".into(), sibling: Some(Id([1; 16])) };

@@ -1,4 +1,4 @@
-//! `docker-compose.yml` and the `Dockerfile`, as they are.
+//! `docker-compose.yml` and the `Dockerfile`, unchanged.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use crate::engine::{Engine, REDIS, skip};
 use crate::{eventually, holds, output, project, run, transcript};
 
-/// Containers, networks and volumes are called after it.
+/// The prefix of the names of containers, networks and volumes.
 const NAME: &str = "replgate-test";
 
-/// The demo, up with one compose tool, and gone when dropped.
+/// The demo, started with one compose tool and removed when dropped.
 struct Demo<'a> {
     engine: &'a Engine,
     tool: &'a [&'static str],
 }
 
 impl<'a> Demo<'a> {
-    /// `docker compose up --build -d`, as docs/containers.md says.
+    /// Runs `docker compose up --build -d`, as docs/containers.md says.
     fn up(engine: &'a Engine, tool: &'a [&'static str]) -> Self {
         let demo = Self { engine, tool };
         run(demo.compose().args(["up", "--build", "-d"]));
@@ -58,7 +58,7 @@ impl<'a> Demo<'a> {
         run(&mut command).replace('\r', "").trim_end().to_owned()
     }
 
-    /// Both replicas are online and hold what alpha holds.
+    /// Waits until both replicas are online and have the same data as alpha.
     #[track_caller]
     fn in_sync(&self) {
         eventually("both replicas online, with alpha's data", || {
@@ -87,7 +87,7 @@ impl<'a> Demo<'a> {
         });
     }
 
-    /// All keys and values of a server as one word.
+    /// A hash over all keys and values of a server.
     fn digest(&self, service: &str) -> String {
         let script = "local keys = redis.call('KEYS', '*') table.sort(keys) local all = '' \
                       for _, key in ipairs(keys) do all = redis.sha1hex(all .. key .. redis.call('GET', key)) end \
@@ -101,7 +101,7 @@ impl<'a> Demo<'a> {
         stats.lines().find(|line| line.starts_with("sync_full:")).expect("a count").to_owned()
     }
 
-    /// Whether a TCP connection from a container comes about.
+    /// Whether a TCP connection from a container succeeds.
     fn reaches(&self, service: &str, host: &str, port: &str) -> bool {
         let mut command = self.compose();
         command.args(["exec", "-T", service]).args(connect(host, port));
@@ -137,12 +137,12 @@ impl Drop for Demo<'_> {
     }
 }
 
-/// A command that succeeds where a TCP connection comes about.
+/// A command that succeeds if a TCP connection does.
 fn connect(host: &str, port: &str) -> [String; 5] {
     ["timeout", "3", "bash", "-c", &format!("exec 3<> /dev/tcp/{host}/{port}")].map(str::to_owned)
 }
 
-/// What crosses a network, from the moment it is made.
+/// Captures the packets on a network from its creation on.
 struct Capture {
     tcpdump: Child,
     file: tempfile::NamedTempFile,
@@ -208,7 +208,7 @@ fn the_compose_file_replicates_encrypted_between_two_sites_and_survives_its_gate
     no_gateway_sees_the_ca_key_and_keys_are_their_owners_alone(&demo);
     gateways_run_without_privileges(&demo);
     a_gateway_that_is_restarted_or_killed_comes_back_without_a_full_sync(&demo);
-    another_up_leaves_certificates_and_data_alone(&demo);
+    another_up_changes_no_certificates_and_no_data(&demo);
     every_service_becomes_healthy(&demo);
     a_gateway_stops_when_asked(&demo);
     drop(demo);
@@ -246,7 +246,7 @@ fn the_sites_meet_only_through_their_gateways(demo: &Demo<'_>) {
     let alpha = demo.address("redis-alpha", "dc1");
     let bravo = demo.address("redis-bravo", "dc2");
     let [wan1, wan2] = ["gateway-dc1", "gateway-dc2"].map(|gateway| demo.address(gateway, "wan"));
-    // What must be reached, so that the rest means something.
+    // Connections that must succeed, so that the failures below mean something.
     assert!(demo.reaches("redis-bravo", "gateway-dc2", "6390"), "replicas reach their gateway");
     assert!(demo.reaches("redis-alpha", "gateway-dc1", "7379"), "alpha's network has its gateway");
     assert!(demo.stranger_reaches(&wan1, "7379"), "TLS is open to the WAN");
@@ -261,7 +261,7 @@ fn the_sites_meet_only_through_their_gateways(demo: &Demo<'_>) {
     ] {
         assert!(!demo.reaches(from, host, port), "{from} reaches {host}:{port}");
     }
-    // No plain Redis on the WAN.
+    // No plain Redis is reachable on the WAN.
     for host in [&*wan1, &wan2, "10.213.2.2", &alpha, &bravo] {
         for port in ["6390", "6379"] {
             assert!(!demo.stranger_reaches(host, port), "a stranger on the WAN reaches {host}:{port}");
@@ -333,7 +333,7 @@ fn a_gateway_that_is_restarted_or_killed_comes_back_without_a_full_sync(demo: &D
         run(demo.compose().args(["restart", gateway]));
         demo.redis("redis-alpha", &["INCR", "restarts"]);
         demo.in_sync();
-        // As the kernel would when it runs out of memory; nobody asked Docker for it.
+        // As the kernel does when memory runs out, without Docker's knowledge.
         let restarts = demo.inspect(gateway, "{{.RestartCount}}");
         run(Command::new("kill").args(["-KILL", &demo.inspect(gateway, "{{.State.Pid}}")]));
         eventually("it is started again", || {
@@ -344,10 +344,10 @@ fn a_gateway_that_is_restarted_or_killed_comes_back_without_a_full_sync(demo: &D
         demo.redis("redis-alpha", &["INCR", "kills"]);
         demo.in_sync();
     }
-    assert_eq!(demo.full_syncs(), before, "replicas went on from the backlog");
+    assert_eq!(demo.full_syncs(), before, "the backlog was enough for the replicas");
 }
 
-fn another_up_leaves_certificates_and_data_alone(demo: &Demo<'_>) {
+fn another_up_changes_no_certificates_and_no_data(demo: &Demo<'_>) {
     let certificate = || std::fs::read(demo.volume("certs-dc1").join("tls.crt")).expect("it is there");
     let (before, data) = (certificate(), demo.digest("redis-alpha"));
     run(demo.compose().args(["up", "-d"]));
@@ -369,7 +369,7 @@ fn every_service_becomes_healthy(demo: &Demo<'_>) {
 }
 
 fn a_gateway_stops_when_asked(demo: &Demo<'_>) {
-    // As process 1 it must take SIGTERM itself: Docker would wait 10 s, then kill.
+    // As process 1 it must handle SIGTERM itself. Otherwise Docker waits 10 s and kills it.
     let asked = Instant::now();
     let id = demo.id("gateway-dc2");
     run(demo.engine.docker().args(["stop", &id]));

@@ -1,8 +1,8 @@
-//! A Docker engine, and images without any registry.
+//! A Docker engine, with images that come from no registry.
 //!
-//! Base images are stand-ins under their own names: a Debian made with debootstrap for
-//! `redis`, and the same with the ready program in place of a compiler for `rust`. So
-//! the Dockerfile and the compose file run as they are, and in seconds.
+//! Substitutes have the names of the base images: for `redis`, a Debian made with debootstrap; for
+//! `rust`, the same with the finished program in place of a compiler. So the Dockerfile and the
+//! compose file run unchanged, and in seconds.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -19,14 +19,14 @@ use crate::{SOON, eventually, output, project, run};
 /// The image of Redis in docker-compose.yml.
 pub const REDIS: &str = "redis:7";
 
-/// The image that the Dockerfile builds in.
+/// The image in which the Dockerfile builds.
 const RUST: &str = "rust:1.95-slim-bookworm";
 
 /// A bare Debian that boots, for the package.
 pub const DEBIAN: &str = "replgate-test-debian";
 
-/// An engine of the test's own, in a network namespace of its own: it ends with the
-/// test, and neither sees nor changes images, networks or firewall of this machine.
+/// The test's own engine in its own network namespace. It ends with the test, and neither sees nor
+/// changes the images, networks or firewall of this machine.
 pub struct Engine {
     daemon: Child,
     folder: TempDir,
@@ -51,7 +51,7 @@ fn missing() -> Option<String> {
     })
 }
 
-/// Whether a test cannot run here; if so, it says so.
+/// Whether a test cannot run here, which is then reported.
 pub fn skips(test: &str) -> bool {
     missing().is_some_and(|why| {
         skip(test, &why);
@@ -59,15 +59,15 @@ pub fn skips(test: &str) -> bool {
     })
 }
 
-/// Says that a test is skipped, past the capture: who runs the tests is to see it. With
-/// `CI=true` that is a failure.
+/// Reports that a test is skipped. The message is not captured, so that it is always visible. With
+/// `CI=true` the test fails instead.
 pub fn skip(test: &str, why: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} cannot run: {why}");
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
 impl Engine {
-    /// An engine, or nothing where there can be none.
+    /// Starts an engine; `None` if that is not possible here.
     pub fn or_skip(test: &str) -> Option<Self> {
         static TURN: Mutex<()> = Mutex::new(());
         if skips(test) {
@@ -112,7 +112,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// A command in the network that the containers' networks are in.
+    /// A command in the engine's network namespace, which has the containers' networks.
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.daemon.id())).arg(program);
@@ -226,8 +226,8 @@ fn debian() -> PathBuf {
     path
 }
 
-/// The folder with everything that a release consists of, built with the profile of
-/// the tests by the script that builds releases.
+/// The folder with all files of a release, built by the release script with the profile of the
+/// tests.
 pub fn release() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -237,7 +237,7 @@ pub fn release() -> &'static Path {
     })
 }
 
-/// The one file in the release whose name ends so.
+/// The only file in the release whose name has this ending.
 pub fn released(end: &str) -> PathBuf {
     let mut found: Vec<_> = std::fs::read_dir(release())
         .expect("it was just made")

@@ -11,15 +11,15 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-/// How long a container may take to do what it should.
+/// How long a test waits for a condition.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The project's own folder.
+/// The root folder of the project.
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Polls until `condition` holds; what it answers last is in the failure.
+/// Polls until `condition` holds. Its last error is in the failure message.
 #[track_caller]
 fn eventually(what: &str, mut condition: impl FnMut() -> Result<(), String>) {
     let deadline = Instant::now() + SOON;
@@ -29,13 +29,13 @@ fn eventually(what: &str, mut condition: impl FnMut() -> Result<(), String>) {
     }
 }
 
-/// `text` where it holds `wanted`, all of it.
+/// An error unless `text` contains all of `wanted`.
 fn holds(text: &str, wanted: &[&str]) -> Result<(), String> {
     let missing: Vec<_> = wanted.iter().filter(|wanted| !text.contains(**wanted)).collect();
     if missing.is_empty() { Ok(()) } else { Err(format!("no {missing:?} in:\n{text}")) }
 }
 
-/// Runs a command that must succeed, and answers what it printed.
+/// Runs a command that must succeed, and returns what it printed.
 #[track_caller]
 fn run(command: &mut Command) -> String {
     let output = output(command);

@@ -74,7 +74,7 @@ impl Drop for Host<'_> {
     }
 }
 
-/// The package again, as a release before this one.
+/// Packs the package again with an earlier version number.
 fn older(package: &Path, folder: &Path) {
     let tree = folder.join("tree");
     run(Command::new("dpkg-deb").arg("-R").args([package, &*tree]));
@@ -99,7 +99,7 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
     host.copy(&folder.path().join("older.deb"), "/root/older.deb");
     host.copy(&package, "/root/replgate.deb");
 
-    // Installed: a user, no service yet, and what to do next.
+    // After installation there is a user, no running service, and a message with the next steps.
     let said = host.run("dpkg -i /root/older.deb");
     holds(&said, &["/etc/replgate/gateway.toml", "README.Debian"]).expect("it says what is next");
     holds(
@@ -121,7 +121,7 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
     .expect("documents, man pages and the program");
     host.run("bash -c '. /usr/share/bash-completion/completions/replgate && complete -p replgate'");
 
-    // Started without a config: it fails, says why, and does not try for ever.
+    // Started without a config, it fails, logs why, and is not restarted for ever.
     assert!(!host.output("systemctl start replgate").0);
     eventually("the journal says what is missing", || {
         holds(
@@ -130,19 +130,19 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
         )
     });
 
-    // Certificates that the service may not read: it says whose business that is.
+    // With certificates that the service may not read, it logs which user needs to read them.
     host.run(
         "cd /root && replgate certs init dc1 dc2 && cp -rp certs/dc1 /etc/replgate/certs/ && \
          cp /usr/share/doc/replgate/examples/dc1.toml /etc/replgate/gateway.toml",
     );
     assert!(!host.output("systemctl start replgate").0);
-    eventually("the journal says what to look at", || {
+    eventually("the journal names the file and the user", || {
         holds(
             &host.run("journalctl --no-pager -u replgate"),
             &["tls.key: Permission denied", "readable by the user"],
         )
     });
-    // Files may come later, unlike a config that is wrong: it tries again.
+    // Unlike a wrong config, files may come later, so it is started again.
     eventually("it is started again", || {
         let seen = host.output("systemctl show -p NRestarts -p SubState replgate").1;
         if seen.contains("NRestarts=0\n") { Err(seen) } else { Ok(()) }
@@ -155,8 +155,8 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
         sed 's/gw.dc1.example/127.0.0.1/' /usr/share/doc/replgate/examples/dc2.toml > /etc/replgate/dc2.toml");
     host.run("redis-server --port 6379 --daemonize yes && redis-server --port 6380 --daemonize yes --replicaof 127.0.0.1 6390");
     host.run("systemctl enable --now replgate");
-    // Type=notify: once `start` returns, it listens; root asks the service's gateway, and
-    // believes no other user that poses as it.
+    // With Type=notify it listens once `start` returns. Root gets the status of the service's
+    // gateway, and the answer of another user is not accepted.
     holds(&host.run("replgate status -c /etc/replgate/gateway.toml"), &["masters offered: orders"])
         .expect("it runs");
     host.run("chown daemon /etc/replgate/certs/dc1/tls.key");
@@ -176,7 +176,7 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
         });
     };
     in_sync("replication through the service");
-    // Not the owner of the process' files: that is root, since it leaves no core dumps.
+    // The user is read from `status`: the files in /proc belong to root, since core dumps are off.
     holds(&host.run("id -nu $(sed -n 's/^Uid:[[:space:]]*\\([0-9]*\\).*/\\1/p' /proc/$(systemctl show -p MainPID --value replgate)/status); systemctl show -p CapabilityBoundingSet -p NoNewPrivileges -p ProtectSystem -p LimitCORE replgate"),
         &["replgate", "NoNewPrivileges=yes", "ProtectSystem=strict", "LimitCORE=0"]).expect("the unit's limits are in force");
 
@@ -185,7 +185,7 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
         holds(&host.run("journalctl --no-pager -u replgate"), &["certificates read again"])
     });
 
-    // Killed: systemd starts it again. Upgraded: it runs the new program.
+    // After a kill, systemd starts it again. After an upgrade, it runs the new program.
     let pid = || host.run("systemctl show -p MainPID --value replgate").trim().to_owned();
     let first = pid();
     host.run(&format!("kill -KILL {first}"));
@@ -204,7 +204,7 @@ fn the_debian_package_installs_starts_upgrades_and_removes_as_an_operator_expect
     .expect("still enabled, and up");
     in_sync("replication after an upgrade");
 
-    // Removed and purged: stopped, gone, and nobody's keys are.
+    // Removing stops it and deletes the program. Even purging keeps the operator's keys.
     let last = pid();
     host.run(&format!("test -e /proc/{last} && dpkg -r replgate && test ! -e /proc/{last}"));
     host.run("test ! -e /usr/bin/replgate && test -e /etc/replgate/gateway.toml");
@@ -221,10 +221,10 @@ fn a_release_is_self_contained_and_says_what_is_in_it() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let unpacked = release_in(folder.path());
-    // No interpreter and no library is asked for.
+    // The program needs no interpreter and no library.
     let headers = run(Command::new("readelf").arg("-ld").arg(unpacked.join("replgate")));
     assert!(!headers.contains("INTERP") && !headers.contains("NEEDED"), "{headers}");
-    // It resolves names and runs where there is nothing else at all.
+    // It runs and resolves names in a root folder without any other program.
     let root = folder.path().join("root");
     std::fs::create_dir_all(root.join("etc")).expect("the folder is writable");
     std::fs::copy(unpacked.join("replgate"), root.join("replgate")).expect("the folder is writable");

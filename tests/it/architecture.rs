@@ -1,9 +1,9 @@
-//! The map of DESIGN.md, held against the imports.
+//! Compares the module map in DESIGN.md with the imports in the source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Which module uses which.
+/// The modules that each module uses.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 fn root() -> &'static Path {
@@ -24,14 +24,14 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What a file's code says, without comments and tests.
+/// The code of a file, without comments and tests.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).expect("a source can be read");
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The first names behind every `prefix` in some code, those in braces too.
+/// The first name after every `prefix` in some code, including those in braces.
 fn behind(code: &str, prefix: &str) -> Vec<String> {
     let word = |text: &str| {
         text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect::<String>()
@@ -66,31 +66,31 @@ fn behind(code: &str, prefix: &str) -> Vec<String> {
     names
 }
 
-/// The top module of a file; nothing for the roots of the crate.
-fn room(path: &Path) -> Option<String> {
+/// The top-level module of a file; `None` for the roots of the crate.
+fn module(path: &Path) -> Option<String> {
     let inner = path.strip_prefix(root().join("src")).expect("a source");
     let first = inner.iter().next().and_then(|first| first.to_str()).expect("a name");
     let name = first.strip_suffix(".rs").unwrap_or(first);
     (!matches!(name, "lib" | "main")).then(|| name.to_owned())
 }
 
-/// Files that only tests compile.
+/// Whether a file is compiled only for tests.
 fn is_of_tests(path: &Path) -> bool {
     path.iter().any(|part| part == "tests" || part == "tests.rs" || part == "simulation.rs")
 }
 
 fn imports() -> Arrows {
     let files: Vec<_> = sources(&root().join("src")).into_iter().filter(|path| !is_of_tests(path)).collect();
-    let rooms: BTreeSet<String> = files.iter().filter_map(|path| room(path)).collect();
+    let modules: BTreeSet<String> = files.iter().filter_map(|path| module(path)).collect();
     let mut arrows = Arrows::new();
     for path in files {
-        let Some(from) = room(&path) else { continue };
+        let Some(from) = module(&path) else { continue };
         let code = code(&path);
         let mut used = behind(&code, "crate::");
         if path.parent() == Some(&root().join("src")) {
             used.extend(behind(&code, "super::"));
         }
-        let others = used.into_iter().filter(|to| rooms.contains(to) && *to != from);
+        let others = used.into_iter().filter(|to| modules.contains(to) && *to != from);
         arrows.entry(from.clone()).or_default().extend(others);
     }
     arrows
@@ -106,7 +106,7 @@ fn map() -> Arrows {
     lines.map(|(from, to)| (from.trim().to_owned(), words(to))).collect()
 }
 
-/// A way from a module back to itself.
+/// A chain of imports that leads from a module back to itself.
 fn circle(arrows: &Arrows) -> Option<Vec<String>> {
     fn walk(arrows: &Arrows, way: &mut Vec<String>, done: &mut BTreeSet<String>) -> bool {
         let at = way.last().expect("it begins somewhere").clone();
@@ -152,9 +152,9 @@ fn modules_use_one_another_only_as_the_map_says() {
 }
 
 #[test]
-fn no_module_uses_itself_by_way_of_others() {
+fn no_imports_form_a_circle() {
     assert_eq!(circle(&imports()), None);
-    // Nor do the files of those rooms whose parts are to be read alone.
+    // The same holds for the files of those modules whose parts can be read separately.
     for folder in ["wire", "link", "tap", "race", "tls", "session/dial", "session/auth", "session/relay"] {
         let folder = root().join("src").join(folder);
         let files: Vec<_> = match folder.is_dir() {
@@ -175,7 +175,7 @@ fn no_module_uses_itself_by_way_of_others() {
 }
 
 #[test]
-fn a_circle_is_found_and_a_tree_is_none() {
+fn a_circle_is_found_and_a_tree_has_none() {
     let arrows = |lines: &[(&str, &[&str])]| -> Arrows {
         lines
             .iter()

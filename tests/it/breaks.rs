@@ -1,5 +1,5 @@
-//! Paths and gateways that fail under a replication that goes on: the link outlives them,
-//! or ends at both ends.
+//! Paths and gateways that fail during replication: the link survives that, or ends at both
+//! gateways.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,17 +14,17 @@ use crate::support::redis::{Client, Redis, Version};
 use crate::support::writer::{Values, Writer};
 use crate::support::{SOON, always, cpu, eventually, free_port, replgate_ok};
 
-/// Breaks are noticed soon, and outlived for some time. More settings may follow.
+/// Settings with which breaks are detected soon and survived for some time. Tests append more.
 const LINK: &str = "[link]\nheartbeat = \"100ms\"\ndead_after = \"500ms\"\nhold = \"15s\"\n";
 
-/// Bytes a second that are written meanwhile: in a second, all of the backlog.
+/// Bytes a second that are written meanwhile. One second of them fills the backlog.
 const RATE: u64 = 1 << 20;
 
-/// How long the stream may take to go on once there is a way.
+/// How long the stream may take to continue once the path works again.
 const AGAIN: Duration = Duration::from_secs(8);
 
 #[test]
-fn the_path_of_these_tests_breaks_as_it_is_told_to() {
+fn the_path_of_these_tests_breaks_as_a_test_requests() {
     let echo = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let path = Path::to(echo.local_addr().expect("bound").port());
     std::thread::spawn(move || {
@@ -37,50 +37,50 @@ fn the_path_of_these_tests_breaks_as_it_is_told_to() {
         socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout can be set");
         socket
     };
-    let say = |mut socket: &TcpStream| socket.write_all(b"word").expect("the path reads");
-    let hears = |mut socket: &TcpStream| socket.read(&mut [0; 10]).map_err(|error| error.kind());
+    let send = |mut socket: &TcpStream| socket.write_all(b"word").expect("the path reads");
+    let receives = |mut socket: &TcpStream| socket.read(&mut [0; 10]).map_err(|error| error.kind());
     let (hangs, reset) = (Err(std::io::ErrorKind::WouldBlock), Err(std::io::ErrorKind::ConnectionReset));
     let [one, two] = [connect(), connect()];
     for socket in [&one, &two] {
-        say(socket);
-        assert_eq!(hears(socket), Ok(4));
+        send(socket);
+        assert_eq!(receives(socket), Ok(4));
     }
     let crossed = || [Towards::Acceptor, Towards::Dialler].map(|towards| path.crossed(towards));
-    let counts = |bytes| eventually("what crossed is counted", SOON, || crossed() == bytes);
+    let counts = |bytes| eventually("the bytes that crossed are counted", SOON, || crossed() == bytes);
     counts([8, 8]);
     assert_eq!(path.connections(), 2);
 
     path.cut_one();
-    assert_eq!((hears(&one), path.connections()), (reset, 1));
+    assert_eq!((receives(&one), path.connections()), (reset, 1));
     path.forget();
-    say(&two);
-    assert_eq!((hears(&two), path.connections()), (hangs, 0));
+    send(&two);
+    assert_eq!((receives(&two), path.connections()), (hangs, 0));
     let three = connect();
-    say(&three);
-    assert_eq!(hears(&three), Ok(4), "a new connection passes");
+    send(&three);
+    assert_eq!(receives(&three), Ok(4), "a new connection passes");
 
     for (towards, so_far) in [(Towards::Acceptor, [12, 12]), (Towards::Dialler, [20, 16])] {
         path.silence_towards(towards, true);
-        say(&three);
-        assert_eq!(hears(&three), hangs);
+        send(&three);
+        assert_eq!(receives(&three), hangs);
         counts(so_far);
         path.silence_towards(towards, false);
-        assert_eq!(hears(&three), Ok(4), "what waited arrives");
+        assert_eq!(receives(&three), Ok(4), "the delayed bytes arrive");
     }
     path.silence(true);
     let [patient, impatient] = [connect(), connect()];
-    say(&patient);
+    send(&patient);
     drop(impatient);
-    assert_eq!(hears(&patient), hangs);
+    assert_eq!(receives(&patient), hangs);
     path.silence(false);
-    assert_eq!(hears(&patient), Ok(4));
-    assert_eq!(path.connections(), 2, "who gave up in the silence was never there");
+    assert_eq!(receives(&patient), Ok(4));
+    assert_eq!(path.connections(), 2, "a connection that was given up in the silence does not count");
 
     path.close();
-    assert_eq!(hears(&patient), Ok(0), "the end, and no reset");
+    assert_eq!(receives(&patient), Ok(0), "an orderly end, not a reset");
     path.cut();
     path.refuse(true);
-    let refused = TcpStream::connect(("127.0.0.1", path.port)).expect_err("nobody listens");
+    let refused = TcpStream::connect(("127.0.0.1", path.port)).expect_err("nothing listens");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     path.refuse(false);
     let last = connect();
@@ -119,7 +119,7 @@ fn connections_reset_again_and_again_cause_no_resync() {
 }
 
 #[test]
-fn a_path_that_forgets_its_connections_is_left_for_a_new_one() {
+fn a_new_connection_replaces_those_that_the_path_has_forgotten() {
     let line = Line::new(LINK);
     let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
     for round in 1..=3 {
@@ -132,7 +132,7 @@ fn a_path_that_forgets_its_connections_is_left_for_a_new_one() {
 }
 
 #[test]
-fn a_path_that_is_silent_for_a_while_is_outlived() {
+fn a_link_survives_a_path_that_is_silent_for_a_while() {
     let line = Line::new(LINK);
     let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
     line.arrives(0, AGAIN);
@@ -143,14 +143,14 @@ fn a_path_that_is_silent_for_a_while_is_outlived() {
     }
     while began.elapsed() < Duration::from_secs(4) {
         let held = line.gateways().iter().all(|gateway| gateway.is_held());
-        assert!(held && line.alpha.listed() == (1, 1), "the link is held, and Redis knows nothing of it");
+        assert!(held && line.alpha.listed() == (1, 1), "the link is held, and Redis does not notice");
         assert_eq!(line.bravo.info("master_link_status"), "up");
     }
     line.path.silence(false);
     let took = line.arrives(0, AGAIN);
-    assert!(took < Duration::from_secs(3), "{took:?} after the path is back");
+    assert!(took < Duration::from_secs(3), "{took:?} after the path works again");
     for gateway in line.gateways() {
-        eventually("it has one lane", SOON, || gateway.each("lanes") == [1]);
+        eventually("the link has one lane", SOON, || gateway.each("lanes") == [1]);
         assert!(gateway.count("breaks") >= 1 && gateway.count("resumed") >= 1 && !gateway.is_held());
         gateway.wait_event("link resumed", &[]);
     }
@@ -158,7 +158,7 @@ fn a_path_that_is_silent_for_a_while_is_outlived() {
 }
 
 #[test]
-fn a_break_is_told_while_it_lasts_and_what_is_not_known_is_not_made_up() {
+fn a_break_is_shown_while_it_lasts_and_unknown_values_are_left_out() {
     let line = Line::new(LINK);
     let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
     line.path.refuse(true);
@@ -186,13 +186,13 @@ fn a_break_is_told_while_it_lasts_and_what_is_not_known_is_not_made_up() {
 }
 
 #[test]
-fn one_direction_going_silent_is_outlived() {
+fn a_link_survives_one_direction_going_silent() {
     let line = Line::new(LINK);
     let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
-    for (deaf, towards) in [(&line.first, Towards::Acceptor), (&line.second, Towards::Dialler)] {
+    for (waiting, towards) in [(&line.first, Towards::Acceptor), (&line.second, Towards::Dialler)] {
         let began = Instant::now();
         line.path.silence_towards(towards, true);
-        line.wait_held(deaf);
+        line.wait_held(waiting);
         while began.elapsed() < Duration::from_secs(2) {
             assert_eq!((line.alpha.listed(), line.bravo.info("master_link_status")), ((1, 1), "up".into()));
         }
@@ -203,7 +203,7 @@ fn one_direction_going_silent_is_outlived() {
 }
 
 #[test]
-fn a_far_gateway_that_is_stopped_for_a_while_is_waited_for() {
+fn a_link_waits_for_a_far_gateway_that_is_stopped_for_a_while() {
     let line = Line::new(LINK);
     let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
     let [first, second] = line.gateways();
@@ -220,8 +220,8 @@ fn a_far_gateway_that_is_stopped_for_a_while_is_waited_for() {
     line.ends_as(&before, writer);
 }
 
-/// What the master has at the start of a full sync: some 25 MB, over a path that takes
-/// seconds for them, and a snapshot as large as the data.
+/// Prepares a full sync that takes seconds: the master has about 25 MB, the snapshot is not
+/// compressed, and the path is limited.
 fn fill(line: &Line, diskless: bool) {
     let way = if diskless { "yes" } else { "no" };
     for command in [
@@ -235,13 +235,13 @@ fn fill(line: &Line, diskless: bool) {
     line.path.limit(Some(10_000_000));
 }
 
-/// Lets the replica follow, and does each of `breaks` 4 MB after the one before.
+/// Starts the replica, and calls each of `breaks` 4 MB after the one before.
 #[track_caller]
 fn sync_with(line: &Line, breaks: &[fn(&Path)]) {
     let writer = Writer::on(&line.alpha, RATE / 2);
     line.follow();
     for (round, breaks) in (1..).zip(breaks) {
-        eventually("the full sync is on its way", SOON, || {
+        eventually("the full sync is under way", SOON, || {
             line.path.crossed(Towards::Dialler) > round * 4_000_000
         });
         assert_ne!(line.bravo.info("master_link_status"), "up", "the full sync is not over");
@@ -253,7 +253,7 @@ fn sync_with(line: &Line, breaks: &[fn(&Path)]) {
     assert_eq!((line.alpha.sync_full(), line.alpha.listed()), (1, (1, 1)), "one full sync was enough");
 }
 
-/// Links that came up at both gateways since their start.
+/// Number of links that each gateway has opened since its start.
 fn opened(line: &Line) -> [u64; 2] {
     line.gateways().map(|gateway| gateway.status()["counts"]["opened"].as_u64().expect("a number"))
 }
@@ -268,7 +268,7 @@ fn a_break_in_a_full_sync_resumes_at_the_exact_byte() {
         let line = Line::apart(version, LINK, LINK);
         fill(&line, diskless);
         sync_with(&line, &[cut]);
-        assert!(line.first.count("resent_bytes") > 0, "what was on its way is sent again");
+        assert!(line.first.count("resent_bytes") > 0, "data in transit is sent again");
         assert!(line.gateways().iter().all(|gateway| gateway.count("resumed") >= 1));
         assert_eq!(opened(&line), [1, 1]);
     }
@@ -283,12 +283,12 @@ fn a_break_in_a_full_sync_over_two_connections_resumes_both() {
     fill(&line, true);
     sync_with(&line, &[cut, cut]);
     let resumed = line.second.log().matches("link resumed").count();
-    assert!(resumed >= 3, "the one that is waited for each time, the other at least once: {resumed}");
+    assert!(resumed >= 3, "the link with the snapshot each time, the other at least once: {resumed}");
     assert_eq!(opened(&line), [2, 2]);
 }
 
 #[test]
-fn several_breaks_of_every_kind_in_one_full_sync_are_outlived() {
+fn a_full_sync_survives_several_breaks_of_every_kind() {
     let line = Line::apart(Version::System, LINK, LINK);
     fill(&line, true);
     let silent: fn(&Path) = |path| {
@@ -301,25 +301,25 @@ fn several_breaks_of_every_kind_in_one_full_sync_are_outlived() {
     assert_eq!(opened(&line), [1, 1]);
 }
 
-/// A master that takes everything and answers nothing.
-struct Mute {
+/// A master that accepts every byte and answers nothing.
+struct SilentMaster {
     port: u16,
     got: Arc<Mutex<Vec<u8>>>,
     accepted: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
 }
 
-impl Mute {
+impl SilentMaster {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let mute = Self {
+        let master = Self {
             port: listener.local_addr().expect("bound").port(),
             got: Arc::default(),
             accepted: Arc::default(),
             ended: Arc::default(),
         };
         let (got, accepted, ended) =
-            (Arc::clone(&mute.got), Arc::clone(&mute.accepted), Arc::clone(&mute.ended));
+            (Arc::clone(&master.got), Arc::clone(&master.accepted), Arc::clone(&master.ended));
         std::thread::spawn(move || {
             for mut socket in listener.incoming().flatten() {
                 accepted.fetch_add(1, Ordering::SeqCst);
@@ -330,7 +330,7 @@ impl Mute {
                 ended.fetch_add(1, Ordering::SeqCst);
             }
         });
-        mute
+        master
     }
 
     fn got(&self) -> Vec<u8> {
@@ -339,11 +339,11 @@ impl Mute {
 }
 
 #[test]
-fn a_break_before_the_sync_ends_both_ends_at_once() {
+fn a_break_before_the_sync_closes_both_redis_connections_at_once() {
     let lab = Lab::new();
     let ping = Client::encode(&["PING"]);
     for silent in [false, true] {
-        let master = Mute::start();
+        let master = SilentMaster::start();
         let (wan, entry) = (free_port(), free_port());
         let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", master.port)], LINK));
         let path = Path::to(wan);
@@ -354,14 +354,14 @@ fn a_break_before_the_sync_ends_both_ends_at_once() {
         let began = Instant::now();
         if silent {
             path.silence(true);
-            // It waits in the path, and must not come out of it.
+            // This command waits in the path and must never be delivered.
             replica.send(&Client::encode(&["PSYNC", "?", "-1"]));
         } else {
             path.cut();
         }
         let (_, ended) = replica.rest(Duration::from_secs(3));
-        assert!(ended, "the replica is told");
-        eventually("the master is told", SOON, || master.ended.load(Ordering::SeqCst) == 1);
+        assert!(ended, "the replica's connection is closed");
+        eventually("the master's connection is closed", SOON, || master.ended.load(Ordering::SeqCst) == 1);
         assert!(began.elapsed() < Duration::from_secs(3), "at once: {:?}", began.elapsed());
         path.silence(false);
         always("nothing is delivered late", Duration::from_secs(1), || {
@@ -372,7 +372,7 @@ fn a_break_before_the_sync_ends_both_ends_at_once() {
 }
 
 #[test]
-fn a_replica_that_closes_during_a_break_is_gone_from_the_master_once_the_path_is_back() {
+fn a_replica_that_closes_during_a_break_is_gone_from_the_master_once_the_path_works_again() {
     let mut line = Line::new(LINK);
     line.path.silence(true);
     line.wait_held(&line.second);
@@ -380,9 +380,9 @@ fn a_replica_that_closes_during_a_break_is_gone_from_the_master_once_the_path_is
     line.second.wait_end("replica-closed");
     assert_eq!(line.alpha.listed().0, 1, "dc1 cannot know yet");
     line.path.silence(false);
-    eventually("the master lets go", Duration::from_secs(3), || line.alpha.listed().0 == 0);
+    eventually("the master drops the replica", Duration::from_secs(3), || line.alpha.listed().0 == 0);
     line.first.wait_far_end("ReplicaClosed");
-    eventually("nobody dials any more", SOON, || line.path.connections() == 0);
+    eventually("no gateway dials any more", SOON, || line.path.connections() == 0);
 }
 
 #[test]
@@ -392,21 +392,21 @@ fn a_replica_that_closes_during_a_break_is_gone_from_the_master_when_hold_ends()
     line.path.silence(true);
     line.wait_held(&line.first);
     line.bravo.kill();
-    eventually("the master lets go", Duration::from_secs(6), || line.alpha.listed().0 == 0);
+    eventually("the master drops the replica", Duration::from_secs(6), || line.alpha.listed().0 == 0);
     assert!(began.elapsed() > Duration::from_secs(2), "not before: {:?}", began.elapsed());
     line.first.wait_event("link down", &[]);
     assert!(line.first.log().contains("no new lane within"));
 }
 
 #[test]
-fn a_master_that_closes_during_a_break_closes_the_replica_once_the_path_is_back() {
+fn a_master_that_closes_during_a_break_closes_the_replica_once_the_path_works_again() {
     let line = Line::new(LINK);
     line.alpha.ask(&["CONFIG", "SET", "repl-backlog-size", "16mb"]);
     line.path.silence(true);
     line.wait_held(&line.first);
     line.alpha.ask(&["SET", "last", "write"]);
     line.alpha.ask(&["CLIENT", "KILL", "TYPE", "replica"]);
-    always("the replica knows nothing", Duration::from_secs(1), || {
+    always("the replica does not notice", Duration::from_secs(1), || {
         line.bravo.info("master_link_status") == "up"
     });
     line.path.silence(false);
@@ -439,7 +439,7 @@ fn a_killed_gateway_means_a_partial_resync_and_no_phantom() {
 }
 
 #[test]
-fn a_link_that_finds_no_way_back_ends_at_the_smaller_hold() {
+fn a_link_that_gets_no_new_lane_ends_after_the_smaller_hold() {
     let line = Line::apart(Version::System, &LINK.replace("15s", "2s"), LINK);
     line.follow();
     line.bravo.wait_equal(&line.alpha);
@@ -454,7 +454,7 @@ fn a_link_that_finds_no_way_back_ends_at_the_smaller_hold() {
     }
     let took = began.elapsed();
     assert!((Duration::from_millis(1500)..Duration::from_secs(5)).contains(&took), "{took:?}");
-    eventually("both ends are told", Duration::from_secs(3), || {
+    eventually("both Redis connections are closed", Duration::from_secs(3), || {
         line.alpha.listed().0 == 0 && line.bravo.info("master_link_status") == "down"
     });
     line.path.refuse(false);
@@ -462,7 +462,7 @@ fn a_link_that_finds_no_way_back_ends_at_the_smaller_hold() {
     assert_eq!(line.alpha.listed(), (1, 1));
 }
 
-/// Waits until a link has so many lanes, at both ends.
+/// Waits until the link has this many lanes at both gateways.
 #[track_caller]
 fn wait_lanes(line: &Line, lanes: u64) {
     for gateway in line.gateways() {
@@ -490,7 +490,7 @@ fn several_lanes_come_and_go_unnoticed() {
 
 #[test]
 fn a_lane_killed_in_the_middle_of_a_full_sync_is_not_noticed() {
-    // The usual times: a busy machine is no dead lane.
+    // The default times, so that a busy machine does not make a lane look dead.
     let link = "[link]\nlanes = 3\n";
     let line = Line::apart(Version::System, link, link);
     fill(&line, true);
@@ -503,8 +503,8 @@ fn a_lane_killed_in_the_middle_of_a_full_sync_is_not_noticed() {
     assert_eq!(opened(&line), [1, 1]);
 }
 
-/// Writes such values while the path breaks once, and answers how many bytes were carried
-/// for each byte of Redis.
+/// Writes such values while the path breaks once. Returns how many bytes were carried for each
+/// byte of Redis' streams.
 fn carried(values: Values) -> f64 {
     let line = Line::new(&format!("{LINK}compression = \"zstd\"\n"));
     let writer = Writer::with(&line.alpha, 4 * RATE, values);
@@ -527,7 +527,7 @@ fn compressed_replication_is_identical_and_smaller() {
 }
 
 #[test]
-fn what_does_not_compress_costs_next_to_nothing() {
+fn data_that_does_not_compress_costs_almost_no_extra_bytes() {
     let ratio = carried(Values::Random);
     assert!(ratio < 1.01, "{ratio}");
 }
@@ -549,13 +549,13 @@ fn a_stopped_replica_bounds_the_memory_of_both_gateways() {
     let mut look = || most = [0, 1].map(|at| most[at].max(Gateway::memory(gateways[at])));
     replicas.iter().for_each(|replica| replica.process.signal("STOP"));
     let writer = Writer::on(&alpha, 30 << 20);
-    // Each link may hold all of it: 60 MB, and what the system's buffers take.
-    eventually("the master writes on", SOON, || {
+    // The links may hold all of it: 60 MB, apart from what is in the system's buffers.
+    eventually("the master continues to write", SOON, || {
         look();
         alpha.master_offset() > 60_000_000
     });
     writer.stop();
-    // Longer than a lane may be silent: those that wait unread are no reason to wake up.
+    // Longer than `dead_after`: lanes that wait unread must not keep waking the gateway.
     let used = || gateways.map(|gateway| cpu(gateway.process.child.id()));
     let (before, began) = (used(), Instant::now());
     eventually("a while has passed", SOON, || began.elapsed() > Duration::from_secs(5));
@@ -564,7 +564,7 @@ fn a_stopped_replica_bounds_the_memory_of_both_gateways() {
         assert!(after[at] - before[at] < 1.0, "{} CPU seconds in 5 s of waiting", after[at] - before[at]);
     }
     replicas.iter().for_each(|replica| replica.process.signal("CONT"));
-    eventually("all arrives", SOON, || {
+    eventually("all writes arrive", SOON, || {
         look();
         replicas.iter().all(|replica| replica.replica_offset() == alpha.master_offset())
     });
@@ -577,7 +577,7 @@ fn a_stopped_replica_bounds_the_memory_of_both_gateways() {
 }
 
 #[test]
-fn more_lanes_are_found_where_several_gateways_share_the_peers_and_no_link_is_harmed() {
+fn more_lanes_are_found_where_the_peers_lead_to_several_gateways_and_no_link_is_harmed() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
     let (wan, other, entry) = (free_port(), free_port(), free_port());
@@ -592,6 +592,6 @@ fn more_lanes_are_found_where_several_gateways_share_the_peers_and_no_link_is_ha
         .replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers);
     let second = lab.gateway("dc2", &dc2);
     let _bravo = lab.replica("bravo", entry, &alpha);
-    eventually("all lanes are there", SOON, || second.each("lanes") == [4] && first.each("lanes") == [4]);
+    eventually("all lanes are up", SOON, || second.each("lanes") == [4] && first.each("lanes") == [4]);
     assert_eq!((second.each("number"), another.links(), alpha.sync_full()), (vec![1], 0, 1));
 }

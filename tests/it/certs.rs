@@ -1,5 +1,5 @@
-//! Certificates: what `replgate certs` makes, openssl believes; what openssl
-//! makes, a gateway takes.
+//! Certificates: openssl accepts those of `replgate certs`, and a gateway accepts those of
+//! openssl.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::support::gateway::{Lab, master_config, replica_block, replica_config, tls_in};
 use crate::support::{Process, SOON, eventually, free_port, replgate, replgate_ok, run};
 
-/// Runs a shell script in a folder; its success and everything it said.
+/// Runs a shell script in a folder. Returns whether it succeeded, and all its output.
 fn shell(folder: &Path, script: &str) -> (bool, String) {
     let output = run(Command::new("bash").args(["-euc", script]).current_dir(folder).stdin(Stdio::null()));
     (
@@ -30,7 +30,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn openssl_believes_what_is_made() {
+fn openssl_accepts_the_certificates_of_replgate() {
     let dir = tempfile::tempdir().expect("a folder");
     let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
     for words in [
@@ -74,7 +74,7 @@ fn openssl_believes_what_is_made() {
 #[test]
 fn keys_are_private_folders_closed_and_a_site_folder_holds_no_ca_key() {
     let dir = tempfile::tempdir().expect("a folder");
-    // Whatever the umask.
+    // With the most permissive umask.
     shell_ok(
         dir.path(),
         &format!("umask 000; {} certs init dc1 > /dev/null", env!("CARGO_BIN_EXE_replgate")),
@@ -94,7 +94,7 @@ fn keys_are_private_folders_closed_and_a_site_folder_holds_no_ca_key() {
     assert_eq!(files, ["ca.crt", "crl.pem", "tls.crt", "tls.key"]);
 }
 
-/// `certs init SITES --if-missing`: exit code and everything that it said.
+/// Runs `certs init SITES --if-missing`. Returns the exit code and all its output.
 fn complete(dir: &Path, sites: &[&str]) -> (i32, String) {
     let words: Vec<&str> = ["certs", "init", "--if-missing"].iter().chain(sites).copied().collect();
     let (code, out, err) = replgate(dir, &words);
@@ -102,7 +102,7 @@ fn complete(dir: &Path, sites: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn init_if_missing_completes_what_is_there_and_changes_nothing_else() {
+fn init_if_missing_creates_what_is_missing_and_changes_nothing_else() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = |file: &str| dir.path().join("certs").join(file);
     let keys = || {
@@ -115,13 +115,13 @@ fn init_if_missing_completes_what_is_there_and_changes_nothing_else() {
     assert!(code == 0 && said.contains("site dc1: left as it is") && said.contains("dc2/tls.crt"), "{said}");
     let (code, said) = complete(dir.path(), &["dc1", "dc2"]);
     assert!(code == 0 && said.contains("ok    dc2: good until") && !said.contains("next:"), "{said}");
-    // Copies of what the CA has are made again.
+    // Copies of the CA's files are written again.
     std::fs::remove_file(path("dc1/ca.crt")).expect("it is there");
     std::fs::remove_file(path("dc1/crl.pem")).expect("it is there");
     assert_eq!(complete(dir.path(), &["dc1"]).0, 0);
     assert_eq!(keys(), before);
     replgate_ok(dir.path(), &["certs", "verify"]);
-    // What it leaves and is not well is said, and it does not succeed.
+    // It reports a site that it leaves as it is but that is not valid, and fails.
     replgate_ok(dir.path(), &["certs", "revoke", "dc2"]);
     let (code, said) = complete(dir.path(), &["dc1", "dc2"]);
     assert!(
@@ -132,11 +132,11 @@ fn init_if_missing_completes_what_is_there_and_changes_nothing_else() {
 }
 
 #[test]
-fn init_if_missing_goes_on_where_a_run_was_cut_short() {
+fn init_if_missing_continues_after_an_interrupted_run() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = |file: &str| dir.path().join("certs").join(file);
     let remove = |file: &str| std::fs::remove_file(path(file)).expect("it is there");
-    // The files in the order in which they are written, the last ones missing.
+    // The files in the order in which they are written. The last ones are missing.
     for left in [&["issued.toml"][..], &["issued.toml", "crl.pem"], &["issued.toml", "crl.pem", "ca.key"]] {
         replgate_ok(dir.path(), &["certs", "init"]);
         for file in ["issued.toml", "crl.pem", "ca.key", "ca.crt"] {
@@ -149,7 +149,7 @@ fn init_if_missing_goes_on_where_a_run_was_cut_short() {
         replgate_ok(dir.path(), &["certs", "verify"]);
         std::fs::remove_dir_all(path("")).expect("it is there");
     }
-    // A site's key, whose certificate never came.
+    // A site's key without a certificate.
     replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
     remove("dc1/tls.crt");
     let (code, said) = complete(dir.path(), &["dc1", "dc2"]);
@@ -158,12 +158,12 @@ fn init_if_missing_goes_on_where_a_run_was_cut_short() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_removed_and_an_older_ledger_takes_no_revocation_back() {
+fn temporary_files_of_a_killed_run_are_removed_and_an_older_ledger_undoes_no_revocation() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = |file: &str| dir.path().join("certs").join(file);
     replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
     let ours = ["ca/.ca.key.123", "dc1/.tls.key.123", "dc1/.tls.crt.4567"];
-    // A file beside the folders is no site.
+    // A file beside the sites' folders is not a site.
     let others = ["dc1/.tls.key.old.x", "dc1/.profile", "dc1/notes.1", "notes"];
     for file in ours.iter().chain(&others) {
         std::fs::write(path(file), "text").expect("the folder is writable");
@@ -171,7 +171,7 @@ fn what_a_killed_run_left_is_removed_and_an_older_ledger_takes_no_revocation_bac
     let older = std::fs::read(path("ca/issued.toml")).expect("it is there");
     replgate_ok(dir.path(), &["certs", "revoke", "dc2"]);
     assert!(ours.iter().all(|file| !path(file).exists()) && others.iter().all(|file| path(file).exists()));
-    // The CA's folder comes back from a backup of before, without its list.
+    // The CA's folder is restored from an earlier backup, without its revocation list.
     std::fs::write(path("ca/issued.toml"), older).expect("the folder is writable");
     std::fs::remove_file(path("ca/crl.pem")).expect("it is there");
     let list = std::fs::read(path("dc1/crl.pem")).expect("it is there");
@@ -189,7 +189,7 @@ fn init_if_missing_makes_no_second_ca_and_touches_no_site_of_another() {
     replgate_ok(dir.path(), &["certs", "init", "dc1"]);
     let trusted = std::fs::read(path("dc1/ca.crt")).expect("it is there");
     std::fs::rename(path("ca"), path("lost")).expect("it is there");
-    // Whoever is named: dc1 lives by the CA that is gone.
+    // It fails for any site, since dc1 depends on the CA that is missing.
     for site in ["dc1", "dc2"] {
         let (code, said) = complete(dir.path(), &[site]);
         assert!(
@@ -200,8 +200,8 @@ fn init_if_missing_makes_no_second_ca_and_touches_no_site_of_another() {
     assert!(!path("ca").exists() && !path("dc2").exists());
     assert_eq!(std::fs::read(path("dc1/ca.crt")).expect("it is there"), trusted);
     std::fs::rename(path("lost"), path("ca")).expect("it is there");
-    // Certificate and key gone together, and the sites' folders with them: what was
-    // issued is still on record.
+    // The CA's certificate and key are missing, and so are the sites' folders. The ledger still
+    // has what was issued.
     let record = std::fs::read(path("ca/issued.toml")).expect("it is there");
     std::fs::rename(path("dc1"), dir.path().join("dc1")).expect("it is there");
     for link in [false, true] {
@@ -219,16 +219,16 @@ fn init_if_missing_makes_no_second_ca_and_touches_no_site_of_another() {
         }
     }
     std::fs::rename(dir.path().join("dc1"), path("dc1")).expect("it is there");
-    // Half a CA, with something issued, is damage and no beginning.
+    // A CA with a missing file that has issued something is damaged, not new.
     for file in ["ca/ca.crt", "ca/ca.key", "ca/issued.toml"] {
         let kept = std::fs::read(path(file)).expect("it is there");
         std::fs::remove_file(path(file)).expect("it is there");
         let (code, said) = complete(dir.path(), &["dc1"]);
         assert!(code == 1 && said.contains(file), "without {file}: {said}");
-        assert!(!path(file).exists(), "{file} was made anew");
+        assert!(!path(file).exists(), "{file} was created again");
         std::fs::write(path(file), kept).expect("the folder is writable");
     }
-    // A certificate of another CA, and a request that waits.
+    // A certificate of another CA, and a request that is not signed yet.
     let other = tempfile::tempdir().expect("a folder");
     replgate_ok(other.path(), &["certs", "init", "dc3"]);
     std::fs::rename(other.path().join("certs/dc3"), path("dc3")).expect("it is there");
@@ -249,7 +249,7 @@ fn a_request_is_signed_for_what_the_operator_confirms() {
     let text = shell_ok(host.path(), "openssl req -in certs/dc2/tls.csr -noout -verify -text 2>&1");
     assert!(text.contains("DNS:dc2, DNS:evil.example"), "{text}");
     let csr = csr.to_string_lossy().into_owned();
-    // Nobody there to ask: it says what to write.
+    // Without a terminal to ask the operator, it says which options to use.
     let (code, _, err) = replgate(dir.path(), &["certs", "sign", &csr]);
     assert!(code == 2 && err.contains("--site dc2 --san evil.example"), "{err}");
     let signed = replgate_ok(dir.path(), &["certs", "sign", &csr, "--site", "dc2"]);
@@ -258,7 +258,7 @@ fn a_request_is_signed_for_what_the_operator_confirms() {
     let text = shell_ok(dir.path(), "openssl x509 -in certs/dc2/tls.crt -noout -text");
     assert!(text.contains("DNS:dc2\n") && !text.contains("evil"), "{text}");
     assert!(!dir.path().join("certs/dc2/tls.key").exists());
-    // A request that would be a CA is not made one.
+    // A request for a CA certificate gets an ordinary one.
     shell_ok(
         host.path(),
         "openssl req -new -newkey rsa:2048 -nodes -keyout ca.key -subj /CN=dc3 -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign -out ca.csr 2>/dev/null",
@@ -267,7 +267,7 @@ fn a_request_is_signed_for_what_the_operator_confirms() {
     replgate_ok(dir.path(), &["certs", "sign", &csr, "--site", "dc3"]);
     let text = shell_ok(dir.path(), "openssl x509 -in certs/dc3/tls.crt -noout -text");
     assert!(text.contains("CA:FALSE") && !text.contains("Certificate Sign"), "{text}");
-    // And one whose signature is not its key's is refused.
+    // A request whose signature was not made with its key is refused.
     let mut bytes = std::fs::read_to_string(host.path().join("ca.csr")).expect("a request").into_bytes();
     let at = bytes.len() - 60;
     bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
@@ -278,7 +278,7 @@ fn a_request_is_signed_for_what_the_operator_confirms() {
 }
 
 #[test]
-fn renewing_keeps_the_names_runs_the_hook_and_only_when_due() {
+fn renewing_keeps_the_names_runs_the_hook_and_waits_until_it_is_due() {
     let dir = tempfile::tempdir().expect("a folder");
     replgate_ok(dir.path(), &["certs", "init"]);
     replgate_ok(dir.path(), &["certs", "issue", "dc1", "--san", "gw.dc1.example", "--san", "10.1.2.3"]);
@@ -291,7 +291,7 @@ fn renewing_keeps_the_names_runs_the_hook_and_only_when_due() {
     let text = shell_ok(dir.path(), "openssl x509 -in certs/dc1/tls.crt -noout -text");
     assert!(text.contains("DNS:dc1, DNS:gw.dc1.example, IP Address:10.1.2.3"), "{text}");
     replgate_ok(dir.path(), &["certs", "verify"]);
-    // One site's fault does not keep the others from their renewal.
+    // A fault of one site does not prevent the renewal of the others.
     std::fs::create_dir(dir.path().join("certs/aaa")).expect("the folder is writable");
     std::fs::write(dir.path().join("certs/aaa/tls.crt"), "junk").expect("the folder is writable");
     let (code, out, err) = replgate(dir.path(), &["certs", "renew", "--if-due"]);
@@ -305,10 +305,10 @@ fn renewing_keeps_the_names_runs_the_hook_and_only_when_due() {
 }
 
 #[test]
-fn what_certs_says_comes_next_is_what_works() {
+fn the_next_steps_that_certs_prints_work() {
     let dir = tempfile::tempdir().expect("a folder");
     let said = replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
-    // Copied as it says, twice, a folder is where it was, and not inside itself.
+    // Copying a folder twice with the printed command does not nest it inside itself.
     let hint = said.lines().find(|line| line.contains("scp -rp certs/dc2")).expect("how to copy it");
     let place = dir.path().join("etc").to_string_lossy().into_owned();
     let copy = hint
@@ -319,12 +319,12 @@ fn what_certs_says_comes_next_is_what_works() {
     shell_ok(dir.path(), &format!("{copy}; {copy}"));
     assert!(dir.path().join("etc/certs/dc2/tls.key").exists());
     assert!(!dir.path().join("etc/certs/dc2/dc2").exists(), "{copy}");
-    // A renewed certificate and a new list are taken into use by a reload.
+    // A reload takes a renewed certificate and a new list into use.
     let said = replgate_ok(dir.path(), &["certs", "renew", "dc1"]);
     assert!(said.contains("systemctl reload replgate") && !said.contains("restart"), "{said}");
     let said = replgate_ok(dir.path(), &["certs", "revoke", "dc2"]);
     assert!(said.contains("systemctl reload replgate") && !said.contains("restart"), "{said}");
-    // Names in JSON are a list.
+    // In JSON the names are a list.
     replgate_ok(dir.path(), &["certs", "issue", "dc3", "--san", "gw.dc3.example"]);
     let list: serde_json::Value =
         serde_json::from_str(&replgate_ok(dir.path(), &["certs", "list", "--json"])).expect("JSON");
@@ -333,9 +333,9 @@ fn what_certs_says_comes_next_is_what_works() {
 }
 
 #[test]
-fn what_a_library_objects_to_is_told_in_words_of_our_own() {
+fn faults_that_a_library_finds_get_messages_of_our_own() {
     let lab = Lab::new();
-    // A CA of openssl's making for each, and a certificate of it for dc2 with these extensions.
+    // For each, openssl creates a CA and a certificate for dc2 with these extensions.
     let make = |ca: &str, leaf: &str, bits: [u32; 2]| {
         shell_ok(
             lab.path(),
@@ -371,11 +371,11 @@ fn what_a_library_objects_to_is_told_in_words_of_our_own() {
     let said = make("", "", [2048, 1024]);
     assert!(said.contains("RSA of 2048 bits or more") || said.contains("too weak (RSA 1024)"), "{said}");
     let said = make("-addext subjectAltName=DNS:ca", "", usual);
-    assert_eq!(said, "", "what is usual is taken");
+    assert_eq!(said, "", "ordinary extensions are accepted");
 }
 
 #[test]
-fn a_certificate_with_very_many_names_makes_no_very_long_line() {
+fn a_certificate_with_very_many_names_does_not_make_a_very_long_line() {
     let dir = tempfile::tempdir().expect("a folder");
     let names: Vec<String> =
         (0..900).map(|number| format!("a-name-of-some-length-{number}.example")).collect();
@@ -404,15 +404,15 @@ fn a_certificate_with_very_many_names_makes_no_very_long_line() {
 }
 
 #[test]
-fn a_hook_that_failed_is_run_again_until_it_goes_well() {
+fn a_hook_that_failed_is_run_again_until_it_succeeds() {
     let dir = tempfile::tempdir().expect("a folder");
     replgate_ok(dir.path(), &["certs", "init", "dc1"]);
     let hook = "test -e reachable && echo $REPLGATE_SITE >> ran";
     let words = ["certs", "renew", "--if-due", "--hook", hook];
     let (code, out, err) = replgate(dir.path(), &["certs", "renew", "--hook", hook]);
     assert!(code == 1 && err.contains("runs it again"), "{err}");
-    assert!(out.contains("next:"), "what was renewed is told all the same: {out}");
-    assert_eq!(replgate(dir.path(), &words).0, 1, "it is not due, and its hook still fails");
+    assert!(out.contains("next:"), "the renewal is reported nevertheless: {out}");
+    assert_eq!(replgate(dir.path(), &words).0, 1, "the certificate is not due, and its hook still fails");
     std::fs::write(dir.path().join("reachable"), "").expect("the folder is writable");
     for _ in 0..2 {
         replgate_ok(dir.path(), &words);
@@ -478,9 +478,9 @@ fn inspect_reads_files_and_a_live_gateway() {
 }
 
 #[test]
-fn a_real_openssl_server_and_client_meet_a_gateway() {
+fn a_real_openssl_server_and_client_complete_tls_with_a_gateway() {
     let lab = Lab::new();
-    // A gateway dials openssl: the handshake is right, then nobody answers HELLO.
+    // A gateway dials openssl: the handshake succeeds, and then HELLO gets no answer.
     let wan = free_port();
     let mut server = Command::new("openssl");
     server.args([
@@ -538,8 +538,8 @@ fn certificates_of_openssl_work_in_a_gateway() {
         ("ed25519", "genpkey -algorithm ed25519 -out"),
     ] {
         let lab = Lab::new();
-        // The CA signs an intermediate, and that one the sites; the sites' `ca`
-        // holds an unrelated CA as well, as during a rollover.
+        // The CA signs an intermediate CA, which signs the sites. The sites' `ca` also holds an
+        // unrelated CA, as during a rollover.
         shell_ok(
             lab.path(),
             &format!(
@@ -578,7 +578,7 @@ fn certificates_of_openssl_work_in_a_gateway() {
 }
 
 #[test]
-fn keys_that_cannot_work_get_their_own_sentence() {
+fn each_kind_of_unusable_key_gets_its_own_message() {
     let lab = Lab::new();
     let start = |what: &str| {
         let text = tls_in("dc2", "certs/dc2") + &replica_block("orders", free_port(), 1, "");
@@ -609,7 +609,7 @@ fn a_disk_that_is_full_loses_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let mount = dir.path().join("small");
     std::fs::create_dir(&mount).expect("the folder is writable");
-    // A file system of its own where namespaces are to be had, in one shell.
+    // One shell with its own small file system, where namespaces are available.
     let script = format!(
         r#"mount -t tmpfs -o size=160k none small && cd small
         {bin} certs init dc1 dc2 > /dev/null
@@ -643,7 +643,7 @@ fn a_disk_that_is_full_loses_nothing() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_fault_and_the_work_is_done() {
+fn a_reader_that_closes_the_output_is_no_fault_and_the_work_is_done() {
     let lab = Lab::new();
     let bin = env!("CARGO_BIN_EXE_replgate");
     for command in
@@ -664,7 +664,7 @@ fn a_reader_that_leaves_is_no_fault_and_the_work_is_done() {
 }
 
 #[test]
-fn a_folder_that_is_behind_its_ca_does_not_verify() {
+fn a_folder_that_is_older_than_its_ca_does_not_verify() {
     let lab = Lab::new();
     let list = lab.path().join("certs/dc1/crl.pem");
     let before = std::fs::read(&list).expect("a list");
@@ -675,11 +675,11 @@ fn a_folder_that_is_behind_its_ca_does_not_verify() {
         code == 1 && out.contains("fail  dc1: certs/dc1/crl.pem is not the same as certs/ca/crl.pem"),
         "{out}"
     );
-    // Revoking again writes the lists again.
+    // Revoking the site again writes the lists again.
     let said = replgate_ok(lab.path(), &["certs", "revoke", "dc3"]);
     assert!(said.contains("was revoked before"), "{said}");
     replgate_ok(lab.path(), &["certs", "verify", "dc1", "dc2"]);
-    // A site whose key is on its own host verifies without it.
+    // A site whose key is on its own host can be verified without the key.
     let host = tempfile::tempdir().expect("a folder");
     replgate_ok(host.path(), &["certs", "request", "dc4"]);
     let csr = host.path().join("certs/dc4/tls.csr").to_string_lossy().into_owned();

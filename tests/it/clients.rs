@@ -1,4 +1,4 @@
-//! Clients of a replica listener that are no replicas, and replicas beside them.
+//! Clients of a replica listener that are not replicas, and replicas that connect at the same time.
 
 use std::net::TcpStream;
 use std::thread;
@@ -11,11 +11,11 @@ use crate::support::{SOON, always, eventually, free_port};
 use replgate::internal::wire::hello::{Id, Request};
 use replgate::internal::wire::reason::ReasonCode;
 
-/// A master behind a pair, and what its Redis has accepted so far.
+/// A master behind a pair of gateways. It counts the connections that its Redis accepts.
 struct Checked {
     alpha: Redis,
     pair: Pair,
-    /// Last, so that the logs are still there when the others are dropped.
+    /// The last field, so that the logs still exist when the others are dropped.
     lab: Lab,
 }
 
@@ -34,7 +34,7 @@ impl Checked {
         replica
     }
 
-    /// Connections that the master accepted while `work` was done, but for those that count.
+    /// Number of connections that the master accepted during `work`.
     fn accepted(&self, work: impl FnOnce()) -> i64 {
         let mut counter = self.alpha.client();
         let mut count = || {
@@ -47,14 +47,14 @@ impl Checked {
         count() - before
     }
 
-    /// Lines of both logs that an operator sees.
+    /// Number of lines in both logs at INFO or above.
     fn lines(&self) -> usize {
         let seen = |log: String| log.lines().filter(|line| !line.contains(" DEBUG ")).count();
         seen(self.pair.first.log()) + seen(self.pair.second.log())
     }
 }
 
-/// A health check as a load balancer makes it.
+/// Makes a health check as a load balancer does. Returns whether it was answered.
 fn ping_and_quit(host: [u8; 4], entry: u16) -> bool {
     let mut client = Client::from(host, entry);
     let pong = client.try_ask(&["PING"]) == Some(Answer::Text("PONG".to_owned()));
@@ -62,7 +62,7 @@ fn ping_and_quit(host: [u8; 4], entry: u16) -> bool {
     pong
 }
 
-/// The handshake of a replica; whether a sync has begun, without a second try.
+/// Makes a replica's handshake once. Returns whether a sync has begun.
 fn syncs(host: [u8; 4], entry: u16, port: u16) -> bool {
     let mut client = Client::from(host, entry);
     let port = port.to_string();
@@ -71,14 +71,14 @@ fn syncs(host: [u8; 4], entry: u16, port: u16) -> bool {
         && client.try_ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).is_some()
         && {
             client.send(&Client::encode(&["PSYNC", "?", "-1"]));
-            // Until its snapshot begins, Redis sends a replica an empty line a second.
+            // Until the snapshot begins, Redis sends the replica an empty line every second.
             let mut lines = std::iter::from_fn(|| client.line());
             lines.find(|line| !line.is_empty()).is_some_and(|line| line.starts_with("+FULLRESYNC"))
         }
 }
 
 #[test]
-fn a_client_that_says_nothing_costs_the_master_no_connection() {
+fn a_client_that_sends_nothing_costs_the_master_no_connection() {
     let checked = Checked::new("");
     let entry = checked.pair.entry;
     let mut held = Vec::new();
@@ -89,14 +89,14 @@ fn a_client_that_says_nothing_costs_the_master_no_connection() {
         held.extend((0..20).map(|_| TcpStream::connect(("127.0.0.1", entry)).expect("the gateway accepts")));
         always("none of them becomes a link", Duration::from_secs(3), || checked.pair.first.links() == 0);
     });
-    // Once the gateway has to ask whether the far side speaks first.
+    // The gateway has to find out once whether the far side sends first.
     assert!(accepted <= 1, "{accepted}");
     assert!(checked.lines() < 20, "{}", checked.lines());
     checked.replica("bravo").wait_equal(&checked.alpha);
 }
 
 #[test]
-fn a_client_that_says_nothing_is_told_so_and_goes() {
+fn a_client_that_sends_nothing_gets_an_error_and_is_closed() {
     let checked = Checked::new("");
     let mut silent = Client::connect(checked.pair.entry).expect("the gateway accepts");
     let (rest, ended) = silent.rest(SOON * 2);
@@ -114,7 +114,7 @@ fn health_checks_are_answered_and_keep_no_replica_out() {
         }
     });
     assert!(accepted < 20, "{accepted} of 100 checks reached the master");
-    // A replica at the address of the checks.
+    // A replica with the same address as the checks.
     checked.replica("bravo").wait_equal(&checked.alpha);
     assert!(checked.lines() - before < 30, "{} lines", checked.lines() - before);
     assert_eq!(checked.pair.first.count("refused"), 0);
@@ -130,7 +130,7 @@ fn a_fleet_of_health_checks_keeps_no_replica_out() {
         }
     });
     assert!(accepted < 20, "{accepted} of 200 checks reached the master");
-    // Requests of another protocol, which wait for their address's turn and not for an answer.
+    // Requests of another protocol: they wait only for the limit of their address, not for an answer.
     let _waiting: Vec<_> = (0..50)
         .map(|_| {
             let mut client = Client::from([127, 0, 2, 1], entry);
@@ -146,7 +146,7 @@ fn a_fleet_of_health_checks_keeps_no_replica_out() {
 }
 
 #[test]
-fn replicas_that_come_back_together_do_not_queue_behind_a_health_check() {
+fn replicas_that_reconnect_together_do_not_wait_for_health_checks() {
     let checked = Checked::new("[limits]\nlinks_per_site = 200\nnew_links_per_minute = 200\n");
     let entry = checked.pair.entry;
     for _ in 0..10 {
@@ -163,7 +163,7 @@ fn replicas_that_come_back_together_do_not_queue_behind_a_health_check() {
 }
 
 #[test]
-fn a_site_that_opens_links_and_asks_for_nothing_cannot_churn_the_master() {
+fn a_site_that_opens_links_and_asks_for_no_sync_cannot_flood_the_master_with_connections() {
     let checked = Checked::new("");
     let site = Site::new(&checked.lab.path().join("certs"), "dc2", "dc1");
     let mut refusals = Vec::new();
@@ -178,16 +178,16 @@ fn a_site_that_opens_links_and_asks_for_nothing_cannot_churn_the_master() {
     assert!((60..100).contains(&accepted), "{accepted}");
     assert!(refusals.iter().all(|why| why.code == ReasonCode::Limit), "{refusals:?}");
     assert!(refusals[0].text.contains("asked for no sync"), "{:?}", refusals[0]);
-    // Another lane of that site, and a way back for its links, is no new link.
+    // Another lane for an existing link does not count as a new link.
     let want = Request::Attach { link: Id::random(), lane: 1, alive: Vec::new(), received: 0 };
     let (_, answer) = site.ask(checked.pair.wan, want);
     assert_eq!(answer.map_err(|refuse| refuse.reason.code).unwrap_err(), ReasonCode::UnknownLink);
-    // A replica of that site gets in as it asks again.
+    // A replica of that site gets its sync when it tries again.
     checked.replica("bravo").wait_equal(&checked.alpha);
 }
 
 #[test]
-fn a_link_that_asks_for_nothing_makes_way_when_its_site_has_all_its_links() {
+fn a_link_that_asks_for_no_sync_is_closed_for_a_new_one_at_the_limit_of_its_site() {
     let checked = Checked::new("[limits]\nlinks_per_site = 3\n");
     let mut idle: Vec<_> = (0..3)
         .map(|_| {
@@ -214,7 +214,7 @@ fn the_syncs_of_a_site_are_counted_when_they_are_asked_for() {
     let entry = checked.pair.entry;
     assert!(syncs([127, 0, 0, 2], entry, 7001) && syncs([127, 0, 0, 3], entry, 7002));
     let charli = checked.replica("charli");
-    eventually("the third is told to ask again", SOON, || {
+    eventually("the third replica gets the error", SOON, || {
         charli
             .log()
             .contains("too many syncs of this site within a minute (new_links_per_minute); ask again in")
@@ -223,7 +223,7 @@ fn the_syncs_of_a_site_are_counted_when_they_are_asked_for() {
 }
 
 #[test]
-fn the_far_side_of_a_plain_tunnel_may_speak_first() {
+fn the_far_side_of_a_plain_tunnel_may_send_first() {
     use std::io::{Read, Write};
     let greets = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
     let port = greets.local_addr().expect("it is bound").port();

@@ -1,4 +1,4 @@
-//! Ways that lead nowhere beside one that is good.
+//! Dialling where some peer addresses do not work and one does.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -9,14 +9,14 @@ use crate::support::path::Path;
 use crate::support::redis::{Client, Redis, Version};
 use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, run};
 
-/// An address that takes TCP connections and never says a word.
+/// A port that accepts TCP connections and never sends anything.
 fn hangs() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("it is bound").port();
     (listener, port)
 }
 
-/// An address at which a connection gets no answer at all: its queue is full.
+/// A port at which a connection gets no answer at all, because the listener's queue is full.
 struct DeadEnd {
     port: u16,
     _listener: socket2::Socket,
@@ -37,7 +37,7 @@ impl DeadEnd {
         let address = listener.local_addr().expect("it is bound");
         let port = address.as_socket().expect("an address").port();
         let mut queued = Vec::new();
-        // One that the system does not complete shows that the queue is full.
+        // The queue is full once the system does not complete a connection.
         loop {
             let next = socket();
             let taken = next.connect_timeout(&address, Duration::from_millis(300)).is_ok();
@@ -57,7 +57,7 @@ fn replica(name: &str, site: &str, entry: u16, peers: &[u16]) -> String {
     )
 }
 
-/// How long a client at a replica's listener waits for the master's answer.
+/// How long the master's answer to a client of the replica listener takes.
 #[track_caller]
 fn pong(entry: u16) -> Duration {
     let began = Instant::now();
@@ -66,8 +66,8 @@ fn pong(entry: u16) -> Duration {
     began.elapsed()
 }
 
-/// A link comes up within some time though these ways come before the good one, and is
-/// asked for once.
+/// Asserts that a link comes up within this time even if these peers are listed before the
+/// working one, and that the far side is asked only once.
 #[track_caller]
 fn comes_up_behind(dead: &[u16], within: Duration) {
     let lab = Lab::new();
@@ -80,7 +80,7 @@ fn comes_up_behind(dead: &[u16], within: Duration) {
     assert!(took < within, "{took:?}");
     eventually("the link has ended", SOON, || second.links() == 0 && first.links() == 0);
     assert_eq!(first.status()["counts"]["opened"], 1, "no other link was opened at the far side");
-    // What was good last goes first.
+    // The peer that worked last is tried first.
     let took = pong(entry);
     assert!(took < Duration::from_millis(900), "{took:?}");
     let (_, out, err) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
@@ -88,23 +88,23 @@ fn comes_up_behind(dead: &[u16], within: Duration) {
 }
 
 #[test]
-fn a_link_comes_up_though_four_ways_before_the_good_one_are_dead() {
+fn a_link_comes_up_though_four_peers_before_the_working_one_are_dead() {
     let dead = [DeadEnd::new(), DeadEnd::new(), DeadEnd::new(), DeadEnd::new()];
     comes_up_behind(&dead.each_ref().map(|dead| dead.port), Duration::from_secs(3));
 }
 
 #[test]
-fn a_link_comes_up_though_three_ways_before_the_good_one_accept_and_hang() {
+fn a_link_comes_up_though_three_peers_before_the_working_one_accept_and_hang() {
     let hanging = [hangs(), hangs(), hangs()];
     comes_up_behind(&hanging.each_ref().map(|(_, port)| *port), Duration::from_secs(3));
 }
 
 #[test]
-fn a_link_comes_up_at_once_where_the_ways_before_the_good_one_are_refused() {
+fn a_link_comes_up_at_once_if_the_peers_before_the_working_one_refuse_connections() {
     comes_up_behind(&[free_port(), free_port(), free_port()], Duration::from_secs(1));
 }
 
-/// A command that sees a file of its own in place of `/etc/hosts`, in a mount namespace.
+/// A command in a mount namespace in which this file replaces `/etc/hosts`.
 fn with_hosts(hosts: &std::path::Path, command: &str) -> Command {
     let mut unshare = Command::new("unshare");
     let script = format!("mount --bind {} /etc/hosts && exec {command}", hosts.display());
@@ -113,10 +113,10 @@ fn with_hosts(hosts: &std::path::Path, command: &str) -> Command {
 }
 
 #[test]
-fn a_name_whose_first_address_is_dead_is_a_way_to_redis_and_to_the_far_gateway() {
+fn a_name_whose_first_address_is_dead_works_for_redis_and_for_the_far_gateway() {
     let lab = Lab::new();
     let hosts = lab.path().join("hosts");
-    // Where there are both, the resolver gives IPv6 first.
+    // The resolver returns the IPv6 address first.
     std::fs::write(&hosts, "::1 two.test\n127.0.0.1 localhost two.test\n").expect("a folder of the test's");
     let found = run(&mut with_hosts(&hosts, "getent ahosts two.test"));
     if !String::from_utf8_lossy(&found.stdout).starts_with("::1 ") {
@@ -155,26 +155,26 @@ fn a_name_whose_first_address_is_dead_is_a_way_to_redis_and_to_the_far_gateway()
 }
 
 #[test]
-fn a_link_resumes_over_the_last_way_when_all_others_hang() {
+fn a_link_resumes_over_the_last_peer_if_all_others_hang() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
     let bravo = lab.redis("bravo");
     let (wan, entry) = (free_port(), free_port());
     let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
-    // Good at first, and then for nothing.
-    let (was_good, now_good) = (Path::to(wan), Path::to(wan));
+    // The first path works until it is silenced below.
+    let (first_path, last_path) = (Path::to(wan), Path::to(wan));
     let hanging = [hangs(), hangs(), hangs(), hangs(), hangs()];
-    let mut peers = vec![was_good.port];
+    let mut peers = vec![first_path.port];
     peers.extend(hanging.each_ref().map(|(_, port)| *port));
-    peers.push(now_good.port);
+    peers.push(last_path.port);
     let second = lab.gateway("dc2", &(tls("dc2") + &replica("orders", "dc1", entry, &peers)));
     bravo.replicaof(entry);
     bravo.wait_equal(&alpha);
     let full = alpha.sync_full();
-    was_good.silence(true);
-    was_good.cut();
+    first_path.silence(true);
+    first_path.cut();
     let began = Instant::now();
-    eventually("the link is carried again", SOON, || {
+    eventually("the link has a lane again", SOON, || {
         second.count("breaks") == 1 && second.count("lanes") == 1 && first.count("lanes") == 1
     });
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
@@ -183,7 +183,7 @@ fn a_link_resumes_over_the_last_way_when_all_others_hang() {
     assert_eq!(alpha.sync_full(), full);
 }
 
-/// dc2 with links to dc1, whose path hangs, and to dc3, which is well.
+/// dc2 with many clients whose links to dc1 hang, and with a replica of dc3, which works.
 struct Crowd {
     dead: Vec<Client>,
     entries: [u16; 2],
@@ -222,7 +222,7 @@ impl Crowd {
 }
 
 #[test]
-fn a_site_that_is_down_holds_up_no_link_of_another() {
+fn a_site_that_is_down_delays_no_link_to_another_site() {
     let crowd = Crowd::new(150);
     for _ in 0..3 {
         let took = pong(crowd.entries[1]);
@@ -230,7 +230,7 @@ fn a_site_that_is_down_holds_up_no_link_of_another() {
     }
     crowd.path.cut();
     let began = Instant::now();
-    eventually("the healthy site's link is carried again", SOON, || {
+    eventually("the healthy site's link has a lane again", SOON, || {
         crowd.second.count("breaks") == 1 && crowd.second.count("lanes") == 1
     });
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
@@ -241,13 +241,13 @@ fn a_site_that_is_down_holds_up_no_link_of_another() {
 }
 
 #[test]
-fn handshakes_that_move_outlive_a_crowd_of_silent_ones_from_their_own_address() {
+fn handshakes_that_progress_survive_a_crowd_of_silent_ones_from_the_same_address() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
     let limits = "[limits]\nlinks_per_site = 400\nnew_links_per_minute = 1000\n";
     let first = lab.gateway("dc1", &(master_config("dc1", wan, &[("orders", alpha.port)], "") + limits));
-    // A round trip that is long beside the crowd's connects.
+    // A round trip that is long compared with the interval between the crowd's connections.
     let path = Path::to(wan);
     path.slow_down(Duration::from_millis(400));
     let second = lab.gateway("dc2", &(tls("dc2") + &replica("orders", "dc1", entry, &[path.port])));
@@ -257,7 +257,7 @@ fn handshakes_that_move_outlive_a_crowd_of_silent_ones_from_their_own_address() 
     }
     let strangers: Vec<_> = (0..300)
         .map(|_| {
-            std::thread::sleep(Duration::from_millis(10)); // They come all the time.
+            std::thread::sleep(Duration::from_millis(10)); // They keep coming during the handshakes.
             TcpStream::connect(("127.0.0.1", wan)).expect("the gateway accepts")
         })
         .collect();
@@ -270,7 +270,7 @@ fn handshakes_that_move_outlive_a_crowd_of_silent_ones_from_their_own_address() 
 }
 
 #[test]
-fn a_firewall_that_drops_is_suspected_and_the_port_named() {
+fn the_error_suspects_a_firewall_that_drops_packets_and_names_the_port() {
     let (lab, end, entry) = (Lab::new(), DeadEnd::new(), free_port());
     let gateway = lab.gateway("dc2", &(tls("dc2") + &replica("orders", "dc1", entry, &[end.port])));
     let mut client = Client::connect(entry).expect("the gateway accepts");

@@ -1,4 +1,4 @@
-//! The documents are true: their commands run and print what is shown, their links resolve,
+//! The documents are correct: their commands run and print what is shown, their links resolve,
 //! and the reference of the config has every key.
 
 use std::collections::BTreeSet;
@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::support::{REPLGATE, SOON, free_port, transcript};
 
-/// Ports in the document, which are other ones here: those may be in use.
+/// Ports in the document. They are replaced here, since they may be in use.
 const PORTS: [&str; 11] =
     ["6379", "6380", "6381", "6382", "6383", "6390", "6391", "6392", "6393", "7379", "7380"];
 
-/// A folder in which a document's commands run. What they leave running ends with it.
+/// A folder in which a document's commands run. Programs that they leave running are stopped when
+/// it is dropped.
 struct Terminal {
     folder: tempfile::TempDir,
     ports: Vec<(&'static str, u16)>,
@@ -24,8 +25,8 @@ impl Terminal {
         Self { folder, ports: PORTS.map(|port| (port, free_port())).to_vec() }
     }
 
-    /// The document's text with the ports of this run, in one pass: what was put in is
-    /// not looked at again.
+    /// The document's text with the ports of this run. One pass replaces them all, so that no new
+    /// port is replaced again.
     fn here(&self, text: &str) -> String {
         let mut here = String::new();
         let mut rest = text;
@@ -43,7 +44,7 @@ impl Terminal {
     fn run(&self, command: &str) -> Output {
         let programs = Path::new(REPLGATE).parent().expect("it is in a folder").display();
         let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
-        // Through files: a program that stays in the background keeps them open.
+        // Output goes to files, since a program in the background would keep a pipe open.
         let file = |name: &str| self.folder.path().join(name);
         let (out, err) = (file(".out"), file(".err"));
         let created = |path: &PathBuf| std::fs::File::create(path).expect("the folder is writable");
@@ -75,7 +76,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Whether a command only asks, and may be asked again until the answer is there.
+/// Whether a command only reads, so that it can be repeated until the answer is as expected.
 fn asks(command: &str) -> bool {
     ["INFO ", " GET ", " EXISTS ", " DBSIZE", " PING", "grep ", "replgate status", "replgate check"]
         .iter()
@@ -83,7 +84,7 @@ fn asks(command: &str) -> bool {
 }
 
 #[test]
-fn the_tour_of_redis_replication_works_command_by_command() {
+fn every_command_of_the_tour_of_redis_replication_works() {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis-replication.md");
     let terminal = Terminal::new();
     for step in transcript::steps(&document, None) {
@@ -181,7 +182,7 @@ fn every_link_between_documents_resolves() {
             }
         }
     }
-    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+    assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
     assert!(checked > 50, "only {checked} links were found");
 }
 
@@ -194,7 +195,7 @@ fn the_readme_is_short_and_lists_every_page() {
     }
     for entry in std::fs::read_dir(root().join("docs")).expect("the folder can be read").flatten() {
         let page = format!("docs/{}", entry.file_name().to_string_lossy());
-        // How to release is for maintainers alone.
+        // The page about releasing is for maintainers only.
         let is_listed = page == "docs/releasing.md" || readme.contains(&format!("({page})"));
         assert!(is_listed, "the README does not list {page}");
     }
@@ -229,7 +230,7 @@ fn every_key_of_the_config_is_in_its_reference() {
         let fault = format!(" {prefix}unknown key `unknown-to-all`; known here: ");
         let known = faults.lines().find_map(|line| {
             let (place, known) = line.split_once(&fault)?;
-            // The place alone stands before it: `FILE:LINE:COLUMN:`.
+            // Only the place comes before it: `FILE:LINE:COLUMN:`.
             place.ends_with(':').then_some(known).filter(|_| !place.contains(": "))
         });
         let known = known.unwrap_or_else(|| panic!("{heading}: no fault tells its keys:\n{faults}"));

@@ -1,4 +1,4 @@
-//! The files that ship, and configs as operators get them wrong.
+//! The files of a release, and mistakes that operators make in configs.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ fn every_example_config_is_loaded() {
 }
 
 #[test]
-fn the_commented_lines_of_the_example_are_true_as_well() {
+fn the_commented_lines_of_the_example_are_valid_as_well() {
     let text = std::fs::read_to_string(root().join("gateway.toml")).expect("the example is there");
     let uncommented: String = text
         .lines()
@@ -51,8 +51,8 @@ fn the_commented_lines_of_the_example_are_true_as_well() {
         .collect();
     let config = replgate::internal::config::Config::parse(Path::new("gateway.toml"), &uncommented)
         .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
-    // What the comments call the defaults are the defaults; a password, a bound on full
-    // syncs and exceptions have none.
+    // The values that the comments call defaults are the defaults. A password, a limit of full
+    // syncs and exceptions have no default.
     let mut plain =
         replgate::internal::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
     plain.limits.full_syncs_per_minute = Some(2);
@@ -78,7 +78,7 @@ fn the_commented_lines_of_the_example_are_true_as_well() {
 fn the_example_runs_as_it_stands_after_certs_init() {
     let dir = tempfile::tempdir().expect("a folder");
     replgate_ok(dir.path(), &["certs", "init", "dc1", "dc2"]);
-    // As it stands but for the ports, which the tests share with others.
+    // Unchanged except for the ports, since other tests run at the same time.
     let (wan, master) = (free_port(), free_port());
     let text = std::fs::read_to_string(root().join("gateway.toml")).expect("the example is there");
     let text = text
@@ -111,7 +111,7 @@ fn both_ends_of_the_example_pair_replicate() {
 }
 
 #[test]
-fn a_config_with_three_mistakes_tells_all_three_and_runs_nothing() {
+fn a_config_with_several_mistakes_is_refused_with_all_of_them() {
     let lab = Lab::new();
     let text = "site = \"dc1\"\n[tls]\nca = \"certs/dc1/ca.crt\"\ncert = \"certs/dc1/tls.crt\"\nkee = \"certs/dc1/tls.key\"\n[tunnel]\nlisten = \"7379\"\n[[master]]\nname = \"orders\"\nredis = \"127.0.0.1:6379\"\nallow = [\"*.dc2\"]\n";
     std::fs::write(lab.path().join("bad.toml"), text).expect("the lab is writable");
@@ -149,7 +149,7 @@ fn usage_faults_exit_with_two_and_help_with_zero() {
 }
 
 #[test]
-fn what_may_pass_by_itself_exits_with_one_and_the_unit_starts_it_again() {
+fn a_fault_that_may_pass_by_itself_exits_with_one_and_the_unit_restarts_the_gateway() {
     let lab = Lab::new();
     let port = free_port();
     let text = replica_config("dc2", port, 1, "password_file = \"local.pw\"");
@@ -157,7 +157,7 @@ fn what_may_pass_by_itself_exits_with_one_and_the_unit_starts_it_again() {
         std::fs::write(lab.path().join(name), text).expect("the lab is writable");
     };
     write("dc2.toml", &text);
-    // Beside other CAs than the lab's: a clock that NTP has not set yet, and one that is ahead.
+    // Two certificates of other CAs, as if NTP had not set the clock yet, and as if it were ahead.
     let ca = Ca::new("test CA");
     let early = Leaf { from: Days::days(2), ..Leaf::good("dc2") };
     let late = Leaf { from: Days::days(-30), until: Days::hours(-2), ..Leaf::good("dc2") };
@@ -176,7 +176,7 @@ fn what_may_pass_by_itself_exits_with_one_and_the_unit_starts_it_again() {
         let (code, _, err) = replgate(lab.path(), &["run", "-c", config]);
         assert!(code == 1 && err.contains(words), "{config}: {code} {err}");
     }
-    // So is a port that is taken; a config that is wrong is not.
+    // A port in use may become free. A wrong config stays wrong.
     write("local.pw", "secret");
     let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).expect("it was free");
     assert_eq!(replgate(lab.path(), &["run", "-c", "dc2.toml"]).0, 1);
@@ -189,7 +189,7 @@ fn what_may_pass_by_itself_exits_with_one_and_the_unit_starts_it_again() {
 }
 
 #[test]
-fn a_log_level_or_format_that_there_is_not_is_refused_with_those_that_there_are() {
+fn an_unknown_log_level_or_format_is_refused_and_the_known_ones_are_listed() {
     let lab = Lab::new();
     std::fs::write(lab.path().join("dc2.toml"), replica_config("dc2", free_port(), 1, ""))
         .expect("the lab is writable");
@@ -210,13 +210,13 @@ fn a_log_level_or_format_that_there_is_not_is_refused_with_those_that_there_are(
         }
         let (code, err) = run("info", "logfmt", by_environment);
         assert!(code == Some(2) && err.contains("text, json"), "{err}");
-        // Good ones come as far as the config, which is not there.
+        // With a valid one, the next fault is the missing config.
         for good in ["warning", "WARN", "Error", "trace"] {
             let (_, err) = run(good, "JSON", by_environment);
             assert!(err.contains("none.toml: cannot be read"), "{good}: {err}");
         }
     }
-    // And `warning` is warn: warnings are there, and nothing else.
+    // `warning` means warn: the log has warnings and nothing below.
     let config = lab.path().join("dc2.toml");
     let mut command = std::process::Command::new(REPLGATE);
     command.args(["run", "--log-level", "warning", "-c", "dc2.toml"]).current_dir(lab.path());
@@ -226,7 +226,7 @@ fn a_log_level_or_format_that_there_is_not_is_refused_with_those_that_there_are(
 }
 
 #[test]
-fn the_demo_proves_its_points_and_leaves_nothing_behind() {
+fn the_demo_passes_its_checks_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().expect("a folder");
     let output =
         crate::support::run(std::process::Command::new(REPLGATE).arg("demo").env("TMPDIR", dir.path()));
@@ -248,7 +248,7 @@ fn a_demo_that_is_kept_stays_up_until_interrupted_and_then_leaves_nothing() {
     let mut command = std::process::Command::new(REPLGATE);
     let mut demo =
         crate::support::Process::start("demo", log, command.args(["demo", "--keep"]).env("TMPDIR", &inner));
-    eventually("it is left up", SOON * 2, || demo.log_text().contains("Ctrl-C stops"));
+    eventually("the demo stays up", SOON * 2, || demo.log_text().contains("Ctrl-C stops"));
     assert!(processes_in(&inner) && demo.is_running());
     demo.signal("INT");
     assert_eq!(demo.exit_code(SOON), Some(0));
@@ -263,7 +263,7 @@ fn processes_in(folder: &Path) -> bool {
 }
 
 #[test]
-fn the_config_is_found_where_it_usually_is_and_the_gateway_by_any_way_to_it() {
+fn the_config_is_found_in_its_usual_places_and_the_gateway_by_any_path_to_its_config() {
     let lab = Lab::new();
     let wan = free_port();
     let text = crate::support::gateway::master_config("dc1", wan, &[("orders", free_port())], "");
@@ -272,7 +272,7 @@ fn the_config_is_found_where_it_usually_is_and_the_gateway_by_any_way_to_it() {
     let (code, _, err) = replgate(elsewhere.path(), &["check", "--offline"]);
     let system = Path::new("/etc/replgate/gateway.toml").exists();
     assert!(system || (code == 2 && err.contains("neither gateway.toml in this folder nor /etc/replgate/")));
-    // Without -c, out of the folder; and by a link to it.
+    // Without -c, from the current folder; and by a symbolic link.
     let out = replgate(lab.path(), &["check", "--offline"]).1;
     assert!(out.contains("ok    config gateway.toml: site dc1"), "{out}");
     let link = elsewhere.path().join("link.toml");
@@ -291,7 +291,7 @@ fn the_config_is_found_where_it_usually_is_and_the_gateway_by_any_way_to_it() {
         .output()
         .expect("replgate runs");
     assert!(by_link.status.success(), "{by_link:?}");
-    // A gateway that was started by a link is found by either.
+    // A gateway that was started with a symbolic link is found by the link and by its target.
     drop(gateway);
     std::fs::create_dir(elsewhere.path().join("etc")).expect("a folder");
     let etc = elsewhere.path().join("etc/gateway.toml");
@@ -307,7 +307,7 @@ fn the_config_is_found_where_it_usually_is_and_the_gateway_by_any_way_to_it() {
 }
 
 #[test]
-fn every_field_of_the_status_is_in_its_document() {
+fn the_document_has_every_field_of_the_status() {
     fn keys(value: &serde_json::Value, into: &mut std::collections::BTreeSet<String>) {
         match value {
             serde_json::Value::Object(fields) => {

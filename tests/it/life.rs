@@ -1,4 +1,4 @@
-//! A gateway's life: start, stop, kill, and paths that break.
+//! The life cycle of a gateway: start, stop, kill, reload, and paths that break.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::redis::{Client, Redis, Version};
 use crate::support::{REPLGATE, SOON, always, eventually, free_port, replgate, replgate_ok};
 
 #[test]
-fn a_signal_ends_every_link_in_good_order_and_exits_with_zero() {
+fn a_signal_ends_every_link_in_an_orderly_way_and_exits_with_zero() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     for signal in ["TERM", "INT"] {
@@ -40,7 +40,9 @@ fn a_gateway_that_is_killed_leaves_no_phantom_and_replication_goes_on_after_its_
     for round in 0..2 {
         let gateway = if round == 0 { &mut pair.first } else { &mut pair.second };
         gateway.kill();
-        eventually("the master lets go", Duration::from_secs(5), || alpha.info("connected_slaves") == "0");
+        eventually("the master drops the replica", Duration::from_secs(5), || {
+            alpha.info("connected_slaves") == "0"
+        });
         alpha.ask(&["SET", "while", &format!("down {round}")]);
         gateway.start_again();
         bravo.wait_equal(&alpha);
@@ -67,7 +69,7 @@ fn without_hold_a_path_that_dies_silently_ends_the_link_at_both_ends_and_is_repl
     path.silence(false);
     alpha.ask(&["SET", "after", "the break"]);
     bravo.wait_equal(&alpha);
-    // Reset instead of silent: at once.
+    // A reset is noticed at once, unlike silence.
     path.cut();
     bravo.wait_equal(&alpha);
     assert_eq!(alpha.info_number("sync_full"), 1, "the backlog was enough");
@@ -91,11 +93,11 @@ fn only_ciphertext_crosses_between_the_gateways() {
     let holds = |seen: &[u8], word: &str| seen.windows(word.len()).any(|window| window == word.as_bytes());
     let seen = path.seen();
     assert!(seen.len() > 1000);
-    // Long enough not to turn up by chance.
+    // Words that are too long to occur by chance.
     for word in [marker, "PSYNC", "REPLCONF", "FULLRESYNC", "orders"] {
         assert!(!holds(&seen, word), "{word} crossed in the clear");
     }
-    // The same check finds the marker when the tunnel is left out.
+    // The same check finds the marker on a path without a tunnel.
     let bare = Path::to(alpha.port);
     let charli = lab.redis("charli");
     charli.replicaof(bare.port);
@@ -104,7 +106,7 @@ fn only_ciphertext_crosses_between_the_gateways() {
 }
 
 #[test]
-fn a_replica_that_leaves_is_gone_at_the_master_at_once() {
+fn a_replica_that_leaves_is_gone_from_the_master_at_once() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
@@ -112,19 +114,23 @@ fn a_replica_that_leaves_is_gone_at_the_master_at_once() {
     bravo.replicaof(pair.entry);
     bravo.wait_equal(&alpha);
     bravo.kill();
-    eventually("the master lets go", Duration::from_secs(3), || alpha.info("connected_slaves") == "0");
+    eventually("the master drops the replica", Duration::from_secs(3), || {
+        alpha.info("connected_slaves") == "0"
+    });
     pair.second.wait_end("replica-closed");
     pair.first.wait_far_end("ReplicaClosed");
 }
 
 #[test]
-fn a_master_that_stops_is_told_to_the_replica_at_once() {
+fn a_replica_learns_at_once_that_its_master_has_stopped() {
     let lab = Lab::new();
     let mut alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
     let bravo = lab.replica("bravo", pair.entry, &alpha);
     alpha.kill();
-    eventually("the replica knows", Duration::from_secs(3), || bravo.info("master_link_status") == "down");
+    eventually("the replica's link is down", Duration::from_secs(3), || {
+        bravo.info("master_link_status") == "down"
+    });
     pair.first.wait_end("master-closed");
     pair.second.wait_far_end("MasterClosed");
 }
@@ -143,7 +149,7 @@ fn a_gateway_works_as_process_one() {
         .arg(&config)
         .env("NO_COLOR", "1");
     let mut first = Gateway::start_by(&config, "dc1", &mut command);
-    eventually("it is up, or namespaces are not to be had", SOON, || {
+    eventually("the gateway is up, or namespaces are not available", SOON, || {
         first.log().contains("gateway up") || !first.process.is_running()
     });
     if !first.process.is_running() && first.log().contains("unshare") {
@@ -159,7 +165,7 @@ fn a_gateway_works_as_process_one() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nothing() {
+fn a_log_that_nobody_reads_does_not_block_the_gateway() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let wan = free_port();
@@ -173,7 +179,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
         .spawn()
         .expect("replgate runs");
     eventually("it listens", SOON, || std::net::TcpStream::connect(("127.0.0.1", wan)).is_ok());
-    // Each leaves a line; the pipe takes 64 KiB.
+    // Each connection is logged with a line; the pipe holds 64 KiB.
     for _ in 0..2000 {
         let mut socket = std::net::TcpStream::connect(("127.0.0.1", wan)).expect("the gateway accepts");
         let _ = std::io::Write::write_all(&mut socket, b"no TLS at all\r\n");
@@ -186,7 +192,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 }
 
 #[test]
-fn ipv6_works_on_every_leg() {
+fn ipv6_works_on_every_connection() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--bind", "127.0.0.1", "::1"]);
     let (wan, entry) = (free_port(), free_port());
@@ -213,7 +219,7 @@ fn peers_are_tried_in_order_until_one_accepts() {
 }
 
 #[test]
-fn status_tells_what_is_carried_and_says_when_nothing_runs() {
+fn status_shows_the_links_and_says_when_no_gateway_runs() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let mut pair = lab.pair(alpha.port);
@@ -231,11 +237,11 @@ fn status_tells_what_is_carried_and_says_when_nothing_runs() {
 }
 
 #[test]
-fn check_goes_the_whole_way_and_names_what_is_wrong() {
+fn check_tests_the_whole_connection_and_names_what_is_wrong() {
     let lab = Lab::new();
     let mut alpha = lab.redis("alpha");
     let mut pair = lab.pair(alpha.port);
-    // The lab keeps the CA beside the sites, which check calls by its name.
+    // The lab keeps the CA's private key beside the sites' folders, which check reports.
     let (code, out, _) = replgate(lab.path(), &["check", "-c", "dc2.toml"]);
     assert!(code == 1 && out.matches("fail ").count() == 1 && out.contains("CA's private key"), "{out}");
     std::fs::remove_file(lab.path().join("certs/ca/ca.key")).expect("the lab has a CA key");
@@ -291,7 +297,7 @@ fn check_computes_the_greatest_safe_hold() {
     check("[link]\nhold = \"10s\"\ndead_after = \"5s\"\n", "hold 10s fits repl-timeout 60s (at most 49s)");
     alpha.ask(&["CONFIG", "SET", "repl-timeout", "10"]);
     check("", "at most 1s is safe; write hold = \"0s\", or raise repl-timeout to 54 on both");
-    // Who may not ask is told what to look for.
+    // Without permission to ask Redis, check says what the operator must look for.
     alpha.ask(&["CONFIG", "SET", "requirepass", "secret"]);
     let line = check("", "it answers CONFIG GET with -NOAUTH");
     assert!(
@@ -302,7 +308,7 @@ fn check_computes_the_greatest_safe_hold() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_before_anything_is_accepted() {
+fn a_port_in_use_is_reported_before_anything_is_accepted() {
     let lab = Lab::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = taken.local_addr().expect("bound").port();
@@ -352,7 +358,7 @@ fn an_idle_link_stays_up() {
     assert_eq!(client.ask(&["PING"]).text(), "PONG");
 }
 
-/// A server that sends `size` bytes to each client and closes.
+/// Starts a server that sends `size` bytes to each client and closes. Returns its port.
 fn sender(size: usize) -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("bound").port();
@@ -374,10 +380,10 @@ fn a_slow_reader_gets_every_byte_of_a_sender_that_has_closed() {
             std::net::TcpStream::connect(("127.0.0.1", pair.entry)).expect("the gateway accepts");
         let (mut buffer, mut total, mut count) = (vec![0; 200_000], 0, 1);
         while count > 0 {
-            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
             total += count;
-            // Slow on purpose: longer in all than the five seconds that an end may
-            // take without progress.
+            // In total this takes longer than the five seconds that an end may take without
+            // progress.
             std::thread::sleep(Duration::from_millis(40));
             if stop && total > size / 2 {
                 // Everything was read from the sender long ago.
@@ -386,7 +392,7 @@ fn a_slow_reader_gets_every_byte_of_a_sender_that_has_closed() {
             }
         }
         while count > 0 {
-            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+            count = std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
             total += count;
         }
         assert_eq!(total, size, "stopped: {stop}");
@@ -412,12 +418,12 @@ fn a_request_that_is_half_closed_before_the_link_is_up_gets_its_answer() {
     }
     eventually("no link is left", SOON, || pair.first.links() == 0 && pair.second.links() == 0);
     for log in [pair.first.log(), pair.second.log()] {
-        assert!(!log.contains("lane lost"), "a normal end is no fault: {log}");
+        assert!(!log.contains("lane lost"), "an orderly end is not a lost lane: {log}");
     }
 }
 
 #[test]
-fn a_hangup_takes_new_certificates_into_use_and_no_link_notices() {
+fn sighup_takes_new_certificates_into_use_without_a_break_of_any_link() {
     let Followed { lab, alpha, pair, bravo } = Followed::new();
     let serial = |site: &str| {
         let shown = replgate_ok(lab.path(), &["certs", "inspect", &format!("127.0.0.1:{}", pair.wan)]);
@@ -436,7 +442,7 @@ fn a_hangup_takes_new_certificates_into_use_and_no_link_notices() {
         alpha.ask(&["SET", "after", &format!("round {round}")]);
         bravo.wait_equal(&alpha);
     }
-    assert_ne!(serial("dc1"), before, "new connections see the new certificate");
+    assert_ne!(serial("dc1"), before, "new connections get the new certificate");
     assert_eq!((pair.first.count("breaks"), pair.second.count("breaks")), (0, 0));
     assert_eq!(
         (alpha.info_number("sync_full"), pair.first.status()["counts"]["opened"].as_u64()),
@@ -445,7 +451,7 @@ fn a_hangup_takes_new_certificates_into_use_and_no_link_notices() {
 }
 
 #[test]
-fn a_broken_certificate_keeps_the_old_one_serving() {
+fn a_broken_certificate_leaves_the_old_one_in_use() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
@@ -458,14 +464,14 @@ fn a_broken_certificate_keeps_the_old_one_serving() {
 }
 
 #[test]
-fn a_site_that_was_revoked_is_cut_off_by_a_hangup() {
+fn sighup_cuts_off_a_site_that_was_revoked() {
     let Followed { lab, alpha, pair, bravo } = Followed::new();
     replgate_ok(lab.path(), &["certs", "revoke", "dc2"]);
     // Only the master's site knows.
     pair.first.process.signal("HUP");
     pair.first.wait_end("outdated");
     alpha.ask(&["SET", "secret", "of later"]);
-    eventually("the replica sees it", SOON, || bravo.info("master_link_status") == "down");
+    eventually("the replica's link is down", SOON, || bravo.info("master_link_status") == "down");
     assert_eq!(bravo.ask(&["EXISTS", "secret"]), "0");
     pair.first.wait_kind("revoked");
 }
@@ -523,7 +529,7 @@ fn a_replica_that_still_reads_gets_the_last_bytes_of_a_master_that_has_closed() 
 }
 
 #[test]
-fn a_slow_path_is_waited_for_and_not_spun_on() {
+fn waiting_for_a_slow_path_costs_no_cpu_time() {
     let lab = Lab::new();
     let (wan, entry) = (free_port(), free_port());
     let dc1 = master_config("dc1", wan, &[("orders", sender(50_000_000))], "commands = \"any\"");
@@ -535,22 +541,22 @@ fn a_slow_path_is_waited_for_and_not_spun_on() {
     let mut buffer = vec![0; 100_000];
     let mut total = 0;
     while total < 1_000_000 {
-        total += std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+        total += std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
     }
     let used =
         || crate::support::cpu(first.process.child.id()) + crate::support::cpu(second.process.child.id());
     let before = used();
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_secs(4) {
-        // A word the other way, so that acknowledgements are due while bytes wait.
+        // Data in the other direction, so that acknowledgements are due while bytes wait.
         std::io::Write::write_all(&mut client, b"word").expect("the gateway reads");
-        let _ = std::io::Read::read(&mut client, &mut buffer).expect("the transfer goes on");
+        let _ = std::io::Read::read(&mut client, &mut buffer).expect("the transfer continues");
     }
     assert!(used() - before < 1.0, "{} CPU seconds in 4 s of waiting", used() - before);
 }
 
 #[test]
-fn a_certificate_that_runs_out_is_told_shown_and_makes_the_gateway_unready() {
+fn a_certificate_that_expires_is_logged_shown_and_makes_the_gateway_unready() {
     let lab = Lab::new();
     let ca = Ca::new("test CA");
     let soon = Leaf { until: time::Duration::seconds(8), ..Leaf::good("dc2") };
@@ -558,24 +564,24 @@ fn a_certificate_that_runs_out_is_told_shown_and_makes_the_gateway_unready() {
     let mut second = lab.gateway("dc2", &replica_config("dc2", free_port(), 1, ""));
     assert!(second.lines("WARN", "the certificate expires in") >= 1, "{}", second.log());
     assert_eq!(replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]).0, 0);
-    eventually("it is an error once it is past", SOON, || {
+    eventually("the certificate has expired, which is an error", SOON, || {
         second.lines("ERROR", "the certificate EXPIRED") == 1
     });
     let (code, out, _) = replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]);
     assert!(code == 1 && out.contains("not ready: the certificate expired"), "{out}");
     let (code, out, _) = replgate(lab.path(), &["status", "-c", "dc2.toml"]);
     assert!(code == 0 && out.contains("certificate EXPIRED") && out.contains(" s ago"), "{out}");
-    // A reload with a new one mends it, without a restart.
+    // A reload with a new certificate is enough; no restart is needed.
     ca.folder(&lab.path().join("certs/dc2"), &Leaf::good("dc2"));
     second.process.signal("HUP");
     second.wait_event("certificates read again", &[]);
     assert_eq!(replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]).0, 0);
     second.stop();
-    assert_eq!(replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]).0, 1, "nothing runs");
+    assert_eq!(replgate(lab.path(), &["status", "--ready", "-c", "dc2.toml"]).0, 1, "no gateway runs");
 }
 
 #[test]
-fn ready_is_no_matter_of_the_wan_or_of_redis_unless_links_are_asked_for() {
+fn ready_depends_on_the_wan_and_redis_only_if_links_are_asked_for() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let mut pair = lab.pair(alpha.port);
@@ -584,24 +590,24 @@ fn ready_is_no_matter_of_the_wan_or_of_redis_unless_links_are_asked_for() {
         let (code, out, _) = replgate(lab.path(), &words[..if links { 5 } else { 4 }]);
         (code, out)
     };
-    // Nobody wants a link.
+    // No client asks for a link.
     pair.first.kill();
     assert_eq!(ready(true).0, 0);
     let bravo = lab.redis("bravo");
     bravo.replicaof(pair.entry);
-    eventually("a client that has no link is told", SOON, || ready(true).1.contains("got no link"));
+    eventually("a client without a link is reported", SOON, || ready(true).1.contains("got no link"));
     assert_eq!(ready(false).0, 0);
     pair.first.start_again();
     bravo.wait_equal(&alpha);
     assert_eq!(ready(true), (0, "ready\n".to_owned()));
     pair.first.process.signal("STOP");
-    eventually("a link that is held is told", SOON, || ready(true).1.contains("is held"));
+    eventually("a held link is reported", SOON, || ready(true).1.contains("is held"));
     assert_eq!(ready(false).0, 0);
     pair.first.process.signal("CONT");
 }
 
 #[test]
-fn check_says_what_to_look_at() {
+fn check_says_what_the_operator_must_look_at() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--requirepass", "secret"]);
     let wan = free_port();
@@ -616,12 +622,12 @@ fn check_says_what_to_look_at() {
     );
     assert!(said.contains("requires a password, and this config has none: write auth"), "{said}");
     assert!(!said.contains("another config"), "{said}");
-    // The file is changed, the process is not.
+    // The file has changed since the process read it.
     std::fs::write(&first.config, text.clone() + "[limits]\nlinks_per_site = 3\n")
         .expect("the lab is writable");
     let said = check("dc1.toml");
     assert!(said.contains("was started with other contents of this config: restart it"), "{said}");
-    // What has a port, and what keeps another closed.
+    // One port is in use, and nothing listens on another.
     std::fs::write(lab.path().join("other.toml"), text).expect("the lab is writable");
     let said = check("other.toml");
     assert!(said.contains(&format!("ss -ltnp 'sport = :{wan}'")), "{said}");
@@ -633,7 +639,7 @@ fn check_says_what_to_look_at() {
 }
 
 #[test]
-fn a_master_whose_port_speaks_tls_is_told_as_that() {
+fn check_says_so_if_the_masters_port_speaks_tls() {
     let lab = Lab::new();
     let port = free_port();
     let mut server = Command::new("openssl");

@@ -1,4 +1,4 @@
-//! What stands in the logs: few lines, each with its reason, and numbers that are numbers.
+//! The contents of the logs: few lines, each with its reason, and numbers that can be parsed.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,12 +32,12 @@ fn parsed(gateway: &Gateway) -> Vec<serde_json::Value> {
         .collect()
 }
 
-/// The one line that begins so.
+/// The only line that begins with these words.
 #[track_caller]
 fn line_of(lines: &[serde_json::Value], words: &str) -> serde_json::Value {
     let mut all = lines.iter().filter(|line| line["message"].as_str().unwrap_or_default().starts_with(words));
-    let line = all.next().unwrap_or_else(|| panic!("a line {words:?} in {lines:#?}"));
-    assert!(all.next().is_none(), "one line {words:?} in {lines:#?}");
+    let line = all.next().unwrap_or_else(|| panic!("no line {words:?} in {lines:#?}"));
+    assert!(all.next().is_none(), "more than one line {words:?} in {lines:#?}");
     line.clone()
 }
 
@@ -66,7 +66,7 @@ fn every_number_in_a_json_log_is_a_number() {
         assert!(up["hold"].as_f64() == Some(45.0) && up["lanes"].as_u64() == Some(1), "{up}");
         assert!(resumed["seconds"].is_f64() && resumed["carried"].is_f64(), "{resumed}");
         assert!(down["seconds"].is_f64() && down["to_replica"].as_u64() > Some(0), "{down}");
-        // And so is whatever else there is.
+        // So are the numbers of all other lines.
         for line in &lines {
             for (name, value) in line.as_object().expect("an object") {
                 let text = value.as_str().unwrap_or_default();
@@ -92,12 +92,12 @@ fn numbers_in_a_text_log_are_as_easy_to_read() {
     }
 }
 
-/// Lines at INFO or worse with these words.
+/// Number of lines at INFO or above with these words.
 fn loud(gateway: &Gateway, words: &str) -> usize {
     ["INFO", "WARN", "ERROR"].iter().map(|level| gateway.lines(level, words)).sum()
 }
 
-/// Waits until a gateway has opened so many links.
+/// Waits until a gateway has opened this many links.
 #[track_caller]
 fn wait_opened(gateway: &Gateway, count: u64) {
     eventually(&format!("{count} links were opened"), 3 * SOON, || {
@@ -105,8 +105,8 @@ fn wait_opened(gateway: &Gateway, count: u64) {
     });
 }
 
-/// Asserts that both gateways tell of many links that came to nothing in one line, with
-/// this reason, and how many more there were.
+/// Asserts that both gateways log many failed links in one line, with this reason, and then the
+/// number of the others.
 #[track_caller]
 fn tells_once(pair: &mut Pair, opened: u64, reason: &str) {
     for gateway in [&pair.first, &pair.second] {
@@ -154,7 +154,7 @@ fn master_that_says(answer: &'static [u8]) -> u16 {
 }
 
 #[test]
-fn links_that_end_before_their_sync_are_told_in_one_line_and_counted() {
+fn links_that_end_before_their_sync_are_logged_in_one_line_and_counted() {
     for (answer, reason) in [
         (&b""[..], "closes the connection without an answer: does its port speak TLS?"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "its port speaks TLS"),
@@ -174,7 +174,7 @@ fn links_that_end_before_their_sync_are_told_in_one_line_and_counted() {
 }
 
 #[test]
-fn a_replica_of_a_master_that_speaks_tls_alone_is_told_so_in_its_own_log() {
+fn the_log_of_a_replica_says_that_its_masters_port_speaks_tls() {
     let lab = Lab::new();
     let file = |name: &str| lab.path().join("certs/dc1").join(name).display().to_string();
     let tls = free_port();
@@ -203,8 +203,8 @@ fn a_replica_of_a_master_that_speaks_tls_alone_is_told_so_in_its_own_log() {
     drop(alpha);
 }
 
-/// The lines of at least eight failures in a row: the first says what is wrong, and the
-/// rest is a count.
+/// Asserts that of at least eight failures in a row only the first is logged, and the others are
+/// counted.
 #[track_caller]
 fn tells_few(gateway: &mut Gateway, what: &str, words: &str) {
     eventually(&format!("eight times {what:?}"), 3 * SOON, || {
@@ -222,11 +222,11 @@ fn tells_few(gateway: &mut Gateway, what: &str, words: &str) {
     );
 }
 
-/// How long a certificate is good that is to expire soon.
+/// Remaining validity of a certificate that is to expire soon.
 const LIFE: Days = Days::seconds(6);
 
 #[test]
-fn a_certificate_that_expires_while_a_replica_retries_is_told_in_few_lines() {
+fn a_certificate_that_expires_while_a_replica_retries_is_logged_in_few_lines() {
     for late in ["dc1", "dc2"] {
         let lab = Lab::new();
         let ca = Ca::new("test CA");
@@ -256,7 +256,7 @@ const PROXY: [&[u8]; 2] = [
 ];
 
 #[test]
-fn a_load_balancer_that_says_the_proxy_protocol_is_named_at_either_listener() {
+fn the_proxy_protocol_of_a_load_balancer_is_named_at_either_listener() {
     for header in PROXY {
         let lab = Lab::new();
         let alpha = lab.redis("alpha");
@@ -277,7 +277,7 @@ fn a_load_balancer_that_says_the_proxy_protocol_is_named_at_either_listener() {
 }
 
 #[test]
-fn a_load_balancer_that_says_the_proxy_protocol_in_place_of_a_password_is_named() {
+fn the_proxy_protocol_of_a_load_balancer_is_named_in_place_of_a_password() {
     let lab = Lab::new();
     std::fs::write(lab.path().join("replica.pw"), "secret\n").expect("the lab is writable");
     let alpha = lab.redis("alpha");
@@ -292,9 +292,9 @@ fn a_load_balancer_that_says_the_proxy_protocol_in_place_of_a_password_is_named(
 }
 
 #[test]
-fn a_path_that_loses_large_packets_is_suspected() {
+fn the_error_suspects_a_path_that_loses_large_packets() {
     let lab = Lab::new();
-    // Takes TCP connections, and nothing of TLS arrives.
+    // It accepts TCP connections but answers no TLS.
     let hole = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let (entry, wan) = (free_port(), hole.local_addr().expect("it is bound").port());
     let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
@@ -307,7 +307,7 @@ fn a_path_that_loses_large_packets_is_suspected() {
 }
 
 #[test]
-fn a_chain_that_is_deeper_than_a_ca_allows_is_refused_in_words() {
+fn a_chain_that_is_deeper_than_a_ca_allows_is_refused_with_that_reason() {
     let lab = Lab::new();
     let root = Ca::new("root");
     let shallow = root.sub_as("shallow", IsCa::Ca(BasicConstraints::Constrained(0)));

@@ -1,4 +1,4 @@
-//! What `status` tells of Redis, beside what Redis itself says.
+//! Compares what `status` shows of the replication with what Redis itself reports.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::redis::{ALL, Redis, Version};
 use crate::support::writer::Writer;
 use crate::support::{SOON, eventually, free_port, replgate_ok};
 
-/// What both gateways tell of the replication on their only links.
+/// The replication on the only link of each gateway, as `status` shows it.
 fn views(pair: &Pair) -> Option<[Value; 2]> {
     let view = |gateway: &Gateway| {
         let status = gateway.status();
@@ -20,14 +20,14 @@ fn views(pair: &Pair) -> Option<[Value; 2]> {
     Some([view(&pair.first)?, view(&pair.second)?])
 }
 
-/// The offset and the seconds since the last acknowledgement, as the master has them.
+/// The replica's offset and the seconds since its last acknowledgement, as the master lists them.
 fn listed(master: &Redis) -> Option<(i64, f64)> {
     let line = master.info("slave0");
     let field = |name: &str| line.split(',').find_map(|part| part.strip_prefix(name)?.trim().parse().ok());
     Some((field("offset=")? as i64, field("lag=")?))
 }
 
-/// A pair whose gateways have this path between them.
+/// A pair with a breakable path between the gateways.
 fn pair_over(lab: &Lab, master: u16, more: &str) -> (Pair, Path) {
     let (wan, entry) = (free_port(), free_port());
     let path = Path::to(wan);
@@ -37,7 +37,7 @@ fn pair_over(lab: &Lab, master: u16, more: &str) -> (Pair, Path) {
 }
 
 #[test]
-fn offsets_and_lag_are_what_info_says_on_both_ends_at_rest_and_under_load() {
+fn offsets_and_lag_agree_with_info_at_both_sites_at_rest_and_under_load() {
     let lab = Lab::new();
     for version in ALL {
         let alpha = Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &[]);
@@ -47,7 +47,7 @@ fn offsets_and_lag_are_what_info_says_on_both_ends_at_rest_and_under_load() {
         bravo.replicaof(pair.entry);
         bravo.wait_equal(&alpha);
         let at_rest = || {
-            eventually(&format!("{version:?}: at rest all four say the same"), SOON, || {
+            eventually(&format!("{version:?}: at rest all four agree"), SOON, || {
                 let Some(views) = views(&pair) else { return false };
                 let (offset, replid) = (alpha.master_offset(), alpha.info("master_replid"));
                 bravo.replica_offset() == offset
@@ -68,7 +68,7 @@ fn offsets_and_lag_are_what_info_says_on_both_ends_at_rest_and_under_load() {
         for _ in 0..20 {
             let (before, replica) = (alpha.master_offset(), bravo.replica_offset());
             let (acknowledged, _) = listed(&alpha).expect("the replica is listed");
-            // What Redis has said before, the gateways have seen a moment later.
+            // The gateways see what Redis sends a moment later.
             eventually(&format!("{version:?}: under load status follows INFO"), SOON, || {
                 let Some(views) = views(&pair) else { return false };
                 views.iter().all(|view| {
@@ -83,7 +83,7 @@ fn offsets_and_lag_are_what_info_says_on_both_ends_at_rest_and_under_load() {
             let views = views(&pair).expect("one link");
             let (after, applied) = (alpha.master_offset(), bravo.replica_offset());
             let (_, other) = listed(&alpha).expect("the replica is listed");
-            // INFO tells whole seconds, and an acknowledgement may have come in between.
+            // INFO has whole seconds, and an acknowledgement may have come in between.
             let lags = one.min(other) - 1.0..one.max(other) + 1.5 + asked.elapsed().as_secs_f64();
             for view in &views {
                 let number = |key: &str| view[key].as_i64().expect("a number");
@@ -104,30 +104,30 @@ fn offsets_and_lag_are_what_info_says_on_both_ends_at_rest_and_under_load() {
 }
 
 #[test]
-fn a_path_that_is_silent_is_seen_as_lag_in_bytes_and_in_seconds() {
+fn a_silent_path_appears_as_lag_in_bytes_and_in_seconds() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let (pair, path) = pair_over(&lab, alpha.port, "[link]\nheartbeat = \"100ms\"\ndead_after = \"500ms\"\n");
     let bravo = lab.replica("bravo", pair.entry, &alpha);
-    // A master may pass over the first acknowledgement, and streams from the next on.
+    // A master may ignore the first acknowledgement. It streams from the next one on.
     alpha.ask(&["SET", "early", "x"]);
-    eventually("it streams", SOON, || {
+    eventually("the master streams", SOON, || {
         views(&pair)
             .is_some_and(|[view, _]| view["lag_bytes"] == 0 && view["master_offset"].as_u64() > Some(0))
     });
     path.silence(true);
     alpha.ask(&["SET", "late", &"x".repeat(100_000)]);
     let lag = |key: &str| pair.first.status()["links"][0]["replication"][key].as_f64().unwrap_or(-1.0);
-    eventually("the master's site sees it grow", SOON, || {
+    eventually("the lag grows at the master's site", SOON, || {
         lag("lag_bytes") > 100_000.0 && lag("lag_seconds") > 2.0
     });
     path.silence(false);
     bravo.wait_equal(&alpha);
-    eventually("and end", SOON, || lag("lag_bytes") == 0.0 && lag("lag_seconds") == 0.0);
+    eventually("the lag is zero again", SOON, || lag("lag_bytes") == 0.0 && lag("lag_seconds") == 0.0);
 }
 
 #[test]
-fn a_full_sync_tells_how_far_it_is() {
+fn status_shows_the_progress_of_a_full_sync() {
     let lab = Lab::new();
     for (diskless, known) in [("no", true), ("yes", false)] {
         let name = format!("alpha-{diskless}");
@@ -174,7 +174,7 @@ fn two_connections_of_one_sync_are_shown_as_one_replica() {
     bravo.replicaof(pair.entry);
     for gateway in [&pair.first, &pair.second] {
         let config = gateway.config.to_string_lossy().into_owned();
-        eventually("a main connection has a snapshot's", SOON, || {
+        eventually("the main connection has a snapshot's connection", SOON, || {
             let status = gateway.status();
             let links = status["links"].as_array().cloned().unwrap_or_default();
             let main = links.iter().find(|link| link["replication"]["part_of"].is_null());
@@ -198,7 +198,7 @@ fn two_connections_of_one_sync_are_shown_as_one_replica() {
     writer.stop();
     bravo.wait_equal(&alpha);
     for gateway in [&pair.first, &pair.second] {
-        eventually("one link is left, and counts from where the other said", SOON, || {
+        eventually("one link is left, with the offset from the snapshot's connection", SOON, || {
             let status = gateway.status();
             let view = &status["links"][0]["replication"];
             status["links"].as_array().is_some_and(|links| links.len() == 1)
@@ -212,9 +212,9 @@ fn two_connections_of_one_sync_are_shown_as_one_replica() {
 }
 
 #[test]
-fn full_partial_and_refused_syncs_are_counted_and_the_reason_of_an_end_is_told() {
+fn full_partial_and_refused_syncs_are_counted_and_the_reason_of_an_end_is_shown() {
     let lab = Lab::new();
-    // A master that is itself a replica of nobody that answers refuses every sync.
+    // This master refuses every sync, since its own master does not answer.
     let alpha = lab.redis("alpha");
     let pair = lab.pair(alpha.port);
     let mut bravo = Redis::start(
@@ -246,7 +246,7 @@ fn full_partial_and_refused_syncs_are_counted_and_the_reason_of_an_end_is_told()
             gateway.status()["syncs"][0]["refused"].as_u64() >= Some(1)
         });
     }
-    // Redis asks again at once; the gateway keeps it from doing so a thousand times.
+    // Redis asks again at once; the gateway limits how often it does.
     let opened = || pair.first.status()["counts"]["opened"].as_u64().expect("a number");
     let before = opened();
     std::thread::sleep(Duration::from_secs(3)); // Time itself is tested.
@@ -256,10 +256,10 @@ fn full_partial_and_refused_syncs_are_counted_and_the_reason_of_an_end_is_told()
 }
 
 #[test]
-fn what_the_observer_does_not_know_is_said_and_flows_all_the_same() {
+fn a_stream_that_the_observer_cannot_read_is_reported_and_still_carried() {
     use std::io::{Read, Write};
     let lab = Lab::new();
-    // A master that compresses its stream, as Valkey is about to.
+    // A master that compresses its stream, as a later Valkey will.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("bound").port();
     let head =
@@ -267,7 +267,7 @@ fn what_the_observer_does_not_know_is_said_and_flows_all_the_same() {
     std::thread::spawn(move || {
         for mut socket in listener.incoming().flatten() {
             std::thread::spawn(move || {
-                // The gateway says first how the replica is listed.
+                // The gateway first sends the address under which the master lists the replica.
                 let _ = socket.read(&mut [0; 1024]);
                 let _ = socket.write_all(b"+OK\r\n");
                 let _ = socket.read(&mut [0; 1024]);

@@ -1,5 +1,5 @@
-//! Passwords: the master's stays at the master's site, and a replica may have to prove
-//! itself at its own.
+//! Passwords. The master's password stays at the master's site, and a replica may have to
+//! authenticate at its own gateway.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -37,7 +37,7 @@ fn a_replica_needs_no_password_where_the_masters_gateway_has_it() {
         );
         alpha.fill();
         let pair = lab.pair_with(alpha.port, "auth = { password_file = \"redis.pw\" }", "");
-        // None, and one that is wrong: it goes no further than the gateway.
+        // No password, and a wrong one, which the gateway does not pass on.
         let bravo = Redis::start(version, lab.path(), &format!("bravo-{version:?}"), &[]);
         let charli =
             Redis::start(version, lab.path(), &format!("charli-{version:?}"), &["--masterauth", "guess"]);
@@ -56,7 +56,7 @@ fn a_replica_needs_no_password_where_the_masters_gateway_has_it() {
 }
 
 #[test]
-fn a_user_with_the_least_rights_is_enough_and_what_one_lacks_is_told() {
+fn a_least_privileged_user_is_enough_and_missing_permissions_are_named() {
     let lab = Lab::new();
     password(&lab, "redis.pw", "least-secret");
     for version in ALL {
@@ -74,7 +74,7 @@ fn a_user_with_the_least_rights_is_enough_and_what_one_lacks_is_told() {
         }
         alpha.ask(&["ACL", "SETUSER", "repl", "+psync"]);
         bravo.wait_equal(&alpha);
-        // What `check` can try without a sync.
+        // The permissions that `check` can test without a sync.
         alpha.ask(&["ACL", "SETUSER", "repl", "-replconf"]);
         let config = pair.first.config.to_string_lossy().into_owned();
         let (code, out, _) = replgate(lab.path(), &["check", "-c", &config]);
@@ -84,7 +84,7 @@ fn a_user_with_the_least_rights_is_enough_and_what_one_lacks_is_told() {
 }
 
 #[test]
-fn a_wrong_password_is_told_once_and_a_new_one_counts_from_the_next_link_on() {
+fn a_wrong_password_is_logged_once_and_a_new_one_is_used_from_the_next_link_on() {
     let lab = Lab::new();
     password(&lab, "redis.pw", "old-secret");
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--requirepass", "new-secret"]);
@@ -95,7 +95,9 @@ fn a_wrong_password_is_told_once_and_a_new_one_counts_from_the_next_link_on() {
     pair.first.wait_log("Redis refuses the password in");
     let far = "the master's gateway cannot authenticate itself at its Redis; its log says why";
     pair.second.wait_log(far);
-    eventually("the replica's log has it", SOON, || bravo.log().contains("cannot authenticate itself"));
+    eventually("the replica's log has the reason", SOON, || {
+        bravo.log().contains("cannot authenticate itself")
+    });
     let config = pair.first.config.to_string_lossy().into_owned();
     let (code, out, _) = replgate(lab.path(), &["check", "-c", &config]);
     assert!(
@@ -109,7 +111,7 @@ fn a_wrong_password_is_told_once_and_a_new_one_counts_from_the_next_link_on() {
 }
 
 #[test]
-fn a_master_that_wants_no_password_is_told_and_served() {
+fn a_master_that_requires_no_password_is_logged_and_served() {
     let lab = Lab::new();
     password(&lab, "redis.pw", "secret");
     let alpha = lab.redis("alpha");
@@ -124,7 +126,7 @@ fn a_master_that_wants_no_password_is_told_and_served() {
 }
 
 #[test]
-fn a_replica_must_prove_itself_where_its_gateway_wants_a_password() {
+fn a_replica_must_authenticate_if_its_gateway_requires_a_password() {
     let lab = Lab::new();
     password(&lab, "redis.pw", "master-secret");
     password(&lab, "local.pw", "local-secret\n");
@@ -140,10 +142,10 @@ fn a_replica_must_prove_itself_where_its_gateway_wants_a_password() {
         none.replicaof(pair.entry);
         pair.second.wait_kind("wrong-password");
         pair.second.wait_kind("no-password");
-        eventually("both are told in their own logs", SOON, || {
+        eventually("both have the reason in their own logs", SOON, || {
             wrong.log().contains("WRONGPASS replgate dc2") && none.log().contains("NOAUTH replgate dc2")
         });
-        // Nothing was dialled for them.
+        // The gateway has dialled nothing for them.
         assert_eq!(pair.first.status()["counts"]["opened"], 0);
         let bravo = Redis::start(version, lab.path(), &name("bravo"), &["--masterauth", "local-secret"]);
         let user = ["--masteruser", "any", "--masterauth", "local-secret"];
@@ -160,7 +162,7 @@ fn a_replica_must_prove_itself_where_its_gateway_wants_a_password() {
 }
 
 #[test]
-fn who_says_no_password_gets_nothing_whatever_it_says() {
+fn a_client_without_the_password_gets_no_data_whatever_it_sends() {
     let lab = Lab::new();
     password(&lab, "local.pw", "local-secret");
     let alpha = lab.redis("alpha");
@@ -183,7 +185,7 @@ fn who_says_no_password_gets_nothing_whatever_it_says() {
         assert!(ended, "{}", bytes[..bytes.len().min(40)].escape_ascii());
         assert!(!rest.windows(3).any(|part| part == b"+OK" || part == b"+PO"), "{}", rest.escape_ascii());
     }
-    // In pieces, behind a refused command, the right one is still good.
+    // After a refused command, the right password is still accepted, even in pieces.
     let mut client = Client::connect(pair.entry).expect("the gateway accepts");
     assert!(
         matches!(client.ask(&["PING"]), Answer::Error(error) if error.starts_with("NOAUTH replgate dc2"))
@@ -197,7 +199,7 @@ fn who_says_no_password_gets_nothing_whatever_it_says() {
 }
 
 #[test]
-fn a_password_file_that_cannot_be_used_is_told_at_start() {
+fn an_unusable_password_file_is_reported_at_start() {
     let lab = Lab::new();
     let config = lab.path().join("dc1.toml");
     let text = crate::support::gateway::master_config(
@@ -210,7 +212,7 @@ fn a_password_file_that_cannot_be_used_is_told_at_start() {
     let mut gateway = Gateway::start(&config, "dc1");
     assert_eq!(gateway.process.exit_code(SOON), Some(1));
     assert!(gateway.log().contains("none.pw") && gateway.log().contains("mode 0600"), "{}", gateway.log());
-    // One that others may read is a warning.
+    // A file that other users can read causes a warning.
     password(&lab, "none.pw", "secret");
     std::fs::set_permissions(lab.path().join("none.pw"), std::fs::Permissions::from_mode(0o644))
         .expect("chmod");
@@ -220,10 +222,10 @@ fn a_password_file_that_cannot_be_used_is_told_at_start() {
 }
 
 #[test]
-fn a_password_that_redis_repeats_is_not_repeated_by_the_gateways() {
+fn the_gateways_hide_a_password_that_redis_repeats_in_an_error() {
     let lab = Lab::new();
     password(&lab, "redis.pw", "gateway-secret");
-    // An error of such a Redis has the arguments of the command in it.
+    // The error of such a Redis contains the arguments of the command.
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--rename-command", "AUTH", "other"]);
     let pair = lab.pair_with(alpha.port, "auth = { password_file = \"redis.pw\" }", "");
     let bravo = lab.redis("bravo");
@@ -233,7 +235,7 @@ fn a_password_that_redis_repeats_is_not_repeated_by_the_gateways() {
     let (_, out, _) = replgate(lab.path(), &["check", "-c", &config]);
     assert!(out.contains("Redis knows no AUTH") && !out.contains("gateway-secret"), "{out}");
     silent_about(&pair, &["gateway-secret"]);
-    // Nor one that a replica says itself.
+    // The same for a password that the replica itself sends.
     let pair = lab.pair(alpha.port);
     let user = ["--masteruser", "someone", "--masterauth", "replica-secret"];
     let charli = Redis::start(Version::System, lab.path(), "charli", &user);

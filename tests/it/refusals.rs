@@ -1,5 +1,4 @@
-//! Who is not let in, and how each learns why: in both gateways' logs, and in the
-//! replica's own.
+//! Refused sites and clients. The reason is in both gateways' logs and in the replica's log.
 
 use rcgen::ExtendedKeyUsagePurpose;
 use time::Duration as Days;
@@ -9,17 +8,18 @@ use crate::support::pki::{Ca, Leaf};
 use crate::support::redis::Redis;
 use crate::support::{SOON, eventually, free_port, replgate_ok};
 
-/// A pair whose dialling site has other TLS files, or other words in its config.
+/// A pair whose dialling site has other TLS files or another config than usual.
 struct Odd {
     alpha: Redis,
     bravo: Redis,
     pair: Pair,
-    /// Last, so that the logs are still there when the others are dropped.
+    /// The last field, so that the logs still exist when the others are dropped.
     lab: Lab,
 }
 
 impl Odd {
-    /// dc1 as ever; dc2 with `config` and its files in `folder` of the lab.
+    /// Starts dc1 as usual. For dc2, `prepare` writes files in the lab, and `config` returns its
+    /// config.
     fn new(prepare: impl Fn(&Lab), config: impl Fn(u16, u16) -> String) -> Self {
         let lab = Lab::new();
         prepare(&lab);
@@ -33,8 +33,8 @@ impl Odd {
         Self { lab, alpha, bravo, pair: Pair { first, second, wan, entry } }
     }
 
-    /// Asserts the words in each log, and that nothing got through; then that a
-    /// good site is still served.
+    /// Asserts that each log contains these words, that no data got through, and that a valid site
+    /// is still served.
     #[track_caller]
     fn is_refused(&self, acceptor: &str, dialler: &str, replica: &str) {
         self.pair.first.wait_log(acceptor);
@@ -67,7 +67,7 @@ fn other_files(entry: u16, wan: u16) -> String {
     tls_in("dc2", "other") + &replica_block("orders", entry, wan, "")
 }
 
-/// Certificates for both sites out of a CA of the test's own, dc2's as `leaf`.
+/// Creates certificates for both sites from the test's own CA; dc2's is `leaf`.
 fn own_ca(lab: &Lab, leaf: &Leaf<'_>) {
     let ca = Ca::new("test CA");
     ca.folder(&lab.path().join("certs/dc1"), &Leaf::good("dc1"));
@@ -77,7 +77,7 @@ fn own_ca(lab: &Lab, leaf: &Leaf<'_>) {
 
 #[test]
 fn a_certificate_of_a_foreign_ca_is_refused_by_both_ends() {
-    // Trusts dc1's CA, but its own certificate is of another: dc1 refuses.
+    // dc2 trusts dc1's CA, but its own certificate is from another: dc1 refuses.
     let odd = Odd::new(
         |lab| {
             Ca::new("foreign CA").folder(&lab.path().join("other"), &Leaf::good("dc2"));
@@ -95,7 +95,7 @@ fn a_certificate_of_a_foreign_ca_is_refused_by_both_ends() {
         "the far gateway does not know the CA that signed our certificate",
         "-ERR replgate dc2: 127.0.0.1",
     );
-    // Trusts another CA alone: the dialler refuses dc1.
+    // dc2 trusts only another CA: it refuses dc1.
     let odd = Odd::new(
         |lab| Ca::new("foreign CA").folder(&lab.path().join("other"), &Leaf::good("dc2")),
         other_files,
@@ -107,8 +107,8 @@ fn a_certificate_of_a_foreign_ca_is_refused_by_both_ends() {
     );
 }
 
-/// Dials a gateway with openssl: what a gateway itself would not do, such as
-/// showing a certificate that is out of its time. What openssl said.
+/// Dials a gateway with openssl, which can do what a gateway would not do, such as showing a
+/// certificate that is expired or not valid yet. Returns openssl's output.
 fn dial_with_openssl(lab: &Lab, wan: u16, extra: &[&str]) -> String {
     let output = std::process::Command::new("timeout")
         .args([
@@ -133,7 +133,7 @@ fn dial_with_openssl(lab: &Lab, wan: u16, extra: &[&str]) -> String {
 }
 
 #[test]
-fn a_certificate_out_of_its_time_is_refused_with_both_times() {
+fn a_certificate_that_is_expired_or_not_valid_yet_is_refused_with_both_times() {
     for (leaf, told, own) in [
         (
             Leaf { until: Days::hours(-2), from: Days::days(-30), ..Leaf::good("dc2") },
@@ -154,7 +154,7 @@ fn a_certificate_out_of_its_time_is_refused_with_both_times() {
         assert!(said.contains("alert certificate expired"), "{said}");
         pair.first.wait_log(told);
         assert!(pair.first.log().contains("this host's clock says"), "{}", pair.first.log());
-        // A gateway of its own with it does not even start.
+        // A gateway with this certificate does not even start.
         let config = lab.path().join("odd.toml");
         std::fs::write(&config, other_files(free_port(), pair.wan)).expect("the test's folder is writable");
         let (code, _, err) = crate::support::replgate(lab.path(), &["run", "-c", "odd.toml"]);
@@ -195,7 +195,7 @@ fn an_expired_acceptor_is_refused_by_the_dialler_with_both_times() {
     let bravo = lab.redis("bravo");
     bravo.replicaof(entry);
     second.wait_log("the far gateway's certificate is refused: it expired at");
-    eventually("the replica's log says so too", SOON, || bravo.log().contains("it expired at"));
+    eventually("the replica's log has the reason as well", SOON, || bravo.log().contains("it expired at"));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_revoked_certificate_is_refused() {
             }
             replgate_ok(lab.path(), &["certs", "revoke", "lost"]);
         },
-        // The thief's own list is older and knows nothing of it.
+        // The thief uses an older list, in which the certificate is not revoked.
         |entry, wan| tls_in("lost", "other") + &replica_block("orders", entry, wan, ""),
     );
     odd.is_refused(
@@ -221,7 +221,7 @@ fn a_revoked_certificate_is_refused() {
 }
 
 #[test]
-fn a_site_that_is_not_allowed_hears_the_same_as_for_a_master_that_is_not_there() {
+fn a_site_that_is_not_allowed_gets_the_same_answer_as_for_an_unknown_master() {
     let odd = Odd::new(
         |_| {},
         |entry, wan| crate::support::gateway::tls("dc3") + &replica_block("orders", entry, wan, ""),
@@ -240,7 +240,7 @@ fn a_site_that_is_not_allowed_hears_the_same_as_for_a_master_that_is_not_there()
 }
 
 #[test]
-fn another_site_than_demanded_is_refused_by_the_dialler() {
+fn the_dialler_refuses_another_site_than_the_configured_one() {
     let odd = Odd::new(
         |_| {},
         |entry, wan| {
@@ -255,9 +255,9 @@ fn another_site_than_demanded_is_refused_by_the_dialler() {
 }
 
 #[test]
-fn a_site_cannot_call_itself_by_another_name() {
-    // The config's own check would refuse to start, so the certificate carries
-    // both the wildcard and the common name of the site it plays.
+fn a_site_cannot_use_another_sites_name() {
+    // A gateway would refuse to start with this config, so the certificate has both the wildcard
+    // and the common name of the site that it claims to be.
     let lab = Lab::new();
     let ca = Ca::new("test CA");
     ca.folder(&lab.path().join("certs/dc1"), &Leaf::good("dc1"));
@@ -272,7 +272,7 @@ fn a_site_cannot_call_itself_by_another_name() {
 }
 
 #[test]
-fn a_certificate_for_one_role_only_gets_its_own_sentence() {
+fn a_certificate_for_one_role_only_gets_its_own_message() {
     for (usage, missing) in [
         (ExtendedKeyUsagePurpose::ClientAuth, "serverAuth"),
         (ExtendedKeyUsagePurpose::ServerAuth, "clientAuth"),
@@ -284,7 +284,7 @@ fn a_certificate_for_one_role_only_gets_its_own_sentence() {
         let (code, _, err) = crate::support::replgate(lab.path(), &["run", "-c", "odd.toml"]);
         assert!(code == 1 && err.contains(&format!("lacks {missing}")), "{err}");
     }
-    // And as a peer: no clientAuth, no link.
+    // A peer without clientAuth gets no link either.
     let lab = Lab::new();
     own_ca(&lab, &Leaf { usage: vec![ExtendedKeyUsagePurpose::ServerAuth], ..Leaf::good("dc2") });
     let pair = lab.pair(1);
@@ -326,7 +326,7 @@ fn old_tls_no_certificate_and_no_protocol_are_refused() {
     pair.first.wait_log("the far side does not offer the protocol replgate/1");
     let said = dial(&[&["-tls1_3", "-alpn", "h2"], &own[..]].concat());
     assert!(said.contains("no application protocol"), "{said}");
-    // With everything right, TLS is there, and no ticket to come back with.
+    // With everything right TLS is established, without a ticket for session resumption.
     let said = dial(&[&["-tls1_3", "-alpn", "replgate/1"], &own[..]].concat());
     assert!(
         said.contains("ALPN protocol: replgate/1") && !said.contains("Post-Handshake New Session Ticket"),
@@ -335,7 +335,7 @@ fn old_tls_no_certificate_and_no_protocol_are_refused() {
 }
 
 #[test]
-fn a_far_redis_that_is_down_is_told_and_comes_back_without_a_restart() {
+fn a_far_redis_that_is_down_is_reported_and_works_again_without_a_restart() {
     let lab = Lab::new();
     let mut alpha = lab.redis("alpha");
     alpha.ask(&["SET", "key", "value"]);
@@ -364,7 +364,7 @@ fn a_client_outside_clients_is_not_served() {
 }
 
 #[test]
-fn a_site_that_opens_too_many_links_is_held_back() {
+fn a_site_gets_no_more_links_than_its_limit() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
@@ -380,5 +380,5 @@ fn a_site_that_opens_too_many_links_is_held_back() {
     second.wait_log("too many links");
     assert_eq!(first.links(), 3);
     drop(clients);
-    eventually("they are given back", SOON, || first.links() == 0);
+    eventually("the links have ended", SOON, || first.links() == 0);
 }

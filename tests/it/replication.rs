@@ -1,4 +1,4 @@
-//! What replication is for, through the tunnel, on real Redis.
+//! Replication of real Redis servers through the tunnel.
 
 use std::process::Command;
 use std::time::Duration;
@@ -24,8 +24,8 @@ fn data_of_every_type_and_the_live_stream_arrive_on_every_version() {
         assert!(writer.stop() > 1000);
         bravo.wait_equal(&alpha);
         assert_eq!(alpha.info_number("sync_full"), 1, "one full sync was enough");
-        // It says so with its first acknowledgement.
-        eventually("the gateway knows", SOON, || {
+        // The gateway knows this from the replica's first acknowledgement.
+        eventually("the gateway shows the link as streaming", SOON, || {
             let status = pair.first.status();
             pair.first.links() == 1 && status["links"][0]["state"] == "streaming"
         });
@@ -35,11 +35,11 @@ fn data_of_every_type_and_the_live_stream_arrive_on_every_version() {
 }
 
 #[test]
-fn an_older_replica_follows_a_newer_master_and_the_other_way_round() {
+fn a_newer_replica_follows_an_older_master() {
     let lab = Lab::new();
     for (old, new) in [(Version::V6, Version::System), (Version::System, Version::V8)] {
-        // A newer replica reads an older master's snapshot; the other way round
-        // only the handshake can be promised.
+        // A newer replica can read an older master's snapshot. The opposite is not promised: an
+        // older replica may not know the newer format.
         let alpha = Redis::start(old, lab.path(), &format!("alpha-{old:?}"), &[]);
         alpha.fill();
         let pair = lab.pair(alpha.port);
@@ -116,7 +116,7 @@ impl Redis {
 }
 
 #[test]
-fn a_restarted_replica_continues_where_it_was() {
+fn a_restarted_replica_continues_with_a_partial_resync() {
     let lab = Lab::new();
     for version in ALL {
         let alpha = Redis::start(version, lab.path(), &format!("alpha-{version:?}"), &[]);
@@ -153,7 +153,7 @@ fn wait_counts_a_replica_behind_the_tunnel() {
 }
 
 #[test]
-fn a_deeper_tree_of_replicas_gets_everything() {
+fn all_replicas_of_a_tree_get_all_data() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     alpha.fill();
@@ -222,7 +222,7 @@ fn passwords_and_least_privileged_users_pass() {
         }
         bravo.wait_equal(&alpha);
         charli.wait_equal(&alpha);
-        eventually("the wrong password is told to the replica", SOON, || {
+        eventually("the replica learns that its password is wrong", SOON, || {
             wrong.log().contains("WRONGPASS") || wrong.log().contains("invalid")
         });
         for log in [pair.first.log(), pair.second.log()] {
@@ -278,8 +278,8 @@ fn a_permanent_replicaof_works_in_every_start_order() {
 }
 
 #[test]
-fn a_replica_paused_as_for_a_backup_harms_nobody() {
-    // `make soak` has the whole minute.
+fn a_replica_paused_as_for_a_backup_harms_no_other_replica() {
+    // `make soak` runs this for a whole minute.
     pause(Duration::from_secs(8));
 }
 
@@ -302,7 +302,7 @@ fn the_master_lists_a_replica_by_its_site_or_by_a_name_under_it() {
             &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"],
             "ip=own.example.dc2,port=7001,",
         ),
-        // Its own port too, though another was announced in between.
+        // The replica announces its own port too, although the config has another one.
         (
             "announce = { host = \"bravo.example\", port = 7000 }",
             &["--replica-announce-ip", "own.example", "--replica-announce-port", "7001"],
@@ -322,7 +322,7 @@ fn the_master_lists_a_replica_by_its_site_or_by_a_name_under_it() {
         assert!(slave.contains(expected), "{announce}: {slave}");
         assert!(!slave.contains("own.example.dc2,port=7000"), "{announce}: {slave}");
         bravo.ask(&["REPLICAOF", "NO", "ONE"]);
-        eventually("the master lets go", SOON, || alpha.info("connected_slaves") == "0");
+        eventually("the master drops the replica", SOON, || alpha.info("connected_slaves") == "0");
     }
 }
 
@@ -362,22 +362,22 @@ fn replicas_with_equal_ports_on_several_hosts_stay_distinct() {
         client
     };
     let one = replica([127, 0, 0, 2], "6379");
-    eventually("the first is the site", SOON, || listed() == ["dc2,port=6379"]);
+    eventually("the first is listed as the site", SOON, || listed() == ["dc2,port=6379"]);
     let two = replica([127, 0, 0, 3], "6379");
     let three = replica([127, 0, 0, 2], "6380");
-    eventually("each has an address of its own", SOON, || {
+    eventually("each has its own address", SOON, || {
         listed() == ["127.0.0.3.dc2,port=6379", "dc2,port=6379", "dc2,port=6380"]
     });
     pair.second.wait_log(
         "the master lists this one as 127.0.0.3.dc2:6379; give each replica its own replica-announce-ip",
     );
     drop((one, three));
-    eventually("those that leave are gone", SOON, || listed().len() == 1);
+    eventually("the replicas that left are gone", SOON, || listed().len() == 1);
     drop(two);
 }
 
 #[test]
-fn capabilities_that_hurt_can_be_kept_from_the_master() {
+fn capabilities_can_be_hidden_from_the_master() {
     let lab = Lab::new();
     let both = ["--repl-diskless-sync", "yes", "--repl-rdb-channel", "yes"];
     let alpha = Redis::start(Version::V8, lab.path(), "alpha", &both);
@@ -396,8 +396,8 @@ fn capabilities_that_hurt_can_be_kept_from_the_master() {
         assert_eq!(pair.first.status()["counts"]["opened"], links, "{drop}");
         assert!(alpha.log()[before..].contains(target), "{drop}: {}", &alpha.log()[before..]);
         let view = &pair.first.status()["links"][0]["replication"];
-        let heard = view["capabilities"].to_string();
-        assert_eq!(heard.contains("rdb-channel-repl"), links == 2, "{heard}");
+        let shown = view["capabilities"].to_string();
+        assert_eq!(shown.contains("rdb-channel-repl"), links == 2, "{shown}");
     }
 }
 
@@ -431,7 +431,7 @@ fn a_dump_client_is_served_only_where_it_is_allowed() {
 }
 
 #[test]
-fn full_syncs_beyond_the_bound_are_told_to_wait() {
+fn replicas_beyond_the_limit_of_full_syncs_are_told_to_wait() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::V8, lab.path(), "alpha", &["--repl-rdb-channel", "yes"]);
     alpha.fill();
@@ -441,13 +441,13 @@ fn full_syncs_beyond_the_bound_are_told_to_wait() {
         redis.replicaof(pair.entry);
         redis
     };
-    // Two connections each, and one place each.
+    // Each replica uses two connections, which count as one full sync.
     let (bravo, charli) = (replica("bravo"), replica("charli"));
     bravo.wait_equal(&alpha);
     charli.wait_equal(&alpha);
     let delta = replica("delta");
     pair.first.wait_end("declined");
-    eventually("the replica is told, and asks again", SOON, || {
+    eventually("the replica gets the error and asks again", SOON, || {
         delta.log().matches("LOADING replgate dc1: too many full syncs").count() >= 2
     });
     assert_eq!((alpha.sync_full(), delta.ask(&["DBSIZE"]).as_str()), (2, "0"));
@@ -472,7 +472,7 @@ fn a_full_sync_under_load_loses_no_write() {
 }
 
 #[test]
-fn a_plain_tunnel_carries_any_command_and_closes_each_way_on_its_own() {
+fn a_plain_tunnel_carries_any_command_and_closes_each_direction_separately() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let pair = lab.pair_with(alpha.port, "commands = \"any\"", "");
@@ -482,7 +482,7 @@ fn a_plain_tunnel_carries_any_command_and_closes_each_way_on_its_own() {
     assert_eq!(client.ask(&["CONFIG", "GET", "maxmemory"]).text(), "maxmemory 0");
     drop(client);
     assert_eq!(alpha.ask(&["GET", "through"]), "tunnel");
-    // A client that closes its writing half still gets its answers.
+    // A client that has closed its sending direction still gets its answers.
     let output = Command::new("bash")
         .args([
             "-c",

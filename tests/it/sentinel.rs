@@ -1,7 +1,7 @@
-//! What Sentinel, and Redis' own FAILOVER, make of replicas behind the tunnel.
+//! Sentinel, and Redis' own FAILOVER command, with replicas behind the tunnel.
 //!
-//! Both sites are one machine here, but an address may mean another Redis at each. So
-//! bravo, at dc2, dials from [`DC2`] where that matters, and everyone else is at dc1.
+//! Both sites are on one machine here, but an address may mean a different Redis at each site. So
+//! where that matters, bravo at dc2 dials from [`DC2`]. All others are at dc1.
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::support::{Process, SOON, always, eventually, free_port};
 /// An address of dc2.
 const DC2: &str = "127.0.0.2";
 
-/// How long Sentinel may take to set right what it takes for wrong. It asks for INFO every
-/// 10 s, acts on the second answer, and does nothing for 30 s when it was kept from running.
+/// How long Sentinel may take to correct what it considers wrong. It asks for INFO every 10 s,
+/// acts on the second answer, and does nothing for 30 s after it was prevented from running.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn whatever_a_site_announces_sentinel_leaves_the_master_alone() {
+fn sentinel_does_not_demote_the_master_whatever_a_site_announces() {
     let plain = Watched::new("commands = \"any\"", "ip=127.0.0.1,");
     let named = Watched::new("", "ip=dc2,");
     let began = Instant::now();
-    // What else a site may say of its replicas, each on a link that stays.
+    // Other addresses that a site may send for its replicas, each on its own link, which stays open.
     let own = named.alpha.port.to_string();
     let site = Site::new(&named.lab.path().join("certs"), "dc2", "dc1");
     let forged = format!("x\r\nrole:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:{own}\r\nx:");
@@ -41,21 +41,21 @@ fn whatever_a_site_announces_sentinel_leaves_the_master_alone() {
         .map(|options| {
             let (mut wire, _) = site.link(named.pair.wan);
             let mut offset = 0;
-            let mut says = |words: &[&str], answer: &[u8]| {
+            let mut send = |words: &[&str], answer: &[u8]| {
                 let command = Client::encode(words);
                 wire.data(offset, &command).expect("the gateway reads");
                 offset += command.len() as u64;
-                let heard = wire.stream(answer.len());
-                assert!(heard.starts_with(answer), "{words:?}: {}", heard.escape_ascii());
+                let received = wire.stream(answer.len());
+                assert!(received.starts_with(answer), "{words:?}: {}", received.escape_ascii());
             };
             if !options.is_empty() {
-                says(&[&["REPLCONF"], *options].concat(), b"+OK\r\n");
+                send(&[&["REPLCONF"], *options].concat(), b"+OK\r\n");
             }
-            says(&["PSYNC", "?", "-1"], b"+FULLRESYNC");
+            send(&["PSYNC", "?", "-1"], b"+FULLRESYNC");
             wire
         })
         .collect();
-    // The control: to Sentinel the replica is the master itself, which should follow the master.
+    // The control: Sentinel takes the master itself for the replica and makes it follow itself.
     eventually("the master becomes a replica of itself", PATIENCE, || plain.alpha.info("role") == "slave");
     assert_eq!(plain.alpha.info("master_port"), plain.alpha.port.to_string());
     let itself = format!("+convert-to-slave slave 127.0.0.1:{} ", plain.alpha.port);
@@ -71,7 +71,7 @@ fn whatever_a_site_announces_sentinel_leaves_the_master_alone() {
     let mut client = named.alpha.client();
     client.ask(&["SET", "still", "replicated"]);
     assert_eq!(client.ask(&["WAIT", "1", "5000"]).text(), "1", "the replica follows");
-    // Two lines for each INFO: not only the first one named the replica.
+    // Sentinel logs two lines for each INFO, so more than one INFO has named the replica.
     let seen = named.sentinel.log().matches("Failed to resolve hostname 'dc2'").count();
     assert!(seen > 2, "Sentinel has seen the replica {seen} times: {}", named.sentinel.log());
     assert_eq!(named.sentinel.ask(&["SENTINEL", "REPLICAS", "orders"]), Answer::List(Vec::new()));
@@ -81,8 +81,8 @@ fn whatever_a_site_announces_sentinel_leaves_the_master_alone() {
 #[test]
 fn sentinel_reaches_replicas_through_a_plain_pair() {
     let lab = Lab::new();
-    // One address for each, at both sites: alpha's leads to the gateway at dc2, and those of
-    // the others to the gateway at dc1.
+    // Each Redis has one address at both sites. Alpha's leads to the gateway at dc2, and the
+    // others' lead to the gateway at dc1.
     let [of_alpha, of_bravo, of_charli] = [(); 3].map(|()| free_port());
     let mut alpha = announced(&lab, "alpha", of_alpha, &[]);
     let bravo = announced(&lab, "bravo", of_bravo, &["--bind-source-addr", DC2]);
@@ -99,10 +99,10 @@ fn sentinel_reaches_replicas_through_a_plain_pair() {
 
     let sentinel = Sentinel::start(lab.path(), of_alpha);
     let follows = |redis: &Redis, port: u16| redis.info("master_port") == port.to_string();
-    // A replica that knows its master by another address than Sentinel is sent to that one,
-    // and where it may never be promoted, too.
-    eventually("charli is sent to Sentinel's address", PATIENCE, || follows(&charli, of_alpha));
-    always("bravo is left alone", Duration::from_secs(3), || follows(&bravo, of_alpha));
+    // Sentinel redirects a replica that has another address for its master, even if the replica
+    // may never be promoted.
+    eventually("charli is redirected to Sentinel's address", PATIENCE, || follows(&charli, of_alpha));
+    always("bravo is not redirected", Duration::from_secs(3), || follows(&bravo, of_alpha));
     let log = sentinel.log();
     assert!(log.contains(&format!("+fix-slave-config slave 127.0.0.1:{of_charli} ")), "{log}");
     assert!(log.contains(&format!("+slave slave 127.0.0.1:{of_bravo} ")), "{log}");
@@ -113,7 +113,7 @@ fn sentinel_reaches_replicas_through_a_plain_pair() {
     eventually("the replica at the other site is promoted", PATIENCE, || bravo.info("role") == "master");
     bravo.ask(&["SET", "written", "without alpha"]);
     alpha.start_again();
-    eventually("alpha is sent to bravo", PATIENCE, || follows(&alpha, of_bravo));
+    eventually("alpha is made a replica of bravo", PATIENCE, || follows(&alpha, of_bravo));
     alpha.wait_equal(&bravo);
     assert_eq!(alpha.ask(&["GET", "written"]), "without alpha");
 }
@@ -145,7 +145,7 @@ fn failover_to_a_replica_behind_the_tunnel_works_only_where_it_is_allowed() {
             bravo.ask(&["SET", "written", "on bravo"]);
             alpha.wait_equal(&bravo);
             assert_eq!(alpha.ask(&["GET", "written"]), "on bravo", "{version:?}");
-            assert_eq!(bravo.sync_full(), 0, "{version:?}: alpha went on where it was");
+            assert_eq!(bravo.sync_full(), 0, "{version:?}: a partial resync was enough for alpha");
         } else {
             pair.second.wait_log("PSYNC with FAILOVER");
             eventually("the failover is over", SOON, over);
@@ -153,24 +153,24 @@ fn failover_to_a_replica_behind_the_tunnel_works_only_where_it_is_allowed() {
             alpha.ask(&["SET", "written", "on alpha"]);
             bravo.wait_equal(&alpha);
             assert_eq!(bravo.ask(&["GET", "written"]), "on alpha", "{version:?}");
-            assert_eq!(alpha.sync_full(), 1, "{version:?}: bravo went on where it was");
+            assert_eq!(alpha.sync_full(), 1, "{version:?}: a partial resync was enough for bravo");
         }
     }
 }
 
-/// The master alpha, which a Sentinel watches, and a replica with the same port number at
-/// the other end of the tunnel.
+/// The master alpha, which a Sentinel monitors, and a replica with the same port number at the
+/// other site.
 struct Watched {
     sentinel: Sentinel,
     _bravo: Redis,
     pair: Pair,
     alpha: Redis,
-    /// Last, so that the logs are still there when the others are dropped.
+    /// The last field, so that the logs still exist when the others are dropped.
     lab: Lab,
 }
 
 impl Watched {
-    /// The replica's site announces nothing; with `more` in the `[[master]]`, the master
+    /// The replica's site announces nothing. With the lines `more` in the `[[master]]`, the master
     /// lists the replica as `listed`.
     fn new(more: &str, listed: &str) -> Self {
         let lab = Lab::new();
@@ -186,18 +186,18 @@ impl Watched {
     }
 }
 
-/// A Sentinel that decides alone.
+/// A Sentinel with a quorum of one.
 struct Sentinel {
     process: Process,
     port: u16,
 }
 
 impl Sentinel {
-    /// Watches the master "orders" on this port.
+    /// Starts a Sentinel that monitors the master "orders" on this port.
     fn start(folder: &Path, master: u16) -> Self {
         let (config, port) = (folder.join("sentinel.conf"), free_port());
-        // A node that has been silent for 2 s is down: connections that were lost are made
-        // again after 1 s, which must not count.
+        // A node counts as down after 2 s of silence. A lost connection, which is opened again after
+        // 1 s, must not count.
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\n\
              sentinel monitor orders 127.0.0.1 {master} 1\n\
@@ -210,7 +210,7 @@ impl Sentinel {
         command.arg(&config).arg("--sentinel");
         let process = Process::start("sentinel", folder.join("sentinel.log"), &mut command);
         let sentinel = Self { process, port };
-        eventually("Sentinel watches the master", SOON, || sentinel.log().contains("+monitor master"));
+        eventually("Sentinel monitors the master", SOON, || sentinel.log().contains("+monitor master"));
         sentinel
     }
 
@@ -224,22 +224,23 @@ impl Sentinel {
     }
 }
 
-/// A Redis that says where it is.
+/// A Redis that announces its address.
 fn announced(lab: &Lab, name: &str, port: u16, more: &[&str]) -> Redis {
     let port = port.to_string();
     let own = ["--replica-announce-ip", "127.0.0.1", "--replica-announce-port", &port];
     Redis::start(Version::System, lab.path(), name, &[&own, more].concat())
 }
 
-/// Lets the master list dc2's replicas on these ports as they announce themselves.
+/// The config line that lets the master list dc2's replicas on these ports as they announce
+/// themselves.
 fn accept(ports: &[u16]) -> String {
     let addresses: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
     format!("accept_announce = {{ dc2 = [{}] }}", addresses.join(", "))
 }
 
-/// The usual pair, in both directions: dc2 offers `replicas`, each with its name and its own
-/// port, to dc1, where the gateway listens for them on the last port. With more lines in the
-/// `[[master]]` of either.
+/// The usual pair, in both directions. dc2 offers `replicas` to dc1: each has a name, its own
+/// port, and the port on which the gateway of dc1 listens for it. The `[[master]]` sections of
+/// both sites have additional lines.
 fn two_way(
     lab: &Lab,
     alpha: u16,
@@ -264,21 +265,21 @@ fn two_way(
     Pair { first, second, wan, entry }
 }
 
-/// Makes one port what it is on two hosts: from dc1 it leads to `alpha`, from dc2 to the
-/// gateway there. Lasts as long as this process.
+/// Simulates a port with a different service at each site: from dc1 it leads to `alpha`, and from
+/// dc2 to the gateway there. It lasts as long as this process.
 fn lead(port: u16, alpha: u16, entry: u16) {
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is still free");
     std::thread::spawn(move || {
         while let Ok((client, from)) = listener.accept() {
             let target = if from.ip().to_string() == DC2 { entry } else { alpha };
-            // A client of what is down is closed.
+            // If the target is down, the client is closed.
             if let Ok(server) = TcpStream::connect(("127.0.0.1", target)) {
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let clone = |stream: &TcpStream| stream.try_clone().expect("a socket can be cloned");
                     let (mut from, mut to) = (clone(from), clone(to));
                     std::thread::spawn(move || {
                         let _ = std::io::copy(&mut from, &mut to);
-                        // Whoever ends first ends both.
+                        // The end of either connection closes both.
                         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
                     });
                 }

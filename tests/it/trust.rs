@@ -1,5 +1,5 @@
-//! What a gateway trusts: chains of certificates, the files that it is given, and who may
-//! look into it.
+//! What a gateway trusts: chains of certificates and the files in its config. Also, who may inspect
+//! its process.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -24,7 +24,7 @@ fn chmod(lab: &Lab, file: &str, mode: u32) {
     std::fs::set_permissions(lab.path().join(file), Permissions::from_mode(mode)).expect("the lab is ours");
 }
 
-/// Shows the certificates in a folder to a gateway, as a client.
+/// Dials a gateway as a client with the certificates in a folder.
 pub fn dial_with_openssl(lab: &Lab, wan: u16, folder: &str) {
     let mut client = Command::new("openssl");
     client.args(["s_client", "-tls1_3", "-alpn", "replgate/1", "-connect", &format!("127.0.0.1:{wan}")]);
@@ -33,7 +33,7 @@ pub fn dial_with_openssl(lab: &Lab, wan: u16, folder: &str) {
     run(client.current_dir(lab.path()).stdin(Stdio::null()));
 }
 
-/// Shows the certificates in a folder to whoever dials, as a server.
+/// Starts a server with the certificates in a folder.
 fn serve_with_openssl(lab: &Lab, wan: u16, folder: &str) -> Process {
     let mut server = Command::new("openssl");
     server.args(["s_server", "-tls1_3", "-alpn", "replgate/1", "-accept", &format!("127.0.0.1:{wan}")]);
@@ -46,7 +46,7 @@ fn serve_with_openssl(lab: &Lab, wan: u16, folder: &str) -> Process {
 }
 
 #[test]
-fn a_chain_that_may_not_be_is_refused_by_both_ends_and_by_check() {
+fn an_invalid_chain_is_refused_by_both_ends_and_by_check() {
     let lab = Lab::new();
     let root = Ca::new("root");
     let sub = root.sub("sub");
@@ -113,7 +113,7 @@ fn sites_with_an_intermediate_replicate_until_it_is_revoked() {
     let (mine, theirs) = (root.sub("one"), root.sub("two"));
     mine.folder(&lab.path().join("certs/dc1"), &Leaf::good("dc1"));
     theirs.folder(&lab.path().join("certs/dc2"), &Leaf::good("dc2"));
-    // dc1 has a list of the root and of its own intermediate; dc2 has none.
+    // dc1 has the lists of the root and of its own intermediate CA; dc2 has none.
     write(&lab, "certs/dc1/crl.pem", &(root.list(&[]) + &mine.list(&[])));
     let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
@@ -122,8 +122,8 @@ fn sites_with_an_intermediate_replicate_until_it_is_revoked() {
     let second = lab.gateway("dc2", &text);
     let bravo = lab.replica("bravo", entry, &alpha);
     assert!(second.log().contains("no revocation list for the CA CN=two (SHA-256 "), "{}", second.log());
-    // The file is joined as hands do it: without the last end of a line, and with a byte
-    // order mark.
+    // The lists are joined as an operator might do it: without a newline at the end of the first,
+    // and with a byte order mark.
     let (own, revoked) = (mine.list(&[]), Ca::list(&root, &[SUB_SERIAL + 1]));
     write(&lab, "certs/dc1/crl.pem", &(own.trim_end().to_owned() + "\u{feff}" + &revoked));
     first.process.signal("HUP");
@@ -140,10 +140,10 @@ fn sites_with_an_intermediate_replicate_until_it_is_revoked() {
     write(&lab, "certs/dc1/crl.pem", root.list(&[SUB_SERIAL]).trim_end());
     first.process.signal("HUP");
     first.wait_log("the CA CN=two that signed it has been revoked");
-    eventually("the link is cut", SOON, || first.links() == 0);
+    eventually("the link has ended", SOON, || first.links() == 0);
 }
 
-/// Runs the binary to its end, which must come soon; its exit code and what it said.
+/// Runs the binary, which must exit soon. Returns its exit code and its output.
 fn ends(lab: &Lab, arguments: &[&str]) -> (Option<i32>, String) {
     let log = lab.path().join("said.log");
     let _ = std::fs::remove_file(&log);
@@ -190,7 +190,7 @@ fn a_revocation_list_that_is_lost_in_its_file_is_a_fault_with_its_line() {
         let (ended, said) = ends(&lab, &["certs", "inspect", "certs/dc1/crl.pem"]);
         assert!(ended == Some(1) && said.contains(&place) || words.starts_with("a certificate,"), "{said}");
     }
-    // A private key among the CAs is one too many.
+    // A private key among the CAs is a fault.
     write(&lab, "certs/dc1/crl.pem", &list);
     let cas = read(&lab, "certs/dc1/ca.crt");
     write(&lab, "certs/dc1/ca.crt", &(cas.clone() + &read(&lab, "certs/dc1/tls.key")));
@@ -203,7 +203,7 @@ fn a_revocation_list_that_is_lost_in_its_file_is_a_fault_with_its_line() {
 fn a_site_that_is_revoked_in_the_second_of_two_joined_lists_gets_no_link() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
-    // Two CAs: the list of one ends without an end of its line, and the other follows.
+    // The lists of two CAs, joined without a newline between them.
     let other = Ca::new("other CA");
     write(&lab, "certs/dc1/ca.crt", &(other.root.clone() + &read(&lab, "certs/ca/ca.crt")));
     replgate_ok(lab.path(), &["certs", "revoke", "dc2"]);
@@ -224,7 +224,7 @@ fn a_site_that_is_revoked_in_the_second_of_two_joined_lists_gets_no_link() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_at_once_in_place_of_any_file() {
+fn pipes_folders_devices_and_huge_files_are_refused_at_once_in_place_of_any_file() {
     let lab = Lab::new();
     write(&lab, "redis.pw", "secret");
     chmod(&lab, "redis.pw", 0o600);
@@ -249,7 +249,7 @@ fn what_is_no_file_is_refused_at_once_in_place_of_any_file() {
             }
         }
     }
-    // Nor does one beside the CA's certificate, where a CA's key would be, hold anything up.
+    // A pipe in place of the CA's key does not block check either.
     assert!(run(Command::new("mkfifo").arg(lab.path().join("certs/dc1/ca.key"))).status.success());
     write(&lab, "odd.toml", &text);
     assert_eq!(
@@ -262,7 +262,7 @@ fn what_is_no_file_is_refused_at_once_in_place_of_any_file() {
 #[test]
 fn a_file_that_others_may_change_is_named() {
     let lab = Lab::new();
-    // As on a gateway's host: no CA in reach.
+    // As on a gateway's host, where there is no CA folder.
     std::fs::rename(lab.path().join("certs/ca"), lab.path().join("safe")).expect("it is there");
     write(&lab, "redis.pw", "secret");
     chmod(&lab, "redis.pw", 0o600);
@@ -293,7 +293,7 @@ fn a_file_that_others_may_change_is_named() {
     chmod(&lab, "certs/dc1", 0o777);
     let (code, said) = check();
     assert!(code == Some(1) && said.contains("fail  certs/dc1: mode 0777"), "{said}");
-    // The gateway runs all the same, and says so.
+    // The gateway runs nevertheless, with a warning.
     let config = lab.path().join("dc1.toml");
     let gateway = Gateway::start(&config, "dc1");
     gateway.wait_ready();
@@ -301,13 +301,13 @@ fn a_file_that_others_may_change_is_named() {
 }
 
 #[test]
-fn nobody_but_root_looks_into_a_gateway_and_its_own_user_may_ask_it() {
+fn only_root_can_inspect_the_process_and_its_own_user_can_ask_for_status() {
     let lab = Lab::new();
     let uid: u32 = std::fs::metadata("/proc/self").expect("/proc is there").uid();
     let text = replica_config("dc2", free_port(), 1, "");
     write(&lab, "dc2.toml", &text);
     let config = lab.path().join("dc2.toml");
-    // Root may look into everything: as root the gateway runs as somebody else.
+    // Root can inspect every process. So if the test runs as root, the gateway runs as another user.
     let user = if uid == 0 { 65534 } else { uid };
     let as_user = |program: &str, arguments: &[&str]| {
         let mut command = Command::new(if uid == 0 { "setpriv" } else { program });
@@ -330,22 +330,22 @@ fn nobody_but_root_looks_into_a_gateway_and_its_own_user_may_ask_it() {
     let gateway = Gateway::start_by(&config, "dc2", &mut as_user(REPLGATE, &["run", "-c", "dc2.toml"]));
     gateway.wait_ready();
     let about = format!("/proc/{}", gateway.process.child.id());
-    // The kernel gives such a process' files to root, and denies them to its own user.
+    // The kernel gives the files of such a process in /proc to root and denies them to its own user.
     let status = std::fs::read_to_string(format!("{about}/status")).expect("it runs");
     let own =
         status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("users").split_whitespace().nth(1);
     assert_eq!(own, Some(user.to_string().as_str()), "it runs as that user");
     assert_eq!(std::fs::metadata(format!("{about}/mem")).expect("it runs").uid(), 0);
     let seen = run(&mut as_user("cat", &[&format!("{about}/environ")]));
-    assert!(!seen.status.success() && seen.stdout.is_empty(), "its environment is nobody's but root's");
-    // Its own user may still ask how it is, and so may root.
+    assert!(!seen.status.success() && seen.stdout.is_empty(), "only root can read its environment");
+    // Its own user can still ask for its status, and so can root.
     let asked = run(&mut as_user(REPLGATE, &["status", "--json", "-c", &config.to_string_lossy()]));
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     assert_eq!(gateway.status()["site"], "dc2");
 }
 
 #[test]
-fn a_client_in_ipv6_form_is_the_client() {
+fn an_ipv4_client_in_the_form_of_ipv6_is_the_same_client() {
     let lab = Lab::new();
     let entry = free_port();
     let text = replica_config("dc2", entry, 1, "clients = [\"::ffff:127.0.0.2/128\"]")
@@ -360,7 +360,7 @@ fn a_client_in_ipv6_form_is_the_client() {
     assert!(line.starts_with("-ERR replgate dc2"), "{line}");
 }
 
-/// Whether a process has `secret` anywhere in memory that it may write to. For root alone.
+/// Whether a process has `secret` anywhere in its writable memory. Only root can find out.
 fn remembers(pid: u32, secret: &[u8]) -> bool {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
     let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("root may look");
@@ -371,7 +371,7 @@ fn remembers(pid: u32, secret: &[u8]) -> bool {
         let (from, to) = line.split_once(' ').expect("a line").0.split_once('-').expect("a range");
         let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).expect("an address"));
         let mut bytes = vec![0; usize::try_from(to - from).expect("it fits")];
-        // What was unmapped meanwhile is gone.
+        // A range may have been unmapped meanwhile.
         if memory.read_exact_at(&mut bytes, from).is_ok() {
             found |= bytes.windows(secret.len()).any(|part| part == secret);
         }
@@ -383,7 +383,7 @@ fn remembers(pid: u32, secret: &[u8]) -> bool {
 fn passwords_and_the_text_of_a_key_are_not_kept_in_memory() {
     if std::fs::metadata("/proc/self").expect("/proc is there").uid() != 0 {
         assert!(std::env::var_os("CI").is_none(), "root is needed in CI");
-        eprintln!("skipped: only root may look into a gateway");
+        eprintln!("skipped: only root can read a gateway's memory");
         return;
     }
     let lab = Lab::new();
@@ -401,7 +401,7 @@ fn passwords_and_the_text_of_a_key_are_not_kept_in_memory() {
     let key = read(&lab, "certs/dc1/tls.key");
     let line = key.lines().nth(1).expect("base64").to_owned();
     let first = pair.first.process.child.id();
-    // What is sought is found where it is: the name of the file is in the config.
+    // The control: the file's name, which is in the config, is found.
     assert!(remembers(first, b"redis.pw"));
     assert!(!remembers(first, far.as_bytes()), "the master's password");
     assert!(!remembers(pair.second.process.child.id(), near.as_bytes()), "the password of the site");

@@ -1,7 +1,7 @@
-//! Long breaks with the usual settings, under a steady load: `make soak`. Each test says
-//! in a line what it saw.
+//! Long breaks with the default settings, under a steady load: `make soak`. Each test prints a line
+//! with its results.
 
-#[allow(dead_code)] // It serves the other tests too.
+#[allow(dead_code)] // It is shared with other tests.
 #[path = "../it/support/mod.rs"]
 mod support;
 
@@ -17,10 +17,10 @@ use support::{SOON, eventually};
 /// Bytes a second that are written all the time: five times the backlog.
 const RATE: u64 = 5_000_000;
 
-/// Bytes that a replica which has caught up may lack: a tenth of a second's.
+/// Lag in bytes up to which a replica counts as caught up: a tenth of a second of the load.
 const CLOSE: i64 = RATE as i64 / 10;
 
-/// A line under load.
+/// A [`Line`] under load.
 struct Soak {
     line: Line,
     writer: Writer,
@@ -36,8 +36,8 @@ impl Soak {
         Self { line, writer, before }
     }
 
-    /// Waits until the replica has what is written by now and is close behind the master.
-    /// Answers how long that took.
+    /// Waits until the replica has what has been written so far and is close behind the master.
+    /// Returns how long that took.
     #[track_caller]
     fn catches_up(&self) -> Duration {
         let (wanted, began) = (self.line.alpha.master_offset(), Instant::now());
@@ -48,18 +48,18 @@ impl Soak {
         began.elapsed()
     }
 
-    /// Ends the load: no resync, the same data. Says what was seen.
+    /// Ends the load, asserts the same data without a resync, and prints the results.
     #[track_caller]
     fn ends(self, what: &str, caught_up: &[Duration]) {
         let Self { line, writer, before } = self;
         line.ends_as(&before, writer);
         let [resent, breaks] = ["resent_bytes", "breaks"].map(|field| line.first.count(field));
-        say(&line, what, before.sync_full, caught_up, resent, breaks);
+        print_results(&line, what, before.sync_full, caught_up, resent, breaks);
     }
 }
 
-/// One line, past the capture: who runs this is to see it.
-fn say(line: &Line, what: &str, before: i64, caught_up: &[Duration], resent: u64, breaks: u64) {
+/// Prints the results in one line, which is not captured.
+fn print_results(line: &Line, what: &str, before: i64, caught_up: &[Duration], resent: u64, breaks: u64) {
     let seconds: Vec<_> = caught_up.iter().map(|time| format!("{:.1}", time.as_secs_f64())).collect();
     let _ = writeln!(
         std::io::stderr(),
@@ -70,12 +70,12 @@ fn say(line: &Line, what: &str, before: i64, caught_up: &[Duration], resent: u64
     );
 }
 
-/// Lets time pass: how long a break lasts is what is tried here.
+/// Sleeps: these tests are about the duration of a break.
 fn wait(seconds: f64) {
     std::thread::sleep(Duration::from_secs_f64(seconds));
 }
 
-/// Resets the path every one to two seconds, for so long; the slowest catching up.
+/// Resets the path every one to two seconds during `time`. Returns the longest time to catch up.
 #[track_caller]
 fn reset_for(soak: &Soak, time: Duration) -> Duration {
     let (began, mut slowest, mut round) = (Instant::now(), Duration::ZERO, 0);
@@ -121,12 +121,12 @@ fn a_forgotten_path_is_replaced_within_seconds() {
 
 #[test]
 #[ignore = "takes minutes; make soak"]
-fn black_holes_of_up_to_forty_seconds_are_outlived() {
+fn a_link_survives_black_holes_of_up_to_forty_seconds() {
     let soak = Soak::new("", Values::Random);
     let caught_up = [2.0, 8.0, 20.0, 40.0].map(|seconds| {
         soak.line.path.silence(true);
         wait(seconds);
-        assert_eq!(soak.line.alpha.listed().0, 1, "the master knows nothing of it");
+        assert_eq!(soak.line.alpha.listed().0, 1, "the master does not notice");
         soak.line.path.silence(false);
         soak.catches_up()
     });
@@ -135,7 +135,7 @@ fn black_holes_of_up_to_forty_seconds_are_outlived() {
 
 #[test]
 #[ignore = "takes minutes; make soak"]
-fn a_far_gateway_stopped_for_twenty_seconds_is_waited_for() {
+fn a_link_waits_for_a_far_gateway_that_is_stopped_for_twenty_seconds() {
     let soak = Soak::new("", Values::Random);
     let caught_up = soak.line.gateways().map(|gateway| {
         gateway.process.signal("STOP");
@@ -148,7 +148,7 @@ fn a_far_gateway_stopped_for_twenty_seconds_is_waited_for() {
 
 #[test]
 #[ignore = "takes minutes; make soak"]
-fn one_direction_silent_for_ten_seconds_is_outlived() {
+fn a_link_survives_one_direction_silent_for_ten_seconds() {
     let soak = Soak::new("", Values::Random);
     let caught_up = [Towards::Acceptor, Towards::Dialler].map(|towards| {
         soak.line.path.silence_towards(towards, true);
@@ -170,7 +170,7 @@ fn a_lane_killed_in_the_middle_of_a_large_full_sync_is_not_noticed() {
     let (writer, began) = (Writer::on(&line.alpha, RATE), Instant::now());
     line.follow();
     for megabytes in [60, 120, 180] {
-        eventually("the full sync is on its way", SOON, || {
+        eventually("the full sync is under way", SOON, || {
             line.path.crossed(Towards::Dialler) > megabytes * 1_000_000
         });
         line.path.cut_one();
@@ -181,7 +181,14 @@ fn a_lane_killed_in_the_middle_of_a_large_full_sync_is_not_noticed() {
     writer.stop();
     line.bravo.wait_equal(&line.alpha);
     assert_eq!((line.alpha.sync_full(), line.alpha.listed(), breaks), (1, (1, 1), 0));
-    say(&line, "256 MB over 4 lanes at 50 MB/s, one killed three times", 0, &[took], resent, breaks);
+    print_results(
+        &line,
+        "256 MB over 4 lanes at 50 MB/s, one killed three times",
+        0,
+        &[took],
+        resent,
+        breaks,
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is compared: replgate, other tunnels, Redis' own TLS, and no tunnel.
 //!
 //! Every tunnel is started anew for each measurement. All but spiped, which has a protocol of its
-//! own, prove both sides by TLS 1.3 with the same certificates.
+//! own, authenticate both sides with TLS 1.3 and the same certificates.
 
 mod haproxy;
 mod nginx;
@@ -38,11 +38,11 @@ pub enum Kind {
     Direct,
 }
 
-/// What a tunnel is to carry.
+/// The kind of traffic that a tunnel carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {
     Replication,
-    /// Any bytes: replgate has a mode of its own for them.
+    /// Any bytes, for which replgate has a separate mode.
     Anything,
 }
 
@@ -53,7 +53,7 @@ pub struct Master {
     pub tls: Option<SocketAddr>,
 }
 
-/// A way to the master that is open.
+/// An open connection path to the master.
 #[derive(Debug)]
 pub struct Way {
     /// Where a replica connects.
@@ -104,7 +104,7 @@ pub fn extra() -> Vec<Subject> {
 }
 
 impl Subject {
-    /// The build under test, in any setting.
+    /// The build under test, with any settings.
     pub fn is_replgate(&self) -> bool {
         matches!(self.kind, Kind::Replgate { beside: false, .. })
     }
@@ -144,7 +144,7 @@ impl Subject {
         }
     }
 
-    /// Its version; nothing if it is not installed.
+    /// Its version; `None` if it is not installed.
     pub fn version(&self) -> Option<String> {
         match &self.kind {
             Kind::Replgate { program, .. } => first_line(Command::new(program).arg("--version")),
@@ -158,7 +158,7 @@ impl Subject {
         }
     }
 
-    /// Opens a way to a master, and waits until both ends listen.
+    /// Starts it in front of a master, and waits until both ends listen.
     pub fn start(&self, place: &Place, master: Master, carries: Carries) -> Result<Way> {
         let ports = Ports { wan: local(free_port()?), entry: local(free_port()?) };
         let sites = match &self.kind {
@@ -187,7 +187,7 @@ impl Subject {
     }
 }
 
-/// The first line that a program says, on whichever stream.
+/// The first line that a program prints, to stdout or stderr.
 fn first_line(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     let text = [output.stdout, output.stderr].concat();

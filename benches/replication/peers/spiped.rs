@@ -1,4 +1,4 @@
-//! A pair of spiped processes. They share a key: spiped knows no certificates and no TLS.
+//! A pair of spiped processes. They share a key, since spiped has no certificates and no TLS.
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -51,7 +51,7 @@ impl Work for Bulk {
         socket.write_all(b"?\n")?;
         let mut total = 0;
         loop {
-            match socket.read(&mut buffer).context("the transfer goes on")? {
+            match socket.read(&mut buffer).context("the transfer continues")? {
                 0 => break,
                 count => total += count as u64,
             }
@@ -80,7 +80,7 @@ fn serve(size: u64) -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// Sends until the end, or until the client is gone: it counts what has arrived.
+/// Sends everything, unless the client closes before. The client counts what has arrived.
 fn send(mut socket: TcpStream, size: u64) -> std::io::Result<()> {
     socket.read_exact(&mut [0; 2])?;
     let block = vec![b'x'; 1 << 20];

@@ -1,4 +1,4 @@
-//! The rows of the table: what each subject has to carry, and what is measured of it.
+//! The rows of the table: the work for each subject, and what is measured.
 
 mod bulk;
 mod idle;
@@ -60,7 +60,7 @@ pub trait Work {
 /// One measurement.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// A value for each measure of the row; nothing where it does not apply.
+    /// A value for each measure of the row; `None` where it does not apply.
     pub values: Vec<Option<f64>>,
     /// Cores that others used meanwhile.
     pub others: f64,

@@ -1,4 +1,4 @@
-//! A master with little data, and a replica that has synced with it by way of a subject.
+//! A master with little data, and a replica that has synced with it through a subject.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::peers::{Carries, Master, Subject, Way};
 use crate::place::wait_for;
 use crate::redis::Redis;
 
-/// The replica ends first, then the way, then the master.
+/// The fields are dropped in this order: the replica, the tunnel, the master.
 #[derive(Debug)]
 pub struct Replicating {
     pub replica: Redis,

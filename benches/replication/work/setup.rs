@@ -29,7 +29,7 @@ struct SetUp {
 impl Work for SetUp {
     fn once(&mut self, bench: &Bench, subject: &Subject) -> Result<Sample> {
         let way = subject.start(&bench.place, self.fakes.master(), Carries::Replication)?;
-        // The first one costs what is done once.
+        // The first link includes the cost of what is done only once.
         drop(self.fakes.open(way.entry, 1)?);
         self.fakes.wait_closed()?;
         let count = bench.scale.set_up_links;

@@ -1,4 +1,4 @@
-//! A full sync: a new replica takes over a master's data.
+//! A full sync: a new replica gets a master's data.
 //!
 //! Values are random, so that neither Redis nor a tunnel can compress them.
 

@@ -22,7 +22,7 @@ pub const ROW: Row = Row {
 const MEASURES: &[Measure] =
     &[less("p50", "p50, µs", 0), less("p99", "p99, µs", 0), less("cpu", "CPU-µs each", 1)];
 
-/// One SET and its WAIT in one write, and what both are answered with.
+/// One SET and its WAIT, which are sent in one write. [`ANSWER`] has both answers.
 const ASK: &[u8] =
     b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$5\r\n10000\r\n";
 const ANSWER: &[u8] = b"+OK\r\n:1\r\n";
@@ -56,7 +56,7 @@ impl Work for Wait {
     }
 }
 
-/// The seconds that one takes.
+/// The seconds that one round trip takes.
 fn round_trip(client: &mut Client) -> Result<f64> {
     let mut answer = [0; ANSWER.len()];
     let begin = Instant::now();

@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_lane_is_read_first_in_its_turn() {
+    fn every_lane_takes_its_turn_to_be_read_first() {
         let mut order = ReadOrder::default();
         let rounds: Vec<Vec<usize>> = (0..3).map(|_| order.round(3).collect()).collect();
         assert_eq!(rounds, [[1, 2, 0], [2, 0, 1], [0, 1, 2]]);

@@ -314,7 +314,7 @@ mod tests {
         assert!(!poll_fn(|cx| Poll::Ready(socket.watch(cx, true, start))).await);
         assert_eq!(socket.watch_at(), Some(start + WATCH));
         drop(redis);
-        // The runtime hears of the close some time after the drop.
+        // The runtime detects the close some time after the drop.
         let closed = socket.stream.ready(Interest::READABLE).await.unwrap();
         assert!(closed.is_read_closed());
         assert!(!poll_fn(|cx| Poll::Ready(socket.watch(cx, true, start + WATCH / 2))).await);

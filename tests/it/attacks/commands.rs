@@ -1,11 +1,11 @@
-//! Commands that are no part of replication, in every shape, from a replica site.
+//! Commands that are not part of replication, in every form, from a replica's site.
 
 use super::Target;
 use crate::support::redis::{Answer, Client};
 use crate::support::{SOON, eventually};
 
 #[test]
-fn forbidden_commands_before_the_sync_get_an_error_and_reach_nothing() {
+fn forbidden_commands_before_the_sync_get_an_error_and_never_reach_redis() {
     let target = Target::new();
     for command in [
         &["FLUSHALL"][..],
@@ -37,9 +37,9 @@ fn forbidden_commands_before_the_sync_get_an_error_and_reach_nothing() {
 }
 
 #[test]
-fn forbidden_commands_behind_a_legitimate_handshake_are_answered_in_order_or_in_silence() {
+fn forbidden_commands_after_a_legitimate_handshake_get_an_error_in_order_or_end_the_link_silently() {
     let target = Target::new();
-    // Pipelined behind commands that are still being answered.
+    // Pipelined after commands whose replies are still outstanding.
     let mut client = target.client();
     let burst = [
         Client::encode(&["PING"]),
@@ -53,7 +53,7 @@ fn forbidden_commands_behind_a_legitimate_handshake_are_answered_in_order_or_in_
     assert_eq!(client.line().as_deref(), Some("+OK"));
     assert!(client.line().is_some_and(|line| line.starts_with("-ERR replgate dc1: the command FLUSHALL")));
     assert_eq!(client.rest(SOON), (Vec::new(), true));
-    // Behind a PSYNC: silence, no word into the stream.
+    // After a PSYNC the link ends without an error, since a reply would get into the stream.
     for command in [&["FLUSHALL"][..], &["CONFIG", "SET", "maxmemory", "1"]] {
         let mut client = target.client();
         client.ask(&["PING"]);
@@ -74,7 +74,7 @@ fn forbidden_commands_behind_a_legitimate_handshake_are_answered_in_order_or_in_
 }
 
 #[test]
-fn shapes_that_redis_might_read_otherwise_reach_nothing() {
+fn malformed_commands_that_redis_might_read_differently_never_reach_it() {
     let target = Target::new();
     let long = [&b"*1\r\n$400000\r\n"[..], &[b'x'; 400_000]].concat();
     for bytes in [
@@ -96,7 +96,7 @@ fn shapes_that_redis_might_read_otherwise_reach_nothing() {
         assert!(ended, "{}", bytes[..bytes.len().min(40)].escape_ascii());
         assert!(rest.starts_with(b"-ERR replgate dc1: ") || rest.is_empty(), "{}", rest.escape_ascii());
     }
-    // Newlines are what a loading replica sends: they pass, but cost no memory.
+    // A replica sends newlines while it loads a snapshot. They pass and cost no memory.
     let mut client = target.client();
     for _ in 0..100 {
         client.send(&[b'\n'; 100_000]);
@@ -109,7 +109,7 @@ fn shapes_that_redis_might_read_otherwise_reach_nothing() {
     target.is_unharmed();
 }
 
-/// What an attacker with the replica site's own certificate may try.
+/// What an attacker with the replica site's certificate could try.
 fn attacks() -> Vec<Vec<u8>> {
     let commands: [&[&str]; 22] = [
         &["FLUSHALL"],
@@ -138,7 +138,7 @@ fn attacks() -> Vec<Vec<u8>> {
     let mut attacks: Vec<Vec<u8>> = commands.iter().map(|command| Client::encode(command)).collect();
     attacks.extend(commands.iter().map(|command| format!("{}\r\n", command.join(" ")).into_bytes()));
     let shapes: [&[u8]; 25] = [
-        // Snapshots alone, and the snapshot of somebody else's sync.
+        // A snapshot alone, and the snapshot of another replica's sync.
         b"REPLCONF capa eof rdb-only 1 rdb-channel 1 main-ch-client-id 5\r\n",
         b"REPLCONF set-rdb-client-id 5\r\n",
         b"REPLCONF rdb-channel 1\r\nSYNC\r\n",
@@ -172,7 +172,7 @@ fn attacks() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn nothing_but_replication_is_ever_run_by_the_master() {
+fn the_master_runs_no_command_but_those_of_replication() {
     let target = Target::with("[limits]\nnew_links_per_minute = 100000\nlinks_per_site = 1000\n");
     let alpha = &target.alpha;
     let mut monitor = alpha.client();
@@ -187,8 +187,8 @@ fn nothing_but_replication_is_ever_run_by_the_master() {
     let evil = Client::encode(&["FLUSHALL"]);
     for attack in attacks() {
         let shown = attack[..attack.len().min(60)].escape_ascii().to_string();
-        // Alone; pipelined behind a handshake; after its last reply; once it streams; a
-        // byte at a time; and with another command behind it, in case it is passed over.
+        // Alone; pipelined after a handshake; after its last reply; during the stream; one byte
+        // at a time; and followed by another command, in case the first one is skipped.
         for place in 0..6 {
             let mut client = target.client();
             match place {
@@ -216,10 +216,10 @@ fn nothing_but_replication_is_ever_run_by_the_master() {
             let (rest, ended) = client.rest(SOON);
             assert!(ended, "place {place}: {shown} ends the link");
             let answered = rest.windows(14).any(|window| window == b"-ERR replgate ");
-            assert!(place != 3 || !answered, "{shown}: no word into the stream");
+            assert!(place != 3 || !answered, "{shown}: no reply in the stream");
         }
     }
-    // Ten million newlines, before the sync and behind it.
+    // Ten million newlines, before the sync and after it.
     for sync in [false, true] {
         let mut client = target.client();
         if sync {
@@ -229,9 +229,9 @@ fn nothing_but_replication_is_ever_run_by_the_master() {
             client.send(&[b'\n'; 100_000]);
         }
         client.send(&evil);
-        assert!(client.rest(SOON).1, "and then a command");
+        assert!(client.rest(SOON).1, "a command after the newlines ends the link");
     }
-    // What the master has run, by its own account.
+    // What the master has run, according to MONITOR.
     let end = "the end of the attack";
     alpha.ask(&["SET", "marker", end]);
     let mut seen = std::collections::BTreeSet::new();
@@ -243,7 +243,7 @@ fn nothing_but_replication_is_ever_run_by_the_master() {
     }
     seen.retain(|command| !["ping", "replconf"].contains(&command.as_str()));
     assert!(seen.is_empty(), "MONITOR saw {seen:?}");
-    // What MONITOR hides, being an administrator's.
+    // Administrative commands, which MONITOR hides.
     let stats = alpha.ask(&["INFO", "commandstats"]);
     let own = ["ping", "replconf", "psync", "config|resetstat", "set", "info"];
     for line in stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")) {
@@ -252,7 +252,10 @@ fn nothing_but_replication_is_ever_run_by_the_master() {
     }
     alpha.ask(&["DEL", "marker"]);
     let log = target.pair.first.log();
-    assert!(!log.contains('\x1b') && !log.contains("evil"), "the log shows names alone, made safe");
+    assert!(
+        !log.contains('\x1b') && !log.contains("evil"),
+        "the log shows only the commands' names, escaped"
+    );
     let used = target.pair.first.memory();
     assert!(used < 150 << 20, "memory stays bounded: {used}");
     assert!(target.pair.first.status()["counts"]["commands_refused"].as_u64() > Some(200));

@@ -1,4 +1,4 @@
-//! Lanes of a site with a good certificate that carry nothing, and are never closed by it.
+//! A site with a valid certificate that opens useless lanes and never closes them.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -11,21 +11,21 @@ use replgate::internal::wire::hello::{Id, Request};
 use super::Target;
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, Version};
-use crate::support::wire::{Heard, Site};
+use crate::support::wire::{Received, Site};
 use crate::support::{SOON, eventually};
 
 /// How long each flood lasts.
 const FLOOD: Duration = Duration::from_secs(4);
 
-/// What a flood has taken of a gateway, at most.
+/// The most that a flood has used of a gateway's resources.
 struct Taken {
     descriptors: usize,
     memory: u64,
     lanes: usize,
 }
 
-/// Opens lanes with `want` as fast as three threads can, keeps the last thousand open, and
-/// watches the gateway meanwhile.
+/// Opens lanes with the request `want` as fast as three threads can, keeps the last thousand open,
+/// and measures the gateway meanwhile.
 fn flood(gateway: &Gateway, site: &Site, port: u16, want: impl Fn(usize) -> Request + Sync) -> Taken {
     let over = AtomicBool::new(false);
     let (descriptors, memory) = (gateway.descriptors(), gateway.memory());
@@ -61,8 +61,8 @@ fn flood(gateway: &Gateway, site: &Site, port: u16, want: impl Fn(usize) -> Requ
     taken
 }
 
-/// Whether it stayed within the places of one site, and some on the way there, however
-/// many lanes came.
+/// Asserts that the gateway stayed within the limits of one site, plus some handshakes, however many
+/// lanes came.
 #[track_caller]
 fn is_little(taken: &Taken) {
     assert!(taken.lanes > 150, "a flood: {}", taken.lanes);
@@ -83,9 +83,9 @@ fn lanes_that_are_refused_and_never_closed_cost_few_descriptors_and_little_memor
 }
 
 #[test]
-fn probes_and_links_that_are_refused_and_never_closed_cost_little_too() {
+fn probes_and_links_that_are_refused_and_never_closed_cost_little_as_well() {
     let target = Target::new();
-    // A minute's sixty are accepted, the rest refused.
+    // Sixty links a minute are accepted, the rest are refused.
     let taken = flood(&target.pair.first, &target.site(), target.pair.wan, |at| match at % 3 {
         0 => Request::Probe { master: "orders".into() },
         1 => Request::Probe { master: "none".into() },
@@ -95,12 +95,12 @@ fn probes_and_links_that_are_refused_and_never_closed_cost_little_too() {
 }
 
 #[test]
-fn lanes_that_their_own_link_refuses_and_that_are_never_closed_cost_little_too() {
+fn lanes_that_their_own_link_refuses_and_that_are_never_closed_cost_little_as_well() {
     let target = Target::new();
     let site = target.site();
     let (_link, accept) = site.link(target.pair.wan);
     let id = accept.link.expect("a new link has an id");
-    // Before the sync has begun it takes no other lane.
+    // A link accepts no second lane before its sync has begun.
     let taken = flood(&target.pair.first, &site, target.pair.wan, |_| attach(id));
     is_little(&taken);
     target.is_unharmed();
@@ -127,12 +127,12 @@ fn a_site_gets_its_link_while_another_certificate_floods_with_refused_lanes() {
 }
 
 #[test]
-fn a_site_that_has_shown_its_certificate_is_not_pushed_out_by_strangers_of_its_address() {
+fn a_connection_with_a_certificate_is_not_closed_for_strangers_from_the_same_address() {
     let target = Target::new();
     let mut waiting = target.site().connect(target.pair.wan).expect("the gateway takes TLS");
     let connect = || TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
     let mut strangers: Vec<TcpStream> = (0..200).map(|_| connect()).collect();
-    // They make way for one another once they have said nothing for a while.
+    // The oldest strangers are closed for new ones once they have been silent for a while.
     eventually("the oldest is closed", SOON, || {
         strangers.push(connect());
         target.pair.first.log().contains("the oldest is closed")
@@ -140,14 +140,14 @@ fn a_site_that_has_shown_its_certificate_is_not_pushed_out_by_strangers_of_its_a
     let hello = target.site().hello(Request::Probe { master: "orders".into() });
     waiting.send(&hello).expect("the gateway reads");
     let answer = waiting.next();
-    assert!(matches!(answer, Ok(Heard::Frame(Frame::Accept(_)))), "{answer:?}");
+    assert!(matches!(answer, Ok(Received::Frame(Frame::Accept(_)))), "{answer:?}");
 }
 
 #[test]
-fn frames_without_end_in_place_of_a_hello_are_cut_short() {
+fn endless_frames_in_place_of_a_hello_are_cut_off() {
     let target = Target::new();
     let mut wire = target.site().connect(target.pair.wan).expect("the gateway takes TLS");
-    // Frames that may be skipped, of 4 KiB each.
+    // Unknown frames that the gateway skips, of 4 KiB each.
     let mut frame = vec![0x90, 0, 0, 0, 0, 0, 16, 0];
     frame.resize(8 + 4096, 0);
     let began = Instant::now();

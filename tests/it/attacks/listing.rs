@@ -1,4 +1,4 @@
-//! What a site says of its replicas, and what a master shows of it.
+//! How a site introduces its replicas, and how the master lists them.
 
 use super::Target;
 use crate::support::gateway::{Lab, Pair};
@@ -6,21 +6,21 @@ use crate::support::redis::{ALL, Client, Redis};
 use crate::support::wire::Site;
 use crate::support::{SOON, eventually};
 
-/// Says each command in turn, each after the answer to the one before; what came last.
-fn says(site: &Site, pair: &Pair, commands: &[&[&[u8]]]) -> Option<(crate::support::wire::Wire, Vec<u8>)> {
+/// Sends each command after the answer to the one before. Returns the last answer.
+fn send(site: &Site, pair: &Pair, commands: &[&[&[u8]]]) -> Option<(crate::support::wire::Wire, Vec<u8>)> {
     let (mut wire, _) = site.link(pair.wan);
-    let (mut offset, mut heard) = (0, Vec::new());
+    let (mut offset, mut answer) = (0, Vec::new());
     for words in commands {
         let command = replgate::internal::redis::command::encode(words);
         wire.data(offset, &command).ok()?;
         offset += command.len() as u64;
-        heard = wire.try_stream(5)?;
+        answer = wire.try_stream(5)?;
     }
-    Some((wire, heard))
+    Some((wire, answer))
 }
 
 #[test]
-fn info_shows_a_sites_own_name_whatever_is_said_and_left_out() {
+fn info_shows_a_sites_own_name_whatever_the_site_sends_or_leaves_out() {
     for version in ALL {
         let lab = Lab::new();
         let alpha = Redis::start(version, lab.path(), "alpha", &[]);
@@ -43,8 +43,8 @@ fn info_shows_a_sites_own_name_whatever_is_said_and_left_out() {
         ] {
             let introduction = [&[&b"REPLCONF"[..]], said].concat();
             let commands: &[&[&[u8]]] = if said.is_empty() { &[psync] } else { &[&introduction, psync] };
-            let (wire, heard) = says(&site, &pair, commands).expect("the sync is granted");
-            assert!(heard.starts_with(b"+FULL"), "{}", heard.escape_ascii());
+            let (wire, answer) = send(&site, &pair, commands).expect("the sync is granted");
+            assert!(answer.starts_with(b"+FULL"), "{}", answer.escape_ascii());
             links.push(wire);
             eventually("the replica is listed", SOON, || {
                 alpha.info("connected_slaves") == links.len().to_string()
@@ -55,12 +55,12 @@ fn info_shows_a_sites_own_name_whatever_is_said_and_left_out() {
         let info = alpha.ask(&["INFO", "replication"]);
         assert_eq!((info.matches("role:").count(), info.matches("master_host").count()), (1, 0), "{info}");
         drop(links);
-        eventually("the master lets go", SOON, || alpha.info("connected_slaves") == "0");
+        eventually("the master drops the replica", SOON, || alpha.info("connected_slaves") == "0");
     }
 }
 
 #[test]
-fn a_value_that_no_replica_states_ends_the_link() {
+fn a_value_that_no_replica_sends_ends_the_link() {
     let target = Target::new();
     let site = target.site();
     for (option, value) in [
@@ -71,8 +71,8 @@ fn a_value_that_no_replica_states_ends_the_link() {
         ("set-cluster-node-id", "short but with blanks"),
     ] {
         let words: [&[u8]; 3] = [b"REPLCONF", option.as_bytes(), value.as_bytes()];
-        let (_, heard) = says(&site, &target.pair, &[&words]).expect("an answer");
-        assert!(heard.starts_with(b"-ERR "), "{}", heard.escape_ascii());
+        let (_, answer) = send(&site, &target.pair, &[&words]).expect("an answer");
+        assert!(answer.starts_with(b"-ERR "), "{}", answer.escape_ascii());
         target.pair.first.wait_log(&format!("REPLCONF {option} with a value that no replica sends"));
     }
     assert!(!target.pair.first.log().contains("role:slave"));
@@ -97,7 +97,7 @@ fn a_site_that_guesses_passwords_waits_longer_each_time_and_its_honest_replicas_
     let site = Site::new(&lab.path().join("certs"), "dc2", "dc1");
     for _ in 0..10 {
         let (mut wire, _) = site.link(pair.wan);
-        // As many as may be, without waiting for an answer.
+        // As many guesses as possible, without waiting for an answer.
         let guesses = Client::encode(&["AUTH", "guess"]).repeat(1000);
         let _ = wire.data(0, &guesses);
         assert!(wire.is_closed(SOON));
@@ -108,7 +108,7 @@ fn a_site_that_guesses_passwords_waits_longer_each_time_and_its_honest_replicas_
     assert!(calls <= 12, "{calls} guesses have reached the master");
     pair.first.wait_log("too many wrong passwords of this site");
     assert!(!pair.first.log().contains("guess"), "the log names no password");
-    // What was good before is good at once.
+    // A password that was accepted before passes without a delay.
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     bravo.replicaof(pair.entry);
     bravo.wait_equal(&alpha);

@@ -1,4 +1,4 @@
-//! What a stranger, a broken program or a stolen site can do: nothing.
+//! A stranger, a broken program or a stolen site certificate can do no harm.
 
 mod commands;
 mod floods;
@@ -16,13 +16,13 @@ use crate::support::redis::{Client, Redis};
 use crate::support::wire::Site;
 use replgate::internal::wire::reason::{Reason, ReasonCode};
 
-/// A master with data, a pair, and what must not change.
+/// A master with data behind a pair of gateways, and the digest of the data, which must not change.
 struct Target {
     alpha: Redis,
     pair: Pair,
     digest: String,
     clients: AtomicU16,
-    /// Last, so that the logs are still there when the others are dropped.
+    /// The last field, so that the logs still exist when the others are dropped.
     lab: Lab,
 }
 
@@ -31,7 +31,7 @@ impl Target {
         Self::with("")
     }
 
-    /// With more in the config of dc1.
+    /// With additional lines in the config of dc1.
     fn with(more: &str) -> Self {
         let lab = Lab::new();
         let alpha = lab.redis("alpha");
@@ -41,7 +41,7 @@ impl Target {
         Self { lab, alpha, pair, digest, clients: AtomicU16::new(0) }
     }
 
-    /// A replica gets through, and the data is what it was.
+    /// Asserts that a replica can still sync and that the data has not changed.
     #[track_caller]
     fn is_unharmed(&self) {
         let bravo = self.lab.redis("bravo");
@@ -51,20 +51,20 @@ impl Target {
         assert_eq!(self.alpha.ask(&["CONFIG", "GET", "maxmemory"]), "maxmemory 0");
     }
 
-    /// A client at an address of its own: one whose links come to nothing has to wait.
+    /// A client with a new address, since an address whose links fail has to wait.
     fn client(&self) -> Client {
         let next = self.clients.fetch_add(1, Ordering::Relaxed);
         Client::from([127, 1, (next >> 8) as u8, next as u8], self.pair.entry)
     }
 
-    /// What holds dc2's own certificate, and is no gateway.
+    /// A hand-made client with dc2's own certificate.
     fn site(&self) -> Site {
         Site::new(&self.lab.path().join("certs"), "dc2", "dc1")
     }
 }
 
 #[test]
-fn a_hand_made_client_that_keeps_to_the_rules_is_served() {
+fn a_hand_made_client_that_follows_the_protocol_is_served() {
     let target = Target::new();
     let (mut wire, _) = target.site().link(target.pair.wan);
     wire.data(0, b"PING\r\nREPLCONF listening-port 7\r\n").expect("the gateway reads");

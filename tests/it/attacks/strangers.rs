@@ -1,4 +1,4 @@
-//! Whoever reaches a port of a gateway.
+//! Connections from anyone who can reach a port of a gateway.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ use crate::support::wire::Site;
 use crate::support::{Process, REPLGATE, SOON, cpu, eventually, free_port, replgate};
 
 #[test]
-fn strangers_on_the_tls_port_are_told_apart_and_closed() {
+fn strangers_on_the_tls_port_are_distinguished_and_closed() {
     let target = Target::new();
     for bytes in [
         &b"PING\r\n"[..],
@@ -33,7 +33,7 @@ fn strangers_on_the_tls_port_are_told_apart_and_closed() {
         let mut socket = TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
         let _ = socket.write_all(bytes);
         socket.set_read_timeout(Some(SOON)).expect("a timeout can be set");
-        // A TLS alert at most, never an answer of Redis.
+        // At most a TLS alert, never an answer of Redis.
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
         assert!(answer.len() < 64 && !answer.starts_with(b"+"), "{}", answer.escape_ascii());
@@ -46,20 +46,20 @@ fn strangers_on_the_tls_port_are_told_apart_and_closed() {
 }
 
 #[test]
-fn a_plain_redis_in_place_of_the_far_gateway_is_told() {
+fn the_error_suspects_a_plain_redis_in_place_of_the_far_gateway() {
     let lab = Lab::new();
     let plain = lab.redis("plain");
     let entry = free_port();
     let second = lab.gateway("dc2", &replica_config("dc2", entry, plain.port, ""));
     let mut client = Client::connect(entry).expect("the gateway accepts");
     let Answer::Error(error) = client.ask(&["PING"]) else { panic!("an error") };
-    // Redis waits for the end of what it takes for a command.
+    // Redis reads the TLS handshake as a command and waits for its end.
     assert!(error.contains("TLS gets no answer: is a gateway on that port, or a plain Redis?"), "{error}");
     second.wait_kind("no-link");
 }
 
 #[test]
-fn a_hello_that_never_comes_is_given_up_after_five_seconds() {
+fn a_connection_without_a_hello_is_closed_after_five_seconds() {
     let target = Target::new();
     let mut silent = TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts");
     silent.set_read_timeout(Some(SOON)).expect("a timeout can be set");
@@ -72,7 +72,7 @@ fn a_hello_that_never_comes_is_given_up_after_five_seconds() {
         began.elapsed()
     );
     target.pair.first.wait_kind("no-hello");
-    // TLS done, but no hello: the same.
+    // The same after a TLS handshake without a HELLO.
     let output = Command::new("bash")
         .args(["-c", &format!("(sleep 15) | timeout 14 openssl s_client -quiet -connect 127.0.0.1:{} -cert certs/dc2/tls.crt -key certs/dc2/tls.key -CAfile certs/dc1/ca.crt -tls1_3 -alpn replgate/1; echo gone $?", target.pair.wan)])
         .current_dir(target.lab.path())
@@ -83,7 +83,7 @@ fn a_hello_that_never_comes_is_given_up_after_five_seconds() {
 }
 
 #[test]
-fn three_hundred_silent_connections_keep_nobody_out() {
+fn three_hundred_silent_connections_keep_no_site_out() {
     let target = Target::new();
     let mut silent: Vec<TcpStream> = (0..300)
         .map(|_| TcpStream::connect(("127.0.0.1", target.pair.wan)).expect("the gateway accepts"))
@@ -98,7 +98,7 @@ fn three_hundred_silent_connections_keep_nobody_out() {
 }
 
 #[test]
-fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
+fn a_gateway_without_free_file_descriptors_neither_spins_nor_ends() {
     let lab = Lab::new();
     let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
@@ -123,7 +123,7 @@ fn running_out_of_files_neither_spins_nor_ends_the_gateway() {
 }
 
 #[test]
-fn certificates_without_end_keep_no_other_refusal_out_of_the_log() {
+fn any_number_of_bad_certificates_keeps_no_other_refusal_out_of_the_log() {
     let mut target = Target::new();
     let (ca, folder) = (Ca::new("strangers"), target.lab.path().join("strangers"));
     let count = 60;
@@ -146,14 +146,14 @@ fn certificates_without_end_keep_no_other_refusal_out_of_the_log() {
     let other = Site::new(&target.lab.path().join("certs"), "dc3", "dc1");
     other.ask(target.pair.wan, Request::Probe { master: "orders".into() }).1.expect_err("it is not allowed");
     first.wait_kind("not-allowed");
-    // The rest is counted, and the count is told at the latest at the end.
+    // Suppressed lines are counted, and the count is logged when the gateway stops at the latest.
     assert_eq!(first.stop(), Some(0));
     let more = format!("{} more connections refused: certificates", count as usize - told);
     assert!(first.log().contains(&more), "{more}: {}", first.log());
 }
 
 #[test]
-fn names_that_a_site_makes_up_get_few_lines_and_take_none_from_others() {
+fn names_that_a_site_invents_get_few_log_lines_and_suppress_no_others() {
     let mut target = Target::new();
     let certs = target.lab.path().join("certs");
     let count = 100;
@@ -183,7 +183,7 @@ fn names_that_a_site_makes_up_get_few_lines_and_take_none_from_others() {
     }
 }
 
-/// A pair whose replicas must say "local-secret", with alpha at the master's site.
+/// A pair whose replicas need the password "local-secret", with alpha at the master's site.
 fn guarded(clients: &str) -> Target {
     let lab = Lab::new();
     std::fs::write(lab.path().join("local.pw"), "local-secret").expect("the test's folder is writable");
@@ -195,9 +195,9 @@ fn guarded(clients: &str) -> Target {
     Target { alpha, pair, digest, clients: AtomicU16::new(0), lab }
 }
 
-/// A replica that knows the password is in sync within this time.
+/// Asserts that a replica that knows the password is in sync within this time.
 #[track_caller]
-fn who_knows_the_password_is_served(target: &Target, within: Duration) {
+fn replica_with_the_password_is_served(target: &Target, within: Duration) {
     let arguments = ["--masterauth", "local-secret"];
     let bravo = Redis::start(Version::System, target.lab.path(), "bravo", &arguments);
     bravo.replicaof(target.pair.entry);
@@ -221,7 +221,7 @@ fn silent_clients_keep_no_replica_out_of_its_listener() {
                 let mut silent: Vec<TcpStream> = (0..75).map(|_| connect()).collect();
                 while !over.load(Ordering::Relaxed) {
                     for socket in &mut silent {
-                        // Closed: another in its place.
+                        // The gateway has closed it: open another.
                         if socket.read(&mut [0; 1]).map_err(|error| error.kind())
                             != Err(std::io::ErrorKind::WouldBlock)
                         {
@@ -233,10 +233,10 @@ fn silent_clients_keep_no_replica_out_of_its_listener() {
             });
         }
         let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            std::thread::sleep(Duration::from_millis(300)); // For all of them to be there.
+            std::thread::sleep(Duration::from_millis(300)); // Until all of them are connected.
             let before = target.pair.second.descriptors();
             assert!(before < 300, "{before} descriptors: the listener's clients are bounded");
-            who_knows_the_password_is_served(&target, SOON);
+            replica_with_the_password_is_served(&target, SOON);
         }));
         over.store(true, Ordering::Relaxed);
         if let Err(panic) = served {
@@ -245,8 +245,8 @@ fn silent_clients_keep_no_replica_out_of_its_listener() {
     });
 }
 
-/// Guesses from sixty threads, each from the address that `from` gives, while a replica
-/// that knows the password is served; how many guesses a second were answered.
+/// Tries passwords from sixty threads, each from the address that `from` returns, and asserts that a
+/// replica with the password is served. Returns how many guesses a second were answered.
 #[track_caller]
 fn guess(target: &Target, from: impl Fn(usize, usize) -> [u8; 4] + Sync) -> f64 {
     let (over, guesses) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -263,7 +263,7 @@ fn guess(target: &Target, from: impl Fn(usize, usize) -> [u8; 4] + Sync) -> f64 
                     let _ = client.write_all(format!("AUTH guess-{thread}-{round}\r\n").as_bytes());
                     let mut answer = [0; 100];
                     let count = client.read(&mut answer).unwrap_or(0);
-                    assert!(!answer.starts_with(b"+"), "a wrong password is good");
+                    assert!(!answer.starts_with(b"+"), "a wrong password was accepted");
                     guesses.fetch_add(
                         usize::from(answer[..count].starts_with(b"-WRONGPASS")),
                         Ordering::Relaxed,
@@ -273,7 +273,7 @@ fn guess(target: &Target, from: impl Fn(usize, usize) -> [u8; 4] + Sync) -> f64 
         }
         let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             std::thread::sleep(Duration::from_secs(4)); // Time itself is measured here.
-            who_knows_the_password_is_served(target, SOON);
+            replica_with_the_password_is_served(target, SOON);
         }));
         over.store(true, Ordering::Relaxed);
         if let Err(panic) = served {
@@ -302,7 +302,7 @@ fn guesses_from_one_address_are_few_and_keep_no_replica_out() {
 }
 
 #[test]
-fn guesses_from_ever_new_addresses_are_few_and_keep_no_replica_out() {
+fn guesses_from_new_addresses_each_time_are_few_and_keep_no_replica_out() {
     let target = guarded("127.0.0.0/8");
     let rate =
         guess(&target, |thread, round| [127, 1 + thread as u8, (round / 250) as u8, (round % 250) as u8]);
@@ -316,7 +316,7 @@ fn a_flood_of_guesses_from_one_address_keeps_no_replica_at_another_out() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                // The last ones stay open.
+                // The last two hundred stay open.
                 let mut open = VecDeque::new();
                 while !over.load(Ordering::Relaxed) {
                     let mut client = connect_from([127, 0, 0, 2], target.pair.entry);
@@ -330,7 +330,7 @@ fn a_flood_of_guesses_from_one_address_keeps_no_replica_at_another_out() {
         }
         let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             target.pair.second.wait_kind("wrong-password");
-            who_knows_the_password_is_served(&target, SOON);
+            replica_with_the_password_is_served(&target, SOON);
             let open = target.pair.second.descriptors();
             assert!(open < 300, "{open} descriptors");
         }));
@@ -341,13 +341,13 @@ fn a_flood_of_guesses_from_one_address_keeps_no_replica_at_another_out() {
     });
 }
 
-/// Whoever takes the name of the status socket before the gateway starts.
+/// A Perl program that takes the name of the status socket before the gateway starts.
 const SQUATTER: &str = r#"
     use Socket;
     socket(my $socket, PF_UNIX, SOCK_STREAM, 0) or die;
     bind($socket, pack_sockaddr_un("\0" . $ARGV[0])) or die "bind: $!";
     listen($socket, 5) or die;
-    # And thousands that come before any that the gateway may take instead.
+    # Also names that sort before any that the gateway may take instead.
     my @more = map {
         socket(my $other, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!";
         bind($other, pack_sockaddr_un("\0" . $ARGV[0] . sprintf("-%05d", $_))) or die "bind: $!";
@@ -360,7 +360,7 @@ const SQUATTER: &str = r#"
 "#;
 
 #[test]
-fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody() {
+fn a_process_that_takes_the_name_of_the_status_socket_is_reported_and_does_not_block_status() {
     let lab = Lab::new();
     let config = lab.path().join("dc1.toml");
     std::fs::write(&config, master_config("dc1", free_port(), &[("orders", 1)], ""))
@@ -384,7 +384,7 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
         Process::start("squatter", lab.path().join("squatter.log"), &mut command)
     };
     let mut squatter = squat(&status_socket("dc1", &config));
-    eventually("it squats, or may not become another user", SOON, || {
+    eventually("it has the name, or cannot run as another user", SOON, || {
         squatter.log_text().contains("squatting") || !squatter.is_running()
     });
     if !squatter.log_text().contains("squatting") {
@@ -396,7 +396,7 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
     gateway.wait_ready();
     gateway.wait_log(&format!("is taken by another process (user 65534, process {})", squatter.child.id()));
     assert_eq!(gateway.status()["site"], "dc1");
-    // Without the gateway nobody is believed.
+    // Without the gateway, the answer of another process is not accepted.
     assert_eq!(gateway.stop(), Some(0));
     let (code, _, error) = replgate(lab.path(), &["status", "-c", "dc1.toml"]);
     assert!(
@@ -406,7 +406,7 @@ fn who_takes_the_name_of_the_status_socket_is_told_and_keeps_status_from_nobody(
 }
 
 #[test]
-fn askers_who_read_nothing_keep_status_from_nobody() {
+fn clients_that_read_nothing_do_not_block_status() {
     let lab = Lab::new();
     // An answer that does not fit into a socket's buffer.
     let names: Vec<String> = (0..3000).map(|at| format!("{at}-{}", "x".repeat(150))).collect();
@@ -414,14 +414,14 @@ fn askers_who_read_nothing_keep_status_from_nobody() {
     let gateway = lab.gateway("dc1", &master_config("dc1", free_port(), &masters, ""));
     let name = SocketAddr::from_abstract_name(status_socket("dc1", &gateway.config)).expect("a name");
     let before = gateway.descriptors();
-    let _deaf: Vec<UnixStream> =
+    let _unread: Vec<UnixStream> =
         (0..50).map(|_| UnixStream::connect_addr(&name).expect("the gateway listens")).collect();
     assert_eq!(gateway.status()["masters"].as_array().map(Vec::len), Some(3000));
     let more = gateway.descriptors() - before;
-    assert!(more <= 17, "{more} descriptors for fifty askers");
+    assert!(more <= 17, "{more} descriptors for fifty clients");
 }
 
-/// The abstract name of a gateway's status socket. It is no secret.
+/// The abstract name of a gateway's status socket. It is not a secret.
 fn status_socket(site: &str, config: &Path) -> String {
     let text = format!("{site}\n{}", config.display());
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());

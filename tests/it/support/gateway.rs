@@ -25,12 +25,12 @@ impl Lab {
         self.dir.path()
     }
 
-    /// A Redis of the system's version, as it comes.
+    /// A Redis of the system's version, with its default settings.
     pub fn redis(&self, name: &str) -> Redis {
         Redis::start(Version::System, self.path(), name, &[])
     }
 
-    /// The same as a replica of `master` by way of `entry`, which has everything.
+    /// Such a Redis as a replica of `master`, connected at `entry` and in sync.
     #[track_caller]
     pub fn replica(&self, name: &str, entry: u16, master: &Redis) -> Redis {
         let replica = self.redis(name);
@@ -64,8 +64,9 @@ impl Lab {
     }
 }
 
-/// The replica bravo at dc2 follows the master alpha at dc1 through the usual pair, and has
-/// everything. Bindings in this order are dropped so that all logs are still there.
+/// The replica bravo at dc2 follows the master alpha at dc1 through the usual pair, and is in
+/// sync. The lab is the first field: bindings in this order are dropped so that it goes last, while
+/// the others still print their logs.
 pub struct Followed {
     pub lab: Lab,
     pub alpha: Redis,
@@ -116,13 +117,13 @@ pub fn replica_block(name: &str, entry: u16, wan: u16, more: &str) -> String {
     )
 }
 
-/// Both ends.
+/// The gateways of both sites.
 pub struct Pair {
     pub first: Gateway,
     pub second: Gateway,
-    /// Where dc1 listens for sites.
+    /// The port on which dc1 listens for other sites.
     pub wan: u16,
-    /// Where dc2 listens for replicas.
+    /// The port on which dc2 listens for replicas.
     pub entry: u16,
 }
 
@@ -190,7 +191,7 @@ impl Gateway {
         self.wait_event("", &[&format!("kind=\"{code}\"")]);
     }
 
-    /// kill -9.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.process.child.kill().expect("the gateway runs");
         let _ = self.process.child.wait();
@@ -209,19 +210,19 @@ impl Gateway {
         statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
     }
 
-    /// Open files, sockets among them.
+    /// Number of open files, including sockets.
     pub fn descriptors(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.process.child.id());
         std::fs::read_dir(folder).expect("the gateway runs").count()
     }
 
-    /// Lines of the log at this level that have these words.
+    /// Number of log lines at this level that contain these words.
     pub fn lines(&self, level: &str, words: &str) -> usize {
         let (level, log) = (format!(" {level} "), self.log());
         log.lines().filter(|line| line.contains(&level) && line.contains(words)).count()
     }
 
-    /// SIGTERM and the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.process.signal("TERM");
         self.process.exit_code(Duration::from_secs(12))
@@ -237,29 +238,29 @@ impl Gateway {
         self.live().len()
     }
 
-    /// Every live link as `status` tells it.
+    /// Every live link, as `status` shows it.
     fn live(&self) -> Vec<serde_json::Value> {
         self.status()["links"].as_array().cloned().unwrap_or_default()
     }
 
-    /// A number of every live link, the older links first.
+    /// A numeric field of every live link, the older links first.
     #[track_caller]
     pub fn each(&self, field: &str) -> Vec<u64> {
         let number = |link: &serde_json::Value| link[field].as_u64();
         let links = self.live();
         links
             .iter()
-            .map(|link| number(link).unwrap_or_else(|| panic!("status tells {field}: {link}")))
+            .map(|link| number(link).unwrap_or_else(|| panic!("status has no {field}: {link}")))
             .collect()
     }
 
-    /// A number summed up over the live links.
+    /// A numeric field, summed up over the live links.
     #[track_caller]
     pub fn count(&self, field: &str) -> u64 {
         self.each(field).iter().sum()
     }
 
-    /// Whether every live link waits for a way back.
+    /// Whether there are live links and all of them are held.
     pub fn is_held(&self) -> bool {
         let links = self.live();
         !links.is_empty() && links.iter().all(|link| link["state"] == "held")
@@ -275,8 +276,8 @@ impl Drop for Gateway {
     }
 }
 
-/// Whether a line has this field. Text from elsewhere has its quotes escaped, and so cannot look
-/// like one.
+/// Whether a line has this field. Quotes in text from outside are escaped, so that it cannot be
+/// mistaken for a field.
 fn has(line: &str, field: &str) -> bool {
     line.split(' ').any(|word| word == field)
 }

@@ -1,4 +1,4 @@
-//! A master, a replica of it at another site, and all that is between them.
+//! A master, its replica at another site, and everything between them.
 
 use std::time::{Duration, Instant};
 
@@ -8,21 +8,21 @@ use super::redis::{Redis, Version};
 use super::writer::Writer;
 use super::{SOON, eventually, free_port};
 
-/// The replica bravo follows the master alpha: through the gateway of dc2, a path that can
-/// break, and the gateway of dc1.
+/// The replica bravo and the master alpha. Between them are the gateway of dc2, a path that a
+/// test can break, and the gateway of dc1.
 pub struct Line {
     pub bravo: Redis,
     pub second: Gateway,
     pub path: Path,
     pub first: Gateway,
     pub alpha: Redis,
-    /// Where replicas connect.
+    /// The port on which dc2 listens for replicas.
     pub entry: u16,
-    /// Last, so that the logs are still there when the others are dropped.
+    /// The last field, so that the logs still exist when the others are dropped.
     _lab: Lab,
 }
 
-/// What stays as it is when a link outlives a break.
+/// What does not change when a link survives a break.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub sync_full: i64,
@@ -32,8 +32,8 @@ pub struct Standing {
 }
 
 impl Line {
-    /// Both gateways with these lines more in their configs; the replica follows and has
-    /// everything. The backlog is too small for any break.
+    /// Starts both gateways with these additional lines in their configs, and waits until the
+    /// replica is in sync. The backlog is too small for a partial resync after a break.
     pub fn new(config: &str) -> Self {
         let line = Self::apart(Version::System, config, config);
         line.follow();
@@ -41,7 +41,8 @@ impl Line {
         line
     }
 
-    /// The same of some version, with lines for each gateway; the replica follows nobody yet.
+    /// Starts the same with this version of Redis and additional lines for each gateway. The
+    /// replica does not follow the master yet.
     pub fn apart(version: Version, first: &str, second: &str) -> Self {
         let lab = Lab::new();
         let alpha = Redis::start(version, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
@@ -69,8 +70,8 @@ impl Line {
         }
     }
 
-    /// Waits until the replica has what the master has written by now, and `more` bytes
-    /// that it is still to write. Answers how long that took.
+    /// Waits until the replica has what the master has written so far, and the next `more`
+    /// bytes. Returns how long that took.
     #[track_caller]
     pub fn arrives(&self, more: i64, within: Duration) -> Duration {
         let (wanted, began) = (self.alpha.master_offset() + more, Instant::now());
@@ -78,7 +79,7 @@ impl Line {
         began.elapsed()
     }
 
-    /// Ends the writes: the replica has all of them, and nobody has noticed anything.
+    /// Ends the writes. Asserts that the replica has all of them, without a resync or a new link.
     #[track_caller]
     pub fn ends_as(&self, before: &Standing, writer: Writer) {
         assert!(writer.stop() > 0, "something was written");
@@ -86,7 +87,7 @@ impl Line {
         assert_eq!(self.standing(), *before, "full syncs, partial resyncs and links are what they were");
     }
 
-    /// Waits until a gateway tells that its links wait for a way back.
+    /// Waits until a gateway shows its links as held.
     #[track_caller]
     pub fn wait_held(&self, gateway: &Gateway) {
         eventually("the link is held", SOON, || gateway.is_held());

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-/// How long a condition may take that should hold soon.
+/// How long a test waits for a condition that should hold soon.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// The binary under test.
@@ -32,8 +32,8 @@ pub const REPLGATE: &str = env!("CARGO_BIN_EXE_replgate");
 /// from which the system takes ports for outgoing connections.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    /// Test processes that run at a time have ranges of their own: a listener that each
-    /// keeps to its end says which are taken.
+    /// Each test process has its own range, since several run at a time. It keeps a listener
+    /// open until it ends, which marks the range as taken.
     static RANGE: LazyLock<(u16, TcpListener)> = LazyLock::new(|| {
         let range = |at| TcpListener::bind(("127.0.0.1", 9_980 + at)).map(|taken| (at, taken));
         (0..10).find_map(|at| range(at).ok()).expect("fewer than ten test processes run at a time")
@@ -56,7 +56,7 @@ fn is_free(address: SocketAddr) -> bool {
     socket.bind(&address.into()).is_ok()
 }
 
-/// Polls until `condition` holds; `what` says in the failure what did not.
+/// Polls until `condition` holds. `what` describes it in the failure message.
 #[track_caller]
 pub fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
@@ -71,7 +71,7 @@ pub fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> b
 pub fn always(what: &str, during: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + during;
     while Instant::now() < deadline {
-        assert!(condition(), "no longer: {what}");
+        assert!(condition(), "no longer true: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -105,7 +105,7 @@ impl Process {
         kill(signal, self.child.id());
     }
 
-    /// Waits for the exit and answers its code.
+    /// Waits for the exit and returns its code.
     #[track_caller]
     pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
         let mut status = None;
@@ -145,7 +145,7 @@ pub fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Runs the binary with these arguments in a folder; exit code, stdout, stderr.
+/// Runs the binary with these arguments in a folder. Returns the exit code, stdout and stderr.
 #[track_caller]
 pub fn replgate(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     let output =
@@ -154,7 +154,7 @@ pub fn replgate(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
-/// As [`replgate`], and it must succeed.
+/// As [`replgate`], but it must succeed. Returns stdout.
 #[track_caller]
 pub fn replgate_ok(folder: &Path, arguments: &[&str]) -> String {
     let (code, out, err) = replgate(folder, arguments);
@@ -162,7 +162,7 @@ pub fn replgate_ok(folder: &Path, arguments: &[&str]) -> String {
     out
 }
 
-/// CPU seconds of a process so far, user and system.
+/// CPU seconds that a process has used so far, user and system.
 pub fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();

@@ -1,9 +1,9 @@
-//! A TCP path between two gateways that a test can watch, slow down, silence, cut and
-//! have forget what crosses it.
+//! A TCP path between two gateways. A test can observe it, slow it down, silence it and cut it,
+//! or make it forget its connections as a NAT device does.
 //!
-//! A thread for each direction of each connection: it looks every [`LOOK`] at what the
-//! test wants, whatever it is blocked on. What waits in a silent path is not lost, as
-//! little as what TCP sends again.
+//! Each direction of each connection has a thread. Whatever it is blocked on, it checks the
+//! test's settings every [`LOOK`]. Data that waits in a silent path is not lost, just as TCP
+//! would send it again.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use socket2::SockRef;
 
 use super::{SOON, eventually, free_port};
 
-/// How soon a thread sees what the test wants.
+/// How soon a thread sees that a test has changed the settings.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The most bytes passed on at a time.
@@ -31,13 +31,13 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Towards {
-    /// To the gateway that connects: the replica's.
+    /// To the gateway that connects, at the replica's site.
     Dialler,
-    /// To the gateway that accepts: the master's.
+    /// To the gateway that accepts, at the master's site.
     Acceptor,
 }
 
-/// Forwards every connection to one port, and keeps what crossed first.
+/// Forwards every connection to one port, and keeps the first bytes that crossed.
 pub struct Path {
     pub port: u16,
     target: u16,
@@ -53,23 +53,23 @@ impl Path {
         path
     }
 
-    /// Nothing passes any more and nobody is told: the connections hang, and so do new ones.
+    /// Lets nothing pass any more: the connections hang without an error, and so do new ones.
     pub fn silence(&self, silent: bool) {
         self.silence_towards(Towards::Acceptor, silent);
         self.silence_towards(Towards::Dialler, silent);
     }
 
-    /// As [`Path::silence`], one way; the other way is as it was.
+    /// As [`Path::silence`], for one direction only.
     pub fn silence_towards(&self, towards: Towards, silent: bool) {
         self.state.way(towards).silent.store(silent, Ordering::SeqCst);
     }
 
-    /// Waits this long before each piece of at most 64 KiB.
+    /// Delays each piece of at most 64 KiB by this time.
     pub fn slow_down(&self, pause: Duration) {
         self.state.pause_ms.store(pause.as_millis() as u64, Ordering::SeqCst);
     }
 
-    /// Passes at most so many bytes a second each way, over all connections.
+    /// Passes at most this many bytes a second in each direction, over all connections.
     pub fn limit(&self, bytes_per_second: Option<u64>) {
         self.state.rate.store(bytes_per_second.unwrap_or(0), Ordering::SeqCst);
     }
@@ -86,17 +86,17 @@ impl Path {
         self.reset(vec![oldest.expect("a connection is open")]);
     }
 
-    /// Closes every open connection in good order, at both ends; what was on its way is lost.
+    /// Closes every open connection in an orderly way, at both ends. Data in transit is lost.
     pub fn close(&self) {
         self.state.open().iter().for_each(|connection| connection.end(Fate::Closed));
     }
 
-    /// What is open now hangs for ever, and nobody is told; new connections pass.
+    /// Lets every connection that is open now hang for ever, without an error. New ones pass.
     pub fn forget(&self) {
         self.state.open().iter().for_each(|connection| connection.end(Fate::Forgotten));
     }
 
-    /// Whether new connections are refused; what is open stays.
+    /// Sets whether new connections are refused. Open ones stay.
     pub fn refuse(&self, refuse: bool) {
         let mut listener = self.listener.lock().expect("no thread panics");
         self.state.refuses.store(refuse, Ordering::SeqCst);
@@ -105,28 +105,28 @@ impl Path {
             let (target, state) = (self.target, Arc::clone(&self.state));
             *listener = Some(std::thread::spawn(move || accept(&socket, target, &state)));
         } else if refuse && let Some(thread) = listener.take() {
-            // It waits for a connection.
+            // It is blocked until a connection comes.
             let _ = TcpStream::connect(("127.0.0.1", self.port));
             thread.join().expect("no thread panics");
         }
     }
 
-    /// Connections that pass now; not those forgotten.
+    /// Number of open connections, without the forgotten ones.
     pub fn connections(&self) -> usize {
         self.state.open().iter().filter(|connection| connection.passes()).count()
     }
 
-    /// Bytes that crossed so far, one way.
+    /// Number of bytes that have crossed so far in one direction.
     pub fn crossed(&self, towards: Towards) -> u64 {
         self.state.way(towards).crossed.load(Ordering::SeqCst)
     }
 
-    /// What crossed first, both ways: up to 8 MiB.
+    /// The first bytes that crossed, in both directions: up to 8 MiB.
     pub fn seen(&self) -> Vec<u8> {
         self.state.seen.lock().expect("no thread panics").clone()
     }
 
-    /// Returns once they are reset.
+    /// Resets them and waits until that is done.
     fn reset(&self, connections: Vec<Arc<Connection>>) {
         connections.iter().for_each(|connection| connection.end(Fate::Reset));
         let going: Vec<_> = connections.iter().map(Arc::downgrade).collect();
@@ -149,10 +149,10 @@ struct State {
     ways: [Way; 2],
     refuses: AtomicBool,
     pause_ms: AtomicU64,
-    /// Bytes a second each way; 0 for as many as come.
+    /// Bytes a second in each direction; 0 for no limit.
     rate: AtomicU64,
     seen: Mutex<Vec<u8>>,
-    /// Their threads own them.
+    /// Weak, since their threads own them.
     connections: Mutex<Vec<Weak<Connection>>>,
 }
 
@@ -160,7 +160,7 @@ struct State {
 struct Way {
     silent: AtomicBool,
     crossed: AtomicU64,
-    /// When the next piece may pass.
+    /// When the limit lets the next piece pass.
     free: Mutex<Option<Instant>>,
 }
 
@@ -169,7 +169,7 @@ impl State {
         &self.ways[usize::from(towards == Towards::Acceptor)]
     }
 
-    /// What is not reset or closed, the oldest first.
+    /// The connections that are neither reset nor closed, the oldest first.
     fn open(&self) -> Vec<Arc<Connection>> {
         let connections = self.connections.lock().expect("no thread panics");
         connections.iter().filter_map(Weak::upgrade).collect()
@@ -185,7 +185,7 @@ impl State {
         free.map_or(Duration::ZERO, |free| free.saturating_duration_since(Instant::now()))
     }
 
-    /// Notes a piece that passes.
+    /// Counts a piece that passes, and keeps the first ones.
     fn note(&self, towards: Towards, piece: &[u8]) {
         let way = self.way(towards);
         way.crossed.fetch_add(piece.len() as u64, Ordering::SeqCst);
@@ -201,7 +201,7 @@ impl State {
     }
 }
 
-/// What is to become of a connection; it goes on to a later one only.
+/// What is to happen to a connection. It only ever changes to a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
     Open,
@@ -210,10 +210,10 @@ enum Fate {
     Reset,
 }
 
-/// Ends when both of its threads have left it.
+/// One connection through the path. It is dropped once both of its threads have ended.
 struct Connection {
     dialler: TcpStream,
-    /// There once the path has let the connection through.
+    /// Set once the path has let the connection through.
     acceptor: OnceLock<TcpStream>,
     fate: Mutex<Fate>,
 }
@@ -263,7 +263,7 @@ fn accept(listener: &TcpListener, target: u16, state: &Arc<State>) {
 fn carry(connection: &Arc<Connection>, target: u16, state: &Arc<State>) {
     let mut first = Vec::new();
     prepare(&connection.dialler);
-    // Who gives up in a silent path was never there for the other end.
+    // The other end never sees a connection that was given up while the path was silent.
     while state.hangs(connection, Towards::Acceptor) {
         if matches!(*connection.fate(), Fate::Closed | Fate::Reset) {
             return;
@@ -289,14 +289,14 @@ fn carry(connection: &Arc<Connection>, target: u16, state: &Arc<State>) {
     });
 }
 
-/// A socket that is blocked on no longer than [`LOOK`].
+/// Sets up a socket so that no call blocks longer than [`LOOK`].
 fn prepare(socket: &TcpStream) {
     socket.set_nodelay(true).expect("it can be set");
     socket.set_read_timeout(Some(LOOK)).expect("a timeout can be set");
     socket.set_write_timeout(Some(LOOK)).expect("a timeout can be set");
 }
 
-/// One direction, until either end closes it or the test ends it.
+/// Forwards one direction until either end closes it or the test ends it.
 fn forward(
     connection: &Connection,
     from: &TcpStream,
@@ -347,7 +347,8 @@ fn forward(
     }
 }
 
-/// Says the end one way, and drops what still comes: closed over it, a socket resets.
+/// Shuts down one direction and discards what still comes: closing a socket with unread data
+/// would reset it.
 fn close(connection: &Connection, from: &TcpStream, to: &TcpStream) {
     let _ = to.shutdown(Shutdown::Write);
     let until = Instant::now() + LINGER;
@@ -361,7 +362,7 @@ fn close(connection: &Connection, from: &TcpStream, to: &TcpStream) {
     }
 }
 
-/// What is there to read; nothing within [`LOOK`] is `None`, the end is empty.
+/// Reads what has come: `None` if nothing comes within [`LOOK`], empty at the end of the stream.
 fn receive(mut from: &TcpStream, buffer: &mut [u8]) -> std::io::Result<Option<Vec<u8>>> {
     match from.read(buffer) {
         Ok(count) => Ok(Some(buffer[..count].to_vec())),

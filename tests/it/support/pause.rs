@@ -7,8 +7,8 @@ use super::gateway::Lab;
 use super::redis::{Redis, Version};
 use super::writer::Writer;
 
-/// Stops one of two replicas under a steady load. The other gets every write meanwhile, and
-/// afterwards both have everything without another full sync.
+/// Stops one of two replicas under a steady load. The other one gets every write meanwhile.
+/// Afterwards both are in sync without another full sync.
 #[track_caller]
 pub fn pause(during: Duration) {
     let lab = Lab::new();
@@ -25,7 +25,7 @@ pub fn pause(during: Duration) {
     bravo.process.signal("STOP");
     let paused = Instant::now();
     while paused.elapsed() < during {
-        // The other replica goes on as if nothing had happened.
+        // The other replica must not be affected.
         alpha.ask(&["SET", "probe", &format!("{:?}", paused.elapsed())]);
         let wanted = alpha.ask(&["GET", "probe"]);
         eventually("the other replica gets a write", Duration::from_secs(5), || {
@@ -36,5 +36,5 @@ pub fn pause(during: Duration) {
     writer.stop();
     bravo.wait_equal(&alpha);
     charli.wait_equal(&alpha);
-    assert_eq!(alpha.info_number("sync_full"), 2, "no full sync beside the first two");
+    assert_eq!(alpha.info_number("sync_full"), 2, "no full sync but the first two");
 }

@@ -1,4 +1,4 @@
-//! Certificates that `replgate certs` would never make.
+//! Certificates that `replgate certs` would never create.
 
 use std::path::Path;
 
@@ -9,19 +9,19 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-/// A CA of the test's own.
+/// A CA that a test creates.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    /// The certificate of the CA that nobody has signed.
+    /// The self-signed certificate of the root CA.
     pub root: String,
-    /// Those from here to there, without that one.
+    /// The certificates of this CA and those above it, without the root's.
     chain: String,
 }
 
-/// The serial number of every CA that another has signed.
+/// The serial number of every intermediate CA.
 pub const SUB_SERIAL: u64 = 5;
 
-/// What to make.
+/// The site's certificate to create.
 pub struct Leaf<'a> {
     pub site: &'a str,
     pub from: Duration,
@@ -71,7 +71,7 @@ impl Ca {
         self.sub_for(name, &[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign])
     }
 
-    /// As [`Ca::sub`], with these uses of its key.
+    /// As [`Ca::sub`], with these key usages.
     pub fn sub_for(&self, name: &str, usages: &[KeyUsagePurpose]) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = ca_params(name, usages);
@@ -80,7 +80,7 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), root: self.root.clone(), chain: pem + &self.chain }
     }
 
-    /// As [`Ca::sub`], as this kind of a CA.
+    /// As [`Ca::sub`], with these basic constraints.
     pub fn sub_as(&self, name: &str, is_ca: IsCa) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = ca_params(name, &[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::{Process, SOON, eventually, free_port};
 
-/// Which redis-server.
+/// A version of redis-server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// 6.2, out of a wheel.
+    /// 6.2, from a Python wheel.
     V6,
-    /// The one of the system: 7.0 on Debian 12.
+    /// The system's version: 7.0 on Debian 12.
     System,
-    /// 8.2, out of a wheel: two connections for one full sync.
+    /// 8.2, from a Python wheel. It can use two connections for one full sync.
     V8,
 }
 
@@ -31,7 +31,7 @@ impl Version {
         }
     }
 
-    /// DEBUG DIGEST is off by default from 7.0.
+    /// Enables DEBUG DIGEST, which is disabled by default from 7.0 on.
     fn debug(self) -> &'static [&'static str] {
         if self == Self::V6 { &[] } else { &["--enable-debug-command", "yes"] }
     }
@@ -94,7 +94,7 @@ impl Redis {
         );
     }
 
-    /// Stops in good order, keeping its data and offset, and starts again.
+    /// Shuts down in an orderly way, which keeps its data and offset, and starts again.
     pub fn restart(&mut self, within: Duration) {
         let _ = self.try_ask(&["SHUTDOWN", "SAVE"]);
         self.process.exit_code(within);
@@ -150,29 +150,29 @@ impl Redis {
         self.info(field).trim().parse().unwrap_or(-1)
     }
 
-    /// Full syncs that this master began.
+    /// Number of full syncs that this master began.
     pub fn sync_full(&self) -> i64 {
         self.info_number("sync_full")
     }
 
-    /// Partial resyncs that this master granted.
+    /// Number of partial resyncs that this master granted.
     pub fn sync_partial_ok(&self) -> i64 {
         self.info_number("sync_partial_ok")
     }
 
-    /// Replicas that this master lists, and how many of them are online.
+    /// Number of replicas that this master lists, and how many of them are online.
     pub fn listed(&self) -> (i64, usize) {
         let info = self.ask(&["INFO", "replication"]);
         let online = info.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
         (self.info_number("connected_slaves"), online.count())
     }
 
-    /// The offset that this master has written up to.
+    /// The offset up to which this master has written.
     pub fn master_offset(&self) -> i64 {
         self.info_number("master_repl_offset")
     }
 
-    /// The offset that this replica has applied.
+    /// The offset up to which this replica has applied the stream.
     pub fn replica_offset(&self) -> i64 {
         self.info_number("slave_repl_offset")
     }
@@ -182,7 +182,7 @@ impl Redis {
         self.ask(&["DEBUG", "DIGEST"])
     }
 
-    /// Waits until this replica is online and has everything that `master` has.
+    /// Waits until this replica is online and has the same data as `master`.
     #[track_caller]
     pub fn wait_equal(&self, master: &Redis) {
         self.wait_equal_within(master, Duration::from_secs(40));
@@ -196,7 +196,7 @@ impl Redis {
         assert_eq!(self.digest(), master.digest(), "the replica's data equals the master's");
     }
 
-    /// Data of every type.
+    /// Writes data of every type.
     pub fn fill(&self) {
         let mut client = self.client();
         for at in 0..300 {
@@ -270,7 +270,7 @@ impl Client {
         let _ = self.stream.get_mut().write_all(bytes);
     }
 
-    /// The bytes of a command.
+    /// Encodes a command as Redis reads it.
     pub fn encode(command: &[impl AsRef<[u8]>]) -> Vec<u8> {
         let mut wire = format!("*{}\r\n", command.len()).into_bytes();
         for word in command.iter().map(AsRef::as_ref) {
@@ -319,8 +319,8 @@ impl Client {
         })
     }
 
-    /// Everything until the other side closes; false if it did not, however much it
-    /// still says.
+    /// Reads everything until the other side closes. False if it does not close in time, even if
+    /// it keeps sending.
     pub fn rest(&mut self, within: Duration) -> (Vec<u8>, bool) {
         let deadline = Instant::now() + within;
         let mut rest = Vec::new();

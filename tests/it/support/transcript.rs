@@ -1,9 +1,9 @@
-//! Terminal sessions in documents: what they say is run, and what they show is
-//! compared with what comes out.
+//! Terminal sessions in documents: their commands are run, and the output that they show is
+//! compared with the actual output.
 //!
 //! A session is a fenced block marked `console`: a line `$ …` is a command, lines
-//! `> …` after it go on with it, the rest is its output. A line `...` stands for any
-//! number of lines. What differs each time (offsets, identities, times) is not compared.
+//! `> …` after it continue it, and the rest is its output. A line `...` stands for any
+//! number of lines. Values that differ in each run (offsets, identities, times) are not compared.
 //! A block whose mark is followed by a name, as in `toml dc1/gateway.toml`, is that file.
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// One command of a document.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The line in the document, from 1.
+    /// The number of its line in the document, from 1.
     pub line: usize,
     pub command: String,
     pub output: Vec<String>,
@@ -69,7 +69,7 @@ pub fn steps(document: &Path, heading: Option<&str>) -> Vec<Step> {
     steps
 }
 
-/// Whether `actual` is what a document shows.
+/// Whether `actual` matches what a document shows.
 pub fn matches(shown: &[String], actual: &str) -> bool {
     let actual: Vec<String> = actual.lines().map(steady).collect();
     let shown: Vec<String> = shown.iter().map(|line| steady(line)).collect();
@@ -86,7 +86,7 @@ fn lines_match(shown: &[String], actual: &[String]) -> bool {
     }
 }
 
-/// What comes after these is another value each time.
+/// The values after these differ in each run.
 const CHANGING: [&str; 10] = [
     "offset=",
     "offset:",
@@ -100,7 +100,7 @@ const CHANGING: [&str; 10] = [
     "expires      ",
 ];
 
-/// The line without what differs from run to run.
+/// The line without the values that differ from run to run.
 fn steady(line: &str) -> String {
     let mut line = line.trim_end().to_owned();
     for key in CHANGING {

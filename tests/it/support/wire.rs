@@ -1,5 +1,5 @@
-//! A hand-made `replgate/1` client, and acceptor, with a site's own certificate: says what
-//! no gateway would.
+//! A hand-made `replgate/1` client and acceptor with a site's own certificate. It can send what no
+//! gateway would send.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 use super::SOON;
 
-/// A site's certificate, and who it says it is.
+/// A site's certificate, and the identity that it claims.
 pub struct Site {
     dial: Dial,
     server: Arc<ServerConfig>,
@@ -24,7 +24,7 @@ pub struct Site {
     pub terms: Terms,
 }
 
-/// Either end of TLS.
+/// A TLS stream, of a client or of a server.
 trait Stream: Read + Write + Send {}
 
 impl<Any: Read + Write + Send> Stream for Any {}
@@ -37,15 +37,15 @@ pub struct Wire {
     read: Vec<u8>,
 }
 
-/// What a gateway said.
+/// What a gateway has sent.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Received {
     Frame(Frame),
     Data(Vec<u8>),
 }
 
 impl Site {
-    /// The site whose folder lies in `certs`, on its way to `far`.
+    /// The site whose folder is in `certs`, as a peer of the site `far`.
     pub fn new(certs: &Path, site: &str, far: &str) -> Self {
         let file = |name: &str| certs.join(site).join(name);
         let files = TlsFiles {
@@ -70,8 +70,8 @@ impl Site {
         Self { dial: material.client(far).expect("TLS can be set up"), server, identity, terms }
     }
 
-    /// TLS to a gateway on this port, with nothing said yet. It may be refused only once
-    /// something is read.
+    /// Opens TLS to a gateway on this port and sends nothing yet. A refusal may become visible only
+    /// with the first read.
     pub fn connect(&self, port: u16) -> io::Result<Wire> {
         let socket = tuned(TcpStream::connect(("127.0.0.1", port))?)?;
         let connection = ClientConnection::new(self.dial.config.clone(), self.dial.name.clone())
@@ -83,7 +83,7 @@ impl Site {
         Ok(Wire::new(Box::new(tls), socket))
     }
 
-    /// Takes one gateway's connection and says yes to what it asks for.
+    /// Accepts a gateway's connection and the request in its HELLO.
     #[track_caller]
     pub fn accept(&self, listener: &TcpListener) -> Wire {
         let (socket, _) = listener.accept().expect("a gateway dials");
@@ -91,7 +91,7 @@ impl Site {
         let connection = ServerConnection::new(Arc::clone(&self.server)).expect("TLS can be set up");
         let tls = StreamOwned::new(connection, socket.try_clone().expect("a socket can be cloned"));
         let mut wire = Wire::new(Box::new(tls), socket);
-        assert!(matches!(wire.next(), Ok(Heard::Frame(Frame::Hello(_)))), "a hello comes first");
+        assert!(matches!(wire.next(), Ok(Received::Frame(Frame::Hello(_)))), "the first frame is a HELLO");
         let (identity, terms) = (self.identity.clone(), self.terms.clone());
         let link = Some(Id::random());
         let accept = Accept { version: VERSION, identity, terms, link, received: 0, plain: false };
@@ -104,20 +104,20 @@ impl Site {
         Frame::Hello(Hello { version: VERSION, identity, request, terms })
     }
 
-    /// Connects and asks; the answer is a yes or a no.
+    /// Connects and sends a HELLO with this request. Returns the ACCEPT or the REFUSE.
     #[track_caller]
     pub fn ask(&self, port: u16, request: Request) -> (Wire, Result<Accept, Refuse>) {
         let mut wire = self.connect(port).expect("the gateway takes TLS");
         wire.send(&self.hello(request)).expect("the gateway reads");
         let answer = match wire.next() {
-            Ok(Heard::Frame(Frame::Accept(accept))) => Ok(accept),
-            Ok(Heard::Frame(Frame::Refuse(refuse))) => Err(refuse),
-            other => panic!("an answer to the hello: {other:?}"),
+            Ok(Received::Frame(Frame::Accept(accept))) => Ok(accept),
+            Ok(Received::Frame(Frame::Refuse(refuse))) => Err(refuse),
+            other => panic!("neither ACCEPT nor REFUSE: {other:?}"),
         };
         (wire, answer)
     }
 
-    /// A new link to the master "orders".
+    /// Opens a new link to the master "orders".
     #[track_caller]
     pub fn link(&self, port: u16) -> (Wire, Accept) {
         let (wire, answer) = self.ask(port, Request::New { master: "orders".into(), sibling: None });
@@ -141,25 +141,25 @@ impl Wire {
         self.raw(&frame.encode())
     }
 
-    /// Bytes of the replica's stream, in one frame.
+    /// Sends bytes of the replica's stream in one DATA frame.
     pub fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.raw(&[&data_header(offset, bytes.len())[..], bytes].concat())
     }
 
-    /// Whatever bytes, under TLS.
+    /// Sends any bytes inside TLS.
     pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.tls.write_all(bytes)?;
         self.tls.flush()
     }
 
     /// The next frame or piece of data; an error once the gateway has closed.
-    pub fn next(&mut self) -> io::Result<Heard> {
+    pub fn next(&mut self) -> io::Result<Received> {
         loop {
             let mut input = &self.read[..];
             let item = self.decoder.next(&mut input).map_err(io::Error::other)?;
             let heard = item.map(|item| match item {
-                Item::Frame(frame) => Heard::Frame(frame),
-                Item::Data { bytes, .. } => Heard::Data(bytes.to_vec()),
+                Item::Frame(frame) => Received::Frame(frame),
+                Item::Data { bytes, .. } => Received::Data(bytes.to_vec()),
             });
             let used = self.read.len() - input.len();
             self.read.drain(..used);
@@ -174,26 +174,26 @@ impl Wire {
         }
     }
 
-    /// Bytes of the master's stream, until there are `count` of them.
+    /// Reads bytes of the master's stream until there are at least `count`.
     #[track_caller]
     pub fn stream(&mut self, count: usize) -> Vec<u8> {
-        self.try_stream(count).unwrap_or_else(|| panic!("the link has ended before {count} bytes"))
+        self.try_stream(count).unwrap_or_else(|| panic!("the link ended before {count} bytes had come"))
     }
 
-    /// As [`Wire::stream`]; `None` if the link ends before.
+    /// As [`Wire::stream`], but `None` if the link ends before that.
     pub fn try_stream(&mut self, count: usize) -> Option<Vec<u8>> {
         let mut all = Vec::new();
         while all.len() < count {
             match self.next().ok()? {
-                Heard::Data(bytes) => all.extend(bytes),
-                Heard::Frame(Frame::Abort(_)) => return None,
-                Heard::Frame(_) => {}
+                Received::Data(bytes) => all.extend(bytes),
+                Received::Frame(Frame::Abort(_)) => return None,
+                Received::Frame(_) => {}
             }
         }
         Some(all)
     }
 
-    /// Whether the gateway closes within `within`.
+    /// Whether the gateway closes the connection within this time.
     pub fn is_closed(&mut self, within: Duration) -> bool {
         let _ = self.socket.set_read_timeout(Some(within));
         let closed = loop {

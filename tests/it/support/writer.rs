@@ -1,4 +1,4 @@
-//! Writes that go on while a test does other things.
+//! Writes that continue in the background of a test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,23 +7,23 @@ use std::time::{Duration, Instant};
 
 use super::redis::{Client, Redis};
 
-/// Keys that are written again and again.
+/// Number of different keys that are written.
 const KEYS: u64 = 5000;
 
-/// The most bytes sent before the answers are read.
+/// Most bytes that are sent before the answers are read.
 const BATCH: usize = 256 * 1024;
 
-/// What the values look like; about 1 KiB each.
+/// The kind of values, of about 1 KiB each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Values {
-    /// Nothing to compress.
+    /// Values that cannot be compressed.
     Random,
-    /// As of a session: the same names, ever new numbers.
+    /// Like those of a session store: the same names with new numbers each time.
     Json,
 }
 
-/// Writes steadily until stopped or dropped. Beside values it counts, so that a command
-/// done twice is one too many.
+/// Writes steadily until stopped or dropped. It also increments a counter, so that a command
+/// that is applied twice makes the data differ.
 pub struct Writer {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
@@ -31,7 +31,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// About so many bytes a second, of values that do not compress.
+    /// Writes about this many bytes a second, in values that cannot be compressed.
     pub fn on(redis: &Redis, bytes_per_second: u64) -> Self {
         Self::with(redis, bytes_per_second, Values::Random)
     }
@@ -43,12 +43,12 @@ impl Writer {
         Self { stop, count, thread: Some(thread) }
     }
 
-    /// Commands that were done.
+    /// Number of commands that the master has answered.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Ends it and answers how many commands were done.
+    /// Ends the writes and returns how many commands the master has answered.
     #[track_caller]
     pub fn stop(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
@@ -68,7 +68,7 @@ fn write(mut client: Client, rate: u64, values: Values, stop: &AtomicBool, count
     while !stop.load(Ordering::Relaxed) {
         let due = (began.elapsed().as_secs_f64() * rate as f64) as usize;
         if sent >= due {
-            std::thread::sleep(Duration::from_millis(5)); // The pace is the point.
+            std::thread::sleep(Duration::from_millis(5)); // It keeps the rate.
             continue;
         }
         let (mut batch, mut commands) = (Client::encode(&["INCR", "writes"]), 1);
@@ -86,7 +86,7 @@ fn write(mut client: Client, rate: u64, values: Values, stop: &AtomicBool, count
     }
 }
 
-/// Numbers of xorshift64*.
+/// The generator xorshift64*.
 struct Random(u64);
 
 impl Random {
