@@ -216,6 +216,12 @@ impl Lane {
         }
     }
 
+    /// Moves the socket to the runtime of the caller, which then watches it.
+    pub fn moved_here(self) -> io::Result<Self> {
+        let socket = TcpStream::from_std(self.socket.into_std()?)?;
+        Ok(Self { socket, ..self })
+    }
+
     /// Reads once, at most `most` bytes, and passes each whole frame and each piece of data to
     /// `sink`. `Pending` means that the socket has no more bytes now.
     pub fn poll_read(

@@ -148,7 +148,7 @@ impl Lanes {
 
     /// Answers a lane that asks to carry the link.
     fn attach(&mut self, arrival: AttachRequest, link: &mut Link, entry: &LinkGuard, now: Instant) {
-        let AttachRequest { mut lane, seat, dial, accept } = arrival;
+        let AttachRequest { lane, seat, dial, accept } = arrival;
         if seat.is_evicted() {
             return;
         }
@@ -159,8 +159,11 @@ impl Lanes {
                     lane.share();
                 }
                 entry.note_far(lane.peer());
-                if lane.push(&accept.encode()).is_ok() {
-                    self.carriers.push(Carrier { number: dial.lane, lane, empty: false });
+                // It was accepted on another thread, perhaps.
+                let moved = lane.moved_here().map_err(LaneError::from);
+                match moved.and_then(|mut lane| lane.push(&accept.encode()).map(|()| lane)) {
+                    Ok(lane) => self.carriers.push(Carrier { number: dial.lane, lane, empty: false }),
+                    Err(error) => lost(dial.lane, error, link, entry, now),
                 }
             }
             Err(why) => {
