@@ -41,6 +41,7 @@ pub mod dials;
 mod end;
 mod liveness;
 pub mod reassembly;
+mod ticks;
 pub mod window;
 
 use std::collections::VecDeque;
@@ -182,6 +183,13 @@ impl Link {
     /// At the acceptor: sets the level at which its stream is compressed, if both sides support it.
     pub fn compressing(mut self, level: i32) -> Self {
         self.codec.compress(level);
+        self
+    }
+
+    /// Links with the same `start`, which is not in the future, send their heartbeats and
+    /// acknowledgements at the same times.
+    pub fn ticking_from(mut self, start: Instant) -> Self {
+        self.liveness.tick_from(start);
         self
     }
 
@@ -363,7 +371,10 @@ impl Link {
     pub fn wrote(&mut self, count: u64, now: Instant) {
         self.receive.wrote(count);
         self.closing.on_written(now);
-        self.acks.on_written(self.receive.written(), now);
+        // With several lanes, a late acknowledgement would look like a lane that is stuck.
+        let ticks = self.liveness.ticks();
+        let by = |time| if self.shared { time } else { ticks.after(time) };
+        self.acks.on_written(self.receive.written(), now, by);
         if self.side == Side::Dialler
             && self.is_armed()
             && self.codec.armed().is_some_and(|offset| self.acks.sent() < offset)
@@ -611,7 +622,7 @@ impl Link {
         if self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
-        if !ended && now >= spoke + self.speak_every() {
+        if !ended && now >= self.liveness.heartbeat_after(spoke) {
             put(&Frame::Heartbeat.encode());
             return true;
         }

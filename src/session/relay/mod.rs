@@ -13,7 +13,7 @@ mod finish;
 mod lanes;
 mod redis;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -77,10 +77,21 @@ pub struct Relay<'a> {
 /// Runs a link to its end. Returns why it ended, and what the far side must still learn if it
 /// could not be reached. The Redis socket and the lanes are closed then. Cancelling `stop` ends the
 /// link with a GOODBYE.
-pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<PendingAbort>) {
-    let mut renewed = relay.renewed.clone();
-    let (hurry, mut hurried) = (relay.hurry.clone(), false);
-    let mut driver = Driver::new(relay);
+pub fn run<'a>(
+    relay: Relay<'a>,
+    stop: &'a CancellationToken,
+) -> impl Future<Output = (End, Option<PendingAbort>)> + 'a {
+    let (renewed, hurry) = (relay.renewed.clone(), relay.hurry.clone());
+    drive(Box::new(Driver::new(relay)), renewed, hurry, stop)
+}
+
+async fn drive(
+    mut driver: Box<Driver<'_>>,
+    mut renewed: watch::Receiver<u64>,
+    hurry: CancellationToken,
+    stop: &CancellationToken,
+) -> (End, Option<PendingAbort>) {
+    let mut hurried = false;
     let stopped = loop {
         tokio::select! {
             biased;
@@ -101,7 +112,7 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Pen
         }
         driver.link.stopped(why);
     }
-    finish::finish(driver).await
+    Box::pin(finish::finish(*driver)).await
 }
 
 impl std::fmt::Debug for Relay<'_> {

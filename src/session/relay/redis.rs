@@ -202,7 +202,7 @@ impl RedisSocket {
     /// resets it, and a reset takes back what the other end has not read.
     pub(super) async fn read_to_its_end(mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
-        let mut rest = [0; 4096];
+        let mut rest = vec![0; 4096];
         while self.stream.read(&mut rest).await? > 0 {}
         Ok(())
     }
