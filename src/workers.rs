@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 #[derive(Debug)]
 struct Worker {
@@ -60,8 +61,9 @@ impl Workers {
         let task = async move {
             let _counted = counted;
             // From here on this thread's runtime watches the socket.
-            if let Ok(socket) = socket.into_std().and_then(TcpStream::from_std) {
-                session(socket).await;
+            match socket.into_std().and_then(TcpStream::from_std) {
+                Ok(socket) => session(socket).await,
+                Err(error) => warn!("a connection is closed: it cannot be watched: {error}"),
             }
         };
         self.tasks.spawn_on(task, &worker.runtime);

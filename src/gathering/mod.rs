@@ -129,3 +129,73 @@ fn mark_for(bytes: usize, now: usize) -> usize {
     let better = (1 << bytes.ilog2()).min(MARKS.1);
     if better * 2 == now && bytes >= now / 4 * 3 { now } else { better }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    /// The marks while a read of `count` bytes comes each millisecond, ten times.
+    fn busy(socket: &mut Gathering, count: usize, now: &mut Instant) -> usize {
+        for _ in 0..10 {
+            *now += MILLISECOND;
+            socket.mark = socket.read(count, *now);
+        }
+        socket.mark
+    }
+
+    fn allowed(now: Instant) -> Gathering {
+        let mut socket = Gathering::new(now);
+        socket.allow(true);
+        socket
+    }
+
+    #[test]
+    fn the_mark_follows_the_rate_of_the_socket() {
+        let mut now = Instant::now();
+        let mut socket = allowed(now);
+        assert_eq!(busy(&mut socket, 10_000, &mut now), 1);
+        assert_eq!(busy(&mut socket, 40_000, &mut now), 64 * 1024);
+        assert_eq!(busy(&mut socket, 10_000_000, &mut now), MARKS.1);
+        assert_eq!(busy(&mut socket, 100, &mut now), 1);
+        assert_eq!(socket.due(), None);
+    }
+
+    #[test]
+    fn a_rate_near_a_power_of_two_does_not_change_the_mark_each_time() {
+        assert_eq!(
+            [mark_for(70_000, 1), mark_for(60_000, 65_536), mark_for(40_000, 65_536)],
+            [65_536, 65_536, 32_768]
+        );
+    }
+
+    #[test]
+    fn a_socket_that_may_not_gather_keeps_waking_for_the_first_byte() {
+        let mut now = Instant::now();
+        let mut socket = Gathering::new(now);
+        assert_eq!(busy(&mut socket, 100_000, &mut now), 1);
+        socket.allow(true);
+        assert!(busy(&mut socket, 100_000, &mut now) > 1);
+        socket.allow(false);
+        assert_eq!((busy(&mut socket, 100_000, &mut now), socket.due()), (1, None));
+    }
+
+    #[test]
+    fn a_wait_that_brings_too_little_ends_and_is_not_tried_again_at_once() {
+        let mut now = Instant::now();
+        let mut socket = allowed(now);
+        let mark = busy(&mut socket, 100_000, &mut now);
+        assert_eq!(socket.due(), Some(now + PATIENCE));
+        assert_eq!(socket.waited(now + PATIENCE / 2), mark);
+        now += PATIENCE;
+        socket.mark = socket.waited(now);
+        assert_eq!((socket.mark, socket.due()), (1, None));
+        let paused = now + BACKOFF.0;
+        while now + MILLISECOND < paused {
+            now += MILLISECOND;
+            assert_eq!(socket.read(100_000, now), 1);
+        }
+        assert!(busy(&mut socket, 100_000, &mut now) > 1);
+    }
+}

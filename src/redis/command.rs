@@ -185,6 +185,14 @@ mod tests {
     }
 
     #[test]
+    fn a_getack_is_found_anywhere_in_a_piece_of_the_stream() {
+        let getack = encode(&[b"REPLCONF", b"GETACK", b"*"]);
+        let set = encode(&[b"SET", b"key", b"value"]);
+        assert!(asks_for_an_acknowledgement(&[&set[..], &getack, &set].concat()));
+        assert!(!asks_for_an_acknowledgement(&set));
+    }
+
+    #[test]
     fn both_forms_are_read() {
         assert_eq!(words(b"PING\r\n*1"), (6, vec!["PING".to_owned()]));
         assert_eq!(words(b"REPLCONF  ACK 5\n").1, ["REPLCONF", "ACK", "5"]);

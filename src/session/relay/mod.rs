@@ -487,12 +487,14 @@ impl<'a> Driver<'a> {
         let io = |number| self.lanes.io(number);
         // A socket that was due by now and was not read is one that may not be read.
         let gathered = |by: Option<Instant>| by.filter(|by| *by > now);
+        // Nothing is sent before what was read has waited, not even what is due.
+        let coalesced = self.coalescing.until().filter(|until| *until > now);
         let times = [
-            self.link.poll_timeout(&io),
+            self.link.poll_timeout(&io).map(|due| coalesced.map_or(due, |until| due.max(until))),
             self.redis.watch_at(),
             gathered(self.redis.gathered_by()),
             gathered(self.lanes.gathered_by()),
-            self.coalescing.until(),
+            coalesced,
             self.ask_by,
         ];
         let Some(next) = times.into_iter().flatten().min() else {
