@@ -1,11 +1,12 @@
 //! Chunks of payload, and the pool that lends their storage.
 //!
-//! When a socket becomes readable, one large buffer is borrowed and read into once. It is kept only
-//! if the read filled it: a small read is copied to storage of its own size, and the large buffer
-//! goes straight back. So a thousand idle links hold no buffers, and a small write that waits for
-//! its acknowledgement does not keep a large one.
+//! When a socket becomes readable, a buffer is borrowed, of a size that fits what the socket gave
+//! last, and read into once. It is kept only if the read filled half of it: a smaller read is copied
+//! to storage of its own size, and the buffer goes straight back. So a thousand idle links hold no
+//! buffers, and a small write that waits for its acknowledgement does not keep a large one.
+//! Borrowed buffers are not cleared, and stay in a CPU's cache.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 /// Bytes before a chunk's payload, kept free for the frame header, so that header and payload are
 /// sealed from contiguous memory.
@@ -14,31 +15,44 @@ pub const HEADROOM: usize = 16;
 /// Most payload bytes of one chunk. With its header, they fill exactly thirty-two TLS records.
 pub const PAYLOAD: usize = 32 * 16_384 - HEADROOM;
 
-/// Size of a pooled buffer. A chunk fits, and so does the same chunk sealed, which takes 22 bytes
+/// Size of the largest pooled buffer. A chunk fits, and so does the same chunk sealed, which takes 22 bytes
 /// more for each record, plus a few small frames.
 pub const STORAGE: usize = HEADROOM + PAYLOAD + 4096;
 
-/// Most free buffers that the process keeps for reuse; further ones are freed.
+/// Sizes of pooled buffers.
+const SIZES: [usize; 5] = [32 * 1024, 64 * 1024, 128 * 1024, 256 * 1024, STORAGE];
+
+/// Most free buffers of each size that the process keeps for reuse; further ones are freed.
 const KEEP: usize = 16;
 
 /// Expected payload size from which a chunk uses a pooled buffer.
-const SMALL: usize = 32 * 1024;
+const SMALL: usize = 16 * 1024;
 
-static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+static POOLS: [Mutex<Vec<Vec<u8>>>; SIZES.len()] = [const { Mutex::new(Vec::new()) }; SIZES.len()];
+
+/// The pool of buffers of exactly this size.
+fn pool_of(size: usize) -> Option<MutexGuard<'static, Vec<Vec<u8>>>> {
+    let at = SIZES.iter().position(|known| *known == size)?;
+    Some(POOLS[at].lock().expect("no code panics while it holds a pool"))
+}
 
 /// Borrows a buffer of [`STORAGE`] bytes. Give it back with [`give`].
 pub fn borrow() -> Vec<u8> {
-    let free = POOL.lock().expect("no code panics while it holds the pool").pop();
-    free.unwrap_or_else(|| vec![0; STORAGE])
+    borrow_sized(STORAGE)
 }
 
-/// Returns a buffer to the pool; a buffer of another size is freed.
+/// Borrows the smallest buffer of at least `least` bytes, or the largest one.
+fn borrow_sized(least: usize) -> Vec<u8> {
+    let size = SIZES.into_iter().find(|size| *size >= least).unwrap_or(STORAGE);
+    let free = pool_of(size).and_then(|mut pool| pool.pop());
+    free.unwrap_or_else(|| vec![0; size])
+}
+
+/// Returns a buffer to its pool; a buffer of another size is freed.
 pub fn give(buffer: Vec<u8>) {
-    if buffer.len() != STORAGE {
-        return;
-    }
-    let mut pool = POOL.lock().expect("no code panics while it holds the pool");
-    if pool.len() < KEEP {
+    if let Some(mut pool) = pool_of(buffer.len())
+        && pool.len() < KEEP
+    {
         pool.push(buffer);
     }
 }
@@ -66,10 +80,15 @@ impl Chunk {
     /// An empty chunk for about `expected` bytes: from the pool if they are many, otherwise in
     /// storage of its own.
     pub fn for_payload(expected: usize) -> Self {
-        if expected >= SMALL {
-            return Self::pooled();
+        if expected < SMALL {
+            return Self::sized(expected);
         }
-        Self::sized(expected)
+        Self::borrowed(expected)
+    }
+
+    /// An empty chunk from the pool, for about `expected` bytes.
+    pub fn borrowed(expected: usize) -> Self {
+        Self { storage: borrow_sized(HEADROOM + expected), start: HEADROOM, end: HEADROOM }
     }
 
     /// An empty chunk for exactly `length` bytes: from the pool if they fill at least half of it,
@@ -87,10 +106,11 @@ impl Chunk {
     ///
     /// `bytes` must be no longer than [`PAYLOAD`].
     pub fn copied(bytes: &[u8]) -> Self {
-        let mut chunk = Self::sized(bytes.len());
-        let taken = chunk.append(bytes);
-        debug_assert_eq!(taken, bytes.len());
-        chunk
+        debug_assert!(bytes.len() <= PAYLOAD);
+        let mut storage = Vec::with_capacity(HEADROOM + bytes.len());
+        storage.extend_from_slice(&[0; HEADROOM]);
+        storage.extend_from_slice(bytes);
+        Self { start: HEADROOM, end: storage.len(), storage }
     }
 
     /// The payload.
@@ -187,14 +207,18 @@ impl Chunk {
         &self.storage[..self.end]
     }
 
-    /// Moves the payload to storage of its size if it fills less than half of a pooled buffer. So
-    /// data that waits for its acknowledgement takes at most twice its size.
+    /// Moves the payload to smaller storage if it fills less than half of a pooled buffer. So data
+    /// that waits for its acknowledgement takes at most about twice its size.
     pub fn settled(self) -> Self {
-        if self.storage.len() == STORAGE && self.len() < PAYLOAD / 2 {
-            Self::copied(self.bytes())
-        } else {
-            self
+        if self.len() >= self.storage.len() / 2 || !SIZES.contains(&self.storage.len()) {
+            return self;
         }
+        if self.len() < SMALL {
+            return Self::copied(self.bytes());
+        }
+        let mut smaller = Self::borrowed(self.len());
+        smaller.append(self.bytes());
+        smaller
     }
 
     fn limit(&self) -> usize {

@@ -26,6 +26,7 @@ use crate::tls::expiry::Reminders;
 use crate::tls::material::Material;
 use crate::tls::reloadable::Loaded;
 use crate::unproven;
+use crate::workers::Workers;
 
 /// Time given to all links to end after a stop: they send what was read and a last frame.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -47,6 +48,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let workers = Arc::new(Workers::start(tasks.clone()).context("start a thread for each core")?);
     for warning in &material.warnings {
         warn!("{warning}");
     }
@@ -69,10 +71,10 @@ pub async fn run(
         tasks.spawn(admin::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
     if let Some(listener) = wan {
-        accept_sites(&shared, listener, &tasks);
+        accept_sites(&shared, listener, &workers, &tasks);
     }
     for (listener, replica_listener) in replicas {
-        accept_replicas(&shared, listener, replica_listener, &tasks);
+        accept_replicas(&shared, listener, replica_listener, &workers, &tasks);
     }
     tasks.spawn(count(Arc::clone(&shared)));
     tasks.spawn(remind(Arc::clone(&shared)));
@@ -180,7 +182,12 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListen
     })
 }
 
-fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: &TaskTracker) {
+fn accept_sites(
+    shared: &Arc<Shared>,
+    listener: tokio::net::TcpListener,
+    workers: &Arc<Workers>,
+    tasks: &TaskTracker,
+) {
     for master in &shared.config.masters {
         if master.is_plain() {
             warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, also FLUSHALL and CONFIG");
@@ -193,12 +200,13 @@ fn accept_sites(shared: &Arc<Shared>, listener: tokio::net::TcpListener, tasks: 
         }
         info!(master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %shared.config.listen.expect("bound"), "offering a master");
     }
-    let (shared, inner, stop) = (Arc::clone(shared), tasks.clone(), shared.stop.clone());
+    let (shared, workers, stop) = (Arc::clone(shared), Arc::clone(workers), shared.stop.clone());
     let starved = starved(&shared);
     let listening = shared.registry.listening(shared.config.listen.expect("bound"));
     let take = move |socket, from: SocketAddr| {
         let seat = shared.strangers.enter(unproven::source(from.ip()));
-        inner.spawn(inbound::serve(Arc::clone(&shared), socket, from, seat));
+        let shared = Arc::clone(&shared);
+        workers.run(socket, move |socket| inbound::serve(shared, socket, from, seat));
     };
     tasks.spawn(async move {
         let _listening = listening;
@@ -219,21 +227,19 @@ fn accept_replicas(
     shared: &Arc<Shared>,
     listener: tokio::net::TcpListener,
     replica_listener: Arc<ReplicaListener>,
+    workers: &Arc<Workers>,
     tasks: &TaskTracker,
 ) {
     let replica = Arc::clone(&replica_listener.replica);
     info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
-    let (shared, inner, stop) = (Arc::clone(shared), tasks.clone(), shared.stop.clone());
+    let (shared, workers, stop) = (Arc::clone(shared), Arc::clone(workers), shared.stop.clone());
     let starved = starved(&shared);
     let listening = shared.registry.listening(replica.listen);
     let take = move |socket, from: SocketAddr| {
         if replica.clients.iter().any(|network| network.contains(from.ip())) {
-            inner.spawn(replica_listener::serve_replica(
-                Arc::clone(&shared),
-                Arc::clone(&replica_listener),
-                socket,
-                from,
-            ));
+            let (shared, listener) = (Arc::clone(&shared), Arc::clone(&replica_listener));
+            workers
+                .run(socket, move |socket| replica_listener::serve_replica(shared, listener, socket, from));
             return;
         }
         let topic = Topic::replica(Kind::NotAClient, &replica);

@@ -8,12 +8,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffer;
+use crate::gathering::Gathering;
 use crate::tls::ALPN;
 use crate::tls::diagnostics::{self, Class};
 use crate::tls::material::Dial;
@@ -73,6 +75,7 @@ impl LaneError {
 /// A connection that carries frames in both directions.
 pub struct Lane {
     socket: TcpStream,
+    gathering: Gathering,
     peer: SocketAddr,
     records: Records,
     decoder: Decoder,
@@ -144,6 +147,7 @@ impl Lane {
         let leaf = Certificate::read(leaf).map_err(|error| LaneError::tls(&error))?;
         Ok(Self {
             socket,
+            gathering: Gathering::new(Instant::now()),
             peer,
             records,
             decoder: Decoder::default(),
@@ -212,12 +216,19 @@ impl Lane {
         }
     }
 
+    /// Moves the socket to the runtime of the caller, which then watches it.
+    pub fn moved_here(self) -> io::Result<Self> {
+        let socket = TcpStream::from_std(self.socket.into_std()?)?;
+        Ok(Self { socket, ..self })
+    }
+
     /// Reads once, at most `most` bytes, and passes each whole frame and each piece of data to
     /// `sink`. `Pending` means that the socket has no more bytes now.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         most: usize,
+        now: Instant,
         sink: &mut dyn FnMut(Item<'_>),
     ) -> Poll<Result<(), LaneError>> {
         if !self.early.is_empty() {
@@ -228,7 +239,7 @@ impl Lane {
         let spare = self.records.spare();
         let most = most.min(spare.len());
         let mut space = ReadBuf::new(&mut spare[..most]);
-        let read = Pin::new(&mut self.socket).poll_read(cx, &mut space);
+        let read = self.gathering.poll_read(cx, &mut self.socket, &mut space, now);
         let count = space.filled().len();
         match read {
             Poll::Pending => {
@@ -240,6 +251,16 @@ impl Lane {
             Poll::Ready(Ok(())) => self.records.filled(count),
         }
         self.open_records(sink)
+    }
+
+    /// Lets the socket gather bytes, or no longer.
+    pub fn gather(&mut self, bulk: bool) {
+        self.gathering.allow(bulk);
+    }
+
+    /// When [`Lane::poll_read`] must be called again, though nothing may have been received.
+    pub fn gathered_by(&self) -> Option<Instant> {
+        self.gathering.due()
     }
 
     fn open_records(&mut self, sink: &mut dyn FnMut(Item<'_>)) -> Poll<Result<(), LaneError>> {

@@ -19,6 +19,7 @@ mod demo;
 mod escape;
 mod file;
 mod gateway;
+mod gathering;
 mod lane;
 mod link;
 mod listener;
@@ -36,6 +37,7 @@ mod tls;
 mod units;
 mod unproven;
 mod wire;
+mod workers;
 mod x509;
 
 /// What the binary, the tests, the fuzz targets and the benches need of the library. It is no

@@ -46,7 +46,7 @@ impl Run {
                 key.display()
             );
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(async {
             // The handlers are set before anything starts: process 1 would otherwise ignore these
             // signals.

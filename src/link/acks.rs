@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Written bytes after which an acknowledgement goes out at once.
 const ACK_BYTES: u64 = 1024 * 1024;
 
-/// Time after which written bytes are acknowledged, however few they are.
+/// Least time after which written bytes are acknowledged, however few they are.
 const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// Least time for which the oldest bytes wait before they are copied to another lane, however short
@@ -33,10 +33,11 @@ impl Acks {
         self.due
     }
 
-    /// Everything below `written` was written to the local Redis.
-    pub(super) fn on_written(&mut self, written: u64, now: Instant) {
+    /// Everything below `written` was written to the local Redis. `by` may put the time of the
+    /// acknowledgement off a little.
+    pub(super) fn on_written(&mut self, written: u64, now: Instant, by: impl Fn(Instant) -> Instant) {
         if self.due.is_none() && written > self.sent {
-            self.due = Some(now + ACK_DELAY);
+            self.due = Some(by(now + ACK_DELAY));
         }
     }
 
@@ -123,10 +124,10 @@ mod tests {
     #[test]
     fn few_bytes_are_acknowledged_after_a_while_and_many_at_once() {
         let (mut acks, now) = (Acks::default(), Instant::now());
-        acks.on_written(10, now);
+        acks.on_written(10, now, |time| time);
         assert_eq!((acks.take(10, false, now), acks.due()), (None, Some(now + ACK_DELAY)));
         assert_eq!(acks.take(10, true, now), Some(10), "with `hurry` it does not wait");
-        acks.on_written(10 + ACK_BYTES, now);
+        acks.on_written(10 + ACK_BYTES, now, |time| time);
         assert_eq!(acks.take(10 + ACK_BYTES, false, now), Some(10 + ACK_BYTES));
         assert_eq!((acks.take(10 + ACK_BYTES, true, now), acks.due()), (None, None));
     }

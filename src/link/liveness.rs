@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::LaneLoss;
+use super::ticks::Ticks;
 
 /// Most lanes at a time, including those that are closing.
 const MAX_LIVE: usize = 24;
@@ -80,6 +81,7 @@ pub(super) struct Liveness {
     live: Vec<LaneState>,
     newest: u32,
     speak_every: Duration,
+    ticks: Ticks,
     dead_after: Duration,
     hold: Duration,
     held: Option<Held>,
@@ -89,8 +91,9 @@ pub(super) struct Liveness {
 impl Liveness {
     /// Starts with the first lane, number 0, which opened the link.
     pub(super) fn new(speak_every: Duration, dead_after: Duration, hold: Duration, now: Instant) -> Self {
+        let ticks = Ticks::new(now, speak_every);
         let mut liveness =
-            Self { live: Vec::new(), newest: 0, speak_every, dead_after, hold, held: None, breaks: 0 };
+            Self { live: Vec::new(), newest: 0, speak_every, ticks, dead_after, hold, held: None, breaks: 0 };
         liveness.add(0, now);
         liveness
     }
@@ -125,6 +128,21 @@ impl Liveness {
     /// Longest pause between two frames that the far side does not take for silence.
     pub(super) fn speak_every(&self) -> Duration {
         self.speak_every
+    }
+
+    /// Sets the start of the ticks.
+    pub(super) fn tick_from(&mut self, start: Instant) {
+        self.ticks = Ticks::new(start, self.speak_every);
+    }
+
+    /// The ticks of this link.
+    pub(super) fn ticks(&self) -> Ticks {
+        self.ticks
+    }
+
+    /// When a heartbeat is due on a lane on which the last frame was sent at `spoke`.
+    pub(super) fn heartbeat_after(&self, spoke: Instant) -> Instant {
+        self.ticks.until(spoke + self.speak_every)
     }
 
     /// Duration of silence after which a lane is suspect.
@@ -218,7 +236,7 @@ impl Liveness {
     /// When a frame must next be sent on a lane that has room; `None` if no lane has room.
     pub(super) fn next_heartbeat(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         let with_room = self.live.iter().filter(|lane| lane.carries() && io(lane.number).room);
-        with_room.map(|lane| lane.spoke + self.speak_every).min()
+        with_room.map(|lane| self.heartbeat_after(lane.spoke)).min()
     }
 
     /// The break that the link is in.

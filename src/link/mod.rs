@@ -41,6 +41,7 @@ pub mod dials;
 mod end;
 mod liveness;
 pub mod reassembly;
+mod ticks;
 pub mod window;
 
 use std::collections::VecDeque;
@@ -185,6 +186,13 @@ impl Link {
         self
     }
 
+    /// Links with the same `start`, which is not in the future, send their heartbeats and
+    /// acknowledgements at the same times.
+    pub fn ticking_from(mut self, start: Instant) -> Self {
+        self.liveness.tick_from(start);
+        self
+    }
+
     /// The next event, the oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(event) = self.events.pop_front() {
@@ -268,6 +276,11 @@ impl Link {
     /// reading a lane.
     pub fn has_ready(&self) -> bool {
         self.receive.has_ready() || self.codec.has_rest()
+    }
+
+    /// Number of bytes that were read from the local Redis and never sent.
+    pub fn unsent(&self) -> u64 {
+        self.send.unsent()
     }
 
     /// Number of bytes that were sent more than once so far.
@@ -358,7 +371,10 @@ impl Link {
     pub fn wrote(&mut self, count: u64, now: Instant) {
         self.receive.wrote(count);
         self.closing.on_written(now);
-        self.acks.on_written(self.receive.written(), now);
+        // With several lanes, a late acknowledgement would look like a lane that is stuck.
+        let ticks = self.liveness.ticks();
+        let by = |time| if self.shared { time } else { ticks.after(time) };
+        self.acks.on_written(self.receive.written(), now, by);
         if self.side == Side::Dialler
             && self.is_armed()
             && self.codec.armed().is_some_and(|offset| self.acks.sent() < offset)
@@ -606,7 +622,7 @@ impl Link {
         if self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
-        if !ended && now >= spoke + self.speak_every() {
+        if !ended && now >= self.liveness.heartbeat_after(spoke) {
             put(&Frame::Heartbeat.encode());
             return true;
         }

@@ -101,4 +101,14 @@ impl Tap for AtMaster {
         let reason = format!("the master's Redis {}", answer::CLOSES);
         (self.spoken == (true, false)).then(|| (self.gate.last_words(&reason), reason))
     }
+
+    fn is_bulk(&self) -> bool {
+        self.observer.is_in_snapshot()
+    }
+
+    fn may_wait(&self, flow: Flow, bytes: &[u8]) -> bool {
+        flow == Flow::ToReplica
+            && self.observer.is_streaming()
+            && !command::asks_for_an_acknowledgement(bytes)
+    }
 }

@@ -108,4 +108,8 @@ impl Tap for AtReplica {
             Flow::ToReplica => self.master_says(bytes, now),
         }
     }
+
+    fn is_bulk(&self) -> bool {
+        self.observer.is_in_snapshot()
+    }
 }

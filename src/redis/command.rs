@@ -54,6 +54,13 @@ pub fn asks_for_a_sync(arguments: &[&[u8]]) -> bool {
     [&b"PSYNC"[..], b"SYNC"].iter().any(|name| arguments[0].eq_ignore_ascii_case(name))
 }
 
+/// Whether a piece of the stream has a `REPLCONF GETACK`, which the replica answers at once and for
+/// which a client of the master may wait. One that is cut in two is not seen. The bytes of a value
+/// may look like one.
+pub fn asks_for_an_acknowledgement(stream: &[u8]) -> bool {
+    memchr::memmem::find(stream, b"GETACK").is_some()
+}
+
 /// Encodes a command with these words as a RESP array.
 pub fn encode(words: &[&[u8]]) -> Vec<u8> {
     // The vector has room for the whole command, so it never moves: a word may be a password, and
@@ -175,6 +182,14 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_getack_is_found_anywhere_in_a_piece_of_the_stream() {
+        let getack = encode(&[b"REPLCONF", b"GETACK", b"*"]);
+        let set = encode(&[b"SET", b"key", b"value"]);
+        assert!(asks_for_an_acknowledgement(&[&set[..], &getack, &set].concat()));
+        assert!(!asks_for_an_acknowledgement(&set));
     }
 
     #[test]

@@ -140,6 +140,16 @@ impl Observer {
         matches!(self.expected, Expected::Anything)
     }
 
+    /// Whether the stream passes now, uncompressed.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.expected, Expected::Stream(_))
+    }
+
+    /// Whether a snapshot passes now.
+    pub fn is_in_snapshot(&self) -> bool {
+        matches!(self.expected, Expected::Bytes(_) | Expected::Until { .. })
+    }
+
     /// Stops looking, because what passes is not known; `why` ends the sentence "not known: …".
     pub fn lose(&mut self, why: &'static str) {
         self.lose_replica(why);

@@ -68,7 +68,7 @@ impl No {
 /// Serves one connection to the TLS port, from its accept to its end.
 pub async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, seat: Seat<IpAddr>) {
     let greeted = tokio::select! {
-        greeted = greet(&shared, socket, from, seat) => greeted,
+        greeted = Box::pin(greet(&shared, socket, from, seat)) => greeted,
         () = shared.stop.cancelled() => return,
     };
     if let Some((lane, hello, seat)) = greeted {
@@ -184,16 +184,16 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let (from, site) = (lane.peer(), hello.identity.site.clone());
     if let Request::Attach { link, lane: number, alive, received } = &hello.request {
         let dial = Dial { lane: *number, alive: alive.clone(), received: *received };
-        return attach(&shared, lane, seat, &hello, *link, dial).await;
+        return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
     let (master, admission) = match admit(&shared, &lane, &hello) {
         Ok(admitted) => admitted,
-        Err(no) => return refuse(&shared, lane, seat, &site, no).await,
+        Err(no) => return Box::pin(refuse(&shared, lane, seat, &site, no)).await,
     };
     // From here on it counts as a link.
     drop(seat);
     let connected = tokio::select! {
-        connected = connect(&shared, master) => connected,
+        connected = Box::pin(connect(&shared, master)) => connected,
         () = shared.stop.cancelled() => {
             let words = format!("the gateway of site {} stops", shared.config.site);
             Err(No::new(Kind::Stopping, ReasonCode::Stopping, &words))
@@ -205,7 +205,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             // Replicas ask again every second, which must not use up the site's links.
             admission.forgive();
             let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
-            return refuse(&shared, lane, seat, &site, no).await;
+            return Box::pin(refuse(&shared, lane, seat, &site, no)).await;
         }
     };
     if matches!(hello.request, Request::New { .. }) {
@@ -224,7 +224,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             wait.as_secs() + 1
         );
         let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
-        return refuse(&shared, lane, seat, &site, No::new(Kind::Limit, ReasonCode::Limit, &limit)).await;
+        return Box::pin(refuse(&shared, lane, seat, &site, No::new(Kind::Limit, ReasonCode::Limit, &limit)))
+            .await;
     }
     let id = Id::random();
     let (listed, requests) = shared.links.list(id, &hello.identity, &master.name);
@@ -243,7 +244,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     if probe {
         drop(redis);
         debug!(%from, %site, master = %master.name, "probed");
-        let _ = timeout(PARTING, lane.close()).await;
+        let _ = timeout(PARTING, Box::pin(lane.close())).await;
         return;
     }
     let Ok(address) = redis.peer_addr() else { return };
@@ -272,7 +273,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         )),
         _ => Box::new(Blind),
     };
-    let mut link = Link::new(Side::Acceptor, &agreed, Instant::now());
+    let mut link = Link::new(Side::Acceptor, &agreed, Instant::now()).ticking_from(shared.started);
     if let Compression::Zstd { level } = shared.config.link.compression {
         link = link.compressing(level);
     }

@@ -18,7 +18,7 @@ pub mod replica_listener;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -93,6 +93,8 @@ pub struct Shared {
     pub memory: Arc<Budget>,
     /// Opens lanes to other gateways.
     pub dialer: Arc<Dialer>,
+    /// When this process was started; the ticks of all links count from then.
+    started: Instant,
     /// Logins at the masters' Redis that have failed recently.
     logins: auth::Logins,
     /// Cancelled when the gateway stops.
@@ -115,6 +117,7 @@ impl Shared {
             links: Arc::default(),
             memory: Budget::new(config.limits.memory),
             dialer,
+            started: Instant::now(),
             logins: auth::Logins::default(),
             config,
             stop,

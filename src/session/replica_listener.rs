@@ -97,7 +97,7 @@ pub async fn serve_replica(
     let about = |kind| Topic::replica(kind, &replica);
     let seat = listener.unproven.enter(source(from.ip()));
     let may_open = tokio::select! {
-        may_open = approach(&shared, &listener, &mut redis, &seat, from) => may_open,
+        may_open = Box::pin(approach(&shared, &listener, &mut redis, &seat, from)) => may_open,
         () = seat.evicted() => {
             let reason = "too many clients have not been accepted yet; the oldest is closed";
             log_throttled!(warn, shared.registry, about(Kind::ClientCrowdedOut), reason; link = %name, client = %from, "replica refused: {reason}");
@@ -110,14 +110,16 @@ pub async fn serve_replica(
     }
     drop(seat);
     let want = |sibling| Request::New { master: replica.master.clone(), sibling };
-    let open = async {
+    // What is needed only until the link is open, or for its refusal, is boxed: a link may be there
+    // for months.
+    let open = Box::pin(async {
         let opening = listener.backoff.place(from.ip()).await;
         let opening = opening.ok_or("too many links of this client's address wait for their sync")?;
         // Other clients get the same reason why there is no link, but not the limit of one address.
         let reached = reach(&shared.dialer, &replica, want).await;
         let reached = reached.inspect_err(|reason| listener.offer.failed(reason))?;
         Ok::<_, String>((opening, reached))
-    };
+    });
     let opened = tokio::select! {
         opened = open => opened,
         () = shared.stop.cancelled() => return,
@@ -129,7 +131,7 @@ pub async fn serve_replica(
             let seat = listener.unproven.enter(source(from.ip()));
             let reply = reply::error(&shared.config.site, &reason);
             tokio::select! {
-                () = refuse(&mut redis, &reply) => {}
+                () = Box::pin(refuse(&mut redis, &reply)) => {}
                 () = seat.evicted() => {}
             }
             return;
@@ -141,12 +143,12 @@ pub async fn serve_replica(
         no_sync(&shared, &replica, from);
         listener.backoff.unasked(from.ip(), Instant::now());
         let why = Reason::new(ReasonCode::ReplicaClosed, "the replica left while the link was opened");
-        let _ = timeout(PARTING, async {
+        let parted = Box::pin(async {
             lane.send(&Frame::Abort(why)).await?;
             lane.close().await;
             Ok::<_, LaneError>(())
-        })
-        .await;
+        });
+        let _ = timeout(PARTING, parted).await;
         return;
     }
     let far = lane.peer();
@@ -173,7 +175,7 @@ pub async fn serve_replica(
     let link = accept.link.unwrap_or_else(Id::random);
     let redial = Redial::new(&shared.dialer, &replica, link, accept.identity.clone(), far);
     let relay = Relay {
-        link: Link::new(Side::Dialler, &agreed, Instant::now()),
+        link: Link::new(Side::Dialler, &agreed, Instant::now()).ticking_from(shared.started),
         lane,
         source: LaneSource::Dials(Box::new(redial)),
         renewed: shared.renewals.subscribe(),
@@ -211,7 +213,7 @@ pub async fn serve_replica(
     announce::ended(guard, &end);
     if let Some(abort) = pending {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
-        abort.send().await;
+        Box::pin(abort.send()).await;
     }
 }
 

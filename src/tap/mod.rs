@@ -66,6 +66,18 @@ pub trait Tap: Send {
         Overdue::Never
     }
 
+    /// Whether the bytes that pass now are a large piece of data whose parts nobody waits for, so that
+    /// they may be gathered.
+    fn is_bulk(&self) -> bool {
+        false
+    }
+
+    /// Whether `bytes`, which were just read from the local Redis and are about to be judged, may wait
+    /// a moment for more, so that they travel together.
+    fn may_wait(&self, _flow: Flow, _bytes: &[u8]) -> bool {
+        false
+    }
+
     /// The local Redis has closed its connection. If the tap knows the reason, it returns the last
     /// reply to the replica and the reason for the log.
     fn closed(&self) -> Option<(Vec<u8>, String)> {

@@ -35,9 +35,11 @@ pub const fn sealed_length(length: usize) -> usize {
     length + (length / RECORD + 1) * RECORD_OVERHEAD + 256
 }
 
+/// Boxed, since a lane is moved several times before it carries a link, and each task that it
+/// passes would have to have room for it.
 enum Connection {
-    Client(UnbufferedClientConnection),
-    Server(UnbufferedServerConnection),
+    Client(Box<UnbufferedClientConnection>),
+    Server(Box<UnbufferedServerConnection>),
 }
 
 /// Runs the same expression for either role.
@@ -82,12 +84,12 @@ enum Stop {
 impl Records {
     /// The dialler's end of a new connection.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, rustls::Error> {
-        Ok(Self::new(Connection::Client(UnbufferedClientConnection::new(config, name)?)))
+        Ok(Self::new(Connection::Client(Box::new(UnbufferedClientConnection::new(config, name)?))))
     }
 
     /// The acceptor's end of a new connection.
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self::new(Connection::Server(UnbufferedServerConnection::new(config)?)))
+        Ok(Self::new(Connection::Server(Box::new(UnbufferedServerConnection::new(config)?))))
     }
 
     fn new(connection: Connection) -> Self {

@@ -148,7 +148,7 @@ impl Lanes {
 
     /// Answers a lane that asks to carry the link.
     fn attach(&mut self, arrival: AttachRequest, link: &mut Link, entry: &LinkGuard, now: Instant) {
-        let AttachRequest { mut lane, seat, dial, accept } = arrival;
+        let AttachRequest { lane, seat, dial, accept } = arrival;
         if seat.is_evicted() {
             return;
         }
@@ -159,8 +159,11 @@ impl Lanes {
                     lane.share();
                 }
                 entry.note_far(lane.peer());
-                if lane.push(&accept.encode()).is_ok() {
-                    self.carriers.push(Carrier { number: dial.lane, lane, empty: false });
+                // It was accepted on another thread, perhaps.
+                let moved = lane.moved_here().map_err(LaneError::from);
+                match moved.and_then(|mut lane| lane.push(&accept.encode()).map(|()| lane)) {
+                    Ok(lane) => self.carriers.push(Carrier { number: dial.lane, lane, empty: false }),
+                    Err(error) => lost(dial.lane, error, link, entry, now),
                 }
             }
             Err(why) => {
@@ -222,6 +225,16 @@ impl Lanes {
         moved
     }
 
+    /// Lets the lanes gather bytes, or no longer.
+    pub(super) fn gather(&mut self, bulk: bool) {
+        self.carriers.iter_mut().for_each(|carrier| carrier.lane.gather(bulk));
+    }
+
+    /// When [`Lanes::read`] must be called again, though nothing may have been received.
+    pub(super) fn gathered_by(&self) -> Option<Instant> {
+        self.carriers.iter().filter_map(|carrier| carrier.lane.gathered_by()).min()
+    }
+
     /// Leaves every lane unread in this round. They count as read empty, so that
     /// [`Lanes::check_silence`] checks them.
     pub(super) fn skip_read(&mut self) {
@@ -245,7 +258,7 @@ impl Lanes {
             return false;
         }
         let began = Instant::now();
-        let read = lane.poll_read(cx, self.read_size.0, &mut |item| link.handle(number, item, now));
+        let read = lane.poll_read(cx, self.read_size.0, now, &mut |item| link.handle(number, item, now));
         self.read_size.adapt(began.elapsed());
         match read {
             Poll::Pending => {

@@ -8,11 +8,12 @@
 //! only by a link that has bytes waiting for its Redis. A turn is bounded in time, and its cost is
 //! measured ([`crate::registry::Meter`]). The end is in `finish.rs`.
 
+mod coalescing;
 mod finish;
 mod lanes;
 mod redis;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::coalescing::Coalescing;
 pub use self::finish::PendingAbort;
 pub use self::lanes::LaneSource;
 use self::lanes::Lanes;
@@ -75,10 +77,21 @@ pub struct Relay<'a> {
 /// Runs a link to its end. Returns why it ended, and what the far side must still learn if it
 /// could not be reached. The Redis socket and the lanes are closed then. Cancelling `stop` ends the
 /// link with a GOODBYE.
-pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<PendingAbort>) {
-    let mut renewed = relay.renewed.clone();
-    let (hurry, mut hurried) = (relay.hurry.clone(), false);
-    let mut driver = Driver::new(relay);
+pub fn run<'a>(
+    relay: Relay<'a>,
+    stop: &'a CancellationToken,
+) -> impl Future<Output = (End, Option<PendingAbort>)> + 'a {
+    let (renewed, hurry) = (relay.renewed.clone(), relay.hurry.clone());
+    drive(Box::new(Driver::new(relay)), renewed, hurry, stop)
+}
+
+async fn drive(
+    mut driver: Box<Driver<'_>>,
+    mut renewed: watch::Receiver<u64>,
+    hurry: CancellationToken,
+    stop: &CancellationToken,
+) -> (End, Option<PendingAbort>) {
+    let mut hurried = false;
     let stopped = loop {
         tokio::select! {
             biased;
@@ -99,7 +112,7 @@ pub async fn run(relay: Relay<'_>, stop: &CancellationToken) -> (End, Option<Pen
         }
         driver.link.stopped(why);
     }
-    finish::finish(driver).await
+    Box::pin(finish::finish(*driver)).await
 }
 
 impl std::fmt::Debug for Relay<'_> {
@@ -112,6 +125,8 @@ struct Driver<'a> {
     link: Link,
     lanes: Lanes,
     redis: RedisSocket,
+    /// What was read from Redis and may wait for more.
+    coalescing: Coalescing,
     /// Why the link ended, and whether everything was delivered, once it has.
     ended: Option<(End, bool)>,
     /// A break that is over and not reported yet.
@@ -149,6 +164,7 @@ impl<'a> Driver<'a> {
             link,
             lanes: Lanes::new(lane, source),
             redis: RedisSocket::new(redis),
+            coalescing: Coalescing::new(Instant::now()),
             ended: None,
             resumed: None,
             share,
@@ -208,6 +224,9 @@ impl<'a> Driver<'a> {
 
     fn take_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.take_new_lanes(cx);
+        let bulk = self.tap.is_bulk();
+        self.redis.gather(bulk);
+        self.lanes.gather(bulk);
         for round in 0..ROUNDS {
             let now = Instant::now();
             if round > 0 && now >= self.until {
@@ -242,7 +261,7 @@ impl<'a> Driver<'a> {
                 self.take_new_lanes(cx);
             }
             self.report();
-            if !moved && self.sleeps(cx) {
+            if !moved && self.sleeps(cx, now) {
                 return Poll::Pending;
             }
         }
@@ -405,7 +424,7 @@ impl<'a> Driver<'a> {
             }
             return gone;
         }
-        let chunk = match self.redis.poll_read(cx, room.min(self.link.max_payload())) {
+        let chunk = match self.redis.poll_read(cx, room.min(self.link.max_payload()), now) {
             Read::Nothing => return false,
             Read::Bytes(chunk) => chunk,
             Read::Ended(closed) => {
@@ -418,6 +437,7 @@ impl<'a> Driver<'a> {
             }
         };
         let (flow, count) = (self.outward_flow(), chunk.len());
+        let may_wait = self.coalescing.may_wait(count) && self.tap.may_wait(flow, chunk.bytes());
         self.entry.count(flow, count);
         self.turn.rounds += 1;
         for action in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now) {
@@ -434,6 +454,7 @@ impl<'a> Driver<'a> {
                 Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
+        self.coalescing.read(may_wait, self.link.unsent(), now);
         // Bytes that the tap holds may have waited for this reply.
         let actions = self.inward.again(self.tap.as_mut(), self.flow, now);
         self.take_inward(actions, now);
@@ -452,16 +473,30 @@ impl<'a> Driver<'a> {
 
     /// Writes the link's frames to the lanes. Returns whether anything was written.
     fn write_lanes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.coalescing.waits(now) && !self.link.is_ended() {
+            return false;
+        }
         let moved = self.lanes.write(cx, &mut self.link, self.entry, now, self.until);
         self.take_events();
         moved
     }
 
     /// Whether there is nothing to do until a timer or a socket wakes the task.
-    fn sleeps(&mut self, cx: &mut Context<'_>) -> bool {
+    fn sleeps(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         // Frames that wait for room on the lane are woken by the lane, not by a timer.
         let io = |number| self.lanes.io(number);
-        let times = [self.link.poll_timeout(&io), self.redis.watch_at(), self.ask_by];
+        // A socket that was due by now and was not read is one that may not be read.
+        let gathered = |by: Option<Instant>| by.filter(|by| *by > now);
+        // Nothing is sent before what was read has waited, not even what is due.
+        let coalesced = self.coalescing.until().filter(|until| *until > now);
+        let times = [
+            self.link.poll_timeout(&io).map(|due| coalesced.map_or(due, |until| due.max(until))),
+            self.redis.watch_at(),
+            gathered(self.redis.gathered_by()),
+            gathered(self.lanes.gathered_by()),
+            coalesced,
+            self.ask_by,
+        ];
         let Some(next) = times.into_iter().flatten().min() else {
             return true;
         };

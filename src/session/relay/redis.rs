@@ -10,10 +10,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffer::Chunk;
+use crate::gathering::Gathering;
 
 /// Most chunks between the tap and Redis; the rest stays with the link.
 const MAX_QUEUED: usize = 4;
@@ -30,6 +31,9 @@ struct Outgoing {
 /// The local Redis.
 pub(super) struct RedisSocket {
     stream: TcpStream,
+    gathering: Gathering,
+    /// Number of bytes that the next read may find.
+    expected: usize,
     queue: VecDeque<Outgoing>,
     /// Whether Redis has closed its writing half, or the connection has failed.
     ended: bool,
@@ -66,7 +70,16 @@ pub(super) enum Write {
 
 impl RedisSocket {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, queue: VecDeque::new(), ended: false, deaf: false, shut: false, unread: None }
+        Self {
+            stream,
+            gathering: Gathering::new(Instant::now()),
+            expected: 0,
+            queue: VecDeque::new(),
+            ended: false,
+            deaf: false,
+            shut: false,
+            unread: None,
+        }
     }
 
     /// Whether the queue accepts more from the link. The tap's replies are always queued.
@@ -120,17 +133,20 @@ impl RedisSocket {
     }
 
     /// Reads once, at most `limit` bytes, which is not zero.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize) -> Read {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize, now: Instant) -> Read {
         self.unread = None;
-        let mut chunk = Chunk::pooled();
+        let mut chunk = Chunk::borrowed(self.expected.min(limit));
         let spare = chunk.spare();
         let limit = spare.len().min(limit);
         let mut space = ReadBuf::new(&mut spare[..limit]);
-        let read = Pin::new(&mut self.stream).poll_read(cx, &mut space);
+        let read = self.gathering.poll_read(cx, &mut self.stream, &mut space, now);
         let count = space.filled().len();
         match read {
             Poll::Pending => Read::Nothing,
             Poll::Ready(Ok(())) if count > 0 => {
+                // A little more than last time, so that a socket that has more to give gets larger
+                // buffers.
+                self.expected = count + count / 8;
                 chunk.filled(count);
                 Read::Bytes(chunk)
             }
@@ -161,6 +177,16 @@ impl RedisSocket {
         gone
     }
 
+    /// Lets the socket gather bytes, or no longer.
+    pub(super) fn gather(&mut self, bulk: bool) {
+        self.gathering.allow(bulk);
+    }
+
+    /// When [`RedisSocket::poll_read`] must be called again, though nothing may have come.
+    pub(super) fn gathered_by(&self) -> Option<Instant> {
+        self.gathering.due()
+    }
+
     /// Ends the watch: there is nothing to read any more.
     pub(super) fn stop_watch(&mut self) {
         self.unread = None;
@@ -176,7 +202,7 @@ impl RedisSocket {
     /// resets it, and a reset takes back what the other end has not read.
     pub(super) async fn read_to_its_end(mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
-        let mut rest = [0; 4096];
+        let mut rest = vec![0; 4096];
         while self.stream.read(&mut rest).await? > 0 {}
         Ok(())
     }
@@ -199,7 +225,7 @@ mod tests {
 
     /// The next thing that comes of reading.
     async fn read(socket: &mut RedisSocket, limit: usize) -> Read {
-        poll_fn(|cx| match socket.poll_read(cx, limit) {
+        poll_fn(|cx| match socket.poll_read(cx, limit, Instant::now()) {
             Read::Nothing => Poll::Pending,
             read => Poll::Ready(read),
         })
