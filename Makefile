@@ -23,6 +23,7 @@ soak:
 bench:
 	@scripts/setup bench
 	cargo bench --locked --bench replication
+	cargo bench --locked --bench instructions
 
 fuzz:
 	@scripts/setup fuzz

@@ -131,6 +131,10 @@ pub mod internal {
             pub use crate::tls::material::{Dial, Material};
         }
 
+        pub mod record {
+            pub use crate::tls::record::{Records, sealed_length};
+        }
+
         pub mod pem {
             pub use crate::tls::pem::{Contents, parse};
         }
