@@ -4,12 +4,12 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -43,7 +43,7 @@ pub async fn run(
     config: Config,
     material: Material,
     up: impl FnOnce(),
-    mut reload: mpsc::Receiver<()>,
+    reload: mpsc::Receiver<()>,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
@@ -78,16 +78,11 @@ pub async fn run(
     }
     tasks.spawn(count(Arc::clone(&shared)));
     tasks.spawn(remind(Arc::clone(&shared)));
+    tasks.spawn(reload_certificates(Arc::clone(&shared), reload));
     info!(site = %shared.config.site, node = %shared.config.node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     up();
 
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            Some(()) = reload.recv() => read_again(&shared),
-        }
-    }
+    shutdown.await;
     info!("stopping");
     stop.cancel();
     tasks.close();
@@ -152,11 +147,29 @@ fn sites(config: &Config) -> impl Iterator<Item = &str> {
     config.replicas.iter().map(|replica| replica.site.as_str())
 }
 
-/// Reads the certificates again; after a fault, those in use stay in use.
-fn read_again(shared: &Shared) {
-    let loaded = Material::load(&shared.config.tls, &shared.config.site).and_then(|material| {
-        Loaded::new(material, sites(&shared.config)).map_err(|error| vec![error.to_string()])
-    });
+/// Reads the certificates again for each message; after a fault, those in use stay in use. A file
+/// system that does not answer holds up nothing else.
+async fn reload_certificates(shared: Arc<Shared>, mut reload: mpsc::Receiver<()>) {
+    let read = async {
+        while let Some(()) = reload.recv().await {
+            let reader = Arc::clone(&shared);
+            let loaded = spawn_blocking(move || {
+                let config = &reader.config;
+                let material = Material::load(&config.tls, &config.site)?;
+                Loaded::new(material, sites(config)).map_err(|error| vec![error.to_string()])
+            });
+            if let Ok(loaded) = loaded.await {
+                use_certificates(&shared, loaded);
+            }
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = shared.stop.cancelled() => {}
+    }
+}
+
+fn use_certificates(shared: &Shared, loaded: Result<Loaded, Vec<String>>) {
     match loaded {
         Ok(loaded) => {
             for warning in &loaded.material.warnings {
