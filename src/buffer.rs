@@ -15,8 +15,8 @@ pub const HEADROOM: usize = 16;
 /// Most payload bytes of one chunk. With its header, they fill exactly thirty-two TLS records.
 pub const PAYLOAD: usize = 32 * 16_384 - HEADROOM;
 
-/// Size of the largest pooled buffer. A chunk fits, and so does the same chunk sealed, which takes 22 bytes
-/// more for each record, plus a few small frames.
+/// Size of the largest pooled buffer. A chunk fits, and so does the same chunk sealed, which takes
+/// 22 bytes more for each record, plus a few small frames.
 pub const STORAGE: usize = HEADROOM + PAYLOAD + 4096;
 
 /// Sizes of pooled buffers.

@@ -133,14 +133,8 @@ struct Parts {
 impl Parts {
     fn new(certs: &Path) -> Result<Self> {
         let material = |site: &str| {
-            let file = |name: &str| certs.join(site).join(name);
-            let files = TlsFiles {
-                ca: file("ca.crt"),
-                cert: file("tls.crt"),
-                key: file("tls.key"),
-                crl: Some(file("crl.pem")),
-            };
-            Material::load(&files, site).map_err(|faults| anyhow::anyhow!(faults.join("; ")))
+            Material::load(&TlsFiles::in_folder(&certs.join(site)), site)
+                .map_err(|faults| anyhow::anyhow!(faults.join("; ")))
         };
         let (near, far) = (material("dc1")?, material("dc2")?);
         let dial = far.client("dc1")?;

@@ -53,6 +53,14 @@ pub struct TlsFiles {
     pub crl: Option<PathBuf>,
 }
 
+impl TlsFiles {
+    /// The files in the folder of a site, as `replgate certs` makes it.
+    pub fn in_folder(folder: &Path) -> Self {
+        let file = |name: &str| folder.join(name);
+        Self { ca: file("ca.crt"), cert: file("tls.crt"), key: file("tls.key"), crl: Some(file("crl.pem")) }
+    }
+}
+
 /// A master of this site, offered to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Master {

@@ -321,14 +321,7 @@ mod tests {
 
     fn material(dir: &Path, site: &str) -> Material {
         certs::issue(dir, &Names::new(site, &[]).unwrap(), 10, false).unwrap();
-        let file = |name: &str| dir.join(site).join(name);
-        let paths = TlsFiles {
-            ca: file("ca.crt"),
-            cert: file("tls.crt"),
-            key: file("tls.key"),
-            crl: Some(file("crl.pem")),
-        };
-        Material::load(&paths, site).unwrap()
+        Material::load(&TlsFiles::in_folder(&dir.join(site)), site).unwrap()
     }
 
     /// Both ends of a connection, and configs for more.

@@ -22,12 +22,7 @@ pub(super) fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
     for site in sites {
         let folder = dir.join(&site);
         let mut faults = outdated(dir, &folder);
-        let paths = TlsFiles {
-            ca: folder.join("ca.crt"),
-            cert: folder.join("tls.crt"),
-            key: folder.join("tls.key"),
-            crl: Some(folder.join("crl.pem")),
-        };
+        let paths = TlsFiles::in_folder(&folder);
         let (mut warnings, mut good) = (Vec::new(), String::new());
         if paths.key.exists() {
             match Material::load(&paths, &site) {

@@ -159,7 +159,7 @@ impl Lanes {
                     lane.share();
                 }
                 entry.note_far(lane.peer());
-                // It was accepted on another thread, perhaps.
+                // Another thread may have accepted it.
                 let moved = lane.moved_here().map_err(LaneError::from);
                 match moved.and_then(|mut lane| lane.push(&accept.encode()).map(|()| lane)) {
                     Ok(lane) => self.carriers.push(Carrier { number: dial.lane, lane, empty: false }),

@@ -47,13 +47,7 @@ pub enum Received {
 impl Site {
     /// The site whose folder is in `certs`, as a peer of the site `far`.
     pub fn new(certs: &Path, site: &str, far: &str) -> Self {
-        let file = |name: &str| certs.join(site).join(name);
-        let files = TlsFiles {
-            ca: file("ca.crt"),
-            cert: file("tls.crt"),
-            key: file("tls.key"),
-            crl: Some(file("crl.pem")),
-        };
+        let files = TlsFiles::in_folder(&certs.join(site));
         let material = Material::load(&files, site).expect("the site's certificate is good");
         let identity =
             Identity { site: site.into(), node: "by hand".into(), instance: Id::random(), clock: 0 };
