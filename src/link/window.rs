@@ -2,26 +2,31 @@
 //!
 //! A chunk is offered, gets its offset, is sent over some lane, and is dropped when the far side
 //! has acknowledged all of it. Each chunk records which lanes carry it. A chunk that no lane
-//! carries any more and that the far side lacks is sent again, the oldest first. The unacknowledged
-//! bytes never exceed the window. The cost of an acknowledgement depends only on what it frees, and
-//! the cost of a lost lane on what it carried, however full the window is. No I/O and no clock.
+//! carries any more and that the far side lacks is sent again, the oldest first. What is sent and
+//! not acknowledged never exceeds the window. More than the window may be offered: it waits, in
+//! chunks that are as large as possible. The cost of an acknowledgement depends only on what it
+//! frees, and the cost of a lost lane on what it carried, however much waits. No I/O and no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::buffer::Chunk;
 use crate::wire::frame;
 
-/// Least memory in bytes charged for a chunk, however short it is, here and at the receiver. So a
-/// flood of one-byte writes does not cost more memory than the window.
+/// Least number of bytes for which a chunk counts, however short it is, here and at the receiver.
+/// So a flood of one-byte writes does not cost more memory than the window.
 pub const LEAST_CHARGE: u64 = 256;
 
 /// Size in bytes up to which short writes that wait to be sent share one chunk.
 const GATHER: usize = 32 * 1024;
 
+/// Number of unsent bytes above which all writes share chunks, of the largest size: data that waits
+/// for long should take no more memory than its bytes.
+const DEEP: u64 = 1024 * 1024;
+
 /// Bit used in place of a lane: the far side is known to have the chunk.
 const ARRIVED: u32 = 1 << 31;
 
-/// The charge for `length` stored bytes.
+/// What `length` bytes count for.
 pub(super) fn charge(length: usize) -> u64 {
     (length as u64).max(LEAST_CHARGE)
 }
@@ -42,6 +47,16 @@ struct Segment {
 impl Segment {
     fn end(&self) -> u64 {
         self.offset + self.chunk.len() as u64
+    }
+
+    /// What it counts for in the window.
+    fn weight(&self) -> u64 {
+        charge(self.chunk.len())
+    }
+
+    /// The memory that it takes, in bytes.
+    fn storage(&self) -> u64 {
+        charge(self.chunk.storage())
     }
 
     fn frame(&mut self, slot: u8) -> &[u8] {
@@ -69,16 +84,21 @@ pub struct Window {
     arrived: u64,
     sent: u64,
     offered: u64,
-    charged: u64,
+    /// What all segments, and those that were sent, count for in the window.
+    weight: u64,
+    sent_weight: u64,
+    /// Memory that all segments take, in bytes.
+    storage: u64,
     resent: u64,
     /// The chunk that was copied last.
     copied: Option<u64>,
     limit: u64,
-    gather: usize,
+    max_payload: usize,
 }
 
 impl Window {
-    /// A window of at most `limit` unacknowledged bytes, in frames of at most `max_payload`.
+    /// A window of at most `limit` unacknowledged bytes, in frames of at most `max_payload`, which
+    /// are not larger than the window.
     pub fn new(limit: u64, max_payload: usize) -> Self {
         Self {
             segments: VecDeque::new(),
@@ -90,17 +110,19 @@ impl Window {
             arrived: 0,
             sent: 0,
             offered: 0,
-            charged: 0,
+            weight: 0,
+            sent_weight: 0,
+            storage: 0,
             resent: 0,
             copied: None,
             limit,
-            gather: GATHER.min(max_payload),
+            max_payload,
         }
     }
 
-    /// Number of bytes that may still be offered.
+    /// Number of bytes that may still be offered and sent without an acknowledgement.
     pub fn room(&self) -> u64 {
-        self.limit.saturating_sub((self.offered - self.acknowledged).max(self.charged))
+        self.limit.saturating_sub(self.weight)
     }
 
     /// Number of bytes offered and never sent.
@@ -128,9 +150,9 @@ impl Window {
         self.resent
     }
 
-    /// Memory charged for its chunks, in bytes.
-    pub fn charged(&self) -> u64 {
-        self.charged
+    /// Memory that its chunks take, in bytes.
+    pub fn storage(&self) -> u64 {
+        self.storage
     }
 
     /// Whether at least half of the window waits for acknowledgement.
@@ -143,28 +165,51 @@ impl Window {
         self.to_resend
     }
 
-    /// Takes the next bytes of the stream.
-    pub fn offer(&mut self, chunk: Chunk) {
+    /// Takes the next bytes of the stream, at most `max_payload`.
+    pub fn offer(&mut self, mut chunk: Chunk) {
+        let deep = self.unsent() > DEEP && chunk.len() < self.max_payload;
+        self.offer_to_last(&mut chunk, deep);
         if chunk.is_empty() {
             return;
         }
-        let (offset, length) = (self.offered, chunk.len());
-        self.offered += length as u64;
-        if self.segments.len() > self.sent_segments
-            && let Some(last) = self.segments.back_mut()
-            && last.chunk.len() + length <= self.gather
-        {
-            self.charged -= charge(last.chunk.len());
-            last.chunk.gather(chunk.bytes());
-            self.charged += charge(last.chunk.len());
+        if deep {
+            // Data that shares a chunk is copied once, to the front of its storage.
+            let mut shared = Chunk::for_payload(self.max_payload);
+            shared.append(chunk.bytes());
+            chunk = shared;
+        }
+        let segment = Segment { offset: self.offered, chunk, lanes: 0 };
+        self.offered = segment.end();
+        self.weight += segment.weight();
+        self.storage += segment.storage();
+        self.segments.push_back(segment);
+    }
+
+    /// Moves bytes from `chunk` to the last segment, if that was not sent yet and has room: a short
+    /// write as a whole, or with `deep` as much as fits.
+    fn offer_to_last(&mut self, chunk: &mut Chunk, deep: bool) {
+        if self.segments.len() == self.sent_segments {
             return;
         }
-        self.charged += charge(length);
-        self.segments.push_back(Segment { offset, chunk, lanes: 0 });
+        let Some(last) = self.segments.back_mut() else { return };
+        self.weight -= last.weight();
+        self.storage -= last.storage();
+        let (before, length) = (last.chunk.len(), chunk.len());
+        if before + length <= GATHER.min(self.max_payload) {
+            last.chunk.gather(chunk.bytes());
+        } else if deep {
+            let fits = length.min(self.max_payload.saturating_sub(before));
+            last.chunk.append(&chunk.bytes()[..fits]);
+        }
+        let taken = last.chunk.len() - before;
+        chunk.consume(taken);
+        self.offered += taken as u64;
+        self.weight += last.weight();
+        self.storage += last.storage();
     }
 
     /// The next chunk for the lane in `slot` as a DATA frame, which that lane then carries. Chunks
-    /// that must be sent again come first, then new ones.
+    /// that must be sent again come first, then new ones, as far as the window allows.
     pub fn send_next(&mut self, slot: u8) -> Option<&[u8]> {
         if let Some((offset, length)) = self.again.pop_first() {
             self.to_resend -= length;
@@ -173,7 +218,9 @@ impl Window {
             return Some(self.send(at, slot));
         }
         let at = self.sent_segments;
-        self.sent = self.segments.get(at)?.end();
+        let next = self.segments.get(at).filter(|next| self.sent_weight + next.weight() <= self.limit)?;
+        self.sent = next.end();
+        self.sent_weight += next.weight();
         self.sent_segments += 1;
         Some(self.send(at, slot))
     }
@@ -233,7 +280,9 @@ impl Window {
             if front.end() > self.acknowledged {
                 break;
             }
-            self.charged -= charge(front.chunk.len());
+            self.weight -= front.weight();
+            self.sent_weight -= front.weight();
+            self.storage -= front.storage();
             self.segments.pop_front();
             self.sent_segments -= 1;
         }
@@ -259,7 +308,7 @@ impl Window {
         self.to_resend = 0;
         self.sent_segments = 0;
         self.sent = self.offered;
-        self.charged = 0;
+        (self.weight, self.sent_weight, self.storage) = (0, 0, 0);
         self.limit = 0;
     }
 
@@ -267,6 +316,12 @@ impl Window {
     #[cfg(test)]
     pub(super) fn check(&self) {
         let sent = self.segments.range(..self.sent_segments);
+        let sum = |weight: fn(&Segment) -> u64| self.segments.iter().map(weight).sum::<u64>();
+        assert_eq!((sum(Segment::weight), sum(Segment::storage)), (self.weight, self.storage));
+        assert_eq!(sent.clone().map(Segment::weight).sum::<u64>(), self.sent_weight);
+        assert!(
+            self.sent_weight <= self.limit && self.sent - self.acknowledged <= self.limit || self.limit == 0
+        );
         let waits = |segment: &&Segment| segment.lanes == 0 && segment.end() > self.arrived;
         let again: BTreeMap<u64, u64> =
             sent.clone().filter(waits).map(|segment| (segment.offset, segment.chunk.len() as u64)).collect();
@@ -315,6 +370,8 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn filled() -> Window {
@@ -338,6 +395,96 @@ mod tests {
         assert_eq!(window.room(), 1000 - 400 - 256, "a short chunk counts for more than its bytes");
         window.acknowledge(400).unwrap();
         assert_eq!(window.room(), 1000 - 256);
+    }
+
+    #[test]
+    fn what_is_offered_beyond_the_window_waits_for_acknowledgements() {
+        let mut window = Window::new(1000, 400);
+        (0..5).for_each(|_| window.offer(Chunk::copied(&[1; 400])));
+        assert_eq!((window.room(), window.unsent()), (0, 2000));
+        assert_eq!((0..5).filter(|_| window.send_next(0).is_some()).count(), 2);
+        window.acknowledge(399).unwrap();
+        assert!(window.send_next(0).is_none());
+        window.acknowledge(400).unwrap();
+        assert_eq!(header(window.send_next(0)), Some(frame::data_header(800, 400)));
+        assert!(window.send_next(0).is_none() && window.sent() == 1200);
+        // What must be sent again counts already.
+        window.lose(0);
+        assert_eq!((0..5).filter(|_| window.send_next(1).is_some()).count(), 2);
+        window.acknowledge(1200).unwrap();
+        assert_eq!((0..5).filter(|_| window.send_next(1).is_some()).count(), 2);
+        window.acknowledge(2000).unwrap();
+        assert_eq!((window.room(), window.storage()), (1000, 0));
+    }
+
+    #[test]
+    fn writes_that_wait_for_long_fill_the_largest_chunks() {
+        const FULL: usize = crate::buffer::PAYLOAD;
+        let mut window = Window::new(64 << 20, FULL);
+        // Sizes that fit badly into anything.
+        for length in [300, 20_000, 33_000, 70_000, 270_000].into_iter().cycle().take(1000) {
+            window.offer(Chunk::copied(&vec![1; length]));
+        }
+        let (unsent, storage) = (window.unsent(), window.storage());
+        assert!(storage < unsent + unsent / 10 + DEEP, "{storage} bytes of storage for {unsent}");
+        // A whole chunk is not copied.
+        window.offer(Chunk::copied(&vec![2; FULL]));
+        let last = window.segments.back().expect("it was offered");
+        assert!(last.chunk.len() == FULL && last.chunk.bytes()[0] == 2);
+        window.check();
+        let (mut next, mut frames) = (0, 0);
+        while let Some(frame) = window.send_next(0) {
+            assert_eq!(frame[..16], frame::data_header(next, frame.len() - 16));
+            (next, frames) = (next + frame.len() as u64 - 16, frames + 1);
+        }
+        assert!(next == window.sent() && next > 63 << 20 && frames < 200, "{next} bytes in {frames} frames");
+        window.check();
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_events_exceeds_the_window_or_loses_a_byte(
+            limit in 65_536u64..400_000,
+            events in proptest::collection::vec((0u8..5, 1usize..16_384), 1..300),
+        ) {
+            let mut window = Window::new(limit, 16_384);
+            // What the far side has received, in order.
+            let (mut came, mut offered) = (Vec::new(), Vec::new());
+            let mut deliver = |frame: &[u8]| {
+                let offset = u64::from_be_bytes(frame[8..16].try_into().expect("eight bytes")) as usize;
+                if offset <= came.len() {
+                    came.extend_from_slice(&frame[16 + (came.len() - offset).min(frame.len() - 16)..]);
+                }
+                came.len() as u64
+            };
+            let mut received = 0;
+            for (event, size) in events {
+                match event {
+                    0 | 1 => {
+                        let bytes: Vec<u8> = (0..size).map(|at| ((offered.len() + at) % 251) as u8).collect();
+                        window.offer(Chunk::copied(&bytes));
+                        offered.extend(bytes);
+                    }
+                    2 => {
+                        for _ in 0..size % 9 {
+                            received = window.send_next(0).map_or(received, &mut deliver);
+                        }
+                    }
+                    3 => window.lose(0),
+                    _ => window.acknowledge(received - received.min(size as u64 / 2)).unwrap(),
+                }
+                window.check();
+            }
+            while window.acknowledged() < window.offered() {
+                let before = window.acknowledged();
+                while let Some(frame) = window.send_next(0) {
+                    received = deliver(frame);
+                }
+                window.acknowledge(received).unwrap();
+                prop_assert!(window.acknowledged() > before);
+            }
+            prop_assert!(came == offered && window.storage() == 0);
+        }
     }
 
     #[test]
@@ -381,7 +528,7 @@ mod tests {
         window.acknowledge(80).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.acknowledge(120).unwrap();
-        assert!(window.segments.is_empty() && window.charged() == 0);
+        assert!(window.segments.is_empty() && window.storage() == 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod files;
 mod life;
 mod logs;
 mod observer;
+mod outages;
 mod passwords;
 mod refusals;
 mod replication;
