@@ -139,6 +139,7 @@ impl World {
             told: false,
         };
         let ends = [end(Side::Dialler), end(Side::Acceptor)];
+        let memory = [window / 2, 4 * window, 4 << 20][dice.roll(3) as usize];
         let delay = dice.roll(12);
         let first = Pipe {
             number: 0,
@@ -164,7 +165,7 @@ impl World {
             hold,
             armed_at: 0,
             window,
-            memory: [window / 2, 4 * window, 4 << 20][dice.roll(3) as usize],
+            memory,
             most: 0,
         }
     }
