@@ -13,9 +13,9 @@ use super::ticks::Ticks;
 /// Most lanes at a time, including those that are closing.
 const MAX_LIVE: usize = 24;
 
-/// Longest hold of a link whose last lane was closed in good order without an end of the link. A
-/// kernel closes like that for a process that was killed, and a gateway that is still running dials
-/// again within this time. After a reset or silence the whole agreed hold counts.
+/// Longest hold of a link for an unknown replica whose last lane was closed in good order without an
+/// end of the link. A kernel closes like that for a process that was killed, and a gateway that is
+/// still running dials again within this time.
 const CLOSED_HOLD: Duration = Duration::from_millis(2500);
 
 /// The state of a lane's socket that decides when the state machine must be called again.
@@ -84,6 +84,8 @@ pub(super) struct Liveness {
     ticks: Ticks,
     dead_after: Duration,
     hold: Duration,
+    /// How long it survives if the last lane was closed in good order without an end of the link.
+    hold_closed: Duration,
     held: Option<Held>,
     breaks: u64,
 }
@@ -92,10 +94,24 @@ impl Liveness {
     /// Starts with the first lane, number 0, which opened the link.
     pub(super) fn new(speak_every: Duration, dead_after: Duration, hold: Duration, now: Instant) -> Self {
         let ticks = Ticks::new(now, speak_every);
-        let mut liveness =
-            Self { live: Vec::new(), newest: 0, speak_every, ticks, dead_after, hold, held: None, breaks: 0 };
+        let mut liveness = Self {
+            live: Vec::new(),
+            newest: 0,
+            speak_every,
+            ticks,
+            dead_after,
+            hold,
+            hold_closed: hold,
+            held: None,
+            breaks: 0,
+        };
         liveness.add(0, now);
         liveness
+    }
+
+    /// A close in good order shortens the hold.
+    pub(super) fn give_up_soon_once_closed(&mut self) {
+        self.hold_closed = CLOSED_HOLD.min(self.hold);
     }
 
     /// Adds a lane; false if there are too many.
@@ -259,7 +275,7 @@ impl Liveness {
 
     /// A break begins: the last lane is gone.
     pub(super) fn suspend(&mut self, cause: LaneLoss, now: Instant) {
-        let within = if cause == LaneLoss::Closed { CLOSED_HOLD.min(self.hold) } else { self.hold };
+        let within = if cause == LaneLoss::Closed { self.hold_closed } else { self.hold };
         self.held = Some(Held { since: now, within, cause });
         self.breaks += 1;
     }
@@ -290,12 +306,17 @@ mod tests {
     }
 
     #[test]
-    fn an_orderly_close_shortens_a_hold_and_never_lengthens_it() {
+    fn an_orderly_close_shortens_only_the_hold_for_an_unknown_replica_and_never_lengthens_it() {
         let now = Instant::now();
+        let mut known = liveness(now);
+        known.suspend(LaneLoss::Closed, now);
+        assert_eq!(known.resume().map(|held| held.within), Some(Duration::from_secs(45)));
         let mut short = Liveness { hold: Duration::from_secs(1), ..liveness(now) };
+        short.give_up_soon_once_closed();
         short.suspend(LaneLoss::Closed, now);
         assert_eq!(short.resume().map(|held| held.within), Some(Duration::from_secs(1)));
         let mut long = liveness(now);
+        long.give_up_soon_once_closed();
         long.suspend(LaneLoss::Closed, now);
         assert_eq!(long.resume().map(|held| held.within), Some(CLOSED_HOLD));
         long.suspend(LaneLoss::Replaced, now);
