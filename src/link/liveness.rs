@@ -18,6 +18,10 @@ const MAX_LIVE: usize = 24;
 /// still running dials again within this time.
 const CLOSED_HOLD: Duration = Duration::from_millis(2500);
 
+/// How much longer a break may last if a far gateway is about to answer. The greatest `hold` that is
+/// safe for Redis' `repl-timeout` leaves that much.
+const ANSWERING: Duration = Duration::from_secs(2);
+
 /// The state of a lane's socket that decides when the state machine must be called again.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneIo {
@@ -280,6 +284,15 @@ impl Liveness {
         self.breaks += 1;
     }
 
+    /// The break lasts a little longer than it would; only the first call in a break counts.
+    pub(super) fn wait_for_answer(&mut self) {
+        if let Some(held) = &mut self.held
+            && held.within <= self.hold
+        {
+            held.within += ANSWERING;
+        }
+    }
+
     /// Ends the break and returns it.
     pub(super) fn resume(&mut self) -> Option<Held> {
         self.held.take()
@@ -332,6 +345,18 @@ mod tests {
         assert!(!liveness.beats(0, at(400)), "this side spoke a moment ago");
         liveness.on_activity(0, at(600));
         assert!(liveness.beats(0, at(600)) && !liveness.beats(0, at(601)));
+    }
+
+    #[test]
+    fn a_break_lasts_once_a_little_longer_for_an_answer() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        liveness.wait_for_answer();
+        liveness.suspend(LaneLoss::Closed, now);
+        liveness.wait_for_answer();
+        liveness.wait_for_answer();
+        let within = liveness.resume().map(|held| held.within);
+        assert_eq!(within, Some(Duration::from_secs(47)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod redial;
 pub mod ways;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -240,13 +240,15 @@ pub(super) struct Attached {
 
 /// Races over addresses for one more lane of a link that `instance` has accepted. Ends early if a
 /// gateway answers that the link is over. `queues` has one permit for each address, so that only
-/// one dial of a link at a time waits for a turn there.
+/// one dial of a link at a time waits for a turn there. `asking` is referenced while an answer is
+/// awaited.
 pub(super) async fn attach(
     dialer: Arc<Dialer>,
     replica: Arc<Replica>,
     addresses: Vec<(SocketAddr, Arc<Semaphore>)>,
     instance: Id,
     want: Request,
+    asking: Weak<()>,
 ) -> Attached {
     let mut attached = Attached { lane: None, failed: Vec::new() };
     let turned = Arc::new(Notify::new());
@@ -256,12 +258,21 @@ pub(super) async fn attach(
         let queue = queue.map(|(_, queue)| Arc::clone(queue));
         async move { open(&dialer, &replica, address, queue, &turned).await }
     };
+    let greet = |lane| {
+        let asking = asking.upgrade();
+        let answer = greet(&dialer, &replica, lane, want.clone());
+        async move {
+            let answer = answer.await;
+            drop(asking);
+            answer
+        }
+    };
     let mut race = Attempts::among(addresses.iter().map(|(address, _)| *address));
     while let Some(event) = race.next(open).await {
         let (address, error) = match event {
             Event::Unresolved(..) => continue,
             Event::Failed(address, error) => (address, error),
-            Event::Opened(address, lane) => match greet(&dialer, &replica, lane, want.clone()).await {
+            Event::Opened(address, lane) => match greet(lane).await {
                 Ok((lane, accept)) if accept.identity.instance == instance => {
                     dialer.ways.was_good(Side::Dialler, &replica.name, address);
                     attached.lane = Some((address, lane, accept));
