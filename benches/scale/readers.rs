@@ -34,6 +34,8 @@ struct Reader {
     offset: AtomicU64,
     /// Of each write, in seconds.
     delays: Mutex<Vec<f64>>,
+    /// Microseconds of the longest time without a byte, from the first write to the last.
+    pause: AtomicU64,
     /// Why it has ended.
     ended: Mutex<Option<String>>,
 }
@@ -61,6 +63,7 @@ impl Readers {
                 writes: Arc::clone(writes),
                 offset: AtomicU64::new(link.offset),
                 delays: Mutex::default(),
+                pause: AtomicU64::new(0),
                 ended: Mutex::default(),
             });
             readers.push(Arc::clone(&reader));
@@ -119,6 +122,12 @@ impl Readers {
         (all.iter().copied().min().unwrap_or(0), all.iter().copied().max().unwrap_or(0))
     }
 
+    /// The longest time, in milliseconds, that a link had no byte, from the first write to the last.
+    pub fn longest_pause(&self) -> f64 {
+        let pauses = self.links.iter().map(|link| link.pause.load(Ordering::Relaxed));
+        pauses.max().unwrap_or(0) as f64 / 1e3
+    }
+
     /// How late the writes were.
     pub fn delays(&self) -> Result<Delays> {
         let mut medians = Vec::new();
@@ -146,6 +155,7 @@ impl Reader {
         const PERIOD: Duration = Duration::from_secs(1);
         let (mut offset, mut seen) = (link.offset, 0);
         let mut buffer = vec![0; 1 << 16];
+        let mut last_read = None;
         let mut timer = tokio::time::interval_at(Instant::now() + later, PERIOD);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The master sends its stream after this.
@@ -161,6 +171,12 @@ impl Reader {
             ensure!(count > 0, "the connection ended at offset {offset}");
             offset += count as u64;
             self.offset.store(offset, Ordering::Relaxed);
+            if self.writes.bytes_at(offset) > 0 {
+                let now = Instant::now();
+                let pause = last_read.map_or_else(|| self.writes.age(0), |last| now.duration_since(last));
+                self.pause.fetch_max(u64::try_from(pause.as_micros())?, Ordering::Relaxed);
+                last_read = Some(now);
+            }
             let has = self.writes.count_at(offset);
             if has > seen {
                 let mut delays = self.delays.lock().expect("nothing panics");

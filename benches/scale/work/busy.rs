@@ -43,6 +43,7 @@ pub const FULL: Row = Row {
         measure("gigabyte", "CPU-s/GB", 2),
         measure("speed", "MB/s together", 0),
         MEMORY,
+        measure("pause", "longest pause of a link, ms", 0),
         measure("share", "slowest link has, when the fastest has all, %", 1),
     ],
     takes,
@@ -55,6 +56,8 @@ const MEMORY: Measure = measure("memory", "greatest MB of the pair", 1);
 /// Bytes of a value: a thousand with its SET.
 const VALUE: usize = 1000 - 40;
 const TICK: Duration = Duration::from_millis(10);
+/// Time between two looks at the memory, which take time themselves.
+const LOOK: Duration = Duration::from_millis(100);
 /// SETs of each tick that all replicas together get.
 const SETS: u64 = 200;
 
@@ -89,7 +92,7 @@ impl Busy {
 fn paced(bench: &Bench, subject: &Subject, count: u64) -> Result<Sample> {
     let each = usize::try_from(SETS / count)?;
     let sets = set(0, VALUE).repeat(each);
-    let ticks = if bench.quick { 100 } else { 500 };
+    let ticks = if bench.quick { 100 } else { 300 };
     let writes = Writes::new(ticks, sets.len() as u64);
     let mut busy = Busy::start(bench, subject, count, &writes)?;
     let mut most = memory(&busy.way);
@@ -122,7 +125,7 @@ fn full(bench: &Bench, subject: &Subject, count: u64) -> Result<Sample> {
     let mut busy = Busy::start(bench, subject, count, &writes)?;
     let watch = busy.watch();
     let writer = at_full_speed(busy.master.plain, &writes, sets, BATCH, times);
-    let mut most = 0;
+    let (mut most, mut looked) = (0, 0.0);
     let share = loop {
         go_on()?;
         let (slowest, fastest) = busy.readers.progress();
@@ -130,14 +133,21 @@ fn full(bench: &Bench, subject: &Subject, count: u64) -> Result<Sample> {
             break slowest as f64 / fastest as f64 * 100.0;
         }
         busy.readers.check()?;
-        most = most.max(memory(&busy.way));
+        if watch.seconds() > looked + LOOK.as_secs_f64() {
+            looked = watch.seconds();
+            most = most.max(memory(&busy.way));
+        }
         std::thread::sleep(Duration::from_millis(2));
     };
     writer.join().expect("the writer does not panic")?;
     busy.readers.wait_for_end(&mut busy.master, &writes)?;
     let spent = watch.stop();
     let gigabytes = (writes.total() * count) as f64 / 1e9;
-    let mut values = vec![("speed", gigabytes * 1e3 / spent.seconds()), ("share", share)];
+    let mut values = vec![
+        ("speed", gigabytes * 1e3 / spent.seconds()),
+        ("share", share),
+        ("pause", busy.readers.longest_pause()),
+    ];
     if subject.is_tunnel() {
         values.extend([("gigabyte", spent.pair / gigabytes), ("memory", megabytes(most))]);
     }
