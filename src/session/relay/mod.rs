@@ -12,6 +12,7 @@ mod coalescing;
 mod finish;
 mod lanes;
 mod redis;
+mod yielding;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -28,6 +29,7 @@ pub use self::finish::PendingAbort;
 pub use self::lanes::LaneSource;
 use self::lanes::Lanes;
 use self::redis::{Read, RedisSocket, Write};
+use self::yielding::wake_after_others;
 use super::announce::{self, log_link};
 use crate::buffer::Chunk;
 use crate::clock;
@@ -266,7 +268,7 @@ impl<'a> Driver<'a> {
             }
         }
         self.turn.more = true;
-        cx.waker().wake_by_ref();
+        wake_after_others(cx);
         Poll::Pending
     }
 
