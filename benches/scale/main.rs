@@ -60,15 +60,17 @@ fn main() -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;
+    let earlier = options.json.as_deref().map(Document::read).transpose()?.flatten();
+    if options.redraw {
+        return draw(&options, &earlier.context("there is nothing to draw")?);
+    }
     let rows = rows(&options.only)?;
     ensure!(redis::VERSION.is_some(), "redis-server is not installed (scripts/setup bench)");
     let subjects = subjects(&options)?;
     let bench = Bench { place: Place::new(500_000_000)?, quick: options.quick };
     let mut document = Document::new(Machine::here(), &subjects);
-    if let Some(path) = options.json.as_deref().filter(|path| path.exists()) {
-        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        document
-            .keep_rows_of(serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?);
+    if let Some(earlier) = earlier {
+        document.keep_rows_of(earlier);
     }
     println!("{}", document.machine.line());
     for row in rows {
@@ -80,12 +82,15 @@ fn main() -> Result<()> {
             let text = serde_json::to_string_pretty(&document)?;
             std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
         }
-        if let Some(path) = &options.svg {
-            std::fs::write(path, svg::chart(&document))
-                .with_context(|| format!("write {}", path.display()))?;
-        }
+        draw(&options, &document)?;
     }
     Ok(())
+}
+
+/// Draws the curves, if that is asked for.
+fn draw(options: &Options, document: &Document) -> Result<()> {
+    let Some(path) = &options.svg else { return Ok(()) };
+    std::fs::write(path, svg::chart(document)).with_context(|| format!("write {}", path.display()))
 }
 
 /// The rows that are asked for.

@@ -29,6 +29,9 @@ pub struct Options {
     /// Where to draw the curves, those of the rows that --json keeps too.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+    /// Draws the curves of what --json has, and measures nothing.
+    #[arg(long, requires = "json", requires = "svg")]
+    pub redraw: bool,
     /// One round with few points and little work: shows that everything runs.
     #[arg(long)]
     pub quick: bool,

@@ -1,7 +1,10 @@
 //! What was measured, as it stands in the JSON file.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
@@ -44,6 +47,16 @@ impl Document {
     pub fn new(machine: Machine, subjects: &[Subject]) -> Self {
         let version = |subject: &Subject| Some((subject.name.to_owned(), subject.version()?));
         Self { machine, versions: subjects.iter().filter_map(version).collect(), rows: Vec::new() }
+    }
+
+    /// Reads the file of an earlier run, if there is one.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let read = || format!("read {}", path.display());
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(serde_json::from_str(&text).with_context(read)?)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(read),
+        }
     }
 
     /// Takes over the rows of an earlier run.

@@ -1,5 +1,6 @@
 //! The curves, as one drawing for light and dark pages.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::results::Document;
@@ -101,10 +102,11 @@ pub fn chart(document: &Document) -> String {
         body += "</g>\n";
         count += 1;
     }
-    let (width, height) = (PANEL.0 * COLUMNS as f64, count.div_ceil(COLUMNS) as f64 * PANEL.1 + 20.0);
-    let versions: Vec<_> = document.versions.values().map(String::as_str).collect();
-    let print = format!("Medians. {}. {}.", document.machine.line(), versions.join(", "));
-    text(&mut body, 0.0, height - 6.0, "small", "start", &print);
+    let (width, height) = (PANEL.0 * COLUMNS as f64, count.div_ceil(COLUMNS) as f64 * PANEL.1 + 36.0);
+    let versions: BTreeSet<_> = document.versions.values().map(|version| version.trim()).collect();
+    let versions = versions.into_iter().collect::<Vec<_>>().join(", ");
+    text(&mut body, 0.0, height - 22.0, "small", "start", &format!("Medians. {}.", document.machine.line()));
+    text(&mut body, 0.0, height - 6.0, "small", "start", &versions);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\" role=\"img\">\n<title>How the cost of replgate grows</title>\n\
@@ -168,10 +170,14 @@ fn draw(body: &mut String, panel: &Panel, curves: &[(&str, Vec<(u64, f64)>)]) {
     }
 }
 
-/// The next number whose first digit is 1, 2 or 5.
+/// The next round number.
 fn round_up(value: f64) -> f64 {
     let tens = 10_f64.powf(value.max(f64::MIN_POSITIVE).log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|digit| digit * tens).find(|top| *top >= value).unwrap_or(value)
+    [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0]
+        .into_iter()
+        .map(|digit| digit * tens)
+        .find(|top| *top >= value)
+        .unwrap_or(value)
 }
 
 fn short(value: f64) -> String {
