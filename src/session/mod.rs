@@ -187,13 +187,11 @@ pub fn tune(socket: &TcpStream) {
 }
 
 /// Sets the congestion control of a lane. `Auto` uses bbr if the system allows it, and logs nothing
-/// if it does not.
-fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
+/// if it does not. Returns whether the lane must watch the startup of bbr, which `Auto` alone asks for.
+fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) -> bool {
     let socket = socket2::SockRef::from(socket);
     match wanted {
-        Congestion::Auto => {
-            let _ = socket.set_tcp_congestion(b"bbr");
-        }
+        Congestion::Auto => socket.set_tcp_congestion(b"bbr").is_ok(),
         Congestion::Named(name) => {
             if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
                 let topic = Topic::of(Kind::Congestion);
@@ -201,6 +199,7 @@ fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
                     "congestion = {name:?} is not available: {error}; the system's default is used (sysctl net.ipv4.tcp_available_congestion_control)"
                 );
             }
+            false
         }
     }
 }
