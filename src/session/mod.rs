@@ -218,3 +218,24 @@ async fn is_gone(redis: &TcpStream) -> bool {
     let ready = timeout(Duration::ZERO, redis.ready(Interest::READABLE)).await;
     matches!(ready, Ok(Ok(ready)) if ready.is_read_closed()) || matches!(ready, Ok(Err(_)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_startup_of_bbr_is_watched_only_where_auto_chose_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let registry = Registry::default();
+        let offered =
+            std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+        let in_use = || socket2::SockRef::from(&socket).tcp_congestion().unwrap();
+        let has_bbr = || in_use().starts_with(b"bbr");
+        assert!(!congestion(&registry, &socket, &Congestion::Named("reno".to_owned())));
+        assert!(in_use().starts_with(b"reno"));
+        assert_eq!(congestion(&registry, &socket, &Congestion::Auto), has_bbr());
+        assert!(has_bbr() || !offered.contains("bbr"));
+        assert!(!congestion(&registry, &socket, &Congestion::Named("bbr".to_owned())));
+    }
+}
