@@ -8,28 +8,30 @@
 //!
 //! So while a connection loses much in its startup, its rate is limited to less than the path
 //! carries. The queue drains, some of the send buffer waits, the round trips count, and bbr leaves
-//! its startup for good. If it does not, it is left alone.
+//! its startup for good. A path that holds more than the send buffer keeps it there; then the limit
+//! does no harm, since the send buffer is a lower one, and what was sent in bursts is sent evenly.
 
 use std::time::{Duration, Instant};
 
 use crate::socket_option::Bbr;
 
 /// Least time between two looks at a connection.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Share of the bytes that must be repeated ones, and least number of them, between two looks.
 /// Losses that have nothing to do with a queue are seldom as many.
 const LOST: (u64, u64) = (20, 64 * 1024);
 
 /// The limit, in parts of the bandwidth that bbr has seen.
-const LIMIT: (u64, u64) = (3, 4);
+const LIMIT: (u64, u64) = (7, 8);
 
-/// Round trips for which the limit holds at most. The queue drains in some four, and bbr leaves its
-/// startup after three more.
-const HOLDS: u32 = 16;
+/// Round trips for which the first limit holds at most, and for which any does. The queue drains in
+/// some six, and bbr leaves its startup after three more. Each limit that was of no use is followed
+/// by one that holds for twice as long.
+const HOLDS: (u32, u32) = (16, 64);
 
-/// Limits of one connection before it is left alone.
-const TRIES: u32 = 3;
+/// The longest round trip that counts. bbr tells a huge one before it has seen any.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// What bbr calls a gain of one.
 const UNIT: u32 = 256;
@@ -50,14 +52,15 @@ pub struct Startup {
     /// Bytes sent and repeated until the last look.
     counted: Option<(u64, u64)>,
     limited_until: Option<Instant>,
-    tries: u32,
+    /// Round trips for which the next limit holds.
+    holds: u32,
     over: bool,
 }
 
 impl Startup {
     /// A connection that was just opened.
     pub fn new(now: Instant) -> Self {
-        Self { look: now, counted: None, limited_until: None, tries: 0, over: false }
+        Self { look: now, counted: None, limited_until: None, holds: HOLDS.0, over: false }
     }
 
     /// Whether the connection must be looked at now.
@@ -71,9 +74,8 @@ impl Startup {
             self.over = true;
             return self.limited_until.take().map(|_| Order::Lift);
         };
-        // A limit is lifted soon after the startup is over.
-        let trips = if self.limited_until.is_some() { 1 } else { 2 };
-        self.look = now + LOOK.max(told.round_trip * trips);
+        let trip = told.round_trip.min(LONGEST);
+        self.look = now + LOOK.max(trip);
         let (sent, resent) = self.counted.map_or((0, 0), |(sent, resent)| {
             (told.sent.saturating_sub(sent), told.resent.saturating_sub(resent))
         });
@@ -89,16 +91,14 @@ impl Startup {
                 return None;
             }
             self.limited_until = None;
-            self.over = self.tries == TRIES;
             return Some(Order::Lift);
         }
         let loses = resent >= LOST.1 && resent.saturating_mul(LOST.0) >= sent;
         if !loses || told.pacing_gain <= 2 * UNIT || told.bandwidth == 0 {
             return None;
         }
-        self.tries += 1;
-        self.limited_until = Some(now + told.round_trip * HOLDS);
-        self.look = now + LOOK.max(told.round_trip);
+        self.limited_until = Some(now + trip * self.holds);
+        self.holds = (self.holds * 2).min(HOLDS.1);
         Some(Order::Limit(told.bandwidth / LIMIT.1 * LIMIT.0))
     }
 }
@@ -124,7 +124,7 @@ mod tests {
         let mut startup = Startup::new(now);
         assert_eq!(startup.observe(Some(STARTING), now), None);
         let losing = Bbr { sent: 4_000_000, resent: 600_000, ..STARTING };
-        assert_eq!(startup.observe(Some(losing), now), Some(Order::Limit(18_000_000)));
+        assert_eq!(startup.observe(Some(losing), now), Some(Order::Limit(21_000_000)));
         startup
     }
 
@@ -135,11 +135,11 @@ mod tests {
             [Bbr { pacing_gain: 88, ..STARTING }, Bbr { pacing_gain: 256, window_gain: 512, ..STARTING }]
         {
             let mut startup = limited(now);
-            assert!(!startup.is_due(now + TRIP) && startup.is_due(now + LOOK));
+            assert!(!startup.is_due(now + LOOK) && startup.is_due(now + TRIP));
             // The kernel probes for the least round trip, still in its startup.
             let probing = Bbr { pacing_gain: 256, window_gain: 256, ..STARTING };
-            assert_eq!(startup.observe(Some(probing), now + LOOK), None);
-            assert_eq!(startup.observe(Some(over), now + 2 * LOOK), Some(Order::Lift));
+            assert_eq!(startup.observe(Some(probing), now + TRIP), None);
+            assert_eq!(startup.observe(Some(over), now + 2 * TRIP), Some(Order::Lift));
             assert!(!startup.is_due(now + Duration::from_secs(3600)));
         }
     }
@@ -160,17 +160,24 @@ mod tests {
     }
 
     #[test]
-    fn a_startup_that_does_not_end_is_limited_three_times_and_then_left_alone() {
-        let mut now = Instant::now();
+    fn a_startup_that_does_not_end_is_limited_again_and_for_longer() {
+        let began = Instant::now();
+        let mut now = began;
         let mut startup = Startup::new(now);
-        let (mut sent, mut orders) = (0, Vec::new());
-        while startup.is_due(now) {
+        let (mut sent, mut since, mut limits) = (0, now, Vec::new());
+        while limits.len() < 4 {
             let told = Bbr { sent, resent: sent / 5, ..STARTING };
-            orders.extend(startup.observe(Some(told), now));
+            match startup.observe(Some(told), now) {
+                Some(Order::Limit(_)) => since = now,
+                Some(Order::Lift) => limits.push((now - since).div_duration_f64(TRIP).round() as u32),
+                None => {}
+            }
             sent += 4_000_000;
             now = startup.look;
         }
-        assert_eq!(orders, [Order::Limit(18_000_000), Order::Lift].repeat(3));
+        assert_eq!(limits, [16, 32, 64, 64]);
+        // Between two limits the connection is free for one look.
+        assert_eq!(now - began, TRIP * (1 + 16 + 1 + 32 + 1 + 64 + 1 + 64 + 1));
     }
 
     #[test]
