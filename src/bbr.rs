@@ -25,8 +25,8 @@ const LOST: (u64, u64) = (20, 64 * 1024);
 /// The limit, in parts of the bandwidth that bbr has seen.
 const LIMIT: (u64, u64) = (7, 8);
 
-/// Round trips for which the first limit holds at most, and for which any does. The queue drains in
-/// some six, and bbr leaves its startup after three more. Each limit that was of no use is followed
+/// Round trips for which the first limit holds at most, and for which any does. By reckoning the
+/// queue drains in some six, and bbr leaves its startup after three more. Each limit that was of no use is followed
 /// by one that holds for twice as long.
 const HOLDS: (u32, u32) = (16, 64);
 
