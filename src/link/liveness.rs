@@ -13,10 +13,14 @@ use super::ticks::Ticks;
 /// Most lanes at a time, including those that are closing.
 const MAX_LIVE: usize = 24;
 
-/// Longest hold of a link whose last lane was closed in good order without an end of the link. A
-/// kernel closes like that for a process that was killed, and a gateway that is still running dials
-/// again within this time. After a reset or silence the whole agreed hold counts.
+/// Longest hold of a link for an unknown replica whose last lane was closed in good order without an
+/// end of the link. A kernel closes like that for a process that was killed, and a gateway that is
+/// still running dials again within this time.
 const CLOSED_HOLD: Duration = Duration::from_millis(2500);
+
+/// How much longer a break may last if a far gateway is about to answer. The greatest `hold` that is
+/// safe for Redis' `repl-timeout` leaves that much.
+const ANSWERING: Duration = Duration::from_secs(2);
 
 /// The state of a lane's socket that decides when the state machine must be called again.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +88,8 @@ pub(super) struct Liveness {
     ticks: Ticks,
     dead_after: Duration,
     hold: Duration,
+    /// How long it survives if the last lane was closed in good order without an end of the link.
+    hold_closed: Duration,
     held: Option<Held>,
     breaks: u64,
 }
@@ -92,10 +98,24 @@ impl Liveness {
     /// Starts with the first lane, number 0, which opened the link.
     pub(super) fn new(speak_every: Duration, dead_after: Duration, hold: Duration, now: Instant) -> Self {
         let ticks = Ticks::new(now, speak_every);
-        let mut liveness =
-            Self { live: Vec::new(), newest: 0, speak_every, ticks, dead_after, hold, held: None, breaks: 0 };
+        let mut liveness = Self {
+            live: Vec::new(),
+            newest: 0,
+            speak_every,
+            ticks,
+            dead_after,
+            hold,
+            hold_closed: hold,
+            held: None,
+            breaks: 0,
+        };
         liveness.add(0, now);
         liveness
+    }
+
+    /// A close in good order shortens the hold.
+    pub(super) fn give_up_soon_once_closed(&mut self) {
+        self.hold_closed = CLOSED_HOLD.min(self.hold);
     }
 
     /// Adds a lane; false if there are too many.
@@ -259,9 +279,18 @@ impl Liveness {
 
     /// A break begins: the last lane is gone.
     pub(super) fn suspend(&mut self, cause: LaneLoss, now: Instant) {
-        let within = if cause == LaneLoss::Closed { CLOSED_HOLD.min(self.hold) } else { self.hold };
+        let within = if cause == LaneLoss::Closed { self.hold_closed } else { self.hold };
         self.held = Some(Held { since: now, within, cause });
         self.breaks += 1;
+    }
+
+    /// The break lasts a little longer than it would; only the first call in a break counts.
+    pub(super) fn wait_for_answer(&mut self) {
+        if let Some(held) = &mut self.held
+            && held.within <= self.hold
+        {
+            held.within += ANSWERING;
+        }
     }
 
     /// Ends the break and returns it.
@@ -290,12 +319,17 @@ mod tests {
     }
 
     #[test]
-    fn an_orderly_close_shortens_a_hold_and_never_lengthens_it() {
+    fn an_orderly_close_shortens_only_the_hold_for_an_unknown_replica_and_never_lengthens_it() {
         let now = Instant::now();
+        let mut known = liveness(now);
+        known.suspend(LaneLoss::Closed, now);
+        assert_eq!(known.resume().map(|held| held.within), Some(Duration::from_secs(45)));
         let mut short = Liveness { hold: Duration::from_secs(1), ..liveness(now) };
+        short.give_up_soon_once_closed();
         short.suspend(LaneLoss::Closed, now);
         assert_eq!(short.resume().map(|held| held.within), Some(Duration::from_secs(1)));
         let mut long = liveness(now);
+        long.give_up_soon_once_closed();
         long.suspend(LaneLoss::Closed, now);
         assert_eq!(long.resume().map(|held| held.within), Some(CLOSED_HOLD));
         long.suspend(LaneLoss::Replaced, now);
@@ -311,6 +345,18 @@ mod tests {
         assert!(!liveness.beats(0, at(400)), "this side spoke a moment ago");
         liveness.on_activity(0, at(600));
         assert!(liveness.beats(0, at(600)) && !liveness.beats(0, at(601)));
+    }
+
+    #[test]
+    fn a_break_lasts_once_a_little_longer_for_an_answer() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        liveness.wait_for_answer();
+        liveness.suspend(LaneLoss::Closed, now);
+        liveness.wait_for_answer();
+        liveness.wait_for_answer();
+        let within = liveness.resume().map(|held| held.within);
+        assert_eq!(within, Some(Duration::from_secs(47)));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub mod dials;
 mod end;
 mod liveness;
 pub mod reassembly;
+mod rival;
 mod ticks;
 pub mod window;
 
@@ -55,6 +56,7 @@ pub use self::end::{End, LaneLoss, ProtocolError};
 use self::liveness::Liveness;
 pub use self::liveness::{Held, LaneIo};
 use self::reassembly::Reassembly;
+use self::rival::Rival;
 use self::window::Window;
 use crate::buffer::Chunk;
 use crate::wire::frame::{Frame, Item};
@@ -103,6 +105,8 @@ pub enum Event {
     },
     /// A break is over, and the link continues where it was.
     Resumed(Resumed),
+    /// The link has proven that it is alive, after [`Link::replica_returned`].
+    Proven,
     /// The link is over. Only closed lanes are reported after this event.
     Ended {
         /// Why.
@@ -148,6 +152,8 @@ pub struct Link {
     renew_by: Option<Instant>,
     /// Whether another process of the far gateway has started.
     superseded: bool,
+    /// Another link that may be the same replica's.
+    rival: Rival,
     /// Events that [`Link::poll_event`] has not returned yet.
     events: VecDeque<Event>,
 }
@@ -176,6 +182,7 @@ impl Link {
             urgent: Vec::new(),
             renew_by: None,
             superseded: false,
+            rival: Rival::default(),
             events: VecDeque::new(),
         }
     }
@@ -183,6 +190,14 @@ impl Link {
     /// At the acceptor: sets the level at which its stream is compressed, if both sides support it.
     pub fn compressing(mut self, level: i32) -> Self {
         self.codec.compress(level);
+        self
+    }
+
+    /// At the acceptor of a dialler that does not say which replica a link is for: if all lanes are
+    /// closed in good order, the link is not held for long, since nothing would end it if the far
+    /// process has died and its replica comes again.
+    pub fn for_unknown_replica(mut self) -> Self {
+        self.liveness.give_up_soon_once_closed();
         self
     }
 
@@ -471,6 +486,21 @@ impl Link {
         self.check_superseded();
     }
 
+    /// What may be the replica of this link asks for its sync over another one, which was opened at
+    /// `since`. A link that is held ends now. Any other must receive a byte soon: then it is reported as
+    /// [`Event::Proven`]. Only at the acceptor.
+    pub fn replica_returned(&mut self, since: Instant, now: Instant) {
+        if self.is_ended() {
+            return;
+        }
+        let shown = self.liveness.iter().any(|lane| !lane.suspect && lane.last_received > since);
+        self.rival.appears(shown, self.liveness.dead_after(), now);
+        if shown && !self.is_held() {
+            self.events.push_back(Event::Proven);
+        }
+        self.check_rival(now);
+    }
+
     /// The last frame of an ended link for a far side that could not be reached, to send on any
     /// lane that it still accepts. Only at the dialler.
     pub fn last_words(&self) -> Vec<Frame> {
@@ -523,6 +553,9 @@ impl Link {
 
     /// Bytes have come over a lane, which is a sign of life.
     pub fn on_activity(&mut self, lane: u32, now: Instant) {
+        if !self.is_ended() && self.has_lane(lane) && self.rival.on_activity() {
+            self.events.push_back(Event::Proven);
+        }
         if self.liveness.on_activity(lane, now) {
             self.resume(now);
         }
@@ -651,7 +684,11 @@ impl Link {
         let check = self.liveness.next_check(io);
         let beat = self.liveness.next_heartbeat(io);
         let ack = self.acks.due().filter(|_| beat.is_some());
-        [last_bytes, held, check, beat, ack, self.renew_by, self.dial_due()].into_iter().flatten().min()
+        let rival = self.rival.due();
+        [last_bytes, held, check, beat, ack, rival, self.renew_by, self.dial_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether [`Link::check_liveness`] would find this lane dead.
@@ -679,9 +716,15 @@ impl Link {
         }
     }
 
+    /// A far gateway is about to answer a dial: a break lasts a little longer, once.
+    pub fn wait_for_answer(&mut self) {
+        self.liveness.wait_for_answer();
+    }
+
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cut_old(now);
+        self.check_rival(now);
         if let Some(held) = self.held() {
             if now >= held.since + held.within && !self.is_ended() {
                 let end = End::NoNewLane(held.cause.clone(), held.within);
@@ -805,6 +848,13 @@ impl Link {
                 Reason::new(ReasonCode::Superseded, "another process of the same gateway has taken over"),
                 End::Superseded,
             );
+        }
+    }
+
+    fn check_rival(&mut self, now: Instant) {
+        if self.rival.wins(self.is_held(), now) && !self.is_ended() {
+            let end = End::Returned;
+            self.abort(Reason::new(ReasonCode::Superseded, &end.to_string()), end);
         }
     }
 
@@ -938,7 +988,8 @@ impl Link {
         if self.is_resumable() {
             self.liveness.suspend(loss, now);
             self.dials.at_once(now);
-            return self.check_superseded();
+            self.check_superseded();
+            return self.check_rival(now);
         }
         if self.liveness.is_any_retiring() {
             // Data that is in flight on it still arrives.

@@ -17,5 +17,6 @@ mod observer;
 mod passwords;
 mod refusals;
 mod replication;
+mod returns;
 mod sentinel;
 mod trust;

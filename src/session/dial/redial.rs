@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::policy::{Answer, Answers};
 use super::{self as dial, Attached, Dialer, Failure};
 use crate::config::Replica;
+use crate::escape::shown;
 use crate::lane::Lane;
 use crate::link::End;
 use crate::link::dials::Dial;
@@ -59,6 +60,8 @@ pub struct Redial {
     resolving: Option<JoinHandle<Vec<SocketAddr>>>,
     resolved: Option<Instant>,
     answers: Answers,
+    /// Also referenced by each dial that waits for the answer to its HELLO.
+    asking: Arc<()>,
 }
 
 impl std::fmt::Debug for Redial {
@@ -87,6 +90,7 @@ impl Redial {
             resolving: None,
             resolved: None,
             answers: Answers::default(),
+            asking: Arc::default(),
         }
     }
 
@@ -110,8 +114,14 @@ impl Redial {
             received: dial.received,
         };
         let (dialer, replica, lane) = (Arc::clone(&self.dialer), Arc::clone(&self.replica), dial.lane);
-        let attached = dial::attach(dialer, replica, addresses, self.far.instance, want);
+        let asking = Arc::downgrade(&self.asking);
+        let attached = dial::attach(dialer, replica, addresses, self.far.instance, want, asking);
         self.attempts.spawn(async move { (lane, attached.await) });
+    }
+
+    /// Whether a far gateway has got the HELLO of a dial and has not answered yet.
+    pub fn awaits_answer(&self) -> bool {
+        Arc::strong_count(&self.asking) > 1
     }
 
     /// Waits for the end of the next dial.
@@ -146,6 +156,11 @@ impl Redial {
         self.answers.clear();
     }
 
+    /// Whether a gateway that does not know the link is the one that had it, or has taken its place.
+    fn is_its_own(&self, node: &str, instance: Id) -> bool {
+        node == self.far.node && (instance == self.far.instance || self.dialer.ways.is_succeeded(&self.far))
+    }
+
     fn judge(&mut self, lane: u32, attached: Attached) -> Dialled {
         let mut words = "no address of the far site is known".to_owned();
         for (address, failure) in attached.failed {
@@ -155,7 +170,17 @@ impl Redial {
                     return Dialled::Over(lane, End::Far(refuse.reason));
                 }
                 Failure::Refused(refuse) if refuse.reason.code == ReasonCode::UnknownLink => {
-                    Answer::UnknownLink
+                    match &refuse.by {
+                        None => Answer::UnknownLink,
+                        Some((node, instance)) if self.is_its_own(node, *instance) => {
+                            let words = format!(
+                                "its gateway {} does not know the link any more",
+                                shown(node.as_bytes())
+                            );
+                            return Dialled::Over(lane, End::Forgotten(words));
+                        }
+                        Some(_) => Answer::Nothing,
+                    }
                 }
                 _ => Answer::Nothing,
             };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tracing::debug;
 
 use crate::buffer;
@@ -61,6 +62,9 @@ pub(super) struct Lanes {
     pub(super) source: LaneSource,
     /// Lanes that are being closed in good order, and refusals.
     pub(super) closing: JoinSet<()>,
+    /// Dropped once this link has proven that it is alive, or has left its Redis: other links of what
+    /// may be the same replica wait for that.
+    pub(super) rivals: Vec<DropGuard>,
     order: ReadOrder,
     read_size: ReadSize,
 }
@@ -98,6 +102,7 @@ impl Lanes {
             carriers: vec![Carrier { number: 0, lane: first, empty: false }],
             source,
             closing: JoinSet::new(),
+            rivals: Vec::new(),
             order: ReadOrder::default(),
             read_size: ReadSize(READS.1),
         }
@@ -140,6 +145,10 @@ impl Lanes {
             LaneSource::Requests(requests) => match requests.poll_recv(cx) {
                 Poll::Pending | Poll::Ready(None) => return Poll::Pending,
                 Poll::Ready(Some(ToLink::Superseded)) => link.superseded(),
+                Poll::Ready(Some(ToLink::Returned(returned))) => {
+                    link.replica_returned(returned.since, now);
+                    self.rivals.push(returned.settled.drop_guard());
+                }
                 Poll::Ready(Some(ToLink::Attach(arrival))) => self.attach(*arrival, link, entry, now),
             },
         }
@@ -181,6 +190,11 @@ impl Lanes {
             redial.start(&link.begin_dial(now), held);
             entry.note_redial();
         }
+    }
+
+    /// Whether a far gateway has been asked to accept a lane and is about to answer.
+    pub(super) fn awaits_answer(&self) -> bool {
+        matches!(&self.source, LaneSource::Dials(redial) if redial.awaits_answer())
     }
 
     /// Closes a lane that no longer belongs to the link: in good order if it was retired, otherwise
