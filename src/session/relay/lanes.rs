@@ -359,9 +359,8 @@ impl Lanes {
             LaneError::Frame(error) => return link.fault(&error.into()),
             other => LaneLoss::Failed(other.to_string()),
         };
-        let expected = link.is_ended()
-            || link.is_over_far_away()
-            || link.is_retired(number) && loss == LaneLoss::Closed;
+        let expected =
+            link.is_ended() || link.is_over_far_away() || link.is_retired(number) && loss == LaneLoss::Closed;
         link.lane_lost(number, loss.clone(), now);
         if expected || link.lanes() == 0 || loss == LaneLoss::Closed && self.closures.note(number, now) {
             return;
