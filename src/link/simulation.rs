@@ -447,6 +447,12 @@ impl World {
         }
     }
 
+    /// There are no more faults from here on.
+    fn heal(&mut self) {
+        (self.faults, self.blackout) = (false, false);
+        self.pipes.iter_mut().flat_map(|pipe| &mut pipe.wires).for_each(|wire| wire.silent = false);
+    }
+
     /// Whether nothing is broken at either end, and nothing is about to be.
     fn is_calm(&self) -> bool {
         let steady = |end: &End2| {
@@ -535,7 +541,10 @@ fn run(seed: u64) -> Outcome {
     let restarts = world.dice.one_in(6);
     let (stops, supersedes, stop_at) =
         (world.dice.one_in(12), world.dice.one_in(12), 200 + world.dice.roll(1000));
-    let (closes, close_at) = (world.dice.roll(8), 200 + world.dice.roll(1500));
+    let closes = world.dice.roll(8);
+    // A replica that leaves over a path that works has time to wait for one.
+    let leaves = closes == 2;
+    let close_at = if leaves { 100 + world.dice.roll(length / 2) } else { 200 + world.dice.roll(1500) };
     let (mut closed, mut left) = (false, false);
     for _ in 0..length {
         world.speak(1, 2500);
@@ -551,11 +560,12 @@ fn run(seed: u64) -> Outcome {
             world.fault();
         }
         world.step();
+        if leaves && world.tick == close_at {
+            world.heal();
+        }
         let due = match closes {
             0 | 1 => world.tick == close_at,
-            // Over a path that works.
-            2 => world.tick >= close_at && !closed && world.is_calm(),
-            _ => false,
+            _ => leaves && world.tick >= close_at && !closed && world.is_calm(),
         };
         if due {
             closed = true;
@@ -656,5 +666,5 @@ fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
     );
     let few = seeds as u32;
     assert!(breaks > few && survived > few / 4, "{breaks} breaks, {survived} of {seeds}");
-    assert!(leaves > few / 100, "{leaves} leaves of {seeds}");
+    assert!(leaves > few / 40, "{leaves} leaves of {seeds}");
 }
