@@ -145,6 +145,14 @@ impl Liveness {
         self.ticks.until(spoke + self.speak_every)
     }
 
+    /// Whether a heartbeat is to be sent on this lane now. What has just come is answered early: so
+    /// one side keeps the time for both, and the other wakes once, not twice.
+    pub(super) fn beats(&self, number: u32, now: Instant) -> bool {
+        let Some(lane) = self.get(number) else { return false };
+        let early = if lane.last_received == now { self.speak_every / 2 } else { Duration::ZERO };
+        now + early >= self.heartbeat_after(lane.spoke)
+    }
+
     /// Duration of silence after which a lane is suspect.
     pub(super) fn dead_after(&self) -> Duration {
         self.dead_after
@@ -292,6 +300,17 @@ mod tests {
         assert_eq!(long.resume().map(|held| held.within), Some(CLOSED_HOLD));
         long.suspend(LaneLoss::Replaced, now);
         assert_eq!((long.held().map(|held| held.within), long.breaks()), (Some(Duration::from_secs(45)), 2));
+    }
+
+    #[test]
+    fn a_heartbeat_answers_what_has_just_come_if_it_is_due_soon() {
+        let now = Instant::now();
+        let (mut liveness, at) = (liveness(now), |millis| now + Duration::from_millis(millis));
+        assert!(!liveness.beats(0, at(999)) && liveness.beats(0, at(1000)));
+        liveness.on_activity(0, at(400));
+        assert!(!liveness.beats(0, at(400)), "this side spoke a moment ago");
+        liveness.on_activity(0, at(600));
+        assert!(liveness.beats(0, at(600)) && !liveness.beats(0, at(601)));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub mod window;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use self::acks::{Acks, RoundTrip};
+use self::acks::{Acks, Hurry, RoundTrip};
 use self::closing::{Closing, Last};
 use self::codec::Codec;
 use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
@@ -173,7 +173,7 @@ impl Link {
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
             codec: Codec::new(side, compressed),
-            acks: Acks::default(),
+            acks: Acks::new(now),
             round_trip: RoundTrip::new(now),
             liveness: Liveness::new(speak_every, dead_after, hold, now),
             dials: Dials::new(now),
@@ -603,15 +603,22 @@ impl Link {
         if !lane.carries() {
             return false;
         }
-        let (slot, spoke, parted) = (lane.slot, lane.spoke, lane.parted);
+        let (slot, parted) = (lane.slot, lane.parted);
         if ended {
             return !parted && self.transmit_last(number, slot, put);
         }
+        let beats = self.liveness.beats(number, now);
         if !self.urgent.is_empty() {
             put(&self.urgent.remove(0).encode());
             return true;
         }
-        let hurry = self.send.unsent() > 0 || self.receive.finished();
+        let hurry = if self.receive.finished() {
+            Hurry::Last
+        } else if self.send.unsent() > 0 {
+            Hurry::Riding
+        } else {
+            Hurry::None
+        };
         if let Some(offset) = self.acks.take(self.receive.written(), hurry, now) {
             put(&Frame::Ack(offset).encode());
             return true;
@@ -635,7 +642,7 @@ impl Link {
         if self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
-        if now >= self.liveness.heartbeat_after(spoke) {
+        if beats {
             put(&Frame::Heartbeat.encode());
             return true;
         }

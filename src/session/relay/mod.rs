@@ -197,7 +197,8 @@ impl<'a> Driver<'a> {
         }
         let before = self.moved();
         self.turn = Turn::default();
-        self.until = Instant::now() + self.meter.begin();
+        let now = Instant::now();
+        self.until = now + self.meter.begin(now);
         let polled = self.take_turn(cx);
         self.turn.bytes = self.moved() - before;
         match self.meter.end(self.turn, Instant::now()) {
