@@ -13,12 +13,14 @@ use crate::support::{SOON, eventually};
 
 const LANES: &str = "[link]\nlanes = 4\n";
 
+/// What each connection has sent, and whether it was closed.
+type Said = Vec<(Vec<u8>, bool)>;
+
 /// A master that grants every sync and records what each connection sends. It answers the first
 /// command of a connection after a pause.
 struct Recorder {
     port: u16,
-    /// What each connection has sent, and whether it was closed.
-    said: Arc<Mutex<Vec<(Vec<u8>, bool)>>>,
+    said: Arc<Mutex<Said>>,
 }
 
 impl Recorder {
@@ -36,7 +38,7 @@ impl Recorder {
         Self { port, said }
     }
 
-    fn said(&self) -> Vec<(Vec<u8>, bool)> {
+    fn said(&self) -> Said {
         self.said.lock().expect("no thread panics").clone()
     }
 
@@ -52,8 +54,8 @@ impl Recorder {
 }
 
 /// Serves one connection of a [`Recorder`].
-fn follow(mut socket: TcpStream, record: &Mutex<Vec<(Vec<u8>, bool)>>, pause: Duration) {
-    let record = |change: &mut dyn FnMut(&mut Vec<(Vec<u8>, bool)>)| {
+fn follow(mut socket: TcpStream, record: &Mutex<Said>, pause: Duration) {
+    let record = |change: &mut dyn FnMut(&mut Said)| {
         change(&mut record.lock().expect("no thread panics"));
     };
     let mut at = 0;
@@ -151,8 +153,13 @@ fn a_request_for_a_sync_never_reaches_the_master_once_its_client_is_gone() {
         let mut client = Client::from([127, 0, 1, 1 + round as u8], pair.entry);
         // The link is up before the client asks and leaves.
         client.ask(&["REPLCONF", "capa", "eof"]);
+        // The gateway finds the request and the close together, so it knows both at once.
+        let gateway = &pair.second.process;
+        gateway.signal("STOP");
+        eventually("the gateway does not run", SOON, || gateway.is_stopped());
         client.send(request.as_bytes());
         drop(client);
+        gateway.signal("CONT");
         connections += 1;
     }
     let said = master.all(connections);
