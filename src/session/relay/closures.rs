@@ -5,11 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::lanes::LAST_WORDS;
-
-/// Time within which the end of the link follows on another lane: as long as a gateway takes to send
-/// its last frames.
-const FOLLOWS: Duration = LAST_WORDS;
+/// Time within which the end of the link follows on another lane: as long as a gateway gives its
+/// last frames.
+const FOLLOWS: Duration = Duration::from_secs(2);
 
 /// Most closed lanes that are not told yet: as many as a link may have. Further ones are told at
 /// once.
