@@ -26,7 +26,8 @@
 //! 4. [`Link::begin_dial`] if [`Link::dial_due`] is past;
 //! 5. [`Link::poll_timeout`], which returns when to call again.
 //!
-//! After [`Event::Ended`], [`Link::poll_transmit`] still returns the last frames for each lane.
+//! After [`Event::Ended`], [`Link::poll_transmit`] still returns the last frames for each lane,
+//! which the far side needs all of: what a replica that has left had sent goes ahead of them.
 //! Nothing else may be fed in.
 //!
 //! Each part owns its own state: `closing` the life of the link, `window` what is sent,
@@ -49,7 +50,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::acks::{Acks, Hurry, RoundTrip};
-use self::closing::Closing;
+use self::closing::{Closing, Last};
 use self::codec::Codec;
 use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
 pub use self::end::{End, LaneLoss, ProtocolError};
@@ -69,6 +70,10 @@ const READ_AHEAD: u64 = 1024 * 1024;
 /// Largest payload if several lanes share a link: a frame on one lane delays later frames on the
 /// others.
 const SHARED_PAYLOAD: usize = 128 * 1024;
+
+/// Most bytes that are still sent for a replica that has left: many acknowledgements, however
+/// large the window is.
+const LEAVE_BYTES: u64 = 64 * 1024;
 
 /// Time within which another lane delivers what a lost lane carried.
 const GAP: Duration = Duration::from_secs(2);
@@ -221,9 +226,11 @@ impl Link {
         self.closing.ended().is_some()
     }
 
-    /// Whether the far side has ended the link.
-    pub fn is_ended_by_far(&self) -> bool {
-        matches!(self.closing.ended(), Some(End::Far(_) | End::FarStopping(_)))
+    /// Whether the link is over for the far side, which closes its lanes as well: none of them is
+    /// lost.
+    pub fn is_over_far_away(&self) -> bool {
+        let ended_by_far = matches!(self.closing.ended(), Some(End::Far(_) | End::FarStopping(_)));
+        ended_by_far || self.closing.is_far_gone()
     }
 
     /// Whether what is offered now is compressed.
@@ -406,7 +413,7 @@ impl Link {
         self.receive.finished()
     }
 
-    /// The local Redis closed or reset its connection, or accepts no more data.
+    /// The local Redis closed its connection in good order, after the bytes that were offered.
     pub fn local_closed(&mut self, now: Instant) {
         if !self.closing.is_open() {
             return;
@@ -417,24 +424,42 @@ impl Link {
                 self.closing.end_stream(Reason::new(ReasonCode::Finished, ""));
                 self.check_ends();
             }
-            (false, Side::Dialler) => {
-                self.abort(Reason::new(ReasonCode::ReplicaClosed, &end.to_string()), end);
-            }
+            (false, Side::Dialler) => self.leave(end),
             (false, Side::Acceptor) => {
                 self.finish(Reason::new(ReasonCode::MasterClosed, &end.to_string()), end, now);
             }
         }
     }
 
-    /// The local socket failed, which ends any kind of link.
+    /// The local socket failed, or the local Redis accepts no more data. This ends any kind of link.
     pub fn local_broken(&mut self, now: Instant) {
-        if self.passthrough {
-            self.abort(
-                Reason::new(ReasonCode::ReplicaClosed, "the connection at the other end broke"),
-                End::LocalClosed(self.side),
-            );
-        } else {
-            self.local_closed(now);
+        let end = End::LocalClosed(self.side);
+        match (self.passthrough, self.side) {
+            (true, _) => {
+                let words = "the connection at the other end broke";
+                self.abort(Reason::new(ReasonCode::ReplicaClosed, words), end);
+            }
+            (false, Side::Dialler) if self.closing.is_open() => {
+                self.abort(Reason::new(ReasonCode::ReplicaClosed, &end.to_string()), end);
+            }
+            (false, _) => self.local_closed(now),
+        }
+    }
+
+    /// The replica has left, and the link is over. What it had sent, its last acknowledgement, still
+    /// goes to the master where something carries the link. Before the sync has begun nothing does:
+    /// no request for a sync may reach the master late.
+    fn leave(&mut self, end: End) {
+        let reason = Reason::new(ReasonCode::ReplicaClosed, &end.to_string());
+        let left = self.send.offered() - self.send.acknowledged();
+        let carried = self.liveness.carrying() > 0 && self.is_armed();
+        if !carried || left == 0 || left > LEAVE_BYTES {
+            return self.abort(reason, end);
+        }
+        if self.closing.leave(self.send.offered(), reason, end) {
+            self.receive.clear();
+            self.urgent.clear();
+            self.acks.clear();
         }
     }
 
@@ -470,8 +495,7 @@ impl Link {
         self.abort(Reason::new(ReasonCode::Protocol, &words), End::Protocol(words));
     }
 
-    /// The link ends because of an answer to a dial. There is no lane on which anything could be
-    /// sent.
+    /// The link is over for the far side: nothing is sent to it any more, or delivered from it.
     pub fn given_up(&mut self, end: End) {
         if self.closing.end(end) {
             self.send.clear();
@@ -580,18 +604,9 @@ impl Link {
             Item::Frame(Frame::Armed(offset)) => self.codec.on_armed(offset)?,
             Item::Frame(Frame::Heartbeat) => {}
             Item::Frame(Frame::End { offset, reason }) => self.on_end(offset, reason, now)?,
-            Item::Frame(Frame::Abort(reason)) => {
-                self.closing.end(End::Far(reason));
-                self.send.clear();
-                self.receive.clear();
-            }
-            Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_stopping() => {}
-            Item::Frame(Frame::Goodbye { offset, reason }) => {
-                self.receive.declare_end(offset)?;
-                self.send.clear();
-                self.closing.deliver(End::FarStopping(reason), now);
-                self.check_ends();
-            }
+            Item::Frame(Frame::Abort(reason)) => self.given_up(End::Far(reason)),
+            Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_gone() => {}
+            Item::Frame(Frame::Goodbye { offset, reason }) => self.on_goodbye(offset, reason, now)?,
             Item::Frame(Frame::Renew) if self.side == Side::Dialler => self.replace_lanes(),
             Item::Frame(Frame::Retire) => self.on_retire(lane, now),
             Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
@@ -621,18 +636,16 @@ impl Link {
         if !lane.carries() {
             return false;
         }
-        if let Some(parting) = self.closing.parting().filter(|_| !lane.parted) {
-            lane.parted = true;
-            put(&parting.encode());
-            return true;
+        let (slot, parted) = (lane.slot, lane.parted);
+        if ended {
+            return !parted && self.transmit_last(number, slot, put);
         }
-        let slot = lane.slot;
         let beats = self.liveness.beats(number, now);
         if !self.urgent.is_empty() {
             put(&self.urgent.remove(0).encode());
             return true;
         }
-        let hurry = if self.receive.finished() || ended {
+        let hurry = if self.receive.finished() {
             Hurry::Last
         } else if self.send.unsent() > 0 {
             Hurry::Riding
@@ -662,11 +675,28 @@ impl Link {
         if self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
-        if !ended && beats {
+        if beats {
             put(&Frame::Heartbeat.encode());
             return true;
         }
         false
+    }
+
+    /// The last frames of a link that has ended: what a replica that has left had sent, then on
+    /// every lane the frame that tells the far side of the end, before it finds the lane closed.
+    fn transmit_last(&mut self, number: u32, slot: u8, put: &mut dyn FnMut(&[u8])) -> bool {
+        if let Some(framed) = self.send.send_next(slot) {
+            put(framed);
+            return true;
+        }
+        let done = self.closing.is_delivered() || matches!(self.closing.ended(), Some(End::Finished));
+        let ack = done.then(|| Frame::Ack(self.receive.written()));
+        let Some(last) = self.closing.parting().cloned().or(ack) else { return false };
+        if let Some(lane) = self.liveness.get_mut(number) {
+            lane.parted = true;
+        }
+        put(&last.encode());
+        true
     }
 
     /// When [`Link::handle_timeout`], [`Link::poll_transmit`] and [`Link::begin_dial`] must next be
@@ -914,8 +944,28 @@ impl Link {
         self.receive.declare_end(offset)?;
         if !self.passthrough && !self.closing.is_delivering() {
             self.send.clear();
-            self.closing.deliver(End::Far(reason), now);
+            self.closing.deliver(End::Far(reason), Last::End, now);
         }
+        self.check_ends();
+        Ok(())
+    }
+
+    /// The link is over for the far side. What it had sent is still delivered, but not to a master
+    /// whose sync has not begun: a request for one may be among it.
+    fn on_goodbye(&mut self, offset: u64, reason: Reason, now: Instant) -> Result<(), ProtocolError> {
+        let at_master = self.side == Side::Acceptor && !self.passthrough;
+        let (end, last) = if at_master && reason.code == ReasonCode::ReplicaClosed {
+            (End::Far(reason), Last::Left)
+        } else {
+            (End::FarStopping(reason), Last::Stopping)
+        };
+        self.receive.declare_end(offset)?;
+        if at_master && !self.is_armed() {
+            self.given_up(end);
+            return Ok(());
+        }
+        self.send.clear();
+        self.closing.deliver(end, last, now);
         self.check_ends();
         Ok(())
     }
@@ -947,7 +997,7 @@ impl Link {
     }
 
     fn is_resumable(&self) -> bool {
-        !self.passthrough && !self.hold().is_zero() && !self.closing.is_far_stopping() && self.is_armed()
+        !self.passthrough && !self.hold().is_zero() && !self.closing.is_far_gone() && self.is_armed()
     }
 
     /// Removes a lane, if it is there.

@@ -156,6 +156,105 @@ fn a_replica_that_closes_ends_both_sides_and_drops_everything() {
     assert!(two.acceptor.transmit(two.now).is_empty());
 }
 
+/// Whether this end was ended by the other for that reason.
+fn ended_by_far(half: &Half, code: ReasonCode) -> bool {
+    matches!(half.link.closing.ended(), Some(End::Far(reason)) if reason.code == code)
+}
+
+#[test]
+fn what_a_replica_had_sent_when_it_left_is_written_and_what_it_would_get_is_dropped() {
+    let mut two = armed();
+    offer(&mut two.acceptor, &[1; 1000]);
+    let unread = two.acceptor.transmit(two.now);
+    two.dialler.receives(&unread, false, two.now);
+    offer(&mut two.dialler, b"ACK 1");
+    let sent = two.dialler.transmit(two.now);
+    offer(&mut two.dialler, b"ACK 2");
+    two.dialler.link.local_closed(two.now);
+    assert_eq!(two.dialler.link.closing.ended(), Some(&End::LocalClosed(Side::Dialler)));
+    assert!(two.dialler.link.take().is_none() && two.dialler.link.is_held_far_away());
+    let words = [sent, two.dialler.transmit(two.now)].concat();
+    two.acceptor.receives(&words, false, two.now);
+    assert!(two.acceptor.link.closing.ended().is_none() && !two.acceptor.link.is_resumable());
+    two.acceptor.write(two.now);
+    assert_eq!(two.acceptor.written, b"ACK 1ACK 2");
+    assert!(ended_by_far(&two.acceptor, ReasonCode::ReplicaClosed));
+    assert_eq!(
+        two.acceptor.link.poll_event().map(|event| matches!(event, Event::Ended { delivered: true, .. })),
+        Some(true)
+    );
+}
+
+#[test]
+fn nothing_of_a_replica_is_written_after_its_reset_or_over_a_broken_path_or_beyond_a_limit() {
+    let leave = |two: &mut Two, how: &str| match how {
+        "reset" => two.dialler.link.local_broken(two.now),
+        "broken path" => {
+            two.dialler.link.lane_lost(0, LaneLoss::Failed(String::new()), two.now);
+            assert!(two.dialler.link.is_held());
+            two.dialler.link.local_closed(two.now);
+        }
+        _ => {
+            offer(&mut two.dialler, &vec![b'x'; LEAVE_BYTES as usize]);
+            two.dialler.link.local_closed(two.now);
+        }
+    };
+    for how in ["reset", "broken path", "beyond a limit"] {
+        let mut two = armed();
+        offer(&mut two.dialler, b"ACK 2");
+        leave(&mut two, how);
+        let end = two.dialler.link.closing.ended();
+        assert_eq!(end, Some(&End::LocalClosed(Side::Dialler)), "{how}: the link ends at once");
+        two.exchange();
+        assert!(two.acceptor.written.is_empty(), "{how}");
+        assert!(two.dialler.link.is_held_far_away());
+    }
+}
+
+#[test]
+fn a_request_for_a_sync_is_not_delivered_once_its_client_or_gateway_has_said_goodbye() {
+    for stops in [false, true] {
+        let mut two = Two::new(false);
+        offer(&mut two.dialler, b"PSYNC ? -1");
+        let mut words = two.dialler.transmit(two.now);
+        if stops {
+            two.dialler.link.stop(Reason::new(ReasonCode::Stopping, "dc2 stops"));
+        } else {
+            two.dialler.link.local_closed(two.now);
+        }
+        words.extend(two.dialler.transmit(two.now));
+        two.acceptor.receives(&words, true, two.now);
+        assert!(two.acceptor.written.is_empty());
+        let end = two.acceptor.link.closing.ended();
+        assert!(
+            matches!((stops, end), (true, Some(End::FarStopping(_))) | (false, Some(End::Far(_)))),
+            "{end:?}"
+        );
+    }
+}
+
+#[test]
+fn every_lane_carries_the_acknowledgement_that_ends_a_link_before_it_is_closed() {
+    let mut two = armed();
+    let now = two.now;
+    let dial = two.dialler.link.begin_dial(now);
+    let received = two.acceptor.link.attach(&dial, now).expect("there is room");
+    assert!(two.dialler.link.dialled(dial.lane, received, now));
+    offer(&mut two.acceptor, &[1; 100]);
+    two.acceptor.link.local_closed(now);
+    let last = two.acceptor.transmit(now);
+    two.dialler.receives(&last, true, now);
+    assert!(ended_by_far(&two.dialler, ReasonCode::MasterClosed));
+    let mut decoder = Decoder::default();
+    let mut said = Vec::new();
+    while two.dialler.link.poll_transmit(dial.lane, now, &mut |frame| said.extend_from_slice(frame)) {}
+    let mut input = &said[..];
+    while let Some(item) = decoder.next(&mut input).expect("our own frames decode") {
+        two.acceptor.link.handle(dial.lane, item, now);
+    }
+    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::LocalClosed(Side::Acceptor)));
+}
+
 #[test]
 fn a_master_that_closes_is_delivered_to_its_last_byte() {
     let mut two = Two::new(false);

@@ -10,6 +10,7 @@ mod certs;
 mod clients;
 mod dials;
 mod documents;
+mod ends;
 mod files;
 mod life;
 mod logs;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tracing::debug;
 
+use super::closures::Closures;
 use crate::buffer;
 use crate::lane::{Lane, LaneError};
 use crate::link::{LaneIo, LaneLoss, Link};
@@ -65,6 +66,7 @@ pub(super) struct Lanes {
     /// Dropped once this link has proven that it is alive, or has left its Redis: other links of what
     /// may be the same replica wait for that.
     pub(super) rivals: Vec<DropGuard>,
+    closures: Closures,
     order: ReadOrder,
     read_size: ReadSize,
 }
@@ -103,6 +105,7 @@ impl Lanes {
             source,
             closing: JoinSet::new(),
             rivals: Vec::new(),
+            closures: Closures::default(),
             order: ReadOrder::default(),
             read_size: ReadSize(READS.1),
         }
@@ -172,7 +175,7 @@ impl Lanes {
                 let moved = lane.moved_here().map_err(LaneError::from);
                 match moved.and_then(|mut lane| lane.push(&accept.encode()).map(|()| lane)) {
                     Ok(lane) => self.carriers.push(Carrier { number: dial.lane, lane, empty: false }),
-                    Err(error) => lost(dial.lane, error, link, entry, now),
+                    Err(error) => self.lost(dial.lane, error, link, entry, now),
                 }
             }
             Err(why) => {
@@ -197,16 +200,15 @@ impl Lanes {
         matches!(&self.source, LaneSource::Dials(redial) if redial.awaits_answer())
     }
 
-    /// Closes a lane that no longer belongs to the link: in good order if it was retired, otherwise
-    /// by reset.
+    /// Closes a lane that no longer belongs to the link: in good order if it was retired, or if the
+    /// far side is done with the link, otherwise by reset.
     pub(super) fn close(&mut self, number: u32, retired: bool, link: &Link, entry: &LinkGuard) {
         let Some(at) = self.carriers.iter().position(|carrier| carrier.number == number) else { return };
         let Carrier { lane, .. } = self.carriers.remove(at);
-        if !retired {
+        if !retired && !link.is_over_far_away() {
             // A reset ensures that nothing that is still queued in the kernel arrives late.
             lane.reset();
-            // A far side that has ended the link closes its lanes as well.
-            if !link.is_ended_by_far() {
+            if !self.closures.has(number) {
                 entry.note_lane_lost();
             }
         } else if self.closing.len() >= MAX_CLOSING {
@@ -284,7 +286,7 @@ impl Lanes {
                 true
             }
             Poll::Ready(Err(error)) => {
-                lost(number, error, link, entry, now);
+                self.lost(number, error, link, entry, now);
                 true
             }
         }
@@ -324,7 +326,7 @@ impl Lanes {
             let pushed = match seal(link, number, lane, now) {
                 Ok(pushed) => pushed,
                 Err(error) => {
-                    lost(number, error, link, entry, now);
+                    self.lost(number, error, link, entry, now);
                     return true;
                 }
             };
@@ -335,7 +337,7 @@ impl Lanes {
                 Poll::Ready(Err(error)) => {
                     // The far side's last frames may still be unread.
                     while self.read_one(at, cx, link, entry, now) {}
-                    lost(number, error.into(), link, entry, now);
+                    self.lost(number, error.into(), link, entry, now);
                     return true;
                 }
             }
@@ -359,6 +361,44 @@ impl Lanes {
         }
     }
 
+    /// Reports a lost lane to the link, and logs it unless the loss was expected.
+    fn lost(&mut self, number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        if !link.has_lane(number) {
+            return;
+        }
+        let loss = match error {
+            LaneError::Closed => LaneLoss::Closed,
+            LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
+            }
+            LaneError::Frame(error) => return link.fault(&error.into()),
+            other => LaneLoss::Failed(other.to_string()),
+        };
+        let expected =
+            link.is_ended() || link.is_over_far_away() || link.is_retired(number) && loss == LaneLoss::Closed;
+        link.lane_lost(number, loss.clone(), now);
+        if expected || link.lanes() == 0 || loss == LaneLoss::Closed && self.closures.note(number, now) {
+            return;
+        }
+        tell_lost(number, &loss, link, entry);
+    }
+
+    /// Logs and counts the lanes that the far side has closed although the link lives on.
+    pub(super) fn tell_closed(&mut self, link: &Link, entry: &LinkGuard, now: Instant) {
+        if link.is_ended() || link.is_over_far_away() {
+            return;
+        }
+        for number in self.closures.lost(link.is_held(), now) {
+            entry.note_lane_lost();
+            tell_lost(number, &LaneLoss::Closed, link, entry);
+        }
+    }
+
+    /// When [`Lanes::tell_closed`] must be called.
+    pub(super) fn tells_at(&self) -> Option<Instant> {
+        self.closures.due()
+    }
+
     /// The state of each lane that decides when the link must act next.
     pub(super) fn io(&self, number: u32) -> LaneIo {
         let carrier = self.carriers.iter().find(|carrier| carrier.number == number);
@@ -369,25 +409,10 @@ impl Lanes {
     }
 }
 
-/// Reports a lost lane to the link, and logs it unless the loss was expected.
-fn lost(number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: Instant) {
-    if !link.has_lane(number) {
-        return;
-    }
-    let loss = match error {
-        LaneError::Closed => LaneLoss::Closed,
-        LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-            LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
-        }
-        LaneError::Frame(error) => return link.fault(&error.into()),
-        other => LaneLoss::Failed(other.to_string()),
-    };
+/// Logs a lost lane of a link that has others, or had.
+fn tell_lost(number: u32, loss: &LaneLoss, link: &Link, entry: &LinkGuard) {
     let (cause, words) = (loss.code(), loss.to_string());
-    let retired = link.is_retired(number) && loss == LaneLoss::Closed;
-    link.lane_lost(number, loss, now);
-    if !retired && link.lanes() > 0 {
-        log_link!(info, entry, throttled(Kind::LaneLost, &words); cause, lane = number, left = link.lanes(), "lane lost: {words}");
-    }
+    log_link!(info, entry, throttled(Kind::LaneLost, &words); cause, lane = number, left = link.lanes(), "lane lost: {words}");
 }
 
 /// Seals the link's frames for a lane, as far as the lane has room. Returns whether there were any.
