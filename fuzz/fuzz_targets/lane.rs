@@ -127,18 +127,18 @@ impl<'a> World<'a> {
                 self.is_pattern = false;
                 self.receive(&raw);
             }
-            4 => self.receive(&Frame::Ack(offset()).encode()),
+            4 => self.receive(&Frame::Ack(offset(), None).encode()),
             5 => {
                 let (offset, reason) = (offset(), Reason::new(ReasonCode::Protocol, "said so"));
                 let frame = match argument() % 8 {
-                    0 => Frame::Heartbeat,
+                    0 => Frame::Heartbeat(None),
                     1 => Frame::Armed(offset),
                     2 => Frame::End { offset, reason },
                     3 => Frame::Goodbye { offset, reason },
                     4 => Frame::Renew,
                     5 => Frame::Retire,
                     6 => Frame::Abort(reason),
-                    _ => Frame::Ack(offset),
+                    _ => Frame::Ack(offset, None),
                 };
                 self.receive(&frame.encode());
             }

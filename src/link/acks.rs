@@ -20,6 +20,8 @@ pub(super) struct Acks {
     due: Option<Instant>,
     /// Whether the last acknowledgement must be sent again: it may have been lost with its lane.
     again: bool,
+    /// Whether anything was received that was not reported.
+    news: bool,
 }
 
 impl Acks {
@@ -41,6 +43,14 @@ impl Acks {
         }
     }
 
+    /// Something was received, which is to be reported, whether or not it is written.
+    pub(super) fn on_received(&mut self, now: Instant, by: impl Fn(Instant) -> Instant) {
+        self.news = true;
+        if self.due.is_none() {
+            self.due = Some(by(now + ACK_DELAY));
+        }
+    }
+
     /// The next acknowledgement is sent without delay.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.due = Some(now);
@@ -53,7 +63,7 @@ impl Acks {
 
     /// Sends no more acknowledgements.
     pub(super) fn clear(&mut self) {
-        (self.due, self.again) = (None, false);
+        (self.due, self.again, self.news) = (None, false, false);
     }
 
     /// The offset to acknowledge now, if any. With `hurry` it does not wait for more written bytes.
@@ -61,10 +71,10 @@ impl Acks {
     pub(super) fn take(&mut self, written: u64, hurry: bool, now: Instant) -> Option<u64> {
         let news = written - self.sent;
         let due = hurry || news >= ACK_BYTES || self.due.is_some_and(|due| due <= now);
-        if !(due && news > 0 || self.again) {
+        if !(due && (news > 0 || self.news) || self.again) {
             return None;
         }
-        *self = Self { sent: written, due: None, again: false };
+        *self = Self { sent: written, due: None, again: false, news: false };
         Some(written)
     }
 }
@@ -77,11 +87,13 @@ pub(super) struct RoundTrip {
     timed: Option<(u64, Instant)>,
     /// When the last acknowledgement of new bytes came.
     progress: Instant,
+    /// How long data takes until it is reported as received, smoothed.
+    reported: Option<Duration>,
 }
 
 impl RoundTrip {
     pub(super) fn new(now: Instant) -> Self {
-        Self { best: None, timed: None, progress: now }
+        Self { best: None, timed: None, progress: now, reported: None }
     }
 
     /// A chunk that ends at `end` was sent for the first time.
@@ -99,6 +111,16 @@ impl RoundTrip {
             let took = now - then;
             self.best = Some(self.best.map_or(took, |best| best.min(took)));
         }
+    }
+
+    /// Data took this time until the far side reported that it was received.
+    pub(super) fn on_reported(&mut self, took: Duration) {
+        self.reported = Some(self.reported.map_or(took, |smoothed| (smoothed + took) / 2));
+    }
+
+    /// How long data takes lately until the far side reports it; zero if that is not known.
+    pub(super) fn reported(&self) -> Duration {
+        self.reported.unwrap_or_default()
     }
 
     /// A lane was lost: the time without an acknowledgement starts again.
@@ -140,6 +162,15 @@ mod tests {
         acks.requeue(5);
         assert_eq!(acks.take(5, false, now), Some(5));
         assert_eq!(acks.take(5, false, now), None);
+    }
+
+    #[test]
+    fn what_was_received_is_reported_even_if_nothing_was_written() {
+        let (mut acks, now) = (Acks::default(), Instant::now());
+        acks.on_received(now, |time| time);
+        assert_eq!((acks.take(0, false, now), acks.due()), (None, Some(now + ACK_DELAY)));
+        assert_eq!(acks.take(0, false, now + ACK_DELAY), Some(0));
+        assert_eq!((acks.take(0, true, now + ACK_DELAY), acks.due()), (None, None));
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct LaneIo {
     pub empty: bool,
 }
 
+/// Time within which lanes have been heard equally lately.
+const LATELY: Duration = Duration::from_millis(100);
+
 /// A break: no lane carries the link, and it waits for a new one.
 #[derive(Clone, Debug)]
 pub struct Held {
@@ -51,6 +54,8 @@ pub(super) struct LaneState {
     pub(super) old: bool,
     /// Highest acknowledgement received over it.
     pub(super) acknowledged: u64,
+    /// Number of bytes of data that came over it.
+    pub(super) came: u64,
     /// Whether a frame was received over it. Then its far end did not give it up while it was
     /// opened.
     pub(super) proven: bool,
@@ -111,6 +116,7 @@ impl Liveness {
             suspect: false,
             old: false,
             acknowledged: 0,
+            came: 0,
             proven: false,
             retiring: false,
             retired: false,
@@ -177,9 +183,51 @@ impl Liveness {
         self.live.iter().any(|lane| lane.retiring && !lane.suspect)
     }
 
+    /// The slot of the lane, if there is one only.
+    pub(super) fn only(&self) -> Option<u8> {
+        match &self.live[..] {
+            [lane] => Some(lane.slot),
+            _ => None,
+        }
+    }
+
     /// Number of lanes that carry the link now.
     pub(super) fn carrying(&self) -> usize {
         self.live.iter().filter(|lane| lane.carries()).count()
+    }
+
+    /// What came over each lane, as a report states it: nothing if there is only one.
+    pub(super) fn came(&self) -> Vec<(u32, u64)> {
+        if self.live.len() < 2 {
+            return Vec::new();
+        }
+        self.live.iter().map(|lane| (lane.number, lane.came)).collect()
+    }
+
+    /// Whether frames that may go over any lane go over this one: not over lanes that are late, nor
+    /// over those on which nothing has come while others were heard. `late` are slots, as bits.
+    pub(super) fn speaks(&self, number: u32, late: u32) -> bool {
+        if self.live.len() == 1 {
+            return true;
+        }
+        let speakers = || self.live.iter().filter(|lane| lane.carries() && late & 1 << lane.slot == 0);
+        let heard = speakers().map(|lane| lane.last_received).max();
+        let mut lately =
+            speakers().filter(|lane| heard.is_some_and(|heard| lane.last_received + LATELY >= heard));
+        lately.any(|lane| lane.number == number)
+    }
+
+    /// Whether a frame that may go over any lane could be sent now.
+    pub(super) fn is_any_speaker(&self, late: u32, io: &dyn Fn(u32) -> LaneIo) -> bool {
+        self.live.iter().any(|lane| lane.carries() && io(lane.number).room && self.speaks(lane.number, late))
+    }
+
+    /// When something was last received over another lane that carries the link than that in
+    /// `slot`, and is none of `late`.
+    pub(super) fn heard_elsewhere(&self, slot: u8, late: u32) -> Option<Instant> {
+        let others =
+            self.live.iter().filter(|lane| lane.carries() && (late | 1 << slot) & 1 << lane.slot == 0);
+        others.map(|lane| lane.last_received).max()
     }
 
     /// Number of lanes that carry the link and need not be replaced.

@@ -31,7 +31,8 @@
 //!
 //! Each part owns its own state: `closing` the life of the link, `window` what is sent,
 //! `reassembly` what is received, `acks` acknowledgements, `codec` the end of the sync's reply and
-//! compression, `liveness` lanes and breaks, `dials` the dials for new lanes. [`Link`] joins them.
+//! compression, `liveness` lanes and breaks, `lateness` lanes that deliver
+//! nothing, `dials` the dials for new lanes. [`Link`] joins them.
 
 mod acks;
 mod closing;
@@ -39,6 +40,7 @@ mod codec;
 pub mod compress;
 pub mod dials;
 mod end;
+mod lateness;
 mod liveness;
 pub mod reassembly;
 mod ticks;
@@ -52,12 +54,13 @@ use self::closing::Closing;
 use self::codec::Codec;
 use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
 pub use self::end::{End, LaneLoss, ProtocolError};
+use self::lateness::{COPIES, FEW_COPIES, Lateness};
 use self::liveness::Liveness;
 pub use self::liveness::{Held, LaneIo};
 use self::reassembly::Reassembly;
 use self::window::Window;
 use crate::buffer::Chunk;
-use crate::wire::frame::{Frame, Item};
+use crate::wire::frame::{Frame, Item, Report};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::wire::terms::Agreed;
 
@@ -134,12 +137,15 @@ pub struct Link {
     /// Number of lanes that it may have once its sync has begun.
     lanes_agreed: usize,
     max_payload: usize,
+    /// Whether both sides report what they have received.
+    reports: bool,
     send: Window,
     receive: Reassembly,
     codec: Codec,
     acks: Acks,
     round_trip: RoundTrip,
     liveness: Liveness,
+    lateness: Lateness,
     dials: Dials,
     closing: Closing,
     /// Control frames to send before any more data.
@@ -156,8 +162,10 @@ impl Link {
     /// A link on a lane that was just accepted. `agreed` are the terms of both gateways, combined
     /// at this side.
     pub fn new(side: Side, agreed: &Agreed, now: Instant) -> Self {
-        let &Agreed { passthrough, window, lanes, hold, compressed, max_data, speak_every, dead_after } =
-            agreed;
+        let &Agreed { passthrough, window, lanes, hold, compressed, max_data, reports, .. } = agreed;
+        let &Agreed { speak_every, dead_after, .. } = agreed;
+        let mut lateness = Lateness::default();
+        lateness.added(0, now);
         let max_payload = if agreed.is_shared() { SHARED_PAYLOAD.min(max_data) } else { max_data };
         Self {
             side,
@@ -165,12 +173,14 @@ impl Link {
             shared: agreed.is_shared(),
             lanes_agreed: usize::from(lanes),
             max_payload,
+            reports,
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
             codec: Codec::new(side, compressed),
             acks: Acks::default(),
             round_trip: RoundTrip::new(now),
             liveness: Liveness::new(speak_every, dead_after, hold, now),
+            lateness,
             dials: Dials::new(now),
             closing: Closing::new(passthrough),
             urgent: Vec::new(),
@@ -371,9 +381,7 @@ impl Link {
     pub fn wrote(&mut self, count: u64, now: Instant) {
         self.receive.wrote(count);
         self.closing.on_written(now);
-        // With several lanes, a late acknowledgement would look like a lane that is stuck.
-        let ticks = self.liveness.ticks();
-        let by = |time| if self.shared { time } else { ticks.after(time) };
+        let by = self.acknowledges_by();
         self.acks.on_written(self.receive.written(), now, by);
         if self.side == Side::Dialler
             && self.is_armed()
@@ -480,7 +488,7 @@ impl Link {
             }
             _ => return Vec::new(),
         };
-        vec![Frame::Ack(self.receive.written()), Frame::Abort(reason)]
+        vec![Frame::Ack(self.receive.written(), None), Frame::Abort(reason)]
     }
 
     /// Whether the far side may still hold a link that has ended here, because it does not know.
@@ -542,10 +550,22 @@ impl Link {
 
     fn handle_item(&mut self, lane: u32, item: Item<'_>, now: Instant) -> Result<(), ProtocolError> {
         match item {
-            Item::Data { offset, bytes, left } => self.receive.insert(offset, bytes, left)?,
-            Item::Frame(Frame::Ack(offset)) => self.on_ack(lane, offset, now)?,
+            Item::Data { offset, bytes, left } => {
+                self.receive.insert(offset, bytes, left)?;
+                if self.reports {
+                    if let Some(lane) = self.liveness.get_mut(lane) {
+                        lane.came += bytes.len() as u64;
+                    }
+                    let by = self.acknowledges_by();
+                    self.acks.on_received(now, by);
+                }
+            }
+            Item::Frame(Frame::Ack(offset, report)) => {
+                self.on_report(report.as_ref(), now)?;
+                self.on_ack(lane, offset, now)?;
+            }
             Item::Frame(Frame::Armed(offset)) => self.codec.on_armed(offset)?,
-            Item::Frame(Frame::Heartbeat) => {}
+            Item::Frame(Frame::Heartbeat(report)) => self.on_report(report.as_ref(), now)?,
             Item::Frame(Frame::End { offset, reason }) => self.on_end(offset, reason, now)?,
             Item::Frame(Frame::Abort(reason)) => {
                 self.closing.end(End::Far(reason));
@@ -594,27 +614,40 @@ impl Link {
             return true;
         }
         let (slot, spoke) = (lane.slot, lane.spoke);
-        if !self.urgent.is_empty() {
+        if !self.lateness.is_late(slot) && self.transmit_any(number, slot, now, put) {
+            return true;
+        }
+        if !self.is_ended() && now >= self.liveness.heartbeat_after(spoke) {
+            put(&Frame::Heartbeat(self.report()).encode());
+            return true;
+        }
+        false
+    }
+
+    /// Passes the next of the frames that may go over any lane to `put`.
+    fn transmit_any(&mut self, number: u32, slot: u8, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
+        let speaks = self.liveness.speaks(number, self.lateness.late());
+        if speaks && !self.urgent.is_empty() {
             put(&self.urgent.remove(0).encode());
             return true;
         }
-        let hurry = self.send.unsent() > 0 || self.receive.finished() || ended;
-        if let Some(offset) = self.acks.take(self.receive.written(), hurry, now) {
-            put(&Frame::Ack(offset).encode());
+        let hurry = self.send.unsent() > 0 || self.receive.finished() || self.is_ended();
+        if speaks && let Some(offset) = self.acks.take(self.receive.written(), hurry, now) {
+            put(&Frame::Ack(offset, self.report()).encode());
             return true;
         }
         if self.oldest_is_stuck(now)
-            && let Some(framed) = self.send.copy_oldest(slot)
+            && let Some(framed) = self.send.copy_oldest(slot, now)
         {
             put(framed);
             return true;
         }
-        if let Some(framed) = self.send.send_next(slot) {
+        if let Some(framed) = self.send.send_next(slot, now) {
             put(framed);
             self.round_trip.on_sent(self.send.sent(), now);
             return true;
         }
-        if let Some(end) = self.closing.take_end(self.send.offered()) {
+        if speaks && let Some(end) = self.closing.take_end(self.send.offered()) {
             put(&end.encode());
             self.check_ends();
             return true;
@@ -622,11 +655,19 @@ impl Link {
         if self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
-        if !ended && now >= self.liveness.heartbeat_after(spoke) {
-            put(&Frame::Heartbeat.encode());
-            return true;
-        }
         false
+    }
+
+    /// What this side states about what it has received.
+    fn report(&self) -> Option<Report> {
+        self.reports.then(|| Report { received: self.receive.received(), lanes: self.liveness.came() })
+    }
+
+    /// When an acknowledgement that is due at some time is sent. With several lanes a later one
+    /// would look like a lane that is late.
+    fn acknowledges_by(&self) -> impl Fn(Instant) -> Instant + use<> {
+        let (is_several, ticks) = (self.shared || self.liveness.carrying() > 1, self.liveness.ticks());
+        move |time| if is_several { time } else { ticks.after(time) }
     }
 
     /// When [`Link::handle_timeout`], [`Link::poll_transmit`] and [`Link::begin_dial`] must next be
@@ -643,8 +684,13 @@ impl Link {
         let last_bytes = self.closing.timeout().filter(|_| held.is_none());
         let check = self.liveness.next_check(io);
         let beat = self.liveness.next_heartbeat(io);
-        let ack = self.acks.due().filter(|_| beat.is_some());
-        [last_bytes, held, check, beat, ack, self.renew_by, self.dial_due()].into_iter().flatten().min()
+        let late = self.lateness.late();
+        let ack = self.acks.due().filter(|_| self.liveness.is_any_speaker(late, io));
+        let judge = self.judge_due();
+        [last_bytes, held, check, beat, ack, judge, self.renew_by, self.dial_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether [`Link::check_liveness`] would find this lane dead.
@@ -675,6 +721,7 @@ impl Link {
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cut_old(now);
+        self.judge_lanes(now);
         if let Some(held) = self.held() {
             if now >= held.since + held.within && !self.is_ended() {
                 let end = End::NoNewLane(held.cause.clone(), held.within);
@@ -824,6 +871,11 @@ impl Link {
         if self.liveness.iter().count() >= most || !self.liveness.add(lane, now) {
             return false;
         }
+        let slot = self.liveness.get(lane).map(|lane| lane.slot);
+        if let Some(slot) = slot {
+            self.send.enter(slot);
+            self.lateness.added(slot, now);
+        }
         self.requeue_control(now);
         self.resume(now);
         true
@@ -848,6 +900,73 @@ impl Link {
         }
         self.check_ends();
         Ok(())
+    }
+
+    /// The far side states what it has received.
+    fn on_report(&mut self, report: Option<&Report>, now: Instant) -> Result<(), ProtocolError> {
+        let Some(Report { received, lanes }) = report.filter(|_| self.reports) else { return Ok(()) };
+        for (number, count) in lanes {
+            let Some(slot) = self.liveness.get(*number).map(|lane| lane.slot) else { continue };
+            let sent = self.send.note_carried(slot, *count)?;
+            let was_late = self.lateness.is_late(slot);
+            if let Some(took) = self.lateness.on_report(slot, *count, sent, now) {
+                self.note_round_trip(took);
+            }
+            if was_late && !self.lateness.is_late(slot) {
+                self.send.trust(slot);
+            }
+        }
+        if lanes.is_empty()
+            && let Some(only) = self.liveness.only()
+        {
+            let sent = self.send.sent_before(only, *received);
+            if let Some(took) = self.lateness.on_round_trip(only, sent, now) {
+                self.note_round_trip(took);
+            }
+        }
+        self.send.note_arrived(*received)?;
+        Ok(())
+    }
+
+    fn note_round_trip(&mut self, took: Duration) {
+        self.round_trip.on_reported(took);
+    }
+
+    /// When lanes must next be judged. A link with one lane has no other to use.
+    fn judge_due(&self) -> Option<Instant> {
+        if !self.reports || self.liveness.carrying() < 2 {
+            return None;
+        }
+        let carrying = self.liveness.iter().filter(|lane| lane.carries());
+        carrying.filter_map(|lane| self.lateness.due(lane.slot, self.send.carried_since(lane.slot)?)).min()
+    }
+
+    /// Judges the lanes that should have delivered something by now. What only late lanes carry is
+    /// sent again over others.
+    fn judge_lanes(&mut self, now: Instant) {
+        if !self.reports {
+            return;
+        }
+        let mut judged = 0;
+        if self.liveness.carrying() > 1 {
+            for lane in self.liveness.iter().filter(|lane| lane.carries()) {
+                let since = self.send.carried_since(lane.slot);
+                if since.is_some_and(|since| self.lateness.judge(lane.slot, since, now)) {
+                    judged |= 1 << lane.slot;
+                }
+            }
+        }
+        let late = self.lateness.late();
+        if late != 0 && self.liveness.iter().all(|lane| !lane.carries() || late & 1 << lane.slot != 0) {
+            self.lateness.pardon();
+            return slots(late).for_each(|slot| self.send.trust(slot));
+        }
+        for slot in slots(judged) {
+            let heard = self.liveness.heard_elsewhere(slot, late);
+            let recent = self.lateness.patience(slot, now).unwrap_or_default() / 2;
+            let most = if heard.is_some_and(|heard| heard + recent >= now) { COPIES } else { FEW_COPIES };
+            self.send.doubt(slot, late, most);
+        }
     }
 
     fn on_end(&mut self, offset: u64, reason: Reason, now: Instant) -> Result<(), ProtocolError> {
@@ -878,9 +997,9 @@ impl Link {
     }
 
     /// Whether a half-full window has waited for its oldest bytes for more than two round trips.
-    /// Then they are copied to another lane.
+    /// Then they are copied to another lane, if the far side does not report what it has received.
     fn oldest_is_stuck(&self, now: Instant) -> bool {
-        self.shared && self.send.is_half_full() && self.round_trip.is_stalled(now)
+        !self.reports && self.shared && self.send.is_half_full() && self.round_trip.is_stalled(now)
     }
 
     /// Whether the link still has anything to send or to receive.
@@ -897,6 +1016,7 @@ impl Link {
     fn drop_lane(&mut self, lane: u32, retired: bool) {
         if let Some(state) = self.liveness.remove(lane) {
             self.send.lose(state.slot);
+            self.lateness.removed(state.slot);
             self.events.push_back(Event::LaneClosed { lane, retired });
         }
     }
@@ -909,6 +1029,7 @@ impl Link {
 
     /// Sends again over the next lane what may have been lost with this one.
     fn requeue_control(&mut self, now: Instant) {
+        self.judge_lanes(now);
         if !self.is_ended() {
             self.acks.requeue(self.receive.written());
             self.closing.requeue();
@@ -962,6 +1083,11 @@ impl Link {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
         self.closing.check(all_acknowledged, self.receive.finished());
     }
+}
+
+/// The slots that are bits in `slots`.
+fn slots(slots: u32) -> impl Iterator<Item = u8> {
+    (0..32).filter(move |slot| slots & 1 << slot != 0)
 }
 
 #[cfg(test)]

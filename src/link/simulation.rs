@@ -122,6 +122,7 @@ impl World {
             hold,
             lanes: 1 + dice.roll(4) as u8,
             compression: dice.roll(2) as u8,
+            reports: !dice.one_in(4),
             ..Terms::sample()
         };
         let end = |side| End2 {

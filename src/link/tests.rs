@@ -233,7 +233,7 @@ fn the_sync_is_armed_once_its_reply_is_written_and_acknowledged() {
 #[test]
 fn an_invalid_frame_ends_the_link_on_both_sides() {
     for frame in [
-        Frame::Ack(99),
+        Frame::Ack(99, None),
         Frame::Armed(3),
         Frame::Hello(Hello::sample()),
         Frame::End { offset: 3, reason: Reason::new(ReasonCode::MasterClosed, "") },

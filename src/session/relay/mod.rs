@@ -240,8 +240,9 @@ impl<'a> Driver<'a> {
             }
             moved |= self.write_redis(cx, now);
             moved |= self.read_redis(cx, now);
-            moved |= self.write_lanes(cx, now);
+            // What is due by now is then written.
             self.check_time(now);
+            moved |= self.write_lanes(cx, now);
             if self.link.is_ended() {
                 return Poll::Ready(());
             }
