@@ -16,7 +16,7 @@ use replgate::internal::buffer::{Chunk, STORAGE};
 use replgate::internal::link::dials::Dial;
 use replgate::internal::link::reassembly::MAX_RUNS;
 use replgate::internal::link::{Event, LaneIo, LaneLoss, Link, Side};
-use replgate::internal::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
+use replgate::internal::wire::frame::{Decoder, Frame, Item, MAX_DATA, Report, data_header};
 use replgate::internal::wire::reason::{Reason, ReasonCode};
 use replgate::internal::wire::terms::Terms;
 use replgate_fuzz::pieces;
@@ -69,6 +69,7 @@ impl<'a> World<'a> {
             hold: Duration::from_secs(u64::from(bits(3, 1)) * 45),
             lanes: 1 + bits(4, 2) * 5,
             compression: bits(6, 1),
+            reports: true,
         };
         let (plain, now) = (bits(7, 1) == 1, Instant::now());
         Self {
@@ -127,7 +128,11 @@ impl<'a> World<'a> {
                 self.is_pattern = false;
                 self.receive(&raw);
             }
-            4 => self.receive(&Frame::Ack(offset(), None).encode()),
+            4 => {
+                let (written, received, came) = (offset(), offset(), offset());
+                let report = Report { received, lanes: vec![(0, came), (1, came)] };
+                self.receive(&Frame::Ack(written, Some(report)).encode());
+            }
             5 => {
                 let (offset, reason) = (offset(), Reason::new(ReasonCode::Protocol, "said so"));
                 let frame = match argument() % 8 {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::LaneLoss;
 use super::ticks::Ticks;
+use crate::wire::terms::Agreed;
 
 /// Most lanes at a time, including those that are closing.
 const MAX_LIVE: usize = 24;
@@ -26,6 +27,9 @@ pub struct LaneIo {
     /// It was read, and nothing more was there.
     pub empty: bool,
 }
+
+/// Least silence of all lanes after which another one may be better.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Time within which lanes have been heard equally lately.
 const LATELY: Duration = Duration::from_millis(100);
@@ -86,8 +90,11 @@ pub(super) struct Liveness {
     live: Vec<LaneState>,
     newest: u32,
     speak_every: Duration,
+    hears_every: Duration,
     ticks: Ticks,
     dead_after: Duration,
+    /// Additional time that a slow path is given.
+    slack: Duration,
     hold: Duration,
     held: Option<Held>,
     breaks: u64,
@@ -95,10 +102,20 @@ pub(super) struct Liveness {
 
 impl Liveness {
     /// Starts with the first lane, number 0, which opened the link.
-    pub(super) fn new(speak_every: Duration, dead_after: Duration, hold: Duration, now: Instant) -> Self {
-        let ticks = Ticks::new(now, speak_every);
-        let mut liveness =
-            Self { live: Vec::new(), newest: 0, speak_every, ticks, dead_after, hold, held: None, breaks: 0 };
+    pub(super) fn new(agreed: &Agreed, now: Instant) -> Self {
+        let &Agreed { speak_every, hears_every, dead_after, hold, .. } = agreed;
+        let mut liveness = Self {
+            live: Vec::new(),
+            newest: 0,
+            speak_every,
+            hears_every,
+            ticks: Ticks::new(now, speak_every),
+            dead_after,
+            slack: Duration::ZERO,
+            hold,
+            held: None,
+            breaks: 0,
+        };
         liveness.add(0, now);
         liveness
     }
@@ -153,7 +170,33 @@ impl Liveness {
 
     /// Duration of silence after which a lane is suspect.
     pub(super) fn dead_after(&self) -> Duration {
-        self.dead_after
+        self.dead_after + self.slack
+    }
+
+    /// Data takes this time lately until the far side reports it. A path that is about as slow as
+    /// `dead_after` gets more time: at most three times as much, and never less.
+    pub(super) fn note_round_trip(&mut self, trip: Duration) {
+        let is_slow = trip > self.dead_after / 4;
+        self.slack = if is_slow { (trip * 2).min(self.dead_after * 2) } else { Duration::ZERO };
+    }
+
+    /// When another lane may be better, because nothing has come over any for a while, although a
+    /// heartbeat is overdue, or a report of what was sent at `asked`.
+    pub(super) fn quiet_at(&self, asked: Option<Instant>) -> Option<Instant> {
+        let heard = self.live.iter().filter(|lane| lane.carries()).map(|lane| lane.last_received).max()?;
+        let heartbeat = heard + (self.hears_every * 3 / 2).max(QUIET);
+        let report = asked.map(|asked| (heard + QUIET).max(asked + QUIET / 2));
+        Some(report.map_or(heartbeat, |report| report.min(heartbeat)) + self.slack)
+    }
+
+    /// Retires lanes until `wanted` are left, those first over which nothing has come for longest,
+    /// and never `winner`.
+    pub(super) fn retire_surplus(&mut self, winner: u32, wanted: usize) {
+        while self.carrying() > wanted {
+            let others = self.live.iter_mut().filter(|lane| lane.carries() && lane.number != winner);
+            let Some(loser) = others.min_by_key(|lane| lane.last_received) else { return };
+            loser.retiring = true;
+        }
     }
 
     /// How long the link survives the loss of its last lane.
@@ -188,6 +231,18 @@ impl Liveness {
         match &self.live[..] {
             [lane] => Some(lane.slot),
             _ => None,
+        }
+    }
+
+    /// Number of lanes that may still deliver something.
+    pub(super) fn read(&self) -> usize {
+        self.live.iter().filter(|lane| !lane.suspect).count()
+    }
+
+    /// Retires a lane.
+    pub(super) fn retire(&mut self, number: u32) {
+        if let Some(lane) = self.get_mut(number) {
+            lane.retiring = true;
         }
     }
 
@@ -262,7 +317,7 @@ impl Liveness {
 
     /// Whether a lane was silent for so long that it must be suspected.
     pub(super) fn is_silent(&self, number: u32, now: Instant) -> bool {
-        self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.last_received + self.dead_after)
+        self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.last_received + self.dead_after())
     }
 
     /// Marks a silent lane as suspect. Returns its slot, and how long it was silent.
@@ -278,7 +333,7 @@ impl Liveness {
     /// The earliest time at which a lane that was read empty must be checked.
     pub(super) fn next_check(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         let checked = self.live.iter().filter(|lane| !lane.suspect && io(lane.number).empty);
-        checked.map(|lane| lane.last_received + self.dead_after).min()
+        checked.map(|lane| lane.last_received + self.dead_after()).min()
     }
 
     /// When a frame must next be sent on a lane that has room; `None` if no lane has room.
@@ -300,6 +355,9 @@ impl Liveness {
     /// A break begins: the last lane is gone.
     pub(super) fn suspend(&mut self, cause: LaneLoss, now: Instant) {
         let within = if cause == LaneLoss::Closed { CLOSED_HOLD.min(self.hold) } else { self.hold };
+        // The local Redis has waited for longer than usual already.
+        let waited = if let LaneLoss::Silent(silence) = cause { silence } else { Duration::ZERO };
+        let within = within.saturating_sub(waited.saturating_sub(self.dead_after).min(self.slack));
         self.held = Some(Held { since: now, within, cause });
         self.breaks += 1;
     }
@@ -313,9 +371,11 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::terms::Terms;
 
     fn liveness(now: Instant) -> Liveness {
-        Liveness::new(Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(45), now)
+        let terms = Terms { hold: Duration::from_secs(45), ..Terms::sample() };
+        Liveness::new(&terms.agree(&terms, false), now)
     }
 
     #[test]
@@ -327,6 +387,55 @@ mod tests {
         assert_eq!((liveness.suspect(0, later), liveness.carrying()), (None, 0));
         assert!(liveness.on_activity(0, later) && !liveness.on_activity(0, later));
         assert_eq!(liveness.carrying(), 1);
+    }
+
+    #[test]
+    fn a_slow_path_gets_up_to_three_times_the_time_and_its_hold_ends_no_later() {
+        let now = Instant::now();
+        let (mut liveness, second) = (liveness(now), Duration::from_secs(1));
+        for (trip, patience) in
+            [(0, 3000), (750, 3000), (751, 4502), (3000, 9000), (60_000, 9000), (80, 3000)]
+        {
+            liveness.note_round_trip(Duration::from_millis(trip));
+            assert_eq!(liveness.dead_after(), Duration::from_millis(patience), "{trip}");
+        }
+        liveness.note_round_trip(second * 3);
+        assert!(!liveness.is_silent(0, now + second * 8) && liveness.is_silent(0, now + second * 9));
+        liveness.suspend(LaneLoss::Silent(second * 9), now + second * 9);
+        assert_eq!(liveness.held().map(|held| held.within), Some(second * (45 - 6)));
+        // The time for which this process was stopped is not the path's.
+        liveness.suspend(LaneLoss::Silent(second * 99), now + second * 99);
+        assert_eq!(liveness.held().map(|held| held.within), Some(second * (45 - 6)));
+    }
+
+    #[test]
+    fn another_lane_may_be_better_once_an_answer_or_a_heartbeat_is_overdue() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        let after = |millis| Some(now + Duration::from_millis(millis));
+        assert_eq!((liveness.quiet_at(Some(now)), liveness.quiet_at(None)), (after(1000), after(1500)));
+        let just_now = now + Duration::from_millis(800);
+        assert_eq!(liveness.quiet_at(Some(just_now)), after(1300), "the report may be under way");
+        assert!(liveness.add(1, now + Duration::from_millis(100)));
+        assert_eq!(liveness.quiet_at(Some(now)), after(1100));
+        liveness.retire_surplus(0, 1);
+        assert_eq!((liveness.carrying(), liveness.quiet_at(Some(now))), (1, after(1000)));
+    }
+
+    #[test]
+    fn what_may_go_over_any_lane_goes_over_one_that_was_heard_lately_and_is_not_late() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        assert!((1..4).all(|number| liveness.add(number, now)));
+        liveness.on_activity(1, now + LATELY * 3);
+        liveness.on_activity(2, now + LATELY * 2);
+        liveness.on_activity(3, now + LATELY * 9);
+        let speakers = |liveness: &Liveness, late| -> Vec<u32> {
+            (0..4).filter(|number| liveness.speaks(*number, late)).collect()
+        };
+        assert_eq!((speakers(&liveness, 0), speakers(&liveness, 1 << 3)), (vec![3], vec![1, 2]));
+        assert_eq!(speakers(&liveness, 0b1110), [0]);
+        assert_eq!(liveness.heard_elsewhere(3, 1 << 1), Some(now + LATELY * 2));
     }
 
     #[test]

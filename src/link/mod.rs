@@ -162,8 +162,7 @@ impl Link {
     /// A link on a lane that was just accepted. `agreed` are the terms of both gateways, combined
     /// at this side.
     pub fn new(side: Side, agreed: &Agreed, now: Instant) -> Self {
-        let &Agreed { passthrough, window, lanes, hold, compressed, max_data, reports, .. } = agreed;
-        let &Agreed { speak_every, dead_after, .. } = agreed;
+        let &Agreed { passthrough, window, lanes, compressed, max_data, reports, .. } = agreed;
         let mut lateness = Lateness::default();
         lateness.added(0, now);
         let max_payload = if agreed.is_shared() { SHARED_PAYLOAD.min(max_data) } else { max_data };
@@ -179,7 +178,7 @@ impl Link {
             codec: Codec::new(side, compressed),
             acks: Acks::default(),
             round_trip: RoundTrip::new(now),
-            liveness: Liveness::new(speak_every, dead_after, hold, now),
+            liveness: Liveness::new(agreed, now),
             lateness,
             dials: Dials::new(now),
             closing: Closing::new(passthrough),
@@ -331,6 +330,11 @@ impl Link {
     /// Whether this lane still belongs to the link. Any other must be closed.
     pub fn has_lane(&self, lane: u32) -> bool {
         self.liveness.get(lane).is_some()
+    }
+
+    /// Whether this lane carries the link now.
+    pub fn carries(&self, lane: u32) -> bool {
+        self.liveness.get(lane).is_some_and(|lane| lane.carries())
     }
 
     /// Number of lanes that carry the link now.
@@ -534,6 +538,14 @@ impl Link {
         if self.liveness.on_activity(lane, now) {
             self.resume(now);
         }
+        let is_surplus = self.side == Side::Dialler && self.liveness.carrying() > self.lanes_agreed;
+        if is_surplus
+            && self.liveness.old() == 0
+            && self.liveness.get(lane).is_some_and(|lane| lane.carries())
+        {
+            // A spare lane and those that it was dialled for: the first that carries has won.
+            self.liveness.retire_surplus(lane, self.lanes_agreed);
+        }
     }
 
     /// Takes an item from the decoder of `lane`. An invalid item ends the link.
@@ -707,7 +719,10 @@ impl Link {
         }
         let Some((slot, silence)) = self.liveness.suspect(lane, now) else { return };
         let loss = LaneLoss::Silent(silence);
-        if self.liveness.carrying() > 0 {
+        if self.liveness.carrying() > 0 && self.liveness.get(lane).is_some_and(|lane| lane.retiring) {
+            // Another has taken its place.
+            self.lane_lost(lane, loss, now);
+        } else if self.liveness.carrying() > 0 {
             // The other lanes carry its data.
             self.send.lose(slot);
             self.requeue_control(now);
@@ -745,13 +760,45 @@ impl Link {
             Need::WayBack
         } else if self.needs_lane()
             && self.liveness.carrying() > 0
-            && self.liveness.fresh() < self.lanes_wanted()
+            && (self.liveness.fresh() < self.lanes_wanted() || self.dials.moving().is_some())
         {
             Need::Lane
+        } else if self.is_spare_wanted() {
+            Need::Spare
         } else {
             Need::Nothing
         };
-        self.dials.due(need)
+        let due = self.dials.due(need)?;
+        if need != Need::Spare {
+            return Some(due);
+        }
+        let carrying = self.liveness.iter().filter(|lane| lane.carries() && self.reports);
+        let asked = carrying.filter_map(|lane| self.send.carried_since(lane.slot)).min();
+        Some(due.max(self.liveness.quiet_at(asked)?))
+    }
+
+    /// Whether another lane is dialled once nothing has come for a while.
+    fn is_spare_wanted(&self) -> bool {
+        let carrying = self.liveness.carrying();
+        self.is_resumable() && self.needs_lane() && (1..=self.lanes_wanted()).contains(&carrying)
+    }
+
+    /// Whether the link has all of its lanes, so that one of them may be moved.
+    pub fn may_move(&self) -> bool {
+        let wanted = self.lanes_wanted();
+        let has_all = self.liveness.carrying() == wanted && self.liveness.fresh() == wanted;
+        has_all && self.shared && !self.is_ended() && !self.is_moving()
+    }
+
+    /// A lane had better be at another address, where the next dial goes. It is retired once that
+    /// has succeeded. Only at the dialler.
+    pub fn move_lane(&mut self, lane: u32) {
+        self.dials.move_lane(lane);
+    }
+
+    /// Whether the next dial is for a lane that moves.
+    pub fn is_moving(&self) -> bool {
+        self.dials.moving().is_some() && !self.is_held()
     }
 
     /// Starts a dial.
@@ -771,6 +818,10 @@ impl Link {
         let Some(dial) = self.dials.answered(lane) else { return false };
         if self.is_ended() || !self.join(lane, &dial.alive, received, now) {
             return false;
+        }
+        let moved = self.dials.moving().filter(|_| self.liveness.carrying() > self.lanes_wanted());
+        if let Some(moved) = moved {
+            self.liveness.retire(moved);
         }
         self.dials.settle();
         if self.liveness.old() == 0 {
@@ -930,15 +981,16 @@ impl Link {
 
     fn note_round_trip(&mut self, took: Duration) {
         self.round_trip.on_reported(took);
+        self.liveness.note_round_trip(self.round_trip.reported());
     }
 
     /// When lanes must next be judged. A link with one lane has no other to use.
     fn judge_due(&self) -> Option<Instant> {
-        if !self.reports || self.liveness.carrying() < 2 {
+        if !self.reports || self.liveness.read() < 2 {
             return None;
         }
-        let carrying = self.liveness.iter().filter(|lane| lane.carries());
-        carrying.filter_map(|lane| self.lateness.due(lane.slot, self.send.carried_since(lane.slot)?)).min()
+        let read = self.liveness.iter().filter(|lane| !lane.suspect);
+        read.filter_map(|lane| self.lateness.due(lane.slot, self.send.carried_since(lane.slot)?)).min()
     }
 
     /// Judges the lanes that should have delivered something by now. What only late lanes carry is
@@ -948,8 +1000,8 @@ impl Link {
             return;
         }
         let mut judged = 0;
-        if self.liveness.carrying() > 1 {
-            for lane in self.liveness.iter().filter(|lane| lane.carries()) {
+        if self.liveness.read() > 1 {
+            for lane in self.liveness.iter().filter(|lane| !lane.suspect) {
                 let since = self.send.carried_since(lane.slot);
                 if since.is_some_and(|since| self.lateness.judge(lane.slot, since, now)) {
                     judged |= 1 << lane.slot;

@@ -465,6 +465,8 @@ impl World {
             // The path goes silent forever, in one direction or in both.
             7 => pipe.wires[self.dice.roll(2) as usize].silent = true,
             8 => pipe.wires.iter_mut().for_each(|wire| wire.silent = true),
+            // What waited in a silent path is delivered after all.
+            11 => pipe.wires.iter_mut().for_each(|wire| wire.silent = false),
             // Slow.
             9 => pipe.delay = self.dice.roll(100),
             _ => {}

@@ -11,6 +11,7 @@ mod clients;
 mod dials;
 mod documents;
 mod files;
+mod lanes;
 mod life;
 mod logs;
 mod observer;

@@ -257,6 +257,7 @@ impl<'a> Driver<'a> {
                     }
                 }
             }
+            self.lanes.balance(&mut self.link, now);
             if self.link.dial_due().is_some_and(|due| due <= now) {
                 self.lanes.dial(&mut self.link, self.entry, now);
                 self.take_new_lanes(cx);
