@@ -43,6 +43,11 @@ impl Acks {
         }
     }
 
+    /// Whether something was received that was not reported.
+    pub(super) fn has_news(&self) -> bool {
+        self.news
+    }
+
     /// Something was received, which is to be reported, whether or not it is written.
     pub(super) fn on_received(&mut self, now: Instant, by: impl Fn(Instant) -> Instant) {
         self.news = true;

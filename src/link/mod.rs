@@ -568,8 +568,10 @@ impl Link {
                     if let Some(lane) = self.liveness.get_mut(lane) {
                         lane.came += bytes.len() as u64;
                     }
-                    let by = self.acknowledges_by();
-                    self.acks.on_received(now, by);
+                    if !self.acks.has_news() {
+                        let by = self.acknowledges_by();
+                        self.acks.on_received(now, by);
+                    }
                 }
             }
             Item::Frame(Frame::Ack(offset, report)) => {
