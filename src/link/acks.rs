@@ -5,18 +5,31 @@ use std::time::{Duration, Instant};
 /// Written bytes after which an acknowledgement goes out at once.
 const ACK_BYTES: u64 = 1024 * 1024;
 
-/// Least time after which written bytes are acknowledged, however few they are.
-const ACK_DELAY: Duration = Duration::from_millis(20);
+/// Least time between two acknowledgements of few bytes. The first after a longer pause goes out at
+/// once.
+const ACK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Least time for which the oldest bytes wait before they are copied to another lane, however short
 /// the round trip is: Redis may be slow.
 const STALL_MIN: Duration = Duration::from_millis(100);
 
+/// Why an acknowledgement may go out before it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hurry {
+    /// It may not.
+    None,
+    /// Data goes out anyway.
+    Riding,
+    /// The link is ending.
+    Last,
+}
+
 /// The acknowledgements that this side sends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Acks {
-    /// The offset that was acknowledged last.
+    /// The offset that was acknowledged last, and when.
     sent: u64,
+    sent_at: Instant,
     due: Option<Instant>,
     /// Whether the last acknowledgement must be sent again: it may have been lost with its lane.
     again: bool,
@@ -25,6 +38,10 @@ pub(super) struct Acks {
 }
 
 impl Acks {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { sent: 0, sent_at: now, due: None, again: false, news: false }
+    }
+
     /// The offset that was acknowledged last.
     pub(super) fn sent(&self) -> u64 {
         self.sent
@@ -39,7 +56,7 @@ impl Acks {
     /// acknowledgement off a little.
     pub(super) fn on_written(&mut self, written: u64, now: Instant, by: impl Fn(Instant) -> Instant) {
         if self.due.is_none() && written > self.sent {
-            self.due = Some(by(now + ACK_DELAY));
+            self.due = Some(by(self.sent_at + ACK_PAUSE).max(now));
         }
     }
 
@@ -52,7 +69,7 @@ impl Acks {
     pub(super) fn on_received(&mut self, now: Instant, by: impl Fn(Instant) -> Instant) {
         self.news = true;
         if self.due.is_none() {
-            self.due = Some(by(now + ACK_DELAY));
+            self.due = Some(by(self.sent_at + ACK_PAUSE).max(now));
         }
     }
 
@@ -71,15 +88,19 @@ impl Acks {
         (self.due, self.again, self.news) = (None, false, false);
     }
 
-    /// The offset to acknowledge now, if any. With `hurry` it does not wait for more written bytes.
-    /// The result counts as sent.
-    pub(super) fn take(&mut self, written: u64, hurry: bool, now: Instant) -> Option<u64> {
+    /// The offset to acknowledge now, if any. The result counts as sent.
+    pub(super) fn take(&mut self, written: u64, hurry: Hurry, now: Instant) -> Option<u64> {
         let news = written - self.sent;
-        let due = hurry || news >= ACK_BYTES || self.due.is_some_and(|due| due <= now);
+        let due = match hurry {
+            Hurry::Last => true,
+            Hurry::Riding => now >= self.sent_at + ACK_PAUSE,
+            Hurry::None => false,
+        };
+        let due = due || news >= ACK_BYTES || self.due.is_some_and(|due| due <= now);
         if !(due && (news > 0 || self.news) || self.again) {
             return None;
         }
-        *self = Self { sent: written, due: None, again: false, news: false };
+        *self = Self { sent: written, sent_at: now, due: None, again: false, news: false };
         Some(written)
     }
 }
@@ -148,34 +169,63 @@ impl RoundTrip {
 mod tests {
     use super::*;
 
+    /// Nothing is put off.
+    fn exactly(time: Instant) -> Instant {
+        time
+    }
+
     #[test]
-    fn few_bytes_are_acknowledged_after_a_while_and_many_at_once() {
-        let (mut acks, now) = (Acks::default(), Instant::now());
-        acks.on_written(10, now, |time| time);
-        assert_eq!((acks.take(10, false, now), acks.due()), (None, Some(now + ACK_DELAY)));
-        assert_eq!(acks.take(10, true, now), Some(10), "with `hurry` it does not wait");
-        acks.on_written(10 + ACK_BYTES, now, |time| time);
-        assert_eq!(acks.take(10 + ACK_BYTES, false, now), Some(10 + ACK_BYTES));
-        assert_eq!((acks.take(10 + ACK_BYTES, true, now), acks.due()), (None, None));
+    fn the_first_bytes_after_a_pause_are_acknowledged_at_once_and_more_after_another_pause() {
+        let now = Instant::now();
+        let (mut acks, later) = (Acks::new(now), now + 2 * ACK_PAUSE);
+        acks.on_written(10, later, exactly);
+        assert_eq!(acks.take(10, Hurry::None, later), Some(10));
+        acks.on_written(20, later, exactly);
+        assert_eq!((acks.take(20, Hurry::None, later), acks.due()), (None, Some(later + ACK_PAUSE)));
+        assert_eq!(acks.take(20, Hurry::None, later + ACK_PAUSE), Some(20));
+    }
+
+    #[test]
+    fn many_bytes_are_acknowledged_at_once() {
+        let now = Instant::now();
+        let mut acks = Acks::new(now);
+        acks.on_written(ACK_BYTES, now, exactly);
+        assert_eq!(acks.take(ACK_BYTES, Hurry::None, now), Some(ACK_BYTES));
+        assert_eq!((acks.take(ACK_BYTES, Hurry::Last, now), acks.due()), (None, None));
+    }
+
+    #[test]
+    fn acknowledgements_ride_with_data_but_not_with_every_piece() {
+        let now = Instant::now();
+        let mut acks = Acks::new(now);
+        let put_off = |time| time + 10 * ACK_PAUSE;
+        acks.on_written(10, now, put_off);
+        assert_eq!(acks.take(10, Hurry::Riding, now), None);
+        assert_eq!(acks.take(10, Hurry::None, now + ACK_PAUSE), None);
+        assert_eq!(acks.take(10, Hurry::Riding, now + ACK_PAUSE), Some(10));
+        acks.on_written(20, now + ACK_PAUSE, put_off);
+        assert_eq!(acks.take(20, Hurry::Last, now + ACK_PAUSE), Some(20), "the last one never waits");
     }
 
     #[test]
     fn an_acknowledgement_that_may_be_lost_is_sent_again_without_new_data() {
-        let (mut acks, now) = (Acks::default(), Instant::now());
+        let now = Instant::now();
+        let mut acks = Acks::new(now);
         acks.requeue(0);
-        assert_eq!(acks.take(0, true, now), None);
+        assert_eq!(acks.take(0, Hurry::Last, now), None);
         acks.requeue(5);
-        assert_eq!(acks.take(5, false, now), Some(5));
-        assert_eq!(acks.take(5, false, now), None);
+        assert_eq!(acks.take(5, Hurry::None, now), Some(5));
+        assert_eq!(acks.take(5, Hurry::None, now), None);
     }
 
     #[test]
     fn what_was_received_is_reported_even_if_nothing_was_written() {
-        let (mut acks, now) = (Acks::default(), Instant::now());
-        acks.on_received(now, |time| time);
-        assert_eq!((acks.take(0, false, now), acks.due()), (None, Some(now + ACK_DELAY)));
-        assert_eq!(acks.take(0, false, now + ACK_DELAY), Some(0));
-        assert_eq!((acks.take(0, true, now + ACK_DELAY), acks.due()), (None, None));
+        let now = Instant::now();
+        let mut acks = Acks::new(now);
+        acks.on_received(now, exactly);
+        assert_eq!((acks.take(0, Hurry::None, now), acks.due()), (None, Some(now + ACK_PAUSE)));
+        assert_eq!(acks.take(0, Hurry::None, now + ACK_PAUSE), Some(0));
+        assert_eq!((acks.take(0, Hurry::Last, now + ACK_PAUSE), acks.due()), (None, None));
     }
 
     #[test]

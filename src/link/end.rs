@@ -60,6 +60,8 @@ pub enum End {
     NoNewLane(LaneLoss, Duration),
     /// A new process of the far gateway has taken the place of the one that held it.
     Superseded,
+    /// The replica has come again over another link, and this one had no sign of life.
+    Returned,
     /// No gateway of the far site that answers knows the link.
     Forgotten(String),
     /// The certificates have changed, and the far side opened no lane with a valid one.
@@ -107,6 +109,7 @@ impl End {
             Self::NoNewLane(..) => "no-new-lane",
             Self::Forgotten(_) => "forgotten",
             Self::Superseded => "superseded",
+            Self::Returned => "returned",
             Self::Outdated => "outdated",
             Self::Protocol(_) => "protocol",
             Self::NotDelivered => "not-delivered",
@@ -133,6 +136,7 @@ impl std::fmt::Display for End {
             }
             Self::Forgotten(words) => f.write_str(words),
             Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
+            Self::Returned => f.write_str("the replica has come again over another link"),
             Self::Outdated => {
                 f.write_str("the far gateway opened no new lane after this gateway's certificates changed")
             }

@@ -14,9 +14,9 @@ use crate::wire::terms::Agreed;
 /// Most lanes at a time, including those that are closing.
 const MAX_LIVE: usize = 24;
 
-/// Longest hold of a link whose last lane was closed in good order without an end of the link. A
-/// kernel closes like that for a process that was killed, and a gateway that is still running dials
-/// again within this time. After a reset or silence the whole agreed hold counts.
+/// Longest hold of a link for an unknown replica whose last lane was closed in good order without an
+/// end of the link. A kernel closes like that for a process that was killed, and a gateway that is
+/// still running dials again within this time.
 const CLOSED_HOLD: Duration = Duration::from_millis(2500);
 
 /// The state of a lane's socket that decides when the state machine must be called again.
@@ -96,6 +96,8 @@ pub(super) struct Liveness {
     /// Additional time that a slow path is given.
     slack: Duration,
     hold: Duration,
+    /// How long it survives if the last lane was closed in good order without an end of the link.
+    hold_closed: Duration,
     held: Option<Held>,
     breaks: u64,
 }
@@ -113,11 +115,17 @@ impl Liveness {
             dead_after,
             slack: Duration::ZERO,
             hold,
+            hold_closed: hold,
             held: None,
             breaks: 0,
         };
         liveness.add(0, now);
         liveness
+    }
+
+    /// A close in good order shortens the hold.
+    pub(super) fn give_up_soon_once_closed(&mut self) {
+        self.hold_closed = CLOSED_HOLD.min(self.hold);
     }
 
     /// Adds a lane; false if there are too many.
@@ -166,6 +174,14 @@ impl Liveness {
     /// When a heartbeat is due on a lane on which the last frame was sent at `spoke`.
     pub(super) fn heartbeat_after(&self, spoke: Instant) -> Instant {
         self.ticks.until(spoke + self.speak_every)
+    }
+
+    /// Whether a heartbeat is to be sent on this lane now. What has just come is answered early: so
+    /// one side keeps the time for both, and the other wakes once, not twice.
+    pub(super) fn beats(&self, number: u32, now: Instant) -> bool {
+        let Some(lane) = self.get(number) else { return false };
+        let early = if lane.last_received == now { self.speak_every / 2 } else { Duration::ZERO };
+        now + early >= self.heartbeat_after(lane.spoke)
     }
 
     /// Duration of silence after which a lane is suspect.
@@ -354,7 +370,7 @@ impl Liveness {
 
     /// A break begins: the last lane is gone.
     pub(super) fn suspend(&mut self, cause: LaneLoss, now: Instant) {
-        let within = if cause == LaneLoss::Closed { CLOSED_HOLD.min(self.hold) } else { self.hold };
+        let within = if cause == LaneLoss::Closed { self.hold_closed } else { self.hold };
         // The local Redis has waited for longer than usual already.
         let waited = if let LaneLoss::Silent(silence) = cause { silence } else { Duration::ZERO };
         let within = within.saturating_sub(waited.saturating_sub(self.dead_after).min(self.slack));
@@ -439,16 +455,32 @@ mod tests {
     }
 
     #[test]
-    fn an_orderly_close_shortens_a_hold_and_never_lengthens_it() {
+    fn an_orderly_close_shortens_only_the_hold_for_an_unknown_replica_and_never_lengthens_it() {
         let now = Instant::now();
+        let mut known = liveness(now);
+        known.suspend(LaneLoss::Closed, now);
+        assert_eq!(known.resume().map(|held| held.within), Some(Duration::from_secs(45)));
         let mut short = Liveness { hold: Duration::from_secs(1), ..liveness(now) };
+        short.give_up_soon_once_closed();
         short.suspend(LaneLoss::Closed, now);
         assert_eq!(short.resume().map(|held| held.within), Some(Duration::from_secs(1)));
         let mut long = liveness(now);
+        long.give_up_soon_once_closed();
         long.suspend(LaneLoss::Closed, now);
         assert_eq!(long.resume().map(|held| held.within), Some(CLOSED_HOLD));
         long.suspend(LaneLoss::Replaced, now);
         assert_eq!((long.held().map(|held| held.within), long.breaks()), (Some(Duration::from_secs(45)), 2));
+    }
+
+    #[test]
+    fn a_heartbeat_answers_what_has_just_come_if_it_is_due_soon() {
+        let now = Instant::now();
+        let (mut liveness, at) = (liveness(now), |millis| now + Duration::from_millis(millis));
+        assert!(!liveness.beats(0, at(999)) && liveness.beats(0, at(1000)));
+        liveness.on_activity(0, at(400));
+        assert!(!liveness.beats(0, at(400)), "this side spoke a moment ago");
+        liveness.on_activity(0, at(600));
+        assert!(liveness.beats(0, at(600)) && !liveness.beats(0, at(601)));
     }
 
     #[test]

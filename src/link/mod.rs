@@ -43,13 +43,14 @@ mod end;
 mod lateness;
 mod liveness;
 pub mod reassembly;
+mod rival;
 mod ticks;
 pub mod window;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use self::acks::{Acks, RoundTrip};
+use self::acks::{Acks, Hurry, RoundTrip};
 use self::closing::Closing;
 use self::codec::Codec;
 use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
@@ -58,6 +59,7 @@ use self::lateness::{COPIES, FEW_COPIES, Lateness};
 use self::liveness::Liveness;
 pub use self::liveness::{Held, LaneIo};
 use self::reassembly::Reassembly;
+use self::rival::Rival;
 use self::window::Window;
 use crate::buffer::Chunk;
 use crate::wire::frame::{Frame, Item, Report};
@@ -106,6 +108,8 @@ pub enum Event {
     },
     /// A break is over, and the link continues where it was.
     Resumed(Resumed),
+    /// The link has proven that it is alive, after [`Link::replica_returned`].
+    Proven,
     /// The link is over. Only closed lanes are reported after this event.
     Ended {
         /// Why.
@@ -154,6 +158,8 @@ pub struct Link {
     renew_by: Option<Instant>,
     /// Whether another process of the far gateway has started.
     superseded: bool,
+    /// Another link that may be the same replica's.
+    rival: Rival,
     /// Events that [`Link::poll_event`] has not returned yet.
     events: VecDeque<Event>,
 }
@@ -176,7 +182,7 @@ impl Link {
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
             codec: Codec::new(side, compressed),
-            acks: Acks::default(),
+            acks: Acks::new(now),
             round_trip: RoundTrip::new(now),
             liveness: Liveness::new(agreed, now),
             lateness,
@@ -185,6 +191,7 @@ impl Link {
             urgent: Vec::new(),
             renew_by: None,
             superseded: false,
+            rival: Rival::default(),
             events: VecDeque::new(),
         }
     }
@@ -192,6 +199,14 @@ impl Link {
     /// At the acceptor: sets the level at which its stream is compressed, if both sides support it.
     pub fn compressing(mut self, level: i32) -> Self {
         self.codec.compress(level);
+        self
+    }
+
+    /// At the acceptor of a dialler that does not say which replica a link is for: if all lanes are
+    /// closed in good order, the link is not held for long, since nothing would end it if the far
+    /// process has died and its replica comes again.
+    pub fn for_unknown_replica(mut self) -> Self {
+        self.liveness.give_up_soon_once_closed();
         self
     }
 
@@ -483,6 +498,21 @@ impl Link {
         self.check_superseded();
     }
 
+    /// What may be the replica of this link asks for its sync over another one, which was opened at
+    /// `since`. A link that is held ends now. Any other must receive a byte soon: then it is reported as
+    /// [`Event::Proven`]. Only at the acceptor.
+    pub fn replica_returned(&mut self, since: Instant, now: Instant) {
+        if self.is_ended() {
+            return;
+        }
+        let shown = self.liveness.iter().any(|lane| !lane.suspect && lane.last_received > since);
+        self.rival.appears(shown, self.liveness.dead_after(), now);
+        if shown && !self.is_held() {
+            self.events.push_back(Event::Proven);
+        }
+        self.check_rival(now);
+    }
+
     /// The last frame of an ended link for a far side that could not be reached, to send on any
     /// lane that it still accepts. Only at the dialler.
     pub fn last_words(&self) -> Vec<Frame> {
@@ -535,6 +565,9 @@ impl Link {
 
     /// Bytes have come over a lane, which is a sign of life.
     pub fn on_activity(&mut self, lane: u32, now: Instant) {
+        if !self.is_ended() && self.has_lane(lane) && self.rival.on_activity() {
+            self.events.push_back(Event::Proven);
+        }
         if self.liveness.on_activity(lane, now) {
             self.resume(now);
         }
@@ -627,11 +660,12 @@ impl Link {
             put(&parting.encode());
             return true;
         }
-        let (slot, spoke) = (lane.slot, lane.spoke);
+        let slot = lane.slot;
+        let beats = self.liveness.beats(number, now);
         if !self.lateness.is_late(slot) && self.transmit_any(number, slot, now, put) {
             return true;
         }
-        if !self.is_ended() && now >= self.liveness.heartbeat_after(spoke) {
+        if !self.is_ended() && beats {
             put(&Frame::Heartbeat(self.report()).encode());
             return true;
         }
@@ -645,7 +679,13 @@ impl Link {
             put(&self.urgent.remove(0).encode());
             return true;
         }
-        let hurry = self.send.unsent() > 0 || self.receive.finished() || self.is_ended();
+        let hurry = if self.receive.finished() || self.is_ended() {
+            Hurry::Last
+        } else if self.send.unsent() > 0 {
+            Hurry::Riding
+        } else {
+            Hurry::None
+        };
         if speaks && let Some(offset) = self.acks.take(self.receive.written(), hurry, now) {
             put(&Frame::Ack(offset, self.report()).encode());
             return true;
@@ -701,7 +741,8 @@ impl Link {
         let late = self.lateness.late();
         let ack = self.acks.due().filter(|_| self.liveness.is_any_speaker(late, io));
         let judge = self.judge_due();
-        [last_bytes, held, check, beat, ack, judge, self.renew_by, self.dial_due()]
+        let rival = self.rival.due();
+        [last_bytes, held, check, beat, ack, judge, rival, self.renew_by, self.dial_due()]
             .into_iter()
             .flatten()
             .min()
@@ -739,6 +780,7 @@ impl Link {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cut_old(now);
         self.judge_lanes(now);
+        self.check_rival(now);
         if let Some(held) = self.held() {
             if now >= held.since + held.within && !self.is_ended() {
                 let end = End::NoNewLane(held.cause.clone(), held.within);
@@ -898,6 +940,13 @@ impl Link {
                 Reason::new(ReasonCode::Superseded, "another process of the same gateway has taken over"),
                 End::Superseded,
             );
+        }
+    }
+
+    fn check_rival(&mut self, now: Instant) {
+        if self.rival.wins(self.is_held(), now) && !self.is_ended() {
+            let end = End::Returned;
+            self.abort(Reason::new(ReasonCode::Superseded, &end.to_string()), end);
         }
     }
 
@@ -1106,7 +1155,8 @@ impl Link {
         if self.is_resumable() {
             self.liveness.suspend(loss, now);
             self.dials.at_once(now);
-            return self.check_superseded();
+            self.check_superseded();
+            return self.check_rival(now);
         }
         if self.liveness.is_any_retiring() {
             // Data that is in flight on it still arrives.

@@ -293,6 +293,7 @@ impl World {
                 match event {
                     Event::LaneClosed { lane, .. } => assert!(!link.has_lane(lane)),
                     Event::Resumed(_) => resumed = true,
+                    Event::Proven => {}
                     Event::Ended { .. } => *told = true,
                 }
             }
@@ -489,6 +490,7 @@ fn run(seed: u64) -> (u32, bool) {
     let restarts = world.dice.one_in(6);
     let (stops, supersedes, stop_at) =
         (world.dice.one_in(12), world.dice.one_in(12), 200 + world.dice.roll(1000));
+    let returns = world.dice.one_in(8);
     let (closes, close_at) = (world.dice.roll(8), 200 + world.dice.roll(1500));
     for _ in 0..length {
         world.speak(1, 2500);
@@ -516,6 +518,11 @@ fn run(seed: u64) -> (u32, bool) {
         }
         if supersedes && world.tick == stop_at && world.ends[1].link.is_held() {
             world.ends[1].link.superseded();
+        }
+        if returns && world.tick == stop_at {
+            // A neighbour's link, or another one of the same replica.
+            let now = world.now;
+            world.ends[1].link.replica_returned(now, now);
         }
         if restarts && world.tick == 250 {
             // Another process replaces the acceptor's.
@@ -557,7 +564,7 @@ fn run(seed: u64) -> (u32, bool) {
     if closes == 1 && world.ends[0].link.closing.is_delivered() {
         assert_eq!(world.ends[0].written, world.offered[1], "delivered is to the last byte");
     }
-    if ended_before && !restarts && !stops && !supersedes && closes > 1 {
+    if ended_before && !restarts && !stops && !supersedes && !returns && closes > 1 {
         // Nothing ends a link but its hold, or a break before the sync.
         let reason = world.ends.each_ref().map(|end| end.link.closing.ended().cloned());
         let held =

@@ -335,21 +335,62 @@ fn dial(lane: u32, alive: &[u32], received: u64) -> dials::Dial {
 }
 
 #[test]
-fn silence_and_resets_lead_to_a_full_hold_and_an_orderly_close_to_a_short_one() {
+fn every_loss_leads_to_a_full_hold_but_for_an_orderly_close_where_the_replica_is_unknown() {
+    let long = Duration::from_secs(45);
     let losses = [
-        (LaneLoss::Silent(Duration::from_secs(3)), Duration::from_secs(45)),
-        (LaneLoss::Failed("reset".to_owned()), Duration::from_secs(45)),
-        (LaneLoss::Closed, Duration::from_millis(2500)),
+        (LaneLoss::Silent(Duration::from_secs(3)), true, long),
+        (LaneLoss::Failed("reset".to_owned()), false, long),
+        (LaneLoss::Closed, true, long),
+        (LaneLoss::Closed, false, Duration::from_millis(2500)),
     ];
-    for (loss, within) in losses {
+    for (loss, known, within) in losses {
         let mut two = armed();
         let link = &mut two.acceptor.link;
+        if !known {
+            link.liveness.give_up_soon_once_closed();
+        }
         link.lane_lost(0, loss, two.now);
         link.handle_timeout(two.now + within - Duration::from_millis(1));
         assert!(link.is_held() && link.closing.ended().is_none());
         assert_eq!(link.poll_timeout(&|_| LaneIo { room: true, empty: true }), Some(two.now + within));
         link.handle_timeout(two.now + within);
         assert!(matches!(link.closing.ended(), Some(End::NoNewLane(..))), "{:?}", link.closing.ended());
+    }
+}
+
+#[test]
+fn a_link_gives_way_to_another_of_its_replica_unless_it_proves_that_it_is_alive() {
+    let returned = |link: &Link| link.closing.ended() == Some(&End::Returned);
+    let later = Duration::from_secs(1);
+    // Held when the other one comes.
+    let mut two = armed();
+    let (link, now) = (&mut two.acceptor.link, two.now);
+    link.lane_lost(0, LaneLoss::Closed, now);
+    link.replica_returned(now, now + later);
+    assert!(returned(link));
+    // Silent.
+    let mut two = armed();
+    let (link, now) = (&mut two.acceptor.link, two.now + later);
+    link.replica_returned(now, now);
+    let due = link.poll_timeout(&|_| LaneIo { room: true, empty: true }).expect("the proof is due");
+    link.handle_timeout(now + Duration::from_millis(1499));
+    assert!(due <= now + Duration::from_millis(1500) && link.closing.ended().is_none());
+    link.handle_timeout(now + Duration::from_millis(1500));
+    assert!(returned(link));
+    // A neighbour, which has sent something since, or soon does.
+    for since in [two.now, two.now + later] {
+        let mut two = armed();
+        let (link, now) = (&mut two.acceptor.link, two.now + later);
+        link.on_activity(0, since + Duration::from_millis(1));
+        events(link);
+        link.replica_returned(since, now);
+        link.on_activity(0, now + Duration::from_millis(2));
+        assert_eq!(events(link), [Event::Proven]);
+        link.handle_timeout(now + Duration::from_secs(2));
+        assert!(link.closing.ended().is_none());
+        // What was received was still under way when its gateway died.
+        link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), now + Duration::from_secs(2));
+        assert!(returned(link));
     }
 }
 

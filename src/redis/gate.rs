@@ -22,6 +22,7 @@ use super::openings::Opening;
 use super::pace::{self, Pace};
 use super::replconf::{self, Fault, integer, is, is_ack, number, value};
 use super::reply;
+use super::returning::{First, Predecessors};
 use crate::escape::shown;
 use crate::tap::{OPENING, Overdue, Verdict};
 
@@ -120,6 +121,9 @@ pub struct Gate {
     /// Bytes of empty lines before a sync was asked for.
     empty: usize,
     listed: Listed,
+    /// Earlier links of the same replica, and whether the sync waits for their end.
+    predecessors: Box<dyn Predecessors>,
+    waits: bool,
     /// The master may treat this connection as one that only dumps its data.
     dump: bool,
     /// The master does not know PSYNC, or its user may not use it: the replica may fall back to
@@ -155,6 +159,8 @@ impl Gate {
         Self {
             site: site.to_owned(),
             listed: Listed::new(rules.listing.clone()),
+            predecessors: Box::new(First),
+            waits: false,
             rules,
             phase: Phase::Handshake,
             unanswered: VecDeque::new(),
@@ -170,6 +176,12 @@ impl Gate {
             joined: false,
             refusal: None,
         }
+    }
+
+    /// A sync that is asked for waits until these earlier links of the same replica have ended.
+    pub fn after(mut self, predecessors: Box<dyn Predecessors>) -> Self {
+        self.predecessors = predecessors;
+        self
     }
 
     /// Whether a sync or a slot migration has begun: from then on the gate does not read the
@@ -198,8 +210,9 @@ impl Gate {
             Phase::AskedPsync | Phase::AskedSync | Phase::AskedSlots => Overdue::NotYet,
             // The snapshot's connection may take some time, too.
             Phase::Handshake if self.apart && !self.joined => Overdue::NotYet,
-            // The replica has asked, and the gateway still waits for the reply to its own command.
-            Phase::Handshake if self.asks_itself() => Overdue::NotYet,
+            // The replica has asked, and the gateway still waits for the reply to its own command, or for
+            // the end of an earlier link.
+            Phase::Handshake if self.asks_itself() || self.waits => Overdue::NotYet,
             Phase::Handshake => {
                 let reason = format!("no sync was asked for within {} s", OPENING.as_secs());
                 Overdue::Now { reply: reply::error(&self.site, &reason), reason }
@@ -305,6 +318,11 @@ impl Gate {
         if asks && !self.listed.is_taken() {
             self.unanswered.push_back(Awaited::by(By::MasterToUs));
             return Verdict::Insert(self.listed.own());
+        }
+        // The second connection of a sync does not mean that the replica has come again.
+        self.waits = asks && !self.paired && !self.predecessors.have_left(self.listed.port());
+        if self.waits {
+            return Verdict::Hold;
         }
         if (asks || next == Phase::AskedSlots)
             && let Some(opening) = &self.rules.opening

@@ -127,6 +127,11 @@ impl Listed {
         self.taken = line == b"+OK";
     }
 
+    /// The port on which the replica says that it listens.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// Whether the master has accepted the latest address.
     pub fn is_taken(&self) -> bool {
         self.taken

@@ -24,6 +24,7 @@ pub mod pace;
 pub mod replconf;
 pub mod replication;
 pub mod reply;
+pub mod returning;
 pub mod syncs;
 
 #[cfg(test)]

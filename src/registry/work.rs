@@ -42,6 +42,10 @@ const TURN: Duration = Duration::from_millis(4);
 /// Longest turn of a link, however many links of its site are busy.
 const LEAST_TURN: Duration = Duration::from_micros(500);
 
+/// How long the CPU time of a link's turns is measured after one that took longer than [`ROUND`].
+/// Other turns can waste nothing, so they cost no look at the clock of the thread.
+const WATCHED: Duration = Duration::from_secs(1);
+
 /// Time between two log lines about a site that is slowed.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -76,8 +80,12 @@ pub struct Meter {
     work: Arc<SiteWork>,
     link: u64,
     busy: bool,
-    /// CPU time of this thread when the turn began.
-    began: Duration,
+    /// When the turn began.
+    began: Instant,
+    /// CPU time of this thread when the turn began, if it is measured.
+    cpu: Option<Duration>,
+    /// Until when turns are measured.
+    watched: Option<Instant>,
 }
 
 /// The work of a link in one turn.
@@ -124,7 +132,8 @@ impl SiteWork {
         let link = waste.next;
         waste.links.push((link, Duration::ZERO));
         drop(waste);
-        Meter { work: Arc::clone(self), link, busy: false, began: Duration::ZERO }
+        let work = Arc::clone(self);
+        Meter { work, link, busy: false, began: Instant::now(), cpu: None, watched: None }
     }
 
     fn waste(&self) -> MutexGuard<'_, Waste> {
@@ -133,16 +142,12 @@ impl SiteWork {
 }
 
 impl Meter {
-    /// A turn begins on this thread. Returns how long it may take.
-    pub fn begin(&mut self) -> Duration {
-        self.began = thread_time();
+    /// A turn begins on this thread now. Returns how long it may take.
+    pub fn begin(&mut self, now: Instant) -> Duration {
+        self.began = now;
+        self.cpu = self.watched.is_some_and(|until| now < until).then(thread_time);
         let busy = self.work.busy.load(Ordering::Relaxed).max(1);
         (TURN / u32::try_from(busy).unwrap_or(u32::MAX)).max(LEAST_TURN)
-    }
-
-    /// CPU time of the turn so far.
-    pub fn spent(&self) -> Duration {
-        thread_time().saturating_sub(self.began)
     }
 
     /// The turn is over.
@@ -156,7 +161,15 @@ impl Meter {
                 busy.fetch_sub(1, Ordering::Relaxed)
             };
         }
-        self.judge(self.spent(), turn, now)
+        // No more CPU time than time can have passed.
+        if now.saturating_duration_since(self.began) <= ROUND {
+            return Penalty::None;
+        }
+        self.watched = Some(now + WATCHED);
+        match self.cpu {
+            Some(cpu) => self.judge(thread_time().saturating_sub(cpu), turn, now),
+            None => Penalty::None,
+        }
     }
 
     fn judge(&self, cost: Duration, turn: Turn, now: Instant) -> Penalty {
@@ -307,16 +320,32 @@ mod tests {
     }
 
     #[test]
+    fn turns_are_measured_once_one_took_long_and_no_longer_than_needed() {
+        let (site, _) = two_sites();
+        let (mut meter, start) = (site.meter(), Instant::now());
+        let mut turn = |at: Duration, took: Duration| {
+            meter.begin(start + at);
+            let measured = meter.cpu.is_some();
+            assert_eq!(meter.end(Turn::default(), start + at + took), Penalty::None);
+            measured
+        };
+        assert!(!turn(MS, ROUND) && !turn(2 * MS, 2 * ROUND));
+        assert!(turn(3 * MS, ROUND) && turn(WATCHED, ROUND));
+        assert!(!turn(2 * WATCHED, ROUND));
+    }
+
+    #[test]
     fn a_site_gets_the_turns_of_one_link_however_many_are_busy() {
         let (site, _) = two_sites();
         let mut meters: Vec<Meter> = (0..8).map(|_| site.meter()).collect();
-        assert_eq!(meters[0].begin(), TURN);
+        let now = Instant::now();
+        assert_eq!(meters[0].begin(now), TURN);
         let busy = Turn { more: true, ..Turn::default() };
         meters.iter_mut().for_each(|meter| assert_eq!(meter.end(busy, Instant::now()), Penalty::None));
-        assert_eq!(meters[0].begin(), TURN / 8);
+        assert_eq!(meters[0].begin(now), TURN / 8);
         meters.truncate(2);
-        assert_eq!(meters[0].begin(), TURN / 2);
+        assert_eq!(meters[0].begin(now), TURN / 2);
         meters[1].end(Turn::default(), Instant::now());
-        assert_eq!(meters[0].begin(), TURN);
+        assert_eq!(meters[0].begin(now), TURN);
     }
 }

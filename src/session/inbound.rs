@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::auth::{Login, authenticate_to_master};
 use super::link_table::AttachRequest;
+use super::predecessors::Predecessors;
 use super::relay::{self, LaneSource, Relay};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
 use crate::clock;
@@ -266,14 +267,20 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         observed: observed.clone(),
     });
     announce::opened(&guard);
+    let changed = Arc::default();
+    let key = hello.replica();
+    let predecessors = key.map(|key| Predecessors::new(&shared.links, id, key, &changed));
     let tap: Box<dyn Tap> = match (rules, &observed) {
         (Some(rules), Some(observed)) => Box::new(AtMaster::new(
-            Gate::new(&shared.config.site, rules),
+            gate(shared.config.site.as_str(), rules, predecessors),
             Observer::new(Arc::clone(observed)),
         )),
         _ => Box::new(Blind),
     };
     let mut link = Link::new(Side::Acceptor, &agreed, Instant::now()).ticking_from(shared.started);
+    if key.is_none() {
+        link = link.for_unknown_replica();
+    }
     if let Compression::Zstd { level } = shared.config.link.compression {
         link = link.compressing(level);
     }
@@ -293,12 +300,22 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         passthrough: plain,
         tap,
         hurry,
+        changed,
         entry: &guard,
         site: &shared.config.site,
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
     announce::ended(guard, &end);
+}
+
+/// The gate of a link, which lets earlier links of its replica end first, if the replica is known.
+fn gate(site: &str, rules: Rules, predecessors: Option<Predecessors>) -> Gate {
+    let gate = Gate::new(site, rules);
+    match predecessors {
+        Some(predecessors) => gate.after(Box::new(predecessors)),
+        None => gate,
+    }
 }
 
 /// The rules for the gate of a link to this master; none in passthrough.
@@ -402,7 +419,7 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
     claims(lane, hello)?;
     let claimed = &hello.identity.site;
     let (name, sibling) = match &hello.request {
-        Request::New { master, sibling } => (master, sibling),
+        Request::New { master, sibling, .. } => (master, sibling),
         Request::Probe { master } => (master, &None),
         Request::Attach { .. } => {
             return Err(No::new(Kind::UnknownLink, ReasonCode::UnknownLink, "no such link here"));

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Caller;
 use crate::lane::Lane;
 use crate::link::dials::Dial;
 use crate::unproven::Seat;
-use crate::wire::hello::{Accept, Id, Identity};
+use crate::wire::hello::{Accept, Id, Identity, ReplicaKey};
 use crate::wire::reason::{Reason, ReasonCode};
 
 /// Most lanes that may wait for a link's task.
@@ -30,6 +32,18 @@ pub enum ToLink {
     Attach(Box<AttachRequest>),
     /// Another process of the same far gateway has started.
     Superseded,
+    /// What may be the replica of this link asks for its sync over another one.
+    Returned(Returned),
+}
+
+/// The replica of a link may have come again.
+#[derive(Debug)]
+pub struct Returned {
+    /// When the other link was opened.
+    pub since: Instant,
+    /// Cancelled once this link has proven that it is alive, or its connection to the master is
+    /// closed.
+    pub settled: CancellationToken,
 }
 
 /// A lane that asks to carry a link.
@@ -50,6 +64,8 @@ struct Known {
     owner: Identity,
     master: String,
     sender: mpsc::Sender<ToLink>,
+    /// The replica that has asked for its sync over it, and the port that it listens on.
+    replica: Option<(ReplicaKey, u16)>,
 }
 
 #[derive(Debug)]
@@ -92,7 +108,7 @@ impl LinkTable {
         master: &str,
     ) -> (TableEntry, mpsc::Receiver<ToLink>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let known = Known { owner: owner.clone(), master: master.to_owned(), sender };
+        let known = Known { owner: owner.clone(), master: master.to_owned(), sender, replica: None };
         self.lock().known.insert(link, known);
         (TableEntry { table: Arc::clone(self), link }, receiver)
     }
@@ -124,7 +140,7 @@ impl LinkTable {
         let Some(sender) = sender else { return Err(Box::new(request)) };
         sender.try_send(ToLink::Attach(Box::new(request))).map_err(|error| match error.into_inner() {
             ToLink::Attach(request) => request,
-            ToLink::Superseded => unreachable!("what was sent comes back"),
+            ToLink::Superseded | ToLink::Returned(_) => unreachable!("what was sent comes back"),
         })
     }
 
@@ -140,6 +156,37 @@ impl LinkTable {
             // If the queue is full there are lanes in it, and a link with lanes is not held.
             let _ = known.sender.try_send(ToLink::Superseded);
         }
+    }
+}
+
+impl LinkTable {
+    /// A replica asks for its sync over `link`, which was opened at `since`. Every earlier link that may
+    /// be its own has to prove that it is alive, or ends. Returns a token for each, which is cancelled
+    /// once that is settled.
+    pub fn replica_asks(
+        &self,
+        link: Id,
+        (key, port): (ReplicaKey, u16),
+        since: Instant,
+    ) -> Vec<CancellationToken> {
+        let mut state = self.lock();
+        let Some(known) = state.known.get_mut(&link) else { return Vec::new() };
+        known.replica = Some((key, port));
+        let (site, master) = (known.owner.site.clone(), known.master.clone());
+        let earlier = state.known.iter().filter(|(id, known)| {
+            let same = known.replica.is_some_and(|(other, at)| at == port && key.may_be(&other));
+            **id != link && same && known.master == master && known.owner.site.eq_ignore_ascii_case(&site)
+        });
+        let mut settling = Vec::new();
+        for (_, known) in earlier {
+            let settled = CancellationToken::new();
+            let returned = ToLink::Returned(Returned { since, settled: settled.clone() });
+            // If the queue is full, lanes wait in it, which is a sign of life.
+            if known.sender.try_send(returned).is_ok() {
+                settling.push(settled);
+            }
+        }
+        settling
     }
 }
 

@@ -13,6 +13,7 @@ pub mod dial;
 mod first_words;
 pub mod inbound;
 pub mod link_table;
+mod predecessors;
 pub mod relay;
 pub mod replica_listener;
 

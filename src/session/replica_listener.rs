@@ -37,7 +37,7 @@ use crate::registry::{Kind, NewLink, Topic, log_throttled};
 use crate::tap::{Blind, Flow, Tap};
 use crate::unproven::{Seat, Unproven, source};
 use crate::wire::frame::Frame;
-use crate::wire::hello::{Id, Request};
+use crate::wire::hello::{Id, ReplicaKey, Request};
 use crate::wire::reason::{Reason, ReasonCode};
 
 /// Time a refused replica is given to send its first command and to read the reply.
@@ -109,7 +109,8 @@ pub async fn serve_replica(
         return;
     }
     drop(seat);
-    let want = |sibling| Request::New { master: replica.master.clone(), sibling };
+    let key = ReplicaKey::new(&replica.name, from.ip(), &shared.config.node);
+    let want = |sibling| Request::New { master: replica.master.clone(), sibling, replica: Some(key) };
     // What is needed only until the link is open, or for its refusal, is boxed: a link may be there
     // for months.
     let open = Box::pin(async {
@@ -186,6 +187,7 @@ pub async fn serve_replica(
         passthrough: accept.plain,
         tap,
         hurry: CancellationToken::new(),
+        changed: Arc::default(),
         entry: &guard,
         site: &shared.config.site,
     };

@@ -1,7 +1,11 @@
 //! HELLO and its answers: who dials, for what, on which terms, and whether that is accepted.
 
+use std::net::IpAddr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
 use super::fields::{
-    self, FieldError, T_ATTACH, T_BY, T_CLOCK, T_INSTANCE, T_LINK, T_NEW, T_NODE, T_PLAIN, T_PROBE,
+    self, FieldError, T_ATTACH, T_BY, T_CLOCK, T_INSTANCE, T_KEY, T_LINK, T_NEW, T_NODE, T_PLAIN, T_PROBE,
     T_RECEIVED, T_SIBLING, T_SITE, T_TERMS, T_VERSION, Writer, cut_text, fixed, name,
 };
 use super::reason::Reason;
@@ -34,6 +38,34 @@ impl std::fmt::Debug for Id {
     }
 }
 
+/// Tells the replicas of a site apart, as far as the dialling gateway can: with the port that a replica
+/// listens on, it names one replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaKey {
+    /// A digest of what the gateway knows of the replica: its `[[replica]]` and its address.
+    pub digest: [u8; 16],
+    /// The replica is on the gateway's own host, so another gateway of the site would see another
+    /// address.
+    pub loopback: bool,
+}
+
+impl ReplicaKey {
+    /// The key of a client of the `[[replica]]` named `entry`. For one on the host of the gateway itself,
+    /// `node` stands for its address.
+    pub fn new(entry: &str, client: IpAddr, node: &str) -> Self {
+        let client = client.to_canonical();
+        let loopback = client.is_loopback();
+        let place = if loopback { node.to_owned() } else { client.to_string() };
+        let whole = digest(&SHA256, [entry.as_bytes(), b"\0", place.as_bytes()].concat().as_slice());
+        Self { digest: whole.as_ref()[..16].try_into().expect("it has 32 bytes"), loopback }
+    }
+
+    /// Whether two links with the same listening port may be those of one replica.
+    pub fn may_be(&self, other: &Self) -> bool {
+        self.digest == other.digest || self.loopback || other.loopback
+    }
+}
+
 /// Who a gateway is: carried by HELLO and ACCEPT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -56,6 +88,8 @@ pub enum Request {
         master: String,
         /// The acceptor's instance that carries the replica's other connection, if there is one.
         sibling: Option<Id>,
+        /// The replica that the link is for. Earlier releases do not say it.
+        replica: Option<ReplicaKey>,
     },
     /// To carry an existing link.
     Attach {
@@ -163,15 +197,26 @@ impl Common {
 }
 
 impl Hello {
+    /// The replica that a new link is for, if the dialler says it.
+    pub fn replica(&self) -> Option<ReplicaKey> {
+        match &self.request {
+            Request::New { replica, .. } => *replica,
+            Request::Attach { .. } | Request::Probe { .. } => None,
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         out.put(T_VERSION, &self.version.to_be_bytes());
         self.identity.encode(&mut out);
         match &self.request {
-            Request::New { master, sibling } => {
+            Request::New { master, sibling, replica } => {
                 out.put(T_NEW, master.as_bytes());
                 if let Some(sibling) = sibling {
                     out.put(T_SIBLING, &sibling.0);
+                }
+                if let Some(ReplicaKey { digest, loopback }) = replica {
+                    out.put(T_KEY, &[&[u8::from(*loopback)], &digest[..]].concat());
                 }
             }
             Request::Attach { link, lane, alive, received } => {
@@ -189,21 +234,28 @@ impl Hello {
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, FieldError> {
         let mut common = Common::default();
-        let (mut request, mut sibling) = (None, None);
+        let (mut request, mut sibling, mut replica) = (None, None, None);
         fields::read(content, |tag, value| {
             match tag {
                 T_NEW | T_ATTACH | T_PROBE if request.is_some() => return Err(FieldError::Twice(tag)),
-                T_NEW => request = Some(Request::New { master: name(tag, value)?, sibling: None }),
+                T_NEW => {
+                    let master = name(tag, value)?;
+                    request = Some(Request::New { master, sibling: None, replica: None });
+                }
                 T_PROBE => request = Some(Request::Probe { master: name(tag, value)? }),
                 T_ATTACH => request = Some(attach(value)?),
                 T_SIBLING => sibling = Some(Id(fixed(tag, value)?)),
+                T_KEY => {
+                    let [flags, digest @ ..]: [u8; 17] = fixed(tag, value)?;
+                    replica = Some(ReplicaKey { digest, loopback: flags & 1 != 0 });
+                }
                 _ => return common.take(tag, value),
             }
             Ok(true)
         })?;
         let mut request = request.ok_or(FieldError::Missing(T_NEW))?;
-        if let Request::New { sibling: place, .. } = &mut request {
-            *place = sibling;
+        if let Request::New { sibling: other, replica: key, .. } = &mut request {
+            (*other, *key) = (sibling, replica);
         }
         let (version, identity, terms) = common.finish()?;
         Ok(Self { version, identity, request, terms })
@@ -319,11 +371,27 @@ mod tests {
     fn a_hello_decodes_to_what_was_encoded() {
         let mut hello = Hello::sample();
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello.clone()));
-        hello.request = Request::New { master: "orders".into(), sibling: Some(Id([1; 16])) };
+        let replica = Some(ReplicaKey { digest: [5; 16], loopback: true });
+        hello.request = Request::New { master: "orders".into(), sibling: Some(Id([1; 16])), replica };
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello.clone()));
         hello.request = Request::Probe { master: "orders".into() };
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         assert_eq!(Accept::decode(&Accept::sample().encode()), Ok(Accept::sample()));
+    }
+
+    #[test]
+    fn a_key_names_one_replica_whichever_gateway_of_its_site_it_uses() {
+        let key =
+            |entry: &str, client: &str, node: &str| ReplicaKey::new(entry, client.parse().unwrap(), node);
+        let bravo = key("orders", "10.0.0.6", "gw1");
+        assert_eq!(bravo, key("orders", "::ffff:10.0.0.6", "gw2"));
+        assert!(
+            !bravo.may_be(&key("orders", "10.0.0.7", "gw1"))
+                && !bravo.may_be(&key("other", "10.0.0.6", "gw1"))
+        );
+        let local = key("orders", "127.0.0.1", "gw1");
+        assert!(local != key("orders", "127.0.0.1", "gw2"));
+        assert!(local.may_be(&bravo) && bravo.may_be(&local) && local.may_be(&key("orders", "::1", "gw2")));
     }
 
     #[test]

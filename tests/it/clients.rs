@@ -169,7 +169,7 @@ fn a_site_that_opens_links_and_asks_for_no_sync_cannot_flood_the_master_with_con
     let mut refusals = Vec::new();
     let accepted = checked.accepted(|| {
         for _ in 0..150 {
-            let want = Request::New { master: "orders".to_owned(), sibling: None };
+            let want = Request::New { master: "orders".to_owned(), sibling: None, replica: None };
             if let (_, Err(refuse)) = site.ask(checked.pair.wan, want) {
                 refusals.push(refuse.reason);
             }

@@ -18,5 +18,6 @@ mod observer;
 mod passwords;
 mod refusals;
 mod replication;
+mod returns;
 mod sentinel;
 mod trust;

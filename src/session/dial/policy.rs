@@ -3,6 +3,13 @@
 //! | the addresses that are known | the link |
 //! |---|---|
 //! | one says that it has ended | is over, in its words |
+//! | the gateway that had it does not know it, or another process has taken its place | is forgotten |
+//! | another gateway does not know it | is dialled again: there may be several behind one address |
+//!
+//! Earlier releases do not say which gateway answers. Of their answers:
+//!
+//! | the addresses that are known | the link |
+//! |---|---|
 //! | none has said [`UNKNOWN`] times that it does not know the link | is dialled again |
 //! | one has, another has not yet, and answers | is dialled again |
 //! | one has, another gives no answer, for less than [`PATIENCE`] | is dialled again |
@@ -28,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The answer of an address to a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It does not know the link.
+    /// A gateway that does not say which one it is does not know the link.
     UnknownLink,
     /// No answer, or any other.
     Nothing,

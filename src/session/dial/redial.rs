@@ -18,6 +18,7 @@ use super::policy::{Answer, Answers};
 use super::spread::Spread;
 use super::{self as dial, Attached, Dialer, Failure};
 use crate::config::Replica;
+use crate::escape::shown;
 use crate::lane::Lane;
 use crate::link::End;
 use crate::link::dials::Dial;
@@ -185,6 +186,11 @@ impl Redial {
         self.answers.clear();
     }
 
+    /// Whether a gateway that does not know the link is the one that had it, or has taken its place.
+    fn is_its_own(&self, node: &str, instance: Id) -> bool {
+        node == self.far.node && (instance == self.far.instance || self.dialer.ways.is_succeeded(&self.far))
+    }
+
     fn judge(&mut self, lane: u32, attached: Attached) -> Dialled {
         let mut words = "no address of the far site is known".to_owned();
         for (address, failure) in attached.failed {
@@ -195,7 +201,17 @@ impl Redial {
                 }
                 Failure::Refused(refuse) if refuse.reason.code == ReasonCode::UnknownLink => {
                     self.spread.note_foreign(address);
-                    Answer::UnknownLink
+                    match &refuse.by {
+                        None => Answer::UnknownLink,
+                        Some((node, instance)) if self.is_its_own(node, *instance) => {
+                            let words = format!(
+                                "its gateway {} does not know the link any more",
+                                shown(node.as_bytes())
+                            );
+                            return Dialled::Over(lane, End::Forgotten(words));
+                        }
+                        Some(_) => Answer::Nothing,
+                    }
                 }
                 _ => Answer::Nothing,
             };

@@ -42,7 +42,7 @@ impl PendingAbort {
 pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>) {
     driver.take_events();
     let Driver { mut link, lanes, ended, share, redis, entry, .. } = driver;
-    let Lanes { carriers, source, closing, .. } = lanes;
+    let Lanes { carriers, source, closing, rivals, .. } = lanes;
     drop((share, closing));
     let (end, delivered) = ended.unwrap_or((End::Stopping, false));
     entry.update(LinkStats {
@@ -54,7 +54,8 @@ pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>
     // The Redis socket is closed at once, unless Redis must still read what was delivered: a stale
     // connection would appear as a second replica.
     let redis = delivered.then_some(redis);
-    let cut = matches!(end, End::LaneLost(_) | End::NoNewLane(..) | End::Superseded);
+    drop(rivals);
+    let cut = matches!(end, End::LaneLost(_) | End::NoNewLane(..) | End::Superseded | End::Returned);
     let last_words = send_last_words(&mut link, carriers, cut);
     let lingers = async {
         if let Some(redis) = redis {

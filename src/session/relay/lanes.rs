@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tracing::debug;
 
 use crate::buffer;
@@ -65,6 +66,9 @@ pub(super) struct Lanes {
     pub(super) source: LaneSource,
     /// Lanes that are being closed in good order, and refusals.
     pub(super) closing: JoinSet<()>,
+    /// Dropped once this link has proven that it is alive, or has left its Redis: other links of what
+    /// may be the same replica wait for that.
+    pub(super) rivals: Vec<DropGuard>,
     order: ReadOrder,
     read_size: ReadSize,
     balance: Balance,
@@ -109,6 +113,7 @@ impl Lanes {
             carriers: vec![Carrier { number: 0, lane: first, empty: false }],
             source,
             closing: JoinSet::new(),
+            rivals: Vec::new(),
             order: ReadOrder::default(),
             read_size: ReadSize(READS.1),
             balance: Balance { due: Instant::now() + BALANCE_EVERY.0, pause: BALANCE_EVERY.0 },
@@ -154,6 +159,10 @@ impl Lanes {
             LaneSource::Requests(requests) => match requests.poll_recv(cx) {
                 Poll::Pending | Poll::Ready(None) => return Poll::Pending,
                 Poll::Ready(Some(ToLink::Superseded)) => link.superseded(),
+                Poll::Ready(Some(ToLink::Returned(returned))) => {
+                    link.replica_returned(returned.since, now);
+                    self.rivals.push(returned.settled.drop_guard());
+                }
                 Poll::Ready(Some(ToLink::Attach(arrival))) => self.attach(*arrival, link, entry, now),
             },
         }

@@ -15,11 +15,12 @@ mod redis;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,8 @@ pub struct Relay<'a> {
     pub tap: Box<dyn Tap>,
     /// Cancelled when the tap must be asked at once whether the replica is overdue.
     pub hurry: CancellationToken,
+    /// Notified when the tap may judge otherwise what it holds from the lanes.
+    pub changed: Arc<Notify>,
     /// Records the counts.
     pub entry: &'a LinkGuard,
     /// This site's name, for reasons.
@@ -81,14 +84,15 @@ pub fn run<'a>(
     relay: Relay<'a>,
     stop: &'a CancellationToken,
 ) -> impl Future<Output = (End, Option<PendingAbort>)> + 'a {
-    let (renewed, hurry) = (relay.renewed.clone(), relay.hurry.clone());
-    drive(Box::new(Driver::new(relay)), renewed, hurry, stop)
+    let (renewed, hurry, changed) = (relay.renewed.clone(), relay.hurry.clone(), Arc::clone(&relay.changed));
+    drive(Box::new(Driver::new(relay)), renewed, hurry, changed, stop)
 }
 
 async fn drive(
     mut driver: Box<Driver<'_>>,
     mut renewed: watch::Receiver<u64>,
     hurry: CancellationToken,
+    changed: Arc<Notify>,
     stop: &CancellationToken,
 ) -> (End, Option<PendingAbort>) {
     let mut hurried = false;
@@ -98,6 +102,7 @@ async fn drive(
             () = poll_fn(|cx| driver.poll(cx)) => break false,
             () = stop.cancelled() => break true,
             Ok(()) = renewed.changed() => driver.link.renew(Instant::now()),
+            () = changed.notified() => driver.look_again(Instant::now()),
             () = hurry.cancelled(), if !hurried => {
                 hurried = true;
                 driver.ask_by = driver.ask_by.map(|_| Instant::now());
@@ -196,7 +201,8 @@ impl<'a> Driver<'a> {
         }
         let before = self.moved();
         self.turn = Turn::default();
-        self.until = Instant::now() + self.meter.begin();
+        let now = Instant::now();
+        self.until = now + self.meter.begin(now);
         let polled = self.take_turn(cx);
         self.turn.bytes = self.moved() - before;
         match self.meter.end(self.turn, Instant::now()) {
@@ -288,6 +294,7 @@ impl<'a> Driver<'a> {
                     self.lanes.close(lane, retired, &self.link, self.entry)
                 }
                 Event::Resumed(resumed) => self.resumed = Some(resumed),
+                Event::Proven => self.lanes.rivals.clear(),
                 Event::Ended { end, delivered } => self.ended = Some((end, delivered)),
             }
         }
@@ -458,9 +465,14 @@ impl<'a> Driver<'a> {
         }
         self.coalescing.read(may_wait, self.link.unsent(), now);
         // Bytes that the tap holds may have waited for this reply.
+        self.look_again(now);
+        true
+    }
+
+    /// Shows the tap again what it holds of the bytes from the lanes.
+    fn look_again(&mut self, now: Instant) {
         let actions = self.inward.again(self.tap.as_mut(), self.flow, now);
         self.take_inward(actions, now);
-        true
     }
 
     /// Passes Redis' bytes to the link. The cost of compressing them is this site's choice.

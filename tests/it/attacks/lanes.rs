@@ -89,7 +89,7 @@ fn probes_and_links_that_are_refused_and_never_closed_cost_little_as_well() {
     let taken = flood(&target.pair.first, &target.site(), target.pair.wan, |at| match at % 3 {
         0 => Request::Probe { master: "orders".into() },
         1 => Request::Probe { master: "none".into() },
-        _ => Request::New { master: "none".into(), sibling: Some(Id::random()) },
+        _ => Request::New { master: "none".into(), sibling: Some(Id::random()), replica: None },
     });
     assert!(taken.lanes > 150 && taken.descriptors < 180, "{} of {}", taken.descriptors, taken.lanes);
 }

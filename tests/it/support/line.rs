@@ -18,8 +18,10 @@ pub struct Line {
     pub alpha: Redis,
     /// The port on which dc2 listens for replicas.
     pub entry: u16,
+    /// The port on which dc1 listens for other sites, without the path.
+    pub wan: u16,
     /// The last field, so that the logs still exist when the others are dropped.
-    _lab: Lab,
+    pub lab: Lab,
 }
 
 /// What does not change when a link survives a break.
@@ -51,7 +53,7 @@ impl Line {
         let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], first));
         let path = Path::to(wan);
         let second = lab.gateway("dc2", &replica_config("dc2", entry, path.port, second));
-        Self { bravo, second, path, first, alpha, entry, _lab: lab }
+        Self { bravo, second, path, first, alpha, entry, wan, lab }
     }
 
     pub fn follow(&self) {

@@ -7,7 +7,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -40,17 +40,22 @@ pub enum Towards {
 /// Forwards every connection to one port, and keeps the first bytes that crossed.
 pub struct Path {
     pub port: u16,
-    target: u16,
     state: Arc<State>,
     listener: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Path {
     pub fn to(target: u16) -> Self {
-        let path =
-            Self { port: free_port(), target, state: Arc::new(State::default()), listener: Mutex::default() };
+        let path = Self { port: free_port(), state: Arc::new(State::default()), listener: Mutex::default() };
+        path.lead_to(target);
         path.refuse(false);
         path
+    }
+
+    /// New connections go to this port, as if another gateway behind one address took them. Returns
+    /// where they went before.
+    pub fn lead_to(&self, target: u16) -> u16 {
+        self.state.target.swap(target, Ordering::SeqCst)
     }
 
     /// Lets nothing pass any more: the connections hang without an error, and so do new ones.
@@ -102,8 +107,8 @@ impl Path {
         self.state.refuses.store(refuse, Ordering::SeqCst);
         if !refuse && listener.is_none() {
             let socket = TcpListener::bind(("127.0.0.1", self.port)).expect("the port is still free");
-            let (target, state) = (self.target, Arc::clone(&self.state));
-            *listener = Some(std::thread::spawn(move || accept(&socket, target, &state)));
+            let state = Arc::clone(&self.state);
+            *listener = Some(std::thread::spawn(move || accept(&socket, &state)));
         } else if refuse && let Some(thread) = listener.take() {
             // It is blocked until a connection comes.
             let _ = TcpStream::connect(("127.0.0.1", self.port));
@@ -148,6 +153,7 @@ impl Drop for Path {
 struct State {
     ways: [Way; 2],
     refuses: AtomicBool,
+    target: AtomicU16,
     pause_ms: AtomicU64,
     /// Bytes a second in each direction; 0 for no limit.
     rate: AtomicU64,
@@ -243,7 +249,7 @@ impl Drop for Connection {
     }
 }
 
-fn accept(listener: &TcpListener, target: u16, state: &Arc<State>) {
+fn accept(listener: &TcpListener, state: &Arc<State>) {
     for socket in listener.incoming().flatten() {
         if state.refuses.load(Ordering::SeqCst) {
             return;
@@ -254,7 +260,7 @@ fn accept(listener: &TcpListener, target: u16, state: &Arc<State>) {
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&connection));
         drop(connections);
-        let state = Arc::clone(state);
+        let (target, state) = (state.target.load(Ordering::SeqCst), Arc::clone(state));
         std::thread::spawn(move || carry(&connection, target, &state));
     }
 }

@@ -115,7 +115,8 @@ impl Site {
     /// Opens a new link to the master "orders".
     #[track_caller]
     pub fn link(&self, port: u16) -> (Wire, Accept) {
-        let (wire, answer) = self.ask(port, Request::New { master: "orders".into(), sibling: None });
+        let (wire, answer) =
+            self.ask(port, Request::New { master: "orders".into(), sibling: None, replica: None });
         (wire, answer.expect("the link is accepted"))
     }
 }

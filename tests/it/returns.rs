@@ -1,0 +1,148 @@
+//! Breaks that look like an end, and replicas that come again while the master's site still holds
+//! their link.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::gateway::{Gateway, Lab, master_config, replica_config};
+use crate::support::line::Line;
+use crate::support::redis::{Redis, Version};
+use crate::support::writer::Writer;
+use crate::support::{SOON, always, eventually, free_port};
+
+/// Settings with which breaks are detected soon and survived for some time.
+const LINK: &str = "[link]\nheartbeat = \"100ms\"\ndead_after = \"500ms\"\nhold = \"15s\"\n";
+
+/// As [`LINK`], but a gateway does not find out by itself that its far side is gone.
+const UNNOTICED: &str = "[link]\nheartbeat = \"100ms\"\ndead_after = \"4s\"\nhold = \"15s\"\n";
+
+/// Bytes a second that are written meanwhile. One second of them fills the backlog.
+const RATE: u64 = 1 << 20;
+
+/// How long the stream may take to continue once the path works again.
+const AGAIN: Duration = Duration::from_secs(8);
+
+/// Another gateway of a site, on a host of its own.
+fn another(lab: &Lab, site: &str, text: &str) -> Gateway {
+    let config = lab.path().join(format!("{site}-other.toml"));
+    std::fs::write(&config, format!("node = \"other\"\n{text}")).expect("the lab is writable");
+    let gateway = Gateway::start(&config, site);
+    gateway.wait_ready();
+    gateway
+}
+
+/// Does something while the master is watched. Asserts that it never lists more replicas than there
+/// are.
+fn never_more_than(most: i64, master: &Redis, deed: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                let listed = master.info_number("connected_slaves");
+                assert!(listed <= most, "{listed} replicas are listed");
+            }
+        });
+        deed();
+        done.store(true, Ordering::SeqCst);
+        watch.join().expect("the master never lists more");
+    });
+}
+
+#[test]
+fn connections_that_a_path_closes_in_good_order_are_held_like_any_other_break() {
+    let line = Line::new(LINK);
+    let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
+    line.path.refuse(true);
+    line.path.close();
+    for gateway in line.gateways() {
+        line.wait_held(gateway);
+    }
+    always("the link waits", Duration::from_secs(4), || line.first.is_held() && line.second.is_held());
+    line.path.refuse(false);
+    line.arrives(500_000, AGAIN);
+    line.ends_as(&before, writer);
+}
+
+#[test]
+fn a_link_waits_for_its_gateway_while_others_behind_the_same_address_do_not_know_it() {
+    let line = Line::new(LINK);
+    let wan = free_port();
+    let other = another(&line.lab, "dc1", &master_config("dc1", wan, &[("orders", line.alpha.port)], LINK));
+    let own = line.path.lead_to(wan);
+    let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
+    line.path.cut();
+    eventually("the other gateway was asked often", SOON, || {
+        other.lines("WARN", "kind=\"unknown-link\"") > 0
+    });
+    always("the link waits", Duration::from_secs(3), || line.second.is_held());
+    line.path.lead_to(own);
+    line.arrives(500_000, AGAIN);
+    line.ends_as(&before, writer);
+}
+
+#[test]
+fn a_gateway_that_has_lost_its_links_says_so_at_the_first_question() {
+    let mut line = Line::new(LINK);
+    line.first.kill();
+    line.first.start_again();
+    line.second.wait_end("forgotten");
+    assert_eq!(line.second.lines("WARN", "its gateway"), 1, "one answer of the gateway itself is enough");
+    line.bravo.wait_equal(&line.alpha);
+    assert_eq!(line.alpha.listed(), (1, 1));
+}
+
+/// The replica leaves its gateway, which cannot tell the master's site, for another one.
+fn moves(line: &Line, lose: impl FnOnce(&Line)) {
+    let (wan, entry) = (line.wan, free_port());
+    let third = another(&line.lab, "dc2", &replica_config("dc2", entry, wan, LINK));
+    line.alpha.ask(&["CONFIG", "SET", "repl-backlog-size", "64mb"]);
+    let writer = Writer::on(&line.alpha, RATE);
+    never_more_than(1, &line.alpha, || {
+        lose(line);
+        line.bravo.replicaof(entry);
+        line.first.wait_end("returned");
+        eventually("the replica is back", SOON, || line.bravo.info("master_link_status") == "up");
+    });
+    writer.stop();
+    line.bravo.wait_equal(&line.alpha);
+    assert_eq!((line.alpha.sync_full(), line.alpha.listed(), third.links()), (1, (1, 1), 1));
+}
+
+#[test]
+fn a_replica_that_comes_through_another_gateway_is_counted_once_while_its_old_link_is_held() {
+    let line = Line::new(LINK);
+    moves(&line, |line| {
+        line.path.refuse(true);
+        line.path.close();
+        line.wait_held(&line.first);
+    });
+}
+
+#[test]
+fn a_replica_that_comes_through_another_gateway_is_counted_once_though_its_old_path_seems_to_work() {
+    let line = Line::new(UNNOTICED);
+    moves(&line, |line| {
+        line.path.refuse(true);
+        line.path.forget();
+    });
+}
+
+#[test]
+fn two_replicas_that_look_the_same_keep_their_links() {
+    let line = Line::new(LINK);
+    let port = line.bravo.port.to_string();
+    let charli =
+        Redis::start(Version::System, line.lab.path(), "charli", &["--replica-announce-port", &port]);
+    for _ in 0..2 {
+        charli.replicaof(line.entry);
+        charli.wait_equal(&line.alpha);
+        charli.ask(&["REPLICAOF", "NO", "ONE"]);
+        eventually("it has left", SOON, || line.alpha.info_number("connected_slaves") == 1);
+    }
+    charli.replicaof(line.entry);
+    charli.wait_equal(&line.alpha);
+    line.bravo.wait_equal(&line.alpha);
+    assert_eq!(line.alpha.info_number("connected_slaves"), 2);
+    assert_eq!(line.first.lines("INFO", "end=\"returned\""), 0);
+    assert!(line.first.each("number").contains(&1), "the first link is still there");
+}
