@@ -1067,8 +1067,12 @@ impl Link {
         for slot in slots(judged) {
             let heard = self.liveness.heard_elsewhere(slot, late);
             let recent = self.lateness.patience(slot, now).unwrap_or_default() / 2;
-            let most = if heard.is_some_and(|heard| heard + recent >= now) { COPIES } else { FEW_COPIES };
-            self.send.doubt(slot, late, most);
+            if heard.is_some_and(|heard| heard + recent >= now) {
+                self.send.doubt(slot, late, COPIES);
+            } else {
+                self.send.doubt(slot, late, FEW_COPIES);
+                self.lateness.hasten(slot, now);
+            }
         }
     }
 
