@@ -19,6 +19,10 @@ const MAX_LIVE: usize = 24;
 /// still running dials again within this time.
 const CLOSED_HOLD: Duration = Duration::from_millis(2500);
 
+/// How much longer a break may last if a far gateway is about to answer. The greatest `hold` that is
+/// safe for Redis' `repl-timeout` leaves that much.
+const ANSWERING: Duration = Duration::from_secs(2);
+
 /// The state of a lane's socket that decides when the state machine must be called again.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneIo {
@@ -99,6 +103,8 @@ pub(super) struct Liveness {
     /// How long it survives if the last lane was closed in good order without an end of the link.
     hold_closed: Duration,
     held: Option<Held>,
+    /// Whether this break lasts a little longer already.
+    awaited: bool,
     breaks: u64,
 }
 
@@ -117,6 +123,7 @@ impl Liveness {
             hold,
             hold_closed: hold,
             held: None,
+            awaited: false,
             breaks: 0,
         };
         liveness.add(0, now);
@@ -375,7 +382,16 @@ impl Liveness {
         let waited = if let LaneLoss::Silent(silence) = cause { silence } else { Duration::ZERO };
         let within = within.saturating_sub(waited.saturating_sub(self.dead_after).min(self.slack));
         self.held = Some(Held { since: now, within, cause });
+        self.awaited = false;
         self.breaks += 1;
+    }
+
+    /// The break lasts a little longer than it would; only the first call in a break counts.
+    pub(super) fn wait_for_answer(&mut self) {
+        if let Some(held) = self.held.as_mut().filter(|_| !self.awaited) {
+            held.within += ANSWERING;
+            self.awaited = true;
+        }
     }
 
     /// Ends the break and returns it.
@@ -481,6 +497,18 @@ mod tests {
         assert!(!liveness.beats(0, at(400)), "this side spoke a moment ago");
         liveness.on_activity(0, at(600));
         assert!(liveness.beats(0, at(600)) && !liveness.beats(0, at(601)));
+    }
+
+    #[test]
+    fn a_break_lasts_once_a_little_longer_for_an_answer() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        liveness.wait_for_answer();
+        liveness.suspend(LaneLoss::Closed, now);
+        liveness.wait_for_answer();
+        liveness.wait_for_answer();
+        let within = liveness.resume().map(|held| held.within);
+        assert_eq!(within, Some(Duration::from_secs(47)));
     }
 
     #[test]

@@ -776,6 +776,11 @@ impl Link {
         }
     }
 
+    /// A far gateway is about to answer a dial: a break lasts a little longer, once.
+    pub fn wait_for_answer(&mut self) {
+        self.liveness.wait_for_answer();
+    }
+
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cut_old(now);

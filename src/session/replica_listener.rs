@@ -19,14 +19,14 @@ use zeroize::Zeroizing;
 
 use super::auth::{Guesses, Proof, authenticate_replica, read};
 use super::backoff::Backoff;
-use super::dial::reach;
+use super::dial::reach_again;
 use super::dial::redial::Redial;
 use super::first_words::{LEFT, Next, Offer, first_command, first_words, part_silent};
 use super::relay::{self, LaneSource, Relay};
 use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, is_gone, last_words, tune};
 use crate::config::{Announced, Replica};
 use crate::lane::LaneError;
-use crate::link::{Link, Side};
+use crate::link::{End, Link, Side};
 use crate::redis::at_replica::AtReplica;
 use crate::redis::introduction::Introduction;
 use crate::redis::names::{Name, Names};
@@ -117,7 +117,8 @@ pub async fn serve_replica(
         let opening = listener.backoff.place(from.ip()).await;
         let opening = opening.ok_or("too many links of this client's address wait for their sync")?;
         // Other clients get the same reason why there is no link, but not the limit of one address.
-        let reached = reach(&shared.dialer, &replica, want).await;
+        let reached = reach_again(&shared.dialer, &replica, want).await;
+        let reached = reached.map_err(|unreached| unreached.words);
         let reached = reached.inspect_err(|reason| listener.offer.failed(reason))?;
         Ok::<_, String>((opening, reached))
     });
@@ -212,6 +213,10 @@ pub async fn serve_replica(
             }
         }
     };
+    if !matches!(end, End::NoNewLane(..)) {
+        // It was carried until now, or its end was told by a gateway.
+        shared.dialer.ways.seen(&replica.site);
+    }
     announce::ended(guard, &end);
     if let Some(abort) = pending {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");

@@ -2,7 +2,7 @@
 //! their link.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::gateway::{Gateway, Lab, master_config, replica_config};
 use crate::support::line::Line;
@@ -145,4 +145,27 @@ fn two_replicas_that_look_the_same_keep_their_links() {
     assert_eq!(line.alpha.info_number("connected_slaves"), 2);
     assert_eq!(line.first.lines("INFO", "end=\"returned\""), 0);
     assert!(line.first.each("number").contains(&1), "the first link is still there");
+}
+
+#[test]
+fn a_replica_hears_no_error_while_the_gateway_of_its_master_restarts() {
+    let mut line = Line::new(LINK);
+    let attempts = |line: &Line| line.bravo.log().matches("Non blocking connect").count();
+    let before = attempts(&line);
+    assert_eq!(line.first.stop(), Some(0));
+    eventually("the replica asks again", SOON, || attempts(&line) > before);
+    line.first.start_again();
+    line.bravo.wait_equal(&line.alpha);
+    assert_eq!(attempts(&line), before + 1, "its first attempt succeeded");
+    assert_eq!((line.alpha.sync_full(), line.alpha.sync_partial_ok()), (1, 1));
+}
+
+#[test]
+fn a_replica_hears_soon_that_nobody_is_there_if_nobody_was_before() {
+    let line = Line::apart(Version::System, LINK, LINK);
+    line.path.refuse(true);
+    let began = Instant::now();
+    line.follow();
+    line.second.wait_kind("no-link");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

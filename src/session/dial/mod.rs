@@ -10,8 +10,8 @@ mod spread;
 pub mod ways;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
@@ -42,6 +42,13 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Time given to the first turn, while other connections to the same site are opened.
 const TURN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a replica waits for a far gateway that was there a moment ago, and is probably being
+/// restarted: Redis itself would try again only after a second.
+const RESTARTING: Duration = Duration::from_secs(3);
+
+/// Pause between two attempts meanwhile.
+const RESTARTING_EVERY: Duration = Duration::from_millis(100);
 
 /// Time given to tell a far gateway that answered too late that its lane is not used.
 const LET_GO: Duration = Duration::from_secs(2);
@@ -89,15 +96,52 @@ impl Failure {
     fn is_other_instance(&self) -> bool {
         matches!(self, Self::Refused(refuse) if refuse.reason.code == ReasonCode::WrongInstance)
     }
+
+    /// Whether a gateway answered, and does not stop.
+    fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused(refuse) if refuse.reason.code != ReasonCode::Stopping)
+    }
+}
+
+/// Why no address of a far site has accepted a lane.
+#[derive(Debug)]
+pub(super) struct Unreached {
+    /// What each address answered.
+    pub(super) words: String,
+    /// Whether any gateway answered.
+    answered: bool,
 }
 
 /// Asks the far site about a master without opening a link.
 pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), String> {
-    let (lane, accept) =
-        reach(dialer, replica, |_| Request::Probe { master: replica.master.clone() }).await?;
+    let (lane, accept) = reach(dialer, replica, |_| Request::Probe { master: replica.master.clone() })
+        .await
+        .map_err(|unreached| unreached.words)?;
     let peer = lane.peer();
     let _ = timeout(Duration::from_secs(1), lane.close()).await;
     Ok((peer, accept))
+}
+
+/// As [`reach`]; if nobody is there, but a gateway of the site was seen lately, it is tried for a
+/// while.
+pub(super) async fn reach_again(
+    dialer: &Arc<Dialer>,
+    replica: &Arc<Replica>,
+    want: impl Fn(Option<Id>) -> Request,
+) -> Result<(Lane, Accept), Unreached> {
+    let until = Instant::now() + RESTARTING;
+    loop {
+        match reach(dialer, replica, &want).await {
+            Err(unreached)
+                if !unreached.answered
+                    && dialer.ways.was_seen_lately(&replica.site)
+                    && Instant::now() < until =>
+            {
+                sleep(RESTARTING_EVERY).await;
+            }
+            reached => return reached,
+        }
+    }
 }
 
 /// Races over every address of every peer until one accepts. While other links of this replica
@@ -106,10 +150,10 @@ pub(super) async fn reach(
     dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
     want: impl Fn(Option<Id>) -> Request,
-) -> Result<(Lane, Accept), String> {
+) -> Result<(Lane, Accept), Unreached> {
     let sibling = dialer.registry.sibling(&replica.name);
     let instance = sibling.map(|(_, instance)| instance);
-    let mut failures = Vec::new();
+    let (mut failures, mut answered) = (Vec::new(), false);
     let turned = Arc::new(Notify::new());
     let open = |address| {
         let (dialer, replica, turned) = (Arc::clone(dialer), Arc::clone(replica), Arc::clone(&turned));
@@ -139,6 +183,7 @@ pub(super) async fn reach(
                         }
                     }
                 };
+                answered |= error.is_answer();
                 if !error.is_other_instance() {
                     failures.push(format!("{}: {error}", race.shown(address)));
                 } else if sibling.is_some_and(|(first, _)| first == address) && behind < BEHIND_ONE {
@@ -172,7 +217,7 @@ pub(super) async fn reach(
             dialer.ways.was_good(Side::Dialler, &replica.name, lane.peer());
             Ok((lane, accept))
         }
-        None => Err(failures.join("; ")),
+        None => Err(Unreached { words: failures.join("; "), answered }),
     }
 }
 
@@ -196,13 +241,15 @@ pub(super) struct Attached {
 
 /// Races over addresses for one more lane of a link that `instance` has accepted. Ends early if a
 /// gateway answers that the link is over. `queues` has one permit for each address, so that only
-/// one dial of a link at a time waits for a turn there.
+/// one dial of a link at a time waits for a turn there. `asking` is referenced while an answer is
+/// awaited.
 pub(super) async fn attach(
     dialer: Arc<Dialer>,
     replica: Arc<Replica>,
     addresses: Vec<(SocketAddr, Arc<Semaphore>)>,
     instance: Id,
     want: Request,
+    asking: Weak<()>,
 ) -> Attached {
     let mut attached = Attached { lane: None, failed: Vec::new() };
     let turned = Arc::new(Notify::new());
@@ -212,12 +259,21 @@ pub(super) async fn attach(
         let queue = queue.map(|(_, queue)| Arc::clone(queue));
         async move { open(&dialer, &replica, address, queue, &turned).await }
     };
+    let greet = |lane| {
+        let asking = asking.upgrade();
+        let answer = greet(&dialer, &replica, lane, want.clone());
+        async move {
+            let answer = answer.await;
+            drop(asking);
+            answer
+        }
+    };
     let mut race = Attempts::among(addresses.iter().map(|(address, _)| *address));
     while let Some(event) = race.next(open).await {
         let (address, error) = match event {
             Event::Unresolved(..) => continue,
             Event::Failed(address, error) => (address, error),
-            Event::Opened(address, lane) => match greet(&dialer, &replica, lane, want.clone()).await {
+            Event::Opened(address, lane) => match greet(lane).await {
                 Ok((lane, accept)) if accept.identity.instance == instance => {
                     dialer.ways.was_good(Side::Dialler, &replica.name, address);
                     attached.lane = Some((address, lane, accept));

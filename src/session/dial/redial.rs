@@ -74,6 +74,8 @@ pub struct Redial {
     resolving: Option<JoinHandle<Vec<(SocketAddr, usize)>>>,
     resolved: Option<Instant>,
     answers: Answers,
+    /// Also referenced by each dial that waits for the answer to its HELLO.
+    asking: Arc<()>,
 }
 
 impl std::fmt::Debug for Redial {
@@ -112,6 +114,7 @@ impl Redial {
             resolving: None,
             resolved: None,
             answers: Answers::default(),
+            asking: Arc::default(),
         }
     }
 
@@ -149,8 +152,14 @@ impl Redial {
             received: dial.received,
         };
         let (dialer, replica, lane) = (Arc::clone(&self.dialer), Arc::clone(&self.replica), dial.lane);
-        let attached = dial::attach(dialer, replica, addresses, self.far.instance, want);
+        let asking = Arc::downgrade(&self.asking);
+        let attached = dial::attach(dialer, replica, addresses, self.far.instance, want, asking);
         self.attempts.spawn(async move { (lane, attached.await) });
+    }
+
+    /// Whether a far gateway has got the HELLO of a dial and has not answered yet.
+    pub fn awaits_answer(&self) -> bool {
+        Arc::strong_count(&self.asking) > 1
     }
 
     /// Waits for the end of the next dial.

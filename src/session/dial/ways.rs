@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -27,11 +28,16 @@ const MET: usize = 256;
 /// Number of addresses above which unused turns are dropped.
 const KEPT: usize = 64;
 
+/// How long after its last sign of life a far site counts as seen lately.
+const LATELY: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Default)]
 struct State {
     turns: HashMap<(String, SocketAddr), Arc<Semaphore>>,
     good: HashMap<(Side, String), SocketAddr>,
     telling: HashMap<String, Arc<Semaphore>>,
+    /// When a gateway of each site was last there.
+    seen: HashMap<String, Instant>,
 }
 
 /// The shared state.
@@ -117,6 +123,16 @@ impl Ways {
         let mut met = self.met.subscribe();
         let gone = |met: &HashMap<_, Met>| met.get(&place(far)).is_some_and(|met| met.succeeds(far.instance));
         let _ = met.wait_for(gone).await;
+    }
+
+    /// A gateway of a site is there, or was until now.
+    pub fn seen(&self, site: &str) {
+        self.lock().seen.insert(site.to_ascii_lowercase(), Instant::now());
+    }
+
+    /// Whether a gateway of a site was there within [`LATELY`].
+    pub fn was_seen_lately(&self, site: &str) -> bool {
+        self.lock().seen.get(&site.to_ascii_lowercase()).is_some_and(|then| then.elapsed() < LATELY)
     }
 
     /// The address of a `[[replica]]`'s far gateway, or of a `[[master]]`'s Redis, that worked

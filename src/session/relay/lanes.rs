@@ -249,6 +249,11 @@ impl Lanes {
         carrying.map(|carrier| carrier.lane.peer()).collect()
     }
 
+    /// Whether a far gateway has been asked to accept a lane and is about to answer.
+    pub(super) fn awaits_answer(&self) -> bool {
+        matches!(&self.source, LaneSource::Dials(redial) if redial.awaits_answer())
+    }
+
     /// Closes a lane that no longer belongs to the link: in good order if it was retired, otherwise
     /// by reset.
     pub(super) fn close(&mut self, number: u32, retired: bool, link: &Link, entry: &LinkGuard) {

@@ -366,6 +366,10 @@ impl<'a> Driver<'a> {
     /// Handles what is due by now.
     fn check_time(&mut self, now: Instant) {
         self.lanes.check_silence(&mut self.link, self.entry, now);
+        if self.link.held().is_some_and(|held| now >= held.since + held.within) && self.lanes.awaits_answer()
+        {
+            self.link.wait_for_answer();
+        }
         self.link.handle_timeout(now);
         self.take_events();
     }
