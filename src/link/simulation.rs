@@ -123,6 +123,7 @@ impl World {
             hold,
             lanes: 1 + dice.roll(4) as u8,
             compression: dice.roll(2) as u8,
+            reports: !dice.one_in(4),
             ..Terms::sample()
         };
         let end = |side| End2 {
@@ -512,6 +513,8 @@ impl World {
             // The path goes silent forever, in one direction or in both.
             7 => pipe.wires[self.dice.roll(2) as usize].silent = true,
             8 => pipe.wires.iter_mut().for_each(|wire| wire.silent = true),
+            // What waited in a silent path is delivered after all.
+            11 => pipe.wires.iter_mut().for_each(|wire| wire.silent = false),
             // Slow.
             9 => pipe.delay = self.dice.roll(100),
             _ => {}

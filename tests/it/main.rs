@@ -12,6 +12,7 @@ mod dials;
 mod documents;
 mod ends;
 mod files;
+mod lanes;
 mod life;
 mod logs;
 mod observer;

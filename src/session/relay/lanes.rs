@@ -6,6 +6,7 @@
 //! link. So positions stay valid while lanes are read and written.
 
 use std::io;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::lane::{Lane, LaneError};
 use crate::link::{LaneIo, LaneLoss, Link};
 use crate::registry::{Kind, LinkGuard};
 use crate::session::announce::log_link;
-use crate::session::dial::redial::{Dialled, Redial};
+use crate::session::dial::redial::{Dialled, Redial, Want};
 use crate::session::inbound::part;
 use crate::session::link_table::{AttachRequest, ToLink};
 use crate::wire::frame::Frame;
@@ -39,6 +40,9 @@ const READS: (usize, usize) = (16 * 1024, buffer::STORAGE);
 
 /// Time for one read, with its decryption and decoding, above which the next read is smaller.
 const LONG_READ: Duration = Duration::from_millis(2);
+
+/// First and longest pause between two looks at whether the lanes are spread evenly.
+const BALANCE_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
 /// The source of a link's lanes.
 #[derive(Debug)]
@@ -69,6 +73,13 @@ pub(super) struct Lanes {
     closures: Closures,
     order: ReadOrder,
     read_size: ReadSize,
+    balance: Balance,
+}
+
+/// When it is next seen to that the lanes are spread evenly.
+struct Balance {
+    due: Instant,
+    pause: Duration,
 }
 
 /// The order in which lanes are read. Each lane is the first in its turn, since the time of a turn
@@ -108,6 +119,7 @@ impl Lanes {
             closures: Closures::default(),
             order: ReadOrder::default(),
             read_size: ReadSize(READS.1),
+            balance: Balance { due: Instant::now() + BALANCE_EVERY.0, pause: BALANCE_EVERY.0 },
         }
     }
 
@@ -131,6 +143,8 @@ impl Lanes {
                     if link.dialled(number, accept.received, now) {
                         redial.settle();
                         entry.note_far(lane.peer());
+                        let pause = BALANCE_EVERY.0;
+                        self.balance = Balance { due: now + pause, pause };
                         self.carriers.push(Carrier { number, lane: *lane, empty: false });
                     }
                 }
@@ -188,11 +202,54 @@ impl Lanes {
 
     /// Asks the source for another lane.
     pub(super) fn dial(&mut self, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        if !link.is_held() {
+            // What the kernel has and was not read yet is no silence.
+            let unread = self.carriers.iter().filter(|carrier| carrier.lane.has_unread());
+            unread.for_each(|carrier| link.on_activity(carrier.number, now));
+            if link.dial_due().is_none_or(|due| due > now) {
+                return;
+            }
+        }
+        let in_use = self.in_use(link);
         if let LaneSource::Dials(redial) = &mut self.source {
-            let held = link.is_held();
-            redial.start(&link.begin_dial(now), held);
+            let want = match (link.is_held(), link.is_moving()) {
+                (true, _) => Want::Any,
+                (false, true) => Want::Move(&in_use),
+                (false, false) => Want::More(&in_use),
+            };
+            redial.start(&link.begin_dial(now), want);
             entry.note_redial();
         }
+    }
+
+    /// Moves a lane to another address now and then, if they are not spread evenly. There is no
+    /// timer for this, since a link with several lanes is never idle for long.
+    pub(super) fn balance(&mut self, link: &mut Link, now: Instant) {
+        if now < self.balance.due || !link.may_move() {
+            return;
+        }
+        let in_use = self.in_use(link);
+        let LaneSource::Dials(redial) = &mut self.source else { return };
+        let uneven = redial.uneven(&in_use);
+        let moving = self
+            .carriers
+            .iter()
+            .rev()
+            .find(|carrier| Some(carrier.lane.peer()) == uneven && link.carries(carrier.number));
+        let pause = match moving {
+            Some(carrier) => {
+                link.move_lane(carrier.number);
+                (self.balance.pause * 2).min(BALANCE_EVERY.1)
+            }
+            None => BALANCE_EVERY.0,
+        };
+        self.balance = Balance { due: now + pause, pause };
+    }
+
+    /// The addresses of the lanes that carry the link, once for each.
+    fn in_use(&self, link: &Link) -> Vec<SocketAddr> {
+        let carrying = self.carriers.iter().filter(|carrier| link.carries(carrier.number));
+        carrying.map(|carrier| carrier.lane.peer()).collect()
     }
 
     /// Whether a far gateway has been asked to accept a lane and is about to answer.

@@ -249,8 +249,9 @@ impl<'a> Driver<'a> {
             }
             moved |= self.write_redis(cx, now);
             moved |= self.read_redis(cx, now);
-            moved |= self.write_lanes(cx, now);
+            // What is due by now is then written.
             self.check_time(now);
+            moved |= self.write_lanes(cx, now);
             if self.link.is_ended() {
                 return Poll::Ready(());
             }
@@ -265,6 +266,7 @@ impl<'a> Driver<'a> {
                     }
                 }
             }
+            self.lanes.balance(&mut self.link, now);
             if self.link.dial_due().is_some_and(|due| due <= now) {
                 self.lanes.dial(&mut self.link, self.entry, now);
                 self.take_new_lanes(cx);
