@@ -1,5 +1,5 @@
 # Each target installs the tools that it needs; see scripts/setup.
-.PHONY: demo test soak bench fuzz dist
+.PHONY: demo test soak bench scale fuzz dist
 
 # Seconds for which `make fuzz` runs each of its targets.
 FUZZ_SECONDS ?= 60
@@ -24,6 +24,10 @@ bench:
 	@scripts/setup bench
 	cargo bench --locked --bench replication
 	cargo bench --locked --bench instructions
+
+scale:
+	@scripts/setup bench
+	cargo bench --locked --bench scale
 
 fuzz:
 	@scripts/setup fuzz

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::peers::Way;
-use crate::process::tree;
+use crate::process::{Process, tree};
 
 /// Ticks per second in `/proc`, the same on every Linux.
 const TICKS: f64 = 100.0;
@@ -100,11 +100,15 @@ fn of_process(pid: u32) -> f64 {
     ticks(fields.skip(11).take(4))
 }
 
-/// Memory of a tunnel's processes in bytes, with their share of shared pages (PSS). Where the kernel
-/// does not show that (replgate's only root may read), it is their resident memory.
+/// Memory of a tunnel's processes in bytes.
 pub fn memory(way: &Way) -> u64 {
-    let sites = way.sites.iter().flatten();
-    sites.flat_map(|site| tree(site.id())).map(|pid| proportional(pid).unwrap_or_else(|| resident(pid))).sum()
+    way.sites.iter().flatten().map(memory_of).sum()
+}
+
+/// Memory of a process and its children in bytes, with their share of shared pages (PSS). Where the
+/// kernel does not show that (replgate's only root may read), it is their resident memory.
+pub fn memory_of(process: &Process) -> u64 {
+    tree(process.id()).into_iter().map(|pid| proportional(pid).unwrap_or_else(|| resident(pid))).sum()
 }
 
 fn proportional(pid: u32) -> Option<u64> {

@@ -32,7 +32,9 @@ pub struct Fakes {
 /// A link that is open.
 #[derive(Debug)]
 pub struct Link {
-    socket: BufReader<TcpStream>,
+    pub socket: BufReader<TcpStream>,
+    /// The master's offset at the snapshot.
+    pub offset: u64,
 }
 
 impl Fakes {
@@ -60,25 +62,9 @@ impl Fakes {
         Master { plain: self.address, tls: None }
     }
 
-    /// Opens links through a subject, some at a time. Each has carried data when this returns.
+    /// Opens links through a subject. Each has carried data when this returns.
     pub fn open(&self, entry: SocketAddr, count: u16) -> Result<Vec<Link>> {
-        const AT_A_TIME: usize = 16;
-        let carries = self.carries;
-        self.runtime.block_on(async {
-            let mut links = Vec::new();
-            for group in (0..count).collect::<Vec<_>>().chunks(AT_A_TIME) {
-                let opening: Vec<_> = group
-                    .iter()
-                    .map(|number| {
-                        tokio::spawn(tokio::time::timeout(PATIENCE, Link::open(entry, carries, *number)))
-                    })
-                    .collect();
-                for link in opening {
-                    links.push(link.await?.context("a link opens in time")??);
-                }
-            }
-            Ok(links)
-        })
+        self.runtime.block_on(open(&vec![entry; usize::from(count)], self.carries))
     }
 
     /// Makes each replica acknowledge once a second, at different times, until its link ends.
@@ -91,8 +77,7 @@ impl Fakes {
                 let mut timer = tokio::time::interval(PERIOD);
                 loop {
                     timer.tick().await;
-                    let ack = b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n";
-                    if link.socket.get_mut().write_all(ack).await.is_err() {
+                    if link.acknowledge(link.offset).await.is_err() {
                         return;
                     }
                 }
@@ -113,11 +98,29 @@ impl Fakes {
     }
 }
 
+/// Opens a link at each of these addresses, some at a time.
+pub async fn open(entries: &[SocketAddr], carries: Carries) -> Result<Vec<Link>> {
+    const AT_A_TIME: usize = 16;
+    let mut links = Vec::new();
+    for group in entries.chunks(AT_A_TIME) {
+        let opening: Vec<_> = (links.len()..)
+            .zip(group)
+            .map(|(number, entry)| {
+                tokio::spawn(tokio::time::timeout(PATIENCE, Link::open(*entry, carries, number)))
+            })
+            .collect();
+        for link in opening {
+            links.push(link.await?.context("a link opens in time")??);
+        }
+    }
+    Ok(links)
+}
+
 impl Link {
-    async fn open(entry: SocketAddr, carries: Carries, number: u16) -> Result<Self> {
+    async fn open(entry: SocketAddr, carries: Carries, number: usize) -> Result<Self> {
         let socket = TcpStream::connect(entry).await?;
         socket.set_nodelay(true)?;
-        let mut link = Self { socket: BufReader::new(socket) };
+        let mut link = Self { socket: BufReader::new(socket), offset: 0 };
         if carries == Carries::Anything {
             link.socket.get_mut().write_all(b"?\n").await?;
             ensure!(link.line().await? == "?", "the server sends back what it got");
@@ -135,15 +138,41 @@ impl Link {
             link.socket.get_mut().write_all(command.as_bytes()).await?;
             let line = link.line().await?;
             ensure!(line.starts_with(answer), "{} was answered {line}", words[0]);
+            if words[0] == "PSYNC" {
+                link.offset = line.rsplit_once(' ').context("no offset")?.1.parse()?;
+            }
         }
         let mut line = link.line().await?;
         while line.is_empty() {
             // A master that prepares its snapshot sends empty lines.
             line = link.line().await?;
         }
-        ensure!(line == format!("${}", SNAPSHOT.len()), "the snapshot begins with {line}");
-        link.socket.read_exact(&mut [0; SNAPSHOT.len()]).await?;
+        let head = line.strip_prefix('$').with_context(|| format!("the snapshot begins with {line}"))?;
+        match head.strip_prefix("EOF:") {
+            Some(mark) => link.skip_to(mark.as_bytes()).await?,
+            None => {
+                let length = usize::try_from(head.parse::<u64>()?)?;
+                link.socket.read_exact(&mut vec![0; length]).await?;
+            }
+        }
         Ok(link)
+    }
+
+    /// Skips a snapshot up to the mark at its end. Nothing follows before the first acknowledgement.
+    async fn skip_to(&mut self, mark: &[u8]) -> Result<()> {
+        let mut snapshot = Vec::new();
+        while !snapshot.ends_with(mark) {
+            ensure!(snapshot.len() < 1 << 20, "the snapshot has no end");
+            ensure!(self.socket.read_buf(&mut snapshot).await? > 0, "the connection ended in the snapshot");
+        }
+        Ok(())
+    }
+
+    /// Tells the master how much has arrived.
+    pub async fn acknowledge(&mut self, offset: u64) -> std::io::Result<()> {
+        let digits = offset.to_string();
+        let ack = format!("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n${}\r\n{digits}\r\n", digits.len());
+        self.socket.get_mut().write_all(ack.as_bytes()).await
     }
 
     async fn line(&mut self) -> Result<String> {

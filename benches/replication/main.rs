@@ -15,15 +15,17 @@ mod peers;
 mod place;
 mod process;
 mod redis;
+mod replicating;
 mod report;
 mod results;
 mod run;
+mod signals;
+mod summary;
 mod svg;
 mod targets;
 mod work;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -32,13 +34,13 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use crate::machine::Machine;
 use crate::options::Options;
 use crate::peers::{Kind, Subject};
-use crate::place::{Place, STOPPED};
+use crate::place::Place;
 use crate::redis::Redis;
 use crate::work::{Bench, ROWS, Row};
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    stop_on_signals();
+    signals::stop_in_order();
     // Children inherit the limit. A thousand links take about four thousand sockets in one process.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -104,24 +106,4 @@ fn subjects(options: &Options, tls: bool) -> Result<Vec<Subject>> {
         there
     });
     Ok(chosen)
-}
-
-/// Ends the run in an orderly way, so that its folder is removed.
-fn stop_on_signals() {
-    use tokio::signal::unix::{SignalKind, signal};
-    std::thread::spawn(|| {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-        runtime.block_on(async {
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return;
-            };
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            STOPPED.store(true, Ordering::Relaxed);
-        });
-    });
 }

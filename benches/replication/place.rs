@@ -31,9 +31,16 @@ impl Place {
         builder.prefix("replgate-bench-");
         let folder = if room > bytes { builder.tempdir_in(memory) } else { builder.tempdir() };
         let place = Self { folder: folder.context("make a temporary folder")? };
+        place.add_sites(&["dc1", "dc2"])?;
+        Ok(place)
+    }
+
+    /// Makes certificates for sites that have none yet.
+    pub fn add_sites(&self, names: &[&str]) -> Result<()> {
         let made = Command::new(REPLGATE)
-            .current_dir(place.path())
-            .args(["certs", "init", "dc1", "dc2"])
+            .current_dir(self.path())
+            .args(["certs", "init", "--if-missing"])
+            .args(names)
             .output()
             .context("run replgate certs")?;
         ensure!(
@@ -41,7 +48,7 @@ impl Place {
             "replgate certs init failed: {}",
             String::from_utf8_lossy(&made.stderr)
         );
-        Ok(place)
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {

@@ -69,6 +69,7 @@ fn dies_with_us(command: &Command) -> Command {
         Command::new(command.get_program())
     };
     wrapped.args(command.get_args());
+    wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     if let Some(folder) = command.get_current_dir() {
         wrapped.current_dir(folder);
     }

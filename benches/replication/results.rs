@@ -1,6 +1,7 @@
-//! The measurements, and their medians and ratios.
+//! The measurements of a row, and their ratios.
 
 use crate::peers::Subject;
+use crate::summary::{Summary, median};
 use crate::work::{Better, Row, Sample};
 
 /// The measurements of one row.
@@ -22,14 +23,6 @@ pub struct Series {
     pub rounds: Vec<Option<Sample>>,
 }
 
-/// Median, least and greatest.
-#[derive(Clone, Copy, Debug)]
-pub struct Summary {
-    pub median: f64,
-    pub least: f64,
-    pub greatest: f64,
-}
-
 impl Series {
     fn value(&self, round: usize, measure: usize) -> Option<f64> {
         self.rounds.get(round)?.as_ref()?.values[measure]
@@ -40,12 +33,7 @@ impl Series {
     }
 
     pub fn summary(&self, measure: usize) -> Option<Summary> {
-        let values = self.values(measure);
-        Some(Summary {
-            median: median(&values)?,
-            least: values.iter().copied().reduce(f64::min)?,
-            greatest: values.iter().copied().reduce(f64::max)?,
-        })
+        Summary::of(&self.values(measure))
     }
 
     /// The median over the rounds of the ratio of this subject to another.
@@ -75,12 +63,4 @@ impl Results {
         });
         judged.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, series)| series)
     }
-}
-
-/// The middle, or the mean of the two in the middle.
-fn median(values: &[f64]) -> Option<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
-    Some(f64::midpoint(*low, *high))
 }

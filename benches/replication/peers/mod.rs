@@ -5,7 +5,7 @@
 
 mod haproxy;
 mod nginx;
-mod replgate;
+pub mod replgate;
 mod spiped;
 mod stunnel;
 
@@ -62,6 +62,12 @@ pub struct Way {
     pub tls: bool,
     /// The tunnel's two processes: the master's site, the replica's site.
     pub sites: Option<[Process; 2]>,
+}
+
+impl From<&redis::Redis> for Master {
+    fn from(redis: &redis::Redis) -> Self {
+        Self { plain: redis.plain, tls: redis.tls }
+    }
 }
 
 /// Where the two processes of a tunnel listen.
@@ -194,8 +200,8 @@ fn first_line(command: &mut Command) -> Option<String> {
     String::from_utf8_lossy(&text).lines().next().map(|line| line.trim().to_owned())
 }
 
-/// Writes a peer's config.
-fn config(place: &Place, name: &str, text: &str) -> Result<PathBuf> {
+/// Writes a tunnel's config.
+pub fn config(place: &Place, name: &str, text: &str) -> Result<PathBuf> {
     let path = place.file(name);
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     Ok(path)

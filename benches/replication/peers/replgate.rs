@@ -19,20 +19,26 @@ pub struct Settings<'a> {
     pub carries: Carries,
 }
 
+/// What the config of every gateway here begins with.
+pub fn head(place: &Place, site: &str, node: &str) -> String {
+    let cert = |file| place.cert(site, file).display().to_string();
+    let (ca, own, key, crl) = (cert("ca.crt"), cert("tls.crt"), cert("tls.key"), cert("crl.pem"));
+    // The limits are for strangers: the bench opens many links on purpose.
+    format!(
+        "site = \"{site}\"\nnode = \"{node}\"\n\
+         [tls]\nca = \"{ca}\"\ncert = \"{own}\"\nkey = \"{key}\"\ncrl = \"{crl}\"\n\
+         [limits]\nlinks_per_site = 100000\nnew_links_per_minute = 100000\n"
+    )
+}
+
 impl Settings<'_> {
-    pub fn start(&self, place: &Place, ports: Ports, master: SocketAddr) -> Result<[Process; 2]> {
+    pub(super) fn start(&self, place: &Place, ports: Ports, master: SocketAddr) -> Result<[Process; 2]> {
         let commands = if self.carries == Carries::Replication { "replication" } else { "any" };
         let compression = if self.zstd { "zstd" } else { "off" };
         let both = |site: &str| {
-            let cert = |file| place.cert(site, file).display().to_string();
-            let (ca, own, key, crl) = (cert("ca.crt"), cert("tls.crt"), cert("tls.key"), cert("crl.pem"));
-            // The limits are for strangers: the bench opens many links on purpose.
             format!(
-                "site = \"{site}\"\nnode = \"{}\"\n\
-                 [tls]\nca = \"{ca}\"\ncert = \"{own}\"\nkey = \"{key}\"\ncrl = \"{crl}\"\n\
-                 [link]\nlanes = {}\ncompression = \"{compression}\"\n\
-                 [limits]\nlinks_per_site = 100000\nnew_links_per_minute = 100000\n",
-                ports.wan.port(),
+                "{}[link]\nlanes = {}\ncompression = \"{compression}\"\n",
+                head(place, site, &ports.wan.port().to_string()),
                 self.lanes,
             )
         };

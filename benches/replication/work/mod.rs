@@ -3,7 +3,6 @@
 mod bulk;
 mod idle;
 mod paced;
-mod replicating;
 mod setup;
 mod stream;
 mod sync;
@@ -13,7 +12,7 @@ use anyhow::Result;
 
 use crate::cpu::Spent;
 use crate::options::Scale;
-use crate::peers::{Master, Subject};
+use crate::peers::Subject;
 use crate::place::Place;
 
 /// What all rows share.
@@ -86,11 +85,5 @@ fn of_tunnel(subject: &Subject, value: f64) -> Option<f64> {
 impl Sample {
     fn new(spent: Spent, values: Vec<Option<f64>>) -> Self {
         Self { values, others: spent.others }
-    }
-}
-
-impl From<&crate::redis::Redis> for Master {
-    fn from(redis: &crate::redis::Redis) -> Self {
-        Self { plain: redis.plain, tls: redis.tls }
     }
 }

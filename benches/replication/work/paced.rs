@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::replicating::Replicating;
 use super::{Bench, Measure, Row, Sample, Work, less, more, of_tunnel};
 use crate::options::Scale;
 use crate::peers::Subject;
 use crate::place::go_on;
 use crate::redis::Client;
+use crate::replicating::Replicating;
 
 pub const ROW: Row = Row {
     key: "paced",
@@ -34,7 +34,7 @@ struct Paced;
 
 impl Work for Paced {
     fn once(&mut self, bench: &Bench, subject: &Subject) -> Result<Sample> {
-        let mut pair = Replicating::start(bench, subject)?;
+        let mut pair = Replicating::start(&bench.place, bench.tls, subject)?;
         let clients = (0..CLIENTS).map(|_| Client::connect(pair.master.plain)).collect::<Result<Vec<_>>>();
         let mut clients = clients?;
         let value = "v".repeat(100);

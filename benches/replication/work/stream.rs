@@ -4,15 +4,14 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::replicating::Replicating;
 use super::{Bench, Measure, Row, Sample, Work, less, more, of_tunnel};
 use crate::options::Scale;
 use crate::peers::Subject;
 use crate::place::go_on;
 use crate::process::Process;
-use crate::redis::{Client, value};
+use crate::replicating::Replicating;
 
 pub const ROW: Row =
     Row { key: "stream", title, measures: MEASURES, takes: |_| true, prepare: |_| Ok(Box::new(Stream)) };
@@ -35,11 +34,8 @@ struct Stream;
 
 impl Work for Stream {
     fn once(&mut self, bench: &Bench, subject: &Subject) -> Result<Sample> {
-        let mut pair = Replicating::start(bench, subject)?;
-        let mut lag = Lag {
-            master: Client::connect(pair.master.plain)?,
-            replica: Client::connect(pair.replica.plain)?,
-        };
+        let mut pair = Replicating::start(&bench.place, bench.tls, subject)?;
+        let mut lag = pair.lag()?;
         let mut command = Command::new("redis-benchmark");
         command.args(["-h", "127.0.0.1", "-p", &pair.master.plain.port().to_string()]);
         command.args(["-t", "set", "-P", "32", "-d", "100", "-r", "100000", "-q"]);
@@ -69,23 +65,5 @@ impl Work for Stream {
             Some(spent.redis / bytes * 1e9),
         ];
         Ok(Sample::new(spent, values))
-    }
-}
-
-/// How far a replica is behind its master.
-struct Lag {
-    master: Client,
-    replica: Client,
-}
-
-impl Lag {
-    /// Bytes that the replica has not executed yet. Both servers are asked at the same time.
-    fn now(&mut self) -> Result<u64> {
-        self.master.send("INFO replication")?;
-        self.replica.send("INFO replication")?;
-        let (theirs, ours) = (self.master.answer()?, self.replica.answer()?);
-        let number =
-            |info: &str, field| -> Result<u64> { Ok(value(info, field).context("no offset")?.parse()?) };
-        Ok(number(&theirs, "master_repl_offset")?.saturating_sub(number(&ours, "slave_repl_offset")?))
     }
 }

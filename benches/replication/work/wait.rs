@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::replicating::Replicating;
 use super::{Bench, Measure, Row, Sample, Work, less, of_tunnel};
 use crate::options::Scale;
 use crate::peers::Subject;
 use crate::place::go_on;
 use crate::redis::Client;
+use crate::replicating::Replicating;
 
 pub const ROW: Row = Row {
     key: "wait",
@@ -35,7 +35,7 @@ struct Wait;
 
 impl Work for Wait {
     fn once(&mut self, bench: &Bench, subject: &Subject) -> Result<Sample> {
-        let mut pair = Replicating::start(bench, subject)?;
+        let mut pair = Replicating::start(&bench.place, bench.tls, subject)?;
         let mut client = Client::connect(pair.master.plain)?;
         for _ in 0..bench.scale.waits / 10 {
             round_trip(&mut client)?;

@@ -1,14 +1,13 @@
-//! A master with little data, and a replica that has synced with it through a subject.
+//! A master with little data, a replica that has synced with it through a subject, and its lag.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Bench;
 use crate::cpu::Watch;
 use crate::peers::{Carries, Master, Subject, Way};
-use crate::place::wait_for;
-use crate::redis::Redis;
+use crate::place::{Place, wait_for};
+use crate::redis::{Client, Redis, value};
 
 /// The fields are dropped in this order: the replica, the tunnel, the master.
 #[derive(Debug)]
@@ -19,10 +18,11 @@ pub struct Replicating {
 }
 
 impl Replicating {
-    pub fn start(bench: &Bench, subject: &Subject) -> Result<Self> {
-        let mut master = Redis::start(&bench.place, "dc1", bench.tls)?;
-        let way = subject.start(&bench.place, Master::from(&master), Carries::Replication)?;
-        let mut replica = Redis::start(&bench.place, "dc2", way.tls)?;
+    /// Starts all of it. The master has a TLS port too if `tls`.
+    pub fn start(place: &Place, tls: bool, subject: &Subject) -> Result<Self> {
+        let mut master = Redis::start(place, "dc1", tls)?;
+        let way = subject.start(place, Master::from(&master), Carries::Replication)?;
+        let mut replica = Redis::start(place, "dc2", way.tls)?;
         replica.replicate(way.entry, way.tls)?;
         replica.wait_in_sync(&mut master).with_context(|| format!("{} carries a replica", subject.name))?;
         // The master sends its stream only after the replica's first acknowledgement, which may take
@@ -48,8 +48,32 @@ impl Replicating {
         self.replica.is_copy_of(&mut self.master, true)
     }
 
+    /// Looks at the lag, over connections of its own.
+    pub fn lag(&self) -> Result<Lag> {
+        Ok(Lag { master: Client::connect(self.master.plain)?, replica: Client::connect(self.replica.plain)? })
+    }
+
     /// The master's offset.
     pub fn offset(&mut self) -> Result<u64> {
         self.master.number("replication", "master_repl_offset")
+    }
+}
+
+/// How far a replica is behind its master.
+#[derive(Debug)]
+pub struct Lag {
+    master: Client,
+    replica: Client,
+}
+
+impl Lag {
+    /// Bytes that the replica has not executed yet. Both servers are asked at the same time.
+    pub fn now(&mut self) -> Result<u64> {
+        self.master.send("INFO replication")?;
+        self.replica.send("INFO replication")?;
+        let (theirs, ours) = (self.master.answer()?, self.replica.answer()?);
+        let number =
+            |info: &str, field| -> Result<u64> { Ok(value(info, field).context("no offset")?.parse()?) };
+        Ok(number(&theirs, "master_repl_offset")?.saturating_sub(number(&ours, "slave_repl_offset")?))
     }
 }
