@@ -5,8 +5,15 @@
 //! to storage of its own size, and the buffer goes straight back. So a thousand idle links hold no
 //! buffers, and a small write that waits for its acknowledgement does not keep a large one.
 //! Borrowed buffers are not cleared, and stay in a CPU's cache.
+//!
+//! Large buffers are mappings of their own. An allocator keeps what a break has filled for as long
+//! as anything behind it is in use; a mapping goes back to the system when it is dropped. The pool
+//! keeps a few free ones, and [`trim`] drops those that nobody has borrowed since the last time.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard};
+
+use memmap2::MmapMut;
 
 /// Bytes before a chunk's payload, kept free for the frame header, so that header and payload are
 /// sealed from contiguous memory.
@@ -22,44 +29,158 @@ pub const STORAGE: usize = HEADROOM + PAYLOAD + 4096;
 /// Sizes of pooled buffers.
 const SIZES: [usize; 5] = [32 * 1024, 64 * 1024, 128 * 1024, 256 * 1024, STORAGE];
 
+/// Size from which a buffer is a mapping of its own. The system has room for some 65,000 of them.
+const MAPPED: usize = 128 * 1024;
+
 /// Most free buffers of each size that the process keeps for reuse; further ones are freed.
 const KEEP: usize = 16;
 
 /// Expected payload size from which a chunk uses a pooled buffer.
 const SMALL: usize = 16 * 1024;
 
-static POOLS: [Mutex<Vec<Vec<u8>>>; SIZES.len()] = [const { Mutex::new(Vec::new()) }; SIZES.len()];
+static POOLS: [Mutex<Pool>; SIZES.len()] = [const { Mutex::new(Pool::new()) }; SIZES.len()];
+
+/// Bytes of storage.
+pub struct Buffer(Memory);
+
+enum Memory {
+    Allocated(Vec<u8>),
+    Mapped(MmapMut),
+}
+
+impl Buffer {
+    /// Zeros. If the system gives no mapping, the allocator is asked.
+    fn zeroed(size: usize) -> Self {
+        let mapped = if size >= MAPPED { MmapMut::map_anon(size).ok() } else { None };
+        Self(mapped.map_or_else(|| Memory::Allocated(vec![0; size]), Memory::Mapped))
+    }
+
+    /// Changes its length; further bytes are zeros.
+    pub fn resize(&mut self, length: usize) {
+        if let Memory::Mapped(mapped) = &self.0 {
+            self.0 = Memory::Allocated(mapped.to_vec());
+        }
+        if let Memory::Allocated(bytes) = &mut self.0 {
+            bytes.resize(length, 0);
+        }
+    }
+}
+
+impl Default for Buffer {
+    /// An empty one, which takes no memory.
+    fn default() -> Self {
+        Self(Memory::Allocated(Vec::new()))
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Memory::Allocated(bytes))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Memory::Allocated(bytes) => bytes,
+            Memory::Mapped(mapped) => mapped,
+        }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Memory::Allocated(bytes) => bytes,
+            Memory::Mapped(mapped) => mapped,
+        }
+    }
+}
+
+/// Shows only the length.
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} bytes)", self.len())
+    }
+}
+
+/// Free buffers of one size.
+struct Pool {
+    free: Vec<Buffer>,
+    /// The least number of them that were free at a time since the last trim.
+    unused: usize,
+}
+
+impl Pool {
+    const fn new() -> Self {
+        Self { free: Vec::new(), unused: 0 }
+    }
+
+    fn take(&mut self) -> Option<Buffer> {
+        let taken = self.free.pop();
+        self.unused = self.unused.min(self.free.len());
+        taken
+    }
+
+    /// Keeps a buffer; returns it if there are enough.
+    fn put(&mut self, buffer: Buffer) -> Option<Buffer> {
+        if self.free.len() >= KEEP {
+            return Some(buffer);
+        }
+        self.free.push(buffer);
+        None
+    }
+
+    /// Removes the buffers that were not needed since the last time: those that were given back
+    /// first.
+    fn trim(&mut self) -> Vec<Buffer> {
+        let dropped = self.free.drain(..self.unused).collect();
+        self.unused = self.free.len();
+        dropped
+    }
+}
 
 /// The pool of buffers of exactly this size.
-fn pool_of(size: usize) -> Option<MutexGuard<'static, Vec<Vec<u8>>>> {
+fn pool_of(size: usize) -> Option<MutexGuard<'static, Pool>> {
     let at = SIZES.iter().position(|known| *known == size)?;
-    Some(POOLS[at].lock().expect("no code panics while it holds a pool"))
+    Some(lock(&POOLS[at]))
+}
+
+fn lock(pool: &'static Mutex<Pool>) -> MutexGuard<'static, Pool> {
+    pool.lock().expect("no code panics while it holds a pool")
 }
 
 /// Borrows a buffer of [`STORAGE`] bytes. Give it back with [`give`].
-pub fn borrow() -> Vec<u8> {
+pub fn borrow() -> Buffer {
     borrow_sized(STORAGE)
 }
 
 /// Borrows the smallest buffer of at least `least` bytes, or the largest one.
-fn borrow_sized(least: usize) -> Vec<u8> {
+fn borrow_sized(least: usize) -> Buffer {
     let size = SIZES.into_iter().find(|size| *size >= least).unwrap_or(STORAGE);
-    let free = pool_of(size).and_then(|mut pool| pool.pop());
-    free.unwrap_or_else(|| vec![0; size])
+    let free = pool_of(size).and_then(|mut pool| pool.take());
+    free.unwrap_or_else(|| Buffer::zeroed(size))
 }
 
 /// Returns a buffer to its pool; a buffer of another size is freed.
-pub fn give(buffer: Vec<u8>) {
-    if let Some(mut pool) = pool_of(buffer.len())
-        && pool.len() < KEEP
-    {
-        pool.push(buffer);
+pub fn give(buffer: Buffer) {
+    // It is freed, if at all, after the lock.
+    let _more = pool_of(buffer.len()).and_then(|mut pool| pool.put(buffer));
+}
+
+/// Frees the buffers of the pool that nobody has borrowed since the last call.
+pub fn trim() {
+    for pool in &POOLS {
+        let unused = lock(pool).trim();
+        drop(unused);
     }
 }
 
 /// Payload bytes, with room for a frame header before them.
 pub struct Chunk {
-    storage: Vec<u8>,
+    storage: Buffer,
     start: usize,
     end: usize,
 }
@@ -99,7 +220,7 @@ impl Chunk {
 
     /// An empty chunk for up to `length` bytes, in storage of its own.
     fn sized(length: usize) -> Self {
-        Self { storage: vec![0; HEADROOM + length], start: HEADROOM, end: HEADROOM }
+        Self { storage: vec![0; HEADROOM + length].into(), start: HEADROOM, end: HEADROOM }
     }
 
     /// A chunk with a copy of `bytes`, in storage of its own.
@@ -110,7 +231,7 @@ impl Chunk {
         let mut storage = Vec::with_capacity(HEADROOM + bytes.len());
         storage.extend_from_slice(&[0; HEADROOM]);
         storage.extend_from_slice(bytes);
-        Self { start: HEADROOM, end: storage.len(), storage }
+        Self { start: HEADROOM, end: storage.len(), storage: storage.into() }
     }
 
     /// The payload.

@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin;
+use crate::buffer;
 use crate::clock;
 use crate::config::Config;
 use crate::listener;
@@ -30,6 +31,9 @@ use crate::workers::Workers;
 
 /// Time given to all links to end after a stop: they send what was read and a last frame.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Interval at which buffers that are not needed are freed, and write rates are measured.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Interval at which repeated messages that were only counted are logged.
 const COUNTS_EVERY: Duration = Duration::from_secs(5);
@@ -77,6 +81,7 @@ pub async fn run(
         accept_replicas(&shared, listener, replica_listener, &workers, &tasks);
     }
     tasks.spawn(count(Arc::clone(&shared)));
+    tasks.spawn(look_after_memory(Arc::clone(&shared)));
     tasks.spawn(remind(Arc::clone(&shared)));
     tasks.spawn(reload_certificates(Arc::clone(&shared), reload));
     info!(site = %shared.config.site, node = %shared.config.node, version = env!("CARGO_PKG_VERSION"), "gateway up");
@@ -118,6 +123,25 @@ async fn remind(shared: Arc<Shared>) {
                 },
                 () = shared.stop.cancelled() => return,
             }
+        }
+    }
+}
+
+/// Gives memory that is not needed back to the system, and logs which links have too little for an
+/// outage.
+async fn look_after_memory(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        buffer::trim();
+        let free = shared.memory.limit().saturating_sub(shared.memory.used());
+        for (link, coverage) in shared.registry.measure(free, Instant::now()) {
+            let (topic, words) = (Topic::link(Kind::Uncovered, &link), coverage.words());
+            let [covered, hold] =
+                [Duration::from_secs_f64(coverage.seconds), link.agreed.hold].map(clock::tenths);
+            log_throttled!(warn, shared.registry, topic, &words; link = %link.name, number = link.number, site = %link.site, covered, hold, "{}: {words}", link.name);
         }
     }
 }

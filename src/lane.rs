@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::bbr::{Order, Startup};
-use crate::buffer;
+use crate::buffer::{self, Buffer};
 use crate::gathering::Gathering;
 use crate::socket_option;
 use crate::tls::ALPN;
@@ -87,7 +87,7 @@ pub struct Lane {
     /// Decrypted bytes that are not decoded yet: they came together with the opening frames.
     early: Vec<u8>,
     /// Sealed bytes that are not sent yet: `out[sent..used]`.
-    out: Vec<u8>,
+    out: Buffer,
     sent: usize,
     used: usize,
 }
@@ -158,7 +158,7 @@ impl Lane {
             decoder: Decoder::default(),
             leaf,
             early: Vec::new(),
-            out: Vec::new(),
+            out: Buffer::default(),
             sent: 0,
             used: 0,
         })
@@ -313,6 +313,11 @@ impl Lane {
         self.used + sealed_length(MAX_FRAME) <= buffer::STORAGE
     }
 
+    /// Bytes of storage of what is sealed and not sent yet.
+    pub fn storage(&self) -> usize {
+        self.out.len()
+    }
+
     /// Seals a whole frame; [`Lane::has_room`] must hold.
     pub fn push(&mut self, frame: &[u8]) -> Result<(), LaneError> {
         if self.out.len() < buffer::STORAGE {
@@ -384,7 +389,7 @@ impl Lane {
     /// Makes room for `count` more bytes, in storage of their size.
     fn make_room(&mut self, count: usize) {
         if self.out.len() < self.used + count {
-            self.out.resize(self.used + count, 0);
+            self.out.resize(self.used + count);
         }
     }
 

@@ -158,7 +158,8 @@ impl<'a> World<'a> {
                 }
             }
             9 => {
-                let room = self.link.read_room().min(self.link.max_payload() as u64);
+                let memory = self.window.saturating_sub(self.link.memory());
+                let room = self.link.read_room(memory, false).min(self.link.max_payload() as u64);
                 let length = usize::try_from(offset().min(room)).expect("a frame is small");
                 self.link.offer(Chunk::copied(&vec![7; length]));
                 if self.side == Side::Acceptor && argument() > 200 {

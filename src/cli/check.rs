@@ -183,6 +183,12 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
             status.pid
         ));
     }
+    for link in running.iter().flat_map(|status| &status.links) {
+        let Some(coverage) = link.coverage else { continue };
+        let text =
+            format!("master {:?}: link {} to {}: {}", link.name, link.number, link.site, coverage.words());
+        if coverage.is_short() { report.warn(&text) } else { report.ok(&text) }
+    }
     let names = config.listen.iter().map(|_| "[tunnel]".to_owned());
     let names = names.chain(config.replicas.iter().map(|replica| format!("replica {:?}", replica.name)));
     // All listeners are kept until the last one is tried, since two of them may conflict.

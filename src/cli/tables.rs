@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use crate::admin::Status;
 use crate::clock;
 use crate::redis::replication::{Replication, Stage, SyncKind};
-use crate::registry::{EndedLink, LinkStatus};
+use crate::registry::{Coverage, EndedLink, LinkStatus};
 use crate::tls::expiry::{Kind, Standing};
 
 /// Most ended links that are shown.
 const LATELY: usize = 5;
+
+/// Most links whose outages are not covered that have a line.
+const SHORT: usize = 5;
 
 /// Most rows of a table, unless all are asked for.
 const ROWS: usize = 40;
@@ -77,6 +80,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
         bytes(counts.resent_bytes)
     );
     out += &format!("buffered: {} of at most {}\n", bytes(status.memory_used), bytes(status.memory_limit));
+    out += &short(&status.links);
     for syncs in &status.syncs {
         out += &format!(
             "syncs of {} ({} here): {} full, {} partial, {} refused\n",
@@ -138,6 +142,21 @@ fn states(links: &[LinkStatus]) -> String {
     text.join(", ") + &unwell
 }
 
+/// A line for each link whose memory does not last for `hold`, the shortest first.
+fn short(links: &[LinkStatus]) -> String {
+    let mut short: Vec<_> =
+        links.iter().filter_map(|link| Some((link, link.coverage.filter(Coverage::is_short)?))).collect();
+    short.sort_by(|(_, one), (_, other)| one.seconds.total_cmp(&other.seconds));
+    let mut out = String::new();
+    for (link, coverage) in short.iter().take(SHORT) {
+        out += &format!("outages: {} to {}: {}\n", link.name, link.site, coverage.words());
+    }
+    if short.len() > SHORT {
+        out += &format!("outages: {} more links for which less than hold is covered\n", short.len() - SHORT);
+    }
+    out
+}
+
 /// The first names of a list, and the number of the others.
 fn names(names: &[String]) -> String {
     let more = names.len().saturating_sub(NAMES);
@@ -171,6 +190,7 @@ fn links(links: &[&LinkStatus], view: View<'_>) -> String {
             ("TO REPLICA", 5),
             ("TO MASTER", 6),
             ("CARRIED", 9),
+            ("COVERED", 10),
         ],
         rows: links
             .iter()
@@ -190,6 +210,8 @@ fn links(links: &[&LinkStatus], view: View<'_>) -> String {
                     bytes(link.to_replica_bytes),
                     bytes(link.to_master_bytes),
                     carried(link),
+                    link.coverage
+                        .map_or_else(String::new, |coverage| format!("{:.0} s", coverage.seconds.floor())),
                 ]
             })
             .collect(),

@@ -62,17 +62,21 @@ pub use self::liveness::{Held, LaneIo};
 use self::reassembly::Reassembly;
 use self::rival::Rival;
 use self::window::Window;
-use crate::buffer::Chunk;
+use crate::buffer::{Chunk, HEADROOM};
 use crate::wire::frame::{Frame, Item, Report};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::wire::terms::Agreed;
 
-/// Number of unsent bytes for each lane above which no more is read from the local Redis.
+/// Number of unsent bytes for each lane above which no more is read from the local Redis, unless
+/// the link is behind after a break.
 const READ_AHEAD: u64 = 1024 * 1024;
 
 /// Largest payload if several lanes share a link: a frame on one lane delays later frames on the
-/// others.
-const SHARED_PAYLOAD: usize = 128 * 1024;
+/// others. With its header it fills whole TLS records.
+const SHARED_PAYLOAD: usize = 128 * 1024 - HEADROOM;
+
+/// Least number of frames that fit into the window.
+const LEAST_FRAMES: u64 = 4;
 
 /// Most bytes that are still sent for a replica that has left: many acknowledgements, however
 /// large the window is.
@@ -157,6 +161,9 @@ pub struct Link {
     lateness: Lateness,
     dials: Dials,
     closing: Closing,
+    /// Whether the link is held, or still has to send more of what it took in meanwhile than it
+    /// usually reads ahead.
+    behind: bool,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
     /// When lanes with earlier certificates are cut.
@@ -177,6 +184,7 @@ impl Link {
         let mut lateness = Lateness::default();
         lateness.added(0, now);
         let max_payload = if agreed.is_shared() { SHARED_PAYLOAD.min(max_data) } else { max_data };
+        let max_payload = max_payload.min(usize::try_from(window / LEAST_FRAMES).unwrap_or(usize::MAX));
         Self {
             side,
             passthrough,
@@ -193,6 +201,7 @@ impl Link {
             lateness,
             dials: Dials::new(now),
             closing: Closing::new(passthrough),
+            behind: false,
             urgent: Vec::new(),
             renew_by: None,
             superseded: false,
@@ -256,15 +265,25 @@ impl Link {
         self.codec.armed().is_some_and(|offset| done >= offset)
     }
 
-    /// Number of bytes that may now be read from the local Redis. During a break this is as much as
-    /// the window has room for: Redis should not notice the break.
-    pub fn read_room(&self) -> u64 {
+    /// Number of bytes that may now be read from the local Redis, if there is memory for `memory`
+    /// more. During a break that is the only bound, and until what was read meanwhile is sent:
+    /// Redis drops a replica that does not read its stream. Nobody has to read a snapshot, which
+    /// is `bulk`, so it never takes more than the window.
+    pub fn read_room(&self, memory: u64, bulk: bool) -> u64 {
         if !self.closing.takes_bytes() {
             return 0;
         }
-        let ahead = READ_AHEAD * self.liveness.carrying().max(1) as u64;
-        let ahead = if self.is_held() { u64::MAX } else { ahead.saturating_sub(self.send.unsent()) };
-        self.codec.plain_room(self.send.room().min(ahead))
+        let room = match (self.behind, bulk) {
+            (true, false) => u64::MAX,
+            (true, true) if self.is_held() => self.send.room(),
+            _ => self.send.room().min(self.read_ahead().saturating_sub(self.send.unsent())),
+        };
+        self.codec.plain_room(room.min(memory))
+    }
+
+    /// Number of unsent bytes above which a link that has lanes reads no more.
+    fn read_ahead(&self) -> u64 {
+        READ_AHEAD * self.liveness.carrying().max(1) as u64
     }
 
     /// Largest chunk that the far side accepts.
@@ -272,9 +291,9 @@ impl Link {
         self.max_payload
     }
 
-    /// Memory charged for all buffered data, in bytes.
+    /// Memory that all buffered data takes, in bytes.
     pub fn memory(&self) -> u64 {
-        self.send.charged() + self.receive.charged()
+        self.send.storage() + self.receive.charged()
     }
 
     /// Memory charged for data received out of order, in bytes.
@@ -661,6 +680,7 @@ impl Link {
 
     fn transmit(&mut self, number: u32, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
         let ended = self.is_ended();
+        self.check_behind();
         let Some(lane) = self.liveness.get_mut(number) else { return false };
         if lane.retiring && !lane.retired && !ended {
             lane.retired = true;
@@ -714,12 +734,17 @@ impl Link {
             self.round_trip.on_sent(self.send.sent(), now);
             return true;
         }
-        if speaks && let Some(end) = self.closing.take_end(self.send.offered()) {
+        // What waits for the window goes first.
+        let all_sent = self.send.unsent() == 0;
+        if speaks
+            && all_sent
+            && let Some(end) = self.closing.take_end(self.send.offered())
+        {
             put(&end.encode());
             self.check_ends();
             return true;
         }
-        if self.closing.say_goodbye(self.send.offered()) {
+        if all_sent && self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
         false
@@ -1213,6 +1238,7 @@ impl Link {
         }
         if self.is_resumable() {
             self.liveness.suspend(loss, now);
+            self.behind = true;
             self.dials.at_once(now);
             self.check_superseded();
             return self.check_rival(now);
@@ -1239,6 +1265,14 @@ impl Link {
             resending,
         }));
         self.closing.on_resumed(now);
+        self.check_behind();
+    }
+
+    /// Ends the time after a break in which more is read than usual.
+    fn check_behind(&mut self) {
+        if self.behind && !self.is_held() && self.send.unsent() < self.read_ahead() {
+            self.behind = false;
+        }
     }
 
     /// Ends the link if nothing remains to be done.

@@ -11,10 +11,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::window::charge;
-use crate::buffer::Chunk;
+use crate::buffer::{Chunk, PAYLOAD};
 
 /// Size in bytes of a chunk that is started for a small piece.
 const LEAST_ROOM: usize = 4096;
+
+/// Bytes of ready storage above which all pieces share chunks of the largest size.
+const DEEP: u64 = 1024 * 1024;
 
 /// Most bytes that are reserved for the rest of a frame after a gap.
 const MOST_ROOM: usize = 128 * 1024;
@@ -57,6 +60,8 @@ pub struct Reassembly {
     /// Storage of the ready chunks, in bytes.
     ready_storage: u64,
     received: u64,
+    /// The offset below which everything was taken.
+    taken: u64,
     written: u64,
     end: Option<u64>,
     limit: u64,
@@ -72,6 +77,7 @@ impl Reassembly {
             charged: 0,
             ready_storage: 0,
             received: 0,
+            taken: 0,
             written: 0,
             end: None,
             limit,
@@ -110,7 +116,7 @@ impl Reassembly {
 
     /// Memory charged for all data that is not yet written, in bytes.
     pub fn charged(&self) -> u64 {
-        self.charged + self.ready_storage.max(self.received - self.written)
+        self.charged + self.ready_storage + (self.taken - self.written)
     }
 
     /// Takes a piece. `left` more bytes of its frame are to come, which affects only the size of
@@ -148,6 +154,7 @@ impl Reassembly {
     pub fn take(&mut self) -> Option<Chunk> {
         let chunk = self.ready.pop_front()?;
         self.ready_storage -= chunk.storage() as u64;
+        self.taken += chunk.len() as u64;
         Some(chunk)
     }
 
@@ -159,7 +166,7 @@ impl Reassembly {
     /// `count` more bytes of the stream have been written.
     pub fn wrote(&mut self, count: u64) {
         self.written += count;
-        debug_assert!(self.written <= self.received);
+        debug_assert!(self.written <= self.taken);
     }
 
     /// Drops everything.
@@ -176,8 +183,10 @@ impl Reassembly {
             bytes = &bytes[taken..];
         }
         while !bytes.is_empty() {
-            // The chunk is larger than the piece, so that small pieces share one chunk.
-            let mut chunk = Chunk::for_payload((bytes.len() + left).max(LEAST_ROOM));
+            // The chunk is larger than the piece, so that small pieces share one chunk: the largest
+            // there is, if the local Redis is far behind.
+            let room = if self.ready_storage > DEEP { PAYLOAD } else { LEAST_ROOM };
+            let mut chunk = Chunk::for_payload((bytes.len() + left).max(room));
             let taken = chunk.append(bytes);
             bytes = &bytes[taken..];
             self.make_ready(chunk);

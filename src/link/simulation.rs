@@ -3,7 +3,8 @@
 //! that fails.
 //!
 //! It asserts that at every moment the bytes that come out are those that went in; that once the
-//! faults stop, either everything arrives or both ends have ended; that only the end of its hold
+//! faults stop, either everything arrives or both ends have ended; that no more is under way than
+//! the window, however much is taken in during a break; that only the end of its hold
 //! ends a link; that a link is never long without either a lane or a hold; that whatever is due
 //! is done, so that no end is woken forever; and that what a replica had sent when it left over a
 //! path that works is delivered.
@@ -88,6 +89,11 @@ struct World {
     breaks: u32,
     hold: Duration,
     armed_at: u64,
+    /// The window, and the most memory that an end takes for what Redis sends.
+    window: u64,
+    memory: u64,
+    /// The most that has waited at an end.
+    most: u64,
 }
 
 /// Length of the pattern that both streams repeat: a prime, so that no cut of a frame
@@ -117,8 +123,9 @@ impl World {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let now = Instant::now();
         let hold = Duration::from_secs([0, 3, 10, 45, 45][dice.roll(5) as usize]);
+        let window = (64 * 1024) << dice.roll(3);
         let terms = Terms {
-            window: (64 * 1024) << dice.roll(3),
+            window,
             max_frame: 1024 << dice.roll(6),
             hold,
             lanes: 1 + dice.roll(4) as u8,
@@ -134,6 +141,7 @@ impl World {
             told: false,
         };
         let ends = [end(Side::Dialler), end(Side::Acceptor)];
+        let memory = [window / 2, 4 * window, 4 << 20][dice.roll(3) as usize];
         let delay = dice.roll(12);
         let first = Pipe {
             number: 0,
@@ -158,13 +166,19 @@ impl World {
             breaks: 0,
             hold,
             armed_at: 0,
+            window,
+            memory,
+            most: 0,
         }
     }
 
     /// Redis at `side` sends something.
     fn speak(&mut self, side: usize, most: u64) {
         let end = &mut self.ends[side];
-        let room = end.link.read_room().min(end.link.max_payload() as u64).min(1 + self.dice.roll(most));
+        let memory = self.memory.saturating_sub(end.link.send.storage());
+        let bulk = self.armed_at > 0 && self.tick < 400 && self.memory < self.window;
+        let room = end.link.read_room(memory, bulk).min(end.link.max_payload() as u64);
+        let room = room.min(1 + self.dice.roll(most));
         if room == 0 || end.link.closing.ended().is_some() {
             return;
         }
@@ -295,6 +309,16 @@ impl World {
         }
         for side in [0, 1] {
             self.watch(side, &full);
+        }
+        for End2 { link, .. } in &self.ends {
+            let under_way = link.send.sent() - link.send.acknowledged();
+            // Once the far side is done nothing is under way any more: all of it was dropped.
+            let dropped = link.is_ended() || link.closing.is_delivering();
+            assert!(under_way <= self.window || dropped, "{under_way} bytes under way: {link:?}");
+            // A chunk that is shared may be larger than the memory that was left.
+            let storage = link.send.storage();
+            assert!(storage <= self.memory + 64 * 1024, "{storage} bytes of storage: {link:?}");
+            self.most = self.most.max(link.send.offered() - link.send.acknowledged());
         }
         if self.tick.is_multiple_of(64) {
             self.ends.iter().for_each(|end| end.link.send.check());
@@ -535,6 +559,8 @@ struct Outcome {
     breaks: u32,
     /// Whether it lived to the end.
     alive: bool,
+    /// Whether more than twice its window has waited at an end.
+    deep: bool,
     /// Whether its replica left over a path that worked.
     left: bool,
 }
@@ -654,12 +680,13 @@ fn run(seed: u64) -> Outcome {
             end.link.closing.ended()
         );
     }
-    Outcome { breaks: world.breaks, alive: world.ends[0].link.closing.ended().is_none(), left }
+    let alive = world.ends[0].link.closing.ended().is_none();
+    Outcome { breaks: world.breaks, alive, deep: world.most > 2 * world.window, left }
 }
 
 #[test]
 fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
-    let (mut breaks, mut survived, mut leaves) = (0, 0, 0);
+    let (mut breaks, mut survived, mut deep, mut leaves) = (0, 0, 0, 0);
     let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(2000);
     let first = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     for seed in first..first + seeds {
@@ -668,14 +695,16 @@ fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
                 breaks += outcome.breaks;
                 survived += u32::from(outcome.alive);
                 leaves += u32::from(outcome.left);
+                deep += u32::from(outcome.deep);
             }
             Err(_) => panic!("seed {seed}: to see it again, SEED={seed} SEEDS=1 cargo test --lib simulation"),
         }
     }
     println!(
-        "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {leaves} replicas left over a working path"
+        "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {deep} with more than twice the window, {leaves} replicas left over a working path"
     );
     let few = seeds as u32;
     assert!(breaks > few && survived > few / 4, "{breaks} breaks, {survived} of {seeds}");
     assert!(leaves > few / 40, "{leaves} leaves of {seeds}");
+    assert!(deep > few / 50, "{deep} of {seeds} took in more than their window");
 }

@@ -2,9 +2,10 @@
 //!
 //! A chunk is offered, gets its offset, is sent over some lane, and is dropped when the far side
 //! has acknowledged all of it. Each chunk records which lanes carry it. A chunk that no lane
-//! carries any more and that the far side lacks is sent again, the oldest first. The unacknowledged
-//! bytes never exceed the window. The cost of an acknowledgement depends only on what it frees, and
-//! the cost of a lost lane on what it carried, however full the window is. No I/O and no clock.
+//! carries any more and that the far side lacks is sent again, the oldest first. What is sent and
+//! not acknowledged never exceeds the window. More than the window may be offered: it waits, in
+//! chunks that are as large as possible. The cost of an acknowledgement depends only on what it
+//! frees, and the cost of a lost lane on what it carried, however much waits. No I/O and no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -12,17 +13,21 @@ use std::time::Instant;
 use crate::buffer::Chunk;
 use crate::wire::frame;
 
-/// Least memory in bytes charged for a chunk, however short it is, here and at the receiver. So a
-/// flood of one-byte writes does not cost more memory than the window.
+/// Least number of bytes for which a chunk counts, however short it is, here and at the receiver.
+/// So a flood of one-byte writes does not cost more memory than the window.
 pub const LEAST_CHARGE: u64 = 256;
 
 /// Size in bytes up to which short writes that wait to be sent share one chunk.
 const GATHER: usize = 32 * 1024;
 
+/// Number of unsent bytes above which all writes share chunks, of the largest size: data that waits
+/// for long should take no more memory than its bytes.
+const DEEP: u64 = 1024 * 1024;
+
 /// Bit used in place of a lane: the far side is known to have the chunk.
 const ARRIVED: u32 = 1 << 31;
 
-/// The charge for `length` stored bytes.
+/// What `length` bytes count for.
 pub(super) fn charge(length: usize) -> u64 {
     (length as u64).max(LEAST_CHARGE)
 }
@@ -43,6 +48,16 @@ struct Segment {
 impl Segment {
     fn end(&self) -> u64 {
         self.offset + self.chunk.len() as u64
+    }
+
+    /// What it counts for in the window.
+    fn weight(&self) -> u64 {
+        charge(self.chunk.len())
+    }
+
+    /// The memory that it takes, in bytes.
+    fn storage(&self) -> u64 {
+        charge(self.chunk.storage())
     }
 
     fn frame(&mut self, slot: u8) -> &[u8] {
@@ -90,16 +105,21 @@ pub struct Window {
     arrived: u64,
     sent: u64,
     offered: u64,
-    charged: u64,
+    /// What all segments, and those that were sent, count for in the window.
+    weight: u64,
+    sent_weight: u64,
+    /// Memory that all segments take, in bytes.
+    storage: u64,
     resent: u64,
     /// The chunk that was copied last.
     copied: Option<u64>,
     limit: u64,
-    gather: usize,
+    max_payload: usize,
 }
 
 impl Window {
-    /// A window of at most `limit` unacknowledged bytes, in frames of at most `max_payload`.
+    /// A window of at most `limit` unacknowledged bytes, in frames of at most `max_payload`, which
+    /// are not larger than the window.
     pub fn new(limit: u64, max_payload: usize) -> Self {
         Self {
             segments: VecDeque::new(),
@@ -111,17 +131,19 @@ impl Window {
             arrived: 0,
             sent: 0,
             offered: 0,
-            charged: 0,
+            weight: 0,
+            sent_weight: 0,
+            storage: 0,
             resent: 0,
             copied: None,
             limit,
-            gather: GATHER.min(max_payload),
+            max_payload,
         }
     }
 
-    /// Number of bytes that may still be offered.
+    /// Number of bytes that may still be offered and sent without an acknowledgement.
     pub fn room(&self) -> u64 {
-        self.limit.saturating_sub((self.offered - self.acknowledged).max(self.charged))
+        self.limit.saturating_sub(self.weight)
     }
 
     /// Number of bytes offered and never sent.
@@ -149,9 +171,9 @@ impl Window {
         self.resent
     }
 
-    /// Memory charged for its chunks, in bytes.
-    pub fn charged(&self) -> u64 {
-        self.charged
+    /// Memory that its chunks take, in bytes.
+    pub fn storage(&self) -> u64 {
+        self.storage
     }
 
     /// Whether at least half of the window waits for acknowledgement.
@@ -164,28 +186,51 @@ impl Window {
         self.to_resend
     }
 
-    /// Takes the next bytes of the stream.
-    pub fn offer(&mut self, chunk: Chunk) {
+    /// Takes the next bytes of the stream, at most `max_payload`.
+    pub fn offer(&mut self, mut chunk: Chunk) {
+        let deep = self.unsent() > DEEP && chunk.len() < self.max_payload;
+        self.offer_to_last(&mut chunk, deep);
         if chunk.is_empty() {
             return;
         }
-        let (offset, length) = (self.offered, chunk.len());
-        self.offered += length as u64;
-        if self.segments.len() > self.sent_segments
-            && let Some(last) = self.segments.back_mut()
-            && last.chunk.len() + length <= self.gather
-        {
-            self.charged -= charge(last.chunk.len());
-            last.chunk.gather(chunk.bytes());
-            self.charged += charge(last.chunk.len());
+        if deep {
+            // Data that shares a chunk is copied once, to the front of its storage.
+            let mut shared = Chunk::for_payload(self.max_payload);
+            shared.append(chunk.bytes());
+            chunk = shared;
+        }
+        let segment = Segment { offset: self.offered, chunk, lanes: 0 };
+        self.offered = segment.end();
+        self.weight += segment.weight();
+        self.storage += segment.storage();
+        self.segments.push_back(segment);
+    }
+
+    /// Moves bytes from `chunk` to the last segment, if that was not sent yet and has room: a short
+    /// write as a whole, or with `deep` as much as fits.
+    fn offer_to_last(&mut self, chunk: &mut Chunk, deep: bool) {
+        if self.segments.len() == self.sent_segments {
             return;
         }
-        self.charged += charge(length);
-        self.segments.push_back(Segment { offset, chunk, lanes: 0 });
+        let Some(last) = self.segments.back_mut() else { return };
+        self.weight -= last.weight();
+        self.storage -= last.storage();
+        let (before, length) = (last.chunk.len(), chunk.len());
+        if before + length <= GATHER.min(self.max_payload) {
+            last.chunk.gather(chunk.bytes());
+        } else if deep {
+            let fits = length.min(self.max_payload.saturating_sub(before));
+            last.chunk.append(&chunk.bytes()[..fits]);
+        }
+        let taken = last.chunk.len() - before;
+        chunk.consume(taken);
+        self.offered += taken as u64;
+        self.weight += last.weight();
+        self.storage += last.storage();
     }
 
     /// The next chunk for the lane in `slot` as a DATA frame, which that lane then carries. Chunks
-    /// that must be sent again come first, then new ones.
+    /// that must be sent again come first, then new ones, as far as the window allows.
     pub fn send_next(&mut self, slot: u8, now: Instant) -> Option<&[u8]> {
         while let Some((offset, length)) = self.again.pop_first() {
             self.to_resend -= length;
@@ -196,7 +241,9 @@ impl Window {
             }
         }
         let at = self.sent_segments;
-        self.sent = self.segments.get(at)?.end();
+        let next = self.segments.get(at).filter(|next| self.sent_weight + next.weight() <= self.limit)?;
+        self.sent = next.end();
+        self.sent_weight += next.weight();
         self.sent_segments += 1;
         Some(self.send(at, slot, now))
     }
@@ -321,7 +368,9 @@ impl Window {
             if front.end() > self.acknowledged {
                 break;
             }
-            self.charged -= charge(front.chunk.len());
+            self.weight -= front.weight();
+            self.sent_weight -= front.weight();
+            self.storage -= front.storage();
             self.segments.pop_front();
             self.sent_segments -= 1;
         }
@@ -347,7 +396,7 @@ impl Window {
         self.to_resend = 0;
         self.sent_segments = 0;
         self.sent = self.offered;
-        self.charged = 0;
+        (self.weight, self.sent_weight, self.storage) = (0, 0, 0);
         self.limit = 0;
     }
 
@@ -355,6 +404,12 @@ impl Window {
     #[cfg(test)]
     pub(super) fn check(&self) {
         let sent = self.segments.range(..self.sent_segments);
+        let sum = |weight: fn(&Segment) -> u64| self.segments.iter().map(weight).sum::<u64>();
+        assert_eq!((sum(Segment::weight), sum(Segment::storage)), (self.weight, self.storage));
+        assert_eq!(sent.clone().map(Segment::weight).sum::<u64>(), self.sent_weight);
+        assert!(
+            self.sent_weight <= self.limit && self.sent - self.acknowledged <= self.limit || self.limit == 0
+        );
         let waits = |segment: &&Segment| segment.lanes == 0 && segment.end() > self.arrived;
         let again: BTreeMap<u64, u64> =
             sent.clone().filter(waits).map(|segment| (segment.offset, segment.chunk.len() as u64)).collect();
@@ -431,7 +486,13 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn now() -> Instant {
+        Instant::now()
+    }
 
     fn filled() -> Window {
         let mut window = Window::new(1000, 40);
@@ -449,7 +510,7 @@ mod tests {
         let mut window = Window::new(1000, 1000);
         window.offer(Chunk::copied(&[1; 400]));
         assert_eq!(window.room(), 600);
-        assert!(window.send_next(0, Instant::now()).is_some());
+        assert!(window.send_next(0, now()).is_some());
         window.offer(Chunk::copied(&[1; 10]));
         assert_eq!(window.room(), 1000 - 400 - 256, "a short chunk counts for more than its bytes");
         window.acknowledge(400).unwrap();
@@ -457,53 +518,143 @@ mod tests {
     }
 
     #[test]
+    fn what_is_offered_beyond_the_window_waits_for_acknowledgements() {
+        let mut window = Window::new(1000, 400);
+        (0..5).for_each(|_| window.offer(Chunk::copied(&[1; 400])));
+        assert_eq!((window.room(), window.unsent()), (0, 2000));
+        assert_eq!((0..5).filter(|_| window.send_next(0, now()).is_some()).count(), 2);
+        window.acknowledge(399).unwrap();
+        assert!(window.send_next(0, now()).is_none());
+        window.acknowledge(400).unwrap();
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(800, 400)));
+        assert!(window.send_next(0, now()).is_none() && window.sent() == 1200);
+        // What must be sent again counts already.
+        window.lose(0);
+        assert_eq!((0..5).filter(|_| window.send_next(1, now()).is_some()).count(), 2);
+        window.acknowledge(1200).unwrap();
+        assert_eq!((0..5).filter(|_| window.send_next(1, now()).is_some()).count(), 2);
+        window.acknowledge(2000).unwrap();
+        assert_eq!((window.room(), window.storage()), (1000, 0));
+    }
+
+    #[test]
+    fn writes_that_wait_for_long_fill_the_largest_chunks() {
+        const FULL: usize = crate::buffer::PAYLOAD;
+        let mut window = Window::new(64 << 20, FULL);
+        // Sizes that fit badly into anything.
+        for length in [300, 20_000, 33_000, 70_000, 270_000].into_iter().cycle().take(1000) {
+            window.offer(Chunk::copied(&vec![1; length]));
+        }
+        let (unsent, storage) = (window.unsent(), window.storage());
+        assert!(storage < unsent + unsent / 10 + DEEP, "{storage} bytes of storage for {unsent}");
+        // A whole chunk is not copied.
+        window.offer(Chunk::copied(&vec![2; FULL]));
+        let last = window.segments.back().expect("it was offered");
+        assert!(last.chunk.len() == FULL && last.chunk.bytes()[0] == 2);
+        window.check();
+        let (mut next, mut frames) = (0, 0);
+        while let Some(frame) = window.send_next(0, now()) {
+            assert_eq!(frame[..16], frame::data_header(next, frame.len() - 16));
+            (next, frames) = (next + frame.len() as u64 - 16, frames + 1);
+        }
+        assert!(next == window.sent() && next > 63 << 20 && frames < 200, "{next} bytes in {frames} frames");
+        window.check();
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_events_exceeds_the_window_or_loses_a_byte(
+            limit in 65_536u64..400_000,
+            events in proptest::collection::vec((0u8..5, 1usize..16_384), 1..300),
+        ) {
+            let mut window = Window::new(limit, 16_384);
+            // What the far side has received, in order.
+            let (mut came, mut offered) = (Vec::new(), Vec::new());
+            let mut deliver = |frame: &[u8]| {
+                let offset = u64::from_be_bytes(frame[8..16].try_into().expect("eight bytes")) as usize;
+                if offset <= came.len() {
+                    came.extend_from_slice(&frame[16 + (came.len() - offset).min(frame.len() - 16)..]);
+                }
+                came.len() as u64
+            };
+            let mut received = 0;
+            for (event, size) in events {
+                match event {
+                    0 | 1 => {
+                        let bytes: Vec<u8> = (0..size).map(|at| ((offered.len() + at) % 251) as u8).collect();
+                        window.offer(Chunk::copied(&bytes));
+                        offered.extend(bytes);
+                    }
+                    2 => {
+                        for _ in 0..size % 9 {
+                            received = window.send_next(0, now()).map_or(received, &mut deliver);
+                        }
+                    }
+                    3 => window.lose(0),
+                    _ => window.acknowledge(received - received.min(size as u64 / 2)).unwrap(),
+                }
+                window.check();
+            }
+            while window.acknowledged() < window.offered() {
+                let before = window.acknowledged();
+                while let Some(frame) = window.send_next(0, now()) {
+                    received = deliver(frame);
+                }
+                window.acknowledge(received).unwrap();
+                prop_assert!(window.acknowledged() > before);
+            }
+            prop_assert!(came == offered && window.storage() == 0);
+        }
+    }
+
+    #[test]
     fn a_chunk_goes_out_once_with_its_offset() {
         let mut window = filled();
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(0, 40)));
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(40, 40)));
-        assert!(window.send_next(0, Instant::now()).is_none());
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(40, 40)));
+        assert!(window.send_next(0, now()).is_none());
         assert_eq!(window.unsent(), 0);
         window.offer(Chunk::copied(&[3; 5]));
         assert_eq!(window.unsent(), 5);
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(80, 5)));
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(80, 5)));
     }
 
     #[test]
     fn short_writes_that_wait_are_gathered_and_sent_ones_never_change() {
         let mut window = Window::new(1000, 1000);
         window.offer(Chunk::copied(&[1; 10]));
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
         window.offer(Chunk::copied(&[2; 10]));
         window.offer(Chunk::copied(&[3; 10]));
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(10, 20)));
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(10, 20)));
         window.lose(0);
         assert_eq!(window.to_resend(), 30);
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(0, 10)));
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(10, 20)));
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(0, 10)));
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(10, 20)));
     }
 
     #[test]
     fn an_acknowledgement_in_the_middle_of_a_chunk_keeps_it() {
         let mut window = filled();
-        window.send_next(0, Instant::now());
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
+        window.send_next(0, now());
         window.acknowledge(41).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.offer(Chunk::copied(&[3; 40]));
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
         window.lose(0);
         assert_eq!(window.to_resend(), 80, "all of it is sent again");
-        (0..2).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
+        (0..2).for_each(|_| assert!(window.send_next(0, now()).is_some()));
         window.acknowledge(80).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.acknowledge(120).unwrap();
-        assert!(window.segments.is_empty() && window.charged() == 0);
+        assert!(window.segments.is_empty() && window.storage() == 0);
     }
 
     #[test]
     fn acknowledgements_of_what_was_never_sent_are_refused() {
         let mut window = filled();
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
         assert_eq!(window.acknowledge(41), Err(NeverSent(41)));
         assert_eq!(window.note_arrived(41), Err(NeverSent(41)));
         window.acknowledge(40).unwrap();
@@ -518,24 +669,24 @@ mod tests {
             window.offer(Chunk::copied(&[byte; 40]));
         }
         for slot in [0, 1, 0, 1, 0] {
-            window.send_next(slot, Instant::now());
+            window.send_next(slot, now());
         }
         window.acknowledge(40).unwrap();
         window.note_arrived(90).unwrap();
         window.lose(0);
         // The first is acknowledged, the third and fifth were on the lane.
         assert_eq!(window.to_resend(), 80);
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(80, 40)));
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(160, 40)));
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(200, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(80, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(160, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(200, 40)));
         assert_eq!((window.resent(), window.unsent()), (80, 0));
     }
 
     #[test]
     fn what_a_retired_lane_carried_is_not_sent_again() {
         let mut window = filled();
-        window.send_next(0, Instant::now());
-        window.send_next(1, Instant::now());
+        window.send_next(0, now());
+        window.send_next(1, now());
         window.settle(0);
         window.lose(0);
         assert_eq!(window.to_resend(), 0);
@@ -548,13 +699,13 @@ mod tests {
         let mut window = Window::new(1 << 20, 40);
         for round in 0..2000u64 {
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(0, Instant::now());
+            window.send_next(0, now());
             // Another lane comes and goes: what it carried goes over the first.
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(1, Instant::now());
+            window.send_next(1, now());
             window.lose(1);
             assert_eq!(window.to_resend(), 40);
-            window.send_next(0, Instant::now());
+            window.send_next(0, now());
             window.acknowledge((round * 80).saturating_sub(4000)).unwrap();
         }
         assert!(
@@ -570,7 +721,7 @@ mod tests {
         let mut window = Window::new(64 << 20, 40);
         for _ in 0..100_000 {
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(0, Instant::now());
+            window.send_next(0, now());
         }
         let filled = began.elapsed();
         for _ in 0..1000 {
@@ -585,7 +736,7 @@ mod tests {
     fn what_has_arrived_or_is_copied_waits_no_longer_to_be_sent_again() {
         let mut window = Window::new(100_000, 40);
         (0..4).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
-        (0..4).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
+        (0..4).for_each(|_| assert!(window.send_next(0, now()).is_some()));
         window.lose(0);
         window.note_arrived(40).unwrap();
         assert_eq!(window.to_resend(), 120);
@@ -593,8 +744,8 @@ mod tests {
         assert_eq!(window.to_resend(), 80);
         window.acknowledge(120).unwrap();
         assert_eq!(window.to_resend(), 40);
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(120, 40)));
-        assert!(window.send_next(1, Instant::now()).is_none() && window.to_resend() == 0);
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(120, 40)));
+        assert!(window.send_next(1, now()).is_none() && window.to_resend() == 0);
     }
 
     #[test]
@@ -602,18 +753,18 @@ mod tests {
         let mut window = Window::new(100_000, 40);
         (0..5).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
         for slot in [0, 1, 0, 0, 1] {
-            window.send_next(slot, Instant::now());
+            window.send_next(slot, now());
         }
         window.doubt(0, 1, 41);
         assert_eq!(window.to_resend(), 80, "whole chunks of about the most");
         window.check();
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(0, 40)));
-        assert_eq!(header(window.send_next(0, Instant::now())), None, "the late lane carries it already");
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(0, now())), None, "the late lane carries it already");
         window.doubt(0, 1, 1000);
         assert_eq!(window.to_resend(), 80, "what another lane carries waits no longer");
         window.doubt(1, 3, 1000);
         assert_eq!(window.to_resend(), 200, "both are late");
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(0, 40)));
         window.check();
         window.trust(0);
         assert_eq!(window.to_resend(), 80, "lane 0 may still deliver the rest of its own");
@@ -652,12 +803,12 @@ mod tests {
     fn what_a_lane_carried_before_it_was_lost_says_nothing_of_what_it_carries_now() {
         let mut window = Window::new(100_000, 40);
         (0..3).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
-        (0..2).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
+        (0..2).for_each(|_| assert!(window.send_next(0, now()).is_some()));
         // It was suspect for a while.
         window.lose(0);
-        window.send_next(1, Instant::now());
-        window.send_next(0, Instant::now());
-        window.send_next(0, Instant::now());
+        window.send_next(1, now());
+        window.send_next(0, now());
+        window.send_next(0, now());
         assert_eq!(window.note_carried(0, 80), Ok(None), "the chunks of before");
         window.lose(0);
         assert_eq!(window.to_resend(), 80);
@@ -669,8 +820,8 @@ mod tests {
     fn the_oldest_chunk_is_copied_once() {
         let mut window = filled();
         assert!(window.copy_oldest(1, Instant::now()).is_none(), "nothing was sent yet");
-        window.send_next(0, Instant::now());
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
+        window.send_next(0, now());
         window.note_arrived(40).unwrap();
         assert!(window.copy_oldest(0, Instant::now()).is_none());
         assert_eq!(header(window.copy_oldest(1, Instant::now())), Some(frame::data_header(40, 40)));

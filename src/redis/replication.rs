@@ -156,6 +156,11 @@ impl Observed {
         self.begun.is_cancelled()
     }
 
+    /// How far the replica has come.
+    pub fn stage(&self) -> Stage {
+        self.known().stage
+    }
+
     /// Which connection of a two-connection sync this is.
     pub fn channel(&self) -> Option<Channel> {
         self.known().channel

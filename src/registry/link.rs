@@ -4,16 +4,17 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::coverage::{Coverage, Demand, Writes};
 use super::{Counts, NewLink};
 use crate::clock;
 use crate::escape::shown;
 use crate::link::Side;
-use crate::redis::replication::{Channel, Observed, Replication};
+use crate::redis::replication::{Channel, Observed, Replication, Stage};
 use crate::tap::Flow;
 use crate::wire::hello::Id;
 use crate::wire::terms::Agreed;
@@ -61,6 +62,7 @@ pub struct LinkEntry {
     resent: AtomicU64,
     carried: AtomicU64,
     buffered: AtomicU64,
+    writes: Mutex<Writes>,
 }
 
 /// The break of a link that has no lane now.
@@ -120,6 +122,7 @@ impl LinkEntry {
             resent: AtomicU64::new(0),
             carried: AtomicU64::new(0),
             buffered: AtomicU64::new(0),
+            writes: Mutex::default(),
         }
     }
 
@@ -149,6 +152,32 @@ impl LinkEntry {
     /// Which connection of a two-connection sync it is.
     pub(super) fn channel(&self) -> Option<Channel> {
         self.observed.as_ref()?.channel()
+    }
+
+    fn writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock().expect("no code panics while it holds a rate")
+    }
+
+    /// Measures the master's writes, and returns what an outage now would need; `None` where the
+    /// replica is here, or while that is not known.
+    pub(super) fn measure(&self, now: Instant) -> Option<Demand> {
+        let stage = self.observed.as_ref()?.stage();
+        if self.side == Side::Dialler || self.agreed.hold.is_zero() {
+            return None;
+        }
+        let hold = self.hold();
+        let counts = stage == Stage::Streaming && hold.is_none();
+        let mut writes = self.writes();
+        writes.measure(counts.then(|| self.carried.load(Ordering::Relaxed)), now);
+        let since = hold.map_or(Duration::ZERO, |hold| now.saturating_duration_since(hold.since));
+        let held = self.buffered.load(Ordering::Relaxed);
+        Some(Demand { rate: writes.rate()?, held, sharers: 1, since })
+    }
+
+    /// Stores how long an outage may last. Returns it if memory has become too short for
+    /// `hold`.
+    pub(super) fn judge(&self, lasts: f64) -> Option<Coverage> {
+        self.writes().judge(lasts, self.agreed.hold)
     }
 
     /// The link as `status` shows it.
@@ -196,6 +225,7 @@ impl LinkEntry {
             breaks: of(&self.breaks),
             resumed: of(&self.resumed),
             redials: of(&self.redials),
+            coverage: self.writes().coverage(),
             replication,
         }
     }
@@ -331,6 +361,10 @@ pub struct LinkStatus {
     pub held_seconds: Option<f64>,
     /// How long it still waits for a new lane, while it is held.
     pub gives_up_in_seconds: Option<f64>,
+    /// For how long an outage the memory lasts, where the master is here and its write rate is
+    /// known.
+    #[serde(default)]
+    pub coverage: Option<Coverage>,
     /// The replication on it; `None` for a passthrough.
     pub replication: Option<Replication>,
 }

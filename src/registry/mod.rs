@@ -3,6 +3,7 @@
 //! Sessions write, `status` reads.
 
 mod admission;
+mod coverage;
 mod link;
 mod throttle;
 mod work;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 use self::admission::Taken;
+pub use self::coverage::Coverage;
 pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 use self::throttle::{Counted, LogThrottle};
 pub use self::throttle::{Kind, Line, Suppressed, Topic};
@@ -23,6 +25,7 @@ pub use self::work::{Meter, Penalty, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
 use crate::link::Side;
+use crate::memory;
 use crate::redis::replication::{Channel, Observed, Stage};
 use crate::redis::syncs::Syncs;
 use crate::wire::hello::Id;
@@ -305,6 +308,32 @@ impl Registry {
         let sites = Arc::clone(&state.sites);
         let work = state.work.entry(site.to_ascii_lowercase());
         work.or_insert_with(|| Arc::new(SiteWork::new(&sites))).meter()
+    }
+
+    /// Measures how fast the masters here write, and for how long an outage memory lasts at these
+    /// rates, with `free` bytes that no link holds now. Returns the links for which it has become
+    /// shorter than `hold`. To be called every few seconds.
+    pub fn measure(&self, free: u64, now: Instant) -> Vec<(Arc<LinkEntry>, Coverage)> {
+        let links = self.lock().links.clone();
+        let mut demands: Vec<_> = links.iter().filter_map(|link| Some((link, link.measure(now)?))).collect();
+        // Links that write next to nothing do not count as holding anything.
+        let fills = |link: &LinkEntry, demand: &coverage::Demand| {
+            demand.rate * link.agreed.hold.as_secs_f64() > memory::FLOOR as f64
+        };
+        let mut sites: HashMap<&str, usize> = HashMap::new();
+        for (link, demand) in &demands {
+            *sites.entry(&link.site).or_default() += usize::from(fills(link, demand));
+        }
+        let several = sites.values().filter(|links| **links > 0).count() > 1;
+        let all = demands.iter().map(|(_, demand)| demand.rate).sum();
+        let mut short = Vec::new();
+        for (link, demand) in &mut demands {
+            demand.sharers = if several { sites[link.site.as_str()] } else { 1 };
+            if let Some(coverage) = link.judge(coverage::lasts(demand, free, all)) {
+                short.push((Arc::clone(link), coverage));
+            }
+        }
+        short
     }
 
     /// Every live link and the counts. If a sync has two connections, the main one shows the

@@ -153,6 +153,8 @@ kinds! {
     Held = "held": Not, "breaks begun";
     /// A dial for a held link failed.
     NoNewLaneYet = "no-new-lane-yet": Not, "failed dials for held links";
+    /// Memory for an outage lasts for less than `hold`.
+    Uncovered = "uncovered": Not, "links whose outages are not covered by memory for all of `hold`";
     /// A break is over.
     Resumed = "resumed": Not, "breaks survived";
 }

@@ -12,7 +12,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, ServerConfig};
 
-use crate::buffer;
+use crate::buffer::{self, Buffer};
 use crate::proxy_protocol;
 
 /// Bytes that sealing adds to each record: header, content type and tag.
@@ -57,7 +57,7 @@ pub struct Records {
     connection: Connection,
     /// A small buffer before the lane carries data, and a pooled one while data is read later. In
     /// between it holds only the part of a record that waits, or nothing.
-    incoming: Vec<u8>,
+    incoming: Buffer,
     start: usize,
     end: usize,
     peer_closed: bool,
@@ -93,7 +93,7 @@ impl Records {
     }
 
     fn new(connection: Connection) -> Self {
-        Self { connection, incoming: Vec::new(), start: 0, end: 0, peer_closed: false, failed: false }
+        Self { connection, incoming: Buffer::default(), start: 0, end: 0, peer_closed: false, failed: false }
     }
 
     /// The free part of the buffer, for the next bytes from the socket. It is never empty: there is
@@ -115,7 +115,7 @@ impl Records {
         self.move_to_front();
         if self.end == self.incoming.len() {
             let larger = (self.end * 2).clamp(OPENING, HANDSHAKE);
-            self.incoming.resize(larger, 0);
+            self.incoming.resize(larger);
         }
         &mut self.incoming[self.end..]
     }
@@ -144,7 +144,7 @@ impl Records {
     pub fn rest(&mut self) {
         let waiting = self.end - self.start;
         if waiting <= PART && (self.incoming.len() > PART || waiting == 0) {
-            let part = self.incoming[self.start..self.end].to_vec();
+            let part = self.incoming[self.start..self.end].to_vec().into();
             buffer::give(std::mem::replace(&mut self.incoming, part));
             (self.start, self.end) = (0, waiting);
         }

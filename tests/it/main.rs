@@ -16,6 +16,7 @@ mod lanes;
 mod life;
 mod logs;
 mod observer;
+mod outages;
 mod passwords;
 mod refusals;
 mod replication;

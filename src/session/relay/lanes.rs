@@ -123,6 +123,11 @@ impl Lanes {
         }
     }
 
+    /// Bytes of storage of what is sealed and not sent yet.
+    pub(super) fn storage(&self) -> u64 {
+        self.carriers.iter().map(|carrier| carrier.lane.storage() as u64).sum()
+    }
+
     /// Removes the lanes that are closed by now.
     pub(super) fn reap(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(())) = self.closing.poll_join_next(cx).map(|done| done.map(|_| ())) {}

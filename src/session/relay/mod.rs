@@ -311,7 +311,7 @@ impl<'a> Driver<'a> {
             breaks: self.link.breaks(),
             resent: self.link.resent(),
             carried: self.link.carried(),
-            buffered: self.link.memory(),
+            buffered: self.link.memory() + self.lanes.storage(),
         };
         announce::look(self.entry);
         if let (Some(held), None) = (self.link.held(), self.reported.held) {
@@ -433,7 +433,7 @@ impl<'a> Driver<'a> {
             self.redis.stop_watch();
             return false;
         }
-        let room = self.link.read_room().min(self.share.room());
+        let room = self.link.read_room(self.share.room(), self.tap.is_bulk());
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         if room == 0 {
             // A replica that closes is gone. The last bytes of a master, and of either end of a
