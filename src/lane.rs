@@ -14,8 +14,10 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::bbr::{Order, Startup};
 use crate::buffer;
 use crate::gathering::Gathering;
+use crate::socket_option;
 use crate::tls::ALPN;
 use crate::tls::diagnostics::{self, Class};
 use crate::tls::material::Dial;
@@ -76,6 +78,8 @@ impl LaneError {
 pub struct Lane {
     socket: TcpStream,
     gathering: Gathering,
+    /// The startup of its congestion control, if that is watched.
+    startup: Option<Startup>,
     peer: SocketAddr,
     records: Records,
     decoder: Decoder,
@@ -148,6 +152,7 @@ impl Lane {
         Ok(Self {
             socket,
             gathering: Gathering::new(Instant::now()),
+            startup: None,
             peer,
             records,
             decoder: Decoder::default(),
@@ -284,6 +289,23 @@ impl Lane {
     /// that a stalled lane delays little. If the option is refused, the lane works all the same.
     pub fn share(&self) {
         let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(UNSENT);
+    }
+
+    /// Watches the startup of bbr from now on.
+    pub fn watch_startup(&mut self) {
+        self.startup = Some(Startup::new(Instant::now()));
+    }
+
+    /// Leads bbr out of its startup if it needs that. Must be called while bytes are being sent.
+    pub fn pace(&mut self, now: Instant) {
+        let Some(startup) = self.startup.as_mut().filter(|startup| startup.is_due(now)) else { return };
+        let order = startup.observe(socket_option::bbr(&self.socket), now);
+        // If the option is refused, bbr stays as it is.
+        let _ = match order {
+            Some(Order::Limit(rate)) => socket_option::limit_pacing(&self.socket, Some(rate)),
+            Some(Order::Lift) => socket_option::limit_pacing(&self.socket, None),
+            None => Ok(()),
+        };
     }
 
     /// Whether a frame of any size may be pushed now.

@@ -9,6 +9,7 @@
 //! and `lane` build on it.
 
 mod admin;
+mod bbr;
 mod buffer;
 mod certs;
 mod cli;
@@ -32,6 +33,7 @@ mod redis;
 mod registry;
 mod secret;
 mod session;
+mod socket_option;
 mod tap;
 mod tls;
 mod units;

@@ -206,7 +206,7 @@ pub enum Compression {
 /// TCP congestion control of the lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Congestion {
-    /// bbr if the system allows it, otherwise the system's default.
+    /// bbr if the system allows it, with its startup watched; otherwise the system's default.
     Auto,
     /// This one. If it is not available, the system's default, with a warning.
     Named(String),

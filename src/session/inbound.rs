@@ -87,7 +87,7 @@ async fn greet(
     stranger: Seat<IpAddr>,
 ) -> Option<(Lane, Hello, Seat<Caller>)> {
     tune(&socket);
-    congestion(&shared.registry, &socket, &shared.config.link.congestion);
+    let watched = congestion(&shared.registry, &socket, &shared.config.link.congestion);
     let by = tokio::time::Instant::now() + HELLO_DEADLINE;
     let tls = shared.tls.now();
     let ours = &tls.material.leaf;
@@ -104,13 +104,16 @@ async fn greet(
             return None;
         }
     };
-    let lane = match shaken {
+    let mut lane = match shaken {
         Ok(Ok(lane)) => lane,
         failed => {
             failure(shared, from, failed.ok().and_then(Result::err), Topic::of);
             return None;
         }
     };
+    if watched {
+        lane.watch_startup();
+    }
     let site = caller(&shared.config, lane.leaf());
     let about = |kind| Topic::of(kind).at_site(&shared.config, site.as_deref().unwrap_or_default());
     let seat = shared.callers.enter(site.clone());

@@ -188,13 +188,11 @@ pub fn tune(socket: &TcpStream) {
 }
 
 /// Sets the congestion control of a lane. `Auto` uses bbr if the system allows it, and logs nothing
-/// if it does not.
-fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
+/// if it does not. Returns whether the lane must watch the startup of bbr, which `Auto` alone asks for.
+fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) -> bool {
     let socket = socket2::SockRef::from(socket);
     match wanted {
-        Congestion::Auto => {
-            let _ = socket.set_tcp_congestion(b"bbr");
-        }
+        Congestion::Auto => socket.set_tcp_congestion(b"bbr").is_ok(),
         Congestion::Named(name) => {
             if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
                 let topic = Topic::of(Kind::Congestion);
@@ -202,6 +200,7 @@ fn congestion(registry: &Registry, socket: &TcpStream, wanted: &Congestion) {
                     "congestion = {name:?} is not available: {error}; the system's default is used (sysctl net.ipv4.tcp_available_congestion_control)"
                 );
             }
+            false
         }
     }
 }
@@ -219,4 +218,25 @@ async fn last_words(redis: &mut TcpStream, reply: &[u8]) -> std::io::Result<()> 
 async fn is_gone(redis: &TcpStream) -> bool {
     let ready = timeout(Duration::ZERO, redis.ready(Interest::READABLE)).await;
     matches!(ready, Ok(Ok(ready)) if ready.is_read_closed()) || matches!(ready, Ok(Err(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_startup_of_bbr_is_watched_only_where_auto_chose_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let registry = Registry::default();
+        let offered =
+            std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+        let in_use = || socket2::SockRef::from(&socket).tcp_congestion().unwrap();
+        let has_bbr = || in_use().starts_with(b"bbr");
+        assert!(!congestion(&registry, &socket, &Congestion::Named("reno".to_owned())));
+        assert!(in_use().starts_with(b"reno"));
+        assert_eq!(congestion(&registry, &socket, &Congestion::Auto), has_bbr());
+        assert!(has_bbr() || !offered.contains("bbr"));
+        assert!(!congestion(&registry, &socket, &Congestion::Named("bbr".to_owned())));
+    }
 }

@@ -322,13 +322,19 @@ async fn open(
         }
     };
     tune(&socket);
-    congestion(&dialer.registry, &socket, &replica.link.congestion);
+    let watched = congestion(&dialer.registry, &socket, &replica.link.congestion);
     let tls = dialer.tls.now();
     let Some(dial) = tls.dial(&replica.site) else {
         return Err(Failure::Other(format!("no TLS config for the site {}", replica.site)));
     };
     match timeout(HELLO_DEADLINE, Lane::dial(socket, dial, &tls.material.leaf)).await {
-        Ok(lane) => lane.map_err(|error| Failure::Other(error.to_string())),
+        Ok(Ok(mut lane)) => {
+            if watched {
+                lane.watch_startup();
+            }
+            Ok(lane)
+        }
+        Ok(Err(error)) => Err(Failure::Other(error.to_string())),
         Err(_) => Err(Failure::Other(
             "TCP connects, but TLS gets no answer: is a gateway on that port, or a plain Redis? If it is a gateway, large packets may be lost on the path (MTU): try ping -M do -s 1400".to_owned(),
         )),

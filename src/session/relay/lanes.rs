@@ -302,6 +302,7 @@ impl Lanes {
         let mut moved = false;
         for at in 0..self.carriers.len() {
             moved |= self.write_one(at, cx, link, entry, now, until);
+            self.carriers[at].lane.pace(now);
         }
         moved
     }

@@ -8,8 +8,6 @@
 //! does so at once if there are any (`tcp_set_rcvlowat` in Linux). A socket that carries little is
 //! never delayed.
 
-mod low_water_mark;
-
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::socket_option;
 
 /// Time that the bytes of one wake-up may take to come at the measured rate.
 const GATHER: Duration = Duration::from_millis(2);
@@ -79,7 +79,7 @@ impl Gathering {
         if mark != self.mark {
             // If the option is refused, the socket works all the same.
             self.mark = mark;
-            let _ = low_water_mark::set(&*socket, mark);
+            let _ = socket_option::set_low_water_mark(&*socket, mark);
         }
         read
     }
