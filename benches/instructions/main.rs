@@ -149,6 +149,7 @@ impl Parts {
             hold: Duration::from_secs(45),
             lanes: 1,
             compression: 0,
+            reports: true,
         };
         let agreed = terms.agree(&terms, false);
         let now = Instant::now();

@@ -16,7 +16,7 @@ use replgate::internal::buffer::{Chunk, STORAGE};
 use replgate::internal::link::dials::Dial;
 use replgate::internal::link::reassembly::MAX_RUNS;
 use replgate::internal::link::{Event, LaneIo, LaneLoss, Link, Side};
-use replgate::internal::wire::frame::{Decoder, Frame, Item, MAX_DATA, data_header};
+use replgate::internal::wire::frame::{Decoder, Frame, Item, MAX_DATA, Report, data_header};
 use replgate::internal::wire::reason::{Reason, ReasonCode};
 use replgate::internal::wire::terms::Terms;
 use replgate_fuzz::pieces;
@@ -69,6 +69,7 @@ impl<'a> World<'a> {
             hold: Duration::from_secs(u64::from(bits(3, 1)) * 45),
             lanes: 1 + bits(4, 2) * 5,
             compression: bits(6, 1),
+            reports: true,
         };
         let (plain, now) = (bits(7, 1) == 1, Instant::now());
         Self {
@@ -127,18 +128,22 @@ impl<'a> World<'a> {
                 self.is_pattern = false;
                 self.receive(&raw);
             }
-            4 => self.receive(&Frame::Ack(offset()).encode()),
+            4 => {
+                let (written, received, came) = (offset(), offset(), offset());
+                let report = Report { received, lanes: vec![(0, came), (1, came)] };
+                self.receive(&Frame::Ack(written, Some(report)).encode());
+            }
             5 => {
                 let (offset, reason) = (offset(), Reason::new(ReasonCode::Protocol, "said so"));
                 let frame = match argument() % 8 {
-                    0 => Frame::Heartbeat,
+                    0 => Frame::Heartbeat(None),
                     1 => Frame::Armed(offset),
                     2 => Frame::End { offset, reason },
                     3 => Frame::Goodbye { offset, reason },
                     4 => Frame::Renew,
                     5 => Frame::Retire,
                     6 => Frame::Abort(reason),
-                    _ => Frame::Ack(offset),
+                    _ => Frame::Ack(offset, None),
                 };
                 self.receive(&frame.encode());
             }

@@ -33,11 +33,13 @@ pub(super) struct Acks {
     due: Option<Instant>,
     /// Whether the last acknowledgement must be sent again: it may have been lost with its lane.
     again: bool,
+    /// Whether anything was received that was not reported.
+    news: bool,
 }
 
 impl Acks {
     pub(super) fn new(now: Instant) -> Self {
-        Self { sent: 0, sent_at: now, due: None, again: false }
+        Self { sent: 0, sent_at: now, due: None, again: false, news: false }
     }
 
     /// The offset that was acknowledged last.
@@ -58,6 +60,19 @@ impl Acks {
         }
     }
 
+    /// Whether something was received that was not reported.
+    pub(super) fn has_news(&self) -> bool {
+        self.news
+    }
+
+    /// Something was received, which is to be reported, whether or not it is written.
+    pub(super) fn on_received(&mut self, now: Instant, by: impl Fn(Instant) -> Instant) {
+        self.news = true;
+        if self.due.is_none() {
+            self.due = Some(by(self.sent_at + ACK_PAUSE).max(now));
+        }
+    }
+
     /// The next acknowledgement is sent without delay.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.due = Some(now);
@@ -70,7 +85,7 @@ impl Acks {
 
     /// Sends no more acknowledgements.
     pub(super) fn clear(&mut self) {
-        (self.due, self.again) = (None, false);
+        (self.due, self.again, self.news) = (None, false, false);
     }
 
     /// The offset to acknowledge now, if any. The result counts as sent.
@@ -82,10 +97,10 @@ impl Acks {
             Hurry::None => false,
         };
         let due = due || news >= ACK_BYTES || self.due.is_some_and(|due| due <= now);
-        if !(due && news > 0 || self.again) {
+        if !(due && (news > 0 || self.news) || self.again) {
             return None;
         }
-        *self = Self { sent: written, sent_at: now, due: None, again: false };
+        *self = Self { sent: written, sent_at: now, due: None, again: false, news: false };
         Some(written)
     }
 }
@@ -98,11 +113,13 @@ pub(super) struct RoundTrip {
     timed: Option<(u64, Instant)>,
     /// When the last acknowledgement of new bytes came.
     progress: Instant,
+    /// How long data takes until it is reported as received, smoothed.
+    reported: Option<Duration>,
 }
 
 impl RoundTrip {
     pub(super) fn new(now: Instant) -> Self {
-        Self { best: None, timed: None, progress: now }
+        Self { best: None, timed: None, progress: now, reported: None }
     }
 
     /// A chunk that ends at `end` was sent for the first time.
@@ -120,6 +137,16 @@ impl RoundTrip {
             let took = now - then;
             self.best = Some(self.best.map_or(took, |best| best.min(took)));
         }
+    }
+
+    /// Data took this time until the far side reported that it was received.
+    pub(super) fn on_reported(&mut self, took: Duration) {
+        self.reported = Some(self.reported.map_or(took, |smoothed| (smoothed + took) / 2));
+    }
+
+    /// How long data takes lately until the far side reports it; zero if that is not known.
+    pub(super) fn reported(&self) -> Duration {
+        self.reported.unwrap_or_default()
     }
 
     /// A lane was lost: the time without an acknowledgement starts again.
@@ -189,6 +216,16 @@ mod tests {
         acks.requeue(5);
         assert_eq!(acks.take(5, Hurry::None, now), Some(5));
         assert_eq!(acks.take(5, Hurry::None, now), None);
+    }
+
+    #[test]
+    fn what_was_received_is_reported_even_if_nothing_was_written() {
+        let now = Instant::now();
+        let mut acks = Acks::new(now);
+        acks.on_received(now, exactly);
+        assert_eq!((acks.take(0, Hurry::None, now), acks.due()), (None, Some(now + ACK_PAUSE)));
+        assert_eq!(acks.take(0, Hurry::None, now + ACK_PAUSE), Some(0));
+        assert_eq!((acks.take(0, Hurry::Last, now + ACK_PAUSE), acks.due()), (None, None));
     }
 
     #[test]

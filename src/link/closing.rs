@@ -17,8 +17,8 @@
 //!               └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! From every state `abort`, the far side's ABORT, this side's GOODBYE, and the loss
-//! of the last lane lead to Ended. So does a wait without progress in Draining and
+//! From every state `abort`, `leave`, the far side's ABORT, this side's GOODBYE, and the
+//! loss of the last lane lead to Ended. So does a wait without progress in Draining and
 //! Delivering. Nothing leads out of Ended.
 
 use std::time::{Duration, Instant};
@@ -33,6 +33,10 @@ pub const DRAIN_IDLE: Duration = Duration::from_secs(5);
 /// Longest wait for the last bytes of a link in all.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(600);
 
+/// Longest wait in all for the last bytes of a replica that has left: until then its master still
+/// lists it.
+pub const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 enum State {
     /// Bytes pass both ways, or one way after a passthrough's other direction has ended.
@@ -40,7 +44,7 @@ enum State {
     /// This side reads nothing more from its Redis. It ends once everything is acknowledged.
     Draining { tail: Tail, deadline: Deadline, end: End },
     /// The far side has declared its last byte. This side ends once everything is written.
-    Delivering { tail: Tail, deadline: Deadline, end: End },
+    Delivering { tail: Tail, deadline: Deadline, end: End, last: Last },
     /// The link is over.
     Ended {
         end: End,
@@ -51,6 +55,17 @@ enum State {
         /// Whether [`Closing::take_ended`] has returned it.
         reported: bool,
     },
+}
+
+/// How the far side has declared its last byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    /// With END: it keeps the link until everything is delivered.
+    End,
+    /// With GOODBYE, because its gateway stops: for the far side the link is over.
+    Stopping,
+    /// With GOODBYE, because its replica has left: the same.
+    Left,
 }
 
 /// What this side must still send after the last byte of its stream.
@@ -85,6 +100,14 @@ struct Deadline {
 impl Deadline {
     fn new(now: Instant) -> Self {
         Self { until: now + DRAIN_IDLE, limit: now + DRAIN_LIMIT }
+    }
+
+    /// The deadline for what is declared by `last`.
+    fn of(last: Last, now: Instant) -> Self {
+        match last {
+            Last::End | Last::Stopping => Self::new(now),
+            Last::Left => Self { until: now + LEAVE_LIMIT, limit: now + LEAVE_LIMIT },
+        }
     }
 
     fn progress(&mut self, now: Instant) {
@@ -139,9 +162,9 @@ impl Closing {
         matches!(self.state, State::Delivering { .. })
     }
 
-    /// Whether the far gateway has announced that it stops.
-    pub(super) fn is_far_stopping(&self) -> bool {
-        matches!(self.state, State::Delivering { end: End::FarStopping(_), .. })
+    /// Whether the link is over for the far side, which has said GOODBYE.
+    pub(super) fn is_far_gone(&self) -> bool {
+        matches!(self.state, State::Delivering { last: Last::Stopping | Last::Left, .. })
     }
 
     /// Whether this side will send GOODBYE.
@@ -175,6 +198,7 @@ impl Closing {
         self.timeout().filter(|until| now >= *until)?;
         match &self.state {
             State::Draining { end, .. } if !matches!(end, End::LocalClosed(_)) => Some(end.clone()),
+            State::Delivering { end, last: Last::Left, .. } => Some(end.clone()),
             _ => Some(End::NotDelivered),
         }
     }
@@ -195,10 +219,10 @@ impl Closing {
     }
 
     /// The far side has declared its last byte and ends the link.
-    pub(super) fn deliver(&mut self, end: End, now: Instant) {
+    pub(super) fn deliver(&mut self, end: End, last: Last, now: Instant) {
         if self.ended().is_none() {
             let tail = self.take_tail();
-            self.state = State::Delivering { tail, deadline: Deadline::new(now), end };
+            self.state = State::Delivering { tail, deadline: Deadline::of(last, now), end, last };
         }
     }
 
@@ -212,9 +236,16 @@ impl Closing {
         self.finish(end, Some(Frame::Abort(reason)), false)
     }
 
+    /// The link is over after what was offered, all of it below `offset`, which still goes ahead of
+    /// a GOODBYE. True if it was not over before.
+    pub(super) fn leave(&mut self, offset: u64, reason: Reason, end: End) -> bool {
+        self.finish(end, Some(Frame::Goodbye { offset, reason }), false)
+    }
+
     /// The last lane is lost, and the link does not wait for another.
     pub(super) fn strand(&mut self, loss: LaneLoss, all_written: bool) {
         let end = match &self.state {
+            State::Delivering { end, last: Last::Left, .. } => end.clone(),
             State::Draining { end: End::LocalClosed(_), .. } | State::Delivering { .. } => End::NotDelivered,
             State::Draining { end, .. } => end.clone(),
             // The far side had finished first and closed its lanes.
@@ -356,7 +387,7 @@ mod tests {
     #[test]
     fn progress_moves_the_deadline_up_to_its_limit() {
         let (mut closing, now) = (Closing::new(false), Instant::now());
-        closing.deliver(End::Far(reason()), now);
+        closing.deliver(End::Far(reason()), Last::End, now);
         assert_eq!(closing.timeout(), Some(now + DRAIN_IDLE));
         closing.on_acknowledged(now + DRAIN_IDLE / 2);
         assert_eq!(closing.timeout(), Some(now + DRAIN_IDLE), "no progress of a delivery");
@@ -366,12 +397,24 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_that_left_is_delivered_within_a_limit_whatever_progress_there_is() {
+        let (mut closing, now) = (Closing::new(false), Instant::now());
+        let left = End::Far(Reason::new(ReasonCode::ReplicaClosed, ""));
+        closing.deliver(left.clone(), Last::Left, now);
+        closing.on_written(now + LEAVE_LIMIT / 2);
+        assert_eq!((closing.timeout(), closing.is_far_gone()), (Some(now + LEAVE_LIMIT), true));
+        assert_eq!(closing.expired(now + LEAVE_LIMIT), Some(left.clone()), "it was the replica that left");
+        closing.strand(LaneLoss::Closed, false);
+        assert_eq!(closing.take_ended(), Some((left, false)));
+    }
+
+    #[test]
     fn ended_is_final() {
         let (mut closing, now) = (Closing::new(false), Instant::now());
         assert!(closing.abort(reason(), End::Costly));
         closing.stop(reason());
         closing.drain(reason(), End::Stopping, now);
-        closing.deliver(End::Far(reason()), now);
+        closing.deliver(End::Far(reason()), Last::End, now);
         assert!(!closing.say_goodbye(0) && !closing.end(End::Finished));
         assert_eq!(closing.ended(), Some(&End::Costly));
         assert_eq!(closing.parting(), Some(&Frame::Abort(reason())));

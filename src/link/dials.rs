@@ -37,6 +37,8 @@ pub(super) enum Need {
     /// It needs one more lane. It dials once at a time, since the next dial would learn nothing
     /// new.
     Lane,
+    /// Nothing comes over its lanes, and another one may.
+    Spare,
     /// It has no lane and needs any.
     WayBack,
 }
@@ -48,18 +50,20 @@ pub(super) struct Dials {
     newest: u32,
     due: Instant,
     backoff: Duration,
+    /// The lane that another one is dialled for, at another address.
+    moving: Option<u32>,
 }
 
 impl Dials {
     pub(super) fn new(now: Instant) -> Self {
-        Self { pending: Vec::new(), newest: 0, due: now, backoff: BACKOFF.0 }
+        Self { pending: Vec::new(), newest: 0, due: now, backoff: BACKOFF.0, moving: None }
     }
 
     /// When the next dial is due.
     pub(super) fn due(&self, need: Need) -> Option<Instant> {
         let most = match need {
             Need::Nothing => 0,
-            Need::Lane => 1,
+            Need::Lane | Need::Spare => 1,
             Need::WayBack => AT_ONCE,
         };
         (self.pending.len() < most).then_some(self.due)
@@ -81,6 +85,16 @@ impl Dials {
         self.due = now;
     }
 
+    /// A lane had better be at another address.
+    pub(super) fn move_lane(&mut self, lane: u32) {
+        self.moving = Some(lane);
+    }
+
+    /// The lane that had better be at another address.
+    pub(super) fn moving(&self) -> Option<u32> {
+        self.moving
+    }
+
     /// Starts a dial for a lane above `newest`. `alive` are the lanes to count on.
     pub(super) fn begin(
         &mut self,
@@ -100,6 +114,7 @@ impl Dials {
     /// A dial failed. `held` states whether the link has no lane.
     pub(super) fn failed(&mut self, lane: u32, held: bool, now: Instant) {
         self.pending.retain(|dial| dial.lane != lane);
+        self.moving = None;
         if !held {
             self.due = now + self.backoff;
             self.backoff = (self.backoff * 2).min(BACKOFF.1);
@@ -115,7 +130,7 @@ impl Dials {
     /// A dial has become a lane: the others are given up.
     pub(super) fn settle(&mut self) {
         self.pending.clear();
-        self.backoff = BACKOFF.0;
+        (self.backoff, self.moving) = (BACKOFF.0, None);
     }
 }
 

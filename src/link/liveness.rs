@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::LaneLoss;
 use super::ticks::Ticks;
+use crate::wire::terms::Agreed;
 
 /// Most lanes at a time, including those that are closing.
 const MAX_LIVE: usize = 24;
@@ -30,6 +31,12 @@ pub struct LaneIo {
     /// It was read, and nothing more was there.
     pub empty: bool,
 }
+
+/// Least silence of all lanes after which another one may be better.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Time within which lanes have been heard equally lately.
+const LATELY: Duration = Duration::from_millis(100);
 
 /// A break: no lane carries the link, and it waits for a new one.
 #[derive(Clone, Debug)]
@@ -55,6 +62,8 @@ pub(super) struct LaneState {
     pub(super) old: bool,
     /// Highest acknowledgement received over it.
     pub(super) acknowledged: u64,
+    /// Number of bytes of data that came over it.
+    pub(super) came: u64,
     /// Whether a frame was received over it. Then its far end did not give it up while it was
     /// opened.
     pub(super) proven: bool,
@@ -85,28 +94,36 @@ pub(super) struct Liveness {
     live: Vec<LaneState>,
     newest: u32,
     speak_every: Duration,
+    hears_every: Duration,
     ticks: Ticks,
     dead_after: Duration,
+    /// Additional time that a slow path is given.
+    slack: Duration,
     hold: Duration,
     /// How long it survives if the last lane was closed in good order without an end of the link.
     hold_closed: Duration,
     held: Option<Held>,
+    /// Whether this break lasts a little longer already.
+    awaited: bool,
     breaks: u64,
 }
 
 impl Liveness {
     /// Starts with the first lane, number 0, which opened the link.
-    pub(super) fn new(speak_every: Duration, dead_after: Duration, hold: Duration, now: Instant) -> Self {
-        let ticks = Ticks::new(now, speak_every);
+    pub(super) fn new(agreed: &Agreed, now: Instant) -> Self {
+        let &Agreed { speak_every, hears_every, dead_after, hold, .. } = agreed;
         let mut liveness = Self {
             live: Vec::new(),
             newest: 0,
             speak_every,
-            ticks,
+            hears_every,
+            ticks: Ticks::new(now, speak_every),
             dead_after,
+            slack: Duration::ZERO,
             hold,
             hold_closed: hold,
             held: None,
+            awaited: false,
             breaks: 0,
         };
         liveness.add(0, now);
@@ -131,6 +148,7 @@ impl Liveness {
             suspect: false,
             old: false,
             acknowledged: 0,
+            came: 0,
             proven: false,
             retiring: false,
             retired: false,
@@ -175,7 +193,33 @@ impl Liveness {
 
     /// Duration of silence after which a lane is suspect.
     pub(super) fn dead_after(&self) -> Duration {
-        self.dead_after
+        self.dead_after + self.slack
+    }
+
+    /// Data takes this time lately until the far side reports it. A path that is about as slow as
+    /// `dead_after` gets more time: at most three times as much, and never less.
+    pub(super) fn note_round_trip(&mut self, trip: Duration) {
+        let is_slow = trip > self.dead_after / 4;
+        self.slack = if is_slow { (trip * 2).min(self.dead_after * 2) } else { Duration::ZERO };
+    }
+
+    /// When another lane may be better, because nothing has come over any for a while, although a
+    /// heartbeat is overdue, or a report of what was sent at `asked`.
+    pub(super) fn quiet_at(&self, asked: Option<Instant>) -> Option<Instant> {
+        let heard = self.live.iter().filter(|lane| lane.carries()).map(|lane| lane.last_received).max()?;
+        let heartbeat = heard + (self.hears_every * 3 / 2).max(QUIET);
+        let report = asked.map(|asked| (heard + QUIET).max(asked + QUIET / 2));
+        Some(report.map_or(heartbeat, |report| report.min(heartbeat)) + self.slack)
+    }
+
+    /// Retires lanes until `wanted` are left, those first over which nothing has come for longest,
+    /// and never `winner`.
+    pub(super) fn retire_surplus(&mut self, winner: u32, wanted: usize) {
+        while self.carrying() > wanted {
+            let others = self.live.iter_mut().filter(|lane| lane.carries() && lane.number != winner);
+            let Some(loser) = others.min_by_key(|lane| lane.last_received) else { return };
+            loser.retiring = true;
+        }
     }
 
     /// How long the link survives the loss of its last lane.
@@ -205,9 +249,63 @@ impl Liveness {
         self.live.iter().any(|lane| lane.retiring && !lane.suspect)
     }
 
+    /// The slot of the lane, if there is one only.
+    pub(super) fn only(&self) -> Option<u8> {
+        match &self.live[..] {
+            [lane] => Some(lane.slot),
+            _ => None,
+        }
+    }
+
+    /// Number of lanes that may still deliver something.
+    pub(super) fn read(&self) -> usize {
+        self.live.iter().filter(|lane| !lane.suspect).count()
+    }
+
+    /// Retires a lane.
+    pub(super) fn retire(&mut self, number: u32) {
+        if let Some(lane) = self.get_mut(number) {
+            lane.retiring = true;
+        }
+    }
+
     /// Number of lanes that carry the link now.
     pub(super) fn carrying(&self) -> usize {
         self.live.iter().filter(|lane| lane.carries()).count()
+    }
+
+    /// What came over each lane, as a report states it: nothing if there is only one.
+    pub(super) fn came(&self) -> Vec<(u32, u64)> {
+        if self.live.len() < 2 {
+            return Vec::new();
+        }
+        self.live.iter().map(|lane| (lane.number, lane.came)).collect()
+    }
+
+    /// Whether frames that may go over any lane go over this one: not over lanes that are late, nor
+    /// over those on which nothing has come while others were heard. `late` are slots, as bits.
+    pub(super) fn speaks(&self, number: u32, late: u32) -> bool {
+        if self.live.len() == 1 {
+            return true;
+        }
+        let speakers = || self.live.iter().filter(|lane| lane.carries() && late & 1 << lane.slot == 0);
+        let heard = speakers().map(|lane| lane.last_received).max();
+        let mut lately =
+            speakers().filter(|lane| heard.is_some_and(|heard| lane.last_received + LATELY >= heard));
+        lately.any(|lane| lane.number == number)
+    }
+
+    /// Whether a frame that may go over any lane could be sent now.
+    pub(super) fn is_any_speaker(&self, late: u32, io: &dyn Fn(u32) -> LaneIo) -> bool {
+        self.live.iter().any(|lane| lane.carries() && io(lane.number).room && self.speaks(lane.number, late))
+    }
+
+    /// When something was last received over another lane that carries the link than that in
+    /// `slot`, and is none of `late`.
+    pub(super) fn heard_elsewhere(&self, slot: u8, late: u32) -> Option<Instant> {
+        let others =
+            self.live.iter().filter(|lane| lane.carries() && (late | 1 << slot) & 1 << lane.slot == 0);
+        others.map(|lane| lane.last_received).max()
     }
 
     /// Number of lanes that carry the link and need not be replaced.
@@ -242,7 +340,7 @@ impl Liveness {
 
     /// Whether a lane was silent for so long that it must be suspected.
     pub(super) fn is_silent(&self, number: u32, now: Instant) -> bool {
-        self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.last_received + self.dead_after)
+        self.get(number).is_some_and(|lane| !lane.suspect && now >= lane.last_received + self.dead_after())
     }
 
     /// Marks a silent lane as suspect. Returns its slot, and how long it was silent.
@@ -258,7 +356,7 @@ impl Liveness {
     /// The earliest time at which a lane that was read empty must be checked.
     pub(super) fn next_check(&self, io: &dyn Fn(u32) -> LaneIo) -> Option<Instant> {
         let checked = self.live.iter().filter(|lane| !lane.suspect && io(lane.number).empty);
-        checked.map(|lane| lane.last_received + self.dead_after).min()
+        checked.map(|lane| lane.last_received + self.dead_after()).min()
     }
 
     /// When a frame must next be sent on a lane that has room; `None` if no lane has room.
@@ -280,16 +378,19 @@ impl Liveness {
     /// A break begins: the last lane is gone.
     pub(super) fn suspend(&mut self, cause: LaneLoss, now: Instant) {
         let within = if cause == LaneLoss::Closed { self.hold_closed } else { self.hold };
+        // The local Redis has waited for longer than usual already.
+        let waited = if let LaneLoss::Silent(silence) = cause { silence } else { Duration::ZERO };
+        let within = within.saturating_sub(waited.saturating_sub(self.dead_after).min(self.slack));
         self.held = Some(Held { since: now, within, cause });
+        self.awaited = false;
         self.breaks += 1;
     }
 
     /// The break lasts a little longer than it would; only the first call in a break counts.
     pub(super) fn wait_for_answer(&mut self) {
-        if let Some(held) = &mut self.held
-            && held.within <= self.hold
-        {
+        if let Some(held) = self.held.as_mut().filter(|_| !self.awaited) {
             held.within += ANSWERING;
+            self.awaited = true;
         }
     }
 
@@ -302,9 +403,11 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::terms::Terms;
 
     fn liveness(now: Instant) -> Liveness {
-        Liveness::new(Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(45), now)
+        let terms = Terms { hold: Duration::from_secs(45), ..Terms::sample() };
+        Liveness::new(&terms.agree(&terms, false), now)
     }
 
     #[test]
@@ -316,6 +419,55 @@ mod tests {
         assert_eq!((liveness.suspect(0, later), liveness.carrying()), (None, 0));
         assert!(liveness.on_activity(0, later) && !liveness.on_activity(0, later));
         assert_eq!(liveness.carrying(), 1);
+    }
+
+    #[test]
+    fn a_slow_path_gets_up_to_three_times_the_time_and_its_hold_ends_no_later() {
+        let now = Instant::now();
+        let (mut liveness, second) = (liveness(now), Duration::from_secs(1));
+        for (trip, patience) in
+            [(0, 3000), (750, 3000), (751, 4502), (3000, 9000), (60_000, 9000), (80, 3000)]
+        {
+            liveness.note_round_trip(Duration::from_millis(trip));
+            assert_eq!(liveness.dead_after(), Duration::from_millis(patience), "{trip}");
+        }
+        liveness.note_round_trip(second * 3);
+        assert!(!liveness.is_silent(0, now + second * 8) && liveness.is_silent(0, now + second * 9));
+        liveness.suspend(LaneLoss::Silent(second * 9), now + second * 9);
+        assert_eq!(liveness.held().map(|held| held.within), Some(second * (45 - 6)));
+        // The time for which this process was stopped is not the path's.
+        liveness.suspend(LaneLoss::Silent(second * 99), now + second * 99);
+        assert_eq!(liveness.held().map(|held| held.within), Some(second * (45 - 6)));
+    }
+
+    #[test]
+    fn another_lane_may_be_better_once_an_answer_or_a_heartbeat_is_overdue() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        let after = |millis| Some(now + Duration::from_millis(millis));
+        assert_eq!((liveness.quiet_at(Some(now)), liveness.quiet_at(None)), (after(1000), after(1500)));
+        let just_now = now + Duration::from_millis(800);
+        assert_eq!(liveness.quiet_at(Some(just_now)), after(1300), "the report may be under way");
+        assert!(liveness.add(1, now + Duration::from_millis(100)));
+        assert_eq!(liveness.quiet_at(Some(now)), after(1100));
+        liveness.retire_surplus(0, 1);
+        assert_eq!((liveness.carrying(), liveness.quiet_at(Some(now))), (1, after(1000)));
+    }
+
+    #[test]
+    fn what_may_go_over_any_lane_goes_over_one_that_was_heard_lately_and_is_not_late() {
+        let now = Instant::now();
+        let mut liveness = liveness(now);
+        assert!((1..4).all(|number| liveness.add(number, now)));
+        liveness.on_activity(1, now + LATELY * 3);
+        liveness.on_activity(2, now + LATELY * 2);
+        liveness.on_activity(3, now + LATELY * 9);
+        let speakers = |liveness: &Liveness, late| -> Vec<u32> {
+            (0..4).filter(|number| liveness.speaks(*number, late)).collect()
+        };
+        assert_eq!((speakers(&liveness, 0), speakers(&liveness, 1 << 3)), (vec![3], vec![1, 2]));
+        assert_eq!(speakers(&liveness, 0b1110), [0]);
+        assert_eq!(liveness.heard_elsewhere(3, 1 << 1), Some(now + LATELY * 2));
     }
 
     #[test]

@@ -26,12 +26,14 @@
 //! 4. [`Link::begin_dial`] if [`Link::dial_due`] is past;
 //! 5. [`Link::poll_timeout`], which returns when to call again.
 //!
-//! After [`Event::Ended`], [`Link::poll_transmit`] still returns the last frames for each lane.
+//! After [`Event::Ended`], [`Link::poll_transmit`] still returns the last frames for each lane,
+//! which the far side needs all of: what a replica that has left had sent goes ahead of them.
 //! Nothing else may be fed in.
 //!
 //! Each part owns its own state: `closing` the life of the link, `window` what is sent,
 //! `reassembly` what is received, `acks` acknowledgements, `codec` the end of the sync's reply and
-//! compression, `liveness` lanes and breaks, `dials` the dials for new lanes. [`Link`] joins them.
+//! compression, `liveness` lanes and breaks, `lateness` lanes that deliver
+//! nothing, `dials` the dials for new lanes. [`Link`] joins them.
 
 mod acks;
 mod closing;
@@ -39,6 +41,7 @@ mod codec;
 pub mod compress;
 pub mod dials;
 mod end;
+mod lateness;
 mod liveness;
 pub mod reassembly;
 mod rival;
@@ -49,17 +52,18 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::acks::{Acks, Hurry, RoundTrip};
-use self::closing::Closing;
+use self::closing::{Closing, Last};
 use self::codec::Codec;
 use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
 pub use self::end::{End, LaneLoss, ProtocolError};
+use self::lateness::{COPIES, FEW_COPIES, Lateness};
 use self::liveness::Liveness;
 pub use self::liveness::{Held, LaneIo};
 use self::reassembly::Reassembly;
 use self::rival::Rival;
 use self::window::Window;
 use crate::buffer::Chunk;
-use crate::wire::frame::{Frame, Item};
+use crate::wire::frame::{Frame, Item, Report};
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::wire::terms::Agreed;
 
@@ -69,6 +73,10 @@ const READ_AHEAD: u64 = 1024 * 1024;
 /// Largest payload if several lanes share a link: a frame on one lane delays later frames on the
 /// others.
 const SHARED_PAYLOAD: usize = 128 * 1024;
+
+/// Most bytes that are still sent for a replica that has left: many acknowledgements, however
+/// large the window is.
+const LEAVE_BYTES: u64 = 64 * 1024;
 
 /// Time within which another lane delivers what a lost lane carried.
 const GAP: Duration = Duration::from_secs(2);
@@ -138,12 +146,15 @@ pub struct Link {
     /// Number of lanes that it may have once its sync has begun.
     lanes_agreed: usize,
     max_payload: usize,
+    /// Whether both sides report what they have received.
+    reports: bool,
     send: Window,
     receive: Reassembly,
     codec: Codec,
     acks: Acks,
     round_trip: RoundTrip,
     liveness: Liveness,
+    lateness: Lateness,
     dials: Dials,
     closing: Closing,
     /// Control frames to send before any more data.
@@ -162,8 +173,9 @@ impl Link {
     /// A link on a lane that was just accepted. `agreed` are the terms of both gateways, combined
     /// at this side.
     pub fn new(side: Side, agreed: &Agreed, now: Instant) -> Self {
-        let &Agreed { passthrough, window, lanes, hold, compressed, max_data, speak_every, dead_after } =
-            agreed;
+        let &Agreed { passthrough, window, lanes, compressed, max_data, reports, .. } = agreed;
+        let mut lateness = Lateness::default();
+        lateness.added(0, now);
         let max_payload = if agreed.is_shared() { SHARED_PAYLOAD.min(max_data) } else { max_data };
         Self {
             side,
@@ -171,12 +183,14 @@ impl Link {
             shared: agreed.is_shared(),
             lanes_agreed: usize::from(lanes),
             max_payload,
+            reports,
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
             codec: Codec::new(side, compressed),
             acks: Acks::new(now),
             round_trip: RoundTrip::new(now),
-            liveness: Liveness::new(speak_every, dead_after, hold, now),
+            liveness: Liveness::new(agreed, now),
+            lateness,
             dials: Dials::new(now),
             closing: Closing::new(passthrough),
             urgent: Vec::new(),
@@ -221,9 +235,11 @@ impl Link {
         self.closing.ended().is_some()
     }
 
-    /// Whether the far side has ended the link.
-    pub fn is_ended_by_far(&self) -> bool {
-        matches!(self.closing.ended(), Some(End::Far(_) | End::FarStopping(_)))
+    /// Whether the link is over for the far side, which closes its lanes as well: none of them is
+    /// lost.
+    pub fn is_over_far_away(&self) -> bool {
+        let ended_by_far = matches!(self.closing.ended(), Some(End::Far(_) | End::FarStopping(_)));
+        ended_by_far || self.closing.is_far_gone()
     }
 
     /// Whether what is offered now is compressed.
@@ -338,6 +354,11 @@ impl Link {
         self.liveness.get(lane).is_some()
     }
 
+    /// Whether this lane carries the link now.
+    pub fn carries(&self, lane: u32) -> bool {
+        self.liveness.get(lane).is_some_and(|lane| lane.carries())
+    }
+
     /// Number of lanes that carry the link now.
     pub fn lanes(&self) -> usize {
         self.liveness.carrying()
@@ -386,9 +407,7 @@ impl Link {
     pub fn wrote(&mut self, count: u64, now: Instant) {
         self.receive.wrote(count);
         self.closing.on_written(now);
-        // With several lanes, a late acknowledgement would look like a lane that is stuck.
-        let ticks = self.liveness.ticks();
-        let by = |time| if self.shared { time } else { ticks.after(time) };
+        let by = self.acknowledges_by();
         self.acks.on_written(self.receive.written(), now, by);
         if self.side == Side::Dialler
             && self.is_armed()
@@ -406,7 +425,7 @@ impl Link {
         self.receive.finished()
     }
 
-    /// The local Redis closed or reset its connection, or accepts no more data.
+    /// The local Redis closed its connection in good order, after the bytes that were offered.
     pub fn local_closed(&mut self, now: Instant) {
         if !self.closing.is_open() {
             return;
@@ -417,24 +436,42 @@ impl Link {
                 self.closing.end_stream(Reason::new(ReasonCode::Finished, ""));
                 self.check_ends();
             }
-            (false, Side::Dialler) => {
-                self.abort(Reason::new(ReasonCode::ReplicaClosed, &end.to_string()), end);
-            }
+            (false, Side::Dialler) => self.leave(end),
             (false, Side::Acceptor) => {
                 self.finish(Reason::new(ReasonCode::MasterClosed, &end.to_string()), end, now);
             }
         }
     }
 
-    /// The local socket failed, which ends any kind of link.
+    /// The local socket failed, or the local Redis accepts no more data. This ends any kind of link.
     pub fn local_broken(&mut self, now: Instant) {
-        if self.passthrough {
-            self.abort(
-                Reason::new(ReasonCode::ReplicaClosed, "the connection at the other end broke"),
-                End::LocalClosed(self.side),
-            );
-        } else {
-            self.local_closed(now);
+        let end = End::LocalClosed(self.side);
+        match (self.passthrough, self.side) {
+            (true, _) => {
+                let words = "the connection at the other end broke";
+                self.abort(Reason::new(ReasonCode::ReplicaClosed, words), end);
+            }
+            (false, Side::Dialler) if self.closing.is_open() => {
+                self.abort(Reason::new(ReasonCode::ReplicaClosed, &end.to_string()), end);
+            }
+            (false, _) => self.local_closed(now),
+        }
+    }
+
+    /// The replica has left, and the link is over. What it had sent, its last acknowledgement, still
+    /// goes to the master where something carries the link. Before the sync has begun nothing does:
+    /// no request for a sync may reach the master late.
+    fn leave(&mut self, end: End) {
+        let reason = Reason::new(ReasonCode::ReplicaClosed, &end.to_string());
+        let left = self.send.offered() - self.send.acknowledged();
+        let carried = self.liveness.carrying() > 0 && self.is_armed();
+        if !carried || left == 0 || left > LEAVE_BYTES {
+            return self.abort(reason, end);
+        }
+        if self.closing.leave(self.send.offered(), reason, end) {
+            self.receive.clear();
+            self.urgent.clear();
+            self.acks.clear();
         }
     }
 
@@ -470,8 +507,7 @@ impl Link {
         self.abort(Reason::new(ReasonCode::Protocol, &words), End::Protocol(words));
     }
 
-    /// The link ends because of an answer to a dial. There is no lane on which anything could be
-    /// sent.
+    /// The link is over for the far side: nothing is sent to it any more, or delivered from it.
     pub fn given_up(&mut self, end: End) {
         if self.closing.end(end) {
             self.send.clear();
@@ -510,7 +546,7 @@ impl Link {
             }
             _ => return Vec::new(),
         };
-        vec![Frame::Ack(self.receive.written()), Frame::Abort(reason)]
+        vec![Frame::Ack(self.receive.written(), None), Frame::Abort(reason)]
     }
 
     /// Whether the far side may still hold a link that has ended here, because it does not know.
@@ -559,6 +595,14 @@ impl Link {
         if self.liveness.on_activity(lane, now) {
             self.resume(now);
         }
+        let is_surplus = self.side == Side::Dialler && self.liveness.carrying() > self.lanes_agreed;
+        if is_surplus
+            && self.liveness.old() == 0
+            && self.liveness.get(lane).is_some_and(|lane| lane.carries())
+        {
+            // A spare lane and those that it was dialled for: the first that carries has won.
+            self.liveness.retire_surplus(lane, self.lanes_agreed);
+        }
     }
 
     /// Takes an item from the decoder of `lane`. An invalid item ends the link.
@@ -575,23 +619,28 @@ impl Link {
 
     fn handle_item(&mut self, lane: u32, item: Item<'_>, now: Instant) -> Result<(), ProtocolError> {
         match item {
-            Item::Data { offset, bytes, left } => self.receive.insert(offset, bytes, left)?,
-            Item::Frame(Frame::Ack(offset)) => self.on_ack(lane, offset, now)?,
+            Item::Data { offset, bytes, left } => {
+                self.receive.insert(offset, bytes, left)?;
+                if self.reports {
+                    if let Some(lane) = self.liveness.get_mut(lane) {
+                        lane.came += bytes.len() as u64;
+                    }
+                    if !self.acks.has_news() {
+                        let by = self.acknowledges_by();
+                        self.acks.on_received(now, by);
+                    }
+                }
+            }
+            Item::Frame(Frame::Ack(offset, report)) => {
+                self.on_report(report.as_ref(), now)?;
+                self.on_ack(lane, offset, now)?;
+            }
             Item::Frame(Frame::Armed(offset)) => self.codec.on_armed(offset)?,
-            Item::Frame(Frame::Heartbeat) => {}
+            Item::Frame(Frame::Heartbeat(report)) => self.on_report(report.as_ref(), now)?,
             Item::Frame(Frame::End { offset, reason }) => self.on_end(offset, reason, now)?,
-            Item::Frame(Frame::Abort(reason)) => {
-                self.closing.end(End::Far(reason));
-                self.send.clear();
-                self.receive.clear();
-            }
-            Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_stopping() => {}
-            Item::Frame(Frame::Goodbye { offset, reason }) => {
-                self.receive.declare_end(offset)?;
-                self.send.clear();
-                self.closing.deliver(End::FarStopping(reason), now);
-                self.check_ends();
-            }
+            Item::Frame(Frame::Abort(reason)) => self.given_up(End::Far(reason)),
+            Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_gone() => {}
+            Item::Frame(Frame::Goodbye { offset, reason }) => self.on_goodbye(offset, reason, now)?,
             Item::Frame(Frame::Renew) if self.side == Side::Dialler => self.replace_lanes(),
             Item::Frame(Frame::Retire) => self.on_retire(lane, now),
             Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
@@ -621,40 +670,51 @@ impl Link {
         if !lane.carries() {
             return false;
         }
-        if let Some(parting) = self.closing.parting().filter(|_| !lane.parted) {
-            lane.parted = true;
-            put(&parting.encode());
+        let (slot, parted) = (lane.slot, lane.parted);
+        if ended {
+            return !parted && self.transmit_last(number, slot, now, put);
+        }
+        let beats = self.liveness.beats(number, now);
+        if !self.lateness.is_late(slot) && self.transmit_any(number, slot, now, put) {
             return true;
         }
-        let slot = lane.slot;
-        let beats = self.liveness.beats(number, now);
-        if !self.urgent.is_empty() {
+        if !self.is_ended() && beats {
+            put(&Frame::Heartbeat(self.report()).encode());
+            return true;
+        }
+        false
+    }
+
+    /// Passes the next of the frames that may go over any lane to `put`.
+    fn transmit_any(&mut self, number: u32, slot: u8, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
+        let speaks = self.liveness.speaks(number, self.lateness.late());
+        if speaks && !self.urgent.is_empty() {
             put(&self.urgent.remove(0).encode());
             return true;
         }
-        let hurry = if self.receive.finished() || ended {
+        let hurry = if self.receive.finished() {
             Hurry::Last
         } else if self.send.unsent() > 0 {
             Hurry::Riding
         } else {
             Hurry::None
         };
-        if let Some(offset) = self.acks.take(self.receive.written(), hurry, now) {
-            put(&Frame::Ack(offset).encode());
+        if speaks && let Some(offset) = self.acks.take(self.receive.written(), hurry, now) {
+            put(&Frame::Ack(offset, self.report()).encode());
             return true;
         }
         if self.oldest_is_stuck(now)
-            && let Some(framed) = self.send.copy_oldest(slot)
+            && let Some(framed) = self.send.copy_oldest(slot, now)
         {
             put(framed);
             return true;
         }
-        if let Some(framed) = self.send.send_next(slot) {
+        if let Some(framed) = self.send.send_next(slot, now) {
             put(framed);
             self.round_trip.on_sent(self.send.sent(), now);
             return true;
         }
-        if let Some(end) = self.closing.take_end(self.send.offered()) {
+        if speaks && let Some(end) = self.closing.take_end(self.send.offered()) {
             put(&end.encode());
             self.check_ends();
             return true;
@@ -662,11 +722,36 @@ impl Link {
         if self.closing.say_goodbye(self.send.offered()) {
             return self.transmit(number, now, put);
         }
-        if !ended && beats {
-            put(&Frame::Heartbeat.encode());
+        false
+    }
+
+    /// The last frames of a link that has ended: what a replica that has left had sent, then on
+    /// every lane the frame that tells the far side of the end, before it finds the lane closed.
+    fn transmit_last(&mut self, number: u32, slot: u8, now: Instant, put: &mut dyn FnMut(&[u8])) -> bool {
+        if let Some(framed) = self.send.send_next(slot, now) {
+            put(framed);
             return true;
         }
-        false
+        let done = self.closing.is_delivered() || matches!(self.closing.ended(), Some(End::Finished));
+        let ack = done.then(|| Frame::Ack(self.receive.written(), None));
+        let Some(last) = self.closing.parting().cloned().or(ack) else { return false };
+        if let Some(lane) = self.liveness.get_mut(number) {
+            lane.parted = true;
+        }
+        put(&last.encode());
+        true
+    }
+
+    /// What this side states about what it has received.
+    fn report(&self) -> Option<Report> {
+        self.reports.then(|| Report { received: self.receive.received(), lanes: self.liveness.came() })
+    }
+
+    /// When an acknowledgement that is due at some time is sent. With several lanes a later one
+    /// would look like a lane that is late.
+    fn acknowledges_by(&self) -> impl Fn(Instant) -> Instant + use<> {
+        let (is_several, ticks) = (self.shared || self.liveness.carrying() > 1, self.liveness.ticks());
+        move |time| if is_several { time } else { ticks.after(time) }
     }
 
     /// When [`Link::handle_timeout`], [`Link::poll_transmit`] and [`Link::begin_dial`] must next be
@@ -683,9 +768,11 @@ impl Link {
         let last_bytes = self.closing.timeout().filter(|_| held.is_none());
         let check = self.liveness.next_check(io);
         let beat = self.liveness.next_heartbeat(io);
-        let ack = self.acks.due().filter(|_| beat.is_some());
+        let late = self.lateness.late();
+        let ack = self.acks.due().filter(|_| self.liveness.is_any_speaker(late, io));
+        let judge = self.judge_due();
         let rival = self.rival.due();
-        [last_bytes, held, check, beat, ack, rival, self.renew_by, self.dial_due()]
+        [last_bytes, held, check, beat, ack, judge, rival, self.renew_by, self.dial_due()]
             .into_iter()
             .flatten()
             .min()
@@ -705,7 +792,10 @@ impl Link {
         }
         let Some((slot, silence)) = self.liveness.suspect(lane, now) else { return };
         let loss = LaneLoss::Silent(silence);
-        if self.liveness.carrying() > 0 {
+        if self.liveness.carrying() > 0 && self.liveness.get(lane).is_some_and(|lane| lane.retiring) {
+            // Another has taken its place.
+            self.lane_lost(lane, loss, now);
+        } else if self.liveness.carrying() > 0 {
             // The other lanes carry its data.
             self.send.lose(slot);
             self.requeue_control(now);
@@ -724,6 +814,7 @@ impl Link {
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cut_old(now);
+        self.judge_lanes(now);
         self.check_rival(now);
         if let Some(held) = self.held() {
             if now >= held.since + held.within && !self.is_ended() {
@@ -748,13 +839,45 @@ impl Link {
             Need::WayBack
         } else if self.needs_lane()
             && self.liveness.carrying() > 0
-            && self.liveness.fresh() < self.lanes_wanted()
+            && (self.liveness.fresh() < self.lanes_wanted() || self.dials.moving().is_some())
         {
             Need::Lane
+        } else if self.is_spare_wanted() {
+            Need::Spare
         } else {
             Need::Nothing
         };
-        self.dials.due(need)
+        let due = self.dials.due(need)?;
+        if need != Need::Spare {
+            return Some(due);
+        }
+        let carrying = self.liveness.iter().filter(|lane| lane.carries() && self.reports);
+        let asked = carrying.filter_map(|lane| self.send.carried_since(lane.slot)).min();
+        Some(due.max(self.liveness.quiet_at(asked)?))
+    }
+
+    /// Whether another lane is dialled once nothing has come for a while.
+    fn is_spare_wanted(&self) -> bool {
+        let carrying = self.liveness.carrying();
+        self.is_resumable() && self.needs_lane() && (1..=self.lanes_wanted()).contains(&carrying)
+    }
+
+    /// Whether the link has all of its lanes, so that one of them may be moved.
+    pub fn may_move(&self) -> bool {
+        let wanted = self.lanes_wanted();
+        let has_all = self.liveness.carrying() == wanted && self.liveness.fresh() == wanted;
+        has_all && self.shared && !self.is_ended() && !self.is_moving()
+    }
+
+    /// A lane had better be at another address, where the next dial goes. It is retired once that
+    /// has succeeded. Only at the dialler.
+    pub fn move_lane(&mut self, lane: u32) {
+        self.dials.move_lane(lane);
+    }
+
+    /// Whether the next dial is for a lane that moves.
+    pub fn is_moving(&self) -> bool {
+        self.dials.moving().is_some() && !self.is_held()
     }
 
     /// Starts a dial.
@@ -774,6 +897,10 @@ impl Link {
         let Some(dial) = self.dials.answered(lane) else { return false };
         if self.is_ended() || !self.join(lane, &dial.alive, received, now) {
             return false;
+        }
+        let moved = self.dials.moving().filter(|_| self.liveness.carrying() > self.lanes_wanted());
+        if let Some(moved) = moved {
+            self.liveness.retire(moved);
         }
         self.dials.settle();
         if self.liveness.old() == 0 {
@@ -881,6 +1008,11 @@ impl Link {
         if self.liveness.iter().count() >= most || !self.liveness.add(lane, now) {
             return false;
         }
+        let slot = self.liveness.get(lane).map(|lane| lane.slot);
+        if let Some(slot) = slot {
+            self.send.enter(slot);
+            self.lateness.added(slot, now);
+        }
         self.requeue_control(now);
         self.resume(now);
         true
@@ -907,6 +1039,78 @@ impl Link {
         Ok(())
     }
 
+    /// The far side states what it has received.
+    fn on_report(&mut self, report: Option<&Report>, now: Instant) -> Result<(), ProtocolError> {
+        let Some(Report { received, lanes }) = report.filter(|_| self.reports) else { return Ok(()) };
+        for (number, count) in lanes {
+            let Some(slot) = self.liveness.get(*number).map(|lane| lane.slot) else { continue };
+            let sent = self.send.note_carried(slot, *count)?;
+            let was_late = self.lateness.is_late(slot);
+            if let Some(took) = self.lateness.on_report(slot, *count, sent, now) {
+                self.note_round_trip(took);
+            }
+            if was_late && !self.lateness.is_late(slot) {
+                self.send.trust(slot);
+            }
+        }
+        if lanes.is_empty()
+            && let Some(only) = self.liveness.only()
+        {
+            let sent = self.send.sent_before(only, *received);
+            if let Some(took) = self.lateness.on_round_trip(only, sent, now) {
+                self.note_round_trip(took);
+            }
+        }
+        self.send.note_arrived(*received)?;
+        Ok(())
+    }
+
+    fn note_round_trip(&mut self, took: Duration) {
+        self.round_trip.on_reported(took);
+        self.liveness.note_round_trip(self.round_trip.reported());
+    }
+
+    /// When lanes must next be judged. A link with one lane has no other to use.
+    fn judge_due(&self) -> Option<Instant> {
+        if !self.reports || self.liveness.read() < 2 {
+            return None;
+        }
+        let read = self.liveness.iter().filter(|lane| !lane.suspect);
+        read.filter_map(|lane| self.lateness.due(lane.slot, self.send.carried_since(lane.slot)?)).min()
+    }
+
+    /// Judges the lanes that should have delivered something by now. What only late lanes carry is
+    /// sent again over others.
+    fn judge_lanes(&mut self, now: Instant) {
+        if !self.reports {
+            return;
+        }
+        let mut judged = 0;
+        if self.liveness.read() > 1 {
+            for lane in self.liveness.iter().filter(|lane| !lane.suspect) {
+                let since = self.send.carried_since(lane.slot);
+                if since.is_some_and(|since| self.lateness.judge(lane.slot, since, now)) {
+                    judged |= 1 << lane.slot;
+                }
+            }
+        }
+        let late = self.lateness.late();
+        if late != 0 && self.liveness.iter().all(|lane| !lane.carries() || late & 1 << lane.slot != 0) {
+            self.lateness.pardon();
+            return slots(late).for_each(|slot| self.send.trust(slot));
+        }
+        for slot in slots(judged) {
+            let heard = self.liveness.heard_elsewhere(slot, late);
+            let recent = self.lateness.patience(slot, now).unwrap_or_default() / 2;
+            if heard.is_some_and(|heard| heard + recent >= now) {
+                self.send.doubt(slot, late, COPIES);
+            } else {
+                self.send.doubt(slot, late, FEW_COPIES);
+                self.lateness.hasten(slot, now);
+            }
+        }
+    }
+
     fn on_end(&mut self, offset: u64, reason: Reason, now: Instant) -> Result<(), ProtocolError> {
         if !self.passthrough && self.side == Side::Acceptor {
             return Err(ProtocolError::ReplicaEnd);
@@ -914,8 +1118,28 @@ impl Link {
         self.receive.declare_end(offset)?;
         if !self.passthrough && !self.closing.is_delivering() {
             self.send.clear();
-            self.closing.deliver(End::Far(reason), now);
+            self.closing.deliver(End::Far(reason), Last::End, now);
         }
+        self.check_ends();
+        Ok(())
+    }
+
+    /// The link is over for the far side. What it had sent is still delivered, but not to a master
+    /// whose sync has not begun: a request for one may be among it.
+    fn on_goodbye(&mut self, offset: u64, reason: Reason, now: Instant) -> Result<(), ProtocolError> {
+        let at_master = self.side == Side::Acceptor && !self.passthrough;
+        let (end, last) = if at_master && reason.code == ReasonCode::ReplicaClosed {
+            (End::Far(reason), Last::Left)
+        } else {
+            (End::FarStopping(reason), Last::Stopping)
+        };
+        self.receive.declare_end(offset)?;
+        if at_master && !self.is_armed() {
+            self.given_up(end);
+            return Ok(());
+        }
+        self.send.clear();
+        self.closing.deliver(end, last, now);
         self.check_ends();
         Ok(())
     }
@@ -935,9 +1159,9 @@ impl Link {
     }
 
     /// Whether a half-full window has waited for its oldest bytes for more than two round trips.
-    /// Then they are copied to another lane.
+    /// Then they are copied to another lane, if the far side does not report what it has received.
     fn oldest_is_stuck(&self, now: Instant) -> bool {
-        self.shared && self.send.is_half_full() && self.round_trip.is_stalled(now)
+        !self.reports && self.shared && self.send.is_half_full() && self.round_trip.is_stalled(now)
     }
 
     /// Whether the link still has anything to send or to receive.
@@ -947,13 +1171,14 @@ impl Link {
     }
 
     fn is_resumable(&self) -> bool {
-        !self.passthrough && !self.hold().is_zero() && !self.closing.is_far_stopping() && self.is_armed()
+        !self.passthrough && !self.hold().is_zero() && !self.closing.is_far_gone() && self.is_armed()
     }
 
     /// Removes a lane, if it is there.
     fn drop_lane(&mut self, lane: u32, retired: bool) {
         if let Some(state) = self.liveness.remove(lane) {
             self.send.lose(state.slot);
+            self.lateness.removed(state.slot);
             self.events.push_back(Event::LaneClosed { lane, retired });
         }
     }
@@ -966,6 +1191,7 @@ impl Link {
 
     /// Sends again over the next lane what may have been lost with this one.
     fn requeue_control(&mut self, now: Instant) {
+        self.judge_lanes(now);
         if !self.is_ended() {
             self.acks.requeue(self.receive.written());
             self.closing.requeue();
@@ -1020,6 +1246,11 @@ impl Link {
         let all_acknowledged = self.send.acknowledged() == self.send.offered();
         self.closing.check(all_acknowledged, self.receive.finished());
     }
+}
+
+/// The slots that are bits in `slots`.
+fn slots(slots: u32) -> impl Iterator<Item = u8> {
+    (0..32).filter(move |slot| slots & 1 << slot != 0)
 }
 
 #[cfg(test)]

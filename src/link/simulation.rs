@@ -4,8 +4,9 @@
 //!
 //! It asserts that at every moment the bytes that come out are those that went in; that once the
 //! faults stop, either everything arrives or both ends have ended; that only the end of its hold
-//! ends a link; that a link is never long without either a lane or a hold; and that whatever is due
-//! is done, so that no end is woken forever.
+//! ends a link; that a link is never long without either a lane or a hold; that whatever is due
+//! is done, so that no end is woken forever; and that what a replica had sent when it left over a
+//! path that works is delivered.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -122,6 +123,7 @@ impl World {
             hold,
             lanes: 1 + dice.roll(4) as u8,
             compression: dice.roll(2) as u8,
+            reports: !dice.one_in(4),
             ..Terms::sample()
         };
         let end = |side| End2 {
@@ -191,9 +193,21 @@ impl World {
         }
     }
 
-    /// Resets the lanes that a link has closed.
+    /// Sends the last frames of a link that has ended, and closes the lanes that a link has closed.
     fn let_go(&mut self) {
-        for end in &mut self.ends {
+        for (side, end) in self.ends.iter_mut().enumerate() {
+            let parting = if end.link.is_ended() { end.open.clone() } else { Vec::new() };
+            let open =
+                |pipe: &&mut Pipe| !pipe.closed && pipe.opening.is_none() && parting.contains(&pipe.number);
+            for pipe in self.pipes.iter_mut().filter(open) {
+                let mut out = Vec::new();
+                while end.link.poll_transmit(pipe.number, self.now, &mut |frame| out.extend_from_slice(frame))
+                {
+                }
+                if !out.is_empty() {
+                    pipe.wires[side].under_way.push_back((self.tick + 1 + pipe.delay, out));
+                }
+            }
             let gone: Vec<u32> = end
                 .open
                 .iter()
@@ -435,6 +449,40 @@ impl World {
         }
     }
 
+    /// There are no more faults from here on.
+    fn heal(&mut self) {
+        (self.faults, self.blackout) = (false, false);
+        self.pipes.iter_mut().flat_map(|pipe| &mut pipe.wires).for_each(|wire| wire.silent = false);
+    }
+
+    /// Whether nothing is broken at either end, and nothing is about to be.
+    fn is_calm(&self) -> bool {
+        let steady = |end: &End2| {
+            let Link { renew_by, liveness, .. } = &end.link;
+            !end.link.is_ended()
+                && end.link.is_armed()
+                && renew_by.is_none()
+                && !end.link.is_held()
+                && liveness.iter().all(|lane| lane.carries())
+        };
+        let works = |pipe: &Pipe| {
+            let open = self.ends.iter().all(|end| end.open.contains(&pipe.number));
+            let silent = pipe.wires.iter().any(|wire| wire.silent);
+            open && !silent && !pipe.closed && pipe.opening.is_none() && pipe.answer.is_none()
+        };
+        !self.blackout && self.ends.iter().all(steady) && self.pipes.iter().all(works)
+    }
+
+    /// The replica at the dialler sends a last acknowledgement and leaves. Returns whether the
+    /// master must get it: whether the path works, and goes on to.
+    fn leave(&mut self) -> bool {
+        self.speak(0, 60);
+        let calm = self.is_calm();
+        self.faults &= !calm;
+        self.ends[0].link.local_closed(self.now);
+        calm
+    }
+
     /// Injects a random fault.
     fn fault(&mut self) {
         let at = self.dice.roll(self.pipes.len().max(1) as u64) as usize;
@@ -465,6 +513,8 @@ impl World {
             // The path goes silent forever, in one direction or in both.
             7 => pipe.wires[self.dice.roll(2) as usize].silent = true,
             8 => pipe.wires.iter_mut().for_each(|wire| wire.silent = true),
+            // What waited in a silent path is delivered after all.
+            11 => pipe.wires.iter_mut().for_each(|wire| wire.silent = false),
             // Slow.
             9 => pipe.delay = self.dice.roll(100),
             _ => {}
@@ -479,16 +529,29 @@ impl Pipe {
     }
 }
 
-/// Runs one schedule. Returns the number of breaks that the link survived, and whether it lived to
-/// the end.
-fn run(seed: u64) -> (u32, bool) {
+/// What became of one schedule.
+struct Outcome {
+    /// Number of breaks that the link survived.
+    breaks: u32,
+    /// Whether it lived to the end.
+    alive: bool,
+    /// Whether its replica left over a path that worked.
+    left: bool,
+}
+
+/// Runs one schedule.
+fn run(seed: u64) -> Outcome {
     let mut world = World::new(seed);
     let length = 300 + world.dice.roll(1500);
     let restarts = world.dice.one_in(6);
     let (stops, supersedes, stop_at) =
         (world.dice.one_in(12), world.dice.one_in(12), 200 + world.dice.roll(1000));
     let returns = world.dice.one_in(8);
-    let (closes, close_at) = (world.dice.roll(8), 200 + world.dice.roll(1500));
+    let closes = world.dice.roll(8);
+    // A replica that leaves over a path that works has time to wait for one.
+    let leaves = closes == 2;
+    let close_at = if leaves { 100 + world.dice.roll(length / 2) } else { 200 + world.dice.roll(1500) };
+    let (mut closed, mut left) = (false, false);
     for _ in 0..length {
         world.speak(1, 2500);
         if world.dice.one_in(5) {
@@ -499,12 +562,23 @@ fn run(seed: u64) -> (u32, bool) {
             world.listen(0, most);
         }
         world.listen(1, u64::MAX);
-        if world.dice.one_in(60) {
+        if world.faults && world.dice.one_in(60) {
             world.fault();
         }
         world.step();
-        if closes < 2 && world.tick == close_at {
-            world.ends[closes as usize].link.local_closed(world.now);
+        if leaves && world.tick == close_at {
+            world.heal();
+        }
+        let due = match closes {
+            0 | 1 => world.tick == close_at,
+            _ => leaves && world.tick >= close_at && !closed && world.is_calm(),
+        };
+        if due {
+            closed = true;
+            match closes {
+                1 => world.ends[1].link.local_closed(world.now),
+                _ => left = world.leave() && !restarts && !stops && !supersedes && !returns,
+            }
         }
         if stops && world.tick == stop_at {
             let link = &mut world.ends[stop_at as usize % 2].link;
@@ -528,11 +602,11 @@ fn run(seed: u64) -> (u32, bool) {
             world.let_go();
         }
     }
-    let closed = closes < 2 && world.tick >= close_at || stops && world.tick >= stop_at;
+    let closed = closed || stops && world.tick >= stop_at;
     // There are no more faults from here on.
     (world.faults, world.blackout) = (false, false);
     let ended_before = world.ends.iter().any(|end| end.link.closing.ended().is_some());
-    let mut left = (world.hold + Duration::from_secs(120)).as_millis() / TICK.as_millis();
+    let mut ticks = (world.hold + Duration::from_secs(120)).as_millis() / TICK.as_millis();
     let is_done = |world: &World| {
         let all_there =
             world.ends[0].written == world.offered[1] && world.ends[1].written == world.offered[0];
@@ -552,8 +626,8 @@ fn run(seed: u64) -> (u32, bool) {
         }
     }
     while !is_done(&world) {
-        assert!(left > 0, "no end: {:?} {:?}", world.ends[0].link, world.ends[1].link);
-        left -= 1;
+        assert!(ticks > 0, "no end: {:?} {:?}", world.ends[0].link, world.ends[1].link);
+        ticks -= 1;
         world.listen(0, u64::MAX);
         world.listen(1, u64::MAX);
         world.step();
@@ -561,7 +635,12 @@ fn run(seed: u64) -> (u32, bool) {
     if closes == 1 && world.ends[0].link.closing.is_delivered() {
         assert_eq!(world.ends[0].written, world.offered[1], "delivered is to the last byte");
     }
-    if ended_before && !restarts && !stops && !supersedes && !returns && closes > 1 {
+    if left {
+        let end = world.ends[1].link.closing.ended();
+        assert!(matches!(end, Some(End::Far(reason)) if reason.code == ReasonCode::ReplicaClosed), "{end:?}");
+        assert_eq!(world.ends[1].written, world.offered[0], "a leaving replica's last bytes");
+    }
+    if ended_before && !restarts && !stops && !supersedes && !returns && !closed {
         // Nothing ends a link but its hold, or a break before the sync.
         let reason = world.ends.each_ref().map(|end| end.link.closing.ended().cloned());
         let held =
@@ -575,23 +654,28 @@ fn run(seed: u64) -> (u32, bool) {
             end.link.closing.ended()
         );
     }
-    (world.breaks, world.ends[0].link.closing.ended().is_none())
+    Outcome { breaks: world.breaks, alive: world.ends[0].link.closing.ended().is_none(), left }
 }
 
 #[test]
 fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
-    let (mut breaks, mut survived) = (0, 0);
+    let (mut breaks, mut survived, mut leaves) = (0, 0, 0);
     let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(2000);
     let first = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     for seed in first..first + seeds {
         match std::panic::catch_unwind(|| run(seed)) {
-            Ok((more, alive)) => {
-                breaks += more;
-                survived += u32::from(alive);
+            Ok(outcome) => {
+                breaks += outcome.breaks;
+                survived += u32::from(outcome.alive);
+                leaves += u32::from(outcome.left);
             }
             Err(_) => panic!("seed {seed}: to see it again, SEED={seed} SEEDS=1 cargo test --lib simulation"),
         }
     }
-    println!("{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end");
-    assert!(breaks > seeds as u32 && survived > seeds as u32 / 4, "{breaks} breaks, {survived} of {seeds}");
+    println!(
+        "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {leaves} replicas left over a working path"
+    );
+    let few = seeds as u32;
+    assert!(breaks > few && survived > few / 4, "{breaks} breaks, {survived} of {seeds}");
+    assert!(leaves > few / 40, "{leaves} leaves of {seeds}");
 }

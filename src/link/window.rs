@@ -7,6 +7,7 @@
 //! the cost of a lost lane on what it carried, however full the window is. No I/O and no clock.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use crate::buffer::Chunk;
 use crate::wire::frame;
@@ -51,19 +52,39 @@ impl Segment {
     }
 }
 
+/// A chunk that a lane carries, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    offset: u64,
+    end: u64,
+    since: Instant,
+    /// Number of bytes that were sent on the lane so far, with this chunk.
+    sent: u64,
+}
+
+/// What one lane carries.
+#[derive(Debug, Default)]
+struct Load {
+    /// The chunks in the order in which they were sent. Chunks that have arrived since may still be
+    /// listed, but not as the first.
+    chunks: VecDeque<Carried>,
+    /// Number of bytes that were sent on the lane so far.
+    sent: u64,
+}
+
 /// What was read from the local Redis and not yet acknowledged.
 #[derive(Debug)]
 pub struct Window {
     segments: VecDeque<Segment>,
     /// Number of segments at the front of the queue that were sent at least once.
     sent_segments: usize,
-    /// Sent segments that no lane carries and that the far side lacks: offset and length.
+    /// Sent segments that the far side lacks and that no lane carries, or none that is not late:
+    /// offset and length.
     again: BTreeMap<u64, u64>,
     /// Number of bytes in these segments.
     to_resend: u64,
-    /// Offsets of the chunks that each slot's lane carries, in the order in which they were sent.
-    /// Chunks that were acknowledged since may still be listed.
-    carried: Vec<VecDeque<u64>>,
+    /// What the lane in each slot carries.
+    carried: Vec<Load>,
     acknowledged: u64,
     /// The far side has received everything below this offset, but has perhaps not written it.
     arrived: u64,
@@ -165,22 +186,92 @@ impl Window {
 
     /// The next chunk for the lane in `slot` as a DATA frame, which that lane then carries. Chunks
     /// that must be sent again come first, then new ones.
-    pub fn send_next(&mut self, slot: u8) -> Option<&[u8]> {
-        if let Some((offset, length)) = self.again.pop_first() {
+    pub fn send_next(&mut self, slot: u8, now: Instant) -> Option<&[u8]> {
+        while let Some((offset, length)) = self.again.pop_first() {
             self.to_resend -= length;
-            self.resent += length;
             let at = self.find(offset).expect("what is to be sent again is not acknowledged");
-            return Some(self.send(at, slot));
+            if self.segments[at].lanes & 1 << slot == 0 {
+                self.resent += length;
+                return Some(self.send(at, slot, now));
+            }
         }
         let at = self.sent_segments;
         self.sent = self.segments.get(at)?.end();
         self.sent_segments += 1;
-        Some(self.send(at, slot))
+        Some(self.send(at, slot, now))
+    }
+
+    /// Since when the lane in `slot` carries the oldest chunk that has not arrived.
+    pub fn carried_since(&self, slot: u8) -> Option<Instant> {
+        self.chunks(slot).next().map(|carried| carried.since)
+    }
+
+    /// Another lane is in `slot` now.
+    pub fn enter(&mut self, slot: u8) {
+        if let Some(load) = self.carried.get_mut(usize::from(slot)) {
+            *load = Load::default();
+        }
+    }
+
+    /// The lane in `slot` is late. Chunks that only lanes in `late`, as bits, carry are sent again
+    /// over others: the oldest ones, of about `most` bytes.
+    pub fn doubt(&mut self, slot: u8, late: u32, most: u64) {
+        let mut doubted = 0;
+        let index = usize::from(slot);
+        let chunks = self.carried.get(index).map_or(0, |load| load.chunks.len());
+        for number in 0..chunks {
+            if doubted >= most {
+                return;
+            }
+            let Carried { offset, end, .. } = self.carried[index].chunks[number];
+            let Some(at) = self.find(offset) else { continue };
+            let waits = self.segments[at].lanes & !late == 0 && end > self.arrived;
+            if waits && self.again.insert(offset, end - offset).is_none() {
+                self.to_resend += end - offset;
+                doubted += end - offset;
+            }
+        }
+    }
+
+    /// The lane in `slot` is not late any more. What it carries and was not sent again yet need not
+    /// be.
+    pub fn trust(&mut self, slot: u8) {
+        if let Some(load) = self.carried.get(usize::from(slot)) {
+            for carried in &load.chunks {
+                self.to_resend -= self.again.remove(&carried.offset).unwrap_or(0);
+            }
+        }
+    }
+
+    /// The far side has received the first `count` bytes of what was sent on the lane in `slot`.
+    /// Returns when the last whole chunk of it was sent, if it was not known to have arrived.
+    pub fn note_carried(&mut self, slot: u8, count: u64) -> Result<Option<Instant>, NeverSent> {
+        let Some(load) = self.carried.get_mut(usize::from(slot)) else {
+            return if count == 0 { Ok(None) } else { Err(NeverSent(count)) };
+        };
+        if count > load.sent {
+            return Err(NeverSent(count));
+        }
+        let mut since = None;
+        while let Some(load) = self.carried.get_mut(usize::from(slot))
+            && load.chunks.front().is_some_and(|carried| carried.sent <= count)
+            && let Some(carried) = load.chunks.pop_front()
+        {
+            since = Some(carried.since);
+            self.mark_arrived(carried.offset, slot);
+        }
+        Ok(since)
+    }
+
+    /// When the last chunk before `offset` was sent that the lane in `slot` carries, before any
+    /// chunk that is not.
+    pub fn sent_before(&self, slot: u8, offset: u64) -> Option<Instant> {
+        self.chunks(slot).take_while(|carried| carried.end <= offset).last().map(|carried| carried.since)
     }
 
     /// A copy of the oldest chunk that the far side lacks, made once, unless the lane in `slot`
     /// carries it already.
-    pub fn copy_oldest(&mut self, slot: u8) -> Option<&[u8]> {
+    pub fn copy_oldest(&mut self, slot: u8, now: Instant) -> Option<&[u8]> {
         let arrived = self.arrived.max(self.acknowledged);
         let at = self.segments.partition_point(|segment| segment.end() <= arrived);
         let segment = self.segments.get(at).filter(|_| at < self.sent_segments)?;
@@ -193,12 +284,12 @@ impl Window {
         if self.again.remove(&offset).is_some() {
             self.to_resend -= length;
         }
-        Some(self.send(at, slot))
+        Some(self.send(at, slot, now))
     }
 
     /// The lane in `slot` is lost. Chunks that only it carried are sent again.
     pub fn lose(&mut self, slot: u8) {
-        for offset in self.leave(slot) {
+        for Carried { offset, .. } in self.leave(slot) {
             let Some(at) = self.find(offset) else { continue };
             let segment = &mut self.segments[at];
             segment.lanes &= !(1 << slot);
@@ -214,11 +305,8 @@ impl Window {
 
     /// The lane in `slot` is retired, and everything that it carried has arrived.
     pub fn settle(&mut self, slot: u8) {
-        for offset in self.leave(slot) {
-            if let Some(at) = self.find(offset) {
-                let segment = &mut self.segments[at];
-                segment.lanes = segment.lanes & !(1 << slot) | ARRIVED;
-            }
+        for carried in self.leave(slot) {
+            self.mark_arrived(carried.offset, slot);
         }
     }
 
@@ -255,7 +343,7 @@ impl Window {
     pub fn clear(&mut self) {
         self.segments.clear();
         self.again.clear();
-        self.carried.clear();
+        self.carried.iter_mut().for_each(|load| load.chunks.clear());
         self.to_resend = 0;
         self.sent_segments = 0;
         self.sent = self.offered;
@@ -270,12 +358,22 @@ impl Window {
         let waits = |segment: &&Segment| segment.lanes == 0 && segment.end() > self.arrived;
         let again: BTreeMap<u64, u64> =
             sent.clone().filter(waits).map(|segment| (segment.offset, segment.chunk.len() as u64)).collect();
-        assert_eq!((again.values().sum::<u64>(), &again), (self.to_resend, &self.again));
-        for segment in sent {
-            for (slot, carried) in self.carried.iter().enumerate() {
-                assert!(segment.lanes & 1 << slot == 0 || carried.contains(&segment.offset));
+        assert!(again.iter().all(|(offset, length)| self.again.get(offset) == Some(length)));
+        assert_eq!(self.again.values().sum::<u64>(), self.to_resend);
+        for offset in self.again.keys() {
+            let segment = &self.segments[self.find(*offset).expect("it is not acknowledged")];
+            assert!(segment.lanes & ARRIVED == 0 && segment.end() > self.arrived);
+        }
+        for segment in sent.filter(|segment| segment.lanes & ARRIVED == 0 && segment.end() > self.arrived) {
+            for (slot, load) in self.carried.iter().enumerate() {
+                let listed = load.chunks.iter().filter(|carried| carried.offset == segment.offset).count();
+                assert_eq!(listed, usize::from(segment.lanes & 1 << slot != 0), "once on each lane");
             }
         }
+    }
+
+    fn chunks(&self, slot: u8) -> impl Iterator<Item = &Carried> {
+        self.carried.get(usize::from(slot)).into_iter().flat_map(|load| &load.chunks)
     }
 
     fn find(&self, offset: u64) -> Option<usize> {
@@ -284,27 +382,45 @@ impl Window {
     }
 
     /// The segment at `at` as a frame on the lane in `slot`.
-    fn send(&mut self, at: usize, slot: u8) -> &[u8] {
+    fn send(&mut self, at: usize, slot: u8, now: Instant) -> &[u8] {
         let index = usize::from(slot);
         if self.carried.len() <= index {
-            self.carried.resize_with(index + 1, VecDeque::new);
-        }
-        let (carried, kept) = (&mut self.carried[index], self.segments[0].offset);
-        while carried.front().is_some_and(|offset| *offset < kept) {
-            carried.pop_front();
+            self.carried.resize_with(index + 1, Load::default);
         }
         let segment = &mut self.segments[at];
-        carried.push_back(segment.offset);
+        let load = &mut self.carried[index];
+        load.sent += segment.chunk.len() as u64;
+        let (offset, end) = (segment.offset, segment.end());
+        load.chunks.push_back(Carried { offset, end, since: now, sent: load.sent });
         segment.frame(slot)
     }
 
-    /// What the lane in `slot` carried, some of which may be acknowledged.
-    fn leave(&mut self, slot: u8) -> VecDeque<u64> {
-        self.carried.get_mut(usize::from(slot)).map(std::mem::take).unwrap_or_default()
+    /// What the lane in `slot` carried, some of which may have arrived.
+    fn leave(&mut self, slot: u8) -> VecDeque<Carried> {
+        self.carried
+            .get_mut(usize::from(slot))
+            .map(|load| std::mem::take(&mut load.chunks))
+            .unwrap_or_default()
+    }
+
+    /// The lane in `slot` has delivered the chunk at `offset`.
+    fn mark_arrived(&mut self, offset: u64, slot: u8) {
+        if let Some(at) = self.find(offset) {
+            let segment = &mut self.segments[at];
+            segment.lanes = segment.lanes & !(1 << slot) | ARRIVED;
+            if let Some(length) = self.again.remove(&offset) {
+                self.to_resend -= length;
+            }
+        }
     }
 
     /// Nothing that ends at or below `offset` is sent again.
     fn forget(&mut self, offset: u64) {
+        for load in &mut self.carried {
+            while load.chunks.front().is_some_and(|carried| carried.end <= offset) {
+                load.chunks.pop_front();
+            }
+        }
         while let Some(entry) = self.again.first_entry()
             && entry.key() + entry.get() <= offset
         {
@@ -333,7 +449,7 @@ mod tests {
         let mut window = Window::new(1000, 1000);
         window.offer(Chunk::copied(&[1; 400]));
         assert_eq!(window.room(), 600);
-        assert!(window.send_next(0).is_some());
+        assert!(window.send_next(0, Instant::now()).is_some());
         window.offer(Chunk::copied(&[1; 10]));
         assert_eq!(window.room(), 1000 - 400 - 256, "a short chunk counts for more than its bytes");
         window.acknowledge(400).unwrap();
@@ -343,41 +459,41 @@ mod tests {
     #[test]
     fn a_chunk_goes_out_once_with_its_offset() {
         let mut window = filled();
-        assert_eq!(header(window.send_next(0)), Some(frame::data_header(0, 40)));
-        assert_eq!(header(window.send_next(0)), Some(frame::data_header(40, 40)));
-        assert!(window.send_next(0).is_none());
+        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(40, 40)));
+        assert!(window.send_next(0, Instant::now()).is_none());
         assert_eq!(window.unsent(), 0);
         window.offer(Chunk::copied(&[3; 5]));
         assert_eq!(window.unsent(), 5);
-        assert_eq!(header(window.send_next(0)), Some(frame::data_header(80, 5)));
+        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(80, 5)));
     }
 
     #[test]
     fn short_writes_that_wait_are_gathered_and_sent_ones_never_change() {
         let mut window = Window::new(1000, 1000);
         window.offer(Chunk::copied(&[1; 10]));
-        window.send_next(0);
+        window.send_next(0, Instant::now());
         window.offer(Chunk::copied(&[2; 10]));
         window.offer(Chunk::copied(&[3; 10]));
-        assert_eq!(header(window.send_next(0)), Some(frame::data_header(10, 20)));
+        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(10, 20)));
         window.lose(0);
         assert_eq!(window.to_resend(), 30);
-        assert_eq!(header(window.send_next(1)), Some(frame::data_header(0, 10)));
-        assert_eq!(header(window.send_next(1)), Some(frame::data_header(10, 20)));
+        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(0, 10)));
+        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(10, 20)));
     }
 
     #[test]
     fn an_acknowledgement_in_the_middle_of_a_chunk_keeps_it() {
         let mut window = filled();
-        window.send_next(0);
-        window.send_next(0);
+        window.send_next(0, Instant::now());
+        window.send_next(0, Instant::now());
         window.acknowledge(41).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.offer(Chunk::copied(&[3; 40]));
-        window.send_next(0);
+        window.send_next(0, Instant::now());
         window.lose(0);
         assert_eq!(window.to_resend(), 80, "all of it is sent again");
-        (0..2).for_each(|_| assert!(window.send_next(0).is_some()));
+        (0..2).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
         window.acknowledge(80).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.acknowledge(120).unwrap();
@@ -387,7 +503,7 @@ mod tests {
     #[test]
     fn acknowledgements_of_what_was_never_sent_are_refused() {
         let mut window = filled();
-        window.send_next(0);
+        window.send_next(0, Instant::now());
         assert_eq!(window.acknowledge(41), Err(NeverSent(41)));
         assert_eq!(window.note_arrived(41), Err(NeverSent(41)));
         window.acknowledge(40).unwrap();
@@ -402,24 +518,24 @@ mod tests {
             window.offer(Chunk::copied(&[byte; 40]));
         }
         for slot in [0, 1, 0, 1, 0] {
-            window.send_next(slot);
+            window.send_next(slot, Instant::now());
         }
         window.acknowledge(40).unwrap();
         window.note_arrived(90).unwrap();
         window.lose(0);
         // The first is acknowledged, the third and fifth were on the lane.
         assert_eq!(window.to_resend(), 80);
-        assert_eq!(header(window.send_next(2)), Some(frame::data_header(80, 40)));
-        assert_eq!(header(window.send_next(2)), Some(frame::data_header(160, 40)));
-        assert_eq!(header(window.send_next(2)), Some(frame::data_header(200, 40)));
+        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(80, 40)));
+        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(160, 40)));
+        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(200, 40)));
         assert_eq!((window.resent(), window.unsent()), (80, 0));
     }
 
     #[test]
     fn what_a_retired_lane_carried_is_not_sent_again() {
         let mut window = filled();
-        window.send_next(0);
-        window.send_next(1);
+        window.send_next(0, Instant::now());
+        window.send_next(1, Instant::now());
         window.settle(0);
         window.lose(0);
         assert_eq!(window.to_resend(), 0);
@@ -432,16 +548,20 @@ mod tests {
         let mut window = Window::new(1 << 20, 40);
         for round in 0..2000u64 {
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(0);
+            window.send_next(0, Instant::now());
             // Another lane comes and goes: what it carried goes over the first.
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(1);
+            window.send_next(1, Instant::now());
             window.lose(1);
             assert_eq!(window.to_resend(), 40);
-            window.send_next(0);
+            window.send_next(0, Instant::now());
             window.acknowledge((round * 80).saturating_sub(4000)).unwrap();
         }
-        assert!(window.carried[0].len() <= 110 && window.again.is_empty(), "{:?}", window.carried[0].len());
+        assert!(
+            window.carried[0].chunks.len() <= 110 && window.again.is_empty(),
+            "{:?}",
+            window.carried[0].chunks.len()
+        );
     }
 
     #[test]
@@ -450,7 +570,7 @@ mod tests {
         let mut window = Window::new(64 << 20, 40);
         for _ in 0..100_000 {
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(0);
+            window.send_next(0, Instant::now());
         }
         let filled = began.elapsed();
         for _ in 0..1000 {
@@ -465,27 +585,98 @@ mod tests {
     fn what_has_arrived_or_is_copied_waits_no_longer_to_be_sent_again() {
         let mut window = Window::new(100_000, 40);
         (0..4).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
-        (0..4).for_each(|_| assert!(window.send_next(0).is_some()));
+        (0..4).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
         window.lose(0);
         window.note_arrived(40).unwrap();
         assert_eq!(window.to_resend(), 120);
-        assert_eq!(header(window.copy_oldest(1)), Some(frame::data_header(40, 40)));
+        assert_eq!(header(window.copy_oldest(1, Instant::now())), Some(frame::data_header(40, 40)));
         assert_eq!(window.to_resend(), 80);
         window.acknowledge(120).unwrap();
         assert_eq!(window.to_resend(), 40);
-        assert_eq!(header(window.send_next(1)), Some(frame::data_header(120, 40)));
-        assert!(window.send_next(1).is_none() && window.to_resend() == 0);
+        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(120, 40)));
+        assert!(window.send_next(1, Instant::now()).is_none() && window.to_resend() == 0);
+    }
+
+    #[test]
+    fn what_a_late_lane_alone_carries_goes_over_another_lane_once() {
+        let mut window = Window::new(100_000, 40);
+        (0..5).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
+        for slot in [0, 1, 0, 0, 1] {
+            window.send_next(slot, Instant::now());
+        }
+        window.doubt(0, 1, 41);
+        assert_eq!(window.to_resend(), 80, "whole chunks of about the most");
+        window.check();
+        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(0, Instant::now())), None, "the late lane carries it already");
+        window.doubt(0, 1, 1000);
+        assert_eq!(window.to_resend(), 80, "what another lane carries waits no longer");
+        window.doubt(1, 3, 1000);
+        assert_eq!(window.to_resend(), 200, "both are late");
+        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(0, 40)));
+        window.check();
+        window.trust(0);
+        assert_eq!(window.to_resend(), 80, "lane 0 may still deliver the rest of its own");
+        window.lose(0);
+        window.lose(1);
+        window.check();
+        assert_eq!((window.to_resend(), window.resent()), (160, 80));
+    }
+
+    #[test]
+    fn what_a_lane_has_delivered_is_not_sent_again_even_beyond_a_gap() {
+        let mut window = Window::new(100_000, 40);
+        (0..4).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
+        let begin = Instant::now();
+        let after = |millis| begin + std::time::Duration::from_millis(millis);
+        for (slot, millis) in [(0, 0), (1, 1), (1, 2), (1, 3)] {
+            window.send_next(slot, after(millis));
+        }
+        assert_eq!(window.note_carried(1, 121), Err(NeverSent(121)));
+        assert_eq!(window.note_carried(1, 90), Ok(Some(after(2))), "a part of the last chunk has come");
+        assert_eq!((window.carried_since(0), window.carried_since(1)), (Some(begin), Some(after(3))));
+        assert_eq!(window.note_carried(1, 90), Ok(None));
+        assert_eq!(window.note_carried(5, 1), Err(NeverSent(1)), "no such lane");
+        window.doubt(1, 3, 1000);
+        window.lose(0);
+        assert_eq!(window.to_resend(), 80);
+        assert_eq!(window.note_carried(1, 120), Ok(Some(after(3))));
+        window.lose(1);
+        window.check();
+        assert_eq!(window.to_resend(), 40);
+        window.note_arrived(160).unwrap();
+        assert_eq!((window.to_resend(), window.carried_since(0)), (0, None));
+    }
+
+    #[test]
+    fn what_a_lane_carried_before_it_was_lost_says_nothing_of_what_it_carries_now() {
+        let mut window = Window::new(100_000, 40);
+        (0..3).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
+        (0..2).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
+        // It was suspect for a while.
+        window.lose(0);
+        window.send_next(1, Instant::now());
+        window.send_next(0, Instant::now());
+        window.send_next(0, Instant::now());
+        assert_eq!(window.note_carried(0, 80), Ok(None), "the chunks of before");
+        window.lose(0);
+        assert_eq!(window.to_resend(), 80);
+        window.enter(0);
+        assert_eq!(window.note_carried(0, 1), Err(NeverSent(1)), "another lane");
     }
 
     #[test]
     fn the_oldest_chunk_is_copied_once() {
         let mut window = filled();
-        assert!(window.copy_oldest(1).is_none(), "nothing was sent yet");
-        window.send_next(0);
-        window.send_next(0);
+        assert!(window.copy_oldest(1, Instant::now()).is_none(), "nothing was sent yet");
+        window.send_next(0, Instant::now());
+        window.send_next(0, Instant::now());
         window.note_arrived(40).unwrap();
-        assert!(window.copy_oldest(0).is_none());
-        assert_eq!(header(window.copy_oldest(1)), Some(frame::data_header(40, 40)));
-        assert!(window.copy_oldest(1).is_none() && window.copy_oldest(2).is_none());
+        assert!(window.copy_oldest(0, Instant::now()).is_none());
+        assert_eq!(header(window.copy_oldest(1, Instant::now())), Some(frame::data_header(40, 40)));
+        assert!(
+            window.copy_oldest(1, Instant::now()).is_none()
+                && window.copy_oldest(2, Instant::now()).is_none()
+        );
     }
 }

@@ -397,6 +397,7 @@ mod tests {
             hold: second,
             lanes: 1,
             compression: 0,
+            reports: false,
         };
         let open = |name: &str, passthrough: bool| {
             let syncs = registry.syncs(Side::Acceptor, name);

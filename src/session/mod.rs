@@ -168,6 +168,7 @@ pub fn terms(settings: &LinkSettings) -> Terms {
         hold: settings.hold,
         lanes: settings.lanes,
         compression: if settings.compression == Compression::Off { 0 } else { ZSTD },
+        reports: true,
     }
 }
 

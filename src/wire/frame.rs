@@ -45,12 +45,13 @@ pub enum Frame {
     Accept(Accept),
     /// The acceptor refuses the lane, with a reason.
     Refuse(Refuse),
-    /// All bytes below this offset were written to the local Redis socket.
-    Ack(u64),
+    /// All bytes below this offset were written to the local Redis socket. It also states what was
+    /// received, if both sides do so.
+    Ack(u64, Option<Report>),
     /// From this offset of the acceptor's stream on, the link may be resumed.
     Armed(u64),
-    /// A sign of life.
-    Heartbeat,
+    /// A sign of life, which also states what was received, if both sides do so.
+    Heartbeat(Option<Report>),
     /// No bytes follow this offset; the reason tells why the stream ended.
     End {
         /// The offset after the last byte.
@@ -71,6 +72,45 @@ pub enum Frame {
     Renew,
     /// The last frame on this lane in this direction.
     Retire,
+}
+
+/// What a side has received, whether or not it is written to its local Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Everything below this offset was received.
+    pub received: u64,
+    /// The lanes of a link that has several, each with the number of bytes of data that came over
+    /// it.
+    pub lanes: Vec<(u32, u64)>,
+}
+
+impl Report {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = self.received.to_be_bytes().to_vec();
+        out.push(u8::try_from(self.lanes.len()).expect("a link has few lanes"));
+        for (lane, came) in &self.lanes {
+            out.extend(lane.to_be_bytes());
+            out.extend(came.to_be_bytes());
+        }
+        out
+    }
+
+    /// Reads a report, if there is one. A later release may append to it.
+    fn decode(content: &[u8]) -> Option<Option<Self>> {
+        if content.is_empty() {
+            return Some(None);
+        }
+        let (received, rest) = content.split_first_chunk()?;
+        let (count, mut rest) = rest.split_first()?;
+        let mut lanes = Vec::with_capacity(usize::from(*count));
+        for _ in 0..*count {
+            let (lane, after) = rest.split_first_chunk()?;
+            let (came, after) = after.split_first_chunk()?;
+            lanes.push((u32::from_be_bytes(*lane), u64::from_be_bytes(*came)));
+            rest = after;
+        }
+        Some(Some(Self { received: u64::from_be_bytes(*received), lanes }))
+    }
 }
 
 /// What the decoder found in its input.
@@ -128,9 +168,13 @@ impl Frame {
             Self::Hello(hello) => (HELLO, hello.encode()),
             Self::Accept(accept) => (ACCEPT, accept.encode()),
             Self::Refuse(refuse) => (REFUSE, refuse.encode()),
-            Self::Ack(offset) => (ACK, offset.to_be_bytes().to_vec()),
+            Self::Ack(offset, report) => {
+                let mut content = offset.to_be_bytes().to_vec();
+                content.extend(report.iter().flat_map(Report::encode));
+                (ACK, content)
+            }
             Self::Armed(offset) => (ARMED, offset.to_be_bytes().to_vec()),
-            Self::Heartbeat => (HEARTBEAT, Vec::new()),
+            Self::Heartbeat(report) => (HEARTBEAT, report.iter().flat_map(Report::encode).collect()),
             Self::End { offset, reason } | Self::Goodbye { offset, reason } => {
                 let mut content = offset.to_be_bytes().to_vec();
                 content.extend(reason.encode());
@@ -156,9 +200,12 @@ impl Frame {
             HELLO => Self::Hello(Hello::decode(content)?),
             ACCEPT => Self::Accept(Accept::decode(content)?),
             REFUSE => Self::Refuse(Refuse::decode(content)?),
-            ACK => Self::Ack(offset()?),
+            ACK => {
+                let (offset, report) = content.split_first_chunk().ok_or_else(wrong)?;
+                Self::Ack(u64::from_be_bytes(*offset), Report::decode(report).ok_or_else(wrong)?)
+            }
             ARMED => Self::Armed(offset()?),
-            HEARTBEAT => Self::Heartbeat,
+            HEARTBEAT => Self::Heartbeat(Report::decode(content).ok_or_else(wrong)?),
             END | GOODBYE => {
                 let (head, reason) = content.split_at_checked(8).ok_or_else(wrong)?;
                 let offset = u64::from_be_bytes(head.try_into().expect("split at eight"));
@@ -254,8 +301,10 @@ mod tests {
 
     fn frames() -> Vec<Frame> {
         vec![
-            Frame::Ack(7),
-            Frame::Heartbeat,
+            Frame::Ack(7, None),
+            Frame::Ack(7, Some(Report { received: 9, lanes: vec![(0, 9), (3, u64::MAX)] })),
+            Frame::Heartbeat(None),
+            Frame::Heartbeat(Some(Report { received: 12, lanes: Vec::new() })),
             Frame::Armed(u64::MAX),
             Frame::End { offset: 99, reason: Reason::new(ReasonCode::MasterClosed, "") },
             Frame::Abort(Reason::new(ReasonCode::ReplicaClosed, "replica closed")),
@@ -340,9 +389,25 @@ mod tests {
     #[test]
     fn an_unknown_optional_frame_is_skipped_and_any_other_refused() {
         let mut wire = vec![0x90, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3];
-        wire.extend(Frame::Heartbeat.encode());
-        assert_eq!(decode(&[&wire]).unwrap().0, [Frame::Heartbeat]);
+        wire.extend(Frame::Heartbeat(None).encode());
+        assert_eq!(decode(&[&wire]).unwrap().0, [Frame::Heartbeat(None)]);
         assert_eq!(decode(&[&[0x77, 0, 0, 0, 0, 0, 0, 0]]), Err(FrameError::UnknownType(0x77)));
+    }
+
+    #[test]
+    fn a_report_may_be_longer_than_known_and_never_shorter() {
+        let report = Report { received: 9, lanes: vec![(3, 5)] };
+        for (kind, head, frame) in [
+            (ACK, 7u64.to_be_bytes().to_vec(), Frame::Ack(7, Some(report.clone()))),
+            (HEARTBEAT, Vec::new(), Frame::Heartbeat(Some(report.clone()))),
+        ] {
+            let longer = [&head[..], &report.encode(), &[1, 2, 3]].concat();
+            assert_eq!(Frame::decode(kind, &longer), Ok(Some(frame)));
+            for cut in 1..report.encode().len() {
+                let cut = &longer[..head.len() + cut];
+                assert_eq!(Frame::decode(kind, cut), Err(FrameError::Length { kind, length: cut.len() }));
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub const MAX_LANES: u8 = 16;
 /// Bit in [`Terms::compression`]: blocks of zstd.
 pub const ZSTD: u8 = 1;
 
+/// Bit in the byte after the compressions: [`Terms::reports`].
+const REPORTS: u8 = 1;
+
 /// What a gateway states about itself. The terms of a link follow from both gateways' statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -28,6 +31,8 @@ pub struct Terms {
     pub lanes: u8,
     /// Compressions that it can decode, as bits; 0 is none.
     pub compression: u8,
+    /// Whether it states what it has received, and understands such statements.
+    pub reports: bool,
 }
 
 /// The agreed terms of one link, as they apply to one side.
@@ -47,8 +52,12 @@ pub struct Agreed {
     pub max_data: usize,
     /// Longest pause after which this side sends a heartbeat.
     pub speak_every: Duration,
+    /// Longest pause after which the far side sends a heartbeat.
+    pub hears_every: Duration,
     /// Silence after which a lane counts as dead for this side.
     pub dead_after: Duration,
+    /// Whether each side states what it has received.
+    pub reports: bool,
 }
 
 impl Agreed {
@@ -70,7 +79,9 @@ impl Terms {
             compressed: !passthrough && self.compression & theirs.compression & ZSTD != 0,
             max_data: PAYLOAD.min(theirs.max_frame as usize),
             speak_every: self.heartbeat.min(theirs.dead_after / 3),
+            hears_every: theirs.heartbeat.min(self.dead_after / 3),
             dead_after: self.dead_after,
+            reports: self.reports && theirs.reports,
         }
     }
 
@@ -80,13 +91,14 @@ impl Terms {
         for time in [self.heartbeat, self.dead_after, self.hold] {
             out.extend(u32::try_from(time.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
         }
-        out.extend([self.lanes, self.compression]);
+        out.extend([self.lanes, self.compression, u8::from(self.reports)]);
         out
     }
 
-    /// A later release may append to the terms; known values stay at the front.
+    /// A later release may append to the terms; known values stay at the front. An earlier one ends
+    /// them before the bits that say what is understood.
     pub(super) fn decode(tag: u16, value: &[u8]) -> Result<Self, FieldError> {
-        let (known, _) = value.split_at_checked(26).ok_or(FieldError::Value(tag))?;
+        let (known, later) = value.split_at_checked(26).ok_or(FieldError::Value(tag))?;
         let u32_at = |at: usize| u32::from_be_bytes(known[at..at + 4].try_into().expect("four bytes"));
         let millis = |at: usize| Duration::from_millis(u64::from(u32_at(at)));
         let terms = Self {
@@ -97,6 +109,7 @@ impl Terms {
             hold: millis(20),
             lanes: known[24],
             compression: known[25],
+            reports: later.first().is_some_and(|bits| bits & REPORTS != 0),
         };
         let sane = terms.window >= 64 * 1024
             && terms.max_frame >= 1024
@@ -118,6 +131,7 @@ impl Terms {
             hold: Duration::ZERO,
             lanes: 1,
             compression: 0,
+            reports: true,
         }
     }
 }
@@ -136,6 +150,16 @@ mod tests {
         assert!(here.compressed && here.speak_every < theirs.dead_after / 2);
         let both = |agreed: &Agreed| (agreed.window, agreed.lanes, agreed.hold, agreed.compressed);
         assert_eq!(both(&here), both(&there));
+    }
+
+    #[test]
+    fn a_gateway_of_an_earlier_release_is_understood_and_states_nothing_it_does_not_know() {
+        let ours = Terms::sample();
+        let early = Terms::decode(0, &ours.encode()[..26]).unwrap();
+        assert_eq!(early, Terms { reports: false, ..ours.clone() });
+        assert!(!ours.agree(&early, false).reports && ours.agree(&ours, false).reports);
+        let later = [&ours.encode()[..], &[1, 2, 3]].concat();
+        assert_eq!(Terms::decode(0, &later), Ok(ours));
     }
 
     #[test]

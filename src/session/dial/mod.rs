@@ -6,6 +6,7 @@
 
 mod policy;
 pub mod redial;
+mod spread;
 pub mod ways;
 
 use std::net::SocketAddr;
@@ -404,15 +405,17 @@ async fn let_go(mut lane: Lane) {
     .await;
 }
 
-/// The current addresses of all peers; `known` if no name can be resolved.
-pub(super) async fn addresses(replica: &Replica, known: Vec<SocketAddr>) -> Vec<SocketAddr> {
+/// The current addresses of all peers, each with the number of its entry of `peers`; none if no
+/// name can be resolved.
+pub(super) async fn addresses(replica: &Replica) -> Vec<(SocketAddr, usize)> {
     let mut names = tokio::task::JoinSet::new();
     for (rank, peer) in replica.peers.iter().cloned().enumerate() {
         names.spawn(async move { (rank, crate::race::run::resolve(&peer).await.unwrap_or_default()) });
     }
     let mut found = names.join_all().await;
     found.sort_by_key(|(rank, _)| *rank);
-    let found: Vec<_> =
-        found.into_iter().flat_map(|(_, addresses)| crate::race::interleaved(addresses)).collect();
-    if found.is_empty() { known } else { found }
+    let of_peer = |(rank, addresses)| {
+        crate::race::interleaved(addresses).into_iter().map(move |address| (address, rank))
+    };
+    found.into_iter().flat_map(of_peer).collect()
 }

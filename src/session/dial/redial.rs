@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::policy::{Answer, Answers};
+use super::spread::Spread;
 use super::{self as dial, Attached, Dialer, Failure};
 use crate::config::Replica;
 use crate::escape::shown;
@@ -46,6 +47,17 @@ pub enum Dialled {
     Over(u32, End),
 }
 
+/// What a dial is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Want<'a> {
+    /// The link is held and needs any lane.
+    Any,
+    /// It wants one more lane than those at these addresses.
+    More(&'a [SocketAddr]),
+    /// It wants a lane in place of one of those at these addresses, where there are fewer.
+    Move(&'a [SocketAddr]),
+}
+
 /// The dials of one link.
 pub struct Redial {
     dialer: Arc<Dialer>,
@@ -57,7 +69,9 @@ pub struct Redial {
     known: Vec<SocketAddr>,
     /// One permit for each address, so that several dials of a link do not queue there.
     queues: HashMap<SocketAddr, Arc<Semaphore>>,
-    resolving: Option<JoinHandle<Vec<SocketAddr>>>,
+    /// How lanes are spread over them.
+    spread: Spread,
+    resolving: Option<JoinHandle<Vec<(SocketAddr, usize)>>>,
     resolved: Option<Instant>,
     answers: Answers,
     /// Also referenced by each dial that waits for the answer to its HELLO.
@@ -79,13 +93,23 @@ impl Redial {
         far: Identity,
         first: SocketAddr,
     ) -> Self {
+        let (mut known, mut spread) = (vec![first], Spread::default());
+        for (provider, peer) in replica.peers.iter().enumerate() {
+            if let Ok(ip) = peer.host.parse() {
+                let address = SocketAddr::new(ip, peer.port);
+                spread.note(address, provider);
+                known.extend((address != first).then_some(address));
+            }
+        }
+        known.truncate(MAX_ADDRESSES);
         Self {
             dialer: Arc::clone(dialer),
             replica: Arc::clone(replica),
             link,
             far,
             attempts: JoinSet::new(),
-            known: vec![first],
+            known,
+            spread,
             queues: HashMap::new(),
             resolving: None,
             resolved: None,
@@ -94,19 +118,33 @@ impl Redial {
         }
     }
 
-    /// Starts a dial, for a link that is `held` or wants one more
-    /// lane. Must be called from a task.
-    pub fn start(&mut self, dial: &Dial, held: bool) {
+    /// An address with a lane of those `in_use` that had better be at another one.
+    pub fn uneven(&self, in_use: &[SocketAddr]) -> Option<SocketAddr> {
+        self.spread.uneven(&self.known, in_use).map(|(address, _)| address)
+    }
+
+    /// Starts a dial. Must be called from a task.
+    pub fn start(&mut self, dial: &Dial, want: Want<'_>) {
+        let held = matches!(want, Want::Any);
         self.answers.dial_begins(held, Instant::now());
+        if held {
+            self.spread.forget(&self.known);
+        }
         if self.resolving.is_none() && self.resolved.is_none_or(|then| then.elapsed() >= RESOLVE_EVERY) {
-            let (replica, known) = (Arc::clone(&self.replica), self.known.clone());
-            self.resolving = Some(tokio::spawn(async move { dial::addresses(&replica, known).await }));
+            let replica = Arc::clone(&self.replica);
+            self.resolving = Some(tokio::spawn(async move { dial::addresses(&replica).await }));
         }
         let queues = &mut self.queues;
         let queue =
             |address| Arc::clone(queues.entry(address).or_insert_with(|| Arc::new(Semaphore::new(1))));
-        let addresses: Vec<_> =
-            self.known.iter().copied().zip(self.known.iter().copied().map(queue)).collect();
+        let order = match want {
+            Want::Any => self.known.clone(),
+            Want::More(in_use) => self.spread.order(&self.known, in_use),
+            Want::Move(in_use) => {
+                self.spread.uneven(&self.known, in_use).map(|(_, better)| better).unwrap_or_default()
+            }
+        };
+        let addresses: Vec<_> = order.iter().copied().zip(order.iter().copied().map(queue)).collect();
         let want = Request::Attach {
             link: self.link,
             lane: dial.lane,
@@ -133,7 +171,8 @@ impl Redial {
             // The first address is the one that worked last, even if its name has other addresses
             // now.
             let found = found.unwrap_or_default();
-            self.known.splice(1..1, found);
+            found.iter().for_each(|(address, provider)| self.spread.note(*address, *provider));
+            self.known.splice(1..1, found.into_iter().map(|(address, _)| address));
             let mut seen = HashSet::new();
             self.known.retain(|address| seen.insert(*address));
             self.known.truncate(MAX_ADDRESSES);
@@ -170,6 +209,7 @@ impl Redial {
                     return Dialled::Over(lane, End::Far(refuse.reason));
                 }
                 Failure::Refused(refuse) if refuse.reason.code == ReasonCode::UnknownLink => {
+                    self.spread.note_foreign(address);
                     match &refuse.by {
                         None => Answer::UnknownLink,
                         Some((node, instance)) if self.is_its_own(node, *instance) => {
@@ -215,7 +255,7 @@ impl Redial {
             loop {
                 let few = dialer.ways.telling(&site).await;
                 dial.lane += 1;
-                self.start(&dial, true);
+                self.start(&dial, Want::Any);
                 let dialled = std::future::poll_fn(|cx| self.poll(cx)).await;
                 drop(few);
                 match dialled {

@@ -6,6 +6,7 @@
 //! link. So positions stay valid while lanes are read and written.
 
 use std::io;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,13 @@ use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tracing::debug;
 
+use super::closures::Closures;
 use crate::buffer;
 use crate::lane::{Lane, LaneError};
 use crate::link::{LaneIo, LaneLoss, Link};
 use crate::registry::{Kind, LinkGuard};
 use crate::session::announce::log_link;
-use crate::session::dial::redial::{Dialled, Redial};
+use crate::session::dial::redial::{Dialled, Redial, Want};
 use crate::session::inbound::part;
 use crate::session::link_table::{AttachRequest, ToLink};
 use crate::wire::frame::Frame;
@@ -38,6 +40,9 @@ const READS: (usize, usize) = (16 * 1024, buffer::STORAGE);
 
 /// Time for one read, with its decryption and decoding, above which the next read is smaller.
 const LONG_READ: Duration = Duration::from_millis(2);
+
+/// First and longest pause between two looks at whether the lanes are spread evenly.
+const BALANCE_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
 /// The source of a link's lanes.
 #[derive(Debug)]
@@ -65,8 +70,16 @@ pub(super) struct Lanes {
     /// Dropped once this link has proven that it is alive, or has left its Redis: other links of what
     /// may be the same replica wait for that.
     pub(super) rivals: Vec<DropGuard>,
+    closures: Closures,
     order: ReadOrder,
     read_size: ReadSize,
+    balance: Balance,
+}
+
+/// When it is next seen to that the lanes are spread evenly.
+struct Balance {
+    due: Instant,
+    pause: Duration,
 }
 
 /// The order in which lanes are read. Each lane is the first in its turn, since the time of a turn
@@ -103,8 +116,10 @@ impl Lanes {
             source,
             closing: JoinSet::new(),
             rivals: Vec::new(),
+            closures: Closures::default(),
             order: ReadOrder::default(),
             read_size: ReadSize(READS.1),
+            balance: Balance { due: Instant::now() + BALANCE_EVERY.0, pause: BALANCE_EVERY.0 },
         }
     }
 
@@ -128,6 +143,8 @@ impl Lanes {
                     if link.dialled(number, accept.received, now) {
                         redial.settle();
                         entry.note_far(lane.peer());
+                        let pause = BALANCE_EVERY.0;
+                        self.balance = Balance { due: now + pause, pause };
                         self.carriers.push(Carrier { number, lane: *lane, empty: false });
                     }
                 }
@@ -172,7 +189,7 @@ impl Lanes {
                 let moved = lane.moved_here().map_err(LaneError::from);
                 match moved.and_then(|mut lane| lane.push(&accept.encode()).map(|()| lane)) {
                     Ok(lane) => self.carriers.push(Carrier { number: dial.lane, lane, empty: false }),
-                    Err(error) => lost(dial.lane, error, link, entry, now),
+                    Err(error) => self.lost(dial.lane, error, link, entry, now),
                 }
             }
             Err(why) => {
@@ -185,11 +202,54 @@ impl Lanes {
 
     /// Asks the source for another lane.
     pub(super) fn dial(&mut self, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        if !link.is_held() {
+            // What the kernel has and was not read yet is no silence.
+            let unread = self.carriers.iter().filter(|carrier| carrier.lane.has_unread());
+            unread.for_each(|carrier| link.on_activity(carrier.number, now));
+            if link.dial_due().is_none_or(|due| due > now) {
+                return;
+            }
+        }
+        let in_use = self.in_use(link);
         if let LaneSource::Dials(redial) = &mut self.source {
-            let held = link.is_held();
-            redial.start(&link.begin_dial(now), held);
+            let want = match (link.is_held(), link.is_moving()) {
+                (true, _) => Want::Any,
+                (false, true) => Want::Move(&in_use),
+                (false, false) => Want::More(&in_use),
+            };
+            redial.start(&link.begin_dial(now), want);
             entry.note_redial();
         }
+    }
+
+    /// Moves a lane to another address now and then, if they are not spread evenly. There is no
+    /// timer for this, since a link with several lanes is never idle for long.
+    pub(super) fn balance(&mut self, link: &mut Link, now: Instant) {
+        if now < self.balance.due || !link.may_move() {
+            return;
+        }
+        let in_use = self.in_use(link);
+        let LaneSource::Dials(redial) = &mut self.source else { return };
+        let uneven = redial.uneven(&in_use);
+        let moving = self
+            .carriers
+            .iter()
+            .rev()
+            .find(|carrier| Some(carrier.lane.peer()) == uneven && link.carries(carrier.number));
+        let pause = match moving {
+            Some(carrier) => {
+                link.move_lane(carrier.number);
+                (self.balance.pause * 2).min(BALANCE_EVERY.1)
+            }
+            None => BALANCE_EVERY.0,
+        };
+        self.balance = Balance { due: now + pause, pause };
+    }
+
+    /// The addresses of the lanes that carry the link, once for each.
+    fn in_use(&self, link: &Link) -> Vec<SocketAddr> {
+        let carrying = self.carriers.iter().filter(|carrier| link.carries(carrier.number));
+        carrying.map(|carrier| carrier.lane.peer()).collect()
     }
 
     /// Whether a far gateway has been asked to accept a lane and is about to answer.
@@ -197,16 +257,15 @@ impl Lanes {
         matches!(&self.source, LaneSource::Dials(redial) if redial.awaits_answer())
     }
 
-    /// Closes a lane that no longer belongs to the link: in good order if it was retired, otherwise
-    /// by reset.
+    /// Closes a lane that no longer belongs to the link: in good order if it was retired, or if the
+    /// far side is done with the link, otherwise by reset.
     pub(super) fn close(&mut self, number: u32, retired: bool, link: &Link, entry: &LinkGuard) {
         let Some(at) = self.carriers.iter().position(|carrier| carrier.number == number) else { return };
         let Carrier { lane, .. } = self.carriers.remove(at);
-        if !retired {
+        if !retired && !link.is_over_far_away() {
             // A reset ensures that nothing that is still queued in the kernel arrives late.
             lane.reset();
-            // A far side that has ended the link closes its lanes as well.
-            if !link.is_ended_by_far() {
+            if !self.closures.has(number) {
                 entry.note_lane_lost();
             }
         } else if self.closing.len() >= MAX_CLOSING {
@@ -284,7 +343,7 @@ impl Lanes {
                 true
             }
             Poll::Ready(Err(error)) => {
-                lost(number, error, link, entry, now);
+                self.lost(number, error, link, entry, now);
                 true
             }
         }
@@ -324,7 +383,7 @@ impl Lanes {
             let pushed = match seal(link, number, lane, now) {
                 Ok(pushed) => pushed,
                 Err(error) => {
-                    lost(number, error, link, entry, now);
+                    self.lost(number, error, link, entry, now);
                     return true;
                 }
             };
@@ -335,7 +394,7 @@ impl Lanes {
                 Poll::Ready(Err(error)) => {
                     // The far side's last frames may still be unread.
                     while self.read_one(at, cx, link, entry, now) {}
-                    lost(number, error.into(), link, entry, now);
+                    self.lost(number, error.into(), link, entry, now);
                     return true;
                 }
             }
@@ -359,6 +418,44 @@ impl Lanes {
         }
     }
 
+    /// Reports a lost lane to the link, and logs it unless the loss was expected.
+    fn lost(&mut self, number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        if !link.has_lane(number) {
+            return;
+        }
+        let loss = match error {
+            LaneError::Closed => LaneLoss::Closed,
+            LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
+            }
+            LaneError::Frame(error) => return link.fault(&error.into()),
+            other => LaneLoss::Failed(other.to_string()),
+        };
+        let expected =
+            link.is_ended() || link.is_over_far_away() || link.is_retired(number) && loss == LaneLoss::Closed;
+        link.lane_lost(number, loss.clone(), now);
+        if expected || link.lanes() == 0 || loss == LaneLoss::Closed && self.closures.note(number, now) {
+            return;
+        }
+        tell_lost(number, &loss, link, entry);
+    }
+
+    /// Logs and counts the lanes that the far side has closed although the link lives on.
+    pub(super) fn tell_closed(&mut self, link: &Link, entry: &LinkGuard, now: Instant) {
+        if link.is_ended() || link.is_over_far_away() {
+            return;
+        }
+        for number in self.closures.lost(link.is_held(), now) {
+            entry.note_lane_lost();
+            tell_lost(number, &LaneLoss::Closed, link, entry);
+        }
+    }
+
+    /// When [`Lanes::tell_closed`] must be called.
+    pub(super) fn tells_at(&self) -> Option<Instant> {
+        self.closures.due()
+    }
+
     /// The state of each lane that decides when the link must act next.
     pub(super) fn io(&self, number: u32) -> LaneIo {
         let carrier = self.carriers.iter().find(|carrier| carrier.number == number);
@@ -369,25 +466,10 @@ impl Lanes {
     }
 }
 
-/// Reports a lost lane to the link, and logs it unless the loss was expected.
-fn lost(number: u32, error: LaneError, link: &mut Link, entry: &LinkGuard, now: Instant) {
-    if !link.has_lane(number) {
-        return;
-    }
-    let loss = match error {
-        LaneError::Closed => LaneLoss::Closed,
-        LaneError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-            LaneLoss::Failed("the connection to the far gateway was reset".to_owned())
-        }
-        LaneError::Frame(error) => return link.fault(&error.into()),
-        other => LaneLoss::Failed(other.to_string()),
-    };
+/// Logs a lost lane of a link that has others, or had.
+fn tell_lost(number: u32, loss: &LaneLoss, link: &Link, entry: &LinkGuard) {
     let (cause, words) = (loss.code(), loss.to_string());
-    let retired = link.is_retired(number) && loss == LaneLoss::Closed;
-    link.lane_lost(number, loss, now);
-    if !retired && link.lanes() > 0 {
-        log_link!(info, entry, throttled(Kind::LaneLost, &words); cause, lane = number, left = link.lanes(), "lane lost: {words}");
-    }
+    log_link!(info, entry, throttled(Kind::LaneLost, &words); cause, lane = number, left = link.lanes(), "lane lost: {words}");
 }
 
 /// Seals the link's frames for a lane, as far as the lane has room. Returns whether there were any.

@@ -8,6 +8,7 @@
 //! only by a link that has bytes waiting for its Redis. A turn is bounded in time, and its cost is
 //! measured ([`crate::registry::Meter`]). The end is in `finish.rs`.
 
+mod closures;
 mod coalescing;
 mod finish;
 mod lanes;
@@ -248,8 +249,9 @@ impl<'a> Driver<'a> {
             }
             moved |= self.write_redis(cx, now);
             moved |= self.read_redis(cx, now);
-            moved |= self.write_lanes(cx, now);
+            // What is due by now is then written.
             self.check_time(now);
+            moved |= self.write_lanes(cx, now);
             if self.link.is_ended() {
                 return Poll::Ready(());
             }
@@ -264,6 +266,7 @@ impl<'a> Driver<'a> {
                     }
                 }
             }
+            self.lanes.balance(&mut self.link, now);
             if self.link.dial_due().is_some_and(|due| due <= now) {
                 self.lanes.dial(&mut self.link, self.entry, now);
                 self.take_new_lanes(cx);
@@ -372,6 +375,7 @@ impl<'a> Driver<'a> {
         }
         self.link.handle_timeout(now);
         self.take_events();
+        self.lanes.tell_closed(&self.link, self.entry, now);
     }
 
     /// Moves bytes from the link through the tap to Redis. Returns whether anything moved.
@@ -395,10 +399,14 @@ impl<'a> Driver<'a> {
                     (moved, useful) = (true, true);
                 }
                 Write::Failed => {
+                    // What Redis had sent before may still be unread: a replica's last
+                    // acknowledgement, a master's last bytes.
+                    if self.flow == Flow::ToReplica && !self.passthrough {
+                        while self.read_redis(cx, now) {}
+                    }
                     if self.flow == Flow::ToReplica || self.passthrough {
                         self.link.local_broken(now);
                     }
-                    // A master that accepts no more data may have sent data that is still unread.
                     return true;
                 }
             }
@@ -450,6 +458,11 @@ impl<'a> Driver<'a> {
             }
         };
         let (flow, count) = (self.outward_flow(), chunk.len());
+        if flow == Flow::ToMaster && !self.passthrough && !self.link.is_armed() && self.redis.is_gone(cx) {
+            // It would come to the master from a client that is gone, and may ask for a sync.
+            self.link.local_broken(now);
+            return true;
+        }
         let may_wait = self.coalescing.may_wait(count) && self.tap.may_wait(flow, chunk.bytes());
         self.entry.count(flow, count);
         self.turn.rounds += 1;
@@ -512,6 +525,7 @@ impl<'a> Driver<'a> {
             self.redis.watch_at(),
             gathered(self.redis.gathered_by()),
             gathered(self.lanes.gathered_by()),
+            self.lanes.tells_at(),
             coalesced,
             self.ask_by,
         ];

@@ -166,15 +166,31 @@ impl RedisSocket {
             return false;
         }
         self.unread = Some(now);
-        let mut closed = || match pin!(self.stream.ready(Interest::READABLE)).poll(cx) {
+        let failed = !matches!(self.stream.take_error(), Ok(None));
+        let gone = failed || until_closed && self.is_closed(cx);
+        self.ended |= gone;
+        gone
+    }
+
+    /// Whether Redis is known to be gone, whatever it has sent before that.
+    pub(super) fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        // The runtime may not have reported it yet.
+        let mut next = [std::mem::MaybeUninit::uninit()];
+        let peeked = socket2::SockRef::from(&self.stream).peek(&mut next);
+        let silent = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        let ended = matches!(&peeked, Ok(0)) || peeked.is_err_and(|error| !silent(&error));
+        let gone = ended || self.is_closed(cx);
+        self.ended |= gone;
+        gone
+    }
+
+    /// Whether the runtime has reported that Redis has closed.
+    fn is_closed(&self, cx: &mut Context<'_>) -> bool {
+        match pin!(self.stream.ready(Interest::READABLE)).poll(cx) {
             Poll::Ready(Ok(ready)) => ready.is_read_closed(),
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
-        };
-        let failed = !matches!(self.stream.take_error(), Ok(None));
-        let gone = failed || until_closed && closed();
-        self.ended |= gone;
-        gone
+        }
     }
 
     /// Lets the socket gather bytes, or no longer.

@@ -141,7 +141,7 @@ fn a_site_that_never_fills_its_gaps_takes_no_memory_from_other_sites() {
         std::thread::spawn(move || {
             let mut frames = (0..120).map(|at| whole(1 + at * 131_072, 131_072));
             while frames.next().is_some_and(|frame| wire.raw(&frame).is_ok()) {}
-            while wire.send(&Frame::Heartbeat).is_ok() {
+            while wire.send(&Frame::Heartbeat(None)).is_ok() {
                 std::thread::sleep(Duration::from_millis(100));
             }
         })
@@ -177,7 +177,7 @@ fn a_gap_that_is_soon_filled_ends_no_link() {
     wire.raw(&whole(0, 1)).expect("the gap is filled");
     let all = 1 + 64 * length;
     let told = (0..10_000).find_map(|_| match wire.next() {
-        Ok(Received::Frame(Frame::Ack(offset))) => (offset == all).then_some(()),
+        Ok(Received::Frame(Frame::Ack(offset, _))) => (offset == all).then_some(()),
         Ok(_) => None,
         Err(error) => panic!("{error}"),
     });
@@ -189,8 +189,8 @@ fn a_gap_that_is_soon_filled_ends_no_link() {
 fn useless() -> [Vec<u8>; 6] {
     let again = |frame: &[u8]| frame.repeat((1 << 20) / frame.len());
     [
-        again(&Frame::Heartbeat.encode()),
-        again(&Frame::Ack(0).encode()),
+        again(&Frame::Heartbeat(None).encode()),
+        again(&Frame::Ack(0, None).encode()),
         // An unknown frame, as from a later release, which is skipped.
         again(&[0x80, 0, 0, 0, 0, 0, 0, 0]),
         // The same bytes again and again, in small and in large frames.

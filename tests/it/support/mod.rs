@@ -105,6 +105,12 @@ impl Process {
         kill(signal, self.child.id());
     }
 
+    /// Whether it does not run because of a signal STOP.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        stat.expect("the process exists").contains(") T ")
+    }
+
     /// Waits for the exit and returns its code.
     #[track_caller]
     pub fn exit_code(&mut self, within: Duration) -> Option<i32> {

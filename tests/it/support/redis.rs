@@ -319,6 +319,26 @@ impl Client {
         })
     }
 
+    /// Reads this many bytes.
+    #[track_caller]
+    pub fn exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes).expect("the other side sends them");
+        bytes
+    }
+
+    /// Reads everything that is there, until `word` was in it.
+    #[track_caller]
+    pub fn until(&mut self, word: &str) {
+        let mut bytes = Vec::new();
+        while !bytes.windows(word.len()).any(|window| window == word.as_bytes()) {
+            let piece = self.stream.fill_buf().expect("the other side sends it").to_vec();
+            assert!(!piece.is_empty(), "the other side has closed before {word}");
+            self.stream.consume(piece.len());
+            bytes.extend(piece);
+        }
+    }
+
     /// Reads everything until the other side closes. False if it does not close in time, even if
     /// it keeps sending.
     pub fn rest(&mut self, within: Duration) -> (Vec<u8>, bool) {

@@ -59,6 +59,7 @@ impl Site {
             hold: Duration::from_secs(45),
             lanes: 1,
             compression: 0,
+            reports: true,
         };
         let server = material.server().expect("TLS can be set up");
         Self { dial: material.client(far).expect("TLS can be set up"), server, identity, terms }
