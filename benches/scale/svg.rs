@@ -59,7 +59,7 @@ const PANELS: &[Panel] = &[
         curves: &[
             ("busy", "replgate", "slowest", "slowest link"),
             ("busy", "replgate", "late", "median link"),
-            ("busy", "none", "slowest", "slowest, no tunnel"),
+            ("busy", "none", "slowest", "no tunnel"),
         ],
     },
     Panel {
@@ -102,7 +102,7 @@ pub fn chart(document: &Document) -> String {
         body += "</g>\n";
         count += 1;
     }
-    let (width, height) = (PANEL.0 * COLUMNS as f64, count.div_ceil(COLUMNS) as f64 * PANEL.1 + 36.0);
+    let (width, height) = (PANEL.0 * COLUMNS as f64 + 8.0, count.div_ceil(COLUMNS) as f64 * PANEL.1 + 36.0);
     let versions: BTreeSet<_> = document.versions.values().map(|version| version.trim()).collect();
     let versions = versions.into_iter().collect::<Vec<_>>().join(", ");
     text(&mut body, 0.0, height - 22.0, "small", "start", &format!("Medians. {}.", document.machine.line()));

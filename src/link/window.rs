@@ -490,6 +490,10 @@ mod tests {
 
     use super::*;
 
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     fn filled() -> Window {
         let mut window = Window::new(1000, 40);
         window.offer(Chunk::copied(&[1; 40]));
@@ -506,7 +510,7 @@ mod tests {
         let mut window = Window::new(1000, 1000);
         window.offer(Chunk::copied(&[1; 400]));
         assert_eq!(window.room(), 600);
-        assert!(window.send_next(0, Instant::now()).is_some());
+        assert!(window.send_next(0, now()).is_some());
         window.offer(Chunk::copied(&[1; 10]));
         assert_eq!(window.room(), 1000 - 400 - 256, "a short chunk counts for more than its bytes");
         window.acknowledge(400).unwrap();
@@ -518,17 +522,17 @@ mod tests {
         let mut window = Window::new(1000, 400);
         (0..5).for_each(|_| window.offer(Chunk::copied(&[1; 400])));
         assert_eq!((window.room(), window.unsent()), (0, 2000));
-        assert_eq!((0..5).filter(|_| window.send_next(0, Instant::now()).is_some()).count(), 2);
+        assert_eq!((0..5).filter(|_| window.send_next(0, now()).is_some()).count(), 2);
         window.acknowledge(399).unwrap();
-        assert!(window.send_next(0, Instant::now()).is_none());
+        assert!(window.send_next(0, now()).is_none());
         window.acknowledge(400).unwrap();
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(800, 400)));
-        assert!(window.send_next(0, Instant::now()).is_none() && window.sent() == 1200);
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(800, 400)));
+        assert!(window.send_next(0, now()).is_none() && window.sent() == 1200);
         // What must be sent again counts already.
         window.lose(0);
-        assert_eq!((0..5).filter(|_| window.send_next(1, Instant::now()).is_some()).count(), 2);
+        assert_eq!((0..5).filter(|_| window.send_next(1, now()).is_some()).count(), 2);
         window.acknowledge(1200).unwrap();
-        assert_eq!((0..5).filter(|_| window.send_next(1, Instant::now()).is_some()).count(), 2);
+        assert_eq!((0..5).filter(|_| window.send_next(1, now()).is_some()).count(), 2);
         window.acknowledge(2000).unwrap();
         assert_eq!((window.room(), window.storage()), (1000, 0));
     }
@@ -549,7 +553,7 @@ mod tests {
         assert!(last.chunk.len() == FULL && last.chunk.bytes()[0] == 2);
         window.check();
         let (mut next, mut frames) = (0, 0);
-        while let Some(frame) = window.send_next(0, Instant::now()) {
+        while let Some(frame) = window.send_next(0, now()) {
             assert_eq!(frame[..16], frame::data_header(next, frame.len() - 16));
             (next, frames) = (next + frame.len() as u64 - 16, frames + 1);
         }
@@ -583,7 +587,7 @@ mod tests {
                     }
                     2 => {
                         for _ in 0..size % 9 {
-                            received = window.send_next(0, Instant::now()).map_or(received, &mut deliver);
+                            received = window.send_next(0, now()).map_or(received, &mut deliver);
                         }
                     }
                     3 => window.lose(0),
@@ -593,7 +597,7 @@ mod tests {
             }
             while window.acknowledged() < window.offered() {
                 let before = window.acknowledged();
-                while let Some(frame) = window.send_next(0, Instant::now()) {
+                while let Some(frame) = window.send_next(0, now()) {
                     received = deliver(frame);
                 }
                 window.acknowledge(received).unwrap();
@@ -606,41 +610,41 @@ mod tests {
     #[test]
     fn a_chunk_goes_out_once_with_its_offset() {
         let mut window = filled();
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(0, 40)));
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(40, 40)));
-        assert!(window.send_next(0, Instant::now()).is_none());
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(40, 40)));
+        assert!(window.send_next(0, now()).is_none());
         assert_eq!(window.unsent(), 0);
         window.offer(Chunk::copied(&[3; 5]));
         assert_eq!(window.unsent(), 5);
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(80, 5)));
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(80, 5)));
     }
 
     #[test]
     fn short_writes_that_wait_are_gathered_and_sent_ones_never_change() {
         let mut window = Window::new(1000, 1000);
         window.offer(Chunk::copied(&[1; 10]));
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
         window.offer(Chunk::copied(&[2; 10]));
         window.offer(Chunk::copied(&[3; 10]));
-        assert_eq!(header(window.send_next(0, Instant::now())), Some(frame::data_header(10, 20)));
+        assert_eq!(header(window.send_next(0, now())), Some(frame::data_header(10, 20)));
         window.lose(0);
         assert_eq!(window.to_resend(), 30);
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(0, 10)));
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(10, 20)));
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(0, 10)));
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(10, 20)));
     }
 
     #[test]
     fn an_acknowledgement_in_the_middle_of_a_chunk_keeps_it() {
         let mut window = filled();
-        window.send_next(0, Instant::now());
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
+        window.send_next(0, now());
         window.acknowledge(41).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.offer(Chunk::copied(&[3; 40]));
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
         window.lose(0);
         assert_eq!(window.to_resend(), 80, "all of it is sent again");
-        (0..2).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
+        (0..2).for_each(|_| assert!(window.send_next(0, now()).is_some()));
         window.acknowledge(80).unwrap();
         assert_eq!(window.segments.len(), 1);
         window.acknowledge(120).unwrap();
@@ -650,7 +654,7 @@ mod tests {
     #[test]
     fn acknowledgements_of_what_was_never_sent_are_refused() {
         let mut window = filled();
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
         assert_eq!(window.acknowledge(41), Err(NeverSent(41)));
         assert_eq!(window.note_arrived(41), Err(NeverSent(41)));
         window.acknowledge(40).unwrap();
@@ -665,24 +669,24 @@ mod tests {
             window.offer(Chunk::copied(&[byte; 40]));
         }
         for slot in [0, 1, 0, 1, 0] {
-            window.send_next(slot, Instant::now());
+            window.send_next(slot, now());
         }
         window.acknowledge(40).unwrap();
         window.note_arrived(90).unwrap();
         window.lose(0);
         // The first is acknowledged, the third and fifth were on the lane.
         assert_eq!(window.to_resend(), 80);
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(80, 40)));
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(160, 40)));
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(200, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(80, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(160, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(200, 40)));
         assert_eq!((window.resent(), window.unsent()), (80, 0));
     }
 
     #[test]
     fn what_a_retired_lane_carried_is_not_sent_again() {
         let mut window = filled();
-        window.send_next(0, Instant::now());
-        window.send_next(1, Instant::now());
+        window.send_next(0, now());
+        window.send_next(1, now());
         window.settle(0);
         window.lose(0);
         assert_eq!(window.to_resend(), 0);
@@ -695,13 +699,13 @@ mod tests {
         let mut window = Window::new(1 << 20, 40);
         for round in 0..2000u64 {
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(0, Instant::now());
+            window.send_next(0, now());
             // Another lane comes and goes: what it carried goes over the first.
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(1, Instant::now());
+            window.send_next(1, now());
             window.lose(1);
             assert_eq!(window.to_resend(), 40);
-            window.send_next(0, Instant::now());
+            window.send_next(0, now());
             window.acknowledge((round * 80).saturating_sub(4000)).unwrap();
         }
         assert!(
@@ -717,7 +721,7 @@ mod tests {
         let mut window = Window::new(64 << 20, 40);
         for _ in 0..100_000 {
             window.offer(Chunk::copied(&[1; 40]));
-            window.send_next(0, Instant::now());
+            window.send_next(0, now());
         }
         let filled = began.elapsed();
         for _ in 0..1000 {
@@ -732,7 +736,7 @@ mod tests {
     fn what_has_arrived_or_is_copied_waits_no_longer_to_be_sent_again() {
         let mut window = Window::new(100_000, 40);
         (0..4).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
-        (0..4).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
+        (0..4).for_each(|_| assert!(window.send_next(0, now()).is_some()));
         window.lose(0);
         window.note_arrived(40).unwrap();
         assert_eq!(window.to_resend(), 120);
@@ -740,8 +744,8 @@ mod tests {
         assert_eq!(window.to_resend(), 80);
         window.acknowledge(120).unwrap();
         assert_eq!(window.to_resend(), 40);
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(120, 40)));
-        assert!(window.send_next(1, Instant::now()).is_none() && window.to_resend() == 0);
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(120, 40)));
+        assert!(window.send_next(1, now()).is_none() && window.to_resend() == 0);
     }
 
     #[test]
@@ -749,18 +753,18 @@ mod tests {
         let mut window = Window::new(100_000, 40);
         (0..5).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
         for slot in [0, 1, 0, 0, 1] {
-            window.send_next(slot, Instant::now());
+            window.send_next(slot, now());
         }
         window.doubt(0, 1, 41);
         assert_eq!(window.to_resend(), 80, "whole chunks of about the most");
         window.check();
-        assert_eq!(header(window.send_next(1, Instant::now())), Some(frame::data_header(0, 40)));
-        assert_eq!(header(window.send_next(0, Instant::now())), None, "the late lane carries it already");
+        assert_eq!(header(window.send_next(1, now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(0, now())), None, "the late lane carries it already");
         window.doubt(0, 1, 1000);
         assert_eq!(window.to_resend(), 80, "what another lane carries waits no longer");
         window.doubt(1, 3, 1000);
         assert_eq!(window.to_resend(), 200, "both are late");
-        assert_eq!(header(window.send_next(2, Instant::now())), Some(frame::data_header(0, 40)));
+        assert_eq!(header(window.send_next(2, now())), Some(frame::data_header(0, 40)));
         window.check();
         window.trust(0);
         assert_eq!(window.to_resend(), 80, "lane 0 may still deliver the rest of its own");
@@ -799,12 +803,12 @@ mod tests {
     fn what_a_lane_carried_before_it_was_lost_says_nothing_of_what_it_carries_now() {
         let mut window = Window::new(100_000, 40);
         (0..3).for_each(|_| window.offer(Chunk::copied(&[1; 40])));
-        (0..2).for_each(|_| assert!(window.send_next(0, Instant::now()).is_some()));
+        (0..2).for_each(|_| assert!(window.send_next(0, now()).is_some()));
         // It was suspect for a while.
         window.lose(0);
-        window.send_next(1, Instant::now());
-        window.send_next(0, Instant::now());
-        window.send_next(0, Instant::now());
+        window.send_next(1, now());
+        window.send_next(0, now());
+        window.send_next(0, now());
         assert_eq!(window.note_carried(0, 80), Ok(None), "the chunks of before");
         window.lose(0);
         assert_eq!(window.to_resend(), 80);
@@ -816,8 +820,8 @@ mod tests {
     fn the_oldest_chunk_is_copied_once() {
         let mut window = filled();
         assert!(window.copy_oldest(1, Instant::now()).is_none(), "nothing was sent yet");
-        window.send_next(0, Instant::now());
-        window.send_next(0, Instant::now());
+        window.send_next(0, now());
+        window.send_next(0, now());
         window.note_arrived(40).unwrap();
         assert!(window.copy_oldest(0, Instant::now()).is_none());
         assert_eq!(header(window.copy_oldest(1, Instant::now())), Some(frame::data_header(40, 40)));
