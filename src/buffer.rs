@@ -7,10 +7,12 @@
 //! Borrowed buffers are not cleared, and stay in a CPU's cache.
 //!
 //! Large buffers are mappings of their own. An allocator keeps what a break has filled for as long
-//! as anything behind it is in use; a mapping goes back to the system when it is dropped. The pool
-//! keeps a few free ones, and [`trim`] drops those that nobody has borrowed since the last time.
+//! as anything behind it is in use; a mapping goes back to the system when it is dropped. Making one
+//! costs a fault for each page, so the pool keeps free ones for a while: [`trim`] drops those that
+//! nobody has borrowed since the last time.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use memmap2::MmapMut;
@@ -32,11 +34,15 @@ const SIZES: [usize; 5] = [32 * 1024, 64 * 1024, 128 * 1024, 256 * 1024, STORAGE
 /// Size from which a buffer is a mapping of its own. The system has room for some 65,000 of them.
 const MAPPED: usize = 128 * 1024;
 
-/// Most free buffers of each size that the process keeps for reuse; further ones are freed.
-const KEEP: usize = 16;
+/// Most bytes of free buffers, about, that the process keeps for reuse; further ones are freed. It is
+/// as much as a usual window, since that is how far a fast transfer fills and empties it.
+const KEEP: usize = 64 * 1024 * 1024;
 
 /// Expected payload size from which a chunk uses a pooled buffer.
 const SMALL: usize = 16 * 1024;
+
+/// Bytes of all free buffers.
+static FREE: AtomicUsize = AtomicUsize::new(0);
 
 static POOLS: [Mutex<Pool>; SIZES.len()] = [const { Mutex::new(Pool::new()) }; SIZES.len()];
 
@@ -124,15 +130,6 @@ impl Pool {
         taken
     }
 
-    /// Keeps a buffer; returns it if there are enough.
-    fn put(&mut self, buffer: Buffer) -> Option<Buffer> {
-        if self.free.len() >= KEEP {
-            return Some(buffer);
-        }
-        self.free.push(buffer);
-        None
-    }
-
     /// Removes the buffers that were not needed since the last time: those that were given back
     /// first.
     fn trim(&mut self) -> Vec<Buffer> {
@@ -161,20 +158,32 @@ pub fn borrow() -> Buffer {
 fn borrow_sized(least: usize) -> Buffer {
     let size = SIZES.into_iter().find(|size| *size >= least).unwrap_or(STORAGE);
     let free = pool_of(size).and_then(|mut pool| pool.take());
-    free.unwrap_or_else(|| Buffer::zeroed(size))
+    match free {
+        Some(buffer) => {
+            FREE.fetch_sub(size, Ordering::Relaxed);
+            buffer
+        }
+        None => Buffer::zeroed(size),
+    }
 }
 
-/// Returns a buffer to its pool; a buffer of another size is freed.
+/// Returns a buffer to its pool; a buffer of another size, or one too many, is freed.
 pub fn give(buffer: Buffer) {
-    // It is freed, if at all, after the lock.
-    let _more = pool_of(buffer.len()).and_then(|mut pool| pool.put(buffer));
+    let size = buffer.len();
+    if FREE.load(Ordering::Relaxed) + size <= KEEP
+        && let Some(mut pool) = pool_of(size)
+    {
+        FREE.fetch_add(size, Ordering::Relaxed);
+        pool.free.push(buffer);
+    }
 }
 
 /// Frees the buffers of the pool that nobody has borrowed since the last call.
 pub fn trim() {
     for pool in &POOLS {
+        // They are freed after the lock.
         let unused = lock(pool).trim();
-        drop(unused);
+        FREE.fetch_sub(unused.iter().map(|buffer| buffer.len()).sum(), Ordering::Relaxed);
     }
 }
 
@@ -356,6 +365,29 @@ impl Drop for Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_drops_what_nobody_has_borrowed_since_the_last_time() {
+        let mut pool = Pool::new();
+        pool.free.extend((0..5).map(|_| Buffer::zeroed(10)));
+        assert_eq!(pool.trim().len(), 0, "they have just come");
+        let [one, other] = [pool.take(), pool.take()].map(|taken| taken.expect("there are five"));
+        pool.free.extend([one, other]);
+        assert_eq!((pool.trim().len(), pool.free.len()), (3, 2));
+        assert_eq!((pool.trim().len(), pool.free.len()), (2, 0));
+        assert!(pool.take().is_none());
+    }
+
+    #[test]
+    fn a_large_buffer_is_a_mapping_of_its_own_and_grows_like_any_other() {
+        for size in [10, MAPPED, STORAGE] {
+            let mut buffer = Buffer::zeroed(size);
+            assert_eq!(matches!(buffer.0, Memory::Mapped(_)), size >= MAPPED);
+            buffer[size - 1] = 7;
+            buffer.resize(size + 1);
+            assert!(buffer.len() == size + 1 && buffer[size - 1..] == [7, 0]);
+        }
+    }
 
     #[test]
     fn a_small_payload_does_not_keep_a_large_buffer() {

@@ -624,6 +624,59 @@ fn an_end_that_was_lost_with_its_lane_is_sent_again() {
     );
 }
 
+/// Moves what one end has to send on this lane to the other, which writes it at once.
+fn carry(from: &mut Half, to: &mut Half, lane: u32, decoder: &mut Decoder, now: Instant) {
+    let mut out = Vec::new();
+    while from.link.poll_transmit(lane, now, &mut |frame| out.extend_from_slice(frame)) {}
+    let mut input = &out[..];
+    while let Some(item) = decoder.next(&mut input).expect("our own frames decode") {
+        to.link.handle(lane, item, now);
+    }
+    to.write(now);
+}
+
+#[test]
+fn what_was_taken_in_during_a_break_is_sent_within_the_window_and_before_the_end_of_the_link() {
+    const WINDOW: u64 = 1 << 20;
+    const MEMORY: u64 = 10 << 20;
+    for stops in [false, true] {
+        let mut two = armed();
+        for half in [&mut two.dialler, &mut two.acceptor] {
+            half.link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), two.now);
+        }
+        let Two { dialler, acceptor, now } = &mut two;
+        assert_eq!(acceptor.link.read_room(MEMORY, false), MEMORY);
+        assert!(acceptor.link.read_room(MEMORY, true) <= WINDOW, "a snapshot can wait");
+        (0..64).for_each(|byte| offer(acceptor, &vec![byte; 1 << 16]));
+        let back = dialler.link.begin_dial(*now);
+        let received = acceptor.link.attach(&back, *now).unwrap();
+        assert!(dialler.link.dialled(back.lane, received, *now));
+        assert_eq!(acceptor.link.read_room(MEMORY, false), MEMORY, "there is still more than usual to send");
+        if stops {
+            acceptor.link.stop(Reason::new(ReasonCode::Stopping, ""));
+        } else {
+            acceptor.link.local_closed(*now);
+        }
+        let [mut down, mut up] = [Decoder::default(), Decoder::default()];
+        for _ in 0..50 {
+            carry(acceptor, dialler, back.lane, &mut down, *now);
+            let under_way = acceptor.link.send.sent() - acceptor.link.send.acknowledged();
+            assert!(under_way <= WINDOW, "{under_way}");
+            carry(dialler, acceptor, back.lane, &mut up, *now);
+            *now += Duration::from_millis(50);
+        }
+        let (head, rest) = dialler.written.split_at(13);
+        assert!(head == b"+FULLRESYNC\r\n" && rest.len() == 64 << 16);
+        assert!(rest.chunks(1 << 16).zip(0..).all(|(piece, byte)| piece.iter().all(|got| *got == byte)));
+        let end = dialler.link.closing.ended();
+        assert!(if stops {
+            matches!(end, Some(End::FarStopping(_)))
+        } else {
+            matches!(end, Some(End::Far(_)))
+        });
+    }
+}
+
 #[test]
 fn renewed_lanes_retire_in_an_orderly_way_and_outdated_ones_are_cut() {
     let mut two = armed();
