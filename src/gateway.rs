@@ -240,14 +240,15 @@ fn accept_sites(
     let (shared, workers, stop) = (Arc::clone(shared), Arc::clone(workers), shared.stop.clone());
     let starved = starved(&shared);
     let listening = shared.registry.listening(shared.config.listen.expect("bound"));
-    let take = move |socket, from: SocketAddr| {
+    let room = workers.room();
+    let take = move |socket, from: SocketAddr, room| {
         let seat = shared.strangers.enter(unproven::source(from.ip()));
         let shared = Arc::clone(&shared);
-        workers.run(socket, move |socket| inbound::serve(shared, socket, from, seat));
+        workers.run(room, socket, move |socket| inbound::serve(shared, socket, from, seat));
     };
     tasks.spawn(async move {
         let _listening = listening;
-        listener::accept(listener, stop, take, starved).await;
+        listener::accept(listener, stop, room, take, starved).await;
     });
 }
 
@@ -272,11 +273,13 @@ fn accept_replicas(
     let (shared, workers, stop) = (Arc::clone(shared), Arc::clone(workers), shared.stop.clone());
     let starved = starved(&shared);
     let listening = shared.registry.listening(replica.listen);
-    let take = move |socket, from: SocketAddr| {
+    let room = workers.room();
+    let take = move |socket, from: SocketAddr, room| {
         if replica.clients.iter().any(|network| network.contains(from.ip())) {
             let (shared, listener) = (Arc::clone(&shared), Arc::clone(&replica_listener));
-            workers
-                .run(socket, move |socket| replica_listener::serve_replica(shared, listener, socket, from));
+            workers.run(room, socket, move |socket| {
+                replica_listener::serve_replica(shared, listener, socket, from)
+            });
             return;
         }
         let topic = Topic::replica(Kind::NotAClient, &replica);
@@ -285,6 +288,6 @@ fn accept_replicas(
     };
     tasks.spawn(async move {
         let _listening = listening;
-        listener::accept(listener, stop, take, starved).await;
+        listener::accept(listener, stop, room, take, starved).await;
     });
 }

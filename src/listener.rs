@@ -5,10 +5,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Most connections that may wait to be accepted.
@@ -46,26 +48,33 @@ pub fn hint(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
-/// Accepts until `stop` and passes each connection to `take`, which must not block. Without file
-/// descriptors or memory it calls `starved` and pauses, instead of looping without a pause. It ends
-/// before `stop` only if the socket does not listen any more.
+/// Accepts until `stop` and passes each connection to `take`, which must not block, with a permit of
+/// `room`; the next one is accepted only after that. Without file descriptors or memory it calls `starved` and
+/// pauses, instead of looping without a pause. It ends before `stop` only if the socket does not listen
+/// any more.
 pub async fn accept(
     listener: TcpListener,
     stop: CancellationToken,
-    mut take: impl FnMut(TcpStream, SocketAddr),
+    room: Arc<Semaphore>,
+    mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
     starved: impl Fn(&io::Error),
 ) {
     for count in 1usize.. {
         if count.is_multiple_of(AT_A_TIME) {
             tokio::task::yield_now().await;
         }
+        let accepting = async {
+            let accepted = listener.accept().await?;
+            let room = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
+            Ok((accepted, room))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accepting => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((socket, from)) => {
-                take(socket, SocketAddr::new(from.ip().to_canonical(), from.port()));
+            Ok(((socket, from), room)) => {
+                take(socket, SocketAddr::new(from.ip().to_canonical(), from.port()), room);
             }
             Err(failed) if is_of_one_connection(&failed) => {}
             Err(failed) => {

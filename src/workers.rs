@@ -11,9 +11,14 @@ use std::thread::available_parallelism;
 
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
+
+/// Most sessions that wait for their thread to begin them. Connections beyond that wait in the kernel,
+/// so that a flood of them takes no descriptors faster than they are judged.
+const WAITING: usize = 16;
 
 #[derive(Debug)]
 struct Worker {
@@ -26,6 +31,7 @@ struct Worker {
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Worker>,
+    room: Arc<Semaphore>,
     tasks: TaskTracker,
     end: CancellationToken,
 }
@@ -47,12 +53,21 @@ impl Workers {
             Ok(worker)
         };
         let workers = (0..count).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { workers, tasks, end })
+        Ok(Self { workers, room: Arc::new(Semaphore::new(WAITING)), tasks, end })
+    }
+
+    /// Room for sessions: each takes a permit until its thread has begun it.
+    pub fn room(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.room)
     }
 
     /// Runs a session of this socket on the thread that has the fewest.
-    pub fn run<S>(&self, socket: TcpStream, session: impl FnOnce(TcpStream) -> S + Send + 'static)
-    where
+    pub fn run<S>(
+        &self,
+        room: OwnedSemaphorePermit,
+        socket: TcpStream,
+        session: impl FnOnce(TcpStream) -> S + Send + 'static,
+    ) where
         S: Future<Output = ()> + Send + 'static,
     {
         let worker = self.workers.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
@@ -60,6 +75,7 @@ impl Workers {
         let counted = Counted::new(&worker.sessions);
         let task = async move {
             let _counted = counted;
+            drop(room);
             // From here on this thread's runtime watches the socket.
             match socket.into_std().and_then(TcpStream::from_std) {
                 Ok(socket) => session(socket).await,

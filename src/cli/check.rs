@@ -36,6 +36,10 @@ const SKEW: u64 = 30_000;
 /// Margin between the hold and the master's timeout, for network round trips.
 const MARGIN: Duration = Duration::from_secs(2);
 
+/// Time of a planned restart of a gateway during which its replicas get nothing, at most: the last
+/// bytes, the start, and the pause after which Redis asks again. It is some two seconds usually.
+const RESTART: Duration = Duration::from_secs(4);
+
 /// Checks config, certificates, the way to the far site and Redis.
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -220,7 +224,10 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
             _ => redis(master, report).await,
         };
         if answers && !master.is_plain() {
-            hold(master, &config.link, report).await;
+            let links = running.iter().flat_map(|status| &status.links);
+            let rates = links.filter(|link| link.role == "master" && link.name == master.name);
+            let rates = rates.filter_map(|link| Some(link.coverage?.bytes_per_second));
+            hold(master, &config.link, rates.reduce(f64::max), report).await;
         }
     }
     let Some(material) = material else { return };
@@ -403,26 +410,30 @@ async fn redis(master: &Master, report: &mut Report) -> bool {
     answers
 }
 
-/// Checks whether the master waits as long as a link is held.
+/// Checks whether the master waits as long as a link is held, and whether its backlog covers a restart
+/// of this gateway at the `rate` at which it writes, if that is known.
 ///
 /// A master and its replica each give up after `repl-timeout` of silence. When a path fails, the
 /// last data may be one ping period old, and the hold begins only after `dead_after`.
-async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
+async fn hold(master: &Master, link: &LinkSettings, rate: Option<f64>, report: &mut Report) {
     let what = format!("master {:?}: redis {}", master.name, master.redis);
     let (hold, dead_after) = (link.hold, link.dead_after);
-    let times = match timeout(DEADLINE, times(master)).await {
-        Ok(Ok(Ok(times))) => Ok(times),
+    let settings = match timeout(DEADLINE, settings_of(master)).await {
+        Ok(Ok(Ok(settings))) => Ok(settings),
         Ok(Ok(Err(answer))) => Err(format!("it answers CONFIG GET with {}", shown(answer.as_bytes()))),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("it does not answer CONFIG GET within {} s", DEADLINE.as_secs())),
     };
-    let (repl_timeout, ping) = match times {
-        Ok(times) => times,
+    let Settings { repl_timeout, ping, backlog } = match settings {
+        Ok(settings) => settings,
         Err(why) => {
             report.warn(&format!("{what}: whether hold {hold:?} fits cannot be checked: {why}; hold must be at most repl-timeout - repl-ping-replica-period - dead_after ({dead_after:?}) - {MARGIN:?}, on the master and on its replicas"));
             return;
         }
     };
+    if let (Some(backlog), Some(rate)) = (backlog, rate) {
+        restart(&what, backlog, rate, report);
+    }
     let most = repl_timeout.saturating_sub(ping + dead_after + MARGIN);
     if hold.is_zero() {
         report.ok(&format!(
@@ -441,11 +452,40 @@ async fn hold(master: &Master, link: &LinkSettings, report: &mut Report) {
     }
 }
 
-/// Reads `repl-timeout` and the period of the master's pings. The inner error is Redis' own answer
-/// if it does not give them.
-async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), String>> {
+/// Reports whether the backlog holds what the master writes while this gateway restarts, when its
+/// replicas ask again.
+fn restart(what: &str, backlog: u64, rate: f64, report: &Report) {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
+    let needed = (rate * RESTART.as_secs_f64()) as u64;
+    let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let at = format!("at {:.1} MB/s", rate / 1e6);
+    if backlog >= needed {
+        report.ok(&format!(
+            "{what}: repl-backlog-size {}mb covers a restart of this gateway {at}",
+            megabytes(backlog)
+        ));
+    } else {
+        report.warn(&format!(
+            "{what}: repl-backlog-size {}mb does not cover a restart of this gateway {at}, which then costs its replicas a full sync: CONFIG SET repl-backlog-size {}mb",
+            megabytes(backlog),
+            megabytes(needed)
+        ));
+    }
+}
+
+/// Settings of a master's Redis.
+struct Settings {
+    repl_timeout: Duration,
+    /// The period of its pings to replicas.
+    ping: Duration,
+    /// The size of its backlog in bytes.
+    backlog: Option<u64>,
+}
+
+/// Reads the settings of a master. The inner error is Redis' own answer if it does not give them.
+async fn settings_of(master: &Master) -> std::io::Result<Result<Settings, String>> {
     // Before Redis 5, the last key is the name of the second one.
-    let keys = ["repl-timeout", "repl-ping-replica-period", "repl-ping-slave-period"];
+    let keys = ["repl-timeout", "repl-ping-replica-period", "repl-backlog-size", "repl-ping-slave-period"];
     let mut socket = race::run::connect(&master.redis, None, DEADLINE).await?;
     if let Commands::Replication { auth: Some(auth), .. } = &master.commands {
         authenticate_to_master(&mut socket, auth).await.map_err(std::io::Error::other)?;
@@ -463,12 +503,13 @@ async fn times(master: &Master) -> std::io::Result<Result<(Duration, Duration), 
         }
     }
     let read = settings(&answer);
-    let time = |at: usize| match read.get(at) {
-        Some(Ok(Some(text))) => text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into())),
+    let number = |at: usize| match read.get(at) {
+        Some(Ok(Some(text))) => text.parse::<u64>().ok(),
         _ => None,
     };
-    Ok(match (time(0), time(1).or_else(|| time(2))) {
-        (Some(timeout), Some(ping)) => Ok((timeout, ping)),
+    let time = |at| number(at).map(Duration::from_secs);
+    Ok(match (time(0), time(1).or_else(|| time(3))) {
+        (Some(repl_timeout), Some(ping)) => Ok(Settings { repl_timeout, ping, backlog: number(2) }),
         _ => Err(read
             .into_iter()
             .find_map(Result::err)

@@ -8,7 +8,7 @@ use crate::support::gateway::{Gateway, Lab, master_config, replica_config};
 use crate::support::line::Line;
 use crate::support::redis::{Redis, Version};
 use crate::support::writer::Writer;
-use crate::support::{SOON, always, eventually, free_port};
+use crate::support::{SOON, always, eventually, free_port, replgate};
 
 /// Settings with which breaks are detected soon and survived for some time.
 const LINK: &str = "[link]\nheartbeat = \"100ms\"\ndead_after = \"500ms\"\nhold = \"15s\"\n";
@@ -168,4 +168,18 @@ fn a_replica_hears_soon_that_nobody_is_there_if_nobody_was_before() {
     line.follow();
     line.second.wait_kind("no-link");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
+fn check_says_which_backlog_a_restart_of_the_masters_gateway_needs() {
+    let line = Line::new(LINK);
+    let _writer = Writer::on(&line.alpha, RATE);
+    let says = |level: &str, words: &str| {
+        let (_, out, _) = replgate(line.lab.path(), &["check", "-c", "dc1.toml"]);
+        out.lines().any(|line| line.starts_with(level) && line.contains(words))
+    };
+    let short = "repl-backlog-size 1mb does not cover a restart of this gateway at ";
+    eventually("check warns", SOON, || says("warn", short) && says("warn", "CONFIG SET repl-backlog-size "));
+    line.alpha.ask(&["CONFIG", "SET", "repl-backlog-size", "64mb"]);
+    assert!(says("ok", "repl-backlog-size 64mb covers a restart of this gateway at "));
 }

@@ -105,10 +105,13 @@ impl Process {
         kill(signal, self.child.id());
     }
 
-    /// Whether it does not run because of a signal STOP.
+    /// Whether none of its threads runs, because of a signal STOP.
     pub fn is_stopped(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        stat.expect("the process exists").contains(") T ")
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        threads.expect("the process exists").all(|thread| {
+            let stat = std::fs::read_to_string(thread.expect("it is readable").path().join("stat"));
+            stat.is_ok_and(|stat| stat.contains(") T "))
+        })
     }
 
     /// Waits for the exit and returns its code.
