@@ -153,7 +153,7 @@ pub mod internal {
 
         pub mod frame {
             pub use crate::wire::frame::{
-                Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header,
+                Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, Report, data_header,
             };
         }
 
