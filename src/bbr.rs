@@ -22,6 +22,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Losses that have nothing to do with a queue are seldom as many.
 const LOST: (u64, u64) = (20, 64 * 1024);
 
+/// Least number of bytes that a round trip of the path holds where bbr may not find the way out by
+/// itself. Losses of a shorter path are no reason to limit it, nor is a bandwidth that bbr saw while
+/// there was little to send.
+const LONG: u64 = 512 * 1024;
+
 /// The limit, in parts of the bandwidth that bbr has seen.
 const LIMIT: (u64, u64) = (7, 8);
 
@@ -94,7 +99,8 @@ impl Startup {
             return Some(Order::Lift);
         }
         let loses = resent >= LOST.1 && resent.saturating_mul(LOST.0) >= sent;
-        if !loses || told.pacing_gain <= 2 * UNIT || told.bandwidth == 0 {
+        let on_the_path = u128::from(told.bandwidth) * trip.as_micros() / 1_000_000;
+        if !loses || told.pacing_gain <= 2 * UNIT || on_the_path < u128::from(LONG) {
             return None;
         }
         self.limited_until = Some(now + trip * self.holds);
@@ -157,6 +163,22 @@ mod tests {
         // Few bytes, half of them repeated.
         let told = Bbr { sent: sent + 20_000, resent: resent + 10_000, ..STARTING };
         assert_eq!(startup.observe(Some(told), now + 200 * TRIP), None);
+    }
+
+    #[test]
+    fn a_path_that_holds_little_is_never_limited() {
+        let now = Instant::now();
+        // Loopback, and a path over which little was sent so far.
+        for path in [
+            Bbr { bandwidth: 1_000_000_000, round_trip: Duration::from_micros(100), ..STARTING },
+            Bbr { bandwidth: 1_000_000, ..STARTING },
+            Bbr { bandwidth: 0, ..STARTING },
+        ] {
+            let mut startup = Startup::new(now);
+            startup.observe(Some(path), now);
+            let losing = Bbr { sent: 4_000_000, resent: 2_000_000, ..path };
+            assert_eq!(startup.observe(Some(losing), now + TRIP), None);
+        }
     }
 
     #[test]

@@ -140,6 +140,17 @@ fn wait_at_the_master_counts_the_last_acknowledgement_of_a_replica_that_leaves()
     }
 }
 
+/// Whether the kernel has the close of the far end of a connection between these ports.
+fn is_closed_by_peer(port: u16, peer: u16) -> bool {
+    const CLOSE_WAIT: &str = "08";
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its connections");
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_at = |word: &str, port: u16| word.ends_with(&format!(":{port:04X}"));
+        matches!(words[..], [_, own, far, CLOSE_WAIT, ..] if is_at(own, port) && is_at(far, peer))
+    })
+}
+
 #[test]
 fn a_request_for_a_sync_never_reaches_the_master_once_its_client_is_gone() {
     let lab = Lab::new();
@@ -158,7 +169,9 @@ fn a_request_for_a_sync_never_reaches_the_master_once_its_client_is_gone() {
         gateway.signal("STOP");
         eventually("the gateway does not run", SOON, || gateway.is_stopped());
         client.send(request.as_bytes());
+        let port = client.port();
         drop(client);
+        eventually("the close has arrived", SOON, || is_closed_by_peer(pair.entry, port));
         gateway.signal("CONT");
         connections += 1;
     }

@@ -266,6 +266,11 @@ impl Client {
         Self { stream: BufReader::new(stream) }
     }
 
+    /// Its own port.
+    pub fn port(&self) -> u16 {
+        self.stream.get_ref().local_addr().expect("it is connected").port()
+    }
+
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.get_mut().write_all(bytes);
     }
