@@ -226,7 +226,11 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         if answers && !master.is_plain() {
             let links = running.iter().flat_map(|status| &status.links);
             let rates = links.filter(|link| link.role == "master" && link.name == master.name);
-            let rates = rates.filter_map(|link| Some(link.coverage?.bytes_per_second));
+            // The backlog has the bytes as they are before they are compressed.
+            let rates = rates.filter_map(|link| {
+                let grows = link.to_replica_bytes as f64 / link.carried_bytes.max(1) as f64;
+                Some(link.coverage?.bytes_per_second * grows.max(1.0))
+            });
             hold(master, &config.link, rates.reduce(f64::max), report).await;
         }
     }

@@ -168,6 +168,11 @@ impl Liveness {
         self.speak_every
     }
 
+    /// Longest pause between two frames of the far side.
+    pub(super) fn hears_every(&self) -> Duration {
+        self.hears_every
+    }
+
     /// Sets the start of the ticks.
     pub(super) fn tick_from(&mut self, start: Instant) {
         self.ticks = Ticks::new(start, self.speak_every);

@@ -44,7 +44,7 @@ mod end;
 mod lateness;
 mod liveness;
 pub mod reassembly;
-mod rival;
+pub mod rival;
 mod ticks;
 pub mod window;
 
@@ -549,7 +549,7 @@ impl Link {
             return;
         }
         let shown = self.liveness.iter().any(|lane| !lane.suspect && lane.last_received > since);
-        self.rival.appears(shown, self.liveness.dead_after(), now);
+        self.rival.appears(shown, self.liveness.hears_every(), self.liveness.dead_after(), now);
         if shown && !self.is_held() {
             self.events.push_back(Event::Proven);
         }
@@ -887,6 +887,11 @@ impl Link {
         self.is_resumable() && self.needs_lane() && (1..=self.lanes_wanted()).contains(&carrying)
     }
 
+    /// Whether a dial that is due is for a spare lane: the link has all that it may have.
+    pub fn wants_spare(&self) -> bool {
+        self.is_spare_wanted() && self.liveness.fresh() >= self.lanes_wanted()
+    }
+
     /// Whether the link has all of its lanes, so that one of them may be moved.
     pub fn may_move(&self) -> bool {
         let wanted = self.lanes_wanted();
@@ -1028,6 +1033,9 @@ impl Link {
         if self.is_resumable() {
             // The far side has noticed the break first.
             self.suspend(LaneLoss::Replaced, now);
+        }
+        if self.is_ended() {
+            return false;
         }
         let most = self.lanes_agreed + AT_ONCE + self.liveness.old();
         if self.liveness.iter().count() >= most || !self.liveness.add(lane, now) {

@@ -7,6 +7,12 @@
 
 use std::time::{Duration, Instant};
 
+/// Time for the far side's next frame to arrive.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
+
+/// Longest time for the proof: the replica waits meanwhile.
+pub const PROOF: Duration = Duration::from_secs(9);
+
 /// What this link has to prove.
 #[derive(Debug, Default)]
 pub(super) struct Rival {
@@ -19,10 +25,9 @@ pub(super) struct Rival {
 
 impl Rival {
     /// The other link asks for its sync. `shown` is whether this link has received anything since the
-    /// other one was opened.
-    pub(super) fn appears(&mut self, shown: bool, dead_after: Duration, now: Instant) {
-        // The far side speaks at least three times within `dead_after`.
-        let patience = dead_after / 2;
+    /// other one was opened. The far side speaks at least once within `hears_every`.
+    pub(super) fn appears(&mut self, shown: bool, hears_every: Duration, dead_after: Duration, now: Instant) {
+        let patience = (hears_every + ROUND_TRIP).min(PROOF);
         self.prove_by = (!shown).then_some(now + patience);
         self.doubted_until = Some(now + patience + dead_after);
     }
@@ -50,13 +55,15 @@ mod tests {
 
     const DEAD_AFTER: Duration = Duration::from_secs(3);
 
+    const HEARS_EVERY: Duration = Duration::from_secs(1);
+
     #[test]
     fn a_link_without_a_sign_of_life_gives_way_and_one_with_a_byte_stays() {
         let now = Instant::now();
         let mut rival = Rival::default();
         assert!(!rival.wins(true, now) && !rival.on_activity());
-        rival.appears(false, DEAD_AFTER, now);
-        assert!(!rival.wins(false, now) && rival.wins(false, now + DEAD_AFTER / 2));
+        rival.appears(false, HEARS_EVERY, DEAD_AFTER, now);
+        assert!(!rival.wins(false, now) && rival.wins(false, now + HEARS_EVERY + ROUND_TRIP));
         assert!(rival.on_activity() && !rival.on_activity());
         assert!(!rival.wins(false, now + DEAD_AFTER));
     }
@@ -65,9 +72,17 @@ mod tests {
     fn a_break_soon_after_the_proof_shows_that_it_was_worth_nothing() {
         let now = Instant::now();
         let mut rival = Rival::default();
-        rival.appears(true, DEAD_AFTER, now);
+        rival.appears(true, HEARS_EVERY, DEAD_AFTER, now);
         assert_eq!(rival.due(), None);
         assert!(rival.wins(true, now + DEAD_AFTER) && !rival.wins(false, now + DEAD_AFTER));
         assert!(!rival.wins(true, now + 2 * DEAD_AFTER));
+    }
+
+    #[test]
+    fn no_replica_waits_long_for_a_proof_however_seldom_the_far_side_speaks() {
+        let now = Instant::now();
+        let mut rival = Rival::default();
+        rival.appears(false, 100 * HEARS_EVERY, 300 * HEARS_EVERY, now);
+        assert_eq!(rival.due(), Some(now + PROOF));
     }
 }

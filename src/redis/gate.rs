@@ -200,7 +200,7 @@ impl Gate {
         let opening = self.rules.opening.as_ref();
         let evicted = opening.is_some_and(|opening| opening.is_evicted() && !opening.has_asked());
         match self.phase {
-            Phase::Handshake if evicted => {
+            Phase::Handshake if evicted && !self.waits => {
                 let reason =
                     "it asked for no sync, and its site had reached its limit of links (links_per_site)";
                 Overdue::Now { reply: reply::error(&self.site, reason), reason: reason.to_owned() }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Caller;
 use crate::lane::Lane;
@@ -41,9 +42,8 @@ pub enum ToLink {
 pub struct Returned {
     /// When the other link was opened.
     pub since: Instant,
-    /// Cancelled once this link has proven that it is alive, or its connection to the master is
-    /// closed.
-    pub settled: CancellationToken,
+    /// Dropped once this link has proven that it is alive, or its connection to the master is closed.
+    pub settled: DropGuard,
 }
 
 /// A lane that asks to carry a link.
@@ -64,6 +64,7 @@ struct Known {
     owner: Identity,
     master: String,
     sender: mpsc::Sender<ToLink>,
+    opened: Instant,
     /// The replica that has asked for its sync over it, and the port that it listens on.
     replica: Option<(ReplicaKey, u16)>,
 }
@@ -108,7 +109,8 @@ impl LinkTable {
         master: &str,
     ) -> (TableEntry, mpsc::Receiver<ToLink>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let known = Known { owner: owner.clone(), master: master.to_owned(), sender, replica: None };
+        let (owner, master, opened) = (owner.clone(), master.to_owned(), Instant::now());
+        let known = Known { owner, master, sender, opened, replica: None };
         self.lock().known.insert(link, known);
         (TableEntry { table: Arc::clone(self), link }, receiver)
     }
@@ -175,16 +177,22 @@ impl LinkTable {
         let (site, master) = (known.owner.site.clone(), known.master.clone());
         let earlier = state.known.iter().filter(|(id, known)| {
             let same = known.replica.is_some_and(|(other, at)| at == port && key.may_be(&other));
-            **id != link && same && known.master == master && known.owner.site.eq_ignore_ascii_case(&site)
+            **id != link
+                && same
+                && known.opened <= since
+                && known.master == master
+                && known.owner.site.eq_ignore_ascii_case(&site)
         });
         let mut settling = Vec::new();
         for (_, known) in earlier {
             let settled = CancellationToken::new();
-            let returned = ToLink::Returned(Returned { since, settled: settled.clone() });
-            // If the queue is full, lanes wait in it, which is a sign of life.
-            if known.sender.try_send(returned).is_ok() {
-                settling.push(settled);
+            let returned = ToLink::Returned(Returned { since, settled: settled.clone().drop_guard() });
+            // What cannot be sent to a link that has ended is dropped, and so is settled.
+            if let Err(TrySendError::Full(returned)) = known.sender.try_send(returned) {
+                let sender = known.sender.clone();
+                tokio::spawn(async move { sender.send(returned).await });
             }
+            settling.push(settled);
         }
         settling
     }

@@ -9,12 +9,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::link_table::LinkTable;
+use crate::link::rival::PROOF;
 use crate::redis::returning;
 use crate::wire::hello::{Id, ReplicaKey};
 
-/// Time given to all earlier links of a replica to end. They need half of `dead_after` to prove that
-/// they are alive.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time given to all earlier links of a replica to prove that they are alive, or to end.
+const PATIENCE: Duration = PROOF.saturating_add(Duration::from_secs(1));
 
 /// The earlier links of the replica of one link.
 #[derive(Debug)]

@@ -54,6 +54,9 @@ pub enum Want<'a> {
     Any,
     /// It wants one more lane than those at these addresses.
     More(&'a [SocketAddr]),
+    /// The same, if few other links of the site do: nothing has come over its lanes for a while, which
+    /// may pass.
+    Spare(&'a [SocketAddr]),
     /// It wants a lane in place of one of those at these addresses, where there are fewer.
     Move(&'a [SocketAddr]),
 }
@@ -137,9 +140,14 @@ impl Redial {
         let queues = &mut self.queues;
         let queue =
             |address| Arc::clone(queues.entry(address).or_insert_with(|| Arc::new(Semaphore::new(1))));
+        let sparing = match want {
+            Want::Spare(_) => Some(self.dialer.ways.sparing(&self.replica.site)),
+            _ => None,
+        };
         let order = match want {
+            _ if sparing.as_ref().is_some_and(Option::is_none) => Vec::new(),
             Want::Any => self.known.clone(),
-            Want::More(in_use) => self.spread.order(&self.known, in_use),
+            Want::More(in_use) | Want::Spare(in_use) => self.spread.order(&self.known, in_use),
             Want::Move(in_use) => {
                 self.spread.uneven(&self.known, in_use).map(|(_, better)| better).unwrap_or_default()
             }
@@ -154,7 +162,11 @@ impl Redial {
         let (dialer, replica, lane) = (Arc::clone(&self.dialer), Arc::clone(&self.replica), dial.lane);
         let asking = Arc::downgrade(&self.asking);
         let attached = dial::attach(dialer, replica, addresses, self.far.instance, want, asking);
-        self.attempts.spawn(async move { (lane, attached.await) });
+        self.attempts.spawn(async move {
+            let attached = attached.await;
+            drop(sparing);
+            (lane, attached)
+        });
     }
 
     /// Whether a far gateway has got the HELLO of a dial and has not answered yet.

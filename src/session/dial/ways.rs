@@ -22,6 +22,10 @@ const AT_A_TIME: usize = 32;
 /// carry data, or will, come first.
 const TELLING: usize = 8;
 
+/// Most links of one site that dial a spare lane at a time. When a path is silent for a moment, all of
+/// them would like one.
+const SPARE: usize = 8;
+
 /// Most far gateways whose last process is remembered.
 const MET: usize = 256;
 
@@ -36,6 +40,7 @@ struct State {
     turns: HashMap<(String, SocketAddr), Arc<Semaphore>>,
     good: HashMap<(Side, String), SocketAddr>,
     telling: HashMap<String, Arc<Semaphore>>,
+    sparing: HashMap<String, Arc<Semaphore>>,
     /// When a gateway of each site was last there.
     seen: HashMap<String, Instant>,
 }
@@ -88,6 +93,13 @@ impl Ways {
         let few = || Arc::new(Semaphore::new(TELLING));
         let telling = Arc::clone(self.lock().telling.entry(site.to_ascii_lowercase()).or_insert_with(few));
         telling.acquire_owned().await.expect("it is never closed")
+    }
+
+    /// Whether one more link of a site may dial a spare lane: it may for as long as it keeps this.
+    pub fn sparing(&self, site: &str) -> Option<OwnedSemaphorePermit> {
+        let few = || Arc::new(Semaphore::new(SPARE));
+        let sparing = Arc::clone(self.lock().sparing.entry(site.to_ascii_lowercase()).or_insert_with(few));
+        sparing.try_acquire_owned().ok()
     }
 
     /// Records a far gateway that has accepted something.
@@ -218,6 +230,16 @@ mod tests {
         let ready = std::time::Duration::ZERO;
         assert!(tokio::time::timeout(ready, ways.telling("DC1")).await.is_err());
         assert!(tokio::time::timeout(ready, ways.telling("dc2")).await.is_ok());
-        const { assert!(TELLING < AT_A_TIME) };
+        const { assert!(TELLING + SPARE < AT_A_TIME) };
+    }
+
+    #[test]
+    fn few_links_of_a_site_dial_spare_lanes_at_a_time() {
+        let ways = Ways::default();
+        let mut sparing: Vec<_> = (0..SPARE).map(|_| ways.sparing("dc1")).collect();
+        assert!(sparing.iter().all(Option::is_some) && ways.sparing("DC1").is_none());
+        assert!(ways.sparing("dc2").is_some());
+        sparing.pop();
+        assert!(ways.sparing("dc1").is_some());
     }
 }

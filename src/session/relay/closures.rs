@@ -29,6 +29,11 @@ impl Closures {
         waits
     }
 
+    /// The far side has ended the link: none of them is told.
+    pub(super) fn clear(&mut self) {
+        self.lanes.clear();
+    }
+
     /// Whether the close of this lane is not told yet.
     pub(super) fn has(&self, number: u32) -> bool {
         self.lanes.iter().any(|(known, _)| *known == number)
@@ -60,6 +65,9 @@ mod tests {
         assert_eq!(closures.lost(false, now + FOLLOWS), [1]);
         assert_eq!(closures.lost(true, now + FOLLOWS), [2]);
         assert_eq!((closures.due(), closures.has(2)), (None, false));
+        closures.note(3, now);
+        closures.clear();
+        assert_eq!(closures.due(), None, "nothing is due once the far side has ended the link");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl PendingAbort {
 pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>) {
     driver.take_events();
     let Driver { mut link, lanes, ended, share, redis, entry, .. } = driver;
-    let Lanes { carriers, source, closing, rivals, .. } = lanes;
+    let Lanes { carriers, mut source, closing, rivals, .. } = lanes;
     drop((share, closing));
     let (end, delivered) = ended.unwrap_or((End::Stopping, false));
     entry.update(LinkStats {
@@ -55,6 +55,13 @@ pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>
     // connection would appear as a second replica.
     let redis = delivered.then_some(redis);
     drop(rivals);
+    if let LaneSource::Requests(requests) = &mut source
+        && redis.is_none()
+    {
+        // Whoever waits for the end of the connection to Redis waits no longer.
+        requests.close();
+        while requests.try_recv().is_ok() {}
+    }
     let cut = matches!(end, End::LaneLost(_) | End::NoNewLane(..) | End::Superseded | End::Returned);
     let last_words = send_last_words(&mut link, carriers, cut);
     let lingers = async {

@@ -169,7 +169,7 @@ impl Lanes {
                 Poll::Ready(Some(ToLink::Superseded)) => link.superseded(),
                 Poll::Ready(Some(ToLink::Returned(returned))) => {
                     link.replica_returned(returned.since, now);
-                    self.rivals.push(returned.settled.drop_guard());
+                    self.rivals.push(returned.settled);
                 }
                 Poll::Ready(Some(ToLink::Attach(arrival))) => self.attach(*arrival, link, entry, now),
             },
@@ -220,6 +220,7 @@ impl Lanes {
             let want = match (link.is_held(), link.is_moving()) {
                 (true, _) => Want::Any,
                 (false, true) => Want::Move(&in_use),
+                (false, false) if link.wants_spare() => Want::Spare(&in_use),
                 (false, false) => Want::More(&in_use),
             };
             redial.start(&link.begin_dial(now), want);
@@ -448,7 +449,7 @@ impl Lanes {
     /// Logs and counts the lanes that the far side has closed although the link lives on.
     pub(super) fn tell_closed(&mut self, link: &Link, entry: &LinkGuard, now: Instant) {
         if link.is_ended() || link.is_over_far_away() {
-            return;
+            return self.closures.clear();
         }
         for number in self.closures.lost(link.is_held(), now) {
             entry.note_lane_lost();
