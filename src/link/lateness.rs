@@ -5,15 +5,16 @@
 //! trips, although something was sent on it. Then it gets no new data, and what only late lanes
 //! carry goes over another lane as well. It is late until the far side reports any byte that came
 //! over it. If every lane is late, none is: it is the far side or the whole path that is slow. A
-//! lane that was late by mistake gets twice the time. No I/O and no clock.
+//! lane that is late by mistake again and again gets more time. No I/O and no clock.
 
 use std::time::{Duration, Instant};
 
 /// Least time after which a lane is late, however short its round trip is.
 const LEAST: Duration = Duration::from_millis(200);
 
-/// Most doublings of the time, and how long they count.
-const DOUBLINGS: (u32, Duration) = (3, Duration::from_secs(30));
+/// Most mistakes that count, and for how long. Each but the first doubles the time: one packet that
+/// is lost and sent again by TCP is such a mistake.
+const MISTAKES: (u32, Duration) = (4, Duration::from_secs(30));
 
 /// Most bytes of one lane that are sent again each time it is judged, which is at most once in two
 /// and a half round trips.
@@ -97,7 +98,7 @@ impl Lateness {
         }
         (lane.reported, lane.since) = (count, now);
         if std::mem::replace(&mut lane.late, false) {
-            lane.mistakes = (lane.mistakes(now) + 1).min(DOUBLINGS.0);
+            lane.mistakes = (lane.mistakes(now) + 1).min(MISTAKES.0);
             lane.mistaken = now;
         }
         self.on_round_trip(slot, sent, now)
@@ -159,7 +160,7 @@ impl Lateness {
     pub(super) fn patience(&self, slot: u8, now: Instant) -> Option<Duration> {
         let lane = self.get(slot)?;
         let trip = lane.trip.or_else(|| self.lanes.iter().flatten().filter_map(|lane| lane.trip).max())?;
-        Some((trip * 5 / 2).max(LEAST) * 2u32.pow(lane.mistakes(now)))
+        Some((trip * 5 / 2).max(LEAST) * 2u32.pow(lane.mistakes(now).saturating_sub(1)))
     }
 
     fn get(&self, slot: u8) -> Option<&Progress> {
@@ -169,7 +170,7 @@ impl Lateness {
 
 impl Progress {
     fn mistakes(&self, now: Instant) -> u32 {
-        if now < self.mistaken + DOUBLINGS.1 { self.mistakes } else { 0 }
+        if now < self.mistaken + MISTAKES.1 { self.mistakes } else { 0 }
     }
 }
 
@@ -211,11 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_doubles_the_time_for_a_while_and_the_same_report_is_no_progress() {
+    fn mistakes_but_the_first_double_the_time_for_a_while_and_the_same_report_is_no_progress() {
         let begin = Instant::now();
         let (mut lateness, mut now) = (two(begin), begin + TRIP);
-        for round in 0..5u32 {
-            let patience = TRIP * 5 / 2 * 2u32.pow(round.min(DOUBLINGS.0));
+        for round in 0..6u32 {
+            let patience = TRIP * 5 / 2 * 2u32.pow(round.min(MISTAKES.0).saturating_sub(1));
             assert_eq!(lateness.patience(0, now), Some(patience));
             assert!(lateness.judge(0, now, now + patience));
             now += patience;
@@ -224,7 +225,7 @@ mod tests {
             lateness.on_report(0, 11 + u64::from(round), None, now);
             assert!(!lateness.is_late(0));
         }
-        assert_eq!(lateness.patience(0, now + DOUBLINGS.1), Some(TRIP * 5 / 2));
+        assert_eq!(lateness.patience(0, now + MISTAKES.1), Some(TRIP * 5 / 2));
     }
 
     #[test]
