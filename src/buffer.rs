@@ -318,6 +318,11 @@ impl Chunk {
         self.start = start;
     }
 
+    /// Whether bytes were dropped from the front.
+    pub fn is_begun(&self) -> bool {
+        self.start != HEADROOM
+    }
+
     /// Drops `count` bytes from the front.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len());

@@ -27,6 +27,9 @@ const SCATTERED_FLOOR: u64 = 1024 * 1024;
 /// Divisor of the limit: the part of it that a site may hold beyond gaps for long.
 const SCATTERED_PART: u64 = 4;
 
+/// Divisor of the limit: the part of it that links may keep although nothing waits for it.
+const KEPT_PART: u64 = 4;
+
 /// Cgroup limits above this count as no limit: cgroups version 1 reports 2 to the power of 63 less
 /// a page.
 const ABSURD: u64 = 1 << 60;
@@ -39,6 +42,8 @@ const UNKNOWN: u64 = 1 << 30;
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
+    /// Bytes that links keep although nothing waits for them, beyond `used`.
+    kept: AtomicU64,
     /// Bytes that sites hold beyond gaps in excess of their part; they do not count against others.
     excess: AtomicU64,
     /// Number of sites with a link that holds more than its floor.
@@ -77,7 +82,7 @@ impl Budget {
     pub fn new(limit: u64) -> Arc<Self> {
         let zero = AtomicU64::default;
         let (sites, giving) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { limit, used: zero(), excess: zero(), holding: zero(), sites, giving })
+        Arc::new(Self { limit, used: zero(), kept: zero(), excess: zero(), holding: zero(), sites, giving })
     }
 
     /// The limit in bytes.
@@ -95,7 +100,7 @@ impl Budget {
         let site = Arc::clone(self.sites().entry(site.to_ascii_lowercase()).or_default());
         let scattered = Arc::default();
         site.links().push(Arc::clone(&scattered));
-        Share { budget: Arc::clone(self), site, held: 0, scattered }
+        Share { budget: Arc::clone(self), site, held: 0, kept: 0, scattered }
     }
 
     /// Only sites of the config have an entry, so there are few.
@@ -110,6 +115,8 @@ pub struct Share {
     budget: Arc<Budget>,
     site: Arc<Site>,
     held: u64,
+    /// Bytes beyond `held` that nothing waits for.
+    kept: u64,
     /// How much of `held` is beyond gaps.
     scattered: Arc<AtomicU64>,
 }
@@ -133,6 +140,20 @@ impl Share {
         change(&self.site.scattered, before, scattered);
         let excess = self.site.scattered.load(Ordering::Relaxed).saturating_sub(self.part());
         change(&self.budget.excess, self.site.excess.swap(excess, Ordering::Relaxed), excess);
+    }
+
+    /// Records that the link keeps `kept` bytes beyond those that it holds. Nothing waits for them.
+    pub fn keep(&mut self, kept: u64) {
+        change(&self.budget.kept, self.kept, kept);
+        self.kept = kept;
+    }
+
+    /// Number of bytes that the link may keep. All links together may keep a quarter of the limit, and
+    /// no more than is free: so what they keep takes nothing from what they hold.
+    pub fn may_keep(&self) -> u64 {
+        let free = self.budget.limit.saturating_sub(self.budget.used());
+        let others = self.budget.kept.load(Ordering::Relaxed).saturating_sub(self.kept);
+        free.min(self.budget.limit / KEPT_PART).saturating_sub(others)
     }
 
     /// Bytes that a site may hold beyond gaps for long.
@@ -186,6 +207,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.set(0, 0);
+        self.keep(0);
         self.site.links().retain(|link| !Arc::ptr_eq(link, &self.scattered));
     }
 }
@@ -341,6 +363,23 @@ mod tests {
         assert!(budget.used() > budget.limit() && greedy.room() == 0);
         greedy.set(FLOOR - 1, 0);
         assert_eq!(greedy.room(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_takes_nothing_from_what_is_held_and_gives_way_to_it() {
+        let budget = Budget::new(8 * MIB);
+        let (mut one, mut two) = (budget.share("dc2"), budget.share("dc3"));
+        assert_eq!(one.may_keep(), 2 * MIB);
+        one.keep(MIB);
+        two.keep(MIB / 2);
+        assert_eq!((one.may_keep(), two.may_keep()), (3 * MIB / 2, MIB));
+        assert_eq!((two.room(), budget.used()), (8 * MIB, 0));
+        two.set(7 * MIB, 0);
+        assert_eq!((one.may_keep(), two.may_keep()), (MIB / 2, 0));
+        two.set(9 * MIB, 0);
+        assert_eq!(one.may_keep(), 0);
+        drop((one, two));
+        assert_eq!((budget.used(), budget.share("dc2").may_keep()), (0, 2 * MIB));
     }
 
     #[test]

@@ -391,6 +391,13 @@ impl Liveness {
         self.breaks += 1;
     }
 
+    /// The break lasts until this time at most.
+    pub(super) fn wait_until(&mut self, until: Instant) {
+        if let Some(held) = &mut self.held {
+            held.within = held.within.min(until.saturating_duration_since(held.since));
+        }
+    }
+
     /// The break lasts a little longer than it would; only the first call in a break counts.
     pub(super) fn wait_for_answer(&mut self) {
         if let Some(held) = self.held.as_mut().filter(|_| !self.awaited) {

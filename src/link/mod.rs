@@ -41,6 +41,7 @@ mod codec;
 pub mod compress;
 pub mod dials;
 mod end;
+mod kept;
 mod lateness;
 mod liveness;
 pub mod reassembly;
@@ -84,6 +85,10 @@ const LEAVE_BYTES: u64 = 64 * 1024;
 
 /// Time within which another lane delivers what a lost lane carried.
 const GAP: Duration = Duration::from_secs(2);
+
+/// How long a link whose far gateway is gone waits for its replica to come again. Masters count a
+/// replica that is silent for longer as late by default (`min-replicas-max-lag`).
+const RETURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -168,10 +173,12 @@ pub struct Link {
     urgent: Vec<Frame>,
     /// When lanes with earlier certificates are cut.
     renew_by: Option<Instant>,
-    /// Whether another process of the far gateway has started.
-    superseded: bool,
+    /// The end of the link if its replica does not come again: its far gateway is gone.
+    orphaned: Option<End>,
     /// Another link that may be the same replica's.
     rival: Rival,
+    /// The last bytes that were offered, once the replica has come again over another link.
+    left_behind: Option<VecDeque<Chunk>>,
     /// Events that [`Link::poll_event`] has not returned yet.
     events: VecDeque<Event>,
 }
@@ -204,8 +211,9 @@ impl Link {
             behind: false,
             urgent: Vec::new(),
             renew_by: None,
-            superseded: false,
+            orphaned: None,
             rival: Rival::default(),
+            left_behind: None,
             events: VecDeque::new(),
         }
     }
@@ -248,7 +256,7 @@ impl Link {
     /// lost.
     pub fn is_over_far_away(&self) -> bool {
         let ended_by_far = matches!(self.closing.ended(), Some(End::Far(_) | End::FarStopping(_)));
-        ended_by_far || self.closing.is_far_gone()
+        ended_by_far || self.closing.is_far_gone() || self.is_left()
     }
 
     /// Whether what is offered now is compressed.
@@ -535,10 +543,41 @@ impl Link {
     }
 
     /// Another process of the same far gateway has started. A link without a lane will not be
-    /// resumed by it.
-    pub fn superseded(&mut self) {
-        self.superseded = true;
-        self.check_superseded();
+    /// resumed by it. It ends, or waits a little for its replica if that may continue from what it
+    /// [keeps](Link::keep).
+    pub fn superseded(&mut self, now: Instant) {
+        self.orphaned.get_or_insert(End::Superseded);
+        self.check_orphaned(now);
+    }
+
+    /// As [`Link::superseded`], and there is no room for the link that its replica may come again with: it
+    /// does not wait for that.
+    pub fn give_way(&mut self, now: Instant) {
+        if self.is_held() {
+            self.send.keep(None, 0);
+        }
+        self.superseded(now);
+    }
+
+    /// The replica may ask over another link for as many of the `last` bytes that were offered. They are
+    /// kept, as far as `most` bytes of memory suffice, until they are not wanted any more. `None` if it
+    /// cannot ask for any. Compressed bytes are never kept. Only at the acceptor.
+    pub fn keep(&mut self, last: Option<u64>, most: u64) {
+        if last.is_some() || self.send.is_keeping() {
+            let last = last.filter(|_| !self.codec.is_packing() && !self.is_ended());
+            self.send.keep(last, most);
+        }
+    }
+
+    /// Memory charged for bytes that are only [kept](Link::keep), in bytes.
+    pub fn kept(&self) -> u64 {
+        self.send.kept()
+    }
+
+    /// The last bytes that were offered, without a gap, if the link has ended because its replica has
+    /// come again, and keeps them.
+    pub fn take_left_behind(&mut self) -> Option<VecDeque<Chunk>> {
+        self.left_behind.take()
     }
 
     /// What may be the replica of this link asks for its sync over another one, which was opened at
@@ -649,6 +688,7 @@ impl Link {
                         self.acks.on_received(now, by);
                     }
                 }
+                self.check_left(now);
             }
             Item::Frame(Frame::Ack(offset, report)) => {
                 self.on_report(report.as_ref(), now)?;
@@ -658,7 +698,7 @@ impl Link {
             Item::Frame(Frame::Heartbeat(report)) => self.on_report(report.as_ref(), now)?,
             Item::Frame(Frame::End { offset, reason }) => self.on_end(offset, reason, now)?,
             Item::Frame(Frame::Abort(reason)) => self.given_up(End::Far(reason)),
-            Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_gone() => {}
+            Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_gone() || self.is_left() => {}
             Item::Frame(Frame::Goodbye { offset, reason }) => self.on_goodbye(offset, reason, now)?,
             Item::Frame(Frame::Renew) if self.side == Side::Dialler => self.replace_lanes(),
             Item::Frame(Frame::Retire) => self.on_retire(lane, now),
@@ -844,6 +884,7 @@ impl Link {
         if let Some(held) = self.held() {
             if now >= held.since + held.within && !self.is_ended() {
                 let end = End::NoNewLane(held.cause.clone(), held.within);
+                let end = self.orphaned.take().unwrap_or(end);
                 self.abort(Reason::new(ReasonCode::TimedOut, &end.to_string()), end);
             }
             return;
@@ -952,8 +993,11 @@ impl Link {
         if !self.passthrough && !self.is_armed() {
             return Err(Reason::new(ReasonCode::NotYet, "the link's sync has not begun"));
         }
+        if let Some(end) = self.orphaned.as_ref().filter(|_| self.is_left()) {
+            return Err(Reason::new(ReasonCode::LinkEnded, &end.to_string()));
+        }
         // The process that owns the link is running.
-        self.superseded = false;
+        self.orphaned = None;
         if self.join(dial.lane, &dial.alive, dial.received, now) {
             return Ok(self.receive.received());
         }
@@ -999,18 +1043,44 @@ impl Link {
         }
     }
 
-    fn check_superseded(&mut self) {
-        if self.superseded && self.is_held() {
-            self.abort(
-                Reason::new(ReasonCode::Superseded, "another process of the same gateway has taken over"),
-                End::Superseded,
-            );
+    /// Whether the far gateway has said that it stops, and the link waits for its replica.
+    fn is_left(&self) -> bool {
+        matches!(self.orphaned, Some(End::FarStopping(_)))
+    }
+
+    /// Closes the lanes of a far gateway that stops, once everything that it has sent is here.
+    fn check_left(&mut self, now: Instant) {
+        if !self.is_left() || !self.receive.is_complete() || self.is_held() {
+            return;
+        }
+        let lanes: Vec<u32> = self.liveness.iter().map(|lane| lane.number).collect();
+        lanes.into_iter().for_each(|lane| self.drop_lane(lane, true));
+        self.suspend(LaneLoss::Closed, now);
+    }
+
+    /// A link without a lane whose far gateway is gone ends, unless its replica may continue from what is
+    /// kept: then it waits for that.
+    fn check_orphaned(&mut self, now: Instant) {
+        if !self.is_held() || self.is_ended() {
+            return;
+        }
+        if self.send.is_keeping() {
+            if self.orphaned.is_some() {
+                self.liveness.wait_until(now + RETURN_WITHIN);
+            }
+        } else if let Some(end) = self.orphaned.take() {
+            let words = "another process of the same gateway has taken over";
+            self.abort(Reason::new(ReasonCode::Superseded, words), end);
         }
     }
 
     fn check_rival(&mut self, now: Instant) {
         if self.rival.wins(self.is_held(), now) && !self.is_ended() {
             let end = End::Returned;
+            // The bytes are the end of the stream only as long as all that comes is taken.
+            if self.send.is_keeping() && self.closing.takes_bytes() {
+                self.left_behind = Some(self.send.leave_behind());
+            }
             self.abort(Reason::new(ReasonCode::Superseded, &end.to_string()), end);
         }
     }
@@ -1171,6 +1241,12 @@ impl Link {
             self.given_up(end);
             return Ok(());
         }
+        if last == Last::Stopping && self.send.is_keeping() && self.closing.is_open() && self.is_resumable() {
+            // Its replica comes again soon, and may continue from what is kept.
+            self.orphaned = Some(end);
+            self.check_left(now);
+            return Ok(());
+        }
         self.send.clear();
         self.closing.deliver(end, last, now);
         self.check_ends();
@@ -1248,7 +1324,7 @@ impl Link {
             self.liveness.suspend(loss, now);
             self.behind = true;
             self.dials.at_once(now);
-            self.check_superseded();
+            self.check_orphaned(now);
             return self.check_rival(now);
         }
         if self.liveness.is_any_retiring() {

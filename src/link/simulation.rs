@@ -89,6 +89,8 @@ struct World {
     breaks: u32,
     hold: Duration,
     armed_at: u64,
+    /// Number of bytes that were left behind.
+    left_behind: u64,
     /// The window, and the most memory that an end takes for what Redis sends.
     window: u64,
     memory: u64,
@@ -166,6 +168,7 @@ impl World {
             breaks: 0,
             hold,
             armed_at: 0,
+            left_behind: 0,
             window,
             memory,
             most: 0,
@@ -546,6 +549,20 @@ impl World {
     }
 }
 
+impl World {
+    /// What the acceptor's link leaves to another one of its replica is the end of the stream.
+    fn check_left_behind(&mut self) {
+        let Some(chunks) = self.ends[1].link.take_left_behind() else { return };
+        let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let mut offset = self.offered[1] - length;
+        for chunk in chunks {
+            assert_eq!(chunk.bytes(), stream(1, offset, chunk.len()), "at {offset}");
+            offset += chunk.len() as u64;
+        }
+        self.left_behind += length;
+    }
+}
+
 impl Pipe {
     /// Whether neither end still has it open.
     fn is_noticed(&self, ends: &[End2; 2]) -> bool {
@@ -563,6 +580,8 @@ struct Outcome {
     deep: bool,
     /// Whether its replica left over a path that worked.
     left: bool,
+    /// Number of bytes that it left to another link of its replica.
+    left_behind: u64,
 }
 
 /// Runs one schedule.
@@ -572,7 +591,7 @@ fn run(seed: u64) -> Outcome {
     let restarts = world.dice.one_in(6);
     let (stops, supersedes, stop_at) =
         (world.dice.one_in(12), world.dice.one_in(12), 200 + world.dice.roll(1000));
-    let returns = world.dice.one_in(8);
+    let (returns, keeps) = (world.dice.one_in(8), world.dice.one_in(2));
     let closes = world.dice.roll(8);
     // A replica that leaves over a path that works has time to wait for one.
     let leaves = closes == 2;
@@ -614,13 +633,19 @@ fn run(seed: u64) -> Outcome {
             }
         }
         if supersedes && world.tick == stop_at && world.ends[1].link.is_held() {
-            world.ends[1].link.superseded();
+            world.ends[1].link.superseded(world.now);
         }
-        if returns && world.tick == stop_at {
+        let held = world.ends[1].link.is_held();
+        if returns && (world.tick == stop_at || keeps && held && world.dice.one_in(20)) {
             // A neighbour's link, or another one of the same replica.
             let now = world.now;
             world.ends[1].link.replica_returned(now, now);
         }
+        if keeps {
+            let last = world.dice.roll(world.offered[1] + 1);
+            world.ends[1].link.keep(Some(last), world.dice.roll(200_000));
+        }
+        world.check_left_behind();
         if restarts && world.tick == 250 {
             // Another process replaces the acceptor's.
             world.instance += 1;
@@ -680,13 +705,18 @@ fn run(seed: u64) -> Outcome {
             end.link.closing.ended()
         );
     }
-    let alive = world.ends[0].link.closing.ended().is_none();
-    Outcome { breaks: world.breaks, alive, deep: world.most > 2 * world.window, left }
+    Outcome {
+        breaks: world.breaks,
+        alive: world.ends[0].link.closing.ended().is_none(),
+        deep: world.most > 2 * world.window,
+        left,
+        left_behind: world.left_behind,
+    }
 }
 
 #[test]
 fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
-    let (mut breaks, mut survived, mut deep, mut leaves) = (0, 0, 0, 0);
+    let (mut breaks, mut survived, mut deep, mut leaves, mut legacies) = (0, 0, 0, 0, 0);
     let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(2000);
     let first = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     for seed in first..first + seeds {
@@ -695,16 +725,18 @@ fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
                 breaks += outcome.breaks;
                 survived += u32::from(outcome.alive);
                 leaves += u32::from(outcome.left);
+                legacies += u32::from(outcome.left_behind > 0);
                 deep += u32::from(outcome.deep);
             }
             Err(_) => panic!("seed {seed}: to see it again, SEED={seed} SEEDS=1 cargo test --lib simulation"),
         }
     }
     println!(
-        "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {deep} with more than twice the window, {leaves} replicas left over a working path"
+        "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {deep} with more than twice the window, {leaves} replicas left over a working path, {legacies} links left something to the next one"
     );
     let few = seeds as u32;
     assert!(breaks > few && survived > few / 4, "{breaks} breaks, {survived} of {seeds}");
     assert!(leaves > few / 40, "{leaves} leaves of {seeds}");
+    assert!(legacies > few / 200, "{legacies} legacies of {seeds}");
     assert!(deep > few / 50, "{deep} of {seeds} took in more than their window");
 }

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
+use super::kept::Kept;
 use crate::buffer::Chunk;
 use crate::wire::frame;
 
@@ -91,6 +92,8 @@ struct Load {
 #[derive(Debug)]
 pub struct Window {
     segments: VecDeque<Segment>,
+    /// What came before them and may be asked for again.
+    kept: Kept,
     /// Number of segments at the front of the queue that were sent at least once.
     sent_segments: usize,
     /// Sent segments that the far side lacks and that no lane carries, or none that is not late:
@@ -123,6 +126,7 @@ impl Window {
     pub fn new(limit: u64, max_payload: usize) -> Self {
         Self {
             segments: VecDeque::new(),
+            kept: Kept::default(),
             sent_segments: 0,
             again: BTreeMap::new(),
             to_resend: 0,
@@ -364,15 +368,14 @@ impl Window {
             return Err(NeverSent(offset));
         }
         self.acknowledged = self.acknowledged.max(offset);
-        while let Some(front) = self.segments.front() {
-            if front.end() > self.acknowledged {
-                break;
-            }
+        while self.segments.front().is_some_and(|front| front.end() <= self.acknowledged)
+            && let Some(front) = self.segments.pop_front()
+        {
             self.weight -= front.weight();
             self.sent_weight -= front.weight();
             self.storage -= front.storage();
-            self.segments.pop_front();
             self.sent_segments -= 1;
+            self.kept.push(front.end(), front.chunk);
         }
         self.forget(self.acknowledged);
         Ok(())
@@ -388,8 +391,33 @@ impl Window {
         Ok(())
     }
 
+    /// Keeps the `last` bytes that were offered after they are acknowledged, as far as `most` bytes of
+    /// memory suffice; with `None`, nothing.
+    pub fn keep(&mut self, last: Option<u64>, most: u64) {
+        self.kept.keep(last.map(|last| self.offered.saturating_sub(last)), most);
+    }
+
+    /// Whether acknowledged bytes are kept.
+    pub fn is_keeping(&self) -> bool {
+        self.kept.is_keeping()
+    }
+
+    /// Memory charged for acknowledged chunks that are kept, in bytes.
+    pub fn kept(&self) -> u64 {
+        self.kept.charged()
+    }
+
+    /// Returns everything that is kept or not yet acknowledged: the last bytes that were offered.
+    /// [`Window::clear`] must follow.
+    pub fn leave_behind(&mut self) -> VecDeque<Chunk> {
+        let mut chunks = self.kept.take();
+        chunks.extend(self.segments.drain(..).map(|segment| segment.chunk));
+        chunks
+    }
+
     /// Drops everything; nothing more may be offered.
     pub fn clear(&mut self) {
+        self.kept.take();
         self.segments.clear();
         self.again.clear();
         self.carried.iter_mut().for_each(|load| load.chunks.clear());
@@ -814,6 +842,26 @@ mod tests {
         assert_eq!(window.to_resend(), 80);
         window.enter(0);
         assert_eq!(window.note_carried(0, 1), Err(NeverSent(1)), "another lane");
+    }
+
+    #[test]
+    fn what_is_left_behind_ends_with_the_last_byte_offered() {
+        let mut window = Window::new(10_000, 40);
+        for at in 0..6u8 {
+            window.offer(Chunk::copied(&[at; 40]));
+        }
+        let left = |window: &mut Window| {
+            window.leave_behind().iter().flat_map(|chunk| chunk.bytes().to_vec()).collect::<Vec<u8>>()
+        };
+        while window.send_next(0, Instant::now()).is_some() {}
+        window.acknowledge(40).unwrap();
+        assert!(!window.is_keeping() && window.kept() == 0);
+        window.keep(Some(100), u64::MAX);
+        window.acknowledge(170).unwrap();
+        assert_eq!(window.kept(), LEAST_CHARGE, "from 140 on, in the chunk from 120 on");
+        assert_eq!(left(&mut window), [[3; 40], [4; 40], [5; 40]].concat());
+        window.clear();
+        assert!(!window.is_keeping() && left(&mut window).is_empty());
     }
 
     #[test]

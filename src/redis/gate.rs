@@ -22,9 +22,10 @@ use super::openings::Opening;
 use super::pace::{self, Pace};
 use super::replconf::{self, Fault, integer, is, is_ack, number, value};
 use super::reply;
-use super::returning::{First, Predecessors};
+use super::returning::Predecessors;
+use crate::buffer::Chunk;
 use crate::escape::shown;
-use crate::tap::{OPENING, Overdue, Verdict};
+use crate::tap::{OPENING, Overdue, Recall, Verdict};
 
 /// Most AUTH commands on one connection.
 const MAX_PASSWORDS: usize = 16;
@@ -122,8 +123,12 @@ pub struct Gate {
     empty: usize,
     listed: Listed,
     /// Earlier links of the same replica, and whether the sync waits for their end.
-    predecessors: Box<dyn Predecessors>,
+    predecessors: Option<Box<dyn Predecessors>>,
     waits: bool,
+    /// What the replica gets from an earlier link, once the master continues after it.
+    recall: Option<Recall>,
+    /// A capability of the replica may change how the master writes its stream.
+    special: bool,
     /// The master may treat this connection as one that only dumps its data.
     dump: bool,
     /// The master does not know PSYNC, or its user may not use it: the replica may fall back to
@@ -159,14 +164,16 @@ impl Gate {
         Self {
             site: site.to_owned(),
             listed: Listed::new(rules.listing.clone()),
-            predecessors: Box::new(First),
+            predecessors: None,
             waits: false,
+            recall: None,
             rules,
             phase: Phase::Handshake,
             unanswered: VecDeque::new(),
             commands: 0,
             passwords: 0,
             empty: 0,
+            special: false,
             dump: false,
             may_sync: false,
             member,
@@ -180,8 +187,30 @@ impl Gate {
 
     /// A sync that is asked for waits until these earlier links of the same replica have ended.
     pub fn after(mut self, predecessors: Box<dyn Predecessors>) -> Self {
-        self.predecessors = predecessors;
+        self.predecessors = Some(predecessors);
         self
+    }
+
+    /// Whether the replica, if it comes again over another link, finds this one.
+    pub fn is_found_again(&self) -> bool {
+        self.predecessors.is_some() && self.listed.port().is_some() && !self.paired
+    }
+
+    /// Whether the master was asked to continue later than the replica has asked.
+    pub fn asked_for_later(&self) -> bool {
+        self.recall.is_some() && self.phase == Phase::AskedPsync
+    }
+
+    /// Number of bytes that the replica gets now, before any more of the master's.
+    pub fn to_recall(&self) -> u64 {
+        self.recall.as_ref().filter(|_| self.is_open()).map_or(0, Recall::left)
+    }
+
+    /// The next of these bytes, at most `most` of them.
+    pub fn take_recalled(&mut self, most: usize) -> Option<Chunk> {
+        let taken = self.recall.as_mut().filter(|_| self.phase == Phase::Syncing)?.take(most);
+        self.recall.take_if(|recall| recall.left() == 0);
+        taken
     }
 
     /// Whether a sync or a slot migration has begun: from then on the gate does not read the
@@ -315,14 +344,19 @@ impl Gate {
         let Some(next) = next else {
             return self.refuse(format!("the command {} is not part of replication", named(arguments)));
         };
+        // The second connection of a sync does not mean that the replica has come again.
+        let port = self.listed.port();
+        self.waits = asks
+            && !self.paired
+            && self.predecessors.as_mut().is_some_and(|predecessors| !predecessors.have_left(port));
+        if self.waits {
+            return Verdict::Hold;
+        }
+        // This comes after the end of earlier links: once a master has answered, it has also let go of a
+        // connection that was closed before.
         if asks && !self.listed.is_taken() {
             self.unanswered.push_back(Awaited::by(By::MasterToUs));
             return Verdict::Insert(self.listed.own());
-        }
-        // The second connection of a sync does not mean that the replica has come again.
-        self.waits = asks && !self.paired && !self.predecessors.have_left(self.listed.port());
-        if self.waits {
-            return Verdict::Hold;
         }
         if (asks || next == Phase::AskedSlots)
             && let Some(opening) = &self.rules.opening
@@ -343,7 +377,14 @@ impl Gate {
             return self.password(length, options, now);
         }
         self.phase = next;
-        let rewritten = if name == b"REPLCONF" { self.listed.rewritten(options) } else { None };
+        let rewritten = match name.as_slice() {
+            b"REPLCONF" => {
+                self.special |= !replconf::is_plain(options);
+                self.listed.rewritten(options)
+            }
+            b"PSYNC" | b"SYNC" => self.continued(options),
+            _ => None,
+        };
         if matches!(next, Phase::Handshake | Phase::AskedSlots) {
             let snapshot = value(options, "rdb-only").is_some();
             self.unanswered.push_back(Awaited { snapshot, ..Awaited::by(By::Master) });
@@ -352,6 +393,24 @@ impl Gate {
             Some(command) => Verdict::Replace(length, command),
             None => Verdict::Pass(length),
         }
+    }
+
+    /// The PSYNC that goes to the master in place of the replica's, if an earlier link has what comes
+    /// before it.
+    fn continued(&mut self, options: &[&[u8]]) -> Option<Vec<u8>> {
+        self.recall = None;
+        // The main connection of a sync over two connections continues after the snapshot, not after
+        // what the replica had before. With a third option it is more than a request to continue.
+        let asked = match options {
+            [history, from] => number(from).map(|from| (*history, from)),
+            _ => None,
+        };
+        let may = !(self.paired || self.apart || self.joined || self.dump || self.special);
+        let recall = self.predecessors.as_mut()?.recall(asked.filter(|_| may))?;
+        let next = recall.next().to_string();
+        let (history, _) = asked.filter(|_| recall.left() > 0)?;
+        self.recall = Some(recall);
+        Some(command::encode(&[&b"PSYNC"[..], history, next.as_bytes()]))
     }
 
     /// Whether the gateway waits for the reply to a command of its own.
@@ -515,6 +574,14 @@ impl Gate {
     /// called once the gate [is open](Self::is_open).
     pub fn master_says(&mut self, line: &[u8], whole: &[u8]) -> Verdict {
         let length = whole.len();
+        if self.asked_for_later() && !continues(line, self.recall.as_ref().map(Recall::history)) {
+            self.recall = None;
+            if line.starts_with(b"+CONTINUE") {
+                // The bytes in between are of another history than the master now states.
+                let reason = "the master has continued another history; it will be asked again";
+                return self.ask_again(reason, Duration::ZERO);
+            }
+        }
         match self.phase {
             Phase::AskedSync if line.starts_with(b"$") => {
                 // Valkey's line holds the offset, the replication id, the database and this
@@ -642,6 +709,14 @@ impl Gate {
         if let (Some(full_syncs), Some(place)) = (&self.rules.full_syncs, self.place.take()) {
             full_syncs.give_back(&place);
         }
+    }
+}
+
+/// Whether a master continues this history: with or without naming it.
+fn continues(line: &[u8], history: Option<&str>) -> bool {
+    match line.strip_prefix(b"+CONTINUE") {
+        Some(rest) => rest.is_empty() || rest.strip_prefix(b" ") == history.map(str::as_bytes),
+        None => false,
     }
 }
 

@@ -14,6 +14,7 @@ use super::replconf::{number, port};
 use super::replication::{Channel, Observed, Stage, SyncKind};
 use super::syncs::Beginning;
 use crate::escape::shown;
+use crate::tap::Position;
 
 /// Most commands that may wait for their replies.
 const MAX_UNANSWERED: usize = 256;
@@ -26,6 +27,9 @@ const MARK: usize = 40;
 
 /// First bytes of a compressed stream. A plain stream begins with a command instead.
 const COMPRESSED: &[u8] = b"VCS";
+
+/// Number of first bytes that tell whether a stream is compressed.
+const COMPRESSION_KNOWN: usize = COMPRESSED.len();
 
 /// Commands, each of which gets one line as its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +106,8 @@ pub struct Observer {
     base: Option<u64>,
     /// Bytes of the stream that have passed.
     streamed: u64,
+    /// How many of them the replica has acknowledged.
+    acknowledged: u64,
     lag: Lag,
     /// Valkey has announced that the snapshot comes over another connection.
     apart: bool,
@@ -122,6 +128,7 @@ impl Observer {
             asked: None,
             base: None,
             streamed: 0,
+            acknowledged: 0,
             lag: Lag::default(),
             apart: false,
             lacks: BTreeSet::new(),
@@ -143,6 +150,24 @@ impl Observer {
     /// Whether the stream passes now, uncompressed.
     pub fn is_streaming(&self) -> bool {
         matches!(self.expected, Expected::Stream(_))
+    }
+
+    /// How many of the last bytes that have passed the replica may lack: none before the stream, and
+    /// `None` where it is not known.
+    pub fn unacknowledged(&self) -> Option<u64> {
+        (self.is_streaming() && self.base.is_some()).then(|| self.streamed - self.acknowledged)
+    }
+
+    /// Where the stream stands, once the replica follows it.
+    pub fn position(&self) -> Option<Position> {
+        // The first bytes may still be those of a compressed stream.
+        let (Expected::Stream(0 | COMPRESSION_KNOWN), Some(base)) = (&self.expected, self.base) else {
+            return None;
+        };
+        let known = self.observed.known();
+        let history = known.replid.clone().filter(|_| known.stage == Stage::Streaming)?;
+        let next = base.checked_add(self.streamed)?.checked_add(1)?;
+        Some(Position { history, next, passed: self.streamed })
     }
 
     /// Whether a snapshot passes now.
@@ -230,7 +255,8 @@ impl Observer {
             if offset > base.saturating_add(self.streamed) {
                 return self.lose("an acknowledgement of more than has passed");
             }
-            self.lag.acknowledged(offset.saturating_sub(base));
+            self.acknowledged = self.acknowledged.max(offset.saturating_sub(base));
+            self.lag.acknowledged(self.acknowledged);
         }
         let mut known = self.observed.known();
         known.stage = Stage::Streaming;

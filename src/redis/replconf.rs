@@ -110,6 +110,14 @@ pub fn port(word: &[u8]) -> Option<u16> {
     integer(word).and_then(|value| value.try_into().ok())
 }
 
+/// Whether these options name no capability that could change how a stream is written.
+pub fn is_plain(options: &[&[u8]]) -> bool {
+    const PLAIN: [&str; 6] =
+        ["eof", "psync2", "dual-channel", "skip-rdb-checksum", "rdb-channel-repl", "none"];
+    let capabilities = options.chunks_exact(2).filter(|option| is(Some(&option[0]), "capa"));
+    capabilities.into_iter().all(|option| PLAIN.iter().any(|plain| is(Some(&option[1]), plain)))
+}
+
 /// Whether a word is `expected`, ignoring case.
 pub fn is(word: Option<&&[u8]>, expected: &str) -> bool {
     word.is_some_and(|word| word.eq_ignore_ascii_case(expected.as_bytes()))

@@ -192,7 +192,12 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     }
     let (master, admission) = match admit(&shared, &lane, &hello) {
         Ok(admitted) => admitted,
-        Err(no) => return Box::pin(refuse(&shared, lane, seat, &site, no)).await,
+        Err(no) => {
+            if no.why.code == ReasonCode::Limit {
+                shared.links.make_room(&hello.identity);
+            }
+            return Box::pin(refuse(&shared, lane, seat, &site, no)).await;
+        }
     };
     // From here on it counts as a link.
     drop(seat);
@@ -272,7 +277,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     announce::opened(&guard);
     let changed = Arc::default();
     let key = hello.replica();
-    let predecessors = key.map(|key| Predecessors::new(&shared.links, id, key, &changed));
+    let predecessors = key.map(|key| Predecessors::new(&shared.links, id, key, address, &changed));
     let tap: Box<dyn Tap> = match (rules, &observed) {
         (Some(rules), Some(observed)) => Box::new(AtMaster::new(
             gate(shared.config.site.as_str(), rules, predecessors),

@@ -5,6 +5,7 @@
 //! as the far side may still ask for it.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::Caller;
 use crate::lane::Lane;
 use crate::link::dials::Dial;
+use crate::tap::Remembered;
 use crate::unproven::Seat;
 use crate::wire::hello::{Accept, Id, Identity, ReplicaKey};
 use crate::wire::reason::{Reason, ReasonCode};
@@ -33,6 +35,8 @@ pub enum ToLink {
     Attach(Box<AttachRequest>),
     /// Another process of the same far gateway has started.
     Superseded,
+    /// The same, and there is no room for another link of its site.
+    GiveWay,
     /// What may be the replica of this link asks for its sync over another one.
     Returned(Returned),
 }
@@ -44,6 +48,29 @@ pub struct Returned {
     pub since: Instant,
     /// Dropped once this link has proven that it is alive, or its connection to the master is closed.
     pub settled: DropGuard,
+    /// Where this link leaves the bytes that the replica may lack, if it is the same one at the same
+    /// master.
+    pub legacy: Option<Legacy>,
+}
+
+/// What an earlier link of a replica leaves for the next one.
+pub type Legacy = Arc<Mutex<Option<Remembered>>>;
+
+/// The replica that asks for its sync over a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// What its gateway says about it.
+    pub key: ReplicaKey,
+    /// The port that it listens on.
+    pub port: u16,
+    /// The master's address on this link.
+    pub master: SocketAddr,
+}
+
+impl Asking {
+    fn may_be(&self, other: &Self) -> bool {
+        self.port == other.port && self.key.may_be(&other.key)
+    }
 }
 
 /// A lane that asks to carry a link.
@@ -65,8 +92,18 @@ struct Known {
     master: String,
     sender: mpsc::Sender<ToLink>,
     opened: Instant,
-    /// The replica that has asked for its sync over it, and the port that it listens on.
-    replica: Option<(ReplicaKey, u16)>,
+    /// The replica that has asked for its sync over it.
+    replica: Option<Asking>,
+    /// Whether it was told to give way.
+    gives_way: bool,
+}
+
+impl Known {
+    fn is_of_earlier_process(&self, identity: &Identity) -> bool {
+        self.owner.site.eq_ignore_ascii_case(&identity.site)
+            && self.owner.node == identity.node
+            && self.owner.instance != identity.instance
+    }
 }
 
 #[derive(Debug)]
@@ -110,7 +147,7 @@ impl LinkTable {
     ) -> (TableEntry, mpsc::Receiver<ToLink>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         let (owner, master, opened) = (owner.clone(), master.to_owned(), Instant::now());
-        let known = Known { owner, master, sender, opened, replica: None };
+        let known = Known { owner, master, sender, opened, replica: None, gives_way: false };
         self.lock().known.insert(link, known);
         (TableEntry { table: Arc::clone(self), link }, receiver)
     }
@@ -142,18 +179,27 @@ impl LinkTable {
         let Some(sender) = sender else { return Err(Box::new(request)) };
         sender.try_send(ToLink::Attach(Box::new(request))).map_err(|error| match error.into_inner() {
             ToLink::Attach(request) => request,
-            ToLink::Superseded | ToLink::Returned(_) => unreachable!("what was sent comes back"),
+            ToLink::Superseded | ToLink::GiveWay | ToLink::Returned(_) => {
+                unreachable!("what was sent comes back")
+            }
         })
+    }
+
+    /// There is no room for a new link of this gateway. A link that an earlier process of it left and
+    /// that only waits for its replica ends now; each is asked once.
+    pub fn make_room(&self, identity: &Identity) {
+        let mut state = self.lock();
+        let earlier =
+            state.known.values_mut().find(|known| !known.gives_way && known.is_of_earlier_process(identity));
+        if let Some(known) = earlier {
+            known.gives_way = known.sender.try_send(ToLink::GiveWay).is_ok();
+        }
     }
 
     /// A gateway has sent HELLO. Links that an earlier process of it left without lanes are over.
     pub fn supersede(&self, identity: &Identity) {
         let state = self.lock();
-        let earlier = state.known.values().filter(|known| {
-            known.owner.site.eq_ignore_ascii_case(&identity.site)
-                && known.owner.node == identity.node
-                && known.owner.instance != identity.instance
-        });
+        let earlier = state.known.values().filter(|known| known.is_of_earlier_process(identity));
         for known in earlier {
             // If the queue is full there are lanes in it, and a link with lanes is not held.
             let _ = known.sender.try_send(ToLink::Superseded);
@@ -164,35 +210,34 @@ impl LinkTable {
 impl LinkTable {
     /// A replica asks for its sync over `link`, which was opened at `since`. Every earlier link that may
     /// be its own has to prove that it is alive, or ends. Returns a token for each, which is cancelled
-    /// once that is settled.
+    /// once that is settled, and where those of the same replica leave what it may lack.
     pub fn replica_asks(
         &self,
         link: Id,
-        (key, port): (ReplicaKey, u16),
+        asking: Asking,
         since: Instant,
-    ) -> Vec<CancellationToken> {
+    ) -> Vec<(CancellationToken, Option<Legacy>)> {
         let mut state = self.lock();
         let Some(known) = state.known.get_mut(&link) else { return Vec::new() };
-        known.replica = Some((key, port));
+        known.replica = Some(asking);
         let (site, master) = (known.owner.site.clone(), known.master.clone());
-        let earlier = state.known.iter().filter(|(id, known)| {
-            let same = known.replica.is_some_and(|(other, at)| at == port && key.may_be(&other));
-            **id != link
-                && same
-                && known.opened <= since
-                && known.master == master
-                && known.owner.site.eq_ignore_ascii_case(&site)
+        let earlier = state.known.iter().filter_map(|(id, known)| {
+            let replica = known.replica.filter(|other| asking.may_be(other))?;
+            let earlier = *id != link && known.opened <= since && known.master == master;
+            (earlier && known.owner.site.eq_ignore_ascii_case(&site)).then_some((replica, known))
         });
         let mut settling = Vec::new();
-        for (_, known) in earlier {
+        for (replica, known) in earlier {
             let settled = CancellationToken::new();
-            let returned = ToLink::Returned(Returned { since, settled: settled.clone().drop_guard() });
+            let legacy = (replica == asking).then(Legacy::default);
+            let guard = settled.clone().drop_guard();
+            let returned = ToLink::Returned(Returned { since, settled: guard, legacy: legacy.clone() });
             // What cannot be sent to a link that has ended is dropped, and so is settled.
             if let Err(TrySendError::Full(returned)) = known.sender.try_send(returned) {
                 let sender = known.sender.clone();
                 tokio::spawn(async move { sender.send(returned).await });
             }
-            settling.push(settled);
+            settling.push((settled, legacy));
         }
         settling
     }

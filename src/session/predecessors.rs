@@ -1,5 +1,7 @@
-//! Waits for the earlier links of a replica that asks for its sync again.
+//! Waits for the earlier links of a replica that asks for its sync again, and takes over what they have
+//! received for it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,14 +9,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use super::link_table::LinkTable;
+use super::link_table::{Asking, Legacy, LinkTable};
 use crate::link::rival::PROOF;
 use crate::redis::returning;
+use crate::tap::Recall;
 use crate::wire::hello::{Id, ReplicaKey};
 
-/// Time given to all earlier links of a replica to prove that they are alive, or to end.
-const PATIENCE: Duration = PROOF.saturating_add(Duration::from_secs(1));
+/// Time given to all earlier links of a replica to prove that they are alive, or to read what their
+/// master has sent, and to end.
+const PATIENCE: Duration = PROOF.saturating_add(Duration::from_secs(2));
 
 /// The earlier links of the replica of one link.
 #[derive(Debug)]
@@ -22,19 +27,29 @@ pub struct Predecessors {
     table: Arc<LinkTable>,
     link: Id,
     key: ReplicaKey,
+    master: SocketAddr,
     opened: Instant,
     /// Notified once they have left.
     changed: Arc<Notify>,
     /// Whether they have, once they were asked.
     left: Option<Arc<AtomicBool>>,
+    /// What they leave.
+    legacies: Vec<Legacy>,
 }
 
 impl Predecessors {
-    /// Those of a link that was opened just now for the replica with this key. `changed` is notified
-    /// when [`have_left`](returning::Predecessors::have_left) has another answer.
-    pub fn new(table: &Arc<LinkTable>, link: Id, key: ReplicaKey, changed: &Arc<Notify>) -> Self {
+    /// Those of a link to this master that was opened just now for the replica with this key. `changed`
+    /// is notified when [`have_left`](returning::Predecessors::have_left) has another answer.
+    pub fn new(
+        table: &Arc<LinkTable>,
+        link: Id,
+        key: ReplicaKey,
+        master: SocketAddr,
+        changed: &Arc<Notify>,
+    ) -> Self {
         let (table, changed) = (Arc::clone(table), Arc::clone(changed));
-        Self { table, link, key, opened: Instant::now(), changed, left: None }
+        let opened = Instant::now();
+        Self { table, link, key, master, opened, changed, left: None, legacies: Vec::new() }
     }
 }
 
@@ -45,7 +60,10 @@ impl returning::Predecessors for Predecessors {
         }
         // Whoever names no port is no replica that could be listed twice.
         let Some(port) = port else { return true };
-        let settling = self.table.replica_asks(self.link, (self.key, port), self.opened);
+        let asking = Asking { key: self.key, port, master: self.master };
+        let (settling, legacies): (Vec<_>, Vec<_>) =
+            self.table.replica_asks(self.link, asking, self.opened).into_iter().unzip();
+        self.legacies = legacies.into_iter().flatten().collect();
         let left = Arc::new(AtomicBool::new(settling.is_empty()));
         self.left = Some(Arc::clone(&left));
         if settling.is_empty() {
@@ -59,10 +77,116 @@ impl returning::Predecessors for Predecessors {
         });
         false
     }
+
+    fn recall(&mut self, asked: Option<(&[u8], u64)>) -> Option<Recall> {
+        let mut found = None;
+        // Each is of use only once: whatever is not taken now is dropped.
+        for legacy in self.legacies.drain(..) {
+            let remembered = legacy.lock().expect("no code panics while it holds a legacy").take();
+            let Some(remembered) = remembered.filter(|_| found.is_none()) else { continue };
+            let Some((history, from)) = asked else { continue };
+            match remembered.since(history, from) {
+                Ok(recall) => found = Some(recall),
+                Err(why) => debug!(from, "the replica does not continue from an earlier link: {why:?}"),
+            }
+        }
+        found
+    }
 }
 
 async fn all_cancelled(tokens: &[CancellationToken]) {
     for token in tokens {
         token.cancelled().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::super::link_table::{Returned, TableEntry, ToLink};
+    use super::*;
+    use crate::buffer::Chunk;
+    use crate::redis::returning::Predecessors as _;
+    use crate::tap::{Position, Remembered};
+    use crate::wire::hello::Identity;
+
+    const HISTORY: &str = "0123456789012345678901234567890123456789";
+
+    struct Site {
+        table: Arc<LinkTable>,
+        listed: Vec<(TableEntry, tokio::sync::mpsc::Receiver<ToLink>)>,
+        changed: Arc<Notify>,
+    }
+
+    impl Site {
+        fn new() -> Self {
+            Self { table: Arc::default(), listed: Vec::new(), changed: Arc::default() }
+        }
+
+        /// A new link of a replica with this address, to a master at this one.
+        fn link(&mut self, client: &str, master: &str) -> Predecessors {
+            let (id, key) = (Id::random(), ReplicaKey::new("orders", client.parse().unwrap(), "vm"));
+            let owner = Identity { site: "dc2".into(), node: "vm".into(), instance: Id::random(), clock: 0 };
+            self.listed.push(self.table.list(id, &owner, "orders"));
+            Predecessors::new(&self.table, id, key, master.parse().unwrap(), &self.changed)
+        }
+
+        /// What the link that was opened as number `at` is told.
+        fn told(&mut self, at: usize) -> Option<Returned> {
+            match self.listed[at].1.try_recv() {
+                Ok(ToLink::Returned(returned)) => Some(returned),
+                _ => None,
+            }
+        }
+    }
+
+    fn remembered(next: u64) -> Remembered {
+        let position = Position { history: HISTORY.to_owned(), next, passed: 10 };
+        Remembered::new(position, VecDeque::from([Chunk::copied(&[7; 10])]))
+    }
+
+    /// Leaves these bytes, and waits until the new link knows.
+    async fn leave(site: &Site, returned: Returned, next: u64) {
+        *returned.legacy.expect("it is the same replica").lock().unwrap() = Some(remembered(next));
+        drop(returned.settled);
+        site.changed.notified().await;
+    }
+
+    #[tokio::test]
+    async fn a_replica_takes_over_what_its_earlier_link_leaves_and_only_once() {
+        let mut site = Site::new();
+        let mut first = site.link("10.0.0.1", "127.0.0.1:6379");
+        assert!(first.have_left(Some(6380)) && first.recall(None).is_none());
+        let mut second = site.link("10.0.0.1", "127.0.0.1:6379");
+        assert!(!second.have_left(Some(6380)));
+        let returned = site.told(0).expect("it may be the same");
+        leave(&site, returned, 100).await;
+        assert!(second.have_left(Some(6380)));
+        let asked = Some((HISTORY.as_bytes(), 95));
+        assert_eq!(second.recall(asked).map(|recall| (recall.left(), recall.next())), Some((5, 100)));
+        assert!(second.recall(asked).is_none());
+        // Whoever asks for something else drops it.
+        let mut third = site.link("10.0.0.1", "127.0.0.1:6379");
+        third.have_left(Some(6380));
+        let returned = site.told(1).expect("it may be the same");
+        leave(&site, returned, 100).await;
+        assert!(third.recall(None).is_none() && third.recall(asked).is_none());
+    }
+
+    #[tokio::test]
+    async fn only_the_same_replica_at_the_same_master_is_left_anything() {
+        for (client, master, port) in [
+            ("10.0.0.2", "127.0.0.1:6379", 6380),
+            ("127.0.0.1", "127.0.0.1:6379", 6380),
+            ("10.0.0.1", "127.0.0.2:6379", 6380),
+            ("10.0.0.1", "127.0.0.1:6379", 6381),
+        ] {
+            let mut site = Site::new();
+            site.link("10.0.0.1", "127.0.0.1:6379").have_left(Some(6380));
+            site.link(client, master).have_left(Some(port));
+            let legacy = site.told(0).and_then(|returned| returned.legacy);
+            assert!(legacy.is_none(), "{client} {master} {port}");
+        }
     }
 }

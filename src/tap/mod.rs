@@ -5,10 +5,13 @@
 //! [`Action`]s and does not know Redis.
 
 mod driver;
+mod remembered;
 
 use std::time::{Duration, Instant};
 
 pub use self::driver::{Action, Driver};
+pub use self::remembered::{Position, Recall, Remembered};
+use crate::buffer::Chunk;
 
 /// Time a replica is given to ask for a sync.
 pub const OPENING: Duration = Duration::from_secs(20);
@@ -76,6 +79,28 @@ pub trait Tap: Send {
     /// a moment for more, so that they travel together.
     fn may_wait(&self, _flow: Flow, _bytes: &[u8]) -> bool {
         false
+    }
+
+    /// How many of the last bytes for the replica it may ask for again over another link. `None` if
+    /// this is not known, or if it cannot ask so.
+    fn may_be_asked_again(&self) -> Option<u64> {
+        None
+    }
+
+    /// Where the stream to the replica stands, if the replica follows it.
+    fn position(&self) -> Option<Position> {
+        None
+    }
+
+    /// Number of bytes that the replica gets from memory before any more of the master's.
+    fn to_recall(&self) -> u64 {
+        0
+    }
+
+    /// The next of these bytes, at most `most` of them. They need not be shown to the tap. Once none is
+    /// left, what the tap holds is shown again.
+    fn recall(&mut self, _most: usize, _now: Instant) -> Option<Chunk> {
+        None
     }
 
     /// The local Redis has closed its connection. If the tap knows the reason, it returns the last

@@ -20,6 +20,7 @@ mod outages;
 mod passwords;
 mod refusals;
 mod replication;
+mod restarts;
 mod returns;
 mod sentinel;
 mod trust;

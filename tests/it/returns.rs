@@ -1,7 +1,6 @@
 //! Breaks that look like an end, and replicas that come again while the master's site still holds
 //! their link.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::{Gateway, Lab, master_config, replica_config};
@@ -29,23 +28,6 @@ fn another(lab: &Lab, site: &str, text: &str) -> Gateway {
     let gateway = Gateway::start(&config, site);
     gateway.wait_ready();
     gateway
-}
-
-/// Does something while the master is watched. Asserts that it never lists more replicas than there
-/// are.
-fn never_more_than(most: i64, master: &Redis, deed: impl FnOnce()) {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            while !done.load(Ordering::SeqCst) {
-                let listed = master.info_number("connected_slaves");
-                assert!(listed <= most, "{listed} replicas are listed");
-            }
-        });
-        deed();
-        done.store(true, Ordering::SeqCst);
-        watch.join().expect("the master never lists more");
-    });
 }
 
 #[test]
@@ -97,7 +79,7 @@ fn moves(line: &Line, lose: impl FnOnce(&Line)) {
     let third = another(&line.lab, "dc2", &replica_config("dc2", entry, wan, LINK));
     line.alpha.ask(&["CONFIG", "SET", "repl-backlog-size", "64mb"]);
     let writer = Writer::on(&line.alpha, RATE);
-    never_more_than(1, &line.alpha, || {
+    line.alpha.lists_never_more_than(1, || {
         lose(line);
         line.bravo.replicaof(entry);
         line.first.wait_end("returned");

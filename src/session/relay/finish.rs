@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::Driver;
 use super::lanes::{Carrier, LAST_WORDS, LaneSource, Lanes};
+use super::legacy::left_behind;
 use crate::lane::LaneError;
 use crate::link::dials::Dial;
 use crate::link::{End, Link};
@@ -41,6 +42,14 @@ impl PendingAbort {
 /// Closes everything. Returns why the link ended, and what the far side must still learn.
 pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>) {
     driver.take_events();
+    if driver.lanes.rivals.iter().any(|(_, legacy)| legacy.is_some()) {
+        let remembered = left_behind(&mut driver).await;
+        let mut legacies = driver.lanes.rivals.iter().filter_map(|(_, legacy)| legacy.as_ref());
+        // The latest link is the one that the replica uses.
+        if let Some(legacy) = legacies.next_back() {
+            *legacy.lock().expect("no code panics while it holds a legacy") = remembered;
+        }
+    }
     let Driver { mut link, lanes, ended, share, redis, entry, .. } = driver;
     let Lanes { carriers, mut source, closing, rivals, .. } = lanes;
     drop((share, closing));

@@ -24,7 +24,7 @@ use crate::registry::{Kind, LinkGuard};
 use crate::session::announce::log_link;
 use crate::session::dial::redial::{Dialled, Redial, Want};
 use crate::session::inbound::part;
-use crate::session::link_table::{AttachRequest, ToLink};
+use crate::session::link_table::{AttachRequest, Legacy, ToLink};
 use crate::wire::frame::Frame;
 use crate::wire::hello::Accept;
 
@@ -68,8 +68,8 @@ pub(super) struct Lanes {
     /// Lanes that are being closed in good order, and refusals.
     pub(super) closing: JoinSet<()>,
     /// Dropped once this link has proven that it is alive, or has left its Redis: other links of what
-    /// may be the same replica wait for that.
-    pub(super) rivals: Vec<DropGuard>,
+    /// may be the same replica wait for that. Each with the place for what this one leaves.
+    pub(super) rivals: Vec<(DropGuard, Option<Legacy>)>,
     closures: Closures,
     order: ReadOrder,
     read_size: ReadSize,
@@ -166,10 +166,11 @@ impl Lanes {
             },
             LaneSource::Requests(requests) => match requests.poll_recv(cx) {
                 Poll::Pending | Poll::Ready(None) => return Poll::Pending,
-                Poll::Ready(Some(ToLink::Superseded)) => link.superseded(),
+                Poll::Ready(Some(ToLink::Superseded)) => link.superseded(now),
+                Poll::Ready(Some(ToLink::GiveWay)) => link.give_way(now),
                 Poll::Ready(Some(ToLink::Returned(returned))) => {
                     link.replica_returned(returned.since, now);
-                    self.rivals.push(returned.settled);
+                    self.rivals.push((returned.settled, returned.legacy));
                 }
                 Poll::Ready(Some(ToLink::Attach(arrival))) => self.attach(*arrival, link, entry, now),
             },

@@ -12,6 +12,7 @@ mod closures;
 mod coalescing;
 mod finish;
 mod lanes;
+mod legacy;
 mod redis;
 mod yielding;
 
@@ -311,8 +312,10 @@ impl<'a> Driver<'a> {
             breaks: self.link.breaks(),
             resent: self.link.resent(),
             carried: self.link.carried(),
-            buffered: self.link.memory() + self.lanes.storage(),
+            buffered: self.link.memory() + self.lanes.storage() + self.tap.to_recall(),
         };
+        self.link.keep(self.tap.may_be_asked_again(), self.share.may_keep());
+        self.share.keep(self.link.kept());
         announce::look(self.entry);
         if let (Some(held), None) = (self.link.held(), self.reported.held) {
             let (cause, words) = (held.cause.code(), held.cause.to_string());
@@ -429,6 +432,9 @@ impl<'a> Driver<'a> {
 
     /// Moves bytes from Redis through the tap to the link. Returns whether anything was read.
     fn read_redis(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.tap.to_recall() > 0 {
+            return self.recall(now);
+        }
         if self.redis.has_ended() {
             self.redis.stop_watch();
             return false;
@@ -466,7 +472,42 @@ impl<'a> Driver<'a> {
         let may_wait = self.coalescing.may_wait(count) && self.tap.may_wait(flow, chunk.bytes());
         self.entry.count(flow, count);
         self.turn.rounds += 1;
-        for action in self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now) {
+        let actions = self.outward.through(self.tap.as_mut(), flow, chunk.settled(), count as u64, now);
+        self.take_outward(actions, now);
+        self.coalescing.read(may_wait, self.link.unsent(), now);
+        let recalled = self.tap.to_recall();
+        if recalled > 0 {
+            log_link!(info, self.entry; recalled, "the replica continues where its earlier link was: {recalled} bytes from memory");
+        }
+        // Bytes that the tap holds may have waited for this reply.
+        self.look_again(now);
+        true
+    }
+
+    /// Passes bytes from memory to the link, which come before any more of Redis'. They count as held
+    /// already, so they need no room but the link's. Returns whether there were any.
+    fn recall(&mut self, now: Instant) -> bool {
+        let room = usize::try_from(self.link.read_room(u64::MAX, false)).unwrap_or(usize::MAX);
+        let most = room.min(self.link.max_payload());
+        if most == 0 {
+            return false;
+        }
+        let Some(chunk) = self.tap.recall(most, now) else { return false };
+        let flow = self.outward_flow();
+        self.entry.count(flow, chunk.len());
+        self.turn.rounds += 1;
+        self.offer(chunk);
+        if self.tap.to_recall() == 0 {
+            let actions = self.outward.again(self.tap.as_mut(), flow, now);
+            self.take_outward(actions, now);
+        }
+        self.coalescing.read(false, self.link.unsent(), now);
+        true
+    }
+
+    /// Carries out the tap's actions for bytes from Redis.
+    fn take_outward(&mut self, actions: Vec<Action>, now: Instant) {
+        for action in actions {
             match action {
                 Action::Forward { chunk, armed, .. } => {
                     if !chunk.is_empty() {
@@ -480,10 +521,6 @@ impl<'a> Driver<'a> {
                 Action::Stop { reply, reason, breach } => self.refuse(&reply, reason, breach, now),
             }
         }
-        self.coalescing.read(may_wait, self.link.unsent(), now);
-        // Bytes that the tap holds may have waited for this reply.
-        self.look_again(now);
-        true
     }
 
     /// Shows the tap again what it holds of the bytes from the lanes.

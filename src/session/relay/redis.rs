@@ -193,6 +193,11 @@ impl RedisSocket {
         }
     }
 
+    /// Whether the kernel holds bytes, or an end of file, that were not read yet.
+    pub(super) fn has_unread(&self) -> bool {
+        socket2::SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok()
+    }
+
     /// Lets the socket gather bytes, or no longer.
     pub(super) fn gather(&mut self, bulk: bool) {
         self.gathering.allow(bulk);

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Process, SOON, eventually, free_port};
@@ -165,6 +166,25 @@ impl Redis {
         let info = self.ask(&["INFO", "replication"]);
         let online = info.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
         (self.info_number("connected_slaves"), online.count())
+    }
+
+    /// Does something while this master is watched. Asserts that it never lists more replicas than
+    /// there are.
+    pub fn lists_never_more_than(&self, most: i64, deed: impl FnOnce()) {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    let listed = self.info_number("connected_slaves");
+                    assert!(listed <= most, "{listed} replicas are listed");
+                }
+            });
+            // The watch ends, however this ends.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(deed));
+            done.store(true, Ordering::SeqCst);
+            watch.join().expect("the master never lists more");
+            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
     }
 
     /// The offset up to which this master has written.
