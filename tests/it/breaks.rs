@@ -293,7 +293,7 @@ fn a_full_sync_survives_several_breaks_of_every_kind() {
     fill(&line, true);
     let silent: fn(&Path) = |path| {
         path.silence(true);
-        std::thread::sleep(Duration::from_millis(1200)); // Longer than dead_after.
+        std::thread::sleep(Duration::from_secs(2)); // Longer than a slow path is given: three times dead_after.
         path.silence(false);
     };
     sync_with(&line, &[cut, |path| path.forget(), silent, |path| path.close(), cut]);
