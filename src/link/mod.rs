@@ -88,7 +88,7 @@ const GAP: Duration = Duration::from_secs(2);
 
 /// How long a link whose far gateway is gone waits for its replica to come again. Masters count a
 /// replica that is silent for longer as late by default (`min-replicas-max-lag`).
-const RETURN_WITHIN: Duration = Duration::from_secs(10);
+const RETURN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -579,6 +579,7 @@ impl Gate {
             if line.starts_with(b"+CONTINUE") {
                 // The bytes in between are of another history than the master now states.
                 let reason = "the master has continued another history; it will be asked again";
+                self.give_back();
                 return self.ask_again(reason, Duration::ZERO);
             }
         }

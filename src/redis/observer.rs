@@ -333,7 +333,12 @@ impl Observer {
             }
             [b"+RDBCHANNELSYNC", id] => {
                 self.observed.syncs().count_full();
-                self.observed.known().channel = number(id).map(Channel::Main);
+                let id = number(id);
+                // What is stored for this id is of an earlier connection that had it.
+                if let Some(id) = id {
+                    self.observed.syncs().take(id);
+                }
+                self.observed.known().channel = id.map(Channel::Main);
                 self.begin(None, SyncKind::Full);
                 (Expected::Stream(0), Stage::Loading)
             }

@@ -133,13 +133,21 @@ fn two_replicas_that_look_the_same_keep_their_links() {
 fn a_replica_hears_no_error_while_the_gateway_of_its_master_restarts() {
     let mut line = Line::new(LINK);
     let attempts = |line: &Line| line.bravo.log().matches("Non blocking connect").count();
-    let before = attempts(&line);
-    assert_eq!(line.first.stop(), Some(0));
-    eventually("the replica asks again", SOON, || attempts(&line) > before);
-    line.first.start_again();
-    line.bravo.wait_equal(&line.alpha);
-    assert_eq!(attempts(&line), before + 1, "its first attempt succeeded");
-    assert_eq!((line.alpha.sync_full(), line.alpha.sync_partial_ok()), (1, 1));
+    // The other gateway waits for three seconds, and a busy machine may take longer to restart this one.
+    for round in 1..=5 {
+        let (before, began) = (attempts(&line), Instant::now());
+        assert_eq!(line.first.stop(), Some(0));
+        eventually("the replica asks again", SOON, || attempts(&line) > before);
+        line.first.start_again();
+        let in_time = began.elapsed() < Duration::from_secs(2);
+        line.bravo.wait_equal(&line.alpha);
+        assert_eq!((line.alpha.sync_full(), line.alpha.sync_partial_ok()), (1, round));
+        if in_time {
+            assert_eq!(attempts(&line), before + 1, "its first attempt succeeded");
+            return;
+        }
+    }
+    panic!("no restart took less than two seconds");
 }
 
 #[test]

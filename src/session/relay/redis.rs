@@ -195,7 +195,9 @@ impl RedisSocket {
 
     /// Whether the kernel holds bytes, or an end of file, that were not read yet.
     pub(super) fn has_unread(&self) -> bool {
-        socket2::SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok()
+        let peeked = socket2::SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]);
+        // An error still has to be read, too.
+        peeked.map_or_else(|error| error.kind() != io::ErrorKind::WouldBlock, |_| true)
     }
 
     /// Lets the socket gather bytes, or no longer.
