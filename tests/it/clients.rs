@@ -117,7 +117,7 @@ fn health_checks_are_answered_and_keep_no_replica_out() {
     // A replica with the same address as the checks.
     checked.replica("bravo").wait_equal(&checked.alpha);
     assert!(checked.lines() - before < 30, "{} lines", checked.lines() - before);
-    assert_eq!(checked.pair.first.count("refused"), 0);
+    assert_eq!(checked.pair.first.status()["counts"]["refused"], 0);
 }
 
 #[test]
