@@ -18,7 +18,7 @@ use tracing::warn;
 
 /// Most sessions that wait for their thread to begin them. Connections beyond that wait in the kernel,
 /// so that a flood of them takes no descriptors faster than they are judged.
-const WAITING: usize = 16;
+const WAITING: usize = 4;
 
 #[derive(Debug)]
 struct Worker {

@@ -220,12 +220,9 @@ impl LinkTable {
         let mut state = self.lock();
         let Some(known) = state.known.get_mut(&link) else { return Vec::new() };
         known.replica = Some(asking);
-        let (owner, site, master) = (known.owner.clone(), known.owner.site.clone(), known.master.clone());
+        let (site, master) = (known.owner.site.clone(), known.master.clone());
         let earlier = state.known.iter().filter_map(|(id, known)| {
-            // The replica may have another address since its gateway was started again.
-            let orphan = known.is_of_earlier_process(&owner);
-            let is_its = |other: &Asking| asking.may_be(other) || orphan && other.port == asking.port;
-            let replica = known.replica.filter(is_its)?;
+            let replica = known.replica.filter(|other| asking.may_be(other))?;
             let earlier = *id != link && known.opened <= since && known.master == master;
             (earlier && known.owner.site.eq_ignore_ascii_case(&site)).then_some((replica, known))
         });

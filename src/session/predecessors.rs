@@ -175,6 +175,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_replica_on_another_host_keeps_its_link_and_what_it_may_lack_though_it_has_the_same_port() {
+        let mut site = Site::new();
+        site.link("10.0.0.1", "127.0.0.1:6379").have_left(Some(6379));
+        site.link("10.0.0.2", "127.0.0.1:6379").have_left(Some(6379));
+        // Their gateway was started again, and one of them is back.
+        assert!(!site.link("10.0.0.1", "127.0.0.1:6379").have_left(Some(6379)));
+        assert!(site.told(0).is_some_and(|returned| returned.legacy.is_some()) && site.told(1).is_none());
+    }
+
+    #[tokio::test]
     async fn only_the_same_replica_at_the_same_master_is_left_anything() {
         for (client, master, port) in [
             ("10.0.0.2", "127.0.0.1:6379", 6380),
