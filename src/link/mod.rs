@@ -36,6 +36,7 @@
 //! nothing, `dials` the dials for new lanes. [`Link`] joins them.
 
 mod acks;
+mod charge;
 mod closing;
 mod codec;
 pub mod compress;

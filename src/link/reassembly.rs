@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::window::charge;
+use super::charge::charge;
 use crate::buffer::{Chunk, PAYLOAD};
 
 /// Size in bytes of a chunk that is started for a small piece.

@@ -10,13 +10,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
+use super::charge::charge;
 use super::kept::Kept;
 use crate::buffer::Chunk;
 use crate::wire::frame;
-
-/// Least number of bytes for which a chunk counts, however short it is, here and at the receiver.
-/// So a flood of one-byte writes does not cost more memory than the window.
-pub const LEAST_CHARGE: u64 = 256;
 
 /// Size in bytes up to which short writes that wait to be sent share one chunk.
 const GATHER: usize = 32 * 1024;
@@ -27,11 +24,6 @@ const DEEP: u64 = 1024 * 1024;
 
 /// Bit used in place of a lane: the far side is known to have the chunk.
 const ARRIVED: u32 = 1 << 31;
-
-/// What `length` bytes count for.
-pub(super) fn charge(length: usize) -> u64 {
-    (length as u64).max(LEAST_CHARGE)
-}
 
 /// The far side acknowledges offsets that it cannot have. The link must be aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -516,6 +508,7 @@ impl Window {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::charge::LEAST_CHARGE;
     use super::*;
 
     fn now() -> Instant {
