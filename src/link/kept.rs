@@ -107,8 +107,8 @@ mod tests {
     fn a_link_keeps_no_more_than_its_most_however_much_memory_there_is() {
         let mut kept = Kept::default();
         kept.keep(Some(0), u64::MAX);
-        let length = 1 << 20;
-        for end in 1..=20 {
+        let length = crate::buffer::PAYLOAD;
+        for end in 1..=40 {
             kept.push(end * length as u64, Chunk::copied(&vec![1; length]));
             kept.keep(Some(0), u64::MAX);
         }
