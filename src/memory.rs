@@ -40,7 +40,7 @@ const UNKNOWN: u64 = 1 << 30;
 /// The payload bytes that all links together may hold.
 #[derive(Debug)]
 pub struct Budget {
-    limit: u64,
+    limit: AtomicU64,
     used: AtomicU64,
     /// Bytes that links keep although nothing waits for them, beyond `used`.
     kept: AtomicU64,
@@ -82,12 +82,25 @@ impl Budget {
     pub fn new(limit: u64) -> Arc<Self> {
         let zero = AtomicU64::default;
         let (sites, giving) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { limit, used: zero(), kept: zero(), excess: zero(), holding: zero(), sites, giving })
+        Arc::new(Self {
+            limit: limit.into(),
+            used: zero(),
+            kept: zero(),
+            excess: zero(),
+            holding: zero(),
+            sites,
+            giving,
+        })
     }
 
     /// The limit in bytes.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Uses another limit from now on. Links that hold more go on, and take nothing more in.
+    pub fn limit_to(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Bytes that all links hold now.
@@ -151,20 +164,20 @@ impl Share {
     /// Number of bytes that the link may keep. All links together may keep a quarter of the limit, and
     /// no more than is free: so what they keep takes nothing from what they hold.
     pub fn may_keep(&self) -> u64 {
-        let free = self.budget.limit.saturating_sub(self.budget.used());
+        let free = self.budget.limit().saturating_sub(self.budget.used());
         let others = self.budget.kept.load(Ordering::Relaxed).saturating_sub(self.kept);
-        free.min(self.budget.limit / KEPT_PART).saturating_sub(others)
+        free.min(self.budget.limit() / KEPT_PART).saturating_sub(others)
     }
 
     /// Bytes that a site may hold beyond gaps for long.
     fn part(&self) -> u64 {
-        self.budget.limit / SCATTERED_PART
+        self.budget.limit() / SCATTERED_PART
     }
 
     /// Number of bytes that the link may take in now.
     pub fn room(&self) -> u64 {
         let excess = self.budget.excess.load(Ordering::Relaxed);
-        let free = self.budget.limit.saturating_sub(self.budget.used().saturating_sub(excess));
+        let free = self.budget.limit().saturating_sub(self.budget.used().saturating_sub(excess));
         let own = self.site.holders.load(Ordering::Relaxed);
         let links = match self.budget.holding.load(Ordering::Relaxed) > u64::from(own > 0) {
             true => own - u64::from(self.held > FLOOR).min(own) + 1,
@@ -199,7 +212,7 @@ impl Share {
         if over && stuck && own >= self.site.most_scattered() {
             return true;
         }
-        self.budget.used() > self.budget.limit.saturating_mul(2)
+        self.budget.used() > self.budget.limit().saturating_mul(2)
             && self.budget.sites().values().all(|site| own >= site.most_scattered())
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::registry::{Counts, EndedLink, LinkStatus, Live, SyncCounts};
+use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::unproven::Unproven;
@@ -61,6 +61,9 @@ pub struct Status {
     /// Digest of its config, to detect another one.
     #[serde(default)]
     pub config: String,
+    /// How the last reload went.
+    #[serde(default)]
+    pub reload: LastReload,
     /// Addresses on which it listens.
     pub listeners: Vec<std::net::SocketAddr>,
     /// Addresses of its config on which it does not listen any more.
@@ -126,7 +129,7 @@ fn owner(path: &Path) -> Option<u32> {
 /// Binds the socket under each of its names. A gateway also runs without it.
 pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
     let mut listeners = Vec::new();
-    for name in names(&shared.config) {
+    for name in names(&shared.config()) {
         let bound = match UnixListener::bind(&name) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => beside(&name, error).await,
             bound => bound,
@@ -192,21 +195,22 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTrack
 
 async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
     let Live { links, ended, counts, syncs } = shared.registry.live();
-    let tls = shared.tls.now();
+    let (tls, config) = (shared.tls.now(), shared.config());
     let listeners = shared.registry.listeners();
     let status = Status {
-        site: shared.config.site.clone(),
-        node: shared.config.node.clone(),
+        site: config.site.clone(),
+        node: config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         certificate_expires: tls.material.leaf.not_after,
-        config: shared.config.digest(),
+        config: config.digest(),
         terms: tls.material.terms.clone(),
-        listeners_lost: shared.config.listeners().filter(|address| !listeners.contains(address)).collect(),
+        reload: shared.registry.last_reload(),
+        listeners_lost: config.listeners().filter(|address| !listeners.contains(address)).collect(),
         listeners,
         without_link: shared.registry.without_link(),
-        masters: shared.config.masters.iter().map(|master| master.name.clone()).collect(),
-        replicas: shared.config.replicas.iter().map(|replica| replica.name.clone()).collect(),
+        masters: config.masters.iter().map(|master| master.name.clone()).collect(),
+        replicas: config.replicas.iter().map(|replica| replica.name.clone()).collect(),
         memory_used: shared.memory.used(),
         memory_limit: shared.memory.limit(),
         links,

@@ -23,8 +23,8 @@ use crate::session::Process;
 use crate::session::auth::{Login, ask, authenticate_to_master};
 use crate::session::dial::{self, Dialer};
 use crate::tls::fetch_chain;
+use crate::tls::loaded::Loaded;
 use crate::tls::material::Material;
-use crate::tls::reloadable::Loaded;
 use crate::units::Address;
 
 /// Time given to each step that waits for a peer.
@@ -240,7 +240,8 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         Ok(loaded) => loaded,
         Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
     };
-    let dialer = Arc::new(Dialer::new(Process::new(config), loaded, CancellationToken::new()));
+    let dialer =
+        Arc::new(Dialer::new(Process::new(config), config.clone(), loaded, CancellationToken::new()));
     for replica in &config.replicas {
         way(&dialer, replica, report).await;
     }

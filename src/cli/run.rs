@@ -3,17 +3,17 @@
 use anyhow::Context;
 use clap::Args;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::log::{self, Format, Level};
 use super::{ConfigPath, Failure, Outcome};
 use crate::file;
 use crate::gateway;
+use crate::service_manager;
 use crate::tls::material::Material;
 
 /// Runs until SIGTERM or SIGINT, then ends every link in good order and exits 0.
-/// On SIGHUP it reads certificate, key, CAs and revocation lists again.
+/// On SIGHUP it reads the config, certificate, key, CAs and revocation lists again.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
@@ -65,20 +65,12 @@ impl Run {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                tell_service_manager(NotifyState::Stopping);
+                service_manager::stopping();
             };
-            let up = || tell_service_manager(NotifyState::Ready);
-            gateway::run(config, material, up, reloads, shutdown).await
+            gateway::run(config, material, reloads, shutdown).await
         });
         runtime.shutdown_timeout(std::time::Duration::from_millis(500));
         drop(guard);
         Ok(outcome?)
-    }
-}
-
-/// Notifies systemd, if it has started this process as `Type=notify`.
-fn tell_service_manager(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::debug!("the service manager cannot be notified: {error}");
     }
 }

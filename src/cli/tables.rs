@@ -50,6 +50,9 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
             out += &format!("{}\n", term.words(clock::now()));
         }
     }
+    if let Some(refused) = &status.reload.refused {
+        out += &format!("{}\n", refused.words());
+    }
     for address in &status.listeners_lost {
         out += &format!("NOT LISTENING on {address} any more: restart the gateway\n");
     }

@@ -2,11 +2,13 @@
 //! combinations cannot be represented. All faults of a file are reported together, each with its
 //! place.
 
+mod change;
 pub mod file;
 mod validate;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::file::{Faults, File};
@@ -31,9 +33,9 @@ pub struct Config {
     /// Where other sites connect; always set if there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.
-    pub masters: Vec<Master>,
+    pub masters: Vec<Arc<Master>>,
     /// Far masters offered to replicas here.
-    pub replicas: Vec<Replica>,
+    pub replicas: Vec<Arc<Replica>>,
     /// Settings for links that other sites open.
     pub link: LinkSettings,
     /// Bounds on what links may take.
@@ -75,6 +77,11 @@ pub struct Master {
 }
 
 impl Master {
+    /// Whether a site may replicate it.
+    pub fn admits(&self, site: &str) -> bool {
+        self.allow.iter().any(|allowed| allowed.eq_ignore_ascii_case(site))
+    }
+
     /// Whether every command passes, which makes it a plain tunnel.
     pub fn is_plain(&self) -> bool {
         self.commands == Commands::Any
@@ -156,6 +163,13 @@ pub struct Replica {
     pub drop_capabilities: Vec<Capability>,
     /// Settings for its links.
     pub link: LinkSettings,
+}
+
+impl Replica {
+    /// Whether a client at this address may connect.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.clients.iter().any(|network| network.contains(client))
+    }
 }
 
 /// The address that a master's INFO shows for a replica.
@@ -286,7 +300,8 @@ impl Config {
     /// Masters whose `allow` names this site itself, which would have to dial itself.
     pub fn allowed_to_itself(&self) -> impl Iterator<Item = &Master> {
         let own = |site: &String| site.eq_ignore_ascii_case(&self.site);
-        self.masters.iter().filter(move |master| master.allow.iter().any(own))
+        let masters = self.masters.iter().map(Arc::as_ref);
+        masters.filter(move |master| master.allow.iter().any(own))
     }
 
     /// A digest of the config's contents, which does not depend on where the file is.
@@ -295,18 +310,29 @@ impl Config {
         let mut validated = Self { path: PathBuf::new(), ..self.clone() };
         let TlsFiles { ca, cert, key, crl } = &mut validated.tls;
         [ca, cert, key].into_iter().chain(crl).for_each(absolute);
-        for master in &mut validated.masters {
+        for master in validated.masters.iter_mut().map(Arc::make_mut) {
             if let Commands::Replication { auth: Some(auth), .. } = &mut master.commands {
                 absolute(&mut auth.password_file);
             }
         }
-        validated.replicas.iter_mut().filter_map(|replica| replica.password_file.as_mut()).for_each(absolute);
+        let replicas = validated.replicas.iter_mut().map(Arc::make_mut);
+        replicas.filter_map(|replica| replica.password_file.as_mut()).for_each(absolute);
         crate::x509::fingerprint(format!("{validated:?}").as_bytes())
     }
 
     /// The master of this name.
-    pub fn master(&self, name: &str) -> Option<&Master> {
+    pub fn master(&self, name: &str) -> Option<&Arc<Master>> {
         self.masters.iter().find(|master| master.name == name)
+    }
+
+    /// The `[[replica]]` of this name.
+    pub fn replica(&self, name: &str) -> Option<&Arc<Replica>> {
+        self.replicas.iter().find(|replica| replica.name == name)
+    }
+
+    /// The sites that this gateway dials.
+    pub fn far_sites(&self) -> impl Iterator<Item = &str> {
+        self.replicas.iter().map(|replica| replica.site.as_str())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{At, File, Table};
@@ -87,8 +88,11 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
         node: node.map_or_else(host_name, |node| node.value),
         tls: tls?,
         listen: listen.map(|listen| listen.value),
-        masters: masters.into_iter().map(|(_, (_, master))| master).collect::<Option<_>>()?,
-        replicas: replicas.into_iter().map(|(_, (_, _, replica))| replica).collect::<Option<_>>()?,
+        masters: masters.into_iter().map(|(_, (_, master))| master.map(Arc::new)).collect::<Option<_>>()?,
+        replicas: replicas
+            .into_iter()
+            .map(|(_, (_, _, replica))| replica.map(Arc::new))
+            .collect::<Option<_>>()?,
         link: link?,
         limits: limits?,
     })

@@ -66,6 +66,8 @@ pub enum End {
     Forgotten(String),
     /// The certificates have changed, and the far side opened no lane with a valid one.
     Outdated,
+    /// The config does not permit it any more, for this reason.
+    NotPermitted(String),
     /// The far side broke the protocol.
     Protocol(String),
     /// The last bytes could not be delivered: no progress for [`super::closing::DRAIN_IDLE`].
@@ -111,6 +113,7 @@ impl End {
             Self::Superseded => "superseded",
             Self::Returned => "returned",
             Self::Outdated => "outdated",
+            Self::NotPermitted(_) => "not-permitted",
             Self::Protocol(_) => "protocol",
             Self::NotDelivered => "not-delivered",
             Self::MemoryShort => "memory-short",
@@ -134,7 +137,7 @@ impl std::fmt::Display for End {
             Self::NoNewLane(loss, hold) => {
                 write!(f, "lane lost: {loss}; no new lane within {:.1} s", hold.as_secs_f64())
             }
-            Self::Forgotten(words) => f.write_str(words),
+            Self::Forgotten(words) | Self::NotPermitted(words) => f.write_str(words),
             Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
             Self::Returned => f.write_str("the replica has come again over another link"),
             Self::Outdated => {

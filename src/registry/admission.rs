@@ -69,6 +69,18 @@ impl Drop for Admission {
 }
 
 impl Registry {
+    /// The limits of the config have changed. What has been counted for a limit that is another one now
+    /// begins anew for the links that are opened from now on.
+    pub fn limit_to(&self, before: &Limits, now: &Limits) {
+        let mut state = self.lock();
+        if before.new_links_per_minute != now.new_links_per_minute {
+            state.taken.openings.clear();
+        }
+        if before.full_syncs_per_minute != now.full_syncs_per_minute {
+            state.taken.full_syncs.clear();
+        }
+    }
+
     /// Decides whether a site may open one more link to a master here. Returns a permission that
     /// the link keeps until its end; the error is the limit that is reached.
     pub fn admit(self: &Arc<Self>, site: &str, master: &str, limits: &Limits) -> Result<Admission, String> {

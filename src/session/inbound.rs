@@ -14,11 +14,12 @@ use tracing::debug;
 
 use super::auth::{Login, authenticate_to_master};
 use super::link_table::AttachRequest;
+use super::permission::Permission;
 use super::predecessors::Predecessors;
 use super::relay::{self, LaneSource, Relay};
 use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
 use crate::clock;
-use crate::config::{Commands, Compression, Master};
+use crate::config::{Commands, Compression, Config, Master};
 use crate::escape::shown;
 use crate::lane::{Lane, LaneError};
 use crate::link::dials::Dial;
@@ -87,7 +88,7 @@ async fn greet(
     stranger: Seat<IpAddr>,
 ) -> Option<(Lane, Hello, Seat<Caller>)> {
     tune(&socket);
-    let watched = congestion(&shared.registry, &socket, &shared.config.link.congestion);
+    let watched = congestion(&shared.registry, &socket, &shared.config().link.congestion);
     let by = tokio::time::Instant::now() + HELLO_DEADLINE;
     let tls = shared.tls.now();
     let ours = &tls.material.leaf;
@@ -114,8 +115,8 @@ async fn greet(
     if watched {
         lane.watch_startup();
     }
-    let site = caller(&shared.config, lane.leaf());
-    let about = |kind| Topic::of(kind).at_site(&shared.config, site.as_deref().unwrap_or_default());
+    let site = caller(&shared.config(), lane.leaf());
+    let about = |kind| Topic::of(kind).at_site(&shared.config(), site.as_deref().unwrap_or_default());
     let seat = shared.callers.enter(site.clone());
     drop(stranger);
     let greeting = tokio::select! {
@@ -190,7 +191,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         let dial = Dial { lane: *number, alive: alive.clone(), received: *received };
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
-    let (master, admission) = match admit(&shared, &lane, &hello) {
+    let config = shared.config();
+    let (master, admission) = match admit(&shared, &config, &lane, &hello) {
         Ok(admitted) => admitted,
         Err(no) => {
             if no.why.code == ReasonCode::Limit {
@@ -202,9 +204,9 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     // From here on it counts as a link.
     drop(seat);
     let connected = tokio::select! {
-        connected = Box::pin(connect(&shared, master)) => connected,
+        connected = Box::pin(connect(&shared, &master)) => connected,
         () = shared.stop.cancelled() => {
-            let words = format!("the gateway of site {} stops", shared.config.site);
+            let words = format!("the gateway of site {} stops", shared.process.site);
             Err(No::new(Kind::Stopping, ReasonCode::Stopping, &words))
         }
     };
@@ -213,7 +215,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         Err(no) => {
             // Replicas ask again every second, which must not use up the site's links.
             admission.forgive();
-            let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
+            let seat = shared.callers.enter(caller(&shared.config(), lane.leaf()));
             return Box::pin(refuse(&shared, lane, seat, &site, no)).await;
         }
     };
@@ -221,7 +223,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         shared.links.supersede(&hello.identity);
     }
     let plain = master.is_plain();
-    let ours = terms(&shared.config.link);
+    let ours = terms(&config.link);
     let probe = matches!(hello.request, Request::Probe { .. });
     if plain
         && !probe
@@ -232,7 +234,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             "too many links of this site within a minute (new_links_per_minute); ask again in {} s",
             wait.as_secs() + 1
         );
-        let seat = shared.callers.enter(caller(&shared.config, lane.leaf()));
+        let seat = shared.callers.enter(caller(&shared.config(), lane.leaf()));
         return Box::pin(refuse(&shared, lane, seat, &site, No::new(Kind::Limit, ReasonCode::Limit, &limit)))
             .await;
     }
@@ -258,7 +260,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     }
     let Ok(address) = redis.peer_addr() else { return };
     let agreed = ours.agree(&hello.terms, plain);
-    let rules = rules(master, &admission, &site, address);
+    let rules = rules(&master, &admission, &site, address);
     let hurry = admission.opening.eviction();
     let observed =
         rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name)));
@@ -280,7 +282,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let predecessors = key.map(|key| Predecessors::new(&shared.links, id, key, address, &changed));
     let tap: Box<dyn Tap> = match (rules, &observed) {
         (Some(rules), Some(observed)) => Box::new(AtMaster::new(
-            gate(shared.config.site.as_str(), rules, predecessors),
+            gate(&shared.process.site, rules, predecessors),
             Observer::new(Arc::clone(observed)),
         )),
         _ => Box::new(Blind),
@@ -289,18 +291,21 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     if key.is_none() {
         link = link.for_unknown_replica();
     }
-    if let Compression::Zstd { level } = shared.config.link.compression {
+    if let Compression::Zstd { level } = config.link.compression {
         link = link.compressing(level);
     }
     let hold = link.hold();
     if link.is_shared() {
         lane.share();
     }
+    // A link may last for months, the config need not.
+    drop(config);
     let relay = Relay {
         link,
         lane,
         source: LaneSource::Requests(requests),
-        renewed: shared.renewals.subscribe(),
+        reloads: shared.reloads.subscribe(),
+        permission: Box::new(Permission::Granted { shared: Arc::clone(&shared), master, site: site.clone() }),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
         redis,
@@ -310,7 +315,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         hurry,
         changed,
         entry: &guard,
-        site: &shared.config.site,
+        site: &shared.process.site,
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
@@ -361,7 +366,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             topic: Topic::of(Kind::UnknownLink),
         })?;
         // The rules are checked again for every lane.
-        offered(shared, &name, &site)
+        offered(&shared.config(), &name, &site)
     });
     let master = match judged {
         Ok(master) => master,
@@ -371,7 +376,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
     let accept = Accept {
         version: VERSION,
         identity: shared.process.identity(),
-        terms: terms(&shared.config.link),
+        terms: terms(&shared.config().link),
         link: Some(link),
         received: 0,
         plain: master.is_plain(),
@@ -390,8 +395,8 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
         // Most likely the far side dials again to learn why its link has ended.
         debug!(%from, %site, "lane refused: {}", no.log);
     } else {
-        let proven = caller(&shared.config, lane.leaf()).unwrap_or_default();
-        let topic = no.topic.at_site(&shared.config, &proven);
+        let proven = caller(&shared.config(), lane.leaf()).unwrap_or_default();
+        let topic = no.topic.at_site(&shared.config(), &proven);
         log_throttled!(warn, shared.registry, topic, &no.log; %from, %site, "link refused: {}", no.log);
     }
     // Only those who may know the link learn whether another process has replaced the one that
@@ -423,7 +428,12 @@ async fn say_no(mut lane: Lane, reason: Reason, by: Option<(String, Id)>) {
 }
 
 /// Decides on a HELLO. The link keeps the admission that is returned.
-fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Master, Admission), No> {
+fn admit(
+    shared: &Shared,
+    config: &Config,
+    lane: &Lane,
+    hello: &Hello,
+) -> Result<(Arc<Master>, Admission), No> {
     claims(lane, hello)?;
     let claimed = &hello.identity.site;
     let (name, sibling) = match &hello.request {
@@ -433,7 +443,7 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
             return Err(No::new(Kind::UnknownLink, ReasonCode::UnknownLink, "no such link here"));
         }
     };
-    let master = offered(shared, name, claimed)?;
+    let master = offered(config, name, claimed)?;
     if sibling.is_some_and(|instance| instance != shared.process.instance) {
         return Err(No::new(
             Kind::WrongInstance,
@@ -444,7 +454,7 @@ fn admit<'s>(shared: &'s Shared, lane: &Lane, hello: &Hello) -> Result<(&'s Mast
     // The limits are checked before any connection to Redis is made, also for a probe.
     let admission = shared
         .registry
-        .admit(claimed, name, &shared.config.limits)
+        .admit(claimed, name, &config.limits)
         .map_err(|limit| No::new(Kind::Limit, ReasonCode::Limit, &format!("too many links: {limit}")))?;
     Ok((master, admission))
 }
@@ -522,17 +532,17 @@ fn claims(lane: &Lane, hello: &Hello) -> Result<(), No> {
 }
 
 /// The master of this name, if this site may replicate it.
-fn offered<'s>(shared: &'s Shared, name: &str, site: &str) -> Result<&'s Master, No> {
-    match shared.config.master(name) {
+fn offered(config: &Config, name: &str, site: &str) -> Result<Arc<Master>, No> {
+    match config.master(name) {
         None => Err(No::not_available(
             name,
             format!("it asks for the master {:?}, which is not offered here", shown(name.as_bytes())),
             Topic::of(Kind::NotOffered),
         )),
-        Some(master) if !master.allow.iter().any(|allowed| allowed.eq_ignore_ascii_case(site)) => {
+        Some(master) if !master.admits(site) => {
             let log = format!("master {name:?} does not list {site:?} in `allow`");
             Err(No::not_available(name, log, Topic::master(Kind::NotAllowed, master)))
         }
-        Some(master) => Ok(master),
+        Some(master) => Ok(Arc::clone(master)),
     }
 }

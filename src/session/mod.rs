@@ -13,6 +13,7 @@ pub mod dial;
 mod first_words;
 pub mod inbound;
 pub mod link_table;
+mod permission;
 mod predecessors;
 pub mod relay;
 pub mod replica_listener;
@@ -32,9 +33,10 @@ use self::dial::Dialer;
 use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
+use crate::current::Current;
 use crate::memory::Budget;
 use crate::registry::{Kind, Registry, Topic, log_throttled};
-use crate::tls::reloadable::{Loaded, Reloadable};
+use crate::tls::loaded::Loaded;
 use crate::unproven::Unproven;
 use crate::wire::frame;
 use crate::wire::hello::{Id, Identity};
@@ -74,12 +76,12 @@ fn caller(config: &Config, leaf: &Certificate) -> Caller {
 
 /// What every session of this gateway shares.
 pub struct Shared {
-    /// The config, validated.
-    pub config: Config,
+    /// The config in use.
+    config: Arc<Current<Config>>,
     /// Certificate, key, CAs.
-    pub tls: Arc<Reloadable>,
-    /// Number of reloads so far. After each, every link gets new lanes.
-    pub renewals: watch::Sender<u64>,
+    pub tls: Arc<Current<Loaded>>,
+    /// Number of reloads so far. After each, every link is judged again.
+    pub reloads: watch::Sender<Reloads>,
     /// This process, in every HELLO and ACCEPT.
     pub process: Process,
     /// The live links and the counts.
@@ -106,31 +108,68 @@ impl Shared {
     /// The shared state of a gateway with this config.
     pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
         let process = Process::new(&config);
-        let dialer = Arc::new(Dialer::new(process.clone(), loaded, stop.clone()));
+        let memory = Budget::new(config.limits.memory);
+        let dialer = Arc::new(Dialer::new(process.clone(), config, loaded, stop.clone()));
         Self {
+            config: Arc::clone(&dialer.config),
             tls: Arc::clone(&dialer.tls),
-            renewals: watch::Sender::new(0),
+            reloads: watch::Sender::default(),
             process,
             registry: Arc::clone(&dialer.registry),
             strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
             // One group for each site of the config, and one for all others.
             callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
             links: Arc::default(),
-            memory: Budget::new(config.limits.memory),
+            memory,
             dialer,
             started: Instant::now(),
             logins: auth::Logins::default(),
-            config,
             stop,
         }
     }
 }
 
+impl Shared {
+    /// The config in use now. A session takes it once, and so judges by one config.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.now()
+    }
+
+    /// Uses other certificates, another config, or both from now on. Every link is judged again, and
+    /// gets new lanes if the certificates are others.
+    pub fn reload(&self, loaded: Option<Loaded>, config: Option<Config>) {
+        let certificates = loaded.is_some();
+        if let Some(config) = config {
+            self.memory.limit_to(config.limits.memory);
+            self.registry.limit_to(&self.config().limits, &config.limits);
+            self.config.replace(config);
+        }
+        if let Some(loaded) = loaded {
+            self.tls.replace(loaded);
+        }
+        self.reloads.send_modify(|reloads| {
+            reloads.all += 1;
+            reloads.certificates += u64::from(certificates);
+        });
+    }
+}
+
+/// Numbers of reloads so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// All of them.
+    pub all: u64,
+    /// Those that have changed the certificates.
+    pub certificates: u64,
+}
+
 /// This process as other gateways identify it.
 #[derive(Clone, Debug)]
 pub struct Process {
-    site: String,
-    node: String,
+    /// The site of its config.
+    pub site: String,
+    /// The name of its host, or `node` of its config.
+    pub node: String,
     /// A random id, new at each start.
     pub instance: Id,
 }
@@ -154,7 +193,7 @@ impl Process {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("site", &self.config.site).finish_non_exhaustive()
+        f.debug_struct("Shared").field("site", &self.process.site).finish_non_exhaustive()
     }
 }
 

@@ -22,6 +22,7 @@ use super::backoff::Backoff;
 use super::dial::reach_again;
 use super::dial::redial::Redial;
 use super::first_words::{LEFT, Next, Offer, first_command, first_words, part_silent};
+use super::permission::Permission;
 use super::relay::{self, LaneSource, Relay};
 use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, is_gone, last_words, tune};
 use crate::config::{Announced, Replica};
@@ -59,28 +60,44 @@ pub struct ReplicaListener {
     pub replica: Arc<Replica>,
     /// The names that are announced for its replicas, if any.
     names: Option<Arc<Names>>,
-    offer: Offer,
+    offer: Arc<Offer>,
+    clients: Arc<Clients>,
+}
+
+/// What is known about the clients of a listener.
+#[derive(Debug)]
+struct Clients {
     backoff: Backoff,
-    /// Clients that are not accepted yet, or are refused, by address.
+    /// Those that are not accepted yet, or are refused, by address.
     unproven: Unproven<IpAddr>,
     guesses: Guesses,
 }
 
+/// The names that are announced for the replicas of an entry, if any.
+fn names(replica: &Replica) -> Option<Arc<Names>> {
+    match &replica.announce {
+        Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
+        Announced::Keep => None,
+    }
+}
+
 impl ReplicaListener {
     /// A listener that no client has used yet.
-    pub fn new(replica: Replica) -> Self {
-        let names = match &replica.announce {
-            Announced::As { host, port } => Some(Names::new(host.clone(), *port)),
-            Announced::Keep => None,
-        };
-        Self {
-            replica: Arc::new(replica),
-            names,
-            offer: Offer::default(),
-            backoff: Backoff::default(),
-            unproven: Unproven::new(CLIENTS_OF_ONE, CLIENTS),
-            guesses: Guesses::default(),
-        }
+    pub fn new(replica: Arc<Replica>) -> Self {
+        let names = names(&replica);
+        let unproven = Unproven::new(CLIENTS_OF_ONE, CLIENTS);
+        let clients = Clients { backoff: Backoff::default(), unproven, guesses: Guesses::default() };
+        Self { replica, names, offer: Arc::default(), clients: Arc::new(clients) }
+    }
+
+    /// The listener after a reload that has changed its entry. What is known about its clients stays.
+    pub fn as_changed_to(&self, replica: &Arc<Replica>) -> Self {
+        let (old, replica) = (&self.replica, Arc::clone(replica));
+        let same_names = old.announce == replica.announce;
+        let names = if same_names { self.names.clone() } else { names(&replica) };
+        let same_offer = old.site == replica.site && old.master == replica.master;
+        let offer = if same_offer { Arc::clone(&self.offer) } else { Arc::default() };
+        Self { replica, names, offer, clients: Arc::clone(&self.clients) }
     }
 }
 
@@ -95,7 +112,7 @@ pub async fn serve_replica(
     let replica = Arc::clone(&listener.replica);
     let name = &replica.name;
     let about = |kind| Topic::replica(kind, &replica);
-    let seat = listener.unproven.enter(source(from.ip()));
+    let seat = listener.clients.unproven.enter(source(from.ip()));
     let may_open = tokio::select! {
         may_open = Box::pin(approach(&shared, &listener, &mut redis, &seat, from)) => may_open,
         () = seat.evicted() => {
@@ -109,12 +126,12 @@ pub async fn serve_replica(
         return;
     }
     drop(seat);
-    let key = ReplicaKey::new(&replica.name, from.ip(), &shared.config.node);
+    let key = ReplicaKey::new(&replica.name, from.ip(), &shared.process.node);
     let want = |sibling| Request::New { master: replica.master.clone(), sibling, replica: Some(key) };
     // What is needed only until the link is open, or for its refusal, is boxed: a link may be there
     // for months.
     let open = Box::pin(async {
-        let opening = listener.backoff.place(from.ip()).await;
+        let opening = listener.clients.backoff.place(from.ip()).await;
         let opening = opening.ok_or("too many links of this client's address wait for their sync")?;
         // Other clients get the same reason why there is no link, but not the limit of one address.
         let reached = reach_again(&shared.dialer, &replica, want).await;
@@ -130,8 +147,8 @@ pub async fn serve_replica(
         Ok(opened) => opened,
         Err(reason) => {
             no_link(&shared, &replica, from, &reason);
-            let seat = listener.unproven.enter(source(from.ip()));
-            let reply = reply::error(&shared.config.site, &reason);
+            let seat = listener.clients.unproven.enter(source(from.ip()));
+            let reply = reply::error(&shared.process.site, &reason);
             tokio::select! {
                 () = Box::pin(refuse(&mut redis, &reply)) => {}
                 () = seat.evicted() => {}
@@ -143,7 +160,7 @@ pub async fn serve_replica(
     listener.offer.accepted(accept.plain);
     if !accept.plain && is_gone(&redis).await {
         no_sync(&shared, &replica, from);
-        listener.backoff.unasked(from.ip(), Instant::now());
+        listener.clients.backoff.unasked(from.ip(), Instant::now());
         let why = Reason::new(ReasonCode::ReplicaClosed, "the replica left while the link was opened");
         let parted = Box::pin(async {
             lane.send(&Frame::Abort(why)).await?;
@@ -180,7 +197,12 @@ pub async fn serve_replica(
         link: Link::new(Side::Dialler, &agreed, Instant::now()).ticking_from(shared.started),
         lane,
         source: LaneSource::Dials(Box::new(redial)),
-        renewed: shared.renewals.subscribe(),
+        reloads: shared.reloads.subscribe(),
+        permission: Box::new(Permission::Asked {
+            shared: Arc::clone(&shared),
+            replica: Arc::clone(&replica),
+            client: from.ip(),
+        }),
         share: shared.memory.share(&replica.site),
         meter: shared.registry.meter(&replica.site),
         redis,
@@ -190,7 +212,7 @@ pub async fn serve_replica(
         hurry: CancellationToken::new(),
         changed: Arc::default(),
         entry: &guard,
-        site: &shared.config.site,
+        site: &shared.process.site,
     };
     let (end, pending) = {
         let mut run = pin!(relay::run(relay, &shared.stop));
@@ -202,12 +224,12 @@ pub async fn serve_replica(
         match early {
             Some(ended) => {
                 if let Some(observed) = &observed {
-                    count_end(&listener.backoff, observed, from.ip());
+                    count_end(&listener.clients.backoff, observed, from.ip());
                 }
                 ended
             }
             None => {
-                listener.backoff.granted(from.ip());
+                listener.clients.backoff.granted(from.ip());
                 drop(opening);
                 run.await
             }
@@ -233,7 +255,7 @@ async fn approach(
     seat: &Seat<IpAddr>,
     from: SocketAddr,
 ) -> bool {
-    let (replica, site) = (&listener.replica, &shared.config.site);
+    let (replica, site) = (&listener.replica, &shared.process.site);
     // A client that must send a password is answered here anyway, and does not affect the far site
     // before that.
     let open = replica.password_file.is_none();
@@ -242,7 +264,7 @@ async fn approach(
     } else {
         Next::Replica
     };
-    let paused = !listener.backoff.wait(from.ip(), Instant::now()).is_zero();
+    let paused = !listener.clients.backoff.wait(from.ip(), Instant::now()).is_zero();
     if matches!(next, Next::Link) && open && !listener.offer.is_passthrough() {
         next = first_command(&listener.offer, redis, seat, site, paused).await;
     }
@@ -250,9 +272,9 @@ async fn approach(
         let gone = match next {
             // The waiting clients of one address must not all continue at once: one continues after
             // each pause.
-            Next::Link => listener.backoff.turn(from.ip(), redis).await,
+            Next::Link => listener.clients.backoff.turn(from.ip(), redis).await,
             Next::Replica => {
-                tokio::time::sleep(listener.backoff.wait(from.ip(), Instant::now())).await;
+                tokio::time::sleep(listener.clients.backoff.wait(from.ip(), Instant::now())).await;
                 is_gone(redis).await
             }
             _ => false,
@@ -330,7 +352,7 @@ async fn is_proven(
     let replica = &listener.replica;
     let Some(path) = &replica.password_file else { return true };
     let Err(No { reply, kind, reason }) =
-        proof(listener, redis, seat, from.ip(), path, &shared.config.site).await
+        proof(listener, redis, seat, from.ip(), path, &shared.process.site).await
     else {
         return true;
     };
@@ -357,13 +379,13 @@ async fn proof(
     let said = match timeout(HELLO_DEADLINE, authenticate_replica(redis, seat, site)).await {
         Ok(Ok(Proof::Password(said))) => said,
         Ok(Ok(Proof::None(reply, reason))) => {
-            listener.backoff.refused(client, Instant::now());
+            listener.clients.backoff.refused(client, Instant::now());
             return Err(No { reply: Some(reply), kind: Kind::NoPassword, reason: reason.to_owned() });
         }
         Ok(Err(_)) => return Err(left()),
         Err(_) => return Err(silent(&format!("no password within {} s", HELLO_DEADLINE.as_secs()))),
     };
-    let Some(turn) = listener.guesses.turn(client).await else {
+    let Some(turn) = listener.clients.guesses.turn(client).await else {
         let reason = "too many other clients are trying passwords";
         let reply = Some(reply::error(site, &format!("{reason}; try again")));
         return Err(No { reply, kind: Kind::Guessing, reason: reason.to_owned() });
@@ -378,7 +400,7 @@ async fn proof(
         No { reply, kind: Kind::PasswordFile, reason }
     })?;
     if !password.is(&said) {
-        listener.backoff.refused(client, Instant::now());
+        listener.clients.backoff.refused(client, Instant::now());
         let reply = Some(reply::wrong_password(site));
         return Err(No { reply, kind: Kind::WrongPassword, reason: "its password is wrong".to_owned() });
     }

@@ -8,10 +8,10 @@ pub mod diagnostics;
 pub mod expiry;
 pub mod fetch_chain;
 mod findings;
+pub mod loaded;
 pub mod material;
 pub mod pem;
 pub mod record;
-pub mod reloadable;
 mod trust;
 pub mod verify;
 

@@ -58,7 +58,7 @@ fn the_commented_lines_of_the_example_are_valid_as_well() {
     plain.limits.full_syncs_per_minute = Some(2);
     let username = Some("repl".to_owned());
     let auth = Some(Auth { username, password_file: "redis.pw".into() });
-    plain.masters[0].commands = Commands::Replication {
+    std::sync::Arc::make_mut(&mut plain.masters[0]).commands = Commands::Replication {
         auth,
         failover: false,
         dump: false,

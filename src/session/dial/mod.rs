@@ -20,13 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::ways::Ways;
 
-use crate::config::Replica;
+use crate::config::{Config, Replica};
+use crate::current::Current;
 use crate::lane::{Lane, LaneError};
 use crate::link::Side;
 use crate::race::run::{Attempts, Event};
 use crate::registry::Registry;
 use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
-use crate::tls::reloadable::{Loaded, Reloadable};
+use crate::tls::loaded::Loaded;
 use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
 use crate::wire::reason::{Reason, ReasonCode};
@@ -62,8 +63,10 @@ const BEHIND_ONE: usize = 4;
 pub struct Dialer {
     /// The identity in HELLO.
     pub process: Process,
+    /// The config in use.
+    pub config: Arc<Current<Config>>,
     /// The certificates in use.
-    pub tls: Arc<Reloadable>,
+    pub tls: Arc<Current<Loaded>>,
     /// The registry, to find other links of the same replica entry.
     pub registry: Arc<Registry>,
     /// Turns at addresses, and the addresses that worked last.
@@ -74,9 +77,9 @@ pub struct Dialer {
 
 impl Dialer {
     /// A dialer for a process that has opened nothing yet.
-    pub fn new(process: Process, loaded: Loaded, stop: CancellationToken) -> Self {
-        let (tls, registry, ways) = (Arc::new(Reloadable::new(loaded)), Arc::default(), Ways::default());
-        Self { process, tls, registry, ways, stop }
+    pub fn new(process: Process, config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
+        let (config, tls) = (Arc::new(Current::new(config)), Arc::new(Current::new(loaded)));
+        Self { process, config, tls, registry: Arc::default(), ways: Ways::default(), stop }
     }
 }
 

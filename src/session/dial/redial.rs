@@ -87,6 +87,20 @@ impl std::fmt::Debug for Redial {
     }
 }
 
+/// The addresses of an entry that need no resolving.
+fn known(replica: &Replica) -> (Vec<SocketAddr>, Spread) {
+    let (mut known, mut spread) = (Vec::new(), Spread::default());
+    for (provider, peer) in replica.peers.iter().enumerate() {
+        if let Ok(ip) = peer.host.parse() {
+            let address = SocketAddr::new(ip, peer.port);
+            spread.note(address, provider);
+            known.push(address);
+        }
+    }
+    known.truncate(MAX_ADDRESSES);
+    (known, spread)
+}
+
 impl Redial {
     /// The dials of a link that `far` has accepted at the address `first`.
     pub fn new(
@@ -96,14 +110,9 @@ impl Redial {
         far: Identity,
         first: SocketAddr,
     ) -> Self {
-        let (mut known, mut spread) = (vec![first], Spread::default());
-        for (provider, peer) in replica.peers.iter().enumerate() {
-            if let Ok(ip) = peer.host.parse() {
-                let address = SocketAddr::new(ip, peer.port);
-                spread.note(address, provider);
-                known.extend((address != first).then_some(address));
-            }
-        }
+        let (mut known, spread) = known(replica);
+        known.retain(|address| *address != first);
+        known.insert(0, first);
         known.truncate(MAX_ADDRESSES);
         Self {
             dialer: Arc::clone(dialer),
@@ -126,8 +135,23 @@ impl Redial {
         self.spread.uneven(&self.known, in_use).map(|(address, _)| address)
     }
 
+    /// Uses the entry of the config as it is now. Addresses that it does not name any more are not
+    /// dialled again.
+    fn look_at_config(&mut self) {
+        let config = self.dialer.config.now();
+        let Some(now) = config.replica(&self.replica.name) else { return };
+        if now.peers != self.replica.peers {
+            (self.known, self.spread) = known(now);
+            (self.resolving, self.resolved) = (None, None);
+        }
+        if !Arc::ptr_eq(now, &self.replica) {
+            self.replica = Arc::clone(now);
+        }
+    }
+
     /// Starts a dial. Must be called from a task.
     pub fn start(&mut self, dial: &Dial, want: Want<'_>) {
+        self.look_at_config();
         let held = matches!(want, Want::Any);
         self.answers.dial_begins(held, Instant::now());
         if held {
@@ -184,7 +208,8 @@ impl Redial {
             // now.
             let found = found.unwrap_or_default();
             found.iter().for_each(|(address, provider)| self.spread.note(*address, *provider));
-            self.known.splice(1..1, found.into_iter().map(|(address, _)| address));
+            let first = self.known.len().min(1);
+            self.known.splice(first..first, found.into_iter().map(|(address, _)| address));
             let mut seen = HashSet::new();
             self.known.retain(|address| seen.insert(*address));
             self.known.truncate(MAX_ADDRESSES);

@@ -33,7 +33,9 @@ pub use self::lanes::LaneSource;
 use self::lanes::Lanes;
 use self::redis::{Read, RedisSocket, Write};
 use self::yielding::wake_after_others;
+use super::Reloads;
 use super::announce::{self, log_link};
+use super::permission::Permission;
 use crate::buffer::Chunk;
 use crate::clock;
 use crate::lane::Lane;
@@ -57,8 +59,10 @@ pub struct Relay<'a> {
     pub lane: Lane,
     /// The source of further lanes.
     pub source: LaneSource,
-    /// Changes after each reload of the certificates.
-    pub renewed: watch::Receiver<u64>,
+    /// Changes with each reload.
+    pub reloads: watch::Receiver<Reloads>,
+    /// Whether it may go on after a reload.
+    pub permission: Box<Permission>,
     /// Its share of the memory for all links.
     pub share: Share,
     /// Measures its CPU time.
@@ -88,24 +92,34 @@ pub fn run<'a>(
     relay: Relay<'a>,
     stop: &'a CancellationToken,
 ) -> impl Future<Output = (End, Option<PendingAbort>)> + 'a {
-    let (renewed, hurry, changed) = (relay.renewed.clone(), relay.hurry.clone(), Arc::clone(&relay.changed));
-    drive(Box::new(Driver::new(relay)), renewed, hurry, changed, stop)
+    let (reloads, hurry, changed) = (relay.reloads.clone(), relay.hurry.clone(), Arc::clone(&relay.changed));
+    drive(Box::new(Driver::new(relay)), reloads, hurry, changed, stop)
 }
 
 async fn drive(
     mut driver: Box<Driver<'_>>,
-    mut renewed: watch::Receiver<u64>,
+    mut reloads: watch::Receiver<Reloads>,
     hurry: CancellationToken,
     changed: Arc<Notify>,
     stop: &CancellationToken,
 ) -> (End, Option<PendingAbort>) {
     let mut hurried = false;
+    let mut last = *reloads.borrow_and_update();
+    // The config may have changed while the link was opened.
+    driver.judge();
     let stopped = loop {
         tokio::select! {
             biased;
             () = poll_fn(|cx| driver.poll(cx)) => break false,
             () = stop.cancelled() => break true,
-            Ok(()) = renewed.changed() => driver.link.renew(Instant::now()),
+            Ok(()) = reloads.changed() => {
+                let now = *reloads.borrow_and_update();
+                driver.judge();
+                if now.certificates != last.certificates {
+                    driver.link.renew(Instant::now());
+                }
+                last = now;
+            }
             () = changed.notified() => driver.look_again(Instant::now()),
             () = hurry.cancelled(), if !hurried => {
                 hurried = true;
@@ -153,6 +167,7 @@ struct Driver<'a> {
     tap: Box<dyn Tap>,
     entry: &'a LinkGuard,
     site: &'a str,
+    permission: Box<Permission>,
     inward: tap::Driver,
     outward: tap::Driver,
     sleep: Pin<Box<Sleep>>,
@@ -167,8 +182,21 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(relay: Relay<'a>) -> Self {
-        let Relay { link, lane, source, share, meter, redis, inward, passthrough, tap, entry, site, .. } =
-            relay;
+        let Relay {
+            link,
+            lane,
+            source,
+            share,
+            meter,
+            redis,
+            inward,
+            passthrough,
+            tap,
+            entry,
+            site,
+            permission,
+            ..
+        } = relay;
         Self {
             link,
             lanes: Lanes::new(lane, source),
@@ -186,12 +214,20 @@ impl<'a> Driver<'a> {
             tap,
             entry,
             site,
+            permission,
             inward: tap::Driver::default(),
             outward: tap::Driver::default(),
             sleep: Box::pin(sleep_until(tokio::time::Instant::now())),
             ask_by: Some(Instant::now() + OPENING),
             reported: LinkStats::default(),
             gap: None,
+        }
+    }
+
+    /// Ends the link if the config does not permit it any more.
+    fn judge(&mut self) {
+        if let Err((reason, end)) = self.permission.judge() {
+            self.link.abort(reason, end);
         }
     }
 

@@ -1,10 +1,10 @@
-//! The certificates in use, which a reload replaces as a whole.
+//! The certificates in use, with the TLS configs made from them. A reload replaces all of it at once.
 //!
 //! Connections that were opened with earlier certificates are not changed here: the links replace
 //! their lanes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::ServerConfig;
 
@@ -31,26 +31,5 @@ impl Loaded {
     /// The TLS config for a site that this gateway dials.
     pub fn dial(&self, site: &str) -> Option<&Dial> {
         self.dials.get(site)
-    }
-}
-
-/// The material that new connections use.
-#[derive(Debug)]
-pub struct Reloadable(RwLock<Arc<Loaded>>);
-
-impl Reloadable {
-    /// Uses `loaded` first.
-    pub fn new(loaded: Loaded) -> Self {
-        Self(RwLock::new(Arc::new(loaded)))
-    }
-
-    /// The material in use now.
-    pub fn now(&self) -> Arc<Loaded> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Uses `loaded` from now on.
-    pub fn replace(&self, loaded: Loaded) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
     }
 }

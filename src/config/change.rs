@@ -1,0 +1,101 @@
+//! What differs between the config in use and one that was read again, in words.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Config, Master, Replica};
+
+impl Config {
+    /// Why this config cannot take the place of `before` in a process that runs; none if it can.
+    pub fn needs_restart(&self, before: &Self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (key, now, before) in [("site", &self.site, &before.site), ("node", &self.node, &before.node)] {
+            if now != before {
+                faults.push(format!(
+                    "{key} is {now:?}, and this process runs as {before:?}: a change of `{key}` needs a restart"
+                ));
+            }
+        }
+        faults
+    }
+
+    /// What is another thing than in `before`, one line each.
+    pub fn changes(&self, before: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let parts = [
+            ("[tls]", self.tls == before.tls),
+            ("[tunnel] listen", self.listen == before.listen),
+            ("[link]", self.link == before.link),
+            ("[limits]", self.limits == before.limits),
+        ];
+        lines.extend(parts.into_iter().filter(|(_, same)| !same).map(|(key, _)| format!("{key} changed")));
+        let master = |master: &Master| master.name.clone();
+        compare("master", &before.masters, &self.masters, master, &mut lines);
+        let replica = |replica: &Replica| replica.name.clone();
+        compare("replica", &before.replicas, &self.replicas, replica, &mut lines);
+        lines
+    }
+}
+
+/// Adds a line for each entry that was added, changed or removed.
+fn compare<T: PartialEq>(
+    kind: &str,
+    before: &[Arc<T>],
+    now: &[Arc<T>],
+    name: impl Fn(&T) -> String,
+    lines: &mut Vec<String>,
+) {
+    let mut old: HashMap<String, &Arc<T>> = before.iter().map(|entry| (name(entry), entry)).collect();
+    for entry in now {
+        match old.remove(&name(entry)) {
+            None => lines.push(format!("{kind} {:?} added", name(entry))),
+            Some(before) if before != entry => lines.push(format!("{kind} {:?} changed", name(entry))),
+            Some(_) => {}
+        }
+    }
+    let mut removed: Vec<String> = old.into_keys().collect();
+    removed.sort_unstable();
+    lines.extend(removed.iter().map(|name| format!("{kind} {name:?} removed")));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(site: &str, rest: &str) -> Config {
+        let text = format!(
+            "site = \"{site}\"\nnode = \"gw\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[tunnel]\nlisten = \"127.0.0.1:7379\"\n{rest}"
+        );
+        Config::parse(Path::new("gateway.toml"), &text).unwrap()
+    }
+
+    fn master(name: &str, allow: &str) -> String {
+        format!("[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:6379\"\nallow = [\"{allow}\"]\n")
+    }
+
+    #[test]
+    fn what_was_added_changed_and_removed_is_named() {
+        let before = config("dc1", &(master("a", "dc2") + &master("b", "dc2") + &master("c", "dc2")));
+        let now = config(
+            "dc1",
+            &(master("b", "dc3")
+                + &master("c", "dc2")
+                + &master("d", "dc2")
+                + "[limits]\nmemory = \"64mb\"\n"),
+        );
+        assert_eq!(
+            now.changes(&before),
+            ["[limits] changed", "master \"b\" changed", "master \"d\" added", "master \"a\" removed"]
+        );
+        assert_eq!((before.changes(&before), now.needs_restart(&before)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn another_site_needs_a_restart() {
+        let (before, now) = (config("dc1", &master("a", "dc2")), config("dc9", &master("a", "dc2")));
+        let faults = now.needs_restart(&before);
+        assert!(faults.len() == 1 && faults[0].contains("needs a restart"), "{faults:?}");
+    }
+}

@@ -1,0 +1,85 @@
+//! What a gateway looks after from time to time: dates, memory, counts.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::buffer;
+use crate::clock;
+use crate::registry::{Kind, Suppressed, Topic, log_throttled};
+use crate::session::Shared;
+use crate::tls::expiry::Reminders;
+
+/// Interval at which buffers that are not needed are freed, and write rates are measured.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Interval at which repeated messages that were only counted are logged.
+const COUNTS_EVERY: Duration = Duration::from_secs(5);
+
+/// Logs reminders for certificates, CAs and revocation lists that will expire or have expired.
+pub(super) async fn remind(shared: Arc<Shared>) {
+    let mut reloads = shared.reloads.subscribe();
+    loop {
+        let loaded = shared.tls.now();
+        let mut reminders = Reminders::new(&loaded.material.terms, clock::now());
+        loop {
+            let (terms, now) = (&loaded.material.terms, clock::now());
+            for (past, words) in reminders.due(terms, now) {
+                if past {
+                    error!("{words}");
+                } else {
+                    warn!("{words}");
+                }
+            }
+            let pause = Duration::from_secs(Reminders::pause(terms, now));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                reloaded = reloads.changed() => match reloaded {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = shared.stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Gives memory that is not needed back to the system, and logs which links have too little for an
+/// outage.
+pub(super) async fn look_after_memory(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        buffer::trim();
+        let free = shared.memory.limit().saturating_sub(shared.memory.used());
+        for (link, coverage) in shared.registry.measure(free, Instant::now()) {
+            let (topic, words) = (Topic::link(Kind::Uncovered, &link), coverage.words());
+            let [covered, hold] =
+                [Duration::from_secs_f64(coverage.seconds), link.agreed.hold].map(clock::tenths);
+            log_throttled!(warn, shared.registry, topic, &words; link = %link.name, number = link.number, site = %link.site, covered, hold, "{}: {words}", link.name);
+        }
+    }
+}
+
+/// Logs from time to time what was counted since the last line about it.
+pub(super) async fn count(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COUNTS_EVERY) => tell_counts(&shared, false),
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+pub(super) fn tell_counts(shared: &Shared, last: bool) {
+    for Suppressed { is_fault, kind, words, name, site, more, last } in shared.registry.suppressed(last) {
+        if is_fault {
+            warn!(kind, link = name, site, more, "{more} more {words}; the last: {last}");
+        } else {
+            info!(kind, link = name, site, more, "{more} more {words}; the last: {last}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether a link is still permitted by the config, which a reload may change.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Shared;
+use crate::config::{Commands, Config, Master, Replica};
+use crate::link::End;
+use crate::wire::reason::{Reason, ReasonCode};
+
+/// What permits a link.
+pub enum Permission {
+    /// At the master's site: `allow` of this master names the site.
+    Granted {
+        /// The gateway's state, for its config.
+        shared: Arc<Shared>,
+        /// The master as it was when the link was opened.
+        master: Arc<Master>,
+        /// The far site.
+        site: String,
+    },
+    /// At the replica's site: this entry lets the client in.
+    Asked {
+        /// The gateway's state, for its config.
+        shared: Arc<Shared>,
+        /// The entry as it was when the link was opened.
+        replica: Arc<Replica>,
+        /// The client's address.
+        client: IpAddr,
+    },
+}
+
+impl Permission {
+    /// Judges the link by the config in use. The error is why it must end: a reason for the far side,
+    /// and one for this side.
+    pub fn judge(&self) -> Result<(), (Reason, End)> {
+        match self {
+            Self::Granted { shared, master, site } => {
+                still_granted(&shared.config(), master, site).map_err(|words| {
+                    // As to a site that asks for a master that does not exist.
+                    let far = format!("master {:?} is not available to this site any more", master.name);
+                    (Reason::new(ReasonCode::NotAvailable, &far), End::NotPermitted(words))
+                })
+            }
+            Self::Asked { shared, replica, client } => still_asked(&shared.config(), replica, *client)
+                .map_err(|words| {
+                    let far = "the replica's site does not ask for this master any more";
+                    (Reason::new(ReasonCode::ReplicaClosed, far), End::NotPermitted(words))
+                }),
+        }
+    }
+}
+
+/// Whether `site` may still replicate what it replicates now. The error says why not.
+fn still_granted(config: &Config, master: &Master, site: &str) -> Result<(), String> {
+    let name = &master.name;
+    let Some(now) = config.master(name) else {
+        return Err(format!("master {name:?} was removed from the config"));
+    };
+    if !now.admits(site) {
+        return Err(format!("`allow` of master {name:?} does not name {site} any more"));
+    }
+    if now.redis != master.redis {
+        return Err(format!("master {name:?} is at {} now", now.redis));
+    }
+    if !grants(&now.commands, &master.commands) {
+        return Err(format!("the config permits other commands to reach master {name:?} now"));
+    }
+    Ok(())
+}
+
+/// Whether `now` permits every command that `before` did, in the same manner.
+fn grants(now: &Commands, before: &Commands) -> bool {
+    match (now, before) {
+        (Commands::Any, Commands::Any) => true,
+        (
+            Commands::Replication { failover, dump, slot_migration, .. },
+            Commands::Replication { failover: a, dump: b, slot_migration: c, .. },
+        ) => failover >= a && dump >= b && slot_migration >= c,
+        _ => false,
+    }
+}
+
+/// Whether the client of a link may still use it. The error says why not.
+fn still_asked(config: &Config, replica: &Replica, client: IpAddr) -> Result<(), String> {
+    let name = &replica.name;
+    let Some(now) = config.replica(name) else {
+        return Err(format!("replica {name:?} was removed from the config"));
+    };
+    if (&now.site, &now.master) != (&replica.site, &replica.master) {
+        return Err(format!("replica {name:?} follows master {:?} of {} now", now.master, now.site));
+    }
+    if !now.admits(client) {
+        return Err(format!("`clients` of replica {name:?} does not have {client} any more"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(master: &str, replica: &str) -> Config {
+        let text = format!(
+            "site = \"dc1\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[tunnel]\nlisten = \"127.0.0.1:7379\"\n\
+             [[master]]\nname = \"orders\"\n{master}\n\
+             [[replica]]\nname = \"carts\"\nlisten = \"127.0.0.1:6390\"\n{replica}\n"
+        );
+        Config::parse(Path::new("gateway.toml"), &text).unwrap()
+    }
+
+    const MASTER: &str = "redis = \"127.0.0.1:6379\"\nallow = [\"dc2\", \"dc3\"]";
+    const REPLICA: &str = "site = \"dc4\"\npeers = [\"gw.dc4:7379\"]\nclients = [\"127.0.0.0/8\"]";
+
+    fn judged(master: &str, replica: &str) -> [Result<(), String>; 2] {
+        let (before, now) = (config(MASTER, REPLICA), config(master, replica));
+        [
+            still_granted(&now, &before.masters[0], "DC2"),
+            still_asked(&now, &before.replicas[0], "127.0.0.1".parse().unwrap()),
+        ]
+    }
+
+    #[test]
+    fn a_link_goes_on_after_changes_that_still_permit_it() {
+        for master in [
+            MASTER.to_owned(),
+            MASTER.replace(", \"dc3\"", ""),
+            format!("{MASTER}\nallow_dump = true"),
+            format!("{MASTER}\nauth = {{ password_file = \"p\" }}"),
+        ] {
+            assert_eq!(judged(&master, REPLICA), [Ok(()), Ok(())], "{master}");
+        }
+        for replica in [
+            REPLICA.replace("gw.dc4", "other.dc4"),
+            REPLICA.replace("127.0.0.0/8", "127.0.0.1"),
+            format!("{REPLICA}\npassword_file = \"p\""),
+        ] {
+            assert_eq!(judged(MASTER, &replica), [Ok(()), Ok(())], "{replica}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_not_permitted_any_more_ends_with_what_has_changed() {
+        for (master, words) in [
+            (MASTER.replace("\"dc2\", ", ""), "`allow` of master \"orders\" does not name DC2 any more"),
+            (MASTER.replace("6379", "6380"), "master \"orders\" is at 127.0.0.1:6380 now"),
+            (format!("{MASTER}\ncommands = \"any\""), "other commands"),
+        ] {
+            let [granted, asked] = judged(&master, REPLICA);
+            assert!(granted.unwrap_err().contains(words), "{master}");
+            assert_eq!(asked, Ok(()));
+        }
+        for (replica, words) in [
+            (REPLICA.replace("\"dc4\"", "\"dc5\""), "follows master \"carts\" of dc5 now"),
+            (format!("{REPLICA}\nmaster = \"baskets\""), "follows master \"baskets\" of dc4 now"),
+            (REPLICA.replace("127.0.0.0/8", "10.0.0.0/8"), "does not have 127.0.0.1 any more"),
+        ] {
+            let [granted, asked] = judged(MASTER, &replica);
+            assert!(asked.unwrap_err().contains(words), "{replica}");
+            assert_eq!(granted, Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_permission_that_is_taken_away_ends_the_links_that_had_it() {
+        let with = config(&format!("{MASTER}\nallow_failover = true"), REPLICA);
+        let words = still_granted(&config(MASTER, REPLICA), &with.masters[0], "dc2").unwrap_err();
+        assert!(words.contains("other commands"), "{words}");
+    }
+}
