@@ -8,7 +8,7 @@
 //! could have taken, and `status` searches the system's sockets for it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,14 +90,32 @@ pub struct Status {
     pub syncs: Vec<SyncCounts>,
 }
 
-/// The socket's names for a config: one for its path as given, and one for the real path if that
-/// differs. So either path finds the gateway.
-fn names(config: &Config) -> Vec<String> {
-    let given = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
-    let real = std::fs::canonicalize(&config.path).unwrap_or_else(|_| given.clone());
-    let mut names = vec![name(&config.site, &given)];
+/// Which gateway is meant.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its site.
+    pub site: String,
+    /// Its config file.
+    pub path: PathBuf,
+    /// Its private key, whose owner may answer for it; `None` if that is not known.
+    pub key: Option<PathBuf>,
+}
+
+impl From<&Config> for Gateway {
+    fn from(config: &Config) -> Self {
+        let Config { site, path, tls, .. } = config;
+        Self { site: site.clone(), path: path.clone(), key: Some(tls.key.clone()) }
+    }
+}
+
+/// The socket's names for a gateway: one for the path of its config as given, and one for the real path if
+/// that differs. So either path finds it.
+fn names(gateway: &Gateway) -> Vec<String> {
+    let given = std::path::absolute(&gateway.path).unwrap_or_else(|_| gateway.path.clone());
+    let real = std::fs::canonicalize(&gateway.path).unwrap_or_else(|_| given.clone());
+    let mut names = vec![name(&gateway.site, &given)];
     if real != given {
-        names.push(name(&config.site, &real));
+        names.push(name(&gateway.site, &real));
     }
     names
 }
@@ -129,7 +147,7 @@ fn owner(path: &Path) -> Option<u32> {
 /// Binds the socket under each of its names. A gateway also runs without it.
 pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
     let mut listeners = Vec::new();
-    for name in names(&shared.config()) {
+    for name in names(&Gateway::from(shared.config().as_ref())) {
         let bound = match UnixListener::bind(&name) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => beside(&name, error).await,
             bound => bound,
@@ -222,18 +240,18 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
     socket.shutdown().await
 }
 
-/// Asks the gateway that runs with this config; `None` if there is none.
-pub async fn ask(config: &Config) -> io::Result<Option<Status>> {
-    timeout(SEARCH, find(config)).await.map_err(|_| io::Error::other("no answer in time"))?
+/// Asks a gateway; `None` if it does not run.
+pub async fn ask(gateway: &Gateway) -> io::Result<Option<Status>> {
+    timeout(SEARCH, find(gateway)).await.map_err(|_| io::Error::other("no answer in time"))?
 }
 
 /// Asks under each name that the gateway may have, until an answer is accepted.
-async fn find(config: &Config) -> io::Result<Option<Status>> {
-    let names = names(config);
+async fn find(gateway: &Gateway) -> io::Result<Option<Status>> {
+    let names = names(gateway);
     let others = names.iter().flat_map(|name| others(name)).collect::<Vec<_>>();
     let mut failed = None;
     for name in names.iter().chain(&others) {
-        let asked = timeout(DEADLINE, ask_at(config, name)).await;
+        let asked = timeout(DEADLINE, ask_at(gateway, name)).await;
         match asked.unwrap_or_else(|_| Err(io::Error::other("no answer in time"))) {
             Ok(Some(status)) => return Ok(Some(status)),
             Ok(None) => {}
@@ -256,13 +274,13 @@ fn others(name: &str) -> Vec<String> {
 }
 
 /// Asks under one name; `None` if nobody listens there.
-async fn ask_at(config: &Config, name: &str) -> io::Result<Option<Status>> {
+async fn ask_at(gateway: &Gateway, name: &str) -> io::Result<Option<Status>> {
     let socket = match UnixStream::connect(name).await {
         Ok(socket) => socket,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
         Err(error) => return Err(error),
     };
-    if !is_of(&socket, owner(&config.tls.key)) {
+    if !is_of(&socket, gateway.key.as_deref().and_then(owner)) {
         let theirs = socket.peer_cred().map_or_else(
             |_| "somebody".to_owned(),
             |peer| {

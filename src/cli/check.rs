@@ -171,7 +171,7 @@ pub(super) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
 }
 
 async fn online(config: &Config, material: Option<Material>, report: &mut Report) {
-    let running = match admin::ask(config).await {
+    let running = match admin::ask(&config.into()).await {
         Ok(status) => status,
         Err(error) => {
             report.warn(&format!("a gateway runs with this config, but does not report its status: {error}"));

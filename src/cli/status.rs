@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::tables::{self, View};
 use super::{ConfigPath, Failure, Outcome, block_on};
-use crate::admin::{self, Status};
+use crate::admin::{self, Gateway, Status};
 use crate::clock;
 use crate::config::Config;
 
@@ -45,13 +45,31 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn execute(self) -> Outcome {
-        let config = self.config.load()?;
-        block_on(async { if self.watch { self.watches(&config).await } else { self.shows(&config).await } })?
+        let gateway = self.gateway()?;
+        block_on(async {
+            if self.watch { self.watches(&gateway).await } else { self.shows(&gateway).await }
+        })?
     }
 
-    async fn shows(&self, config: &Config) -> Outcome {
-        let Some(status) = admin::ask(config).await? else {
-            eprintln!("replgate: {}", self.nobody());
+    /// The gateway to ask. A config that has got a fault since it was started does not hide it.
+    fn gateway(&self) -> Result<Gateway, Failure> {
+        let faults = match self.config.load() {
+            Ok(config) => return Ok(Gateway::from(&config)),
+            Err(Failure::Config(faults)) => faults,
+            Err(failure) => return Err(failure),
+        };
+        let path = self.config.path();
+        let Some(site) = Config::site_of(path) else { return Err(Failure::Config(faults)) };
+        eprintln!(
+            "replgate: {} has faults now (replgate check --offline -c {0}); this is the gateway that was started with it:",
+            path.display()
+        );
+        Ok(Gateway { site, path: path.to_owned(), key: None })
+    }
+
+    async fn shows(&self, gateway: &Gateway) -> Outcome {
+        let Some(status) = admin::ask(gateway).await? else {
+            eprintln!("replgate: {}", self.nobody(&gateway.site));
             return Err(Failure::Unwell);
         };
         if self.ready {
@@ -67,10 +85,10 @@ impl Show {
     }
 
     /// Shows the status every second; if no gateway answers, it may come back.
-    async fn watches(&self, config: &Config) -> Outcome {
+    async fn watches(&self, gateway: &Gateway) -> Outcome {
         let mut before: Option<(Status, Instant)> = None;
         loop {
-            match admin::ask(config).await {
+            match admin::ask(gateway).await {
                 Ok(Some(status)) => {
                     let status = self.chosen(status);
                     // Link numbers are those of one process.
@@ -79,16 +97,16 @@ impl Show {
                     self.print(status.clone(), rates)?;
                     before = Some((status, Instant::now()));
                 }
-                Ok(None) => eprintln!("replgate: {}", self.nobody()),
+                Ok(None) => eprintln!("replgate: {}", self.nobody(&gateway.site)),
                 Err(error) => eprintln!("replgate: {error}"),
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
-    fn nobody(&self) -> String {
+    fn nobody(&self, site: &str) -> String {
         let path = self.config.path().display();
-        format!("no gateway runs with {path}; start it: replgate run -c {path}")
+        format!("no gateway of site {site} runs with {path}; start it: replgate run -c {path}")
     }
 
     /// Removes the links that are not asked for.

@@ -266,6 +266,17 @@ impl Config {
         Self::parse(path, &source)
     }
 
+    /// The site that the file at `path` names, even if the file has faults: to find the gateway that still
+    /// runs with an earlier state of it.
+    pub fn site_of(path: &Path) -> Option<String> {
+        let source = crate::file::read_text(path, LARGEST).ok()?;
+        let top = source.lines().take_while(|line| !line.trim_start().starts_with('['));
+        let mut values =
+            top.filter_map(|line| line.trim().strip_prefix("site")?.trim_start().strip_prefix('='));
+        let value = values.next()?.trim_start().strip_prefix('"')?;
+        value.split_once('"').map(|(site, _)| site.to_owned())
+    }
+
     /// Validates `source`. Relative paths in it start at the folder of `path`.
     pub fn parse(path: &Path, source: &str) -> Result<Self, Faults> {
         let file = File::parse(path, source);

@@ -334,3 +334,18 @@ fn an_announced_address_that_is_accepted_is_one_replicas_of_an_allowed_site() {
         assert!(faults.contains(words) && faults.lines().count() == 1, "{more}: {faults}");
     }
 }
+
+#[test]
+fn the_site_of_a_file_with_faults_is_still_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    for (text, site) in [
+        ("node = \"a\"\n site = \"dc1\" # ours\n[tls\n", Some("dc1")),
+        ("sites = \"dc1\"\n[[replica]]\nsite = \"dc2\"\n", None),
+        ("site = dc1\n", None),
+        ("", None),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(Config::site_of(&path).as_deref(), site, "{text}");
+    }
+}

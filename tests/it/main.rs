@@ -19,6 +19,7 @@ mod observer;
 mod outages;
 mod passwords;
 mod refusals;
+mod reload;
 mod replication;
 mod restarts;
 mod returns;
