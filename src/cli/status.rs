@@ -10,6 +10,7 @@ use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin::{self, Gateway, Status};
 use crate::clock;
 use crate::config::Config;
+use crate::config::file::Faults;
 
 /// Asks the gateway that runs with this config, over its Unix socket.
 #[derive(Debug, Args)]
@@ -45,33 +46,38 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn execute(self) -> Outcome {
-        let gateway = self.gateway()?;
+        let (gateway, faults) = self.gateway()?;
         block_on(async {
-            if self.watch { self.watches(&gateway).await } else { self.shows(&gateway).await }
+            if self.watch { self.watches(&gateway).await } else { self.shows(&gateway, faults).await }
         })?
     }
 
-    /// The gateway to ask. A config that has got a fault since it was started does not hide it.
-    fn gateway(&self) -> Result<Gateway, Failure> {
+    /// The gateway to ask, and the faults that its config has got since it was started, if any.
+    fn gateway(&self) -> Result<(Gateway, Option<Faults>), Failure> {
         let faults = match self.config.load() {
-            Ok(config) => return Ok(Gateway::from(&config)),
+            Ok(config) => return Ok((Gateway::from(&config), None)),
             Err(Failure::Config(faults)) => faults,
             Err(failure) => return Err(failure),
         };
         let path = self.config.path();
         let Some(site) = Config::site_of(path) else { return Err(Failure::Config(faults)) };
-        eprintln!(
-            "replgate: {} has faults now (replgate check --offline -c {0}); this is the gateway that was started with it:",
-            path.display()
-        );
-        Ok(Gateway { site, path: path.to_owned(), key: None })
+        Ok((Gateway { site, path: path.to_owned(), key: None }, Some(faults)))
     }
 
-    async fn shows(&self, gateway: &Gateway) -> Outcome {
+    async fn shows(&self, gateway: &Gateway, faults: Option<Faults>) -> Outcome {
         let Some(status) = admin::ask(gateway).await? else {
+            if let Some(faults) = faults {
+                return Err(Failure::Config(faults));
+            }
             eprintln!("replgate: {}", self.nobody(&gateway.site));
             return Err(Failure::Unwell);
         };
+        if faults.is_some() {
+            let path = self.config.path().display();
+            eprintln!(
+                "replgate: {path} has faults now (replgate check --offline -c {path}); this is the gateway that was started with it:"
+            );
+        }
         if self.ready {
             let why = unready(&status, self.links, clock::now());
             why.iter().for_each(|why| crate::outln::outln!("not ready: {why}"));
@@ -106,7 +112,7 @@ impl Show {
 
     fn nobody(&self, site: &str) -> String {
         let path = self.config.path().display();
-        format!("no gateway of site {site} runs with {path}; start it: replgate run -c {path}")
+        format!("no gateway runs with {path} as site {site}; start it: replgate run -c {path}")
     }
 
     /// Removes the links that are not asked for.

@@ -99,16 +99,14 @@ fn a_config_with_a_fault_changes_nothing_and_status_says_what_is_wrong_until_it_
     goes_on(&alpha, &bravo);
     // Another site needs a restart.
     ask(&pair.first, &good.replace("site = \"dc1\"", "site = \"dc3\""));
-    let status = || pair.first.status()["reload"]["refused"].clone();
-    eventually("the other fault is told", SOON, || {
-        status()["faults"].to_string().contains("needs a restart")
-    });
-    assert_eq!(status()["since"], since);
+    pair.first.wait_log("a change of `site` needs a restart");
     // An address that somebody else has.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = taken.local_addr().expect("bound").port();
     ask(&pair.first, &good.replace(&format!(":{}\"", pair.wan), &format!(":{port}\"")));
+    let status = || pair.first.status()["reload"]["refused"].clone();
     eventually("the address is named", SOON, || status()["faults"].to_string().contains(&port.to_string()));
+    assert_eq!(status()["since"], since);
     let path = pair.first.config.to_string_lossy().into_owned();
     assert!(replgate_ok(lab.path(), &["status", "-c", &path]).contains("reload REFUSED since"));
     reload(&pair.first, &good);
