@@ -29,13 +29,13 @@ impl Load {
             let (began, mut sent) = (Instant::now(), 0);
             while !stopped.load(Ordering::Relaxed) {
                 let mut wire = Vec::new();
-                for at in 0..BURST {
-                    let key = format!("load:{}", (sent / VALUE + at) % 1000);
+                for at in sent / VALUE..sent / VALUE + BURST {
+                    let key = format!("load:{}", at % 1000);
                     wire.extend(
                         format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${VALUE}\r\n", key.len()).bytes(),
                     );
-                    wire.extend(std::iter::repeat_n(b'x', VALUE));
-                    wire.extend(b"\r\n");
+                    // Each write has a value of its own, so that a lost one shows.
+                    wire.extend(format!("{at:0>VALUE$}\r\n").bytes());
                 }
                 // Each write is answered by +OK, CR, LF.
                 let mut answers = [0; BURST * 5];

@@ -1,22 +1,26 @@
 //! The demo: two sites on this machine with real redis-server processes. It starts everything,
-//! shows and checks the result, and leaves nothing behind.
+//! shows and checks the result, and leaves nothing behind. What fails while writes go on is in
+//! `outage.rs` (the path) and `restart.rs` (a gateway).
 
+mod gateway;
 mod load;
+mod outage;
 mod path;
 mod redis;
+mod restart;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use self::load::Load;
+use self::gateway::Gateway;
 use self::path::Path;
 use self::redis::Redis;
 use crate::certs::{self, Names};
@@ -24,10 +28,7 @@ use crate::certs::{self, Names};
 /// Time given to each step.
 const STEP: Duration = Duration::from_secs(30);
 
-/// Length of the outage between the sites.
-const OUTAGE: Duration = Duration::from_secs(8);
-
-/// Bytes written per second during the outage: many times the backlog in total.
+/// Bytes written to alpha per second while something fails.
 const RATE: usize = 5_000_000;
 
 /// A value that is written to alpha and searched for on the wire.
@@ -65,7 +66,8 @@ impl Drop for Folder {
 /// Everything that runs. The processes are dropped before the folder that they write to.
 struct Stage {
     redis: Vec<Redis>,
-    gateways: Vec<Running>,
+    /// That of dc1, and that of dc2.
+    gateways: Vec<Gateway>,
     wire: Path,
     entry: u16,
     folder: Folder,
@@ -76,14 +78,15 @@ struct Stage {
 /// then waits for `interrupt`.
 pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> anyhow::Result<bool> {
     let began = Instant::now();
-    let stage = Stage::build(replgate, interrupt)?;
+    let mut stage = Stage::build(replgate, interrupt)?;
     let mut rows = Vec::new();
     stage.replicate(&mut rows)?;
     stage.show_info(&mut rows)?;
     stage.show_status(replgate, &mut rows)?;
     stage.prove_ciphertext(&mut rows)?;
     stage.refuse_flush(&mut rows)?;
-    stage.outlive_an_outage(&mut rows)?;
+    outage::outlive(&stage, &mut rows)?;
+    restart::outlive(&mut stage, &mut rows)?;
     let good = rows.iter().all(|row| row.good);
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
     crate::outln::outln!("\n      {:<width$}  SEEN", "CHECK");
@@ -103,6 +106,8 @@ pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> any
     );
     if keep {
         stage.keep(replgate);
+    } else if !good {
+        crate::outln::outln!("`replgate demo --keep` leaves everything up, with the gateways' logs");
     }
     drop(stage);
     crate::outln::outln!("everything is stopped and removed");
@@ -162,31 +167,10 @@ impl Stage {
             interrupt: Arc::clone(interrupt),
         };
         for (site, text) in [("dc1", first), ("dc2", second)] {
-            stage.gateways.push(stage.gateway(replgate, site, &text)?);
+            let gateway = Gateway::start(replgate, &stage.folder.0, site, &text, interrupt)?;
+            stage.gateways.push(gateway);
         }
         Ok(stage)
-    }
-
-    fn gateway(&self, replgate: &std::path::Path, site: &str, text: &str) -> anyhow::Result<Running> {
-        let (config, log) =
-            (self.folder.0.join(format!("{site}.toml")), self.folder.0.join(format!("{site}.log")));
-        std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-        let out = std::fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
-        let child = Command::new(replgate)
-            .args(["run", "-c"])
-            .arg(&config)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stderr(out)
-            .spawn();
-        let mut running = Running(child.with_context(|| format!("start {}", replgate.display()))?);
-        let read = || std::fs::read_to_string(&log).unwrap_or_default();
-        let up = self
-            .eventually(|| Ok(read().contains("gateway up") || !matches!(running.0.try_wait(), Ok(None))))?;
-        if !up || !read().contains("gateway up") {
-            bail!("the gateway of {site} does not start: {}", read());
-        }
-        Ok(running)
     }
 
     fn alpha(&self) -> &Redis {
@@ -197,19 +181,24 @@ impl Stage {
         &self.redis[1..3]
     }
 
-    /// Polls `condition` for up to [`STEP`].
-    fn eventually(&self, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
-        let deadline = Instant::now() + STEP;
-        while Instant::now() < deadline {
-            if self.interrupt.load(Ordering::Relaxed) {
-                bail!("interrupted");
+    fn eventually(&self, condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+        eventually(&self.interrupt, condition)
+    }
+
+    /// Waits until all of `replicas` have alpha's stream up to `offset`.
+    fn wait_caught_up(&self, replicas: &[&Redis], offset: u64) -> anyhow::Result<()> {
+        let caught_up = self.eventually(|| {
+            let mut all = true;
+            for replica in replicas {
+                all &= replica.info("master_link_status")? == "up"
+                    && replica.number("replication", "slave_repl_offset")? >= offset;
             }
-            if condition()? {
-                return Ok(true);
-            }
-            std::thread::sleep(Duration::from_millis(30));
+            Ok(all)
+        })?;
+        if !caught_up {
+            bail!("the replicas have not caught up within {} s", STEP.as_secs());
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Sends REPLICAOF to both replicas, writes to alpha, and reads from both.
@@ -404,70 +393,6 @@ impl Stage {
         Ok(())
     }
 
-    /// Interrupts the path under load for a while, and then resets its connections: once with the
-    /// tunnel, once with a plain relay.
-    fn outlive_an_outage(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-        let backlog = self.alpha().number("replication", "repl_backlog_size")?;
-        step(&format!(
-            "nothing crosses for {} s, {} MB/s of writes on alpha, its backlog of {backlog} bytes; then every open connection is reset",
-            OUTAGE.as_secs(),
-            RATE / 1_000_000
-        ));
-        let load = Load::on(self.alpha().port, RATE)?;
-        let (before, after, caught_up) =
-            self.outage(&self.wire, &self.replicas().iter().collect::<Vec<_>>())?;
-        crate::outln::outln!(
-            "    through the tunnel: sync_full {before} -> {after}, caught up {caught_up:.1} s after the path was back"
-        );
-        rows.push(Row {
-            what: "through the tunnel, an outage causes no full sync",
-            good: before == after,
-            seen: format!("sync_full {before} -> {after}, caught up in {caught_up:.1} s"),
-        });
-        step("the same without the tunnel: another Redis behind a bare relay");
-        let bare = Path::to(self.alpha().port)?;
-        let echo = Redis::start(&self.folder.0, "echo")?;
-        echo.ask(&["REPLICAOF", "127.0.0.1", &bare.port.to_string()])?;
-        if !self.eventually(|| Ok(echo.info("master_link_status")? == "up"))? {
-            bail!("echo does not replicate over the bare relay");
-        }
-        let (before, after, caught_up) = self.outage(&bare, &[&echo])?;
-        crate::outln::outln!(
-            "    over the bare relay: sync_full {before} -> {after}, caught up {caught_up:.1} s after the path was back"
-        );
-        rows.push(Row {
-            what: "the same without the tunnel causes one",
-            good: after > before,
-            seen: format!("sync_full {before} -> {after}, caught up in {caught_up:.1} s"),
-        });
-        drop(load);
-        Ok(())
-    }
-
-    /// Interrupts a path. Returns `sync_full` before and after, and the seconds until these
-    /// replicas have what alpha had at the end of the outage.
-    fn outage(&self, path: &Path, replicas: &[&Redis]) -> anyhow::Result<(u64, u64, f64)> {
-        let before = self.alpha().number("stats", "sync_full")?;
-        path.fail();
-        let over = Instant::now() + OUTAGE;
-        self.eventually(|| Ok(Instant::now() >= over))?;
-        let offset = self.alpha().number("replication", "master_repl_offset")?;
-        path.heal();
-        let healed = Instant::now();
-        let caught_up = self.eventually(|| {
-            let mut all = true;
-            for replica in replicas {
-                all &= replica.info("master_link_status")? == "up"
-                    && replica.number("replication", "slave_repl_offset")? >= offset;
-            }
-            Ok(all)
-        })?;
-        if !caught_up {
-            bail!("the replicas have not caught up within {} s", STEP.as_secs());
-        }
-        Ok((before, self.alpha().number("stats", "sync_full")?, healed.elapsed().as_secs_f64()))
-    }
-
     /// Prints commands to try, and waits until interrupted.
     fn keep(&self, replgate: &std::path::Path) {
         let folder = self.folder.0.display();
@@ -491,6 +416,28 @@ impl Stage {
         }
         crate::outln::outln!("");
     }
+}
+
+/// Polls `condition` for up to [`STEP`]. Returns whether it came true.
+fn eventually(
+    interrupt: &Interrupt,
+    mut condition: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + STEP;
+    while Instant::now() < deadline {
+        if interrupt.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        if condition()? {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    Ok(false)
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 fn free_port() -> anyhow::Result<u16> {

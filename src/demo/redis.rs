@@ -10,6 +10,10 @@ use anyhow::{Context, bail};
 
 use super::{Running, free_port};
 
+/// Size of each backlog: Redis' own default, but not that of every fork and release. An outage of
+/// seconds must outgrow it.
+const BACKLOG: &str = "1mb";
+
 /// A Redis server of the demo, stopped on drop.
 pub(super) struct Redis {
     /// Its name in the demo.
@@ -48,6 +52,8 @@ impl Redis {
                 "no",
                 "--repl-diskless-sync-delay",
                 "0",
+                "--repl-backlog-size",
+                BACKLOG,
             ])
             .args(["--logfile", "redis.log", "--dir"])
             .arg(&dir)

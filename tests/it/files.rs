@@ -232,9 +232,18 @@ fn the_demo_passes_its_checks_and_leaves_nothing_behind() {
         crate::support::run(std::process::Command::new(REPLGATE).arg("demo").env("TMPDIR", dir.path()));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        output.status.success() && said.contains("11 of 11 checks good") && !said.contains("FAIL"),
+        output.status.success() && said.contains("13 of 13 checks good") && !said.contains("FAIL"),
         "{said}"
     );
+    for continued in from_memory(&said) {
+        assert!(continued > 10 << 20, "each replica lacked ten times the backlog: {said}");
+    }
+    assert_eq!(from_memory(&said).len(), 2, "both replicas continued: {said}");
+    let killed = said.lines().find(|line| line.starts_with("ok    a killed gateway at dc2"));
+    let counts =
+        killed.and_then(|line| line.split_once("sync_full ")?.1.split_once(',')?.0.split_once(" -> "));
+    let (before, after) = counts.unwrap_or_else(|| panic!("the counts are shown: {said}"));
+    assert_eq!(before, after, "no full sync: {said}");
     assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "no folder is left");
     assert!(!processes_in(dir.path()), "no process is left");
 }
@@ -248,12 +257,20 @@ fn a_demo_that_is_kept_stays_up_until_interrupted_and_then_leaves_nothing() {
     let mut command = std::process::Command::new(REPLGATE);
     let mut demo =
         crate::support::Process::start("demo", log, command.args(["demo", "--keep"]).env("TMPDIR", &inner));
-    eventually("the demo stays up", SOON * 2, || demo.log_text().contains("Ctrl-C stops"));
+    eventually("the demo stays up", SOON * 3, || demo.log_text().contains("Ctrl-C stops"));
     assert!(processes_in(&inner) && demo.is_running());
     demo.signal("INT");
     assert_eq!(demo.exit_code(SOON), Some(0));
     assert!(!processes_in(&inner), "no process is left");
     assert_eq!(std::fs::read_dir(&inner).expect("a folder").count(), 0, "no folder is left");
+}
+
+/// How many bytes each replica of the demo got from a gateway's memory.
+fn from_memory(said: &str) -> Vec<u64> {
+    let counts = said.lines().filter_map(|line| {
+        line.split_once("continues where its earlier link was: ")?.1.strip_suffix(" bytes from memory")
+    });
+    counts.map(|count| count.parse().expect("a number of bytes")).collect()
 }
 
 /// Whether any process was started with this folder among its arguments.
