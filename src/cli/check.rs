@@ -82,6 +82,10 @@ impl Check {
             config.masters.len(),
             config.replicas.len()
         ));
+        for path in &config.included {
+            report.ok(&format!("config {}: included", path.display()));
+        }
+        config.warnings.iter().for_each(|warning| report.warn(warning));
         let others = file::all_writers(config.files());
         for (who, fault) in &others {
             match who {
