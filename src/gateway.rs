@@ -2,6 +2,7 @@
 //!
 //! This module sees no bytes of any connection. Every task is tracked and ends with `stop`.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -166,9 +167,9 @@ fn tell_counts(shared: &Shared, last: bool) {
     }
 }
 
-/// The sites that this gateway dials.
+/// The sites that this gateway dials, each once.
 fn sites(config: &Config) -> impl Iterator<Item = &str> {
-    config.replicas.iter().map(|replica| replica.site.as_str())
+    config.replicas.iter().map(|replica| replica.site.as_str()).collect::<BTreeSet<_>>().into_iter()
 }
 
 /// Reads the certificates again for each message; after a fault, those in use stay in use. A file

@@ -36,8 +36,9 @@ impl<'i> Files<'i> {
             self.faults.get_mut().extend(errors.iter().map(|error| {
                 let at = error.span().map(|span| span.start);
                 // Beside `site`, this gateway's own name, TOML takes it for the same key.
-                let is_site = at.is_some_and(|at| source.text[..at].ends_with("[["))
-                    && error.span().is_some_and(|span| &source.text[span] == "site");
+                let is_site =
+                    at.and_then(|at| source.text.get(..at)).is_some_and(|before| before.ends_with("[["))
+                        && error.span().and_then(|span| source.text.get(span)) == Some("site");
                 let hint = if is_site { "; another site is written as [[far_site]]" } else { "" };
                 let text = error.message().replace('\n', ", ") + hint;
                 Fault { place: Place { file, at }, text }

@@ -111,7 +111,8 @@ fn find(files: &Files<'_>, found: &mut Found) -> BTreeMap<PathBuf, Place> {
             continue;
         }
         let before = Path::new(pattern).iter().take_while(|part| !is_wild(&part.to_string_lossy()));
-        found.folders.push(Path::new(".").join(folder).join(before.collect::<PathBuf>()));
+        let start = folder.join(before.collect::<PathBuf>());
+        found.folders.push(if start == Path::new("") { ".".into() } else { start });
         let Some(start) = folder.to_str().map(glob::Pattern::escape) else {
             files.fault(
                 *place,

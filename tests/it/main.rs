@@ -23,4 +23,5 @@ mod replication;
 mod restarts;
 mod returns;
 mod sentinel;
+mod sites;
 mod trust;
