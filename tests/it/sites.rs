@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use replgate::internal::config::{Config, Source};
+
 use crate::support::gateway::{Lab, tls};
 use crate::support::{free_port, replgate};
 
@@ -138,4 +140,18 @@ fn included_files_are_checked_with_the_rest_and_a_change_in_one_is_a_change_of_t
         assert!(fault.starts_with(start), "{start}\n{err}");
     }
     assert_eq!(faults.len(), 5, "{err}");
+}
+
+#[test]
+fn the_example_of_many_sites_in_the_documents_is_a_config() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let document = std::fs::read_to_string(path).expect("the document is there");
+    let (_, section) = document.split_once("\n## Many sites and masters\n").expect("it has the section");
+    let section = section.split("\n## ").next().expect("a split has a first part");
+    let blocks = section.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let names = ["gateway.toml", "conf.d/dc1.toml"];
+    let sources: Vec<_> = names.iter().zip(blocks).map(|(name, text)| Source::new(*name, text)).collect();
+    let config = Config::parse(&sources).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!((config.replicas.len(), config.warnings.len(), config.included.len()), (2, 0, 1));
+    assert!(config.replicas.iter().all(|replica| replica.peers.len() == 2 && replica.link.lanes == 2));
 }
