@@ -105,9 +105,20 @@ fn find(files: &Files<'_>, found: &mut Found) -> BTreeMap<PathBuf, Place> {
     let main = files.path();
     let folder = main.parent().unwrap_or(Path::new(""));
     let mut paths = BTreeMap::new();
+    let itself = |pattern: &str, place| {
+        files.fault(
+            place,
+            format!("include: {pattern:?} matches {} itself; give the other files a folder of their own, as in \"conf.d/*.toml\"", name(main)),
+        );
+    };
     for At { value: pattern, place } in &patterns(files) {
         if !is_wild(pattern) {
-            paths.entry(folder.join(pattern)).or_insert(*place);
+            let path = folder.join(pattern);
+            if is_same(&path, main) {
+                itself(pattern, *place);
+            } else {
+                paths.entry(path).or_insert(*place);
+            }
             continue;
         }
         let before = Path::new(pattern).iter().take_while(|part| !is_wild(&part.to_string_lossy()));
@@ -135,16 +146,17 @@ fn find(files: &Files<'_>, found: &mut Found) -> BTreeMap<PathBuf, Place> {
         for path in matches.take(MOST_FILES + 1) {
             count += 1;
             match path {
-                Ok(path) if is_same(&path, main) => files.fault(
-                    *place,
-                    format!("include: {pattern:?} matches {} itself; give the other files a folder of their own, as in \"conf.d/*.toml\"", name(main)),
-                ),
+                Ok(path) if is_same(&path, main) => itself(pattern, *place),
                 Ok(path) => {
                     paths.entry(path).or_insert(*place);
                 }
                 Err(error) => files.fault(
                     *place,
-                    format!("include: {} cannot be read: {}; let the gateway's user read it", name(error.path()), error.error()),
+                    format!(
+                        "include: {} cannot be read: {}; let the gateway's user read it",
+                        name(error.path()),
+                        error.error()
+                    ),
                 ),
             }
         }

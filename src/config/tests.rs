@@ -568,6 +568,7 @@ fn a_pattern_without_a_match_is_a_warning_and_a_file_that_is_not_there_a_fault()
             "'*.toml'",
             "gateway.toml:1:12: include: \"*.toml\" matches gateway.toml itself; give the other files a folder of their own",
         ),
+        ("'./gateway.toml'", "gateway.toml:1:12: include: \"./gateway.toml\" matches gateway.toml itself; "),
         ("'**/*.toml'", "gateway.toml:1:12: include: \"**/*.toml\": `**` would search every folder below"),
         ("'[a/b]'", "gateway.toml:1:12: include: \"[a/b]\" is not a pattern: "),
         ("''", "gateway.toml:1:12: include: an empty path"),
