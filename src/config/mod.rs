@@ -262,13 +262,10 @@ impl Config {
             };
             Faults::whole(path, &format!("cannot be read: {error}{hint}"))
         })?;
-        // Declared before `files`, which borrows from both.
         let main = [Source::new(path, text)];
-        let included;
         let mut files = Files::default();
         files.add(&main);
-        let (read, found) = include::read(&files);
-        included = read;
+        let (included, found) = include::read(&files);
         files.add(&included);
         Self::of(files, found)
     }
