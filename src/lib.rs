@@ -55,7 +55,7 @@ pub mod internal {
     }
 
     pub mod config {
-        pub use crate::config::{Accepted, Auth, Commands, Config, LinkSettings, TlsFiles};
+        pub use crate::config::{Accepted, Auth, Commands, Config, LinkSettings, Source, TlsFiles};
     }
 
     pub mod link {

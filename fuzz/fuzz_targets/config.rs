@@ -1,19 +1,18 @@
 //! Fuzzes the config parser with ASCII text, in which any other byte stands for a longer piece of a
-//! config.
+//! config, and a form feed begins the next included file.
 //!
 //! Any text is either validated or has faults. A fault is one printable line with a place inside
-//! the file, apart from the few that are about the file as a whole. A valid config has the
+//! its file, apart from the few that are about the file as a whole. A valid config has the
 //! properties that the gateway relies on, and is the same when it is read again.
 
 #![no_main]
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::internal::config::{Config, LinkSettings};
+use replgate::internal::config::{Config, LinkSettings, Source};
 
 /// Faults that have no place: of a file that lacks something, and of one that is nested too deep.
 const OF_THE_WHOLE: [&str; 3] = ["[tls] is missing: ", "nothing to do: ", "recursion limit"];
@@ -50,10 +49,16 @@ site = "dc1"
 peers = ["gw.dc1.example:7379"]
 "#;
 
+/// What the replicas of a site have in common.
+const FAR_SITE: &str = r#"[[far_site]]
+name = "dc1"
+peers = ["gw.dc1.example:7379"]
+"#;
+
 /// The pieces that bytes from 0x80 on stand for. After the configs come letters that take more than
 /// one byte or must not be shown. Then come lines: values at and beyond their limits, and keys that
 /// belong together and that do not.
-const PIECES: [&str; 78] = [
+const PIECES: [&str; 87] = [
     MASTER,
     REPLICA,
     "é",
@@ -132,6 +137,15 @@ const PIECES: [&str; 78] = [
     "new_links_per_minute = 100_000\n",
     "full_syncs_per_minute = 0\n",
     "full_syncs_per_minute = 1\n",
+    "include = ['conf.d/*.toml', 'more.toml']\n",
+    "include = ['**/*', '[a/b]', '']\n",
+    FAR_SITE,
+    "[[far_site]]\n",
+    "[far_site.link]\n",
+    "[[site]]\n",
+    "name = 'dc1'\n",
+    "name = 'DC1'\n",
+    "listen = '127.0.0.1:6391'\n",
 ];
 
 /// Longest text in bytes: longer ones are slow and find nothing new.
@@ -145,18 +159,26 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     if source.len() > MOST {
         return Corpus::Reject;
     }
-    let path = Path::new("site/gateway.toml");
-    let found = Config::parse(path, source);
+    let sources = files(source);
+    let found = Config::parse(&sources);
     match &found {
         Ok(config) => {
             is_consistent(config);
-            let again = Config::parse(path, &format!("{source}\n# and a comment\n"));
+            assert!(config.warnings.iter().all(|warning| has_a_place(warning, &sources)));
+            let again = Config::parse(&files(&format!("{source}\n# and a comment\n")));
             assert_eq!(again.ok().as_ref(), Some(config), "read again");
         }
         Err(faults) => {
             let text = faults.to_string();
             assert_eq!(text.lines().count(), faults.count(), "a fault is one line: {text:?}");
-            text.lines().for_each(|line| is_printable_with_a_place(line, source));
+            for line in text.lines() {
+                let whole = OF_THE_WHOLE.iter().any(|known| {
+                    let sentence = line.split_once(".toml: ").map(|(_, sentence)| sentence);
+                    sentence.is_some_and(|sentence| sentence.starts_with(known))
+                });
+                assert!(whole || has_a_place(line, &sources), "no place: {line:?}");
+                is_printable(line);
+            }
             if faults.count() > FEW {
                 return Corpus::Reject;
             }
@@ -177,21 +199,32 @@ fn written_out(bytes: &[u8]) -> String {
     out
 }
 
-/// Asserts that a line is printable and has a place.
-fn is_printable_with_a_place(line: &str, source: &str) {
+/// The files that a text consists of: the first one includes the others.
+fn files(text: &str) -> Vec<Source> {
+    let path = |number| match number {
+        0 => "site/gateway.toml".to_owned(),
+        number => format!("site/conf.d/{number}.toml"),
+    };
+    text.split('\u{c}').enumerate().map(|(number, text)| Source::new(path(number), text)).collect()
+}
+
+/// Asserts that a line is printable.
+fn is_printable(line: &str) {
     let strange = |letter: char| letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter));
     assert!(!line.contains(strange), "not printable: {line:?}");
-    let rest = line.strip_prefix("site/gateway.toml:").expect("the file's name comes first");
-    if let Some(sentence) = rest.strip_prefix(' ') {
-        assert!(OF_THE_WHOLE.iter().any(|known| sentence.starts_with(known)), "no place: {line:?}");
-        return;
-    }
-    let mut parts = rest.splitn(3, ':');
-    let mut number = || parts.next().and_then(|part| part.parse::<usize>().ok());
-    let (Some(row), Some(column)) = (number(), number()) else { panic!("no place: {line:?}") };
-    assert!(parts.next().is_some_and(|sentence| sentence.trim().len() > 3), "no sentence: {line:?}");
-    let written = source.split('\n').nth(row - 1).expect("the line is there");
-    assert!((1..=written.chars().count() + 1).contains(&column), "no such column: {line:?}");
+}
+
+/// Whether a line has a sentence and a place inside one of the files.
+fn has_a_place(line: &str, sources: &[Source]) -> bool {
+    let found = sources.iter().find_map(|source| {
+        let rest = line.strip_prefix(source.path.to_str()?)?.strip_prefix(':')?;
+        Some((&source.text, rest.splitn(3, ':').collect::<Vec<_>>()))
+    });
+    let Some((written, parts)) = found else { return false };
+    let [row, column, sentence] = parts[..] else { return false };
+    let (Ok(row), Ok(column)) = (row.parse::<usize>(), column.parse::<usize>()) else { return false };
+    let line = row.checked_sub(1).and_then(|row| written.split('\n').nth(row));
+    sentence.trim().len() > 3 && line.is_some_and(|line| (1..=line.chars().count() + 1).contains(&column))
 }
 
 /// Asserts what the gateway relies on.

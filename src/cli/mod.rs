@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, file::Faults};
+use crate::config::{Config, Faults};
 
 /// Carries Redis replication between datacenters over mutual TLS.
 #[derive(Debug, Parser)]

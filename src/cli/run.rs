@@ -37,6 +37,9 @@ impl Run {
         let material = Material::load(&config.tls, &config.site)
             .map_err(|faults| Failure::Failed(anyhow::anyhow!(faults.join("\nreplgate: "))))?;
         let guard = log::start(self.log_format, self.log_level);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         for (_, fault) in file::all_writers(config.files()) {
             tracing::warn!("{fault}");
         }

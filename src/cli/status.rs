@@ -10,7 +10,7 @@ use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin::{self, Gateway, Status};
 use crate::clock;
 use crate::config::Config;
-use crate::config::file::Faults;
+use crate::config::Faults;
 
 /// Asks the gateway that runs with this config, over its Unix socket.
 #[derive(Debug, Args)]

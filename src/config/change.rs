@@ -62,13 +62,14 @@ fn compare<T: PartialEq>(
 mod tests {
     use std::path::Path;
 
+    use super::super::Source;
     use super::*;
 
     fn config(site: &str, rest: &str) -> Config {
         let text = format!(
             "site = \"{site}\"\nnode = \"gw\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[tunnel]\nlisten = \"127.0.0.1:7379\"\n{rest}"
         );
-        Config::parse(Path::new("gateway.toml"), &text).unwrap()
+        Config::parse(&[Source::new(Path::new("gateway.toml"), text)]).unwrap()
     }
 
     fn master(name: &str, allow: &str) -> String {

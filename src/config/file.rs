@@ -1,121 +1,102 @@
-//! The config file as written: tables whose values remember their place in the file.
+//! The config files as written: tables whose values remember their place in their file.
 //!
 //! Reading does not stop at the first fault. Each value is looked up by its key, and a key that was
 //! never looked up is reported as unknown.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// One fault of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Where, as a byte offset; `None` for the file as a whole.
-    at: Option<usize>,
-    /// What is wrong, and what to write instead.
-    text: String,
-}
+use super::faults::{Fault, Faults, Place, Source, name};
 
-/// All faults of a config file.
-#[derive(Debug)]
-pub struct Faults {
-    path: PathBuf,
-    source: String,
-    faults: Vec<Fault>,
-}
-
-impl Faults {
-    /// A fault of the file as a whole.
-    pub fn whole(path: &Path, text: String) -> Self {
-        Self { path: path.to_owned(), source: String::new(), faults: vec![Fault { at: None, text }] }
-    }
-
-    /// Number of faults.
-    pub fn count(&self) -> usize {
-        self.faults.len()
-    }
-}
-
-impl std::error::Error for Faults {}
-
-/// One line for each fault: `gateway.toml:14:11: what is wrong`.
-impl std::fmt::Display for Faults {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, fault) in self.faults.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}:", self.path.display())?;
-            if let Some(at) = fault.at {
-                let before = &self.source[..at.min(self.source.len())];
-                let line = before.matches('\n').count() + 1;
-                let column = before.chars().rev().take_while(|letter| *letter != '\n').count() + 1;
-                write!(f, "{line}:{column}:")?;
-            }
-            write!(f, " {}", fault.text)?;
-        }
-        Ok(())
-    }
-}
-
-/// A config file while it is read.
-#[derive(Debug)]
-pub struct File<'i> {
-    path: &'i Path,
-    source: &'i str,
-    root: Spanned<DeTable<'i>>,
+/// The files of a config while they are read: first the one that was named, then those that it
+/// includes.
+#[derive(Debug, Default)]
+pub struct Files<'i> {
+    files: Vec<File<'i>>,
     faults: RefCell<Vec<Fault>>,
 }
 
-impl<'i> File<'i> {
-    /// Parses `source`; faults of the TOML syntax are kept with the others.
-    pub fn parse(path: &'i Path, source: &'i str) -> Self {
-        let (root, errors) = DeTable::parse_recoverable(source);
-        let faults = errors
-            .iter()
-            .map(|error| Fault {
-                at: error.span().map(|span| span.start),
-                text: error.message().replace('\n', ", "),
-            })
-            .collect();
-        Self { path, source, root, faults: RefCell::new(faults) }
-    }
+/// One parsed file.
+#[derive(Debug)]
+struct File<'i> {
+    source: &'i Source,
+    root: Spanned<DeTable<'i>>,
+}
 
-    /// The outermost table.
-    pub fn root(&self) -> Table<'_, 'i> {
-        Table {
-            file: self,
-            table: self.root.get_ref(),
-            span: 0..0,
-            name: String::new(),
-            asked: RefCell::default(),
+impl<'i> Files<'i> {
+    /// Parses further files; faults of the TOML syntax are kept with the others.
+    pub fn add(&mut self, sources: &'i [Source]) {
+        for source in sources {
+            let (root, errors) = DeTable::parse_recoverable(&source.text);
+            let file = self.files.len();
+            self.faults.get_mut().extend(errors.iter().map(|error| {
+                let at = error.span().map(|span| span.start);
+                // Beside `site`, this gateway's own name, TOML takes it for the same key.
+                let is_site =
+                    at.and_then(|at| source.text.get(..at)).is_some_and(|before| before.ends_with("[["))
+                        && error.span().and_then(|span| source.text.get(span)) == Some("site");
+                let hint = if is_site { "; another site is written as [[far_site]]" } else { "" };
+                let text = error.message().replace('\n', ", ") + hint;
+                Fault { place: Place { file, at }, text }
+            }));
+            self.files.push(File { source, root });
         }
     }
 
-    /// Records a fault at a place of the file.
-    pub fn fault(&self, span: &Range<usize>, text: impl Into<String>) {
-        self.faults.borrow_mut().push(Fault { at: Some(span.start), text: text.into() });
+    /// The path of the file that includes the others.
+    pub fn path(&self) -> &'i Path {
+        &self.files[0].source.path
     }
 
-    /// Records a fault of the file as a whole.
+    /// The paths of the files that are included.
+    pub fn included(&self) -> Vec<PathBuf> {
+        self.files[1..].iter().map(|file| file.source.path.clone()).collect()
+    }
+
+    /// The outermost table of each file.
+    pub fn roots(&self) -> Vec<Table<'_, 'i>> {
+        let mut roots = Vec::new();
+        for (file, parsed) in self.files.iter().enumerate() {
+            roots.push(Table {
+                files: self,
+                table: parsed.root.get_ref(),
+                place: Place { file, at: Some(0) },
+                name: String::new(),
+                asked: RefCell::default(),
+            });
+        }
+        roots
+    }
+
+    /// Records a fault at a place.
+    pub fn fault(&self, place: Place, text: impl Into<String>) {
+        self.faults.borrow_mut().push(Fault { place, text: text.into() });
+    }
+
+    /// Records a fault of the first file as a whole.
     pub fn fault_whole(&self, text: impl Into<String>) {
-        self.faults.borrow_mut().push(Fault { at: None, text: text.into() });
+        self.fault(Place { file: 0, at: None }, text);
     }
 
-    /// All faults, in the order of the file; `None` if there are none.
+    /// Whether there is no fault so far.
+    pub fn is_sound(&self) -> bool {
+        self.faults.borrow().is_empty()
+    }
+
+    /// A place in words, for a sentence about another one: `gateway.toml:14:11`.
+    pub fn shown(&self, place: Place) -> String {
+        self.files[place.file].source.place(place.at)
+    }
+
+    /// All faults, in the order of the files; `None` if there are none.
     pub fn finish(self) -> Option<Faults> {
-        let mut faults = self.faults.into_inner();
-        faults.sort_by_key(|fault| fault.at.unwrap_or(usize::MAX));
-        faults.dedup();
-        (!faults.is_empty()).then(|| Faults {
-            path: self.path.to_owned(),
-            source: self.source.to_owned(),
-            faults,
-        })
+        let sources: Vec<_> = self.files.iter().map(|file| file.source).collect();
+        let faults = self.faults.into_inner();
+        (!faults.is_empty()).then(|| Faults::of(&sources, faults))
     }
 }
 
@@ -124,17 +105,17 @@ impl<'i> File<'i> {
 pub struct At<T> {
     /// The value.
     pub value: T,
-    /// Its place in the file.
-    pub span: Range<usize>,
+    /// Its place.
+    pub place: Place,
 }
 
 /// One table of the file.
 #[derive(Debug)]
 pub struct Table<'a, 'i> {
-    file: &'a File<'i>,
+    files: &'a Files<'i>,
     table: &'a DeTable<'i>,
     /// Where the table starts.
-    pub span: Range<usize>,
+    pub place: Place,
     name: String,
     asked: RefCell<BTreeSet<String>>,
 }
@@ -145,9 +126,14 @@ impl<'a, 'i> Table<'a, 'i> {
         self.table.get(key)
     }
 
+    /// The place of a part of this table.
+    fn at<T>(&self, part: &Spanned<T>) -> Place {
+        Place { file: self.place.file, at: Some(part.span().start) }
+    }
+
     /// Records a fault at the table itself.
     pub fn fault(&self, text: impl Into<String>) {
-        self.file.fault(&self.span, text);
+        self.files.fault(self.place, text);
     }
 
     /// The value of `key` as a string, read by `read`.
@@ -158,9 +144,9 @@ impl<'a, 'i> Table<'a, 'i> {
             return None;
         };
         match read(text) {
-            Ok(read) => Some(At { value: read, span: value.span() }),
+            Ok(read) => Some(At { value: read, place: self.at(value) }),
             Err(text) => {
-                self.file.fault(&value.span(), format!("{}{key}: {text}", self.prefix()));
+                self.files.fault(self.at(value), format!("{}{key}: {text}", self.prefix()));
                 None
             }
         }
@@ -187,6 +173,12 @@ impl<'a, 'i> Table<'a, 'i> {
     /// The value of `key` as a list of strings, each read by `read`; `None` unless all of them are
     /// valid.
     pub fn list<T>(&self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<At<Vec<T>>> {
+        let items = self.items(key, read)?;
+        Some(At { value: items.value.into_iter().map(|item| item.value).collect(), place: items.place })
+    }
+
+    /// As [`Table::list`], with the place of each string.
+    pub fn items<T>(&self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<At<Vec<At<T>>>> {
         let value = self.get(key)?;
         let Some(array) = value.get_ref().as_array() else {
             self.expected(value, key, "a list of strings, as in [\"a\", \"b\"]");
@@ -195,12 +187,14 @@ impl<'a, 'i> Table<'a, 'i> {
         let mut out = Vec::new();
         for item in array.iter() {
             match item.get_ref().as_str().map(&read) {
-                Some(Ok(read)) => out.push(read),
-                Some(Err(text)) => self.file.fault(&item.span(), format!("{}{key}: {text}", self.prefix())),
+                Some(Ok(read)) => out.push(At { value: read, place: self.at(item) }),
+                Some(Err(text)) => {
+                    self.files.fault(self.at(item), format!("{}{key}: {text}", self.prefix()));
+                }
                 None => self.expected(item, key, "a string in quotes"),
             }
         }
-        (out.len() == array.len()).then(|| At { value: out, span: value.span() })
+        (out.len() == array.len()).then(|| At { value: out, place: self.at(value) })
     }
 
     /// The value of `key` as a whole number within bounds.
@@ -212,15 +206,15 @@ impl<'a, 'i> Table<'a, 'i> {
             .and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
         match number {
             Some(number) if (least..=most).contains(&number) => {
-                Some(At { value: number, span: value.span() })
+                Some(At { value: number, place: self.at(value) })
             }
             _ => {
                 let found = value.get_ref().as_integer().map_or_else(
                     || "another kind of value".to_owned(),
                     |number| crate::escape::shown(number.as_str().as_bytes()),
                 );
-                self.file.fault(
-                    &value.span(),
+                self.files.fault(
+                    self.at(value),
                     format!(
                         "{}{key}: expected a whole number from {least} to {most}, found {found}",
                         self.prefix()
@@ -235,7 +229,7 @@ impl<'a, 'i> Table<'a, 'i> {
     pub fn switch(&self, key: &str) -> Option<At<bool>> {
         let value = self.get(key)?;
         match value.get_ref() {
-            DeValue::Boolean(on) => Some(At { value: *on, span: value.span() }),
+            DeValue::Boolean(on) => Some(At { value: *on, place: self.at(value) }),
             _ => {
                 self.expected(value, key, "true or false");
                 None
@@ -245,7 +239,7 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// Records a fault at a value.
     pub fn fault_at<T>(&self, at: &At<T>, text: impl Into<String>) {
-        self.file.fault(&at.span, text);
+        self.files.fault(at.place, text);
     }
 
     /// A sub-table.
@@ -256,9 +250,9 @@ impl<'a, 'i> Table<'a, 'i> {
             return None;
         };
         Some(Table {
-            file: self.file,
+            files: self.files,
             table,
-            span: value.span(),
+            place: self.at(value),
             name: self.child(key),
             asked: RefCell::default(),
         })
@@ -280,9 +274,9 @@ impl<'a, 'i> Table<'a, 'i> {
                         .and_then(|name| name.get_ref().as_str())
                         .map_or_else(|| key.to_owned(), |name| format!("{key} {name:?}"));
                     tables.push(Table {
-                        file: self.file,
+                        files: self.files,
                         table,
-                        span: item.span(),
+                        place: self.at(item),
                         name,
                         asked: RefCell::default(),
                     });
@@ -297,7 +291,7 @@ impl<'a, 'i> Table<'a, 'i> {
     pub fn keys(&self) -> Vec<At<String>> {
         let read = |key: &Spanned<_>| {
             let name: &std::borrow::Cow<'_, str> = key.get_ref();
-            At { value: name.to_string(), span: key.span() }
+            At { value: name.to_string(), place: self.at(key) }
         };
         self.table.keys().map(read).collect()
     }
@@ -310,39 +304,62 @@ impl<'a, 'i> Table<'a, 'i> {
     /// Records a fault if `key` exists, since this release does not support it.
     pub fn not_yet(&self, key: &str, instead: &str) {
         if let Some(value) = self.get(key) {
-            self.file.fault(&value.span(), format!("{}{key}: not in this release; {instead}", self.prefix()));
+            self.files
+                .fault(self.at(value), format!("{}{key}: not in this release; {instead}", self.prefix()));
         }
+    }
+
+    /// Counts `key` as looked up, since it is read elsewhere.
+    pub fn known(&self, key: &str) {
+        self.asked.borrow_mut().insert(key.to_owned());
     }
 
     /// Records a fault for every key that was not looked up.
     pub fn finish(&self) {
+        self.finish_unless(|_| None);
+    }
+
+    /// As [`Table::finish`], for the outermost table of an included file: what `main` alone may
+    /// hold is told to belong there.
+    pub fn finish_included(&self, main: &Self) {
+        let asked = main.asked.borrow();
+        let path = name(self.files.path());
+        self.finish_unless(|key| match key {
+            "include" => Some(format!("an included file cannot include others; name them in the `include` of {path}")),
+            "site" if !self.is_string(key) => Some("another site is written as [[far_site]]".to_owned()),
+            _ => asked.contains(key).then(|| {
+                format!(
+                    "this belongs in {path}, since an included file holds [[master]], [[replica]] and [[far_site]] alone; move it there"
+                )
+            }),
+        });
+    }
+
+    /// Records a fault for every key that was not looked up: what `instead` says, or else that it is
+    /// unknown.
+    fn finish_unless(&self, instead: impl Fn(&str) -> Option<String>) {
         let asked = self.asked.borrow();
         for key in self.table.keys() {
             let name: &str = key.get_ref().as_ref();
-            if !asked.contains(name) {
-                let near = asked
-                    .iter()
-                    .filter(|known| distance(known, name) <= 2)
-                    .min_by_key(|known| distance(known, name));
-                let hint = match near {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("known here: {}", asked.iter().cloned().collect::<Vec<_>>().join(", ")),
-                };
-                self.file.fault(
-                    &key.span(),
-                    format!(
-                        "{}unknown key `{}`; {hint}",
-                        self.prefix(),
-                        crate::escape::shown(name.as_bytes())
-                    ),
-                );
+            if asked.contains(name) {
+                continue;
             }
+            if let Some(text) = instead(name) {
+                self.files.fault(self.at(key), format!("{}{name}: {text}", self.prefix()));
+                continue;
+            }
+            let hint = match nearest(name, asked.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known here: {}", asked.iter().cloned().collect::<Vec<_>>().join(", ")),
+            };
+            let name = crate::escape::shown(name.as_bytes());
+            self.files.fault(self.at(key), format!("{}unknown key `{name}`; {hint}", self.prefix()));
         }
     }
 
     fn expected(&self, value: &Spanned<DeValue<'i>>, key: &str, what: &str) {
         let found = value.get_ref().type_str();
-        self.file.fault(&value.span(), format!("{}{key}: expected {what}, found {found}", self.prefix()));
+        self.files.fault(self.at(value), format!("{}{key}: expected {what}, found {found}", self.prefix()));
     }
 
     /// The start of a fault in this table, as in `replica "orders": `.
@@ -353,6 +370,15 @@ impl<'a, 'i> Table<'a, 'i> {
     fn child(&self, key: &str) -> String {
         if self.name.is_empty() { format!("[{key}]") } else { format!("{} [{key}]", self.name) }
     }
+}
+
+/// The name that may be meant by `wrong`, if any is close to it.
+pub fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    names
+        .map(|name| (distance(name, wrong), name))
+        .filter(|(distance, _)| *distance <= 2)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
 }
 
 /// The edit distance between two words.

@@ -1,17 +1,24 @@
 //! The gateway's config after validation: values are parsed, defaults are filled in, and impossible
-//! combinations cannot be represented. All faults of a file are reported together, each with its
+//! combinations cannot be represented. All faults of all files are reported together, each with its
 //! place.
 
 mod change;
-pub mod file;
+mod far_site;
+mod faults;
+mod file;
+mod include;
+mod link;
 mod validate;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::file::{Faults, File};
+pub use self::faults::{Faults, Source};
+use self::file::Files;
+use self::include::Found;
 use self::validate::validate;
 use crate::redis::introduction::Capability;
 use crate::units::{Address, Network};
@@ -24,6 +31,12 @@ const LARGEST: u64 = 1 << 20;
 pub struct Config {
     /// The file it came from.
     pub path: PathBuf,
+    /// The files that it includes, in the order of their names.
+    pub included: Vec<PathBuf>,
+    /// Folders from which a new file would be included.
+    pub include_folders: Vec<PathBuf>,
+    /// What is allowed and probably not meant: one sentence each, with its place.
+    pub warnings: Vec<String>,
     /// This gateway's site.
     pub site: String,
     /// This host's name, as shown to operators.
@@ -254,16 +267,22 @@ impl Default for LinkSettings {
 }
 
 impl Config {
-    /// Reads and validates the file at `path`.
+    /// Reads and validates the file at `path` and those that it includes. If any of them has a fault
+    /// there is no config.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let source = crate::file::read_text(path, LARGEST).map_err(|error| {
+        let text = crate::file::read_text(path, LARGEST).map_err(|error| {
             let hint = match error.kind() {
                 std::io::ErrorKind::NotFound => "; name the file with -c, or copy the example gateway.toml",
                 _ => "",
             };
-            Faults::whole(path, format!("cannot be read: {error}{hint}"))
+            Faults::whole(path, &format!("cannot be read: {error}{hint}"))
         })?;
-        Self::parse(path, &source)
+        let main = [Source::new(path, text)];
+        let mut files = Files::default();
+        files.add(&main);
+        let (included, found) = include::read(&files);
+        files.add(&included);
+        Self::of(files, found)
     }
 
     /// The site that the file at `path` names, even if the file has faults: to find the gateway that still
@@ -277,14 +296,22 @@ impl Config {
         value.split_once('"').map(|(site, _)| site.to_owned())
     }
 
-    /// Validates `source`. Relative paths in it start at the folder of `path`.
-    pub fn parse(path: &Path, source: &str) -> Result<Self, Faults> {
-        let file = File::parse(path, source);
-        let config = validate(path, &file);
-        match (file.finish(), config) {
+    /// Validates texts: first the one of the file that includes the others. Relative paths start at
+    /// its folder.
+    pub fn parse(sources: &[Source]) -> Result<Self, Faults> {
+        let mut files = Files::default();
+        files.add(sources);
+        include::patterns(&files);
+        Self::of(files, Found::default())
+    }
+
+    fn of(files: Files<'_>, found: Found) -> Result<Self, Faults> {
+        let path = files.path();
+        let config = validate(&files, found);
+        match (files.finish(), config) {
             (None, Some(config)) => Ok(config),
             (Some(faults), _) => Err(faults),
-            (None, None) => Err(Faults::whole(path, "cannot be understood".to_owned())),
+            (None, None) => Err(Faults::whole(path, "cannot be understood")),
         }
     }
 
@@ -302,10 +329,12 @@ impl Config {
         masters.chain(self.replicas.iter().filter_map(|replica| replica.password_file.as_deref()))
     }
 
-    /// The config file, and every file that it names.
+    /// The config's files, the folders from which a new one would be included, and every file that
+    /// they name.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let tls = [&self.path, &self.tls.ca, &self.tls.cert, &self.tls.key].map(PathBuf::as_path);
-        tls.into_iter().chain(self.tls.crl.as_deref()).chain(self.password_files())
+        let own = std::iter::once(&self.path).chain(&self.included).chain(&self.include_folders);
+        let tls = [&self.tls.ca, &self.tls.cert, &self.tls.key].into_iter().chain(&self.tls.crl);
+        own.chain(tls).map(PathBuf::as_path).chain(self.password_files())
     }
 
     /// Masters whose `allow` names this site itself, which would have to dial itself.
@@ -315,10 +344,17 @@ impl Config {
         masters.filter(move |master| master.allow.iter().any(own))
     }
 
-    /// A digest of the config's contents, which does not depend on where the file is.
+    /// A digest of the config's contents, which does not depend on which file has them.
     pub fn digest(&self) -> String {
         let absolute = |path: &mut PathBuf| *path = std::path::absolute(&*path).unwrap_or_default();
-        let mut validated = Self { path: PathBuf::new(), ..self.clone() };
+        let mut validated = self.clone();
+        validated.path.clear();
+        for files in [&mut validated.included, &mut validated.include_folders] {
+            files.clear();
+        }
+        validated.warnings.clear();
+        validated.masters.sort_by(|one, other| one.name.cmp(&other.name));
+        validated.replicas.sort_by(|one, other| one.name.cmp(&other.name));
         let TlsFiles { ca, cert, key, crl } = &mut validated.tls;
         [ca, cert, key].into_iter().chain(crl).for_each(absolute);
         for master in validated.masters.iter_mut().map(Arc::make_mut) {
@@ -341,9 +377,10 @@ impl Config {
         self.replicas.iter().find(|replica| replica.name == name)
     }
 
-    /// The sites that this gateway dials.
+    /// The sites that this gateway dials, each once.
     pub fn far_sites(&self) -> impl Iterator<Item = &str> {
-        self.replicas.iter().map(|replica| replica.site.as_str())
+        let sites: BTreeSet<_> = self.replicas.iter().map(|replica| replica.site.as_str()).collect();
+        sites.into_iter()
     }
 }
 

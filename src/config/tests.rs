@@ -1,7 +1,14 @@
 use super::*;
 
 fn parse(source: &str) -> Result<Config, String> {
-    Config::parse(Path::new("dir/gateway.toml"), source).map_err(|faults| faults.to_string())
+    parse_all(&[("gateway.toml", source)])
+}
+
+/// Parses these files of one folder; the first one includes the others.
+fn parse_all(sources: &[(&str, &str)]) -> Result<Config, String> {
+    let source = |(name, text): &(&str, &str)| Source::new(format!("dir/{name}"), *text);
+    let sources: Vec<_> = sources.iter().map(source).collect();
+    Config::parse(&sources).map_err(|faults| faults.to_string())
 }
 
 const TLS: &str = "[tls]\nca = \"ca.crt\"\ncert = \"tls.crt\"\nkey = \"/abs/tls.key\"\n";
@@ -211,6 +218,8 @@ fn announce_takes_its_three_forms() {
 fn broken_toml_is_told_with_its_place_and_the_rest_is_still_read() {
     let faults = parse(&replica("x = = 1\nannounce = \"nowhere\"\n")).unwrap_err();
     assert!(faults.contains("gateway.toml:11:5:") && faults.contains("nowhere"), "{faults}");
+    let faults = parse(&replica("[[site]]\nname = \"dc1\"\n")).unwrap_err();
+    assert_eq!(faults, "dir/gateway.toml:11:3: duplicate key; another site is written as [[far_site]]");
 }
 
 #[test]
@@ -348,4 +357,289 @@ fn the_site_of_a_file_with_faults_is_still_found() {
         std::fs::write(&path, text).unwrap();
         assert_eq!(Config::site_of(&path).as_deref(), site, "{text}");
     }
+}
+
+const HUB: &str = "site = \"hub\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n";
+
+fn entry(name: &str, port: u16, site: &str, more: &str) -> String {
+    format!("[[replica]]\nname = \"{name}\"\nlisten = \"127.0.0.1:{port}\"\nsite = \"{site}\"\n{more}")
+}
+
+#[test]
+fn a_far_site_gives_its_replicas_their_peers_and_settings() {
+    let main = format!("{HUB}[link]\nlanes = 2\nwindow = \"2MiB\"\nhold = \"20s\"\n");
+    let far = "[[far_site]]\nname = \"dc1\"\npeers = [\"gw-a:7379\", \"[::1]:7379\"]\n[far_site.link]\nlanes = 4\nwindow = \"4MiB\"\n";
+    let replicas = entry("orders", 6390, "DC1", "[replica.link]\nlanes = 8\n")
+        + &entry("stock", 6391, "dc2", "peers = [\"other:1\"]\n");
+    let config = parse_all(&[("gateway.toml", &main), ("a.toml", &replicas), ("b.toml", far)]).unwrap();
+    let [orders, stock] = &config.replicas[..] else { panic!() };
+    let shown: Vec<String> = orders.peers.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["gw-a:7379", "[::1]:7379"]);
+    // Replica, far site, [link]: the nearest one that has the key.
+    let (link, hold) = (&orders.link, Duration::from_secs(20));
+    assert_eq!((link.lanes, link.window, link.hold), (8, 4 << 20, hold));
+    assert_eq!((stock.link.lanes, stock.link.window, stock.link.hold), (2, 2 << 20, hold));
+    assert_eq!(stock.peers.len(), 1);
+    assert_eq!((config.link.lanes, config.warnings.len()), (2, 0));
+    assert_eq!(config.included, [Path::new("dir/a.toml"), Path::new("dir/b.toml")]);
+}
+
+#[test]
+fn a_far_site_that_contradicts_is_refused_with_both_places_and_one_without_use_is_told() {
+    let main = format!("{HUB}{}", entry("orders", 6390, "dc1", "peers = [\"gw:1\"]\n"));
+    let far = "# one\n[[far_site]]\nname = \"dc1\"\npeers = [\"gw:1\"]\n";
+    let faults = parse_all(&[("gateway.toml", &main), ("a.toml", far)]).unwrap_err();
+    assert_eq!(
+        faults,
+        "dir/gateway.toml:10:9: replica \"orders\": peers are given here and in the [[far_site]] of this site, at dir/a.toml:2:1; leave them out here"
+    );
+    let config = parse_all(&[("gateway.toml", &main), ("a.toml", &far.replace("dc1", "dc9"))]).unwrap();
+    assert_eq!(
+        config.warnings,
+        ["dir/a.toml:2:1: far_site \"dc9\": no [[replica]] is of this site, so it has no effect"]
+    );
+    let replica = format!("{HUB}{}", entry("orders", 6390, "dc1", ""));
+    for (far, fault) in [
+        (
+            "",
+            "`peers` is missing; write peers = [\"gw.dc1.example:7379\"], ways to that site, or name them once",
+        ),
+        (
+            "[[far_site]]\nname = \"dc11\"\npeers = [\"gw:1\"]\n",
+            "there is no [[far_site]] \"dc1\" that has them; did you mean \"dc11\"?",
+        ),
+        ("[[far_site]]\nname = \"dc1\"\n", "a.toml:1:1: far_site \"dc1\": `peers` is missing"),
+        ("[[far_site]]\nname = \"dc1\"\npeers = []\n", "far_site \"dc1\": `peers` is empty"),
+        (
+            "[[far_site]]\nname = \"dc1\"\npeers = [\"gw\"]\n",
+            "far_site \"dc1\": peers: \"gw\" is not an address",
+        ),
+        ("[[far_site]]\nname = \"*.dc1\"\npeers = [\"gw:1\"]\n", "wildcards"),
+        ("[[far_site]]\nname = \"dc1\"\npeers = [\"gw:1\"]\nlisten = 1\n", "unknown key `listen`"),
+        (
+            "[[far_site]]\nname = \"dc1\"\npeers = [\"gw:1\"]\nlink = { lanes = 17 }\n",
+            "far_site \"dc1\" [link]: lanes: expected",
+        ),
+        (
+            "[[far_site]]\nname = \"dc1\"\npeers = [\"gw:1\"]\n[[far_site]]\nname = \"DC1\"\npeers = [\"gw:2\"]\n",
+            "a.toml:5:8: far_site \"DC1\" is there twice, first at dir/a.toml:1:1",
+        ),
+        (
+            "[[far_site]]\nname = \"dc1\"\npeers = [\"gw:1\"]\n[[far_site]]\nname = \"hub\"\npeers = [\"gw:2\"]\n",
+            "\"hub\" is this gateway itself",
+        ),
+    ] {
+        let faults = parse_all(&[("gateway.toml", &replica), ("a.toml", far)]).unwrap_err();
+        assert!(faults.contains(fault) && faults.lines().count() == 1, "{far}{faults}");
+    }
+}
+
+#[test]
+fn an_included_file_holds_masters_replicas_and_far_sites_alone() {
+    let main = format!("{HUB}[tunnel]\nlisten = \"0.0.0.0:7379\"\n{}", master_entry("orders", "first.pw"));
+    let path = |config: &Config, at: usize| match &config.masters[at].commands {
+        Commands::Replication { auth: Some(auth), .. } => auth.password_file.clone(),
+        other => panic!("{other:?}"),
+    };
+    // A relative path means the same in every file.
+    let stock = master_entry("stock", "second.pw");
+    let config = parse_all(&[("gateway.toml", &main), ("conf.d/a.toml", &stock)]).unwrap();
+    assert_eq!(path(&config, 1), Path::new("dir/second.pw"));
+    assert_eq!(config.password_files().count(), 2);
+    for (text, fault) in [
+        (
+            "limits.memory = \"1GiB\"\n",
+            "a.toml:1:1: limits: this belongs in dir/gateway.toml, since an included file holds [[master]], [[replica]] and [[far_site]] alone; move it there",
+        ),
+        ("\nsite = \"hub\"\n", "a.toml:2:1: site: this belongs in dir/gateway.toml"),
+        ("[link]\nlanes = 99\n", "a.toml:1:2: link: this belongs in dir/gateway.toml"),
+        ("[admin]\n", "a.toml:1:2: admin: this belongs in dir/gateway.toml"),
+        (
+            "include = [\"b.toml\"]\n",
+            "a.toml:1:1: include: an included file cannot include others; name them in the `include` of dir/gateway.toml",
+        ),
+        ("[[site]]\nname = \"dc1\"\n", "a.toml:1:3: site: another site is written as [[far_site]]"),
+        ("[[mster]]\n", "a.toml:1:3: unknown key `mster`; did you mean `master`?"),
+        ("x = 1\n", "a.toml:1:1: unknown key `x`; known here: far_site, master, replica"),
+        ("[master]\n", "a.toml:1:1: master: expected a list of tables: write [[master]]"),
+    ] {
+        let faults = parse_all(&[("gateway.toml", &main), ("conf.d/a.toml", text)]).unwrap_err();
+        let (_, rest) = faults.split_once("dir/conf.d/").expect("the file is named");
+        assert!(rest.starts_with(fault) && faults.lines().count() == 1, "{text}{faults}");
+    }
+}
+
+fn master_entry(name: &str, password_file: &str) -> String {
+    format!(
+        "[[master]]\nname = \"{name}\"\nredis = \"127.0.0.1:6379\"\nallow = [\"dc2\"]\nauth = {{ password_file = \"{password_file}\" }}\n"
+    )
+}
+
+#[test]
+fn the_faults_of_all_files_are_told_together_and_a_conflict_names_both_places() {
+    let main = format!("{HUB}nodes = 1\n{}", entry("orders", 6390, "dc1", "peers = [\"gw:1\"]\n"));
+    let one = master_entry("orders", "a.pw") + &entry("orders", 6390, "dc1", "peers = [\"gw:1\"]\n");
+    let two = master_entry("orders", "a.pw") + "x = 1\n";
+    let faults = parse_all(&[("gateway.toml", &main), ("1.toml", &one), ("2.toml", &two)]).unwrap_err();
+    let lines: Vec<&str> = faults.lines().collect();
+    let expected = [
+        "dir/gateway.toml:6:1: [tls]: unknown key `nodes`; ",
+        "dir/1.toml:1:1: a [[master]] needs [tunnel] in dir/gateway.toml with `listen`, ",
+        "dir/1.toml:7:8: replica \"orders\" is there twice, first at dir/gateway.toml:8:8; give",
+        "dir/1.toml:8:10: listen: 127.0.0.1:6390 is used twice, first at dir/gateway.toml:9:10; each",
+        "dir/2.toml:2:8: master \"orders\" is there twice, first at dir/1.toml:2:8; give each master",
+        "dir/2.toml:6:1: master \"orders\": unknown key `x`; ",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{faults}");
+    for (line, start) in lines.iter().zip(expected) {
+        assert!(line.starts_with(start), "{start}\n{faults}");
+    }
+}
+
+/// Writes these files into a folder and loads its gateway.toml.
+fn load(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Config, String>) {
+    let folder = tempfile::Builder::new().prefix("in[clu]de").tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let loaded = load_again(&folder);
+    (folder, loaded)
+}
+
+/// As errors show it: without the name of the folder.
+fn load_again(folder: &tempfile::TempDir) -> Result<Config, String> {
+    let start = format!("{}/", folder.path().display());
+    Config::load(&folder.path().join("gateway.toml")).map_err(|faults| faults.to_string().replace(&start, ""))
+}
+
+#[test]
+fn patterns_find_files_by_name_once_and_no_hidden_ones() {
+    let main = format!("include = [\"conf.d/*.toml\", \"sites/*/b?.toml\", \"conf.d/a.toml\"]\n{HUB}");
+    let one = |name, port| entry(name, port, "dc1", "peers = [\"gw:1\"]\n");
+    let (folder, config) = load(&[
+        ("gateway.toml", &main),
+        ("conf.d/b.toml", &one("second", 2)),
+        ("conf.d/a.toml", &one("first", 1)),
+        ("conf.d/.a.toml", "hidden = 1"),
+        ("conf.d/a.toml~", "backup = 1"),
+        ("conf.d/deeper/c.toml", "deeper = 1"),
+        ("sites/x/b1.toml", &one("third", 3)),
+        ("sites/b1.toml", "shallow = 1"),
+    ]);
+    let config = config.unwrap();
+    let names: Vec<_> = config.replicas.iter().map(|replica| replica.name.as_str()).collect();
+    assert_eq!(names, ["first", "second", "third"]);
+    let files: Vec<_> = config.files().map(|path| path.strip_prefix(folder.path()).unwrap()).collect();
+    let expected = [
+        "gateway.toml",
+        "conf.d/a.toml",
+        "conf.d/b.toml",
+        "sites/x/b1.toml",
+        "conf.d",
+        "sites",
+        "a",
+        "b",
+        "c",
+    ];
+    assert_eq!(files, expected.map(Path::new));
+    // Where an entry stands does not matter, nor in which order.
+    let digest = config.digest();
+    let text = std::fs::read_to_string(folder.path().join("conf.d/a.toml")).unwrap();
+    std::fs::write(folder.path().join("conf.d/z.toml"), &text).unwrap();
+    let fault = load_again(&folder).unwrap_err();
+    assert!(
+        fault.starts_with("conf.d/z.toml:2:8: replica \"first\" is there twice, first at conf.d/a.toml:2:8"),
+        "{fault}"
+    );
+    std::fs::write(folder.path().join("conf.d/a.toml"), "").unwrap();
+    let moved = load_again(&folder).unwrap();
+    assert_eq!((moved.replicas[1].name.as_str(), moved.digest()), ("first", digest));
+}
+
+#[test]
+fn a_pattern_without_a_match_is_a_warning_and_a_file_that_is_not_there_a_fault() {
+    let own = entry("orders", 1, "dc1", "peers = [\"gw:1\"]\n");
+    let main = |include: &str| format!("include = [{include}]\n{HUB}{own}");
+    let (_folder, config) = load(&[("gateway.toml", &main("'conf.d/*.toml'"))]);
+    let warnings = config.unwrap().warnings;
+    assert!(
+        warnings.len() == 1
+            && warnings[0].ends_with("gateway.toml:1:12: include: \"conf.d/*.toml\" matches no file"),
+        "{warnings:?}"
+    );
+    let many = "'*x'".to_owned() + &", '*x'".repeat(64);
+    for (include, fault) in [
+        (
+            "'a.toml'",
+            "gateway.toml:1:12: include: a.toml cannot be read: No such file or directory (os error 2); create it, or leave it out",
+        ),
+        (
+            "'a', 'conf.d'",
+            "gateway.toml:1:17: include: conf.d cannot be read: it is a folder; only a regular file is read; write \"FOLDER/*.toml\" for the files in it",
+        ),
+        (
+            "'*.toml'",
+            "gateway.toml:1:12: include: \"*.toml\" matches gateway.toml itself; give the other files a folder of their own",
+        ),
+        ("'./gateway.toml'", "gateway.toml:1:12: include: \"./gateway.toml\" matches gateway.toml itself; "),
+        ("'**/*.toml'", "gateway.toml:1:12: include: \"**/*.toml\": `**` would search every folder below"),
+        ("'[a/b]'", "gateway.toml:1:12: include: \"[a/b]\" is not a pattern: "),
+        ("''", "gateway.toml:1:12: include: an empty path"),
+        ("1", "gateway.toml:1:12: include: expected a string in quotes, found integer"),
+        (
+            "'large?'",
+            "gateway.toml:1:12: include: large1 cannot be read: it is larger than 1048576 bytes, the most that is read; ",
+        ),
+        ("'latin?'", "gateway.toml:1:12: include: latin1 cannot be read: line 1 is not UTF-8 text; "),
+        (&many, "gateway.toml:1:11: include: there are more than 64 patterns"),
+    ] {
+        let (folder, _) = load(&[
+            ("gateway.toml", &main(include)),
+            ("a", ""),
+            ("conf.d/x", ""),
+            ("large1", &"#".repeat(1 << 21)),
+        ]);
+        std::fs::write(folder.path().join("latin1"), b"# \xe9").unwrap();
+        let faults = load_again(&folder).unwrap_err();
+        assert!(faults.starts_with(fault) && faults.lines().count() == 1, "{include}: {faults}");
+    }
+    let nothing = format!("include = ['conf.d/*.tml']\n{HUB}");
+    let (_folder, faults) = load(&[("gateway.toml", &nothing), ("conf.d/a.toml", &own)]);
+    assert!(
+        faults.unwrap_err().ends_with("where the replicas are; include: \"conf.d/*.tml\" matches no file")
+    );
+}
+
+#[test]
+fn the_files_are_bounded_in_number_and_size() {
+    let main = format!("include = ['d/*']\n{HUB}");
+    let own = entry("orders", 1, "dc1", "peers = [\"gw:1\"]\n");
+    let (folder, config) = load(&[("gateway.toml", &main), ("d/a", &own)]);
+    config.unwrap();
+    for number in 0..16 {
+        std::fs::write(folder.path().join(format!("d/b{number}")), "#".repeat(1 << 20)).unwrap();
+    }
+    let faults = load_again(&folder).unwrap_err();
+    assert!(
+        faults.starts_with("gateway.toml:1:12: include: the files are larger than 16777216 bytes in all"),
+        "{faults}"
+    );
+    for number in 0..1001 {
+        std::fs::write(folder.path().join(format!("d/b{number}")), "").unwrap();
+    }
+    let faults = load_again(&folder).unwrap_err();
+    assert!(faults.starts_with("gateway.toml:1:12: include: there are more than 1000 files"), "{faults}");
+}
+
+#[test]
+fn what_a_file_that_cannot_be_read_may_hold_is_not_told_to_be_missing() {
+    let main = format!("include = ['gone.toml']\n{HUB}");
+    let (_folder, faults) = load(&[("gateway.toml", &main)]);
+    let faults = faults.unwrap_err();
+    assert!(faults.contains("gone.toml cannot be read") && faults.lines().count() == 1, "{faults}");
+    let broken = format!("{HUB}{}", entry("orders", 6390, "dc1", ""));
+    let faults = parse_all(&[("gateway.toml", &broken), ("a.toml", "[[far_site]\n")]).unwrap_err();
+    assert!(faults.contains("dir/a.toml:1:12: unclosed") && !faults.contains("orders"), "{faults}");
 }

@@ -1,28 +1,29 @@
-//! Validates the file as written: makes a [`Config`] of it and records every fault.
+//! Validates the files as written: makes a [`Config`] of it and records every fault.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::file::{At, File, Table};
-use super::{
-    Accepted, Announced, Auth, Commands, Compression, Config, Congestion, Limits, LinkSettings, Master,
-    Replica, TlsFiles,
-};
+use super::far_site::FarSites;
+use super::faults::{Place, name};
+use super::file::{At, Files, Table};
+use super::include::Found;
+use super::link;
+use super::{Accepted, Announced, Auth, Commands, Config, Limits, LinkSettings, Master, Replica, TlsFiles};
 use crate::escape::shown;
 use crate::memory;
 use crate::redis::introduction::Capability;
 use crate::redis::listing;
 use crate::units::{self, Address, Network};
 
-/// Longest `hold` that is accepted.
-const LONGEST_HOLD: Duration = Duration::from_secs(3600);
-
 /// The config, if all of it is valid.
-pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
-    let root = file.root();
+pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
+    let roots = files.roots();
+    let (root, included) = roots.split_first()?;
+    // What a file that cannot be read lacks, or another one has, is not known.
+    let complete = files.is_sound();
+    let path = files.path();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let site =
         root.required("site", "\"dc1\", this gateway's name as its certificate carries it", units::site);
@@ -31,7 +32,7 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
         Some(table) => paths(&table, &folder),
         None if root.has("tls") => None,
         None => {
-            file.fault_whole(
+            files.fault_whole(
                 "[tls] is missing: it names `ca`, `cert` and `key`; replgate certs init prints the lines",
             );
             None
@@ -42,59 +43,70 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
         table.finish();
         listen
     });
-    let link = root.table("link").map_or_else(
-        || Some(LinkSettings::default()),
-        |table| settings(&table, &LinkSettings::default(), file),
-    );
+    let link = link::read(root, &LinkSettings::default(), files);
     let limits = root.table("limits").map_or_else(|| Some(limits(None)), |table| Some(limits(Some(&table))));
     root.not_yet("admin", "`replgate status` works without it; leave [admin] out");
-    let own = site.as_ref().map(|site| site.value.clone());
+    root.known("include");
+    let tables = |key: &str| roots.iter().flat_map(|root| root.tables(key)).collect::<Vec<_>>();
+    let own = site.as_ref().map(|site| site.value.as_str());
     let masters: Vec<_> =
-        root.tables("master").iter().map(|table| (table.span.clone(), master(table, &folder))).collect();
+        tables("master").iter().map(|table| (table.place, master(table, &folder))).collect();
     let defaults = link.clone().unwrap_or_default();
-    let replicas: Vec<_> = root
-        .tables("replica")
-        .iter()
-        .map(|table| (table.span.clone(), replica(table, own.as_deref(), &defaults, &folder, file)))
-        .collect();
+    let far_sites = FarSites::read(&tables("far_site"), own, &defaults, files);
+    let around = Around { own, defaults: &defaults, folder: &folder, far_sites: &far_sites, complete, files };
+    let replicas: Vec<_> = tables("replica").iter().map(|table| replica(table, &around)).collect();
     root.finish();
+    for table in included {
+        table.finish_included(root);
+    }
 
-    unique(file, "master", masters.iter().filter_map(|(_, (name, _))| name.as_ref()));
-    unique(file, "replica", replicas.iter().filter_map(|(_, (name, _, _))| name.as_ref()));
-    let mut listeners: Vec<(&SocketAddr, &std::ops::Range<usize>)> =
-        listen.iter().map(|at| (&at.value, &at.span)).collect();
-    for listen in replicas.iter().filter_map(|(_, (_, listen, _))| listen.as_ref()) {
-        if listeners.iter().any(|(other, _)| **other == listen.value) {
-            file.fault(
-                &listen.span,
-                format!("listen: {} is used twice; each listener needs an address of its own", listen.value),
+    unique(files, "master", masters.iter().filter_map(|(_, (name, _))| name.as_ref()));
+    unique(files, "replica", replicas.iter().filter_map(|(name, _, _)| name.as_ref()));
+    let mut listeners: HashMap<SocketAddr, Place> = HashMap::new();
+    for At { value, place } in
+        listen.iter().chain(replicas.iter().filter_map(|(_, listen, _)| listen.as_ref()))
+    {
+        if let Some(first) = listeners.get(value) {
+            files.fault(
+                *place,
+                format!(
+                    "listen: {value} is used twice, first at {}; each listener needs an address of its own",
+                    files.shown(*first)
+                ),
             );
         }
-        listeners.push((&listen.value, &listen.span));
+        listeners.entry(*value).or_insert(*place);
     }
-    if let (Some((span, _)), None) = (masters.first(), &listen)
+    if let (Some((place, _)), None) = (masters.first(), &listen)
         && !root.has("tunnel")
     {
-        file.fault(span, "a [[master]] needs [tunnel] with `listen`, where other sites connect; write listen = \"0.0.0.0:7379\"");
+        files.fault(*place, format!("a [[master]] needs [tunnel] in {} with `listen`, where other sites connect; write listen = \"0.0.0.0:7379\"", name(path)));
     }
-    if !root.has("master") && !root.has("replica") {
-        file.fault_whole(
-            "nothing to do: add a [[master]] where the master is, or a [[replica]] where the replicas are",
-        );
+    if complete && !roots.iter().any(|root| root.has("master") || root.has("replica")) {
+        let unmatched =
+            found.unmatched.iter().map(|At { value, .. }| format!("; include: {value:?} matches no file"));
+        files.fault_whole(format!(
+            "nothing to do: add a [[master]] where the master is, or a [[replica]] where the replicas are{}",
+            unmatched.collect::<String>()
+        ));
     }
+    let unmatched = found
+        .unmatched
+        .iter()
+        .map(|At { value, place }| format!("{}: include: {value:?} matches no file", files.shown(*place)));
     Some(Config {
         path: path.to_owned(),
-        site: site?.value,
+        included: files.included(),
+        warnings: unmatched.chain(far_sites.unused(files)).collect(),
+        include_folders: found.folders,
         node: node.map_or_else(host_name, |node| node.value),
         tls: tls?,
         listen: listen.map(|listen| listen.value),
         masters: masters.into_iter().map(|(_, (_, master))| master.map(Arc::new)).collect::<Option<_>>()?,
-        replicas: replicas
-            .into_iter()
-            .map(|(_, (_, _, replica))| replica.map(Arc::new))
-            .collect::<Option<_>>()?,
+        replicas: replicas.into_iter().map(|(_, _, replica)| replica.map(Arc::new)).collect::<Option<_>>()?,
         link: link?,
         limits: limits?,
+        site: site?.value,
     })
 }
 
@@ -265,44 +277,71 @@ fn capability(text: &str) -> Result<Capability, String> {
     })
 }
 
+/// What a `[[replica]]` is read with.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    /// This gateway's site.
+    own: Option<&'a str>,
+    /// The settings in `[link]`.
+    defaults: &'a LinkSettings,
+    /// Where relative paths start.
+    folder: &'a Path,
+    far_sites: &'a FarSites,
+    /// Whether every file was read to its end.
+    complete: bool,
+    files: &'a Files<'a>,
+}
+
 /// The name, the listener's address, and the replica if all of it is valid.
 fn replica(
     table: &Table<'_, '_>,
-    own: Option<&str>,
-    defaults: &LinkSettings,
-    folder: &Path,
-    file: &File<'_>,
+    around: &Around<'_>,
 ) -> (Option<At<String>>, Option<At<SocketAddr>>, Option<Replica>) {
+    let Around { own, folder, files, .. } = *around;
     let name = table.required("name", "\"orders\"", units::name);
     let master = table.parsed("master", units::name);
     let listen = table.required("listen", "\"127.0.0.1:6390\", where the replicas connect", units::listener);
     let clients = table.list("clients", units::network);
     let site = table.required("site", "\"dc1\", the site that must answer", units::site);
+    let far_site = site.as_ref().and_then(|site| around.far_sites.of(&site.value));
     let peers = table.list("peers", units::address);
-    match &peers {
-        None if table.has("peers") => {}
-        None => table.fault(format!(
-            "{}`peers` is missing; write peers = [\"gw.dc1.example:7379\"], ways to that site",
-            table.prefix()
-        )),
-        Some(peers) if peers.value.is_empty() => {
-            table.fault(format!("{}`peers` is empty: there is no way to the far site", table.prefix()))
+    let peers = match (far_site, peers) {
+        (Some(far_site), Some(peers)) => {
+            let there = files.shown(far_site.place);
+            table.fault_at(
+                &peers,
+                format!("{}peers are given here and in the [[far_site]] of this site, at {there}; leave them out here", table.prefix()),
+            );
+            None
         }
-        Some(_) => {}
-    }
+        (Some(far_site), None) if !table.has("peers") => far_site.peers.clone(),
+        (None, None) if !table.has("peers") => {
+            let fault = around.far_sites.without_peers(site.as_ref()).filter(|_| around.complete);
+            if let Some(fault) = fault {
+                table.fault(format!("{}{fault}", table.prefix()));
+            }
+            None
+        }
+        (_, peers) => peers.map(|peers| {
+            if peers.value.is_empty() {
+                table.fault(format!("{}`peers` is empty: there is no way to the far site", table.prefix()));
+            }
+            peers.value
+        }),
+    };
     if let (Some(listen), false) = (&listen, table.has("clients"))
         && !listen.value.ip().is_loopback()
     {
-        file.fault(
-            &listen.span,
+        files.fault(
+            listen.place,
             format!("{}listen {} is reachable from other hosts, and who connects gets the data; say who may: clients = [\"10.1.2.3/32\"]", table.prefix(), listen.value),
         );
     }
     if let (Some(site), Some(own)) = (&site, own)
         && site.value.eq_ignore_ascii_case(own)
     {
-        file.fault(
-            &site.span,
+        files.fault(
+            site.place,
             format!(
                 "{}site: {own:?} is this gateway itself; name the far site, where the master is",
                 table.prefix()
@@ -315,8 +354,8 @@ fn replica(
     // A value that cannot be read is a fault; it must not count as left out.
     let good = (password_file.is_some() || !table.has("password_file"))
         && (drop_capabilities.is_some() || !table.has("drop_capabilities"));
-    let link =
-        table.table("link").map_or_else(|| Some(defaults.clone()), |table| settings(&table, defaults, file));
+    let defaults = far_site.and_then(|far_site| far_site.link.as_ref()).unwrap_or(around.defaults);
+    let link = link::read(table, defaults, files);
     table.finish();
     if clients.as_ref().is_some_and(|clients| clients.value.is_empty()) {
         table.fault(format!("{}`clients` is empty: nobody could connect", table.prefix()));
@@ -329,7 +368,7 @@ fn replica(
             listen: listen.as_ref()?.value,
             clients: clients.map_or_else(Network::loopback, |clients| clients.value),
             site: site?.value,
-            peers: peers?.value,
+            peers: peers?,
             announce: announce?,
             password_file: password_file.map(|path| path.value),
             drop_capabilities: drop_capabilities.map_or_else(Vec::new, |list| list.value),
@@ -356,108 +395,6 @@ fn announced(table: &Table<'_, '_>, own: Option<&str>) -> Option<Announced> {
     Some(Announced::As { host: host?.value, port: port.and_then(|port| u16::try_from(port.value).ok()) })
 }
 
-fn settings(table: &Table<'_, '_>, defaults: &LinkSettings, file: &File<'_>) -> Option<LinkSettings> {
-    let bounded = |least: Duration, most: Duration| {
-        move |text: &str| {
-            let time = units::duration(text)?;
-            if (least..=most).contains(&time) {
-                Ok(time)
-            } else {
-                Err(format!("must be from {least:?} to {most:?}"))
-            }
-        }
-    };
-    let heartbeat = table.parsed("heartbeat", bounded(Duration::from_millis(50), Duration::from_secs(60)));
-    let dead_after =
-        table.parsed("dead_after", bounded(Duration::from_millis(200), Duration::from_secs(300)));
-    let window = table.parsed("window", |text| {
-        let size = units::size(text)?;
-        if (1 << 20..=4 << 30).contains(&size) {
-            Ok(size)
-        } else {
-            Err("must be from 1MiB to 4GiB".to_owned())
-        }
-    });
-    let congestion = table.parsed("congestion", |text| match text {
-        "auto" => Ok(Congestion::Auto),
-        other => units::name(other).map(Congestion::Named),
-    });
-    let hold = table.parsed("hold", |text| {
-        let time = units::duration(text)?;
-        if time <= LONGEST_HOLD {
-            Ok(time)
-        } else {
-            Err("must be at most 1h, or \"0s\" to end a link with its last lane".to_owned())
-        }
-    });
-    let lanes = table.number("lanes", 1, 16).and_then(|lanes| u8::try_from(lanes.value).ok());
-    let compression = table.parsed("compression", compression);
-    table.finish();
-    let settings = LinkSettings {
-        heartbeat: heartbeat.map_or(defaults.heartbeat, |time| time.value),
-        dead_after: dead_after.as_ref().map_or(defaults.dead_after, |time| time.value),
-        hold: hold.as_ref().map_or(defaults.hold, |time| time.value),
-        lanes: lanes.unwrap_or(defaults.lanes),
-        window: window.map_or(defaults.window, |size| size.value),
-        compression: compression.map_or(defaults.compression, |compression| compression.value),
-        congestion: congestion.map_or_else(|| defaults.congestion.clone(), |name| name.value),
-    };
-    let dead_after_span = || dead_after.as_ref().map_or(&table.span, |time| &time.span);
-    let mut good = true;
-    if settings.dead_after < settings.heartbeat * 2 {
-        file.fault(
-            dead_after_span(),
-            format!(
-                "{}dead_after ({:?}) must be at least twice heartbeat ({:?})",
-                table.prefix(),
-                settings.dead_after,
-                settings.heartbeat
-            ),
-        );
-        good = false;
-    }
-    // A value that cannot be read has its own fault already.
-    let sound = |key, read: bool| read || !table.has(key);
-    if !settings.hold.is_zero()
-        && settings.hold <= settings.dead_after
-        && sound("hold", hold.is_some())
-        && sound("dead_after", dead_after.is_some())
-    {
-        let (span, what) = match &hold {
-            Some(hold) => (&hold.span, "hold".to_owned()),
-            None => (dead_after_span(), format!("hold ({:?})", settings.hold)),
-        };
-        file.fault(
-            span,
-            format!(
-                "{}{what} must be longer than dead_after ({:?}), or \"0s\" to end a link with its last lane",
-                table.prefix(),
-                settings.dead_after
-            ),
-        );
-        good = false;
-    }
-    good.then_some(settings)
-}
-
-/// Reads `off`, `zstd`, `zstd:3`.
-fn compression(text: &str) -> Result<Compression, String> {
-    let level = match text.split_once(':') {
-        None if text == "off" => return Ok(Compression::Off),
-        None if text == "zstd" => "1",
-        Some(("zstd", level)) => level,
-        _ => {
-            return Err(format!(
-                "{text:?} is unknown; write \"off\" (the default), \"zstd\", or \"zstd:3\" for another level than 1"
-            ));
-        }
-    };
-    match level.parse() {
-        Ok(level @ 1..=19) => Ok(Compression::Zstd { level }),
-        _ => Err(format!("{text:?}: a level is a whole number from 1 to 19; write \"zstd:3\"")),
-    }
-}
-
 fn limits(table: Option<&Table<'_, '_>>) -> Limits {
     let available = memory::available();
     let share = units::memory("25%", available).expect("this is a share");
@@ -482,15 +419,19 @@ fn limits(table: Option<&Table<'_, '_>>) -> Limits {
     limits
 }
 
-fn unique<'n>(file: &File<'_>, kind: &str, names: impl Iterator<Item = &'n At<String>>) {
-    let mut seen = HashSet::new();
-    for name in names {
-        if !seen.insert(&name.value) {
-            file.fault(
-                &name.span,
-                format!("{kind} {:?} is there twice; give each {kind} a name of its own", name.value),
+fn unique<'n>(files: &Files<'_>, kind: &str, names: impl Iterator<Item = &'n At<String>>) {
+    let mut seen: HashMap<&str, Place> = HashMap::new();
+    for At { value, place } in names {
+        if let Some(first) = seen.get(value.as_str()) {
+            files.fault(
+                *place,
+                format!(
+                    "{kind} {value:?} is there twice, first at {}; give each {kind} a name of its own",
+                    files.shown(*first)
+                ),
             );
         }
+        seen.entry(value).or_insert(*place);
     }
 }
 

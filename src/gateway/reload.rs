@@ -80,7 +80,7 @@ fn take_up(shared: &Shared, listeners: &mut Listeners, read: Read) -> Result<(),
     let Read { config, loaded } = read;
     let before = shared.config();
     let bound = listeners.bind(&config)?;
-    for warning in &loaded.material.warnings {
+    for warning in config.warnings.iter().chain(&loaded.material.warnings) {
         warn!("{warning}");
     }
     let until = clock::utc(loaded.material.leaf.not_after);

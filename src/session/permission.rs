@@ -101,6 +101,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::Source;
 
     fn config(master: &str, replica: &str) -> Config {
         let text = format!(
@@ -108,7 +109,7 @@ mod tests {
              [[master]]\nname = \"orders\"\n{master}\n\
              [[replica]]\nname = \"carts\"\nlisten = \"127.0.0.1:6390\"\n{replica}\n"
         );
-        Config::parse(Path::new("gateway.toml"), &text).unwrap()
+        Config::parse(&[Source::new(Path::new("gateway.toml"), text)]).unwrap()
     }
 
     const MASTER: &str = "redis = \"127.0.0.1:6379\"\nallow = [\"dc2\", \"dc3\"]";

@@ -212,6 +212,8 @@ fn every_key_of_the_config_is_in_its_reference() {
         ("replica \"r\": ", "## `[[replica]]`", "[[replica]]\nname = 'r'\nunknown-to-all = 1\n"),
         ("replica \"r\" [announce]: ", "### `announce`", "[replica.announce]\nunknown-to-all = 1\n"),
         ("replica \"r\" [link]: ", "## `[link]`", "[replica.link]\nunknown-to-all = 1\n"),
+        ("far_site \"f\": ", "## `[[far_site]]`", "[[far_site]]\nname = 'f'\nunknown-to-all = 1\n"),
+        ("far_site \"f\" [link]: ", "## `[link]`", "[far_site.link]\nunknown-to-all = 1\n"),
         ("[link]: ", "## `[link]`", "[link]\nunknown-to-all = 1\n"),
         ("[limits]: ", "## `[limits]`", "[limits]\nunknown-to-all = 1\n"),
     ];

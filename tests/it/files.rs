@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use replgate::internal::config::{Accepted, Auth, Commands};
+use replgate::internal::config::{Accepted, Auth, Commands, Source};
 use replgate::internal::units::Address;
 
 use time::Duration as Days;
@@ -49,8 +49,9 @@ fn the_commented_lines_of_the_example_are_valid_as_well() {
             _ => line.to_owned() + "\n",
         })
         .collect();
-    let config = replgate::internal::config::Config::parse(Path::new("gateway.toml"), &uncommented)
-        .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
+    let config =
+        replgate::internal::config::Config::parse(&[Source::new("gateway.toml", uncommented.as_str())])
+            .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
     // The values that the comments call defaults are the defaults. A password, a limit of full
     // syncs and exceptions have no default.
     let mut plain =

@@ -24,4 +24,5 @@ mod replication;
 mod restarts;
 mod returns;
 mod sentinel;
+mod sites;
 mod trust;

@@ -12,8 +12,8 @@ use crate::escape::shown;
 use crate::race;
 use crate::session::Process;
 use crate::session::dial::{self, Dialer};
-use crate::tls::material::Material;
 use crate::tls::loaded::Loaded;
+use crate::tls::material::Material;
 use crate::units::Address;
 
 /// Difference between clocks in milliseconds above which there is a warning.
@@ -21,12 +21,12 @@ const SKEW: u64 = 30_000;
 
 /// Checks the way to each far site, with the certificates of this one.
 pub(super) async fn check(config: &Config, material: Material, report: &mut Report) {
-    let sites = config.replicas.iter().map(|replica| replica.site.as_str());
-    let loaded = match Loaded::new(material, sites) {
+    let loaded = match Loaded::new(material, config.far_sites()) {
         Ok(loaded) => loaded,
         Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
     };
-    let dialer = Arc::new(Dialer::new(Process::new(config), config.clone(), loaded, CancellationToken::new()));
+    let dialer =
+        Arc::new(Dialer::new(Process::new(config), config.clone(), loaded, CancellationToken::new()));
     for replica in &config.replicas {
         way(&dialer, replica, report).await;
     }

@@ -46,6 +46,10 @@ impl Check {
             config.masters.len(),
             config.replicas.len()
         ));
+        for path in &config.included {
+            report.ok(&format!("config {}: included", path.display()));
+        }
+        config.warnings.iter().for_each(|warning| report.warn(warning));
         files::writers(&config, &mut report);
         let material = files::material(&config, &mut report);
         files::ca_key(&config, &mut report);
