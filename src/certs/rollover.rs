@@ -261,7 +261,7 @@ pub fn finish(dir: &Path, force: bool) -> anyhow::Result<Finished> {
     let cut_off = named(status.sites.iter().filter(|site| site.needs_new()).collect());
     ensure!(
         force || cut_off.is_empty(),
-        "the certificate of {} is of the old CA: without that CA the site would be cut off; nothing was changed. Give it one of the new CA: replgate certs rollover issue; or shut it out: replgate certs revoke SITE; or add --force",
+        "still with a certificate of the old CA, and cut off without it: {}; nothing was changed. To give them new ones: replgate certs rollover issue; to shut one out: replgate certs revoke SITE; to cut them off: add --force",
         cut_off.join(", ")
     );
     let failed = named(status.sites.iter().filter(|site| site.hook_failed).collect());

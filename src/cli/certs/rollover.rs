@@ -54,8 +54,15 @@ impl Step {
     }
 }
 
-/// Which files to bring where, in each step.
-const COPY_ALL: &str = "copy every site's folder to its host (where the key stays on the host: without tls.key), then on each host";
+/// Which files to bring where, where only the CAs have changed.
+const COPY: &str =
+    "copy ca.crt and crl.pem from every site's folder to its host, or the folder whole; then on each host";
+
+/// As [`COPY`], for new certificates. A key that was made on its host stays there.
+const COPY_WHOLE: &str = "copy every site's folder to its host, whole; then on each host";
+
+/// The step after every site has its new certificate.
+const THEN_FINISH: &str = "  after every gateway has them, and not before: replgate certs rollover finish";
 
 fn start(dir: &Path, name: Option<&str>, hook: &Hook) -> Outcome {
     let started = rollover::start(dir, name)?;
@@ -83,10 +90,13 @@ fn issue(dir: &Path, sites: &[String], days: u32, hook: &Hook, force: bool) -> O
         }
     }
     failures.extend(hook.run_all(dir)?);
-    if !made.is_empty() {
+    let status = rollover::status(dir)?;
+    if made.is_empty() || status.sites.iter().any(Site::needs_new) {
+        tell_next(dir, &status);
+    } else {
         next(&made, RELOAD)?;
+        crate::outln::outln!("{THEN_FINISH}");
     }
-    tell_next(dir, &rollover::status(dir)?);
     fail_if_any(&failures)
 }
 
@@ -105,7 +115,7 @@ fn finish(dir: &Path, hook: &Hook, force: bool) -> Outcome {
         crate::outln::outln!("  {} is of a revoked site; remove it", folder.display());
     }
     let failures = hook.run_all(dir)?;
-    crate::outln::outln!("\nnext: {COPY_ALL}: {RELOAD}");
+    crate::outln::outln!("\nnext: {COPY}: {RELOAD}");
     crate::outln::outln!(
         "  nothing needs the old CA any more: move {} to a safe place, or delete it",
         finished.aside.display()
@@ -164,14 +174,12 @@ fn tell_next(dir: &Path, status: &Status) {
             dir.join("ca").display()
         ),
         Stage::Started => crate::outln::outln!(
-            "\nnext: {COPY_ALL}: {RELOAD}\n  after every gateway has them, and not before: replgate certs rollover issue"
+            "\nnext: {COPY}: {RELOAD}\n  after every gateway has them, and not before: replgate certs rollover issue"
         ),
         Stage::Issuing if !waiting.is_empty() => crate::outln::outln!(
             "\nnext: replgate certs rollover issue: still with a certificate of the old CA: {}\n  a site that does not come back: replgate certs revoke SITE",
             waiting.join(", ")
         ),
-        Stage::Issuing => crate::outln::outln!(
-            "\nnext: {COPY_ALL}: {RELOAD}\n  after every gateway has them, and not before: replgate certs rollover finish"
-        ),
+        Stage::Issuing => crate::outln::outln!("\nnext: {COPY_WHOLE}: {RELOAD}\n{THEN_FINISH}"),
     }
 }
