@@ -23,5 +23,6 @@ mod replication;
 mod restarts;
 mod returns;
 mod rollover;
+mod runbooks;
 mod sentinel;
 mod trust;
