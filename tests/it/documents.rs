@@ -50,7 +50,13 @@ impl Terminal {
         here
     }
 
-    pub fn run(&self, command: &str) -> Output {
+    /// Runs a command of a document.
+    fn run(&self, command: &str) -> Output {
+        self.execute(&self.here(command))
+    }
+
+    /// Runs a command as it stands.
+    pub fn execute(&self, command: &str) -> Output {
         let programs = Path::new(REPLGATE).parent().expect("it is in a folder").display();
         // Programs of the folder stand in for others, such as ssh.
         let own = self.folder.path().join("bin");
@@ -60,7 +66,7 @@ impl Terminal {
         let (out, err) = (file(".out"), file(".err"));
         let created = |path: &PathBuf| std::fs::File::create(path).expect("the folder is writable");
         let status = Command::new("timeout")
-            .args(["60", "bash", "-c", &self.here(command)])
+            .args(["60", "bash", "-c", command])
             .current_dir(self.folder.path())
             .env("PATH", path)
             .stdin(std::process::Stdio::null())

@@ -110,9 +110,9 @@ impl Sites {
             let place = here.join("hosts").join(site);
             let config = tls_in(site, &format!("certs/{site}")) + &rest;
             write(&place.join("etc/replgate/gateway.toml"), &config);
-            let started = terminal.run(&format!(
+            let started = terminal.execute(&format!(
                 "mkdir -p hosts/{site}/etc/replgate/certs && cp -rp certs/{site} hosts/{site}/etc/replgate/certs/
-                cd hosts/{site}; replgate run -c etc/replgate/gateway.toml > log 2>&1 & echo $! > hosts/{site}/pid"
+                cd hosts/{site}; replgate run -c etc/replgate/gateway.toml > log 2>&1 & echo $! > pid"
             ));
             assert!(started.status.success(), "{started:?}");
             eventually("the gateway is up", SOON, || {
@@ -134,7 +134,7 @@ impl Sites {
 
     #[track_caller]
     fn sh(&self, script: &str) {
-        let output = self.terminal.run(script);
+        let output = self.terminal.execute(script);
         assert!(output.status.success(), "{script}\n{output:?}");
     }
 
