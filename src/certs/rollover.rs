@@ -3,9 +3,11 @@
 //! A certificate of the new CA is good only where that CA is trusted, so there are three steps, and
 //! files are copied to all sites after each:
 //!
-//!     start    the new CA is made; every site's ca.crt holds both; the old one signs
-//!     issue    the new CA signs a certificate for every site, and whatever is signed from now on
-//!     finish   ca.crt holds the new CA alone; the old one is put away, with its key
+//! ```text
+//! start    the new CA is made; every site's ca.crt holds both; the old one signs
+//! issue    the new CA signs a certificate for every site, and whatever is signed from now on
+//! finish   ca.crt holds the new CA alone; the old one is put away, with its key
+//! ```
 //!
 //! What tells the steps apart is what lies in the folder: the new CA in `ca/next`, and whether its
 //! ledger has an entry. Each step can be run again after it was interrupted.
