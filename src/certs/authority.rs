@@ -1,5 +1,7 @@
 //! The CA: signs site certificates and revocation lists.
 
+use std::path::Path;
+
 use anyhow::{Context, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
@@ -8,9 +10,8 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+use super::Names;
 use super::ledger::Ledger;
-use super::store::Folder;
-use super::{Names, no_ca};
 use crate::tls::pem;
 use crate::x509::Certificate;
 
@@ -43,10 +44,9 @@ impl Authority {
         Ok((text.clone(), secret, Self { issuer, certificate: text, facts }))
     }
 
-    /// Loads the CA of a folder.
-    pub(super) fn load(folder: &Folder) -> anyhow::Result<Self> {
-        ensure!(folder.has_ca(), no_ca(folder));
-        let (certificate_path, key_path) = (folder.ca().join("ca.crt"), folder.ca().join("ca.key"));
+    /// Loads the CA whose files are in `place`.
+    pub(super) fn load(place: &Path) -> anyhow::Result<Self> {
+        let (certificate_path, key_path) = (place.join("ca.crt"), place.join("ca.key"));
         let der = pem::certificates(&certificate_path)?.remove(0);
         let certificate = String::from_utf8(pem::read(&certificate_path)?.to_vec())
             .with_context(|| format!("read {}", certificate_path.display()))?;
@@ -78,7 +78,7 @@ impl Authority {
         let last = OffsetDateTime::from_unix_timestamp(self.facts.not_after)?;
         ensure!(
             last > OffsetDateTime::now_utc(),
-            "the CA expired on {}; make a new one: replgate certs init --force",
+            "the CA expired on {}; replace it: replgate certs rollover start",
             crate::clock::utc(self.facts.not_after)
         );
         params.not_after = params.not_after.min(last);

@@ -6,11 +6,10 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use rcgen::KeyPair;
 
-use super::authority::Authority;
+use super::cas::{Cas, published};
 use super::ledger::Ledger;
 use super::store::{Folder, New, is_there};
 use super::{Made, Names, current, make_ca, place_certificate};
-use crate::tls::pem;
 use crate::x509::Certificate;
 
 /// What was done.
@@ -55,14 +54,14 @@ pub fn complete(
         "{} records what was issued, but ca.crt and ca.key are gone; nothing was changed. Put them back. To start over with a new CA, which makes new certificates necessary at every site: replgate certs init --force",
         folder.ca().join("issued.toml").display()
     );
-    let authority = Authority::load(&folder)?;
+    Cas::load(&folder)?;
     for names in wanted {
         let site = names.site();
         let place = folder.site(site);
         if place.join("tls.crt").exists() {
             let serial = current(&folder, site)?.serial_text();
             ensure!(
-                Ledger::load(&folder)?.certificates.iter().any(|entry| entry.serial == serial),
+                Cas::load(&folder)?.all().any(|ca| ca.find(&serial).is_some()),
                 "{} was not issued by the CA in {}. To replace it: replgate certs issue {site} --force",
                 place.join("tls.crt").display(),
                 folder.ca().display()
@@ -79,23 +78,22 @@ pub fn complete(
         let old_key = folder.move_other_key_aside(site, &[])?;
         let key = KeyPair::generate().context("make a key")?;
         let secret = key.serialize_pem();
-        let mut one = place_certificate(&folder, names, days, &key, Some(secret))?;
+        let mut one = place_certificate(&folder, names, days, &key, Some(secret), false)?;
         one.old_key = old_key;
         done.made.push(one);
     }
     // Missing copies of the CA's files.
-    let own = folder.ca().join("crl.pem");
-    if !own.exists() {
-        let list = authority.revocation_list(&Ledger::load(&folder)?)?;
-        folder.write(&[New::public(own.clone(), list)])?;
+    for (ca, place) in Cas::load(&folder)?.all().zip([folder.ca(), folder.next()]) {
+        if !place.join("crl.pem").exists() {
+            folder.write(&[ca.list_file()?.0])?;
+        }
     }
-    let list =
-        String::from_utf8(pem::read(&own)?.to_vec()).with_context(|| format!("read {}", own.display()))?;
     let mut missing = Vec::new();
-    for place in folder.sites()?.iter().map(|site| folder.site(site)) {
-        for (name, text) in [("ca.crt", &authority.certificate), ("crl.pem", &list)] {
-            if !place.join(name).exists() {
-                missing.push(New::public(place.join(name), text.clone()));
+    for name in ["ca.crt", "crl.pem"] {
+        let text = published(&folder, name)?;
+        for path in folder.sites()?.iter().map(|site| folder.site(site).join(name)) {
+            if !path.exists() {
+                missing.push(New::public(path, text.clone()));
             }
         }
     }
@@ -107,5 +105,5 @@ pub fn complete(
 fn has_no_ca_yet(folder: &Folder) -> bool {
     let there = |name: &str| is_there(&folder.ca().join(name));
     let key_may_go = !there("ca.key") || there("issued.toml");
-    !there("ca.crt") && key_may_go && Ledger::is_blank(folder)
+    !there("ca.crt") && key_may_go && Ledger::is_blank(folder, &folder.ca())
 }

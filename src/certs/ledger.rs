@@ -34,6 +34,15 @@ pub struct Issued {
 }
 
 impl Issued {
+    pub(super) fn is_of(&self, site: &str) -> bool {
+        self.site.eq_ignore_ascii_case(site)
+    }
+
+    /// Whether it is neither revoked nor expired.
+    pub(super) fn is_good(&self, now: i64) -> bool {
+        self.revoked.is_none() && self.expires > now
+    }
+
     pub(super) fn serial_bytes(&self) -> anyhow::Result<Vec<u8>> {
         let bytes: Result<Vec<u8>, _> =
             self.serial.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
@@ -51,10 +60,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Reads a folder's ledger. A missing or damaged ledger is an error: a revocation list made
+    /// Reads the ledger of the CA whose files are in `place`. A missing or damaged ledger is an error: a revocation list made
     /// without it would lose the earlier revocations.
-    pub(super) fn load(folder: &Folder) -> anyhow::Result<Self> {
-        let path = folder.ca().join("issued.toml");
+    pub(super) fn load(folder: &Folder, place: &Path) -> anyhow::Result<Self> {
+        let path = place.join("issued.toml");
         let text = file::read_text(&path, LARGEST).with_context(|| {
             format!(
                 "read {}: it is the record of what was issued and revoked; restore it from a backup",
@@ -63,20 +72,20 @@ impl Ledger {
         })?;
         let ledger: Self = toml::from_str(&text)
             .with_context(|| format!("read {}: it is damaged; restore it from a backup", path.display()))?;
-        ledger.knows_all_revoked(folder)?;
+        ledger.knows_all_revoked(folder, place)?;
         Ok(ledger)
     }
 
     /// Checks that the ledger knows every revocation in the existing lists, the CA's own and the
     /// sites' copies. Otherwise a new list would take a revocation back.
-    fn knows_all_revoked(&self, folder: &Folder) -> anyhow::Result<()> {
-        let own = folder.ca().join("crl.pem");
+    fn knows_all_revoked(&self, folder: &Folder, place: &Path) -> anyhow::Result<()> {
+        let own = place.join("crl.pem");
         if own.exists() {
             for list in pem::revocation_lists(&own)? {
-                self.knows(&list, &own, folder)?;
+                self.knows(&list, &own, place)?;
             }
         }
-        let Ok(ca) = pem::certificates(&folder.ca().join("ca.crt")) else { return Ok(()) };
+        let Ok(ca) = pem::certificates(&place.join("ca.crt")) else { return Ok(()) };
         let ca = Certificate::read(&ca[0])?;
         for path in folder.sites()?.iter().map(|site| folder.site(site).join("crl.pem")) {
             // A site's file may be missing, or hold lists of other CAs too.
@@ -86,14 +95,14 @@ impl Ledger {
             };
             for list in lists {
                 if RevocationList::is_of(&list, &ca) {
-                    self.knows(&list, &path, folder)?;
+                    self.knows(&list, &path, place)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn knows(&self, list: &[u8], path: &Path, folder: &Folder) -> anyhow::Result<()> {
+    fn knows(&self, list: &[u8], path: &Path, place: &Path) -> anyhow::Result<()> {
         for (serial, _) in RevocationList::read(list)?.revoked {
             let serial = x509::hex(&serial);
             let known =
@@ -101,19 +110,19 @@ impl Ledger {
             anyhow::ensure!(
                 known,
                 "{} does not know that {serial} was revoked, though {} says so: it is older or damaged; restore it from a backup",
-                folder.ca().join("issued.toml").display(),
+                place.join("issued.toml").display(),
                 path.display()
             );
         }
         Ok(())
     }
 
-    /// Whether there is no ledger, or one without certificates.
-    pub(super) fn is_blank(folder: &Folder) -> bool {
-        let path = folder.ca().join("issued.toml");
+    /// Whether the CA in `place` has no ledger, or one without certificates.
+    pub(super) fn is_blank(folder: &Folder, place: &Path) -> bool {
+        let path = place.join("issued.toml");
         match path.symlink_metadata() {
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-            Ok(_) => Self::load(folder).is_ok_and(|ledger| ledger.certificates.is_empty()),
+            Ok(_) => Self::load(folder, place).is_ok_and(|ledger| ledger.certificates.is_empty()),
         }
     }
 

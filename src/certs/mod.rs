@@ -1,13 +1,16 @@
 //! Makes and manages the certificates of all sites: a small CA in a folder.
 //!
-//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` belongs to the CA, with a `SITE.hooked` after
-//! `renew --hook` succeeded. Each folder `DIR/SITE/{tls.crt,tls.key,ca.crt,crl.pem}` is copied
+//! `DIR/ca/{ca.crt,ca.key,crl.pem,issued.toml}` belongs to the CA, with a `SITE.undelivered` while a
+//! site may lack new files, and during a rollover `next/` with the CA that follows. Each folder `DIR/SITE/{tls.crt,tls.key,ca.crt,crl.pem}` is copied
 //! whole to that site's host and holds no CA key. This module knows neither the gateway nor
 //! sockets.
 
 pub mod authority;
+pub mod cas;
 pub mod complete;
+pub mod delivery;
 pub mod ledger;
+pub mod rollover;
 pub mod store;
 
 use std::net::IpAddr;
@@ -19,8 +22,9 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use self::authority::Authority;
+use self::cas::{Cas, Generation};
 use self::ledger::{Issued, Ledger};
-use self::store::{Folder, HOOKED, New};
+use self::store::{Folder, New};
 use crate::clock;
 use crate::tls::pem;
 use crate::units;
@@ -42,10 +46,7 @@ impl Names {
     /// The site and `more`, each a DNS name or an address.
     pub fn new(site: &str, more: &[String]) -> anyhow::Result<Self> {
         let mut names = Self { dns: vec![units::site(site).map_err(anyhow::Error::msg)?], ips: Vec::new() };
-        ensure!(
-            !["ca", ".", ".."].contains(&site),
-            "a site cannot be called {site:?}: that folder belongs to the CA"
-        );
+        ensure!(!store::is_reserved(site), "a site cannot be called {site:?}: that folder belongs to the CA");
         for name in more {
             match name.parse() {
                 Ok(ip) if !names.ips.contains(&ip) => names.ips.push(ip),
@@ -98,7 +99,7 @@ pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate,
     let folder = Folder::new(dir);
     let _lock = folder.lock_all()?;
     let mut aside = None;
-    if folder.has_ca() || !Ledger::is_blank(&folder) {
+    if folder.has_ca() || !Ledger::is_blank(&folder, &folder.ca()) {
         ensure!(
             force,
             "there is a CA in {} already; nothing was changed. To add a site: replgate certs issue SITE. To start over with a new CA, which makes new certificates necessary at every site: add --force, which moves the old CA aside",
@@ -114,17 +115,24 @@ pub fn init(dir: &Path, name: &str, force: bool) -> anyhow::Result<(Certificate,
 }
 
 fn make_ca(folder: &Folder, name: &str) -> anyhow::Result<Certificate> {
+    let (files, facts) = new_ca(&folder.ca(), name)?;
+    folder.write(&files)?;
+    Ok(facts)
+}
+
+/// The files of a new CA in `place`, and its certificate.
+fn new_ca(place: &Path, name: &str) -> anyhow::Result<(Vec<New>, Certificate)> {
     let (certificate, key, authority) = Authority::make(name)?;
     let ledger = Ledger::default();
     let list = authority.revocation_list(&ledger)?;
     // The certificate is written last: once it is there, so is everything else.
-    folder.write(&[
-        New::public(folder.ca().join("issued.toml"), ledger.text()?),
-        New::public(folder.ca().join("crl.pem"), list),
-        New::secret(folder.ca().join("ca.key"), key),
-        New::public(folder.ca().join("ca.crt"), certificate),
-    ])?;
-    Ok(authority.facts)
+    let files = vec![
+        New::public(place.join("issued.toml"), ledger.text()?),
+        New::public(place.join("crl.pem"), list),
+        New::secret(place.join("ca.key"), key),
+        New::public(place.join("ca.crt"), certificate),
+    ];
+    Ok((files, authority.facts))
 }
 
 /// Makes a key and a certificate for a site. An existing certificate is replaced only with `force`.
@@ -142,7 +150,7 @@ pub fn issue(dir: &Path, names: &Names, days: u32, force: bool) -> anyhow::Resul
     }
     let key = KeyPair::generate().context("make a key")?;
     let secret = key.serialize_pem();
-    place_certificate(&folder, names, days, &key, Some(secret))
+    place_certificate(&folder, names, days, &key, Some(secret), false)
 }
 
 /// Makes a key and a signing request for a site, without a CA: the key never leaves this host.
@@ -224,7 +232,7 @@ pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) ->
     );
     let key = SubjectPublicKeyInfo::from_der(&asked.public_key)
         .context("a public key of a kind that cannot be signed")?;
-    let mut made = place_certificate(&folder, names, days, &key, None)?;
+    let mut made = place_certificate(&folder, names, days, &key, None, false)?;
     made.old_key = folder.move_other_key_aside(names.site(), &asked.public_key)?;
     made.with_key = made.folder.join("tls.key").exists();
     Ok(made)
@@ -235,11 +243,21 @@ pub fn sign(dir: &Path, asked: &Asked, names: &Names, days: u32, force: bool) ->
 pub fn renew(dir: &Path, site: &str, days: u32) -> anyhow::Result<Made> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
-    let current = current(&folder, site)?;
-    let ledger = Ledger::load(&folder)?;
-    let serial = current.serial_text();
+    renewed(&folder, site, days, false)
+}
+
+/// As [`renew`], in a folder that is locked; with `first_of_next` by the CA that follows.
+fn renewed(folder: &Folder, site: &str, days: u32, first_of_next: bool) -> anyhow::Result<Made> {
+    let current = current(folder, site)?;
+    let (cas, serial) = (Cas::load(folder)?, current.serial_text());
+    // A CA that was put away may have revoked it.
     ensure!(
-        !ledger.certificates.iter().any(|entry| entry.serial == serial && entry.revoked.is_some()),
+        cas.all().any(|ca| ca.find(&serial).is_some()),
+        "the certificate of {site} was not issued by the CA in {}, and is not renewed; to give the site a new key and certificate: replgate certs issue {site} --force",
+        folder.ca().display()
+    );
+    ensure!(
+        !cas.has_revoked(&serial),
         "the certificate of {site} is revoked and is not renewed; to let the site in again, with a new key: replgate certs issue {site} --force"
     );
     let more: Vec<String> =
@@ -248,41 +266,29 @@ pub fn renew(dir: &Path, site: &str, days: u32) -> anyhow::Result<Made> {
     if folder.site(site).join("tls.key").exists() {
         let key = KeyPair::generate().context("make a key")?;
         let secret = key.serialize_pem();
-        return place_certificate(&folder, &names, days, &key, Some(secret));
+        return place_certificate(folder, &names, days, &key, Some(secret), first_of_next);
     }
     let key = SubjectPublicKeyInfo::from_der(&current.public_key)
         .context("a public key of a kind that cannot be signed")?;
-    place_certificate(&folder, &names, days, &key, None)
+    place_certificate(folder, &names, days, &key, None, first_of_next)
 }
 
-/// Whether a site's certificate has less than a third of its life left.
+/// The end of the signing CA, if a certificate of so many days would outlive it.
+pub fn cut_short(dir: &Path, days: u32) -> anyhow::Result<Option<i64>> {
+    let mut cas = Cas::load(&Folder::new(dir))?;
+    let end = cas.signer(false).authority.facts.not_after;
+    Ok(Some(end).filter(|end| *end < clock::now() + i64::from(days) * 86_400))
+}
+
+/// Whether a site's certificate is to be renewed: it has less than a third of its life left, and was
+/// not revoked.
 pub fn is_due(dir: &Path, site: &str) -> anyhow::Result<bool> {
-    let facts = current(&Folder::new(dir), site)?;
+    let folder = Folder::new(dir);
+    let facts = current(&folder, site)?;
+    if Cas::load(&folder)?.has_revoked(&facts.serial_text()) {
+        return Ok(false);
+    }
     Ok(facts.not_after - clock::now() < (facts.not_after - facts.not_before) / 3)
-}
-
-/// The file in the CA's folder that records for which certificate a site's hook has succeeded.
-fn hooked(dir: &Path, site: &str) -> PathBuf {
-    Folder::new(dir).ca().join(format!("{site}{HOOKED}"))
-}
-
-/// Whether a site was renewed, and no hook has succeeded since.
-pub fn awaits_hook(dir: &Path, site: &str) -> bool {
-    let folder = Folder::new(dir);
-    let Ok(serial) = current(&folder, site).map(|facts| facts.serial_text()) else { return false };
-    let renewed = Ledger::load(&folder).is_ok_and(|ledger| {
-        ledger.certificates.iter().filter(|entry| entry.site.eq_ignore_ascii_case(site)).count() > 1
-    });
-    let done = crate::file::read_text(&hooked(dir, site), 4096).unwrap_or_default();
-    renewed && done.trim() != serial
-}
-
-/// Records that the hook has succeeded for a site's current certificate.
-pub fn hook_went_well(dir: &Path, site: &str) -> anyhow::Result<()> {
-    let folder = Folder::new(dir);
-    let _lock = folder.lock()?;
-    let serial = current(&folder, site)?.serial_text();
-    folder.write(&[New::public(hooked(dir, site), serial + "\n")])
 }
 
 /// The sites that have a certificate in `dir`.
@@ -295,36 +301,52 @@ pub fn sites(dir: &Path) -> anyhow::Result<Vec<String>> {
 pub fn revoke(dir: &Path, what: &str) -> anyhow::Result<Vec<Issued>> {
     let folder = Folder::new(dir);
     let _lock = folder.lock()?;
-    let authority = Authority::load(&folder)?;
-    let mut ledger = Ledger::load(&folder)?;
+    let mut cas = Cas::load(&folder)?;
     let now = clock::now();
     let wanted = |entry: &Issued| {
-        entry.serial.eq_ignore_ascii_case(what)
-            || (entry.site.eq_ignore_ascii_case(what) && entry.expires > now)
+        entry.serial.eq_ignore_ascii_case(what) || (entry.is_of(what) && entry.expires > now)
     };
-    let known = ledger.certificates.iter().filter(|entry| wanted(entry)).count();
-    let mut revoked = Vec::new();
-    for entry in ledger.certificates.iter_mut().filter(|entry| wanted(entry) && entry.revoked.is_none()) {
-        entry.revoked = Some(now);
-        revoked.push(entry.clone());
+    let (mut known, mut revoked) = (0, Vec::new());
+    for ca in cas.all_mut() {
+        let before = revoked.len();
+        for entry in ca.ledger.certificates.iter_mut().filter(|entry| wanted(entry)) {
+            known += 1;
+            if entry.revoked.is_none() {
+                entry.revoked = Some(now);
+                revoked.push(entry.clone());
+            }
+        }
+        ca.ledger.list_number += u64::from(revoked.len() > before);
     }
     if known == 0 {
         bail!(
             "no certificate of {what:?} was issued here; replgate certs list shows sites and serial numbers"
         );
     }
-    ledger.list_number += u64::from(!revoked.is_empty());
-    let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
-    files.extend(refreshed(&folder, &authority, &ledger, None)?);
+    let mut files = cas.all().map(|ca| ca.ledger_file()).collect::<anyhow::Result<Vec<_>>>()?;
+    files.extend(cas.refreshed(&folder, None)?);
     folder.write(&files)?;
     Ok(revoked)
 }
 
-/// Every certificate that was issued here.
-pub fn list(dir: &Path) -> anyhow::Result<Vec<Issued>> {
+/// Every certificate that was issued here; during a rollover, with the generation of its CA.
+pub fn list(dir: &Path) -> anyhow::Result<Vec<(Option<Generation>, Issued)>> {
     let folder = Folder::new(dir);
-    ensure!(folder.has_ca(), no_ca(&folder));
-    Ok(Ledger::load(&folder)?.certificates)
+    folder.needs_ca()?;
+    let both = folder.has_next();
+    let mut all = Vec::new();
+    for (generation, place) in [(Generation::Old, folder.ca()), (Generation::New, folder.next())] {
+        if generation == Generation::Old || both {
+            let ledger = Ledger::load(&folder, &place)?;
+            all.extend(ledger.certificates.into_iter().map(|entry| (both.then_some(generation), entry)));
+        }
+    }
+    Ok(all)
+}
+
+/// What the file `name`, `ca.crt` or `crl.pem`, of every site must hold.
+pub fn published(dir: &Path, name: &str) -> anyhow::Result<String> {
+    cas::published(&Folder::new(dir), name)
 }
 
 fn current(folder: &Folder, site: &str) -> anyhow::Result<Certificate> {
@@ -338,18 +360,21 @@ fn current(folder: &Folder, site: &str) -> anyhow::Result<Certificate> {
     Certificate::read(&leaf).with_context(|| format!("read {}", path.display()))
 }
 
-/// Signs a certificate, writes the site's folder and the ledger, and refreshes the other sites.
+/// Signs a certificate, writes the site's folder and the ledger, and refreshes the other sites;
+/// with `first_of_next` the CA that follows signs.
 fn place_certificate(
     folder: &Folder,
     names: &Names,
     days: u32,
     key: &impl PublicKeyData,
     secret: Option<String>,
+    first_of_next: bool,
 ) -> anyhow::Result<Made> {
-    let authority = Authority::load(folder)?;
-    let mut ledger = Ledger::load(folder)?;
-    let (text, facts) = authority.sign(names, days, key)?;
-    ledger.certificates.push(Issued {
+    let mut cas = Cas::load(folder)?;
+    let is_new = !cas.knows(names.site());
+    let ca = cas.signer(first_of_next);
+    let (text, facts) = ca.authority.sign(names, days, key)?;
+    ca.ledger.certificates.push(Issued {
         site: names.site().to_owned(),
         serial: facts.serial_text(),
         names: names.text(),
@@ -362,31 +387,16 @@ fn place_certificate(
     let with_key = secret.is_some();
     // The ledger is written first: it must know every certificate that was made. The certificate is
     // written last: once it is there, so is everything else.
-    let mut files = vec![New::public(folder.ca().join("issued.toml"), ledger.text()?)];
-    files.extend(refreshed(folder, &authority, &ledger, Some(names.site()))?);
+    let mut files = vec![ca.ledger_file()?];
+    files.extend(cas.refreshed(folder, Some(names.site()))?);
+    // A new site gets its first files by hand.
+    if !is_new {
+        files.push(delivery::record(&folder.ca(), names.site(), &facts.serial_text()));
+    }
     files.extend(secret.map(|secret| New::secret(place.join("tls.key"), secret)));
     files.push(New::public(place.join("tls.crt"), text));
     folder.write(&files)?;
     Ok(Made { site: names.site().to_owned(), folder: place, facts, with_key, old_key: None })
-}
-
-/// The CA's revocation list, and every site's copy of it and of the CA's certificate; `new` is a
-/// site without a certificate so far.
-fn refreshed(
-    folder: &Folder,
-    authority: &Authority,
-    ledger: &Ledger,
-    new: Option<&str>,
-) -> anyhow::Result<Vec<New>> {
-    let list = authority.revocation_list(ledger)?;
-    let mut sites = folder.sites()?;
-    sites.extend(new.filter(|new| !sites.iter().any(|site| site == new)).map(str::to_owned));
-    let mut files = vec![New::public(folder.ca().join("crl.pem"), list.clone())];
-    for place in sites.iter().map(|site| folder.site(site)) {
-        files.push(New::public(place.join("ca.crt"), authority.certificate.clone()));
-        files.push(New::public(place.join("crl.pem"), list.clone()));
-    }
-    Ok(files)
 }
 
 fn no_ca(folder: &Folder) -> String {

@@ -15,8 +15,19 @@ use crate::tls::pem;
 const WRITTEN: [&str; 8] =
     ["ca.crt", "ca.key", "crl.pem", "issued.toml", "tls.crt", "tls.key", "tls.csr", "tls.key.old"];
 
-/// End of the name of the file that records for which certificate a site's hook has succeeded.
-pub(super) const HOOKED: &str = ".hooked";
+/// End of the name of the file that records that a site's host may lack what its folder holds.
+pub(super) const UNDELIVERED: &str = ".undelivered";
+
+/// Start of the names of folders of CAs that were put away.
+const PUT_AWAY: &str = "ca.old-";
+
+/// Name that the CA's folder has while a rollover is being finished.
+const FINISHING: &str = "ca.finishing";
+
+/// Whether a folder of that name belongs to a CA, so that no site can be called so.
+pub(super) fn is_reserved(name: &str) -> bool {
+    ["ca", ".", "..", FINISHING].contains(&name) || name.starts_with(PUT_AWAY)
+}
 
 pub(super) struct Folder {
     dir: PathBuf,
@@ -55,12 +66,48 @@ impl Folder {
         self.dir.join("ca")
     }
 
+    /// The CA that follows, during a rollover.
+    pub(super) fn next(&self) -> PathBuf {
+        self.ca().join("next")
+    }
+
+    fn finishing(&self) -> PathBuf {
+        self.dir.join(FINISHING)
+    }
+
     pub(super) fn site(&self, site: &str) -> PathBuf {
         self.dir.join(site)
     }
 
     pub(super) fn has_ca(&self) -> bool {
         ["ca.crt", "ca.key"].iter().any(|name| is_there(&self.ca().join(name)))
+    }
+
+    /// Whether there is a CA that follows. Its certificate is written after its other files.
+    pub(super) fn has_next(&self) -> bool {
+        is_there(&self.next().join("ca.crt"))
+    }
+
+    /// Whether the end of a rollover was interrupted, so that the CA is not in its place.
+    pub(super) fn is_finishing(&self) -> bool {
+        is_there(&self.finishing())
+    }
+
+    /// An error if there is no CA, or none in its place.
+    pub(super) fn needs_ca(&self) -> anyhow::Result<()> {
+        self.is_settled()?;
+        anyhow::ensure!(self.has_ca(), super::no_ca(self));
+        Ok(())
+    }
+
+    fn is_settled(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.is_finishing(),
+            "the rollover in {} was interrupted at its end, and {} waits to be put away; run again: replgate certs rollover finish",
+            self.dir.display(),
+            self.finishing().display()
+        );
+        Ok(())
     }
 
     /// Sites with a certificate, sorted.
@@ -86,15 +133,22 @@ impl Folder {
 
     /// Locks the folder for other processes until the result is dropped.
     pub(super) fn lock(&self) -> anyhow::Result<File> {
-        anyhow::ensure!(self.has_ca(), super::no_ca(self));
+        self.needs_ca()?;
         let lock = self.lock_all()?;
-        anyhow::ensure!(self.has_ca(), super::no_ca(self));
+        self.needs_ca()?;
         Ok(lock)
     }
 
     /// As [`Folder::lock`], but there need not be a CA.
     pub(super) fn lock_all(&self) -> anyhow::Result<File> {
         make(&self.dir)?;
+        let lock = self.lock_as_it_is()?;
+        self.is_settled()?;
+        Ok(lock)
+    }
+
+    /// As [`Folder::lock`], but a rollover may have been interrupted at its end.
+    pub(super) fn lock_as_it_is(&self) -> anyhow::Result<File> {
         let lock = File::open(&self.dir).with_context(|| format!("open {}", self.dir.display()))?;
         lock.lock().with_context(|| format!("lock {}", self.dir.display()))?;
         self.sweep();
@@ -104,11 +158,12 @@ impl Folder {
     /// Removes temporary files that a killed run has left; they may be private keys.
     fn sweep(&self) {
         let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
-        for file in entries(&self.dir).flat_map(|folder| entries(&folder.path())) {
+        let folders = entries(&self.dir).map(|folder| folder.path()).chain([self.next()]);
+        for file in folders.flat_map(|folder| entries(&folder)) {
             let name = file.file_name().to_string_lossy().into_owned();
             let temporary = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
             let ours = temporary.is_some_and(|(written, process)| {
-                (WRITTEN.contains(&written) || written.ends_with(HOOKED))
+                (WRITTEN.contains(&written) || written.ends_with(UNDELIVERED))
                     && !process.is_empty()
                     && process.bytes().all(|byte| byte.is_ascii_digit())
             });
@@ -151,16 +206,51 @@ impl Folder {
 
     /// Moves the CA's folder aside and returns its new place.
     pub(super) fn move_ca_aside(&self) -> anyhow::Result<PathBuf> {
+        let aside = self.place_aside();
+        self.move_folder(&self.ca(), &aside)?;
+        Ok(aside)
+    }
+
+    /// Puts the CA that follows in the place of the CA, which is put away; returns where. An
+    /// interrupted call is completed by the next one: the name between tells how far it came.
+    pub(super) fn put_next_in_place(&self) -> anyhow::Result<PathBuf> {
+        let (between, aside) = (self.finishing(), self.place_aside());
+        if !is_there(&between) {
+            self.move_folder(&self.ca(), &between)?;
+        }
+        if !self.has_ca() {
+            self.move_folder(&between.join("next"), &self.ca())?;
+        }
+        self.move_folder(&between, &aside)?;
+        Ok(aside)
+    }
+
+    /// A free name for a CA that is put away.
+    fn place_aside(&self) -> PathBuf {
         let stamp = crate::clock::utc(crate::clock::now()).replace(':', "");
-        let mut aside = self.dir.join(format!("ca.old-{stamp}"));
+        let mut aside = self.dir.join(format!("{PUT_AWAY}{stamp}"));
         let mut count = 1;
         while aside.exists() {
             count += 1;
-            aside = self.dir.join(format!("ca.old-{stamp}-{count}"));
+            aside = self.dir.join(format!("{PUT_AWAY}{stamp}-{count}"));
         }
-        std::fs::rename(self.ca(), &aside)
-            .with_context(|| format!("move {} to {}", self.ca().display(), aside.display()))?;
-        Ok(aside)
+        aside
+    }
+
+    fn move_folder(&self, from: &Path, to: &Path) -> anyhow::Result<()> {
+        std::fs::rename(from, to).with_context(|| format!("move {} to {}", from.display(), to.display()))?;
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .with_context(|| format!("write {}", self.dir.display()))
+    }
+
+    /// Removes a file.
+    pub(super) fn remove(&self, path: &Path) -> anyhow::Result<()> {
+        std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+        if let Some(folder) = path.parent() {
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
     }
 
     /// Writes all files. Every file is on disk under a temporary name before the first one is

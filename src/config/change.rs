@@ -84,7 +84,7 @@ mod tests {
             &(master("b", "dc3")
                 + &master("c", "dc2")
                 + &master("d", "dc2")
-                + "[limits]\nmemory = \"64mb\"\n"),
+                + "[limits]\nmemory = \"64MiB\"\n"),
         );
         assert_eq!(
             now.changes(&before),

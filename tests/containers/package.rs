@@ -240,6 +240,8 @@ fn a_release_is_self_contained_and_says_what_is_in_it() {
     for file in [
         "THIRD-PARTY-LICENCES",
         "replgate.service",
+        "replgate-renew.service",
+        "replgate-renew.timer",
         "man/replgate-run.1",
         "completions/_replgate",
         "examples/dc1.toml",

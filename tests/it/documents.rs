@@ -14,26 +14,35 @@ const PORTS: [&str; 11] =
 
 /// A folder in which a document's commands run. Programs that they leave running are stopped when
 /// it is dropped.
-struct Terminal {
-    folder: tempfile::TempDir,
-    ports: Vec<(&'static str, u16)>,
+pub struct Terminal {
+    pub folder: tempfile::TempDir,
+    /// What stands in a document, and what it is here: ports and folders.
+    replaced: Vec<(String, String)>,
 }
 
 impl Terminal {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        Self { folder, ports: PORTS.map(|port| (port, free_port())).to_vec() }
+        Self { folder, replaced: PORTS.map(|port| (port.to_owned(), free_port().to_string())).to_vec() }
     }
 
-    /// The document's text with the ports of this run. One pass replaces them all, so that no new
-    /// port is replaced again.
+    /// A terminal in which these folders of a document are below `root`, in its own folder.
+    pub fn below(root: &str, folders: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let here = |shown: &&str| ((*shown).to_owned(), format!("{}/{root}{shown}", folder.path().display()));
+        let replaced = folders.iter().map(here).collect();
+        Self { folder, replaced }
+    }
+
+    /// The document's text with the ports and folders of this run. One pass replaces them all, so
+    /// that nothing new is replaced again.
     fn here(&self, text: &str) -> String {
         let mut here = String::new();
         let mut rest = text;
         while let Some(next) = rest.chars().next() {
-            let found = self.ports.iter().find(|(shown, _)| rest.starts_with(shown));
+            let found = self.replaced.iter().find(|(shown, _)| rest.starts_with(shown.as_str()));
             match found {
-                Some((_, port)) => here += &port.to_string(),
+                Some((_, new)) => here += new,
                 None => here.push(next),
             }
             rest = &rest[found.map_or(next.len_utf8(), |(shown, _)| shown.len())..];
@@ -41,15 +50,23 @@ impl Terminal {
         here
     }
 
+    /// Runs a command of a document.
     fn run(&self, command: &str) -> Output {
+        self.execute(&self.here(command))
+    }
+
+    /// Runs a command as it stands.
+    pub fn execute(&self, command: &str) -> Output {
         let programs = Path::new(REPLGATE).parent().expect("it is in a folder").display();
-        let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+        // Programs of the folder stand in for others, such as ssh.
+        let own = self.folder.path().join("bin");
+        let path = format!("{}:{programs}:{}", own.display(), std::env::var("PATH").unwrap_or_default());
         // Output goes to files, since a program in the background would keep a pipe open.
         let file = |name: &str| self.folder.path().join(name);
         let (out, err) = (file(".out"), file(".err"));
         let created = |path: &PathBuf| std::fs::File::create(path).expect("the folder is writable");
         let status = Command::new("timeout")
-            .args(["60", "bash", "-c", &self.here(command)])
+            .args(["60", "bash", "-c", command])
             .current_dir(self.folder.path())
             .env("PATH", path)
             .stdin(std::process::Stdio::null())
@@ -83,11 +100,11 @@ fn asks(command: &str) -> bool {
         .any(|word| command.contains(word))
 }
 
-#[test]
-fn every_command_of_the_tour_of_redis_replication_works() {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis-replication.md");
-    let terminal = Terminal::new();
-    for step in transcript::steps(&document, None) {
+/// Runs the commands of a document, or of its section under `heading`; each must succeed and print
+/// what is shown.
+#[track_caller]
+pub fn follow(terminal: &Terminal, page: &str, heading: Option<&str>) {
+    for step in transcript::steps(&root().join(page), heading) {
         let shown: Vec<String> = step.output.iter().map(|line| terminal.here(line)).collect();
         let patience = if asks(&step.command) { SOON } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
@@ -99,7 +116,7 @@ fn every_command_of_the_tour_of_redis_replication_works() {
             }
             assert!(
                 Instant::now() < deadline,
-                "docs/redis-replication.md:{}: {}\nshown:\n{}\nseen ({}):\n{said}{}",
+                "{page}:{}: {}\nshown:\n{}\nseen ({}):\n{said}{}",
                 step.line,
                 step.command,
                 shown.join("\n"),
@@ -109,6 +126,11 @@ fn every_command_of_the_tour_of_redis_replication_works() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+#[test]
+fn every_command_of_the_tour_of_redis_replication_works() {
+    follow(&Terminal::new(), "docs/redis-replication.md", None);
 }
 
 fn root() -> &'static Path {

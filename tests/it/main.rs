@@ -23,6 +23,8 @@ mod reload;
 mod replication;
 mod restarts;
 mod returns;
+mod rollover;
+mod runbooks;
 mod sentinel;
 mod sites;
 mod trust;

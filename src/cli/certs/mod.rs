@@ -2,12 +2,14 @@
 //!
 //! Each subcommand prints what it made, where it is, and what to do next.
 
+mod hook;
 mod init;
 mod inspect;
 mod list;
 mod renew;
 mod request;
 mod revoke;
+mod rollover;
 mod sign;
 mod verify;
 
@@ -16,12 +18,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use self::hook::Hook;
 use self::init::{complete, init};
 use self::inspect::inspect;
 use self::list::list;
 use self::renew::renew;
 use self::request::request;
 use self::revoke::revoke;
+use self::rollover::Step;
 use self::sign::sign;
 use self::verify::verify;
 use super::{Failure, Outcome};
@@ -112,11 +116,18 @@ enum Action {
         /// Only certificates with less than a third of their life left
         #[arg(long)]
         if_due: bool,
-        /// Shell command to run after each renewal, with REPLGATE_SITE and REPLGATE_DIR set
-        #[arg(long, value_name = "CMD")]
-        hook: Option<String>,
+        /// Print nothing about sites that need nothing. For timers
+        #[arg(long, requires = "if_due")]
+        quiet: bool,
+        #[command(flatten)]
+        hook: Hook,
         #[command(flatten)]
         validity: Validity,
+    },
+    /// Replace the CA without an outage, step by step; without a step: where it stands, what is next
+    Rollover {
+        #[command(subcommand)]
+        step: Option<Step>,
     },
     /// Revoke one certificate, or all certificates of a site, and refresh every site's folder
     Revoke {
@@ -174,9 +185,11 @@ impl Certs {
             }
             Action::Inspect { what } => inspect(&what),
             Action::Verify { sites } => verify(dir, sites),
-            Action::Renew { sites, if_due, hook, validity: Validity { days } } => {
-                renew(dir, sites, if_due, hook.as_deref(), days)
+            Action::Renew { sites, if_due, quiet, hook, validity: Validity { days } } => {
+                renew(dir, sites, if_due, quiet, &hook, days)
             }
+            Action::Rollover { step: Some(step) } => step.execute(dir),
+            Action::Rollover { step: None } => rollover::status(dir),
             Action::Revoke { what } => revoke(dir, &what),
             Action::List { json } => list(dir, json),
         }
@@ -235,6 +248,12 @@ fn next(made: &[Made], then: &str) -> Outcome {
     }
     writeln!(out, "  then on each host: {then}")?;
     Ok(())
+}
+
+/// Reports what went wrong for some sites, after the rest is done.
+fn fail_if_any(failures: &[String]) -> Outcome {
+    failures.iter().for_each(|failure| eprintln!("replgate: {failure}"));
+    if failures.is_empty() { Ok(()) } else { Err(Failure::Unwell) }
 }
 
 fn names_of(facts: &Certificate) -> String {

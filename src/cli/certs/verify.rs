@@ -55,15 +55,23 @@ pub(super) fn verify(dir: &Path, sites: Vec<String>) -> Outcome {
 fn outdated(dir: &Path, folder: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     for name in ["ca.crt", "crl.pem"] {
-        let (own, of_ca) = (pem::read(&folder.join(name)), pem::read(&dir.join("ca").join(name)));
+        let (own, of_ca) = (pem::read(&folder.join(name)), certs::published(dir, name));
         if let (Ok(own), Ok(of_ca)) = (own, of_ca)
-            && own != of_ca
+            && own.as_slice() != of_ca.as_bytes()
         {
-            faults.push(format!(
-                "{} is not the same as {}: copy it there",
-                folder.join(name).display(),
-                dir.join("ca").join(name).display()
-            ));
+            let (own, of_ca) = (folder.join(name), dir.join("ca").join(name));
+            let next = dir.join("ca/next").join(name);
+            faults.push(match next.exists() {
+                false => {
+                    format!("{} is not the same as {}: copy it there", own.display(), of_ca.display())
+                }
+                true => format!(
+                    "{} is not the same as {} and {}, one after the other: run again: replgate certs rollover start",
+                    own.display(),
+                    of_ca.display(),
+                    next.display()
+                ),
+            });
         }
     }
     faults

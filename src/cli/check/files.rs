@@ -61,7 +61,11 @@ pub(super) fn passwords(config: &Config, report: &mut Report) {
 /// and in the folder that `replgate certs` uses for it.
 pub(in crate::cli) fn readable_ca_key(config: &Config) -> Option<PathBuf> {
     let beside = config.tls.ca.with_file_name("ca.key");
-    let folders = [&config.tls.ca, &config.tls.cert, &config.tls.key]
-        .map(|path| path.parent().map(|folder| folder.join("../ca/ca.key")));
-    std::iter::once(Some(beside)).chain(folders).flatten().find(|key| file::is_readable(key))
+    let folders = [&config.tls.ca, &config.tls.cert, &config.tls.key].map(|path| path.parent());
+    // Two CAs have a key during a rollover.
+    let used = folders
+        .into_iter()
+        .flatten()
+        .flat_map(|folder| [folder.join("../ca/ca.key"), folder.join("../ca/next/ca.key")]);
+    std::iter::once(beside).chain(used).find(|key| file::is_readable(key))
 }
