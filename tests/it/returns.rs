@@ -55,6 +55,34 @@ fn a_link_waits_for_its_gateway_while_others_behind_the_same_address_do_not_know
 }
 
 #[test]
+fn links_find_their_gateway_behind_a_balancer_that_prefers_those_with_fewer_connections() {
+    let line = Line::new(LINK);
+    let others = ["second", "third"].map(|node| {
+        let wan = free_port();
+        let text = master_config("dc1", wan, &[("orders", line.alpha.port)], LINK);
+        (wan, line.lab.another("dc1", node, &text))
+    });
+    let more = ["charli", "delta"].map(|name| line.lab.replica(name, line.entry, &line.alpha));
+    // All links run over one gateway, and the balancer would rather use the other two.
+    assert_eq!((line.first.links(), others.iter().map(|(_, other)| other.links()).sum()), (3, 0));
+    line.path.balance(&[line.wan, others[0].0, others[1].0]);
+    let before = line.standing();
+    for round in 1..=3 {
+        line.path.cut();
+        eventually("every link is resumed", AGAIN, || {
+            line.second.each("resumed").iter().all(|times| *times >= round)
+        });
+        assert!(others.iter().all(|(_, other)| other.links() == 0));
+    }
+    line.alpha.fill();
+    for replica in [&line.bravo, &more[0], &more[1]] {
+        replica.wait_equal(&line.alpha);
+    }
+    assert_eq!(line.standing(), before, "full syncs, partial resyncs and links are what they were");
+    eventually("the refused connections are closed", SOON, || line.path.connections() == 3);
+}
+
+#[test]
 fn a_gateway_that_has_lost_its_links_says_so_at_the_first_question() {
     let mut line = Line::new(LINK);
     line.first.kill();

@@ -25,12 +25,13 @@ fn lost(what: &str, lose: fn(&Path)) {
             let lanes = providers.lanes();
             lanes == spread || lanes == [spread[1], spread[0]]
         });
-        let gap = Gap::of(&providers.bravo);
+        let watch = Gap::of(&providers.bravo);
         wait(3.0); // Long enough to know the round trip of each lane.
-        gap.take();
+        watch.take();
         lose(&providers.paths[0]);
         wait(6.0);
-        let gap = gap.take();
+        let gap = watch.take();
+        drop(watch);
         assert!(gap < GAP, "{lanes} lanes: {gap:?}");
         eventually("the lanes are replaced", SOON, || providers.paths[1].connections() == lanes);
         let what = format!("{lanes} lanes over two providers, one {what}");
