@@ -58,13 +58,14 @@ impl Soak {
         Syncs { full: self.before.sync_full, partial: self.before.sync_partial_ok }
     }
 
-    /// Waits until the replica has what has been written so far and is close behind the master.
-    /// Returns how long that took.
+    /// Waits until the replica has what has been written so far, and the next tenth of a second of it, and
+    /// is close behind the master: what had passed before a break does not count. Returns how long
+    /// that took.
     #[track_caller]
     pub fn catches_up(&self) -> Duration {
         self.census.check();
         let close = (self.rate as f64 * CLOSE) as i64;
-        let (wanted, began) = (self.line.alpha.master_offset(), Instant::now());
+        let (wanted, began) = (self.line.alpha.master_offset() + close, Instant::now());
         eventually("the replica has caught up", self.within, || {
             let (written, applied) = (self.line.alpha.master_offset(), self.line.bravo.replica_offset());
             applied >= wanted && written - applied < close

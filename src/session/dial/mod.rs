@@ -250,9 +250,10 @@ async fn too_late(turned: &Notify, replica: &Replica) -> String {
 pub(super) struct Attached {
     pub(super) lane: Option<(SocketAddr, Lane, Accept)>,
     pub(super) failed: Vec<(SocketAddr, Failure)>,
-    /// Lanes that were refused because they had come to another gateway. While they are open, a load
-    /// balancer that sends a connection where the fewest are does not send the next one there again.
-    pub(super) aside: Vec<Lane>,
+    /// Connections that were refused because they had come to another gateway. While they are open, a
+    /// load balancer that sends a connection where the fewest are does not send the next one there
+    /// again.
+    pub(super) aside: Vec<TcpStream>,
 }
 
 /// Races over addresses for one more lane of a link that `far` has accepted. Ends early if a
@@ -369,13 +370,14 @@ async fn open(
 }
 
 /// Sends HELLO on a lane and waits for the answer. If it does not come in time, the far gateway is
-/// told that the lane is not used. A lane that was refused is returned with the refusal.
+/// told that the lane is not used. The connection of a lane that was refused is returned
+/// too.
 async fn greet(
     dialer: &Dialer,
     replica: &Replica,
     mut lane: Lane,
     want: Request,
-) -> Result<(Lane, Accept), (Failure, Option<Lane>)> {
+) -> Result<(Lane, Accept), (Failure, Option<TcpStream>)> {
     let other = |words: String| Err((Failure::Other(words), None));
     let tls = dialer.tls.now();
     let ours = &tls.material.leaf;
@@ -407,7 +409,7 @@ async fn greet(
                 let (site, node) = (replica.site.clone(), node.clone());
                 dialer.ways.met(&Identity { site, node, instance: *instance, clock: 0 });
             }
-            Err((Failure::Refused(refuse), Some(lane)))
+            Err((Failure::Refused(refuse), Some(lane.into_socket())))
         }
         Ok(Ok(_)) => other(LaneError::Unexpected.to_string()),
         Ok(Err(error)) => other(error.to_string()),

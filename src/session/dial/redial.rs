@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -33,7 +34,7 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(3);
 /// Time a stopping gateway has to tell the far side that a link is over.
 const STOPPING: Duration = Duration::from_secs(3);
 
-/// Most refused lanes of a held link that are kept open.
+/// Most refused connections of a held link that are kept open.
 const ASIDE: usize = 16;
 
 /// Pause between two attempts to tell a far side that a link is over.
@@ -80,8 +81,8 @@ pub struct Redial {
     resolving: Option<JoinHandle<Vec<(SocketAddr, usize)>>>,
     resolved: Option<Instant>,
     answers: Answers,
-    /// Lanes that other gateways behind the same address have refused in this break, the oldest first.
-    aside: VecDeque<Lane>,
+    /// Connections that other gateways have refused in this break, the oldest first.
+    aside: VecDeque<TcpStream>,
     /// Also referenced by each dial that waits for the answer to its HELLO.
     asking: Arc<()>,
 }
@@ -221,9 +222,9 @@ impl Redial {
         node == self.far.node && (instance == self.far.instance || self.dialer.ways.is_succeeded(&self.far))
     }
 
-    /// Keeps refused lanes, so that a load balancer that sends a connection where the fewest are
-    /// does not send each to the same wrong gateway.
-    fn keep_aside(&mut self, refused: Vec<Lane>) {
+    /// Keeps refused connections open, so that a load balancer that sends a connection where the fewest
+    /// are does not send each to the same wrong gateway.
+    fn keep_aside(&mut self, refused: Vec<TcpStream>) {
         self.aside.extend(refused);
         let surplus = self.aside.len().saturating_sub(ASIDE);
         self.aside.drain(..surplus);
