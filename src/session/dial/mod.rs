@@ -305,7 +305,7 @@ pub(super) async fn attach(
                     ),
                 ),
                 Err((error, refused)) if error.is_of_another(&far.node) => {
-                    attached.aside.extend(refused);
+                    attached.aside.extend(refused.map(|socket| *socket));
                     let before = attached.failed.iter().filter(|(other, _)| *other == address).count();
                     if before + 1 < tries {
                         race.again(address);
@@ -377,7 +377,7 @@ async fn greet(
     replica: &Replica,
     mut lane: Lane,
     want: Request,
-) -> Result<(Lane, Accept), (Failure, Option<TcpStream>)> {
+) -> Result<(Lane, Accept), (Failure, Option<Box<TcpStream>>)> {
     let other = |words: String| Err((Failure::Other(words), None));
     let tls = dialer.tls.now();
     let ours = &tls.material.leaf;
@@ -409,7 +409,7 @@ async fn greet(
                 let (site, node) = (replica.site.clone(), node.clone());
                 dialer.ways.met(&Identity { site, node, instance: *instance, clock: 0 });
             }
-            Err((Failure::Refused(refuse), Some(lane.into_socket())))
+            Err((Failure::Refused(refuse), Some(Box::new(lane.into_socket()))))
         }
         Ok(Ok(_)) => other(LaneError::Unexpected.to_string()),
         Ok(Err(error)) => other(error.to_string()),

@@ -109,7 +109,7 @@ fn ask(client: &mut Client) -> Option<String> {
         &["CONFIG", "SET", "min-replicas-to-write", "0"],
         &["EXEC"],
     ];
-    client.send(&commands.map(|command| Client::encode(command)).concat());
+    client.send(&commands.map(Client::encode).concat());
     let answers: Option<Vec<_>> = commands.iter().map(|_| client.answer()).collect();
     answers?.last().map(super::redis::Answer::text)
 }
