@@ -227,6 +227,11 @@ impl Lane {
         Ok(Self { socket, ..self })
     }
 
+    /// Its connection, which stays open and is no lane any more.
+    pub fn into_socket(self) -> TcpStream {
+        self.socket
+    }
+
     /// Reads once, at most `most` bytes, and passes each whole frame and each piece of data to
     /// `sink`. `Pending` means that the socket has no more bytes now.
     pub fn poll_read(

@@ -583,10 +583,7 @@ fn more_lanes_are_found_where_the_peers_lead_to_several_gateways_and_no_link_is_
     let (wan, other, entry) = (free_port(), free_port(), free_port());
     let text = |wan: u16| master_config("dc1", wan, &[("orders", alpha.port)], "[link]\nlanes = 4\n");
     let first = lab.gateway("dc1", &text(wan));
-    let config = lab.path().join("dc1-other.toml");
-    std::fs::write(&config, format!("node = \"other\"\n{}", text(other))).expect("the lab is writable");
-    let another = Gateway::start(&config, "dc1");
-    another.wait_ready();
+    let another = lab.another("dc1", "other", &text(other));
     let peers = format!("peers = [\"127.0.0.1:{wan}\", \"127.0.0.1:{other}\"]");
     let dc2 = replica_config("dc2", entry, wan, "[link]\nlanes = 4\n")
         .replace(&format!("peers = [\"127.0.0.1:{wan}\"]"), &peers);

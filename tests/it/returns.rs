@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::gateway::{Gateway, Lab, master_config, replica_config};
+use crate::support::gateway::{master_config, replica_config};
 use crate::support::line::Line;
 use crate::support::redis::{Redis, Version};
 use crate::support::writer::Writer;
@@ -20,15 +20,6 @@ const RATE: u64 = 1 << 20;
 
 /// How long the stream may take to continue once the path works again.
 const AGAIN: Duration = Duration::from_secs(8);
-
-/// Another gateway of a site, on a host of its own.
-fn another(lab: &Lab, site: &str, text: &str) -> Gateway {
-    let config = lab.path().join(format!("{site}-other.toml"));
-    std::fs::write(&config, format!("node = \"other\"\n{text}")).expect("the lab is writable");
-    let gateway = Gateway::start(&config, site);
-    gateway.wait_ready();
-    gateway
-}
 
 #[test]
 fn connections_that_a_path_closes_in_good_order_are_held_like_any_other_break() {
@@ -49,7 +40,8 @@ fn connections_that_a_path_closes_in_good_order_are_held_like_any_other_break() 
 fn a_link_waits_for_its_gateway_while_others_behind_the_same_address_do_not_know_it() {
     let line = Line::new(LINK);
     let wan = free_port();
-    let other = another(&line.lab, "dc1", &master_config("dc1", wan, &[("orders", line.alpha.port)], LINK));
+    let other =
+        line.lab.another("dc1", "other", &master_config("dc1", wan, &[("orders", line.alpha.port)], LINK));
     let own = line.path.lead_to(wan);
     let (before, writer) = (line.standing(), Writer::on(&line.alpha, RATE));
     line.path.cut();
@@ -60,6 +52,34 @@ fn a_link_waits_for_its_gateway_while_others_behind_the_same_address_do_not_know
     line.path.lead_to(own);
     line.arrives(500_000, AGAIN);
     line.ends_as(&before, writer);
+}
+
+#[test]
+fn links_find_their_gateway_behind_a_balancer_that_prefers_those_with_fewer_connections() {
+    let line = Line::new(LINK);
+    let others = ["second", "third"].map(|node| {
+        let wan = free_port();
+        let text = master_config("dc1", wan, &[("orders", line.alpha.port)], LINK);
+        (wan, line.lab.another("dc1", node, &text))
+    });
+    let more = ["charli", "delta"].map(|name| line.lab.replica(name, line.entry, &line.alpha));
+    // All links run over one gateway, and the balancer would rather use the other two.
+    assert_eq!((line.first.links(), others.iter().map(|(_, other)| other.links()).sum()), (3, 0));
+    line.path.balance(&[line.wan, others[0].0, others[1].0]);
+    let before = line.standing();
+    for round in 1..=3 {
+        line.path.cut();
+        eventually("every link is resumed", AGAIN, || {
+            line.second.each("resumed").iter().all(|times| *times >= round)
+        });
+        assert!(others.iter().all(|(_, other)| other.links() == 0));
+    }
+    line.alpha.fill();
+    for replica in [&line.bravo, &more[0], &more[1]] {
+        replica.wait_equal(&line.alpha);
+    }
+    assert_eq!(line.standing(), before, "full syncs, partial resyncs and links are what they were");
+    eventually("the refused connections are closed", SOON, || line.path.connections() == 3);
 }
 
 #[test]
@@ -76,7 +96,7 @@ fn a_gateway_that_has_lost_its_links_says_so_at_the_first_question() {
 /// The replica leaves its gateway, which cannot tell the master's site, for another one.
 fn moves(line: &Line, lose: impl FnOnce(&Line)) {
     let (wan, entry) = (line.wan, free_port());
-    let third = another(&line.lab, "dc2", &replica_config("dc2", entry, wan, LINK));
+    let third = line.lab.another("dc2", "other", &replica_config("dc2", entry, wan, LINK));
     line.alpha.ask(&["CONFIG", "SET", "repl-backlog-size", "64mb"]);
     let writer = Writer::on(&line.alpha, RATE);
     line.alpha.lists_never_more_than(1, || {

@@ -54,8 +54,8 @@ const RESTARTING_EVERY: Duration = Duration::from_millis(100);
 /// Time given to tell a far gateway that answered too late that its lane is not used.
 const LET_GO: Duration = Duration::from_secs(2);
 
-/// Most connections to one address that are made to find the one gateway, of several behind it,
-/// that carries a replica's other connection.
+/// Most connections to one address that a dial makes to find the one gateway, of several behind it,
+/// that has a link, or carries a replica's other connection.
 const BEHIND_ONE: usize = 4;
 
 /// What dials need from this process.
@@ -98,6 +98,12 @@ impl Failure {
     /// Whether a gateway answered that is not the requested one.
     fn is_other_instance(&self) -> bool {
         matches!(self, Self::Refused(refuse) if refuse.reason.code == ReasonCode::WrongInstance)
+    }
+
+    /// Whether a gateway other than that on `node` answered that it does not know the link.
+    fn is_of_another(&self, node: &str) -> bool {
+        matches!(self, Self::Refused(refuse) if refuse.reason.code == ReasonCode::UnknownLink
+            && refuse.by.as_ref().is_some_and(|(other, _)| other != node))
     }
 
     /// Whether a gateway answered, and does not stop.
@@ -172,6 +178,9 @@ pub(super) async fn reach(
             }
             // Addresses where another gateway answered are the last resort.
             let mut elsewhere = Vec::new();
+            // A load balancer that sends a connection where the fewest are would send the next one
+            // there again if these were closed.
+            let mut aside = Vec::new();
             while let Some(event) = race.next(open).await {
                 let (address, error) = match event {
                     Event::Unresolved(peer, why) => {
@@ -182,7 +191,10 @@ pub(super) async fn reach(
                     Event::Opened(address, lane) => {
                         match greet(dialer, replica, lane, want(instance)).await {
                             Ok(reached) => return Some(reached),
-                            Err(error) => (address, error),
+                            Err((error, refused)) => {
+                                aside.extend(refused);
+                                (address, error)
+                            }
                         }
                     }
                 };
@@ -196,6 +208,7 @@ pub(super) async fn reach(
                     elsewhere.push(address);
                 }
             }
+            drop(aside);
             let mut race = Attempts::among(elsewhere);
             while let Some(event) = race.next(open).await {
                 let (address, error) = match event {
@@ -203,7 +216,7 @@ pub(super) async fn reach(
                     Event::Failed(address, error) => (address, error),
                     Event::Opened(address, lane) => match greet(dialer, replica, lane, want(None)).await {
                         Ok(reached) => return Some(reached),
-                        Err(error) => (address, error),
+                        Err((error, _)) => (address, error),
                     },
                 };
                 failures.push(format!("{address}: {error}"));
@@ -240,21 +253,27 @@ async fn too_late(turned: &Notify, replica: &Replica) -> String {
 pub(super) struct Attached {
     pub(super) lane: Option<(SocketAddr, Lane, Accept)>,
     pub(super) failed: Vec<(SocketAddr, Failure)>,
+    /// Connections that were refused because they had come to another gateway. While they are open, a
+    /// load balancer that sends a connection where the fewest are does not send the next one there
+    /// again.
+    pub(super) aside: Vec<TcpStream>,
 }
 
-/// Races over addresses for one more lane of a link that `instance` has accepted. Ends early if a
-/// gateway answers that the link is over. `queues` has one permit for each address, so that only
-/// one dial of a link at a time waits for a turn there. `asking` is referenced while an answer is
-/// awaited.
+/// Races over addresses for one more lane of a link that `far` has accepted. Ends early if a
+/// gateway answers that the link is over. Where another gateway answers, there may be several behind
+/// the address: it is tried up to `tries` times. `queues` has one permit for each address, so that
+/// only one dial of a link at a time waits for a turn there. `asking` is referenced while an answer
+/// is awaited.
 pub(super) async fn attach(
     dialer: Arc<Dialer>,
     replica: Arc<Replica>,
     addresses: Vec<(SocketAddr, Arc<Semaphore>)>,
-    instance: Id,
+    far: Identity,
+    tries: usize,
     want: Request,
     asking: Weak<()>,
 ) -> Attached {
-    let mut attached = Attached { lane: None, failed: Vec::new() };
+    let mut attached = Attached { lane: None, failed: Vec::new(), aside: Vec::new() };
     let turned = Arc::new(Notify::new());
     let open = |address| {
         let (dialer, replica, turned) = (Arc::clone(&dialer), Arc::clone(&replica), Arc::clone(&turned));
@@ -277,7 +296,7 @@ pub(super) async fn attach(
             Event::Unresolved(..) => continue,
             Event::Failed(address, error) => (address, error),
             Event::Opened(address, lane) => match greet(lane).await {
-                Ok((lane, accept)) if accept.identity.instance == instance => {
+                Ok((lane, accept)) if accept.identity.instance == far.instance => {
                     dialer.ways.was_good(Side::Dialler, &replica.name, address);
                     attached.lane = Some((address, lane, accept));
                     return attached;
@@ -288,7 +307,15 @@ pub(super) async fn attach(
                         "another gateway accepted the lane, although it does not have the link".into(),
                     ),
                 ),
-                Err(error) => (address, error),
+                Err((error, refused)) if error.is_of_another(&far.node) => {
+                    attached.aside.extend(refused.map(|socket| *socket));
+                    let before = attached.failed.iter().filter(|(other, _)| *other == address).count();
+                    if before + 1 < tries {
+                        race.again(address);
+                    }
+                    (address, error)
+                }
+                Err((error, _)) => (address, error),
             },
         };
         let over = matches!(&error, Failure::Refused(refuse) if refuse.reason.code == ReasonCode::LinkEnded);
@@ -346,13 +373,15 @@ async fn open(
 }
 
 /// Sends HELLO on a lane and waits for the answer. If it does not come in time, the far gateway is
-/// told that the lane is not used.
+/// told that the lane is not used. The connection of a lane that was refused is returned
+/// too.
 async fn greet(
     dialer: &Dialer,
     replica: &Replica,
     mut lane: Lane,
     want: Request,
-) -> Result<(Lane, Accept), Failure> {
+) -> Result<(Lane, Accept), (Failure, Option<Box<TcpStream>>)> {
+    let other = |words: String| Err((Failure::Other(words), None));
     let tls = dialer.tls.now();
     let ours = &tls.material.leaf;
     let terms = dialling_terms(&replica.link);
@@ -365,11 +394,11 @@ async fn greet(
     .await;
     match answer {
         Ok(Ok(Frame::Accept(accept))) if !accept.identity.site.eq_ignore_ascii_case(&replica.site) => {
-            Err(Failure::Other(format!(
+            other(format!(
                 "its certificate carries {}, but its ACCEPT names the site {}",
                 replica.site,
                 crate::escape::shown(accept.identity.site.as_bytes())
-            )))
+            ))
         }
         Ok(Ok(Frame::Accept(accept))) => {
             dialer.ways.met(&accept.identity);
@@ -383,16 +412,13 @@ async fn greet(
                 let (site, node) = (replica.site.clone(), node.clone());
                 dialer.ways.met(&Identity { site, node, instance: *instance, clock: 0 });
             }
-            Err(Failure::Refused(refuse))
+            Err((Failure::Refused(refuse), Some(Box::new(lane.into_socket()))))
         }
-        Ok(Ok(_)) => Err(Failure::Other(LaneError::Unexpected.to_string())),
-        Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+        Ok(Ok(_)) => other(LaneError::Unexpected.to_string()),
+        Ok(Err(error)) => other(error.to_string()),
         Err(_) => {
             tokio::spawn(let_go(lane));
-            Err(Failure::Other(format!(
-                "the far gateway did not answer within {} s",
-                ANSWER_DEADLINE.as_secs()
-            )))
+            other(format!("the far gateway did not answer within {} s", ANSWER_DEADLINE.as_secs()))
         }
     }
 }

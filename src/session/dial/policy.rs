@@ -67,6 +67,11 @@ impl Answers {
         }
     }
 
+    /// Whether the dials are for a link that is held.
+    pub(super) fn is_of_a_break(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Forgets all answers.
     pub(super) fn clear(&mut self) {
         self.counts.clear();

@@ -4,19 +4,20 @@
 //! The link decides when and how often to dial. Names are resolved again during a break, but known
 //! addresses are kept: the resolver may be behind the same broken path.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::policy::{Answer, Answers};
 use super::spread::Spread;
-use super::{self as dial, Attached, Dialer, Failure};
+use super::{self as dial, Attached, BEHIND_ONE, Dialer, Failure};
 use crate::config::Replica;
 use crate::escape::shown;
 use crate::lane::Lane;
@@ -32,6 +33,9 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(3);
 
 /// Time a stopping gateway has to tell the far side that a link is over.
 const STOPPING: Duration = Duration::from_secs(3);
+
+/// Most refused connections of a held link that are kept open.
+const ASIDE: usize = 16;
 
 /// Pause between two attempts to tell a far side that a link is over.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -77,6 +81,8 @@ pub struct Redial {
     resolving: Option<JoinHandle<Vec<(SocketAddr, usize)>>>,
     resolved: Option<Instant>,
     answers: Answers,
+    /// Connections that other gateways have refused in this break, the oldest first.
+    aside: VecDeque<TcpStream>,
     /// Also referenced by each dial that waits for the answer to its HELLO.
     asking: Arc<()>,
 }
@@ -126,6 +132,7 @@ impl Redial {
             resolving: None,
             resolved: None,
             answers: Answers::default(),
+            aside: VecDeque::new(),
             asking: Arc::default(),
         }
     }
@@ -185,7 +192,9 @@ impl Redial {
         };
         let (dialer, replica, lane) = (Arc::clone(&self.dialer), Arc::clone(&self.replica), dial.lane);
         let asking = Arc::downgrade(&self.asking);
-        let attached = dial::attach(dialer, replica, addresses, self.far.instance, want, asking);
+        // While the link's own gateway is down, the others are asked less often.
+        let tries = if self.aside.len() < ASIDE { BEHIND_ONE } else { 1 };
+        let attached = dial::attach(dialer, replica, addresses, self.far.clone(), tries, want, asking);
         self.attempts.spawn(async move {
             let attached = attached.await;
             drop(sparing);
@@ -230,11 +239,20 @@ impl Redial {
         self.attempts.abort_all();
         while self.attempts.try_join_next().is_some() {}
         self.answers.clear();
+        self.aside.clear();
     }
 
     /// Whether a gateway that does not know the link is the one that had it, or has taken its place.
     fn is_its_own(&self, node: &str, instance: Id) -> bool {
         node == self.far.node && (instance == self.far.instance || self.dialer.ways.is_succeeded(&self.far))
+    }
+
+    /// Keeps refused connections open, so that a load balancer that sends a connection where the fewest
+    /// are does not send each to the same wrong gateway.
+    fn keep_aside(&mut self, refused: Vec<TcpStream>) {
+        self.aside.extend(refused);
+        let surplus = self.aside.len().saturating_sub(ASIDE);
+        self.aside.drain(..surplus);
     }
 
     fn judge(&mut self, lane: u32, attached: Attached) -> Dialled {
@@ -266,7 +284,11 @@ impl Redial {
         if let Some((address, opened, accept)) = attached.lane {
             self.known.retain(|other| *other != address);
             self.known.insert(0, address);
+            self.aside.clear();
             return Dialled::Lane(lane, Box::new(opened), accept);
+        }
+        if self.answers.is_of_a_break() {
+            self.keep_aside(attached.aside);
         }
         if self.dialer.ways.is_succeeded(&self.far) {
             self.answers.succeeded();

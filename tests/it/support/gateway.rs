@@ -52,6 +52,15 @@ impl Lab {
         Pair { first, second, wan, entry }
     }
 
+    /// Starts another gateway of a site, on a host of its own.
+    pub fn another(&self, site: &str, node: &str, text: &str) -> Gateway {
+        let config = self.path().join(format!("{site}-{node}.toml"));
+        std::fs::write(&config, format!("node = \"{node}\"\n{text}")).expect("the test's folder is writable");
+        let gateway = Gateway::start(&config, site);
+        gateway.wait_ready();
+        gateway
+    }
+
     /// Writes `SITE.toml` and starts a gateway with it.
     pub fn gateway(&self, site: &str, text: &str) -> Gateway {
         let config = self.path().join(format!("{site}.toml"));

@@ -3,11 +3,14 @@
 //! Ports come from the OS, readiness is polled to a deadline, and a failing test
 //! prints every process's log.
 
+pub mod census;
 pub mod gateway;
 pub mod line;
 pub mod path;
 pub mod pause;
 pub mod pki;
+pub mod providers;
+pub mod random;
 pub mod redis;
 pub mod transcript;
 pub mod wire;

@@ -7,7 +7,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -55,7 +55,14 @@ impl Path {
     /// New connections go to this port, as if another gateway behind one address took them. Returns
     /// where they went before.
     pub fn lead_to(&self, target: u16) -> u16 {
-        self.state.target.swap(target, Ordering::SeqCst)
+        let mut targets = self.state.targets.lock().expect("no thread panics");
+        std::mem::replace(&mut *targets, vec![target]).first().copied().unwrap_or(0)
+    }
+
+    /// New connections are spread over these ports, as a load balancer does it: each goes where the
+    /// fewest are, and equals take turns.
+    pub fn balance(&self, targets: &[u16]) {
+        *self.state.targets.lock().expect("no thread panics") = targets.to_vec();
     }
 
     /// Lets nothing pass any more: the connections hang without an error, and so do new ones.
@@ -153,7 +160,8 @@ impl Drop for Path {
 struct State {
     ways: [Way; 2],
     refuses: AtomicBool,
-    target: AtomicU16,
+    /// The ports to which new connections go, the one that was chosen last at the end.
+    targets: Mutex<Vec<u16>>,
     pause_ms: AtomicU64,
     /// Bytes a second in each direction; 0 for no limit.
     rate: AtomicU64,
@@ -179,6 +187,18 @@ impl State {
     fn open(&self) -> Vec<Arc<Connection>> {
         let connections = self.connections.lock().expect("no thread panics");
         connections.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Where a new connection goes.
+    fn target(&self) -> u16 {
+        let open = self.open();
+        let count = |port: u16| open.iter().filter(|connection| connection.target == port).count();
+        let mut targets = self.targets.lock().expect("no thread panics");
+        let least =
+            (0..targets.len()).min_by_key(|at| count(targets[*at])).expect("the path leads somewhere");
+        let port = targets.remove(least);
+        targets.push(port);
+        port
     }
 
     fn hangs(&self, connection: &Connection, towards: Towards) -> bool {
@@ -221,6 +241,8 @@ struct Connection {
     dialler: TcpStream,
     /// Set once the path has let the connection through.
     acceptor: OnceLock<TcpStream>,
+    /// The port to which it goes.
+    target: u16,
     fate: Mutex<Fate>,
 }
 
@@ -254,19 +276,23 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
         if state.refuses.load(Ordering::SeqCst) {
             return;
         }
-        let connection =
-            Arc::new(Connection { dialler: socket, acceptor: OnceLock::new(), fate: Mutex::new(Fate::Open) });
+        let connection = Arc::new(Connection {
+            dialler: socket,
+            acceptor: OnceLock::new(),
+            target: state.target(),
+            fate: Mutex::new(Fate::Open),
+        });
         let mut connections = state.connections.lock().expect("no thread panics");
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&connection));
         drop(connections);
-        let (target, state) = (state.target.load(Ordering::SeqCst), Arc::clone(state));
-        std::thread::spawn(move || carry(&connection, target, &state));
+        let state = Arc::clone(state);
+        std::thread::spawn(move || carry(&connection, &state));
     }
 }
 
 /// One connection, until its end.
-fn carry(connection: &Arc<Connection>, target: u16, state: &Arc<State>) {
+fn carry(connection: &Arc<Connection>, state: &Arc<State>) {
     let mut first = Vec::new();
     prepare(&connection.dialler);
     // The other end never sees a connection that was given up while the path was silent.
@@ -284,7 +310,9 @@ fn carry(connection: &Arc<Connection>, target: u16, state: &Arc<State>) {
             Err(_) => return,
         }
     }
-    let Ok(socket) = TcpStream::connect(("127.0.0.1", target)) else { return connection.end(Fate::Reset) };
+    let Ok(socket) = TcpStream::connect(("127.0.0.1", connection.target)) else {
+        return connection.end(Fate::Reset);
+    };
     prepare(&socket);
     let acceptor = connection.acceptor.get_or_init(|| socket);
     std::thread::scope(|scope| {

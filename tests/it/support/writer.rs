@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::random::Random;
 use super::redis::{Client, Redis};
 
 /// Number of different keys that are written.
@@ -64,7 +65,7 @@ impl Drop for Writer {
 }
 
 fn write(mut client: Client, rate: u64, values: Values, stop: &AtomicBool, count: &AtomicU64) {
-    let (began, mut sent, mut random) = (Instant::now(), 0, Random(0x9e37_79b9_7f4a_7c15));
+    let (began, mut sent, mut random) = (Instant::now(), 0, Random::new(0x9e37_79b9_7f4a_7c15));
     while !stop.load(Ordering::Relaxed) {
         let due = (began.elapsed().as_secs_f64() * rate as f64) as usize;
         if sent >= due {
@@ -73,8 +74,8 @@ fn write(mut client: Client, rate: u64, values: Values, stop: &AtomicBool, count
         }
         let (mut batch, mut commands) = (Client::encode(&["INCR", "writes"]), 1);
         while sent + batch.len() < due && batch.len() < BATCH {
-            let key = format!("written:{}", random.next() % KEYS).into_bytes();
-            batch.extend(Client::encode(&[b"SET".to_vec(), key, random.value(values)]));
+            let key = format!("written:{}", random.below(KEYS)).into_bytes();
+            batch.extend(Client::encode(&[b"SET".to_vec(), key, value(&mut random, values)]));
             commands += 1;
         }
         client.send(&batch);
@@ -86,35 +87,24 @@ fn write(mut client: Client, rate: u64, values: Values, stop: &AtomicBool, count
     }
 }
 
-/// The generator xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+/// A value of this kind.
+fn value(random: &mut Random, values: Values) -> Vec<u8> {
+    match values {
+        Values::Random => random.words(64..192),
+        Values::Json => session(random).into_bytes(),
     }
+}
 
-    fn value(&mut self, values: Values) -> Vec<u8> {
-        match values {
-            Values::Random => (0..64 + self.next() % 128).flat_map(|_| self.next().to_le_bytes()).collect(),
-            Values::Json => self.session().into_bytes(),
-        }
-    }
-
-    fn session(&mut self) -> String {
-        let (user, seen) = (self.next() % 100_000, self.next() % 1_000_000);
-        let mut text = format!(
-            "{{\"user\":{user},\"name\":\"customer {user}\",\"locale\":\"en_GB\",\"seen\":1790{seen:06},\"cart\":["
+fn session(random: &mut Random) -> String {
+    let (user, seen) = (random.below(100_000), random.below(1_000_000));
+    let mut text = format!(
+        "{{\"user\":{user},\"name\":\"customer {user}\",\"locale\":\"en_GB\",\"seen\":1790{seen:06},\"cart\":["
+    );
+    for _ in 0..4 + random.below(8) {
+        let (article, price) = (random.below(10_000), random.below(100));
+        text += &format!(
+            "{{\"article\":\"article-{article:05}\",\"count\":1,\"price\":\"{price}.99\",\"currency\":\"EUR\"}},"
         );
-        for _ in 0..4 + self.next() % 8 {
-            let (article, price) = (self.next() % 10_000, self.next() % 100);
-            text += &format!(
-                "{{\"article\":\"article-{article:05}\",\"count\":1,\"price\":\"{price}.99\",\"currency\":\"EUR\"}},"
-            );
-        }
-        text + "],\"consent\":{\"statistics\":true,\"marketing\":false}}"
     }
+    text + "],\"consent\":{\"statistics\":true,\"marketing\":false}}"
 }
