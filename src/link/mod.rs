@@ -36,7 +36,6 @@
 //! nothing, `dials` the dials for new lanes. [`Link`] joins them.
 
 mod acks;
-mod charge;
 mod closing;
 mod codec;
 pub mod compress;
@@ -167,8 +166,8 @@ pub struct Link {
     lateness: Lateness,
     dials: Dials,
     closing: Closing,
-    /// Whether the link is held, or still has to send more of what it took in meanwhile than it
-    /// usually reads ahead.
+    /// Whether the link is held or has [fallen behind](Link::fall_behind), or still has to send more of
+    /// what it took in meanwhile than it usually reads ahead.
     behind: bool,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
@@ -568,6 +567,12 @@ impl Link {
             let last = last.filter(|_| !self.codec.is_packing() && !self.is_ended());
             self.send.keep(last, most);
         }
+    }
+
+    /// What is offered next is in memory already, and what the local Redis sends meanwhile is taken in as
+    /// in a break, until all of it is sent.
+    pub fn fall_behind(&mut self) {
+        self.behind = true;
     }
 
     /// Memory charged for bytes that are only [kept](Link::keep), in bytes.

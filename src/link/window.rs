@@ -10,9 +10,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use super::charge::charge;
 use super::kept::Kept;
-use crate::buffer::Chunk;
+use crate::buffer::{Chunk, charge};
 use crate::wire::frame;
 
 /// Size in bytes up to which short writes that wait to be sent share one chunk.
@@ -50,7 +49,7 @@ impl Segment {
 
     /// The memory that it takes, in bytes.
     fn storage(&self) -> u64 {
-        charge(self.chunk.storage())
+        self.chunk.charge()
     }
 
     fn frame(&mut self, slot: u8) -> &[u8] {
@@ -508,8 +507,8 @@ impl Window {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::charge::LEAST_CHARGE;
     use super::*;
+    use crate::buffer::LEAST_CHARGE;
 
     fn now() -> Instant {
         Instant::now()
