@@ -550,15 +550,6 @@ impl Link {
         self.check_orphaned(now);
     }
 
-    /// As [`Link::superseded`], and there is no room for the link that its replica may come again with: it
-    /// does not wait for that.
-    pub fn give_way(&mut self, now: Instant) {
-        if self.is_held() {
-            self.send.keep(None, 0);
-        }
-        self.superseded(now);
-    }
-
     /// The replica may ask over another link for as many of the `last` bytes that were offered. They are
     /// kept, as far as `most` bytes of memory suffice, until they are not wanted any more. `None` if it
     /// cannot ask for any. Compressed bytes are never kept. Only at the acceptor.

@@ -602,14 +602,35 @@ fn a_link_whose_process_is_replaced_waits_a_little_for_its_replica_if_that_can_c
 }
 
 #[test]
-fn a_link_that_waits_for_its_replica_gives_way_if_there_is_no_room_for_another() {
+fn a_link_whose_process_is_replaced_while_its_lane_still_seems_to_work_waits_a_little_all_the_same() {
     let mut two = keeping();
-    two.acceptor.link.give_way(two.now);
+    two.acceptor.link.superseded(two.now);
     assert!(!two.acceptor.link.is_ended(), "it has a lane");
     two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
+    two.acceptor.link.handle_timeout(two.now + RETURN_WITHIN - Duration::from_millis(1));
     assert!(!two.acceptor.link.is_ended(), "it waits");
-    two.acceptor.link.give_way(two.now);
+    two.acceptor.link.handle_timeout(two.now + RETURN_WITHIN);
     assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Superseded));
+}
+
+#[test]
+fn a_link_that_has_fallen_behind_reads_as_memory_allows_until_it_has_caught_up() {
+    let mut two = armed();
+    let link = &mut two.acceptor.link;
+    let most = link.max_payload();
+    link.fall_behind();
+    while link.unsent() < 2 * READ_AHEAD {
+        link.offer(Chunk::copied(&vec![1; most]));
+        assert!(link.read_room(u64::MAX, false) > READ_AHEAD);
+    }
+    assert_eq!(link.read_room(12_345, false), 12_345, "memory is the only bound");
+    two.exchange();
+    let link = &mut two.acceptor.link;
+    assert_eq!(link.unsent(), 0);
+    while link.unsent() < READ_AHEAD {
+        link.offer(Chunk::copied(&vec![1; most]));
+    }
+    assert_eq!(link.read_room(u64::MAX, false), 0, "as before");
 }
 
 #[test]

@@ -81,11 +81,16 @@ impl returning::Predecessors for Predecessors {
     fn recall(&mut self, asked: Option<(&[u8], u64)>) -> Option<Recall> {
         // Each is of use only once: whatever is not taken now is dropped.
         let left = self.legacies.drain(..);
-        let left = left.filter_map(|legacy| legacy.lock().expect("no code panics while it holds a legacy").take());
+        let left =
+            left.filter_map(|legacy| legacy.lock().expect("no code panics while it holds a legacy").take());
         let continued = left.filter_map(|remembered| {
             let (history, from) = asked?;
             let recall = remembered.since(history, from);
-            recall.inspect_err(|why| debug!(from, "the replica does not continue from an earlier link: {why:?}")).ok()
+            recall
+                .inspect_err(|why| {
+                    debug!(from, "the replica does not continue from an earlier link: {why:?}")
+                })
+                .ok()
         });
         // The master must still have what comes after it.
         continued.max_by_key(Recall::next)
@@ -192,7 +197,8 @@ mod tests {
                 *returned.legacy.expect("it is the same replica").lock().unwrap() = Some(remembered(next));
             }
             site.changed.notified().await;
-            let recall = next.recall(Some((HISTORY.as_bytes(), 95))).map(|recall| (recall.left(), recall.next()));
+            let recall =
+                next.recall(Some((HISTORY.as_bytes(), 95))).map(|recall| (recall.left(), recall.next()));
             assert_eq!(recall, Some((9, 104)), "{order:?}");
         }
     }

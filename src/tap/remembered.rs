@@ -237,7 +237,8 @@ mod tests {
     #[test]
     fn what_is_remembered_counts_as_held_until_it_is_taken_or_dropped() {
         let budget = Budget::new(1 << 20);
-        let chunks = || VecDeque::from([Chunk::copied(&[1; 3000]), Chunk::copied(&[2; 4]), Chunk::copied(&[3; 2000])]);
+        let chunks =
+            || VecDeque::from([Chunk::copied(&[1; 3000]), Chunk::copied(&[2; 4]), Chunk::copied(&[3; 2000])]);
         let all: u64 = chunks().iter().map(Chunk::charge).sum();
         let position = Position { history: ID.to_owned(), next: 5004, passed: u64::MAX };
         let remembered = Remembered::new(position.clone(), chunks(), budget.share("dc2"));

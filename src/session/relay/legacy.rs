@@ -62,6 +62,5 @@ pub(super) async fn left_behind(driver: &mut Driver<'_>) -> Option<Remembered> {
         }
     }
     let position = driver.tap.position()?;
-    (position.history == before.history)
-        .then(|| Remembered::new(position, chunks, driver.share.hand_over()))
+    (position.history == before.history).then(|| Remembered::new(position, chunks, driver.share.hand_over()))
 }
