@@ -420,8 +420,7 @@ mod tests {
     fn fill_with_kept(shares: &mut [Share], limit: u64) {
         for _ in 0..20_000 {
             for share in shares.iter_mut() {
-                let more = share.kept + 1000;
-                share.keep(more.min(share.may_keep().max(share.kept.min(share.may_keep()))));
+                share.keep((share.kept + 1000).min(share.may_keep()));
             }
             let kept: u64 = shares.iter().map(|share| share.kept).sum();
             assert!(kept <= limit / KEPT_PART + 1000 * shares.len() as u64, "{kept}");
