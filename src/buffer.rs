@@ -38,6 +38,10 @@ const MAPPED: usize = 128 * 1024;
 /// as much as a usual window, since that is how far a fast transfer fills and empties it.
 const KEEP: usize = 64 * 1024 * 1024;
 
+/// Least number of bytes for which a chunk counts, however short it is, at the sender and at the
+/// receiver. So a flood of one-byte writes does not cost more memory than the window.
+pub const LEAST_CHARGE: u64 = 256;
+
 /// Expected payload size from which a chunk uses a pooled buffer.
 const SMALL: usize = 16 * 1024;
 
@@ -187,6 +191,11 @@ pub fn trim() {
     }
 }
 
+/// What `length` bytes in one piece count for.
+pub fn charge(length: usize) -> u64 {
+    (length as u64).max(LEAST_CHARGE)
+}
+
 /// Payload bytes, with room for a frame header before them.
 pub struct Chunk {
     storage: Buffer,
@@ -256,6 +265,11 @@ impl Chunk {
     /// Bytes of storage, whether used or not.
     pub fn storage(&self) -> usize {
         self.storage.len()
+    }
+
+    /// What its storage counts for, in bytes of memory.
+    pub fn charge(&self) -> u64 {
+        charge(self.storage())
     }
 
     /// Whether there is no payload.

@@ -46,8 +46,9 @@ pub struct Budget {
     kept: AtomicU64,
     /// Bytes that sites hold beyond gaps in excess of their part; they do not count against others.
     excess: AtomicU64,
-    /// Number of sites with a link that holds more than its floor.
+    /// Number of sites with a link that holds more than its floor, and with one that keeps more.
     holding: AtomicU64,
+    keeping: AtomicU64,
     sites: Mutex<HashMap<String, Arc<Site>>>,
     /// Locked while one link gives way, so that the next decision sees the result.
     giving: Mutex<()>,
@@ -56,8 +57,9 @@ pub struct Budget {
 /// The part of a [`Budget`] that one far site holds.
 #[derive(Debug, Default)]
 struct Site {
-    /// Number of its links that hold more than their floor.
+    /// Number of its links that hold more than their floor, and of those that keep more.
     holders: AtomicU64,
+    keepers: AtomicU64,
     /// Bytes that its links hold beyond gaps.
     scattered: AtomicU64,
     /// The part of `scattered` that exceeds the site's part.
@@ -81,15 +83,15 @@ impl Budget {
     /// A budget of `limit` bytes, of which none is used.
     pub fn new(limit: u64) -> Arc<Self> {
         let zero = AtomicU64::default;
-        let (sites, giving) = (Mutex::default(), Mutex::default());
         Arc::new(Self {
             limit: limit.into(),
             used: zero(),
             kept: zero(),
             excess: zero(),
             holding: zero(),
-            sites,
-            giving,
+            keeping: zero(),
+            sites: Mutex::default(),
+            giving: Mutex::default(),
         })
     }
 
@@ -111,9 +113,7 @@ impl Budget {
     /// A share for a new link with a far site, which holds nothing yet.
     pub fn share(self: &Arc<Self>, site: &str) -> Share {
         let site = Arc::clone(self.sites().entry(site.to_ascii_lowercase()).or_default());
-        let scattered = Arc::default();
-        site.links().push(Arc::clone(&scattered));
-        Share { budget: Arc::clone(self), site, held: 0, kept: 0, scattered }
+        Share::new(self, &site)
     }
 
     /// Only sites of the config have an entry, so there are few.
@@ -135,19 +135,23 @@ pub struct Share {
 }
 
 impl Share {
+    fn new(budget: &Arc<Budget>, site: &Arc<Site>) -> Self {
+        let scattered = Arc::default();
+        site.links().push(Arc::clone(&scattered));
+        Self { budget: Arc::clone(budget), site: Arc::clone(site), held: 0, kept: 0, scattered }
+    }
+
+    /// Moves what the link holds to a share of its own, for another link of the site.
+    pub fn hand_over(&mut self) -> Self {
+        let empty = Self::new(&self.budget, &self.site);
+        std::mem::replace(self, empty)
+    }
+
     /// Records that the link now holds `held` bytes, `scattered` of them beyond gaps.
     pub fn set(&mut self, held: u64, scattered: u64) {
         // Only one owner writes each value, so no total becomes negative.
         change(&self.budget.used, self.held, held);
-        match (self.held > FLOOR, held > FLOOR) {
-            (false, true) if self.site.holders.fetch_add(1, Ordering::Relaxed) == 0 => {
-                self.budget.holding.fetch_add(1, Ordering::Relaxed);
-            }
-            (true, false) if self.site.holders.fetch_sub(1, Ordering::Relaxed) == 1 => {
-                self.budget.holding.fetch_sub(1, Ordering::Relaxed);
-            }
-            _ => {}
-        }
+        count(&self.site.holders, &self.budget.holding, self.held > FLOOR, held > FLOOR);
         self.held = held;
         let before = self.scattered.swap(scattered, Ordering::Relaxed);
         change(&self.site.scattered, before, scattered);
@@ -158,15 +162,18 @@ impl Share {
     /// Records that the link keeps `kept` bytes beyond those that it holds. Nothing waits for them.
     pub fn keep(&mut self, kept: u64) {
         change(&self.budget.kept, self.kept, kept);
+        count(&self.site.keepers, &self.budget.keeping, self.kept > FLOOR, kept > FLOOR);
         self.kept = kept;
     }
 
     /// Number of bytes that the link may keep. All links together may keep a quarter of the limit, and
-    /// no more than is free: so what they keep takes nothing from what they hold.
+    /// no more than is free: so what they keep takes nothing from what they hold. They share that as
+    /// they share the limit, but none has a floor.
     pub fn may_keep(&self) -> u64 {
-        let free = self.budget.limit().saturating_sub(self.budget.used());
-        let others = self.budget.kept.load(Ordering::Relaxed).saturating_sub(self.kept);
-        free.min(self.budget.limit() / KEPT_PART).saturating_sub(others)
+        let free =
+            self.budget.limit().saturating_sub(self.budget.used()).min(self.budget.limit() / KEPT_PART);
+        let free = free.saturating_sub(self.budget.kept.load(Ordering::Relaxed));
+        free / sharers(&self.site.keepers, &self.budget.keeping, self.kept > FLOOR)
     }
 
     /// Bytes that a site may hold beyond gaps for long.
@@ -178,11 +185,7 @@ impl Share {
     pub fn room(&self) -> u64 {
         let excess = self.budget.excess.load(Ordering::Relaxed);
         let free = self.budget.limit().saturating_sub(self.budget.used().saturating_sub(excess));
-        let own = self.site.holders.load(Ordering::Relaxed);
-        let links = match self.budget.holding.load(Ordering::Relaxed) > u64::from(own > 0) {
-            true => own - u64::from(self.held > FLOOR).min(own) + 1,
-            false => 1,
-        };
+        let links = sharers(&self.site.holders, &self.budget.holding, self.held > FLOOR);
         (free / links).max(FLOOR).saturating_sub(self.held)
     }
 
@@ -222,6 +225,30 @@ impl Drop for Share {
         self.set(0, 0);
         self.keep(0);
         self.site.links().retain(|link| !Arc::ptr_eq(link, &self.scattered));
+    }
+}
+
+/// Counts a link among those `links` of its site that have more than their floor, or no longer, and the
+/// site among those `sites` that have such a link.
+fn count(links: &AtomicU64, sites: &AtomicU64, before: bool, after: bool) {
+    match (before, after) {
+        (false, true) if links.fetch_add(1, Ordering::Relaxed) == 0 => {
+            sites.fetch_add(1, Ordering::Relaxed);
+        }
+        (true, false) if links.fetch_sub(1, Ordering::Relaxed) == 1 => {
+            sites.fetch_sub(1, Ordering::Relaxed);
+        }
+        _ => {}
+    }
+}
+
+/// Number of links of a site that share what is free, with one that may be `counted` among them
+/// already: all of them if another site has such a link too.
+fn sharers(links: &AtomicU64, sites: &AtomicU64, counted: bool) -> u64 {
+    let own = links.load(Ordering::Relaxed);
+    match sites.load(Ordering::Relaxed) > u64::from(own > 0) {
+        true => own - u64::from(counted).min(own) + 1,
+        false => 1,
     }
 }
 
@@ -385,14 +412,63 @@ mod tests {
         assert_eq!(one.may_keep(), 2 * MIB);
         one.keep(MIB);
         two.keep(MIB / 2);
-        assert_eq!((one.may_keep(), two.may_keep()), (3 * MIB / 2, MIB));
+        assert_eq!((one.may_keep(), two.may_keep()), (MIB / 2, MIB / 2));
         assert_eq!((two.room(), budget.used()), (8 * MIB, 0));
-        two.set(7 * MIB, 0);
-        assert_eq!((one.may_keep(), two.may_keep()), (MIB / 2, 0));
+        two.set(6 * MIB + MIB / 4, 0);
+        assert_eq!((one.may_keep(), two.may_keep()), (MIB / 4, MIB / 4));
         two.set(9 * MIB, 0);
         assert_eq!(one.may_keep(), 0);
         drop((one, two));
         assert_eq!((budget.used(), budget.share("dc2").may_keep()), (0, 2 * MIB));
+    }
+
+    /// Each link is offered data in pieces that it may keep, and drops what it may not keep any more.
+    fn fill_with_kept(shares: &mut [Share], limit: u64) {
+        for _ in 0..20_000 {
+            for share in shares.iter_mut() {
+                share.keep((share.kept + 1000).min(share.may_keep()));
+            }
+            let kept: u64 = shares.iter().map(|share| share.kept).sum();
+            assert!(kept <= limit / KEPT_PART + 1000 * shares.len() as u64, "{kept}");
+        }
+    }
+
+    #[test]
+    fn a_site_keeps_its_part_though_another_with_more_links_was_first() {
+        let budget = Budget::new(64 * MIB);
+        let mut shares: Vec<Share> = (0..7).map(|_| budget.share("dc2")).collect();
+        fill_with_kept(&mut shares, 64 * MIB);
+        let kept = |shares: &[Share]| shares.iter().map(|share| share.kept).sum::<u64>();
+        assert!(kept(&shares) > 13 * MIB, "alone, each of them keeps its part: {}", kept(&shares));
+        shares.push(budget.share("dc3"));
+        fill_with_kept(&mut shares, 64 * MIB);
+        let (first, last) = (kept(&shares[..7]), shares[7].kept);
+        assert!(last > 4 * MIB && first > 4 * MIB, "{last} beside {first}");
+        // Those that keep little have no part.
+        let _idle: Vec<Share> = (0..9)
+            .map(|_| {
+                let mut idle = budget.share("dc2");
+                idle.keep(FLOOR / 100);
+                idle
+            })
+            .collect();
+        fill_with_kept(&mut shares, 64 * MIB);
+        assert!(kept(&shares[..7]) > 4 * MIB);
+    }
+
+    #[test]
+    fn what_a_link_hands_over_stays_counted_until_the_next_one_drops_it() {
+        let budget = Budget::new(4 * MIB);
+        let mut one = budget.share("dc2");
+        one.set(2 * MIB, MIB);
+        let mut moved = one.hand_over();
+        assert_eq!((budget.used(), one.held), (2 * MIB, 0));
+        drop(one);
+        assert_eq!((budget.used(), budget.share("dc3").room()), (2 * MIB, 2 * MIB));
+        moved.set(MIB, 0);
+        assert_eq!(budget.used(), MIB);
+        drop(moved);
+        assert_eq!((budget.used(), budget.holding.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]

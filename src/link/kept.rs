@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 
-use super::charge::charge;
 use crate::buffer::Chunk;
 
 /// Most memory in bytes for one link, however much there is. A replica acknowledges once a second, and
@@ -32,7 +31,7 @@ impl Kept {
             if from.is_some_and(|from| *end > from) && self.charged <= most.min(MOST) {
                 break;
             }
-            self.charged -= charge(chunk.storage());
+            self.charged -= chunk.charge();
             self.chunks.pop_front();
         }
         if self.chunks.is_empty() {
@@ -43,7 +42,7 @@ impl Kept {
     /// Takes the next chunk, which ends at `end`.
     pub(super) fn push(&mut self, end: u64, chunk: Chunk) {
         if self.from.is_some_and(|from| end > from) {
-            self.charged += charge(chunk.storage());
+            self.charged += chunk.charge();
             self.chunks.push_back((end, chunk));
         }
     }
@@ -67,8 +66,8 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::super::charge::LEAST_CHARGE;
     use super::*;
+    use crate::buffer::LEAST_CHARGE;
 
     fn filled() -> Kept {
         let mut kept = Kept::default();

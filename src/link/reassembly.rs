@@ -10,8 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::charge::charge;
-use crate::buffer::{Chunk, PAYLOAD};
+use crate::buffer::{Chunk, PAYLOAD, charge};
 
 /// Size in bytes of a chunk that is started for a small piece.
 const LEAST_ROOM: usize = 4096;

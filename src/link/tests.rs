@@ -1,5 +1,8 @@
 //! Two ends of a link, over a lane that delivers in order, cuts anywhere and can be lost.
 
+mod lanes;
+mod returning;
+
 use std::time::{Duration, Instant};
 
 use super::closing::DRAIN_IDLE;
@@ -459,42 +462,6 @@ fn every_loss_leads_to_a_full_hold_but_for_an_orderly_close_where_the_replica_is
 }
 
 #[test]
-fn a_link_gives_way_to_another_of_its_replica_unless_it_proves_that_it_is_alive() {
-    let returned = |link: &Link| link.closing.ended() == Some(&End::Returned);
-    let later = Duration::from_secs(1);
-    // Held when the other one comes.
-    let mut two = armed();
-    let (link, now) = (&mut two.acceptor.link, two.now);
-    link.lane_lost(0, LaneLoss::Closed, now);
-    link.replica_returned(now, now + later);
-    assert!(returned(link));
-    // Silent.
-    let mut two = armed();
-    let (link, now) = (&mut two.acceptor.link, two.now + later);
-    link.replica_returned(now, now);
-    let due = link.poll_timeout(&|_| LaneIo { room: true, empty: true }).expect("the proof is due");
-    link.handle_timeout(now + Duration::from_millis(1999));
-    assert!(due <= now + Duration::from_secs(2) && link.closing.ended().is_none());
-    link.handle_timeout(now + Duration::from_secs(2));
-    assert!(returned(link));
-    // A neighbour, which has sent something since, or soon does.
-    for since in [two.now, two.now + later] {
-        let mut two = armed();
-        let (link, now) = (&mut two.acceptor.link, two.now + later);
-        link.on_activity(0, since + Duration::from_millis(1));
-        events(link);
-        link.replica_returned(since, now);
-        link.on_activity(0, now + Duration::from_millis(2));
-        assert_eq!(events(link), [Event::Proven]);
-        link.handle_timeout(now + Duration::from_secs(2));
-        assert!(link.closing.ended().is_none());
-        // What was received was still under way when its gateway died.
-        link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), now + Duration::from_secs(2));
-        assert!(returned(link));
-    }
-}
-
-#[test]
 fn before_the_sync_a_link_is_not_held_and_accepts_no_other_lane() {
     let mut two = Two::new(false);
     let refused = two.acceptor.link.attach(&dial(1, &[0], 0), two.now).unwrap_err();
@@ -526,114 +493,25 @@ fn a_dial_that_claims_to_have_received_unsent_data_ends_the_link() {
 }
 
 #[test]
-fn a_process_that_takes_over_ends_a_held_link_but_not_a_live_one() {
+fn a_link_that_has_fallen_behind_reads_as_memory_allows_until_it_has_caught_up() {
     let mut two = armed();
-    two.acceptor.link.superseded(two.now);
-    assert!(two.acceptor.link.closing.ended().is_none());
-    two.acceptor.link.lane_lost(0, LaneLoss::Failed("reset".to_owned()), two.now);
-    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Superseded));
-}
-
-/// A link whose acceptor keeps what the replica has not acknowledged. Of the twenty bytes after the
-/// reply, half have arrived.
-fn keeping() -> Two {
-    let mut two = armed();
-    two.acceptor.link.keep(Some(0), u64::MAX);
-    offer(&mut two.acceptor, b"0123456789");
-    two.exchange();
-    two.pass(Duration::from_millis(500));
-    two.acceptor.link.keep(Some(8), u64::MAX);
-    assert_eq!(two.acceptor.link.send.acknowledged(), two.acceptor.link.send.offered());
-    assert!(two.acceptor.link.kept() > 0);
-    offer(&mut two.acceptor, b"abcdefghij");
-    two
-}
-
-/// What the acceptor's link leaves once its replica asks for its sync over another one.
-fn left_behind(two: &mut Two) -> Option<Vec<u8>> {
-    let now = two.now;
-    two.acceptor.link.replica_returned(now, now);
-    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Returned));
-    assert_eq!((two.acceptor.link.kept(), two.acceptor.link.memory()), (0, 0));
-    let chunks = two.acceptor.link.take_left_behind()?;
-    assert!(two.acceptor.link.take_left_behind().is_none());
-    Some(chunks.iter().flat_map(|chunk| chunk.bytes().to_vec()).collect())
-}
-
-#[test]
-fn a_link_leaves_the_last_bytes_that_it_was_offered_to_the_next_one_of_its_replica() {
-    let mut two = keeping();
-    two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
-    offer(&mut two.acceptor, b"klm");
-    assert_eq!(left_behind(&mut two).as_deref(), Some(&b"0123456789abcdefghijklm"[..]));
-    let mut given_up = keeping();
-    given_up.acceptor.link.keep(Some(18), 0);
-    given_up.acceptor.link.lane_lost(0, LaneLoss::Closed, given_up.now);
-    assert_eq!(left_behind(&mut given_up).as_deref(), Some(&b"abcdefghij"[..]), "without the oldest");
-}
-
-#[test]
-fn a_link_that_keeps_nothing_or_is_about_to_end_leaves_nothing() {
-    let mut unknown = keeping();
-    unknown.acceptor.link.keep(None, u64::MAX);
-    assert_eq!(unknown.acceptor.link.kept(), 0);
-    unknown.acceptor.link.lane_lost(0, LaneLoss::Closed, unknown.now);
-    assert_eq!(left_behind(&mut unknown), None);
-    let mut closed = keeping();
-    closed.acceptor.link.local_closed(closed.now);
-    closed.acceptor.link.lane_lost(0, LaneLoss::Closed, closed.now);
-    assert_eq!(left_behind(&mut closed), None, "the master has closed its connection");
-}
-
-#[test]
-fn a_link_whose_process_is_replaced_waits_a_little_for_its_replica_if_that_can_continue() {
-    let mut two = keeping();
-    two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
-    two.now += Duration::from_secs(5);
-    two.acceptor.link.superseded(two.now);
-    let within = |two: &Two| two.acceptor.link.held().map(|held| held.within);
-    assert_eq!(within(&two), Some(Duration::from_secs(5) + RETURN_WITHIN));
-    two.now += RETURN_WITHIN - Duration::from_millis(1);
-    two.acceptor.link.superseded(two.now);
-    two.acceptor.link.handle_timeout(two.now);
-    assert_eq!(two.acceptor.link.closing.ended(), None);
-    two.acceptor.link.handle_timeout(two.now + Duration::from_millis(1));
-    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Superseded));
-}
-
-#[test]
-fn a_link_that_waits_for_its_replica_gives_way_if_there_is_no_room_for_another() {
-    let mut two = keeping();
-    two.acceptor.link.give_way(two.now);
-    assert!(!two.acceptor.link.is_ended(), "it has a lane");
-    two.acceptor.link.lane_lost(0, LaneLoss::Closed, two.now);
-    assert!(!two.acceptor.link.is_ended(), "it waits");
-    two.acceptor.link.give_way(two.now);
-    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Superseded));
-}
-
-#[test]
-fn a_link_whose_gateway_stops_waits_a_little_for_its_replica_if_that_can_continue() {
-    let mut two = keeping();
-    two.dialler.link.stop(Reason::new(ReasonCode::Stopping, "dc2 stops"));
-    offer(&mut two.dialler, b"ACK");
-    two.exchange();
     let link = &mut two.acceptor.link;
-    assert!(is_closed_retired(link) && link.is_held() && !link.is_ended());
-    assert_eq!(two.acceptor.written, b"ACK", "what it sent before still reaches the master");
-    let refused = link.attach(&dial(1, &[], 13), two.now).unwrap_err();
-    assert_eq!(refused.code, ReasonCode::LinkEnded, "the process that has stopped has no more lanes");
-    assert!(link.read_room(1, false) > 0);
-    link.offer(Chunk::copied(b"klm"));
-    link.handle_timeout(two.now + RETURN_WITHIN - Duration::from_millis(1));
-    assert!(!link.is_ended());
-    assert!(left_behind(&mut two).is_some_and(|bytes| bytes.ends_with(b"abcdefghijklm")));
-    let mut alone = keeping();
-    alone.dialler.link.stop(Reason::new(ReasonCode::Stopping, "dc2 stops"));
-    alone.exchange();
-    alone.acceptor.link.handle_timeout(alone.now + RETURN_WITHIN);
-    let ended = alone.acceptor.link.closing.ended();
-    assert!(matches!(ended, Some(End::FarStopping(reason)) if reason.text == "dc2 stops"), "{ended:?}");
+    let most = link.max_payload();
+    link.fall_behind();
+    while link.unsent() < 2 * READ_AHEAD {
+        link.offer(Chunk::copied(&vec![1; most]));
+        assert!(link.read_room(u64::MAX, false) > READ_AHEAD);
+    }
+    assert_eq!(link.read_room(12_345, false), 12_345, "memory is the only bound");
+    while two.acceptor.link.unsent() > 0 {
+        two.exchange();
+        two.now += Duration::from_millis(100);
+    }
+    let link = &mut two.acceptor.link;
+    while link.unsent() < READ_AHEAD {
+        link.offer(Chunk::copied(&vec![1; most]));
+    }
+    assert_eq!(link.read_room(u64::MAX, false), 0, "as before");
 }
 
 #[test]
@@ -846,170 +724,4 @@ fn a_link_that_cannot_be_held_ends_once_the_last_of_its_lanes_is_silent() {
             two.acceptor.link
         );
     }
-}
-
-/// One end of a link over several lanes whose far end is scripted.
-fn transmits(link: &mut Link, lane: u32, now: Instant) -> Vec<Frame> {
-    let (mut decoder, mut out, mut frames) = (Decoder::default(), Vec::new(), Vec::new());
-    while link.poll_transmit(lane, now, &mut |frame| out.extend_from_slice(frame)) {}
-    let mut input = &out[..];
-    while let Some(item) = decoder.next(&mut input).unwrap() {
-        match item {
-            Item::Frame(frame) => frames.push(frame),
-            Item::Data { offset, bytes, .. } => {
-                let reason = Reason::new(ReasonCode::Finished, &bytes.len().to_string());
-                frames.push(Frame::End { offset, reason });
-            }
-        }
-    }
-    frames
-}
-
-/// The offsets of the data that a lane sends now.
-fn offsets(link: &mut Link, lane: u32, now: Instant) -> Vec<u64> {
-    let frames = transmits(link, lane, now).into_iter();
-    let data = frames.filter_map(|frame| match frame {
-        Frame::End { offset, .. } => Some(offset),
-        _ => None,
-    });
-    data.collect()
-}
-
-/// An acceptor with two lanes whose round trip is 100 ms. Lane 0 carries the bytes from 13, lane 1
-/// those from 113.
-fn one_of_two_is_late() -> (Two, Instant) {
-    let mut two = armed();
-    let link = &mut two.acceptor.link;
-    assert_eq!(link.attach(&dial(1, &[0], 13), two.now), Ok(0));
-    let heard = Report { received: 13, lanes: vec![(0, 13), (1, 0)] };
-    let now = two.now + Duration::from_millis(100);
-    link.lateness.added(0, two.now);
-    link.lateness.on_round_trip(0, Some(two.now), now);
-    link.handle(1, Item::Frame(Frame::Ack(13, Some(heard))), now);
-    for lane in [0, 1] {
-        link.offer(Chunk::copied(&[1; 100]));
-        assert_eq!(offsets(link, lane, now), [13 + u64::from(lane) * 100]);
-    }
-    (two, now)
-}
-
-#[test]
-fn what_a_lane_does_not_deliver_goes_over_another_and_new_data_too() {
-    let (mut two, now) = one_of_two_is_late();
-    let link = &mut two.acceptor.link;
-    // Lane 1 delivers, lane 0 does not.
-    let then = now + Duration::from_millis(120);
-    link.on_activity(1, then);
-    let report = Report { received: 13, lanes: vec![(0, 13), (1, 100)] };
-    link.handle(1, Item::Frame(Frame::Ack(13, Some(report.clone()))), then);
-    let due = now + Duration::from_millis(250);
-    assert_eq!(link.poll_timeout(&|_| LaneIo { room: true, empty: true }), Some(due));
-    link.handle_timeout(due - Duration::from_millis(1));
-    assert_eq!(link.send.to_resend(), 0);
-    link.handle_timeout(due);
-    link.offer(Chunk::copied(&[1; 100]));
-    assert!(transmits(link, 0, due).is_empty(), "a late lane gets nothing but heartbeats");
-    assert_eq!((offsets(link, 1, due), link.resent()), (vec![13, 213], 100));
-    // What comes late is no harm, and the lane carries again.
-    let all = Report { received: 313, lanes: vec![(0, 113), (1, 300)] };
-    link.handle(1, Item::Frame(Frame::Heartbeat(Some(all))), due);
-    link.offer(Chunk::copied(&[1; 100]));
-    assert_eq!((offsets(link, 0, due), link.resent(), link.breaks()), (vec![313], 100, 0));
-}
-
-#[test]
-fn if_every_lane_is_late_little_is_sent_twice_and_each_still_carries() {
-    let (mut two, now) = one_of_two_is_late();
-    let link = &mut two.acceptor.link;
-    for _ in 0..10 {
-        link.offer(Chunk::copied(&[1; 50_000]));
-        assert_eq!(offsets(link, 0, now).len(), 1);
-    }
-    // Nothing has come over lane 1 lately either.
-    let due = now + Duration::from_millis(250);
-    link.handle_timeout(due);
-    assert_eq!(link.resent(), 0);
-    for lane in [0, 1] {
-        link.offer(Chunk::copied(&[1; 100]));
-        assert_eq!(offsets(link, lane, due).len(), 1, "lane {lane}");
-    }
-    assert!(link.poll_timeout(&|_| LaneIo { room: true, empty: true }).is_some_and(|next| next > due));
-}
-
-#[test]
-fn without_reports_nothing_is_late() {
-    let mut two = armed();
-    let terms = Terms { hold: Duration::from_secs(45), lanes: 2, reports: false, ..Terms::sample() };
-    two.acceptor.link = Link::new(Side::Acceptor, &terms.agree(&terms, true), two.now);
-    let link = &mut two.acceptor.link;
-    assert_eq!(link.attach(&dial(1, &[0], 0), two.now), Ok(0));
-    link.offer(Chunk::copied(&[1; 100]));
-    assert_eq!(offsets(link, 0, two.now), [0]);
-    link.handle_timeout(two.now + Duration::from_secs(2));
-    assert_eq!(link.send.to_resend(), 0);
-    let beat = transmits(link, 1, two.now + Duration::from_secs(2));
-    assert_eq!(beat, [Frame::Heartbeat(None)]);
-}
-
-/// A dialler with one lane, on which nothing has come for so long that another was dialled.
-fn with_spare() -> (Two, dials::Dial) {
-    let mut two = Two::new(false);
-    let terms = Terms { hold: Duration::from_secs(45), ..Terms::sample() };
-    for (half, side) in [(&mut two.dialler, Side::Dialler), (&mut two.acceptor, Side::Acceptor)] {
-        half.link = Link::new(side, &terms.agree(&terms, false), two.now);
-    }
-    offer(&mut two.acceptor, b"+FULLRESYNC\r\n");
-    two.acceptor.link.arm();
-    two.exchange();
-    offer(&mut two.dialler, b"ack");
-    two.dialler.transmit(two.now);
-    assert_eq!(two.dialler.link.dial_due(), Some(two.now + Duration::from_secs(1)));
-    two.now += Duration::from_secs(1);
-    let spare = two.dialler.link.begin_dial(two.now);
-    assert_eq!((spare.alive.clone(), two.dialler.link.dial_due()), (vec![0], None));
-    let received = two.acceptor.link.attach(&spare, two.now).unwrap();
-    assert!(two.dialler.link.dialled(spare.lane, received, two.now));
-    assert_eq!((two.dialler.link.lanes(), two.dialler.link.dial_due()), (2, None), "one is enough");
-    (two, spare)
-}
-
-#[test]
-fn a_spare_lane_that_carries_first_replaces_the_silent_one_without_a_break() {
-    let (mut two, spare) = with_spare();
-    two.dialler.link.on_activity(spare.lane, two.now);
-    assert_eq!(two.dialler.link.lanes(), 1);
-    assert_eq!(transmits(&mut two.dialler.link, 0, two.now), [Frame::Retire]);
-    two.dialler.link.check_liveness(0, two.now + Duration::from_secs(3));
-    assert!(!two.dialler.link.has_lane(0), "a lane that is not needed is not waited for");
-    assert_eq!((two.dialler.link.breaks(), two.dialler.link.lanes()), (0, 1));
-    assert_eq!(two.dialler.link.send.to_resend(), 3);
-}
-
-#[test]
-fn a_lane_that_carries_again_before_the_spare_one_stays() {
-    let (mut two, spare) = with_spare();
-    two.dialler.link.on_activity(0, two.now);
-    assert_eq!(transmits(&mut two.dialler.link, spare.lane, two.now), [Frame::Retire]);
-    assert!(two.dialler.link.carries(0) && !two.dialler.link.carries(spare.lane));
-    two.acceptor.link.handle(spare.lane, Item::Frame(Frame::Retire), two.now);
-    assert_eq!(transmits(&mut two.acceptor.link, spare.lane, two.now), [Frame::Retire]);
-    two.dialler.link.handle(spare.lane, Item::Frame(Frame::Retire), two.now);
-    let closed = [Event::LaneClosed { lane: spare.lane, retired: true }];
-    assert_eq!(events(&mut two.dialler.link), closed, "in good order");
-}
-
-#[test]
-fn a_lane_moves_once_its_successor_is_accepted_and_stays_if_none_is() {
-    let mut two = armed();
-    let link = &mut two.dialler.link;
-    let first = link.begin_dial(two.now);
-    assert!(!link.may_move() && link.dialled(first.lane, 0, two.now) && link.may_move());
-    link.move_lane(0);
-    let failed = link.begin_dial(two.now);
-    link.dial_failed(failed.lane, two.now);
-    assert!(link.may_move() && link.carries(0) && link.dial_due().is_none_or(|due| due > two.now));
-    link.move_lane(0);
-    let moved = link.begin_dial(two.now);
-    assert!(link.is_moving() && link.dialled(moved.lane, 0, two.now));
-    assert!(!link.is_moving() && !link.carries(0) && link.carries(first.lane) && link.carries(moved.lane));
 }

@@ -7,7 +7,7 @@ use super::command::{self, Parsed};
 use super::gate::Gate;
 use super::observer::Observer;
 use crate::buffer::Chunk;
-use crate::tap::{Flow, Overdue, Position, Tap, Verdict};
+use crate::tap::{Flow, MAX_HELD, Overdue, Position, Tap, Verdict};
 
 /// The tap of one link at the master's site.
 #[derive(Debug)]
@@ -119,6 +119,11 @@ impl Tap for AtMaster {
         self.observer.position()
     }
 
+    fn looks_at_most(&self) -> usize {
+        // The master's stream may come with its answer, and waits for what is recalled.
+        if self.gate.asked_for_later() { MAX_HELD } else { usize::MAX }
+    }
+
     fn to_recall(&self) -> u64 {
         self.gate.to_recall()
     }
@@ -151,6 +156,7 @@ mod tests {
     use super::super::replication::{Observed, SyncKind};
     use super::super::returning::Predecessors;
     use super::*;
+    use crate::memory::Budget;
     use crate::tap::{Action, Driver, Recall, Remembered};
 
     const ID: &str = "0123456789012345678901234567890123456789";
@@ -193,7 +199,7 @@ mod tests {
             let chunks: VecDeque<Chunk> =
                 stream(self.first, self.next).chunks(self.piece).map(Chunk::copied).collect();
             let position = Position { history: ID.to_owned(), next: self.next, passed: u64::MAX };
-            Remembered::new(position, chunks).since(history, from).ok()
+            Remembered::new(position, chunks, Budget::new(0).share("dc2")).since(history, from).ok()
         }
     }
 
@@ -359,6 +365,21 @@ mod tests {
             assert!(link.end.is_some() && link.tap.to_recall() == 0);
             assert!(link.replica.starts_with(b"-LOADING "), "{}", link.replica.escape_ascii());
         }
+    }
+
+    #[test]
+    fn as_much_of_the_stream_as_may_come_with_the_answer_waits_for_what_is_recalled() {
+        let mut link = Link::after(Earlier::with(100, 200, 7));
+        assert_eq!(link.tap.looks_at_most(), usize::MAX);
+        link.asks(&INTRODUCTION, &format!("PSYNC {ID} 150"));
+        let mut answer = format!("+CONTINUE {ID}\r\n").into_bytes();
+        let line = answer.clone();
+        let next = 200 + (link.tap.looks_at_most() - line.len()) as u64;
+        answer.extend(stream(200, next));
+        link.say(Flow::ToReplica, &answer);
+        assert_eq!((&link.end, link.tap.looks_at_most()), (&None, usize::MAX));
+        link.recall(usize::MAX);
+        assert_eq!(link.replica, [line, stream(150, next)].concat());
     }
 
     #[test]

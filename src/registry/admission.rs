@@ -83,7 +83,13 @@ impl Registry {
 
     /// Decides whether a site may open one more link to a master here. Returns a permission that
     /// the link keeps until its end; the error is the limit that is reached.
-    pub fn admit(self: &Arc<Self>, site: &str, master: &str, limits: &Limits) -> Result<Admission, String> {
+    pub fn admit(
+        self: &Arc<Self>,
+        site: &str,
+        master: &str,
+        limits: &Limits,
+        lent: impl FnOnce() -> bool,
+    ) -> Result<Admission, String> {
         let site = site.to_ascii_lowercase();
         let mut state = self.lock();
         let taken = &mut state.taken;
@@ -92,7 +98,7 @@ impl Registry {
         let waiting = taken.waiting.entry(site.clone()).or_default();
         let mut oldest = None;
         waiting.retain(|opening| !opening.has_asked());
-        if live >= limits.links_per_site {
+        if live >= limits.links_per_site && !(live < limits.links_per_site.saturating_mul(2) && lent()) {
             let idle = |opening: &Arc<Opening>| now.saturating_duration_since(opening.opened()) >= IDLE;
             oldest = waiting.iter().position(idle).filter(|_| live < limits.links_per_site + SURPLUS);
             if oldest.is_none() {
@@ -126,6 +132,11 @@ impl Registry {
 mod tests {
     use super::*;
 
+    /// No earlier link lends its place.
+    fn none() -> bool {
+        false
+    }
+
     #[test]
     fn links_beyond_the_limits_are_not_admitted() {
         let registry = Arc::new(Registry::default());
@@ -135,14 +146,33 @@ mod tests {
             new_links_per_minute: 2,
             full_syncs_per_minute: None,
         };
-        let admission = registry.admit("dc2", "orders", &limits).unwrap();
-        assert!(registry.admit("DC2", "orders", &limits).unwrap_err().contains("links_per_site"));
-        drop(registry.admit("dc3", "orders", &limits).unwrap());
+        let admission = registry.admit("dc2", "orders", &limits, none).unwrap();
+        assert!(registry.admit("DC2", "orders", &limits, none).unwrap_err().contains("links_per_site"));
+        drop(registry.admit("dc3", "orders", &limits, none).unwrap());
         drop(admission);
         for _ in 1..60 {
-            drop(registry.admit("dc2", "orders", &limits).unwrap());
+            drop(registry.admit("dc2", "orders", &limits, none).unwrap());
         }
-        assert!(registry.admit("dc2", "orders", &limits).unwrap_err().contains("asked for no sync"));
-        registry.admit("dc2", "carts", &limits).unwrap().opening.asks(Instant::now()).unwrap();
+        assert!(registry.admit("dc2", "orders", &limits, none).unwrap_err().contains("asked for no sync"));
+        registry.admit("dc2", "carts", &limits, none).unwrap().opening.asks(Instant::now()).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_another_is_admitted_beyond_the_limit_but_not_beyond_twice_that() {
+        let registry = Arc::new(Registry::default());
+        let limits = Limits {
+            memory: 1 << 30,
+            links_per_site: 2,
+            new_links_per_minute: 60,
+            full_syncs_per_minute: None,
+        };
+        let unused = || -> bool { panic!("there is room") };
+        let mut admitted = vec![registry.admit("dc2", "orders", &limits, unused).unwrap()];
+        admitted.push(registry.admit("dc2", "orders", &limits, unused).unwrap());
+        assert!(registry.admit("dc2", "orders", &limits, none).is_err());
+        admitted.extend([(); 2].map(|()| registry.admit("dc2", "orders", &limits, || true).unwrap()));
+        assert!(registry.admit("dc2", "orders", &limits, || true).unwrap_err().contains("links_per_site"));
+        admitted.truncate(3);
+        assert!(registry.admit("dc2", "orders", &limits, none).is_err(), "no place is given twice");
     }
 }

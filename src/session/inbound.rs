@@ -196,7 +196,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         Ok(admitted) => admitted,
         Err(no) => {
             if no.why.code == ReasonCode::Limit {
-                shared.links.make_room(&hello.identity);
+                // Those that only wait for their replicas do so for a little while longer.
+                shared.links.supersede(&hello.identity);
             }
             return Box::pin(refuse(&shared, lane, seat, &site, no)).await;
         }
@@ -452,9 +453,11 @@ fn admit(
         ));
     }
     // The limits are checked before any connection to Redis is made, also for a probe.
+    let lent =
+        || hello.replica().is_some_and(|key| shared.links.lends_place(&hello.identity, &key, &master.name));
     let admission = shared
         .registry
-        .admit(claimed, name, &config.limits)
+        .admit(claimed, name, &config.limits, lent)
         .map_err(|limit| No::new(Kind::Limit, ReasonCode::Limit, &format!("too many links: {limit}")))?;
     Ok((master, admission))
 }

@@ -35,8 +35,6 @@ pub enum ToLink {
     Attach(Box<AttachRequest>),
     /// Another process of the same far gateway has started.
     Superseded,
-    /// The same, and there is no room for another link of its site.
-    GiveWay,
     /// What may be the replica of this link asks for its sync over another one.
     Returned(Returned),
 }
@@ -94,8 +92,8 @@ struct Known {
     opened: Instant,
     /// The replica that has asked for its sync over it.
     replica: Option<Asking>,
-    /// Whether it was told to give way.
-    gives_way: bool,
+    /// Whether another link was let in in its place.
+    lends: bool,
 }
 
 impl Known {
@@ -147,7 +145,7 @@ impl LinkTable {
     ) -> (TableEntry, mpsc::Receiver<ToLink>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         let (owner, master, opened) = (owner.clone(), master.to_owned(), Instant::now());
-        let known = Known { owner, master, sender, opened, replica: None, gives_way: false };
+        let known = Known { owner, master, sender, opened, replica: None, lends: false };
         self.lock().known.insert(link, known);
         (TableEntry { table: Arc::clone(self), link }, receiver)
     }
@@ -179,21 +177,23 @@ impl LinkTable {
         let Some(sender) = sender else { return Err(Box::new(request)) };
         sender.try_send(ToLink::Attach(Box::new(request))).map_err(|error| match error.into_inner() {
             ToLink::Attach(request) => request,
-            ToLink::Superseded | ToLink::GiveWay | ToLink::Returned(_) => {
-                unreachable!("what was sent comes back")
-            }
+            ToLink::Superseded | ToLink::Returned(_) => unreachable!("what was sent comes back"),
         })
     }
 
-    /// There is no room for a new link of this gateway. A link that an earlier process of it left and
-    /// that only waits for its replica ends now; each is asked once.
-    pub fn make_room(&self, identity: &Identity) {
+    /// A gateway opens a link for the replica with this `key`. Whether an earlier process of it has left
+    /// one that may be the same replica's, and so is about to end: the new link may have its place. Each
+    /// lends it once, and goes on waiting for its replica.
+    pub fn lends_place(&self, identity: &Identity, key: &ReplicaKey, master: &str) -> bool {
         let mut state = self.lock();
-        let earlier =
-            state.known.values_mut().find(|known| !known.gives_way && known.is_of_earlier_process(identity));
-        if let Some(known) = earlier {
-            known.gives_way = known.sender.try_send(ToLink::GiveWay).is_ok();
-        }
+        let earlier = state.known.values_mut().find(|known| {
+            let same = known.replica.is_some_and(|replica| replica.key == *key) && known.master == master;
+            same && !known.lends && known.is_of_earlier_process(identity)
+        });
+        earlier.is_some_and(|known| {
+            known.lends = true;
+            true
+        })
     }
 
     /// A gateway has sent HELLO. Links that an earlier process of it left without lanes are over.
@@ -267,5 +267,40 @@ impl TableEntry {
 impl Drop for TableEntry {
     fn drop(&mut self) {
         self.table.lock().known.remove(&self.link);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(node: &str) -> Identity {
+        Identity { site: "dc2".into(), node: node.into(), instance: Id::random(), clock: 0 }
+    }
+
+    #[test]
+    fn only_a_link_of_the_same_replica_that_an_earlier_process_left_lends_its_place_and_only_once() {
+        let table = Arc::new(LinkTable::default());
+        let (before, after) = (process("vm"), process("vm"));
+        let key = |client: &str| ReplicaKey::new("orders", client.parse().unwrap(), "vm");
+        let (one, other) = (key("10.0.0.1"), key("10.0.0.2"));
+        let mut links = Vec::new();
+        for (port, master) in [(6380, "orders"), (6381, "orders"), (6380, "carts")] {
+            let id = Id::random();
+            links.push(table.list(id, &before, master));
+            assert!(links.len() > 1 || !table.lends_place(&after, &one, master), "its replica has not asked");
+            let asking = Asking { key: one, port, master: "127.0.0.1:6379".parse().unwrap() };
+            table.replica_asks(id, asking, Instant::now());
+            table.lock().known.get_mut(&id).expect("it is listed").lends = master == "carts";
+        }
+        assert!(!table.lends_place(&before, &one, "orders"), "its own process runs");
+        assert!(!table.lends_place(&process("vm-2"), &one, "orders"), "another gateway of the site");
+        assert!(!table.lends_place(&after, &other, "orders"), "another replica");
+        assert!(!table.lends_place(&after, &one, "carts"), "it has lent its place");
+        // Two replicas on one host have the same key: each has its own place.
+        let lent = [(); 3].map(|()| table.lends_place(&after, &one, "orders"));
+        assert_eq!(lent, [true, true, false]);
+        drop(links);
+        assert!(!table.lends_place(&after, &one, "orders"));
     }
 }

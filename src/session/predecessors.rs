@@ -79,18 +79,21 @@ impl returning::Predecessors for Predecessors {
     }
 
     fn recall(&mut self, asked: Option<(&[u8], u64)>) -> Option<Recall> {
-        let mut found = None;
         // Each is of use only once: whatever is not taken now is dropped.
-        for legacy in self.legacies.drain(..) {
-            let remembered = legacy.lock().expect("no code panics while it holds a legacy").take();
-            let Some(remembered) = remembered.filter(|_| found.is_none()) else { continue };
-            let Some((history, from)) = asked else { continue };
-            match remembered.since(history, from) {
-                Ok(recall) => found = Some(recall),
-                Err(why) => debug!(from, "the replica does not continue from an earlier link: {why:?}"),
-            }
-        }
-        found
+        let left = self.legacies.drain(..);
+        let left =
+            left.filter_map(|legacy| legacy.lock().expect("no code panics while it holds a legacy").take());
+        let continued = left.filter_map(|remembered| {
+            let (history, from) = asked?;
+            let recall = remembered.since(history, from);
+            recall
+                .inspect_err(|why| {
+                    debug!(from, "the replica does not continue from an earlier link: {why:?}")
+                })
+                .ok()
+        });
+        // The master must still have what comes after it.
+        continued.max_by_key(Recall::next)
     }
 }
 
@@ -107,6 +110,7 @@ mod tests {
     use super::super::link_table::{Returned, TableEntry, ToLink};
     use super::*;
     use crate::buffer::Chunk;
+    use crate::memory::Budget;
     use crate::redis::returning::Predecessors as _;
     use crate::tap::{Position, Remembered};
     use crate::wire::hello::Identity;
@@ -132,6 +136,11 @@ mod tests {
             Predecessors::new(&self.table, id, key, master.parse().unwrap(), &self.changed)
         }
 
+        /// What the link that was opened as number `at` was told last.
+        fn last_told(&mut self, at: usize) -> Option<Returned> {
+            std::iter::from_fn(|| self.told(at)).last()
+        }
+
         /// What the link that was opened as number `at` is told.
         fn told(&mut self, at: usize) -> Option<Returned> {
             match self.listed[at].1.try_recv() {
@@ -143,7 +152,7 @@ mod tests {
 
     fn remembered(next: u64) -> Remembered {
         let position = Position { history: HISTORY.to_owned(), next, passed: 10 };
-        Remembered::new(position, VecDeque::from([Chunk::copied(&[7; 10])]))
+        Remembered::new(position, VecDeque::from([Chunk::copied(&[7; 10])]), Budget::new(0).share("dc2"))
     }
 
     /// Leaves these bytes, and waits until the new link knows.
@@ -172,6 +181,26 @@ mod tests {
         let returned = site.told(1).expect("it may be the same");
         leave(&site, returned, 100).await;
         assert!(third.recall(None).is_none() && third.recall(asked).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_replica_takes_over_from_that_of_its_earlier_links_which_has_received_most() {
+        for order in [[100, 104, 102], [104, 100, 102], [100, 102, 104]] {
+            let mut site = Site::new();
+            for _ in order {
+                site.link("10.0.0.1", "127.0.0.1:6379").have_left(Some(6380));
+            }
+            let mut next = site.link("10.0.0.1", "127.0.0.1:6379");
+            assert!(!next.have_left(Some(6380)));
+            let returned: Vec<Returned> = (0..order.len()).filter_map(|at| site.last_told(at)).collect();
+            for (returned, next) in returned.into_iter().zip(order) {
+                *returned.legacy.expect("it is the same replica").lock().unwrap() = Some(remembered(next));
+            }
+            site.changed.notified().await;
+            let recall =
+                next.recall(Some((HISTORY.as_bytes(), 95))).map(|recall| (recall.left(), recall.next()));
+            assert_eq!(recall, Some((9, 104)), "{order:?}");
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use crate::buffer::Chunk;
 use crate::secret::Secret;
 
 /// Most bytes that a tap may hold while it decides.
-const MAX_HELD: usize = 64 * 1024;
+pub const MAX_HELD: usize = 64 * 1024;
 
 /// One direction of a link at its tap.
 #[derive(Debug, Default)]

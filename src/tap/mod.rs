@@ -9,7 +9,7 @@ mod remembered;
 
 use std::time::{Duration, Instant};
 
-pub use self::driver::{Action, Driver};
+pub use self::driver::{Action, Driver, MAX_HELD};
 pub use self::remembered::{Position, Recall, Remembered};
 use crate::buffer::Chunk;
 
@@ -90,6 +90,12 @@ pub trait Tap: Send {
     /// Where the stream to the replica stands, if the replica follows it.
     fn position(&self) -> Option<Position> {
         None
+    }
+
+    /// Most bytes of the local Redis that may be shown at a time, since the tap may hold them until what
+    /// comes first has passed.
+    fn looks_at_most(&self) -> usize {
+        usize::MAX
     }
 
     /// Number of bytes that the replica gets from memory before any more of the master's.

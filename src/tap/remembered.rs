@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::buffer::Chunk;
+use crate::memory::Share;
 
 /// Where a stream stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +44,12 @@ pub enum Refusal {
 
 impl Remembered {
     /// The bytes of a stream that stands at `position`, which end there. What is longer than the
-    /// stream itself came before it, and is left out.
-    pub fn new(position: Position, chunks: VecDeque<Chunk>) -> Self {
-        let mut bytes = Bytes::new(chunks);
+    /// stream itself came before it, and is left out. They are charged to `share` until they are taken
+    /// or dropped.
+    pub fn new(position: Position, chunks: VecDeque<Chunk>, share: Share) -> Self {
+        let mut bytes = Bytes::new(chunks, share);
         bytes.skip(bytes.left().saturating_sub(position.passed));
+        bytes.charge();
         let first = position.next.saturating_sub(bytes.left());
         Self { history: position.history, next: position.next, first, bytes }
     }
@@ -63,6 +66,7 @@ impl Remembered {
             return Err(Refusal::TooNew);
         }
         self.bytes.skip(from - self.first);
+        self.bytes.charge();
         Ok(Recall { history: self.history, next: self.next, bytes: self.bytes })
     }
 }
@@ -102,12 +106,27 @@ impl Recall {
 struct Bytes {
     chunks: VecDeque<Chunk>,
     left: u64,
+    /// Memory that they take, in bytes, and where it is charged.
+    charged: u64,
+    share: Share,
 }
 
 impl Bytes {
-    fn new(chunks: VecDeque<Chunk>) -> Self {
+    fn new(chunks: VecDeque<Chunk>, share: Share) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { chunks, left }
+        let charged = chunks.iter().map(Chunk::charge).sum();
+        Self { chunks, left, charged, share }
+    }
+
+    /// Charges what there is now.
+    fn charge(&mut self) {
+        self.share.set(self.charged, 0);
+    }
+
+    fn pop_front(&mut self) -> Option<Chunk> {
+        let front = self.chunks.pop_front()?;
+        self.charged -= front.charge();
+        Some(front)
     }
 
     fn left(&self) -> u64 {
@@ -126,7 +145,7 @@ impl Bytes {
                 return;
             }
             count -= length;
-            self.chunks.pop_front();
+            self.pop_front();
         }
     }
 
@@ -134,16 +153,19 @@ impl Bytes {
         let front = self.chunks.front_mut()?;
         let count = front.len().min(most);
         self.left -= count as u64;
-        if count == front.len() && !front.is_begun() {
-            return self.chunks.pop_front();
-        }
-        // The frame header goes directly before a chunk's first byte.
-        let piece = Chunk::copied(&front.bytes()[..count]);
-        front.consume(count);
-        if front.is_empty() {
-            self.chunks.pop_front();
-        }
-        Some(piece)
+        let taken = if count == front.len() && !front.is_begun() {
+            self.pop_front()
+        } else {
+            // The frame header goes directly before a chunk's first byte.
+            let piece = Chunk::copied(&front.bytes()[..count]);
+            front.consume(count);
+            if front.is_empty() {
+                self.pop_front();
+            }
+            Some(piece)
+        };
+        self.charge();
+        taken
     }
 }
 
@@ -152,6 +174,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::buffer::LEAST_CHARGE;
+    use crate::memory::Budget;
 
     const ID: &str = "0123456789012345678901234567890123456789";
 
@@ -174,7 +198,7 @@ mod tests {
 
     fn remembered(first: u64, next: u64, passed: u64) -> Remembered {
         let position = Position { history: ID.to_owned(), next, passed };
-        Remembered::new(position, chunks(first, next, &[7]))
+        Remembered::new(position, chunks(first, next, &[7]), Budget::new(0).share("dc2"))
     }
 
     fn refusal(id: &str, from: u64) -> Option<Refusal> {
@@ -210,6 +234,28 @@ mod tests {
         assert!(recall.take(10).is_none());
     }
 
+    #[test]
+    fn what_is_remembered_counts_as_held_until_it_is_taken_or_dropped() {
+        let budget = Budget::new(1 << 20);
+        let chunks =
+            || VecDeque::from([Chunk::copied(&[1; 3000]), Chunk::copied(&[2; 4]), Chunk::copied(&[3; 2000])]);
+        let all: u64 = chunks().iter().map(Chunk::charge).sum();
+        let position = Position { history: ID.to_owned(), next: 5004, passed: u64::MAX };
+        let remembered = Remembered::new(position.clone(), chunks(), budget.share("dc2"));
+        assert_eq!(budget.used(), all);
+        let mut recall = remembered.since(ID.as_bytes(), 3010).unwrap();
+        let rest = chunks()[2].charge();
+        assert_eq!(budget.used(), rest, "what the replica has is free");
+        recall.take(500).unwrap();
+        assert_eq!(budget.used(), rest, "the storage is still there");
+        recall.take(5000).unwrap();
+        assert_eq!(budget.used(), 0);
+        let again = Remembered::new(Position { passed: 2004, ..position }, chunks(), budget.share("dc2"));
+        assert_eq!(budget.used(), LEAST_CHARGE + rest, "what is no part of the stream is free");
+        assert!(again.since(ID.as_bytes(), 1).is_err());
+        assert_eq!(budget.used(), 0);
+    }
+
     proptest! {
         #[test]
         fn a_replica_gets_every_byte_once_from_wherever_it_continues(
@@ -223,7 +269,8 @@ mod tests {
             let next = first + length;
             let kept = next - length.min(passed);
             let position = Position { history: ID.to_owned(), next, passed };
-            let remembered = Remembered::new(position, chunks(first, next, &pieces));
+            let budget = Budget::new(0);
+            let remembered = Remembered::new(position, chunks(first, next, &pieces), budget.share("dc2"));
             let recalled = remembered.since(ID.as_bytes(), from);
             prop_assert_eq!(recalled.is_ok(), (kept..=next).contains(&from));
             if let Ok(mut recall) = recalled {
@@ -235,9 +282,11 @@ mod tests {
                     prop_assert_eq!(got.len() as u64 + recall.left(), next - from);
                     // A frame's header must fit directly before it.
                     prop_assert!(chunk.framed(&[0; 16]).len() > 16);
+                    prop_assert!(budget.used() >= recall.left());
                 }
                 prop_assert_eq!(got, (from..next).map(at).collect::<Vec<u8>>());
             }
+            prop_assert_eq!(budget.used(), 0);
         }
     }
 }

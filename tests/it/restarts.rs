@@ -169,6 +169,40 @@ fn a_compressed_stream_is_not_continued_from_memory() {
 }
 
 #[test]
+fn a_site_without_room_for_another_link_costs_its_replica_no_resync_either() {
+    for go in [kill, stop] {
+        continues(Version::System, &format!("{LINK}[limits]\nlinks_per_site = 1\n"), go);
+    }
+}
+
+#[test]
+fn the_master_is_read_on_while_its_replica_gets_what_it_lacks() {
+    let mut line = in_sync(Version::System, LINK);
+    let (full, partial) = (line.alpha.sync_full(), line.alpha.sync_partial_ok());
+    // The master drops a replica that has not read so much of its stream.
+    line.alpha.ask(&["CONFIG", "SET", "client-output-buffer-limit", "replica 6mb 0 0"]);
+    let writer = Writer::on(&line.alpha, 6 << 20);
+    line.second.kill();
+    eventually("much is taken in", SOON, || line.first.count("buffered_bytes") > 40 << 20);
+    // Slower than the writes: what the replica lacks takes ten seconds.
+    line.path.limit(Some(4 << 20));
+    line.second.start_again();
+    eventually("the replica is back", SOON, || line.bravo.info("master_link_status") == "up");
+    assert_eq!(line.first.lines("INFO", FROM_MEMORY), 1, "{}", line.first.log());
+    let (wrote, had) = (line.alpha.master_offset(), line.bravo.replica_offset());
+    eventually("the master writes four times what its buffer holds", SOON, || {
+        line.alpha.master_offset() > wrote + (24 << 20)
+    });
+    assert!(line.bravo.replica_offset() < had + (40 << 20), "the replica still lacks what was in memory");
+    assert_eq!(line.alpha.listed(), (1, 1));
+    line.path.limit(None);
+    assert!(writer.stop() > 0);
+    line.bravo.wait_equal(&line.alpha);
+    assert_eq!((line.alpha.sync_full(), line.alpha.sync_partial_ok()), (full, partial + 1));
+    assert_eq!(line.alpha.listed(), (1, 1));
+}
+
+#[test]
 fn links_that_wait_for_their_replicas_keep_no_replica_out() {
     for go in [kill, stop] {
         let mut line = Line::apart(Version::System, &format!("{LINK}[limits]\nlinks_per_site = 1\n"), LINK);

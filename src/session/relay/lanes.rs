@@ -167,7 +167,6 @@ impl Lanes {
             LaneSource::Requests(requests) => match requests.poll_recv(cx) {
                 Poll::Pending | Poll::Ready(None) => return Poll::Pending,
                 Poll::Ready(Some(ToLink::Superseded)) => link.superseded(now),
-                Poll::Ready(Some(ToLink::GiveWay)) => link.give_way(now),
                 Poll::Ready(Some(ToLink::Returned(returned))) => {
                     link.replica_returned(returned.since, now);
                     self.rivals.push((returned.settled, returned.legacy));

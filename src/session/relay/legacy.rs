@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Driver;
 use super::redis::Read;
-use crate::buffer::PAYLOAD;
+use crate::buffer::{Chunk, PAYLOAD};
 use crate::tap::{Action, Remembered};
 
 /// Longest time for which the connection to the master is still read.
@@ -26,14 +26,20 @@ pub(super) async fn left_behind(driver: &mut Driver<'_>) -> Option<Remembered> {
     while let Some(chunk) = driver.tap.recall(PAYLOAD, start) {
         chunks.push_back(chunk);
     }
+    let mut held = chunks.iter().map(Chunk::charge).sum();
+    driver.share.keep(0);
+    driver.share.set(held, 0);
     let mut added = driver.outward.again(driver.tap.as_mut(), flow, start);
     driver.redis.gather(false);
-    let mut room = usize::try_from(driver.share.room()).unwrap_or(usize::MAX);
     loop {
         for action in added.drain(..) {
             let Action::Forward { chunk, .. } = action else { return None };
+            held += chunk.charge();
             chunks.push_back(chunk);
         }
+        // Many links may do this at a time.
+        driver.share.set(held, 0);
+        let room = usize::try_from(driver.share.room()).unwrap_or(usize::MAX);
         let now = Instant::now();
         if driver.redis.has_ended() {
             return None;
@@ -45,7 +51,6 @@ pub(super) async fn left_behind(driver: &mut Driver<'_>) -> Option<Remembered> {
         match poll_fn(|cx| Poll::Ready(driver.redis.poll_read(cx, limit, now))).await {
             Read::Bytes(chunk) => {
                 let count = chunk.len();
-                room -= count;
                 driver.entry.count(flow, count);
                 let (outward, tap) = (&mut driver.outward, driver.tap.as_mut());
                 added = outward.through(tap, flow, chunk.settled(), count as u64, now);
@@ -57,5 +62,5 @@ pub(super) async fn left_behind(driver: &mut Driver<'_>) -> Option<Remembered> {
         }
     }
     let position = driver.tap.position()?;
-    (position.history == before.history).then(|| Remembered::new(position, chunks))
+    (position.history == before.history).then(|| Remembered::new(position, chunks, driver.share.hand_over()))
 }

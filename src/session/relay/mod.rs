@@ -51,6 +51,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Most rounds of a turn. Usually its time ends it earlier.
 const ROUNDS: usize = 32;
 
+/// Interval at which a held link looks how much it may still keep.
+const TRIM: Duration = Duration::from_secs(1);
+
 /// Everything one link needs to run.
 pub struct Relay<'a> {
     /// The state machine.
@@ -348,7 +351,7 @@ impl<'a> Driver<'a> {
             breaks: self.link.breaks(),
             resent: self.link.resent(),
             carried: self.link.carried(),
-            buffered: self.link.memory() + self.lanes.storage() + self.tap.to_recall(),
+            buffered: self.link.memory() + self.lanes.storage(),
         };
         self.link.keep(self.tap.may_be_asked_again(), self.share.may_keep());
         self.share.keep(self.link.kept());
@@ -487,7 +490,8 @@ impl<'a> Driver<'a> {
             }
             return gone;
         }
-        let chunk = match self.redis.poll_read(cx, room.min(self.link.max_payload()), now) {
+        let most = self.link.max_payload().min(self.tap.looks_at_most());
+        let chunk = match self.redis.poll_read(cx, room.min(most), now) {
             Read::Nothing => return false,
             Read::Bytes(chunk) => chunk,
             Read::Ended(closed) => {
@@ -520,19 +524,23 @@ impl<'a> Driver<'a> {
         true
     }
 
-    /// Passes bytes from memory to the link, which come before any more of Redis'. They count as held
-    /// already, so they need no room but the link's. Returns whether there were any.
+    /// Passes bytes from memory to the link, which come before any more of Redis'. They take no more
+    /// memory there, so all of them go at once, as far as the turn's time allows: while the link sends
+    /// them, Redis is read as after a break. Returns whether there were any.
     fn recall(&mut self, now: Instant) -> bool {
-        let room = usize::try_from(self.link.read_room(u64::MAX, false)).unwrap_or(usize::MAX);
-        let most = room.min(self.link.max_payload());
-        if most == 0 {
+        self.link.fall_behind();
+        if self.link.read_room(u64::MAX, false) == 0 {
             return false;
         }
-        let Some(chunk) = self.tap.recall(most, now) else { return false };
-        let flow = self.outward_flow();
-        self.entry.count(flow, chunk.len());
+        let (flow, most) = (self.outward_flow(), self.link.max_payload());
+        while let Some(chunk) = self.tap.recall(most, now) {
+            self.entry.count(flow, chunk.len());
+            self.offer(chunk);
+            if Instant::now() >= self.until {
+                break;
+            }
+        }
         self.turn.rounds += 1;
-        self.offer(chunk);
         if self.tap.to_recall() == 0 {
             let actions = self.outward.again(self.tap.as_mut(), flow, now);
             self.take_outward(actions, now);
@@ -602,7 +610,9 @@ impl<'a> Driver<'a> {
             coalesced,
             self.ask_by,
         ];
-        let Some(next) = times.into_iter().flatten().min() else {
+        // What a held link keeps may have to go, though nothing happens on it.
+        let trimmed = (self.link.is_held() && self.link.kept() > 0).then(|| now + TRIM);
+        let Some(next) = times.into_iter().chain([trimmed]).flatten().min() else {
             return true;
         };
         self.sleeps_until(next, cx)
