@@ -217,7 +217,7 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
     let listeners = shared.registry.listeners();
     let status = Status {
         site: config.site.clone(),
-        node: config.node.clone(),
+        node: shared.process.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         certificate_expires: tls.material.leaf.not_after,

@@ -6,22 +6,22 @@ use std::sync::Arc;
 use super::{Config, Master, Replica};
 
 impl Config {
-    /// Why this config cannot take the place of `before` in a process that runs; none if it can.
-    pub fn needs_restart(&self, before: &Self) -> Vec<String> {
-        let mut faults = Vec::new();
-        for (key, now, before) in [("site", &self.site, &before.site), ("node", &self.node, &before.node)] {
-            if now != before {
-                faults.push(format!(
-                    "{key} is {now:?}, and this process runs as {before:?}: a change of `{key}` needs a restart"
-                ));
-            }
-        }
-        faults
+    /// Why this config cannot take the place of `before` in a process that runs; `None` if it can.
+    pub fn needs_restart(&self, before: &Self) -> Option<String> {
+        (self.site != before.site).then(|| {
+            let (now, before) = (&self.site, &before.site);
+            format!(
+                "site is {now:?}, and this process runs as {before:?}: a change of `site` needs a restart"
+            )
+        })
     }
 
     /// What is another thing than in `before`, one line each.
     pub fn changes(&self, before: &Self) -> Vec<String> {
         let mut lines = Vec::new();
+        if self.node != before.node {
+            lines.push(format!("node {:?} is used from the next start on", self.node));
+        }
         let parts = [
             ("[tls]", self.tls == before.tls),
             ("[tunnel] listen", self.listen == before.listen),
@@ -90,13 +90,13 @@ mod tests {
             now.changes(&before),
             ["[limits] changed", "master \"b\" changed", "master \"d\" added", "master \"a\" removed"]
         );
-        assert_eq!((before.changes(&before), now.needs_restart(&before)), (vec![], vec![]));
+        assert_eq!((before.changes(&before), now.needs_restart(&before)), (vec![], None));
     }
 
     #[test]
     fn another_site_needs_a_restart() {
         let (before, now) = (config("dc1", &master("a", "dc2")), config("dc9", &master("a", "dc2")));
-        let faults = now.needs_restart(&before);
-        assert!(faults.len() == 1 && faults[0].contains("needs a restart"), "{faults:?}");
+        let fault = now.needs_restart(&before).unwrap();
+        assert!(fault.contains("needs a restart"), "{fault}");
     }
 }

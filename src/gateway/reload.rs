@@ -59,9 +59,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut listeners: Listeners, mut asked
 /// any.
 fn read(before: &Config) -> Result<Read, Vec<String>> {
     let config = Config::load(&before.path).map_err(|faults| vec![faults.to_string()])?;
-    let faults = config.needs_restart(before);
-    if !faults.is_empty() {
-        return Err(faults);
+    if let Some(fault) = config.needs_restart(before) {
+        return Err(vec![fault]);
     }
     let faults: Vec<String> = config
         .password_files()
