@@ -30,6 +30,8 @@ pub struct Config {
     pub node: String,
     /// Certificate, key, CAs, revocation lists.
     pub tls: TlsFiles,
+    /// Whether these files are used by themselves when they have changed.
+    pub watch: bool,
     /// Where other sites connect; always set if there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.
@@ -56,6 +58,12 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
+    /// Every file.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.ca, &self.cert, &self.key].map(PathBuf::as_path);
+        files.into_iter().chain(self.crl.as_deref())
+    }
+
     /// The files in the folder of a site, as `replgate certs` makes it.
     pub fn in_folder(folder: &Path) -> Self {
         let file = |name: &str| folder.join(name);
@@ -293,8 +301,7 @@ impl Config {
 
     /// The config file, and every file that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let tls = [&self.path, &self.tls.ca, &self.tls.cert, &self.tls.key].map(PathBuf::as_path);
-        tls.into_iter().chain(self.tls.crl.as_deref()).chain(self.password_files())
+        std::iter::once(self.path.as_path()).chain(self.tls.all()).chain(self.password_files())
     }
 
     /// Masters whose `allow` names this site itself, which would have to dial itself.

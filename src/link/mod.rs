@@ -13,8 +13,8 @@
 //! - [`Link::wrote`] for what [`Link::take`] returned;
 //! - [`Link::dialled`] and [`Link::dial_failed`] at the dialler, [`Link::attach`] at the
 //!   acceptor;
-//! - [`Link::finish`], [`Link::stop`], [`Link::abort`], [`Link::renew`] for what this
-//!   gateway decides;
+//! - [`Link::finish`], [`Link::stop`], [`Link::abort`], [`Link::renew`], [`Link::refuse`]
+//!   for what this gateway decides;
 //! - [`Link::check_liveness`] for each lane that was read empty, and
 //!   [`Link::handle_timeout`] once [`Link::poll_timeout`] is past.
 //!
@@ -56,11 +56,11 @@ use std::time::{Duration, Instant};
 use self::acks::{Acks, Hurry, RoundTrip};
 use self::closing::{Closing, Last};
 use self::codec::Codec;
-use self::dials::{AT_ONCE, Dial, Dials, Need, RENEW_WITHIN};
+use self::dials::{AT_ONCE, Dial, Dials, Need};
 pub use self::end::{End, LaneLoss, ProtocolError};
 use self::lateness::{COPIES, FEW_COPIES, Lateness};
-use self::liveness::Liveness;
 pub use self::liveness::{Held, LaneIo};
+use self::liveness::{LaneState, Liveness};
 use self::reassembly::Reassembly;
 use self::rival::Rival;
 use self::window::Window;
@@ -172,8 +172,6 @@ pub struct Link {
     behind: bool,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
-    /// When lanes with earlier certificates are cut.
-    renew_by: Option<Instant>,
     /// The end of the link if its replica does not come again: its far gateway is gone.
     orphaned: Option<End>,
     /// Another link that may be the same replica's.
@@ -211,7 +209,6 @@ impl Link {
             closing: Closing::new(passthrough),
             behind: false,
             urgent: Vec::new(),
-            renew_by: None,
             orphaned: None,
             rival: Rival::default(),
             left_behind: None,
@@ -701,7 +698,9 @@ impl Link {
             Item::Frame(Frame::Abort(reason)) => self.given_up(End::Far(reason)),
             Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_gone() || self.is_left() => {}
             Item::Frame(Frame::Goodbye { offset, reason }) => self.on_goodbye(offset, reason, now)?,
-            Item::Frame(Frame::Renew) if self.side == Side::Dialler => self.replace_lanes(),
+            Item::Frame(Frame::Renew) if self.side == Side::Dialler => {
+                self.replace_lanes(|_| true);
+            }
             Item::Frame(Frame::Retire) => self.on_retire(lane, now),
             Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
                 return Err(ProtocolError::Misplaced);
@@ -838,10 +837,7 @@ impl Link {
         let ack = self.acks.due().filter(|_| self.liveness.is_any_speaker(late, io));
         let judge = self.judge_due();
         let rival = self.rival.due();
-        [last_bytes, held, check, beat, ack, judge, rival, self.renew_by, self.dial_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [last_bytes, held, check, beat, ack, judge, rival, self.dial_due()].into_iter().flatten().min()
     }
 
     /// Whether [`Link::check_liveness`] would find this lane dead.
@@ -879,7 +875,6 @@ impl Link {
 
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.cut_old(now);
         self.judge_lanes(now);
         self.check_rival(now);
         if let Some(held) = self.held() {
@@ -927,6 +922,13 @@ impl Link {
     fn is_spare_wanted(&self) -> bool {
         let carrying = self.liveness.carrying();
         self.is_resumable() && self.needs_lane() && (1..=self.lanes_wanted()).contains(&carrying)
+    }
+
+    /// Whether a dial that is due is for a lane in place of one that is still good: the link has as many as
+    /// it may have.
+    pub fn wants_renewal(&self) -> bool {
+        let wanted = self.lanes_wanted();
+        self.liveness.carrying() >= wanted && self.liveness.fresh() < wanted
     }
 
     /// Whether a dial that is due is for a spare lane: the link has all that it may have.
@@ -1008,39 +1010,42 @@ impl Link {
         }
     }
 
-    /// Every lane must be replaced by a new one: this side's certificates have changed. A lane that
-    /// was not replaced within [`RENEW_WITHIN`] is cut.
-    pub fn renew(&mut self, now: Instant) {
-        if self.is_ended() {
-            return;
+    /// These lanes are to be replaced by new ones, which may take its time: they are good until then.
+    pub fn renew(&mut self, lanes: &[u32]) {
+        if !self.is_ended() && self.replace_lanes(|lane| lanes.contains(&lane)) {
+            self.ask_to_renew();
         }
-        self.renew_by = Some(now + RENEW_WITHIN);
-        self.replace_lanes();
-        if self.side == Side::Acceptor {
+    }
+
+    /// Marks lanes for replacement. Returns whether any of them was not marked before.
+    fn replace_lanes(&mut self, which: impl Fn(u32) -> bool) -> bool {
+        let marked = self.liveness.replace(which);
+        if marked {
+            self.dials.forgive();
+        }
+        marked
+    }
+
+    /// Only the dialler can replace lanes.
+    fn ask_to_renew(&mut self) {
+        if self.side == Side::Acceptor && !self.urgent.contains(&Frame::Renew) {
             self.urgent.push(Frame::Renew);
         }
     }
 
-    /// Marks every lane for replacement.
-    fn replace_lanes(&mut self) {
-        self.liveness.replace_all();
-        self.dials.forgive();
-    }
-
-    /// Cuts the lanes that should have been replaced by now, and ends a link that has no other: the
-    /// certificates in use do not admit its far side.
-    fn cut_old(&mut self, now: Instant) {
-        if self.renew_by.is_none_or(|by| now < by) {
+    /// Closes these lanes at once, and ends a link that has no other: the certificates with which they
+    /// were opened do not count any more, for the reason `why`.
+    pub fn refuse(&mut self, lanes: &[u32], why: &str, now: Instant) {
+        let is_other = |lane: &LaneState| !lanes.contains(&lane.number) && !lane.retiring;
+        if self.is_ended() || !lanes.iter().any(|lane| self.has_lane(*lane)) {
             return;
         }
-        self.renew_by = None;
-        if self.liveness.fresh() == 0 && self.liveness.carrying() > 0 {
-            let reason = Reason::new(ReasonCode::NotAvailable, &End::Outdated.to_string());
-            return self.abort(reason, End::Outdated);
+        if !self.liveness.iter().any(is_other) {
+            let end = End::Outdated(why.to_owned());
+            return self.abort(Reason::new(ReasonCode::NotAvailable, &end.to_string()), end);
         }
-        let old: Vec<u32> = self.liveness.iter().filter(|lane| lane.old).map(|lane| lane.number).collect();
-        for lane in old {
-            self.lane_lost(lane, LaneLoss::Outdated, now);
+        for lane in lanes {
+            self.lane_lost(*lane, LaneLoss::Outdated(why.to_owned()), now);
         }
     }
 
@@ -1306,9 +1311,8 @@ impl Link {
             self.acks.requeue(self.receive.written());
             self.closing.requeue();
             self.round_trip.restart(now);
-            let renewing = self.renew_by.is_some() && self.liveness.old() > 0;
-            if renewing && self.side == Side::Acceptor && !self.urgent.contains(&Frame::Renew) {
-                self.urgent.push(Frame::Renew);
+            if self.liveness.old() > 0 {
+                self.ask_to_renew();
             }
         }
     }
