@@ -800,14 +800,14 @@ fn renewed_lanes_retire_in_an_orderly_way_and_take_the_time_that_they_need() {
         assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
     }
     // The acceptor asks for it, once, and nothing ends the link before it is done.
-    let Two { acceptor, now, .. } = &mut two;
+    let Two { dialler, acceptor, now } = &mut two;
     acceptor.link.renew(&[1, 2]);
     acceptor.link.renew(&[1]);
     assert_eq!(acceptor.link.urgent, [Frame::Renew]);
     *now += Duration::from_millis(500);
     acceptor.link.on_activity(1, *now);
     acceptor.link.handle_timeout(*now);
-    two.exchange();
+    carry(acceptor, dialler, 1, &mut Decoder::default(), *now);
     assert!(two.dialler.link.wants_renewal() && two.dialler.link.dial_due().is_some());
     assert_eq!((two.acceptor.link.lanes(), two.acceptor.link.closing.ended()), (2, None));
 }
@@ -828,7 +828,7 @@ fn a_lane_that_is_refused_is_closed_at_once_and_its_link_ends_with_the_last_good
     assert_eq!(link.closing.ended(), None);
     link.refuse(&[new.lane], "it has been revoked", now);
     assert_eq!(link.closing.ended(), Some(&End::Outdated("it has been revoked".to_owned())));
-    two.exchange();
+    carry(&mut two.acceptor, &mut two.dialler, new.lane, &mut Decoder::default(), now);
     let end = two.dialler.link.closing.ended();
     assert!(matches!(end, Some(End::Far(why)) if why.text == "it has been revoked"), "{end:?}");
 }

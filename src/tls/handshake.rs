@@ -240,3 +240,6 @@ impl State {
         changed
     }
 }
+
+#[cfg(test)]
+mod tests;

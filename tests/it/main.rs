@@ -19,6 +19,7 @@ mod observer;
 mod outages;
 mod passwords;
 mod refusals;
+mod renewal;
 mod replication;
 mod restarts;
 mod returns;
