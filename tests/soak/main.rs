@@ -8,11 +8,13 @@ mod support;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use support::gateway::{Gateway, Lab};
 use support::line::{Line, Standing};
 use support::path::Towards;
+use support::pki::{Ca, Leaf};
 use support::redis::Version;
 use support::writer::{Values, Writer};
-use support::{SOON, eventually};
+use support::{SOON, always, eventually};
 
 /// Bytes a second that are written all the time: five times the backlog.
 const RATE: u64 = 5_000_000;
@@ -195,4 +197,33 @@ fn a_lane_killed_in_the_middle_of_a_large_full_sync_is_not_noticed() {
 #[ignore = "takes minutes; make soak"]
 fn a_replica_paused_for_a_minute_as_for_a_backup_harms_nobody() {
     support::pause::pause(Duration::from_secs(60));
+}
+
+#[test]
+#[ignore = "takes minutes; make soak"]
+fn a_link_whose_certificate_expires_ends_at_both_ends_a_minute_later_and_comes_back_with_a_new_one() {
+    let lab = Lab::new();
+    let ca = Ca::new("test CA");
+    let folder = |site: &str| lab.path().join("certs").join(site);
+    let life = Duration::from_secs(25);
+    let short = Leaf { until: life.try_into().expect("it fits"), ..Leaf::good("dc2") };
+    ca.folder(&folder("dc1"), &Leaf::good("dc1"));
+    ca.folder(&folder("dc2"), &short);
+    let began = Instant::now();
+    let alpha = lab.redis("alpha");
+    let pair = lab.pair(alpha.port);
+    let bravo = lab.replica("bravo", pair.entry, &alpha);
+    let both = || [&pair.first, &pair.second].map(Gateway::links);
+    always("it is up for a minute after that", life + Duration::from_secs(55), || both() == [1, 1]);
+    eventually("it has ended", Duration::from_secs(20), || both() == [0, 0]);
+    let ended = began.elapsed() - life;
+    pair.first.wait_log("the certificate of dc2");
+    let words = [&pair.first, &pair.second].map(|gateway| gateway.lines("WARN", "end=\"outdated\""));
+    assert!(words[0] + words[1] >= 1, "{words:?}");
+    assert!(pair.second.log().contains("certificate of dc2"), "{}", pair.second.log());
+    always("it gets no other", Duration::from_secs(3), || both() == [0, 0]);
+    ca.folder(&folder("dc2"), &Leaf::good("dc2"));
+    alpha.ask(&["SET", "after", "all"]);
+    bravo.wait_equal(&alpha);
+    let _ = writeln!(std::io::stderr(), "ended {:.1} s after its certificate", ended.as_secs_f64());
 }
