@@ -639,6 +639,9 @@ impl Link {
         };
         let retired = state.is_retired();
         self.drop_lane(lane, retired);
+        if !retired {
+            self.ask_again_to_renew();
+        }
         self.requeue_control(now);
         self.suspend(loss, now);
     }
@@ -860,6 +863,7 @@ impl Link {
         } else if self.liveness.carrying() > 0 {
             // The other lanes carry its data.
             self.send.lose(slot);
+            self.ask_again_to_renew();
             self.requeue_control(now);
         } else if self.is_resumable() && self.needs_lane() {
             self.suspend(loss, now);
@@ -1033,6 +1037,14 @@ impl Link {
         }
     }
 
+    /// What was asked may have been lost with a lane. Lanes that are new by now are then replaced once more,
+    /// so nothing else is a reason to ask again.
+    fn ask_again_to_renew(&mut self) {
+        if self.liveness.old() > 0 && !self.is_ended() {
+            self.ask_to_renew();
+        }
+    }
+
     /// Closes these lanes at once, and ends a link that has no other: the certificates with which they
     /// were opened do not count any more, for the reason `why`.
     pub fn refuse(&mut self, lanes: &[u32], why: &str, now: Instant) {
@@ -1103,8 +1115,9 @@ impl Link {
             .map(|known| known.number)
             .filter(|known| *known < lane && !alive.contains(known))
             .collect();
-        for number in left {
-            self.drop_lane(number, false);
+        if !left.is_empty() {
+            left.into_iter().for_each(|number| self.drop_lane(number, false));
+            self.ask_again_to_renew();
         }
         if self.is_resumable() {
             // The far side has noticed the break first.
@@ -1311,9 +1324,6 @@ impl Link {
             self.acks.requeue(self.receive.written());
             self.closing.requeue();
             self.round_trip.restart(now);
-            if self.liveness.old() > 0 {
-                self.ask_to_renew();
-            }
         }
     }
 

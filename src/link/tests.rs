@@ -808,8 +808,29 @@ fn renewed_lanes_retire_in_an_orderly_way_and_take_the_time_that_they_need() {
     acceptor.link.on_activity(1, *now);
     acceptor.link.handle_timeout(*now);
     carry(acceptor, dialler, 1, &mut Decoder::default(), *now);
-    assert!(two.dialler.link.wants_renewal() && two.dialler.link.dial_due().is_some());
-    assert_eq!((two.acceptor.link.lanes(), two.acceptor.link.closing.ended()), (2, None));
+    for _ in 0..2 {
+        assert!(dialler.link.wants_renewal() && dialler.link.dial_due().is_some());
+        assert_eq!((acceptor.link.lanes(), acceptor.link.closing.ended()), (2, None));
+        let new = dialler.link.begin_dial(*now);
+        let received = acceptor.link.attach(&new, *now).unwrap();
+        assert!(dialler.link.dialled(new.lane, received, *now));
+        let old = dialler.link.liveness.iter().find(|lane| lane.retiring).unwrap().number;
+        let [mut up, mut down, mut last] = [(); 3].map(|()| Decoder::default());
+        carry(dialler, acceptor, old, &mut up, *now);
+        carry(acceptor, dialler, old, &mut down, *now);
+        assert!(!dialler.link.has_lane(old));
+        acceptor.link.lane_lost(old, LaneLoss::Closed, *now);
+        // Lanes that are new by now would be replaced for nothing, again and again.
+        assert_eq!(acceptor.link.urgent, []);
+        carry(acceptor, dialler, new.lane, &mut last, *now);
+    }
+    assert!(!dialler.link.wants_renewal() && dialler.link.liveness.old() == 0);
+    assert_eq!((acceptor.link.liveness.old(), acceptor.link.lanes(), acceptor.link.breaks()), (0, 2, 0));
+    // It asks again if what it has asked may have been lost with a lane.
+    acceptor.link.renew(&[3, 4]);
+    acceptor.link.urgent.clear();
+    acceptor.link.lane_lost(3, LaneLoss::Failed("reset".to_owned()), *now);
+    assert_eq!(acceptor.link.urgent, [Frame::Renew]);
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Material {
         self.shown == other.shown && self.trust.fingerprint() == other.trust.fingerprint()
     }
 
-    /// The TLS config of the acceptor.
+    /// The TLS config of the acceptor. Handshakes with it fail once this material is dropped.
     pub fn server(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
         let provider = provider();
         let verifier = Verifier::new(&provider, &self.trust, None);
@@ -111,7 +111,7 @@ impl Material {
         Ok(Arc::new(config))
     }
 
-    /// The TLS config of the dialler, which accepts `site` only.
+    /// The TLS config of the dialler, which accepts `site` only; otherwise as [`Material::server`].
     pub fn client(&self, site: &str) -> Result<Dial, rustls::Error> {
         let provider = provider();
         let verifier = Verifier::new(&provider, &self.trust, Some(site.to_owned()));

@@ -91,6 +91,29 @@ fn another_ca_or_list_replaces_no_lane() {
 }
 
 #[test]
+fn each_of_several_lanes_is_replaced_once_when_the_masters_site_has_another_certificate() {
+    let lab = Lab::new();
+    let alpha = lab.redis("alpha");
+    let lanes = "[link]\nlanes = 4\n";
+    let (wan, entry) = (free_port(), free_port());
+    let config = master_config("dc1", wan, &[("orders", alpha.port)], "");
+    let first = lab.gateway("dc1", &(config + lanes));
+    let second = lab.gateway("dc2", &(replica_config("dc2", entry, wan, "") + lanes));
+    let bravo = lab.replica("bravo", entry, &alpha);
+    let pair = Pair { first, second, wan, entry };
+    let has_all = || [&pair.first, &pair.second].iter().all(|gateway| gateway.each("lanes") == [4]);
+    eventually("it has its lanes", SOON, has_all);
+    let before = redials(&pair);
+    replgate_ok(lab.path(), &["certs", "renew", "dc1"]);
+    wait_used(&pair.first, 1);
+    eventually("they are replaced", SOON, || redials(&pair) == before + 4 && has_all());
+    always("that is all", Duration::from_secs(3), || redials(&pair) == before + 4);
+    alpha.ask(&["SET", "after", "all"]);
+    bravo.wait_equal(&alpha);
+    assert_eq!((alpha.sync_full(), pair.first.count("breaks")), (1, 0));
+}
+
+#[test]
 fn a_link_ends_when_its_far_sides_ca_is_not_trusted_any_more() {
     let Followed { lab, alpha, pair, bravo } = Followed::new();
     // dc2 gets other files; dc1 trusts their CA alone, and so not what the lane was opened with.
