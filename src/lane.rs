@@ -16,12 +16,16 @@ use tokio::net::TcpStream;
 
 use crate::bbr::{Order, Startup};
 use crate::buffer::{self, Buffer};
+use crate::current::Current;
 use crate::gathering::Gathering;
 use crate::socket_option;
 use crate::tls::ALPN;
 use crate::tls::diagnostics::{self, Class};
+use crate::tls::handshake::{Handshake, Handshakes, Late};
+use crate::tls::loaded::Loaded;
 use crate::tls::material::Dial;
 use crate::tls::record::{Records, sealed_length};
+use crate::tls::verify::Role;
 use crate::wire::frame::{Decoder, Frame, FrameError, Item};
 use crate::x509::Certificate;
 
@@ -83,7 +87,7 @@ pub struct Lane {
     peer: SocketAddr,
     records: Records,
     decoder: Decoder,
-    leaf: Certificate,
+    handshake: Arc<Handshake>,
     /// Decrypted bytes that are not decoded yet: they came together with the opening frames.
     early: Vec<u8>,
     /// Sealed bytes that are not sent yet: `out[sent..used]`.
@@ -98,7 +102,7 @@ impl Lane {
     pub async fn dial(socket: TcpStream, dial: &Dial, ours: &Certificate) -> Result<Self, LaneError> {
         let records = Records::client(Arc::clone(&dial.config), dial.name.clone())
             .map_err(|error| LaneError::tls(&error))?;
-        Self::open(socket, records, ours).await
+        Self::open(socket, records, Role::Server, ours).await
     }
 
     /// Runs the TLS handshake as the acceptor; otherwise as [`Lane::dial`].
@@ -108,12 +112,13 @@ impl Lane {
         ours: &Certificate,
     ) -> Result<Self, LaneError> {
         let records = Records::server(config).map_err(|error| LaneError::tls(&error))?;
-        Self::open(socket, records, ours).await
+        Self::open(socket, records, Role::Client, ours).await
     }
 
     async fn open(
         mut socket: TcpStream,
         mut records: Records,
+        far: Role,
         ours: &Certificate,
     ) -> Result<Self, LaneError> {
         let peer = socket.peer_addr()?;
@@ -144,11 +149,8 @@ impl Lane {
         if records.alpn() != Some(ALPN) {
             return Err(LaneError::tls(&"the far side does not offer the protocol replgate/1"));
         }
-        let leaf = records
-            .peer_certificates()
-            .first()
-            .ok_or_else(|| LaneError::tls(&"the far side showed no certificate"))?;
-        let leaf = Certificate::read(leaf).map_err(|error| LaneError::tls(&error))?;
+        let handshake =
+            Handshake::new(far, records.peer_certificates()).map_err(|error| LaneError::tls(&error))?;
         Ok(Self {
             socket,
             gathering: Gathering::new(Instant::now()),
@@ -156,7 +158,7 @@ impl Lane {
             peer,
             records,
             decoder: Decoder::default(),
-            leaf,
+            handshake: Arc::new(handshake),
             early: Vec::new(),
             out: Buffer::default(),
             sent: 0,
@@ -171,7 +173,24 @@ impl Lane {
 
     /// The far gateway's verified certificate.
     pub fn leaf(&self) -> &Certificate {
-        &self.leaf
+        self.handshake.leaf()
+    }
+
+    /// Counts it among the connections that are judged from now on. It was opened with the files `used`.
+    pub fn enter(
+        &mut self,
+        handshakes: &Handshakes,
+        used: &Arc<Loaded>,
+        current: &Current<Loaded>,
+    ) -> Result<(), LaneError> {
+        let late = |Late { class, words }| LaneError::Tls { class, words };
+        self.handshake = handshakes.enter(&self.handshake, used, current).map_err(late)?;
+        Ok(())
+    }
+
+    /// The certificates that both sides have shown, which tell whether it may go on.
+    pub fn handshake(&self) -> &Handshake {
+        &self.handshake
     }
 
     /// Sends one opening frame and waits until the kernel has taken it. Uses no large buffer.

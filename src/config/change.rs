@@ -23,7 +23,7 @@ impl Config {
             lines.push(format!("node {:?} is used from the next start on", self.node));
         }
         let parts = [
-            ("[tls]", self.tls == before.tls),
+            ("[tls]", (&self.tls, self.watch) == (&before.tls, before.watch)),
             ("[tunnel] listen", self.listen == before.listen),
             ("[link]", self.link == before.link),
             ("[limits]", self.limits == before.limits),

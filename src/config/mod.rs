@@ -43,6 +43,8 @@ pub struct Config {
     pub node: String,
     /// Certificate, key, CAs, revocation lists.
     pub tls: TlsFiles,
+    /// Whether these files are used by themselves when they have changed.
+    pub watch: bool,
     /// Where other sites connect; always set if there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.
@@ -69,6 +71,12 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
+    /// Every file.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.ca, &self.cert, &self.key].map(PathBuf::as_path);
+        files.into_iter().chain(self.crl.as_deref())
+    }
+
     /// The files in the folder of a site, as `replgate certs` makes it.
     pub fn in_folder(folder: &Path) -> Self {
         let file = |name: &str| folder.join(name);
@@ -333,8 +341,7 @@ impl Config {
     /// they name.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let own = std::iter::once(&self.path).chain(&self.included).chain(&self.include_folders);
-        let tls = [&self.tls.ca, &self.tls.cert, &self.tls.key].into_iter().chain(&self.tls.crl);
-        own.chain(tls).map(PathBuf::as_path).chain(self.password_files())
+        own.map(PathBuf::as_path).chain(self.tls.all()).chain(self.password_files())
     }
 
     /// Masters whose `allow` names this site itself, which would have to dial itself.

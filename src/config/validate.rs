@@ -100,7 +100,8 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
         warnings: unmatched.chain(far_sites.unused(files)).collect(),
         include_folders: found.folders,
         node: node.map_or_else(host_name, |node| node.value),
-        tls: tls?,
+        watch: tls.as_ref()?.1,
+        tls: tls?.0,
         listen: listen.map(|listen| listen.value),
         masters: masters.into_iter().map(|(_, (_, master))| master.map(Arc::new)).collect::<Option<_>>()?,
         replicas: replicas.into_iter().map(|(_, _, replica)| replica.map(Arc::new)).collect::<Option<_>>()?,
@@ -115,14 +116,17 @@ fn path(folder: &Path) -> impl Fn(&str) -> Result<PathBuf, String> {
     move |text| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) }
 }
 
-fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<TlsFiles> {
+/// The files, and whether they are watched.
+fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<(TlsFiles, bool)> {
     let path = path(folder);
     let ca = table.required("ca", "\"certs/SITE/ca.crt\"", &path);
     let cert = table.required("cert", "\"certs/SITE/tls.crt\"", &path);
     let key = table.required("key", "\"certs/SITE/tls.key\"", &path);
     let crl = table.parsed("crl", &path);
+    let watch = table.switch("watch").is_none_or(|watch| watch.value);
     table.finish();
-    Some(TlsFiles { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) })
+    let files = TlsFiles { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) };
+    Some((files, watch))
 }
 
 /// The name, and the master if all of it is valid.

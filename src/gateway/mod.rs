@@ -5,6 +5,7 @@
 mod listeners;
 mod reload;
 mod upkeep;
+mod watch;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -65,6 +66,7 @@ pub async fn run(
     tasks.spawn(upkeep::count(Arc::clone(&shared)));
     tasks.spawn(upkeep::look_after_memory(Arc::clone(&shared)));
     tasks.spawn(upkeep::remind(Arc::clone(&shared)));
+    tasks.spawn(upkeep::look_at_dates(Arc::clone(&shared)));
     tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked));
     let Process { site, node, .. } = &shared.process;
     info!(%site, %node, version = env!("CARGO_PKG_VERSION"), "gateway up");

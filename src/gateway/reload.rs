@@ -1,4 +1,5 @@
-//! Reads the config and the files of trust again while everything runs.
+//! Reads the config and the files of trust again while everything runs; the files of trust alone when
+//! they have changed.
 //!
 //! All or nothing: with any fault, everything stays as it was. The files are read on a thread of their
 //! own, so that a file system that does not answer holds up nothing else.
@@ -10,9 +11,11 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::listeners::{self, Listeners};
+use super::watch::Watch;
 use crate::clock;
 use crate::config::Config;
 use crate::password::Password;
+use crate::registry::Part;
 use crate::service_manager;
 use crate::session::Shared;
 use crate::tls::loaded::Loaded;
@@ -27,24 +30,23 @@ struct Read {
     loaded: Loaded,
 }
 
+/// Why nothing was taken into use, and which part is to be shown as refused.
+type Refusal = (Part, Vec<String>);
+
 /// Reads everything again for each message.
 pub(super) async fn run(shared: Arc<Shared>, mut listeners: Listeners, mut asked: mpsc::Receiver<()>) {
+    let mut watch = Watch::default();
     let reload = async {
-        while let Some(()) = asked.recv().await {
-            service_manager::reloading();
-            let before = shared.config();
-            let read = spawn_blocking(move || read(&before)).await;
-            let Ok(read) = read else { continue };
-            match read.and_then(|read| take_up(&shared, &mut listeners, read)) {
-                Ok(()) => {
-                    shared.registry.note_read();
-                    service_manager::ready(GOOD);
+        loop {
+            tokio::select! {
+                Some(()) = asked.recv() => {
+                    reload(&shared, &mut listeners).await;
+                    watch.forget();
                 }
-                Err(faults) => {
-                    for fault in &faults {
-                        error!("reload refused, everything stays as it was: {fault}");
+                () = watch.changed(&shared) => {
+                    if !take_trust(&shared).await {
+                        watch.refused();
                     }
-                    service_manager::ready(&shared.registry.note_refused(faults).words());
                 }
             }
         }
@@ -55,23 +57,87 @@ pub(super) async fn run(shared: Arc<Shared>, mut listeners: Listeners, mut asked
     }
 }
 
+/// Reads the config and every file again, as somebody has asked for.
+async fn reload(shared: &Shared, listeners: &mut Listeners) {
+    service_manager::reloading();
+    let before = shared.config();
+    let read = spawn_blocking(move || read(&before)).await;
+    let Ok(read) = read else { return };
+    match read.and_then(|read| take_up(shared, listeners, read).map_err(|faults| (Part::Config, faults))) {
+        Ok(()) => shared.registry.note_read(),
+        Err((part, faults)) => {
+            for fault in &faults {
+                error!("reload refused, everything stays as it was: {fault}");
+            }
+            shared.registry.note_refused(part, faults);
+        }
+    }
+    service_manager::ready(&standing(shared));
+}
+
+/// Uses the files of trust that the config in use names, if they have no fault. Returns false if they
+/// have one, which is logged if it is a new one.
+async fn take_trust(shared: &Shared) -> bool {
+    let config = shared.config();
+    let read = spawn_blocking(move || {
+        let material = Material::load(&config.tls, &config.site)?;
+        Loaded::new(material, config.far_sites()).map_err(|error| vec![error.to_string()])
+    });
+    let Ok(read) = read.await else { return true };
+    let is_good = read.is_ok();
+    match read {
+        Ok(loaded) => {
+            if !loaded.material.is_same(&shared.tls.now().material) {
+                let words = "files of trust have changed and are in use";
+                tell_trust(shared, &loaded, words);
+                shared.reload(Some(loaded), None);
+            }
+            shared.registry.note_trust_read();
+        }
+        Err(faults) => {
+            let (_, is_new) = shared.registry.note_refused(Part::Trust, faults.clone());
+            for fault in faults.iter().filter(|_| is_new) {
+                error!("files of trust have changed and are not used, the earlier ones stay in use: {fault}");
+            }
+        }
+    }
+    service_manager::ready(&standing(shared));
+    is_good
+}
+
+/// What `systemctl status` shows now.
+fn standing(shared: &Shared) -> String {
+    shared.registry.last_reload().refused.map_or_else(|| GOOD.to_owned(), |refused| refused.words())
+}
+
 /// Reads the config, and every file that it names. The error holds all faults of the first that has
 /// any.
-fn read(before: &Config) -> Result<Read, Vec<String>> {
-    let config = Config::load(&before.path).map_err(|faults| vec![faults.to_string()])?;
+fn read(before: &Config) -> Result<Read, Refusal> {
+    let of_config = |faults| (Part::Config, faults);
+    let config = Config::load(&before.path).map_err(|faults| of_config(vec![faults.to_string()]))?;
     if let Some(fault) = config.needs_restart(before) {
-        return Err(vec![fault]);
+        return Err(of_config(vec![fault]));
     }
     let faults: Vec<String> = config
         .password_files()
         .filter_map(|file| Password::read(file).err().map(|fault| fault.to_string()))
         .collect();
     if !faults.is_empty() {
-        return Err(faults);
+        return Err(of_config(faults));
     }
-    let material = Material::load(&config.tls, &config.site)?;
-    let loaded = Loaded::new(material, config.far_sites()).map_err(|error| vec![error.to_string()])?;
-    Ok(Read { config, loaded })
+    let of_trust = |mut faults: Vec<String>| {
+        if config == *before {
+            return (Part::Trust, faults);
+        }
+        // Good files of trust, which are used by themselves, do not make up for that.
+        faults.push("the config has changed too and is not in use: mend this, then reload again".to_owned());
+        of_config(faults)
+    };
+    let material = Material::load(&config.tls, &config.site).map_err(of_trust)?;
+    match Loaded::new(material, config.far_sites()) {
+        Ok(loaded) => Ok(Read { config, loaded }),
+        Err(error) => Err(of_trust(vec![error.to_string()])),
+    }
 }
 
 /// Uses what was read, if every new address can be bound.
@@ -79,17 +145,32 @@ fn take_up(shared: &Shared, listeners: &mut Listeners, read: Read) -> Result<(),
     let Read { config, loaded } = read;
     let before = shared.config();
     let bound = listeners.bind(&config)?;
-    for warning in config.warnings.iter().chain(&loaded.material.warnings) {
-        warn!("{warning}");
-    }
-    let until = clock::utc(loaded.material.leaf.not_after);
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
     let changes = config.changes(&before);
+    let words = if loaded.material.is_same(&shared.tls.now().material) {
+        "config and certificates read again; the certificates are the same"
+    } else {
+        "config and certificates read again"
+    };
+    tell_trust(shared, &loaded, words);
     shared.reload(Some(loaded), (*before != config).then_some(config));
     listeners.follow(bound);
     for line in &changes {
         info!("reload: {line}");
     }
     listeners::tell_offers(&shared.config(), Some(&before));
-    info!(%until, changes = changes.len(), "config and certificates read again; every lane is replaced");
     Ok(())
+}
+
+/// Logs what is about to be used, and what that means for the lanes.
+fn tell_trust(shared: &Shared, loaded: &Loaded, words: &str) {
+    for warning in &loaded.material.warnings {
+        warn!("{warning}");
+    }
+    let until = clock::utc(loaded.material.leaf.not_after);
+    if loaded.material.shown == shared.tls.now().material.shown {
+        info!(%until, "{words}");
+    } else {
+        info!(%until, "{words}; every lane is replaced");
+    }
 }

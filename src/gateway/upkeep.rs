@@ -14,6 +14,9 @@ use crate::tls::expiry::Reminders;
 /// Interval at which buffers that are not needed are freed, and write rates are measured.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// Interval at which the certificates of all lanes are judged by the time.
+const DATES_EVERY: Duration = Duration::from_secs(5);
+
 /// Interval at which repeated messages that were only counted are logged.
 const COUNTS_EVERY: Duration = Duration::from_secs(5);
 
@@ -36,11 +39,22 @@ pub(super) async fn remind(shared: Arc<Shared>) {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 reloaded = reloads.changed() => match reloaded {
+                    Ok(()) if shared.tls.now().material.terms == loaded.material.terms => {}
                     Ok(()) => break,
                     Err(_) => return,
                 },
                 () = shared.stop.cancelled() => return,
             }
+        }
+    }
+}
+
+/// Judges the certificates of all lanes by the time.
+pub(super) async fn look_at_dates(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(DATES_EVERY) => shared.look_at_dates(),
+            () = shared.stop.cancelled() => return,
         }
     }
 }

@@ -15,9 +15,6 @@ pub(super) const AT_ONCE: usize = 4;
 /// First and longest pause before the next dial, after a dial for an additional lane has failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Time within which a lane must be replaced after the certificates have changed.
-pub const RENEW_WITHIN: Duration = Duration::from_secs(10);
-
 /// What a dial states about the link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dial {

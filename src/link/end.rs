@@ -64,8 +64,8 @@ pub enum End {
     Returned,
     /// No gateway of the far site that answers knows the link.
     Forgotten(String),
-    /// The certificates have changed, and the far side opened no lane with a valid one.
-    Outdated,
+    /// No lane of it was opened with certificates that still count; the reason.
+    Outdated(String),
     /// The config does not permit it any more, for this reason.
     NotPermitted(String),
     /// The far side broke the protocol.
@@ -112,7 +112,7 @@ impl End {
             Self::Forgotten(_) => "forgotten",
             Self::Superseded => "superseded",
             Self::Returned => "returned",
-            Self::Outdated => "outdated",
+            Self::Outdated(_) => "outdated",
             Self::NotPermitted(_) => "not-permitted",
             Self::Protocol(_) => "protocol",
             Self::NotDelivered => "not-delivered",
@@ -137,12 +137,9 @@ impl std::fmt::Display for End {
             Self::NoNewLane(loss, hold) => {
                 write!(f, "lane lost: {loss}; no new lane within {:.1} s", hold.as_secs_f64())
             }
-            Self::Forgotten(words) | Self::NotPermitted(words) => f.write_str(words),
+            Self::Forgotten(words) | Self::NotPermitted(words) | Self::Outdated(words) => f.write_str(words),
             Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
             Self::Returned => f.write_str("the replica has come again over another link"),
-            Self::Outdated => {
-                f.write_str("the far gateway opened no new lane after this gateway's certificates changed")
-            }
             Self::Protocol(fault) => {
                 write!(f, "the far gateway broke the protocol: {}", shown(fault.as_bytes()))
             }
@@ -169,8 +166,8 @@ pub enum LaneLoss {
     Closed,
     /// The far end had given it up and opened another.
     Replaced,
-    /// It was opened with earlier certificates and was not replaced in time.
-    Outdated,
+    /// The certificates with which it was opened do not count any more; the reason.
+    Outdated(String),
     /// An error of the socket or of TLS.
     Failed(String),
 }
@@ -182,7 +179,7 @@ impl LaneLoss {
             Self::Silent(_) => "silent",
             Self::Closed => "closed",
             Self::Replaced => "replaced",
-            Self::Outdated => "outdated",
+            Self::Outdated(_) => "outdated",
             Self::Failed(_) => "failed",
         }
     }
@@ -195,11 +192,8 @@ impl std::fmt::Display for LaneLoss {
                 write!(f, "nothing received from the far gateway for {:.1} s", time.as_secs_f64())
             }
             Self::Closed => f.write_str("the far gateway closed the connection without ending the link"),
-            Self::Outdated => {
-                f.write_str("it was opened with earlier certificates and was not replaced in time")
-            }
             Self::Replaced => f.write_str("the far gateway has given up the connection"),
-            Self::Failed(error) => f.write_str(error),
+            Self::Outdated(words) | Self::Failed(words) => f.write_str(words),
         }
     }
 }

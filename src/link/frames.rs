@@ -46,7 +46,9 @@ impl Link {
             Item::Frame(Frame::Abort(reason)) => self.given_up(End::Far(reason)),
             Item::Frame(Frame::Goodbye { .. }) if self.closing.is_far_gone() || self.is_left() => {}
             Item::Frame(Frame::Goodbye { offset, reason }) => self.on_goodbye(offset, reason, now)?,
-            Item::Frame(Frame::Renew) if self.side == Side::Dialler => self.replace_lanes(),
+            Item::Frame(Frame::Renew) if self.side == Side::Dialler => {
+                self.replace_lanes(|_| true);
+            }
             Item::Frame(Frame::Retire) => self.on_retire(lane, now),
             Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
                 return Err(ProtocolError::Misplaced);

@@ -6,8 +6,9 @@
 
 use std::time::Instant;
 
-use super::dials::{AT_ONCE, Dial, Need, RENEW_WITHIN};
+use super::dials::{AT_ONCE, Dial, Need};
 use super::lateness::{COPIES, FEW_COPIES};
+use super::liveness::LaneState;
 use super::{End, Event, LaneLoss, Link, Resumed, Side};
 use crate::wire::frame::Frame;
 use crate::wire::reason::{Reason, ReasonCode};
@@ -69,6 +70,9 @@ impl Link {
         };
         let retired = state.is_retired();
         self.drop_lane(lane, retired);
+        if !retired {
+            self.ask_again_to_renew();
+        }
         self.requeue_control(now);
         self.suspend(loss, now);
     }
@@ -111,6 +115,7 @@ impl Link {
         } else if self.liveness.carrying() > 0 {
             // The other lanes carry its data.
             self.send.lose(slot);
+            self.ask_again_to_renew();
             self.requeue_control(now);
         } else if self.is_resumable() && self.needs_lane() {
             self.suspend(loss, now);
@@ -157,6 +162,13 @@ impl Link {
         self.is_resumable() && self.needs_lane() && (1..=self.lanes_wanted()).contains(&carrying)
     }
 
+    /// Whether a dial that is due is for a lane in place of one that is still good: the link has as many as
+    /// it may have.
+    pub fn wants_renewal(&self) -> bool {
+        let wanted = self.lanes_wanted();
+        self.liveness.carrying() >= wanted && self.liveness.fresh() < wanted
+    }
+
     /// Whether a dial that is due is for a spare lane: the link has all that it may have.
     pub fn wants_spare(&self) -> bool {
         self.is_spare_wanted() && self.liveness.fresh() >= self.lanes_wanted()
@@ -191,39 +203,50 @@ impl Link {
         self.dials.failed(lane, self.is_held(), now);
     }
 
-    /// Every lane must be replaced by a new one: this side's certificates have changed. A lane that
-    /// was not replaced within [`RENEW_WITHIN`] is cut.
-    pub fn renew(&mut self, now: Instant) {
-        if self.is_ended() {
-            return;
+    /// These lanes are to be replaced by new ones, which may take its time: they are good until then.
+    pub fn renew(&mut self, lanes: &[u32]) {
+        if !self.is_ended() && self.replace_lanes(|lane| lanes.contains(&lane)) {
+            self.ask_to_renew();
         }
-        self.renew_by = Some(now + RENEW_WITHIN);
-        self.replace_lanes();
-        if self.side == Side::Acceptor {
+    }
+
+    /// Marks lanes for replacement. Returns whether any of them was not marked before.
+    pub(super) fn replace_lanes(&mut self, which: impl Fn(u32) -> bool) -> bool {
+        let marked = self.liveness.replace(which);
+        if marked {
+            self.dials.forgive();
+        }
+        marked
+    }
+
+    /// Only the dialler can replace lanes.
+    fn ask_to_renew(&mut self) {
+        if self.side == Side::Acceptor && !self.urgent.contains(&Frame::Renew) {
             self.urgent.push(Frame::Renew);
         }
     }
 
-    /// Marks every lane for replacement.
-    pub(super) fn replace_lanes(&mut self) {
-        self.liveness.replace_all();
-        self.dials.forgive();
+    /// What was asked may have been lost with a lane. Lanes that are new by now are then replaced once more,
+    /// so nothing else is a reason to ask again.
+    fn ask_again_to_renew(&mut self) {
+        if self.liveness.old() > 0 && !self.is_ended() {
+            self.ask_to_renew();
+        }
     }
 
-    /// Cuts the lanes that should have been replaced by now, and ends a link that has no other: the
-    /// certificates in use do not admit its far side.
-    pub(super) fn cut_old(&mut self, now: Instant) {
-        if self.renew_by.is_none_or(|by| now < by) {
+    /// Closes these lanes at once, and ends a link that has no other: the certificates with which they
+    /// were opened do not count any more, for the reason `why`.
+    pub fn refuse(&mut self, lanes: &[u32], why: &str, now: Instant) {
+        let is_other = |lane: &LaneState| !lanes.contains(&lane.number) && !lane.retiring;
+        if self.is_ended() || !lanes.iter().any(|lane| self.has_lane(*lane)) {
             return;
         }
-        self.renew_by = None;
-        if self.liveness.fresh() == 0 && self.liveness.carrying() > 0 {
-            let reason = Reason::new(ReasonCode::NotAvailable, &End::Outdated.to_string());
-            return self.abort(reason, End::Outdated);
+        if !self.liveness.iter().any(is_other) {
+            let end = End::Outdated(why.to_owned());
+            return self.abort(Reason::new(ReasonCode::NotAvailable, &end.to_string()), end);
         }
-        let old: Vec<u32> = self.liveness.iter().filter(|lane| lane.old).map(|lane| lane.number).collect();
-        for lane in old {
-            self.lane_lost(lane, LaneLoss::Outdated, now);
+        for lane in lanes {
+            self.lane_lost(*lane, LaneLoss::Outdated(why.to_owned()), now);
         }
     }
 
@@ -239,8 +262,9 @@ impl Link {
             .map(|known| known.number)
             .filter(|known| *known < lane && !alive.contains(known))
             .collect();
-        for number in left {
-            self.drop_lane(number, false);
+        if !left.is_empty() {
+            left.into_iter().for_each(|number| self.drop_lane(number, false));
+            self.ask_again_to_renew();
         }
         if self.is_resumable() {
             // The far side has noticed the break first.
@@ -379,10 +403,6 @@ impl Link {
             self.acks.requeue(self.receive.written());
             self.closing.requeue();
             self.round_trip.restart(now);
-            let renewing = self.renew_by.is_some() && self.liveness.old() > 0;
-            if renewing && self.side == Side::Acceptor && !self.urgent.contains(&Frame::Renew) {
-                self.urgent.push(Frame::Renew);
-            }
         }
     }
 

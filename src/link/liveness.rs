@@ -323,9 +323,10 @@ impl Liveness {
         self.live.iter().filter(|lane| lane.old).count()
     }
 
-    /// Marks every lane for replacement.
-    pub(super) fn replace_all(&mut self) {
-        self.live.iter_mut().for_each(|lane| lane.old = true);
+    /// Marks lanes for replacement. Returns whether any of them was not marked before.
+    pub(super) fn replace(&mut self, which: impl Fn(u32) -> bool) -> bool {
+        let marked = self.live.iter_mut().filter(|lane| !lane.old && which(lane.number));
+        marked.map(|lane| lane.old = true).count() > 0
     }
 
     /// Retires old lanes in favour of new ones, until `wanted` lanes are left.
@@ -527,7 +528,7 @@ mod tests {
     fn old_lanes_retire_only_as_far_as_new_ones_replace_them() {
         let now = Instant::now();
         let mut liveness = liveness(now);
-        liveness.replace_all();
+        assert!(liveness.replace(|lane| lane == 0) && !liveness.replace(|_| true));
         liveness.retire_old(1);
         assert_eq!((liveness.carrying(), liveness.fresh(), liveness.old()), (1, 0, 1));
         assert!(liveness.add(1, now));

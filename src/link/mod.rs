@@ -13,8 +13,8 @@
 //! - [`Link::wrote`] for what [`Link::take`] returned;
 //! - [`Link::dialled`] and [`Link::dial_failed`] at the dialler, [`Link::attach`] at the
 //!   acceptor;
-//! - [`Link::finish`], [`Link::stop`], [`Link::abort`], [`Link::renew`] for what this
-//!   gateway decides;
+//! - [`Link::finish`], [`Link::stop`], [`Link::abort`], [`Link::renew`], [`Link::refuse`]
+//!   for what this gateway decides;
 //! - [`Link::check_liveness`] for each lane that was read empty, and
 //!   [`Link::handle_timeout`] once [`Link::poll_timeout`] is past.
 //!
@@ -172,8 +172,6 @@ pub struct Link {
     behind: bool,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
-    /// When lanes with earlier certificates are cut.
-    renew_by: Option<Instant>,
     /// The end of the link if its replica does not come again: its far gateway is gone.
     orphaned: Option<End>,
     /// Another link that may be the same replica's.
@@ -211,7 +209,6 @@ impl Link {
             closing: Closing::new(passthrough),
             behind: false,
             urgent: Vec::new(),
-            renew_by: None,
             orphaned: None,
             rival: Rival::default(),
             left_behind: None,
@@ -590,15 +587,11 @@ impl Link {
         let ack = self.acks.due().filter(|_| self.liveness.is_any_speaker(late, io));
         let judge = self.judge_due();
         let rival = self.rival.due();
-        [last_bytes, held, check, beat, ack, judge, rival, self.renew_by, self.dial_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [last_bytes, held, check, beat, ack, judge, rival, self.dial_due()].into_iter().flatten().min()
     }
 
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.cut_old(now);
         self.judge_lanes(now);
         self.check_rival(now);
         if let Some(held) = self.held() {

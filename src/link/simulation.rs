@@ -485,10 +485,10 @@ impl World {
     /// Whether nothing is broken at either end, and nothing is about to be.
     fn is_calm(&self) -> bool {
         let steady = |end: &End2| {
-            let Link { renew_by, liveness, .. } = &end.link;
+            let Link { liveness, .. } = &end.link;
             !end.link.is_ended()
                 && end.link.is_armed()
-                && renew_by.is_none()
+                && liveness.old() == 0
                 && !end.link.is_held()
                 && liveness.iter().all(|lane| lane.carries())
         };
@@ -519,7 +519,9 @@ impl World {
             1..=3 => self.blackout = false,
             10 => {
                 let side = self.dice.roll(2) as usize;
-                self.ends[side].link.renew(self.now);
+                let link = &mut self.ends[side].link;
+                let lanes: Vec<u32> = link.liveness.iter().map(|lane| lane.number).collect();
+                link.renew(&lanes);
             }
             _ => {}
         }
@@ -694,8 +696,7 @@ fn run(seed: u64) -> Outcome {
     if ended_before && !restarts && !stops && !supersedes && !returns && !closed {
         // Nothing ends a link but its hold, or a break before the sync.
         let reason = world.ends.each_ref().map(|end| end.link.closing.ended().cloned());
-        let held =
-            |end: &Option<End>| matches!(end, Some(End::NoNewLane(..) | End::LaneLost(_) | End::Outdated));
+        let held = |end: &Option<End>| matches!(end, Some(End::NoNewLane(..) | End::LaneLost(_)));
         assert!(reason.iter().any(held), "{reason:?}");
     }
     for end in &world.ends {

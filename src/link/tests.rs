@@ -658,9 +658,9 @@ fn what_was_taken_in_during_a_break_is_sent_within_the_window_and_before_the_end
 }
 
 #[test]
-fn renewed_lanes_retire_in_an_orderly_way_and_outdated_ones_are_cut() {
+fn renewed_lanes_retire_in_an_orderly_way_and_take_the_time_that_they_need() {
     let mut two = armed();
-    two.dialler.link.renew(two.now);
+    two.dialler.link.renew(&[0]);
     let new = two.dialler.link.begin_dial(two.now);
     assert_eq!(new.alive, [0]);
     let received = two.acceptor.link.attach(&new, two.now).unwrap();
@@ -677,9 +677,59 @@ fn renewed_lanes_retire_in_an_orderly_way_and_outdated_ones_are_cut() {
     for half in [&mut two.dialler, &mut two.acceptor] {
         assert_eq!((half.link.lanes(), half.link.breaks()), (2, 0));
     }
-    two.acceptor.link.renew(two.now);
-    two.acceptor.link.handle_timeout(two.now + dials::RENEW_WITHIN);
-    assert_eq!(two.acceptor.link.closing.ended(), Some(&End::Outdated));
+    // The acceptor asks for it, once, and nothing ends the link before it is done.
+    let Two { dialler, acceptor, now } = &mut two;
+    acceptor.link.renew(&[1, 2]);
+    acceptor.link.renew(&[1]);
+    assert_eq!(acceptor.link.urgent, [Frame::Renew]);
+    *now += Duration::from_millis(500);
+    acceptor.link.on_activity(1, *now);
+    acceptor.link.handle_timeout(*now);
+    carry(acceptor, dialler, 1, &mut Decoder::default(), *now);
+    for _ in 0..2 {
+        assert!(dialler.link.wants_renewal() && dialler.link.dial_due().is_some());
+        assert_eq!((acceptor.link.lanes(), acceptor.link.closing.ended()), (2, None));
+        let new = dialler.link.begin_dial(*now);
+        let received = acceptor.link.attach(&new, *now).unwrap();
+        assert!(dialler.link.dialled(new.lane, received, *now));
+        let old = dialler.link.liveness.iter().find(|lane| lane.retiring).unwrap().number;
+        let [mut up, mut down, mut last] = [(); 3].map(|()| Decoder::default());
+        carry(dialler, acceptor, old, &mut up, *now);
+        carry(acceptor, dialler, old, &mut down, *now);
+        assert!(!dialler.link.has_lane(old));
+        acceptor.link.lane_lost(old, LaneLoss::Closed, *now);
+        // Lanes that are new by now would be replaced for nothing, again and again.
+        assert_eq!(acceptor.link.urgent, []);
+        carry(acceptor, dialler, new.lane, &mut last, *now);
+    }
+    assert!(!dialler.link.wants_renewal() && dialler.link.liveness.old() == 0);
+    assert_eq!((acceptor.link.liveness.old(), acceptor.link.lanes(), acceptor.link.breaks()), (0, 2, 0));
+    // It asks again if what it has asked may have been lost with a lane.
+    acceptor.link.renew(&[3, 4]);
+    acceptor.link.urgent.clear();
+    acceptor.link.lane_lost(3, LaneLoss::Failed("reset".to_owned()), *now);
+    assert_eq!(acceptor.link.urgent, [Frame::Renew]);
+}
+
+#[test]
+fn a_lane_that_is_refused_is_closed_at_once_and_its_link_ends_with_the_last_good_one() {
+    let mut two = armed();
+    let new = two.dialler.link.begin_dial(two.now);
+    let received = two.acceptor.link.attach(&new, two.now).unwrap();
+    assert!(two.dialler.link.dialled(new.lane, received, two.now));
+    two.exchange();
+    let (link, now) = (&mut two.acceptor.link, two.now);
+    link.refuse(&[0], "it has been revoked", now);
+    assert!(matches!(link.poll_event(), Some(Event::LaneClosed { lane: 0, retired: false })));
+    assert_eq!((link.lanes(), link.breaks(), link.closing.ended()), (1, 0, None));
+    // A lane that is gone does not count.
+    link.refuse(&[0], "it has been revoked", now);
+    assert_eq!(link.closing.ended(), None);
+    link.refuse(&[new.lane], "it has been revoked", now);
+    assert_eq!(link.closing.ended(), Some(&End::Outdated("it has been revoked".to_owned())));
+    carry(&mut two.acceptor, &mut two.dialler, new.lane, &mut Decoder::default(), now);
+    let end = two.dialler.link.closing.ended();
+    assert!(matches!(end, Some(End::Far(why)) if why.text == "it has been revoked"), "{end:?}");
 }
 
 #[test]

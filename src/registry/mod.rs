@@ -20,7 +20,8 @@ pub use self::admission::Admission;
 use self::admission::Taken;
 pub use self::coverage::Coverage;
 pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
-pub use self::reloads::LastReload;
+use self::reloads::Reloads;
+pub use self::reloads::{LastReload, Part};
 use self::throttle::{Counted, LogThrottle};
 pub use self::throttle::{Kind, Line, Suppressed, Topic};
 pub use self::work::{Meter, Penalty, Turn, thread_time};
@@ -124,7 +125,7 @@ struct State {
     /// When a client of a `[[replica]]` last got no link, unless one has got a link since.
     without: HashMap<String, Instant>,
     work: HashMap<String, Arc<SiteWork>>,
-    reload: LastReload,
+    reloads: Reloads,
 }
 
 /// The live state of one gateway.

@@ -1,4 +1,7 @@
 //! How the last reload went.
+//!
+//! A reload that was asked for reads the config and the files of trust, all or nothing. The files of
+//! trust are also taken into use alone, when they have changed: that says nothing about the config.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,24 +38,62 @@ impl Refused {
     }
 }
 
+/// What was not taken into use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A config that differs from the one in use, or what belongs to it.
+    Config,
+    /// Files of trust.
+    Trust,
+}
+
+/// When files were read, and what is wrong with each part since.
+#[derive(Debug, Default)]
+pub(super) struct Reloads {
+    read_at: i64,
+    config: Option<Refused>,
+    trust: Option<Refused>,
+}
+
+impl Reloads {
+    fn last(&self) -> LastReload {
+        let refused = self.config.iter().chain(&self.trust).cloned().reduce(|config, trust| Refused {
+            since: config.since.min(trust.since),
+            faults: [config.faults, trust.faults].concat(),
+        });
+        LastReload { read_at: self.read_at, refused }
+    }
+}
+
 impl Registry {
     /// Everything was read and is in use.
     pub fn note_read(&self) {
-        self.lock().reload = LastReload { read_at: clock::now(), refused: None };
+        self.lock().reloads = Reloads { read_at: clock::now(), ..Reloads::default() };
     }
 
-    /// Nothing was replaced, for these reasons.
-    pub fn note_refused(&self, faults: Vec<String>) -> Refused {
+    /// The files of trust were read alone and are in use. A config that was refused still is.
+    pub fn note_trust_read(&self) {
         let mut state = self.lock();
-        let since = state.reload.refused.as_ref().map_or_else(clock::now, |refused| refused.since);
-        let refused = Refused { since, faults };
-        state.reload.refused = Some(refused.clone());
-        refused
+        (state.reloads.read_at, state.reloads.trust) = (clock::now(), None);
+    }
+
+    /// This part was not replaced, for these reasons. Returns all that is wrong, and whether it is something
+    /// else than before.
+    pub fn note_refused(&self, part: Part, faults: Vec<String>) -> (Refused, bool) {
+        let mut state = self.lock();
+        let slot = match part {
+            Part::Config => &mut state.reloads.config,
+            Part::Trust => &mut state.reloads.trust,
+        };
+        let is_new = slot.as_ref().is_none_or(|refused| refused.faults != faults);
+        let since = slot.as_ref().map_or_else(clock::now, |refused| refused.since);
+        let refused = slot.insert(Refused { since, faults }).clone();
+        (state.reloads.last().refused.unwrap_or(refused), is_new)
     }
 
     /// How the last reload went.
     pub fn last_reload(&self) -> LastReload {
-        self.lock().reload.clone()
+        self.lock().reloads.last()
     }
 }
 
@@ -65,12 +106,32 @@ mod tests {
         let registry = Registry::default();
         registry.note_read();
         assert_eq!(registry.last_reload().refused, None);
-        let first = registry.note_refused(vec!["tls.crt: no certificate".to_owned()]);
-        let second = registry.note_refused(vec!["a".to_owned(), "b".to_owned()]);
+        let refuse = |faults: &[&str]| {
+            registry.note_refused(Part::Config, faults.iter().map(ToString::to_string).collect())
+        };
+        let (first, is_new) = refuse(&["tls.crt: no certificate"]);
+        assert!(is_new && !refuse(&["tls.crt: no certificate"]).1);
+        let (second, is_new) = refuse(&["a", "b"]);
+        assert!(is_new);
         assert_eq!(first.since, second.since);
         assert!(second.words().contains("a (and 1 more, see the log)"), "{}", second.words());
         assert_eq!(registry.last_reload().refused, Some(second));
         registry.note_read();
         assert_eq!(registry.last_reload().refused, None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_config_is_shown_until_a_config_is_read() {
+        let registry = Registry::default();
+        let faults = || registry.last_reload().refused.map(|refused| refused.faults);
+        let said = |words: &[&str]| Some(words.iter().map(ToString::to_string).collect::<Vec<_>>());
+        registry.note_refused(Part::Config, vec!["no such key".to_owned()]);
+        registry.note_refused(Part::Trust, vec!["no certificate".to_owned()]);
+        assert_eq!(faults(), said(&["no such key", "no certificate"]));
+        registry.note_trust_read();
+        assert_eq!(faults(), said(&["no such key"]));
+        registry.note_refused(Part::Trust, vec!["no certificate".to_owned()]);
+        registry.note_read();
+        assert_eq!(faults(), None);
     }
 }

@@ -98,7 +98,7 @@ fn kind(end: &End, complaint: bool) -> Option<Kind> {
         | End::Forgotten(_)
         | End::MemoryShort
         | End::Costly
-        | End::Outdated
+        | End::Outdated(_)
         | End::NotDelivered => Some(Kind::Broken),
         End::Declined(_) => Some(Kind::Declined),
         _ => complaint.then_some(Kind::Complaint),

@@ -105,6 +105,11 @@ async fn greet(
             return None;
         }
     };
+    let shaken = shaken.map(|shaken| {
+        let mut lane = shaken?;
+        lane.enter(&shared.dialer.handshakes, &tls, &shared.tls)?;
+        Ok(lane)
+    });
     let mut lane = match shaken {
         Ok(Ok(lane)) => lane,
         failed => {

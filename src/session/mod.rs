@@ -80,8 +80,9 @@ pub struct Shared {
     config: Arc<Current<Config>>,
     /// Certificate, key, CAs.
     pub tls: Arc<Current<Loaded>>,
-    /// Number of reloads so far. After each, every link is judged again.
-    pub reloads: watch::Sender<Reloads>,
+    /// Changes whenever every link must be judged again: after a reload, and when a certificate has
+    /// expired.
+    pub reloads: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
     pub process: Process,
     /// The live links and the counts.
@@ -135,10 +136,9 @@ impl Shared {
         self.config.now()
     }
 
-    /// Uses other certificates, another config, or both from now on. Every link is judged again, and
-    /// gets new lanes if the certificates are others.
+    /// Uses other files of trust, another config, or both from now on. Every link and every lane is judged
+    /// again; lanes that were opened with another certificate of this gateway are replaced.
     pub fn reload(&self, loaded: Option<Loaded>, config: Option<Config>) {
-        let certificates = loaded.is_some();
         if let Some(config) = config {
             self.memory.limit_to(config.limits.memory);
             self.registry.limit_to(&self.config().limits, &config.limits);
@@ -146,21 +146,17 @@ impl Shared {
         }
         if let Some(loaded) = loaded {
             self.tls.replace(loaded);
+            self.dialer.handshakes.judge(&self.tls.now());
         }
-        self.reloads.send_modify(|reloads| {
-            reloads.all += 1;
-            reloads.certificates += u64::from(certificates);
-        });
+        self.reloads.send_modify(|reloads| *reloads += 1);
     }
-}
 
-/// Numbers of reloads so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reloads {
-    /// All of them.
-    pub all: u64,
-    /// Those that have changed the certificates.
-    pub certificates: u64,
+    /// Judges the certificates of all lanes by the time.
+    pub fn look_at_dates(&self) {
+        if self.dialer.handshakes.look(&self.tls.now(), Instant::now(), clock::now()) {
+            self.reloads.send_modify(|reloads| *reloads += 1);
+        }
+    }
 }
 
 /// This process as other gateways identify it.

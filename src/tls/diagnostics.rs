@@ -79,6 +79,15 @@ pub fn handshake(error: &Error, ours: &Certificate) -> String {
     }
 }
 
+/// Why a certificate that was accepted once is refused now, in words for both sides.
+pub fn not_any_more(error: &Error, leaf: &Certificate) -> String {
+    let why = match error {
+        Error::InvalidCertificate(error) => certificate(error),
+        other => shown(other.to_string().as_bytes()),
+    };
+    format!("the certificate of {} is not accepted any more: {why}", some_of(&leaf.dns))
+}
+
 /// Why this gateway's own certificate would be refused by others.
 pub fn own(error: &Error, leaf: &Certificate) -> String {
     match error {

@@ -18,14 +18,17 @@ use super::{ALPN, diagnostics, pem, trust};
 use crate::clock;
 use crate::config::TlsFiles;
 use crate::crypto::provider;
-use crate::x509::{Certificate, some_of};
+use crate::x509::{self, Certificate, some_of};
 
 /// The contents of the files, loaded and valid.
 pub struct Material {
     /// The certificate, its intermediates and the private key in the TLS library's form. The text
     /// of the key file is wiped.
     identity: Arc<SingleCertAndKey>,
-    trust: Arc<Trust>,
+    /// The CAs and the lists.
+    pub trust: Arc<Trust>,
+    /// SHA-256 of the certificate and of each of its intermediates, which others are shown.
+    pub shown: String,
     /// The contents of this gateway's certificate.
     pub leaf: Certificate,
     /// Warnings: what an operator should know although the files are accepted.
@@ -54,6 +57,8 @@ impl Material {
         };
         let key = found.keep_pem(key);
         private_mode(paths, &mut found.warnings);
+        let prints = chain.iter().flatten().map(|der| x509::fingerprint(der)).collect::<Vec<_>>();
+        let shown = prints.join(" ");
         let identity = chain.zip(key).and_then(|(chain, key)| {
             let matched = identity(chain, &key).map_err(|error| format!("{}: {error}", paths.key.display()));
             let identity = found.keep(matched)?;
@@ -62,9 +67,15 @@ impl Material {
         });
         let Findings { faults, warnings, good: findings, terms } = found;
         match (identity, trust, leaf) {
-            (Some(identity), Some(trust), Some(leaf)) if faults.is_empty() => {
-                Ok(Self { identity: Arc::new(identity.into()), trust, leaf, warnings, findings, terms })
-            }
+            (Some(identity), Some(trust), Some(leaf)) if faults.is_empty() => Ok(Self {
+                identity: Arc::new(identity.into()),
+                trust,
+                shown,
+                leaf,
+                warnings,
+                findings,
+                terms,
+            }),
             _ => Err(faults),
         }
     }
@@ -80,10 +91,16 @@ impl Material {
         }
     }
 
-    /// The TLS config of the acceptor.
+    /// Whether other files have the same contents: certificate, key, CAs and lists.
+    pub fn is_same(&self, other: &Self) -> bool {
+        // The key belongs to the certificate.
+        self.shown == other.shown && self.trust.fingerprint() == other.trust.fingerprint()
+    }
+
+    /// The TLS config of the acceptor. Handshakes with it fail once this material is dropped.
     pub fn server(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
         let provider = provider();
-        let verifier = Verifier::new(&provider, Arc::clone(&self.trust), None);
+        let verifier = Verifier::new(&provider, &self.trust, None);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -94,10 +111,10 @@ impl Material {
         Ok(Arc::new(config))
     }
 
-    /// The TLS config of the dialler, which accepts `site` only.
+    /// The TLS config of the dialler, which accepts `site` only; otherwise as [`Material::server`].
     pub fn client(&self, site: &str) -> Result<Dial, rustls::Error> {
         let provider = provider();
-        let verifier = Verifier::new(&provider, Arc::clone(&self.trust), Some(site.to_owned()));
+        let verifier = Verifier::new(&provider, &self.trust, Some(site.to_owned()));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -168,7 +185,7 @@ fn judge_leaf(
         found.faults.push(format!("{path}: the key usage lacks digitalSignature: a gateway signs its handshakes; have a certificate issued with it"));
     }
     if let Some(trust) = trust.filter(|_| found.faults.len() == before)
-        && let Err(error) = judge_both(Arc::clone(trust), None, &chain[0], &chain[1..])
+        && let Err(error) = judge_both(trust, None, &chain[0], &chain[1..])
     {
         found.faults.push(format!("{path}: {}", diagnostics::own(&error, leaf)));
     }

@@ -8,10 +8,12 @@ pub mod diagnostics;
 pub mod expiry;
 pub mod fetch_chain;
 mod findings;
+pub mod handshake;
 pub mod loaded;
 pub mod material;
 pub mod pem;
 pub mod record;
+pub mod settled;
 mod trust;
 pub mod verify;
 

@@ -18,7 +18,7 @@ use crate::escape::shown;
 use crate::file;
 
 /// Largest file in bytes; revocation lists may be long.
-const LARGEST: u64 = 16 << 20;
+pub const LARGEST: u64 = 16 << 20;
 
 /// Most faults that are reported for one file.
 const MAX_REPORTED: usize = 10;

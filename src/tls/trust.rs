@@ -178,7 +178,11 @@ fn load_lists(
         }
         for (facts, der) in newest {
             match webpki::OwnedCertRevocationList::from_der(der) {
-                Ok(list) => loaded.push(List { key: signer.public_key.clone(), list: list.into() }),
+                Ok(list) => loaded.push(List {
+                    key: signer.public_key.clone(),
+                    list: list.into(),
+                    fingerprint: x509::fingerprint(der),
+                }),
                 Err(error) => found.faults.push(format!(
                     "{crl}: the revocation list of {} is of a form that cannot be used ({error:?}): it must be a full version 2 list, with a CRL number (openssl ca: crl_extensions)",
                     signer.subject

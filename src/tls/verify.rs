@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -23,6 +23,7 @@ use rustls::{
 };
 use webpki::{Cert, CertRevocationList, EndEntityCert, KeyUsage, VerifiedPath};
 
+use crate::crypto::provider;
 use crate::x509::{self, Certificate};
 
 /// Most certificates that may follow the leaf.
@@ -49,6 +50,8 @@ pub struct List {
     pub key: Vec<u8>,
     /// The list.
     pub list: CertRevocationList<'static>,
+    /// SHA-256 over the whole list.
+    pub fingerprint: String,
 }
 
 impl List {
@@ -117,12 +120,102 @@ impl Trust {
                 reason = refused(Refused::CaRevoked { ca });
             } else if seconds < facts.not_before || seconds > facts.not_after {
                 let (from, until) = (crate::clock::utc(facts.not_before), crate::clock::utc(facts.not_after));
-                reason = refused(Refused::CaOutOfDate { ca, from, until });
+                let past = seconds > facts.not_after;
+                reason = refused(Refused::CaOutOfDate { ca, from, until, past });
             } else {
                 return Ok(());
             }
         }
         Err(reason)
+    }
+
+    /// Verifies what a gateway in this role shows at the time `now`, whichever its site is. Returns the
+    /// contents of its certificate.
+    pub fn judge(
+        &self,
+        algorithms: &WebPkiSupportedAlgorithms,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<Certificate, Error> {
+        if chain.len() > MOST_INTERMEDIATES {
+            return Err(refused(Refused::TooMany { count: chain.len() }));
+        }
+        let bytes = leaf.len() + chain.iter().map(|certificate| certificate.len()).sum::<usize>();
+        if bytes > MOST_BYTES {
+            return Err(refused(Refused::TooLarge { bytes }));
+        }
+        let parsed = EndEntityCert::try_from(leaf).map_err(|error| certificate_error(error, role))?;
+        let cas = self.anchors.iter().map(|anchor| &anchor.facts);
+        let all = chain;
+        let chain: Vec<_> =
+            vouched(cas, chain, algorithms).into_iter().map(|(certificate, _)| certificate).collect();
+        let reason = RefCell::new(None);
+        let inspect = |path: &VerifiedPath<'_>| {
+            self.inspect(path, now).map_err(|error| {
+                reason.replace(Some(error));
+                webpki::Error::UnknownRevocationStatus
+            })
+        };
+        let found = parsed.verify_for_usage(
+            algorithms.all,
+            &self.trusts,
+            &chain,
+            now,
+            role.usage(),
+            None,
+            Some(&inspect),
+        );
+        if let Err(error) = found {
+            // webpki does not accept a weak key, so such a chain has no path and no better reason.
+            if let Some(ca) = self.weak_issuer(leaf, all)
+                && reason.borrow().is_none()
+            {
+                return Err(refused(Refused::WeakKey {
+                    whose: format!("the CA {}", ca.subject),
+                    key: ca.key,
+                }));
+            }
+            // A reason found on an otherwise valid path says more than webpki's error.
+            return Err(reason.take().unwrap_or_else(|| certificate_error(error, role)));
+        }
+        let facts = Certificate::read(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        if facts.is_weak() {
+            return Err(refused(Refused::WeakKey { whose: "the certificate".to_owned(), key: facts.key }));
+        }
+        let there = match role {
+            Role::Client => facts.client_auth,
+            Role::Server => facts.server_auth,
+        };
+        if !there {
+            return Err(refused(Refused::Purpose(role.name())));
+        }
+        if !facts.may_sign {
+            return Err(refused(Refused::NoSignature));
+        }
+        Ok(facts)
+    }
+
+    /// The CA with a weak key that is named as the issuer of `leaf` or of a certificate after it.
+    fn weak_issuer(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Option<Certificate> {
+        let shown: Vec<Certificate> =
+            std::iter::once(leaf).chain(chain).filter_map(|der| Certificate::read(der).ok()).collect();
+        let cas = self.anchors.iter().map(|anchor| &anchor.facts).chain(shown.iter().skip(1));
+        let is_issuer = |ca: &&Certificate| shown.iter().any(|facts| facts.issuer_raw == ca.subject_raw);
+        cas.filter(|ca| ca.is_weak()).find(is_issuer).cloned()
+    }
+
+    /// SHA-256 over every CA and list.
+    pub fn fingerprint(&self) -> String {
+        let cas = self.anchors.iter().map(|anchor| anchor.facts.fingerprint.as_str());
+        let lists = self.lists.iter().map(|list| list.fingerprint.as_str());
+        x509::fingerprint(cas.chain(["lists"]).chain(lists).collect::<Vec<_>>().join(" ").as_bytes())
+    }
+
+    /// Whether one of the CAs is past its end at this time.
+    pub fn has_past_ca(&self, now: i64) -> bool {
+        self.anchors.iter().any(|anchor| now > anchor.facts.not_after)
     }
 }
 
@@ -181,6 +274,8 @@ pub enum Refused {
         from: String,
         /// End of its validity.
         until: String,
+        /// Whether it is past its end, and not before its start.
+        past: bool,
     },
     /// A CA of the chain is in its own issuer's revocation list.
     #[error("the CA {ca} that signed it has been revoked")]
@@ -259,15 +354,20 @@ pub enum Refused {
 /// The verifier behind both rustls configs.
 pub struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
-    trust: Arc<Trust>,
+    /// Connections live for long, and files are read again meanwhile: what handshakes alone need is
+    /// not kept for them.
+    trust: Weak<Trust>,
     hints: Vec<DistinguishedName>,
     /// At the dialler: the only site that may answer.
     site: Option<String>,
 }
 
-#[derive(Clone, Copy)]
-enum Role {
+/// The role of the side whose chain is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It has dialled.
     Client,
+    /// It was dialled.
     Server,
 }
 
@@ -288,14 +388,16 @@ impl Role {
 }
 
 impl Verifier {
-    /// A verifier that uses `trust`; if `site` is given, only that site is accepted.
-    pub fn new(provider: &CryptoProvider, trust: Arc<Trust>, site: Option<String>) -> Self {
+    /// A verifier that uses `trust` as long as its owner keeps that; if `site` is given, only that
+    /// site is accepted.
+    pub fn new(provider: &CryptoProvider, trust: &Arc<Trust>, site: Option<String>) -> Self {
         let hints = trust
             .anchors
             .iter()
             .map(|anchor| DistinguishedName::in_sequence(anchor.trust.subject.as_ref()))
             .collect();
-        Self { algorithms: provider.signature_verification_algorithms, trust, hints, site }
+        let (algorithms, trust) = (provider.signature_verification_algorithms, Arc::downgrade(trust));
+        Self { algorithms, trust, hints, site }
     }
 
     fn judge(
@@ -305,61 +407,10 @@ impl Verifier {
         role: Role,
         now: UnixTime,
     ) -> Result<(), Error> {
-        if chain.len() > MOST_INTERMEDIATES {
-            return Err(refused(Refused::TooMany { count: chain.len() }));
-        }
-        let bytes = leaf.len() + chain.iter().map(|certificate| certificate.len()).sum::<usize>();
-        if bytes > MOST_BYTES {
-            return Err(refused(Refused::TooLarge { bytes }));
-        }
-        let parsed = EndEntityCert::try_from(leaf).map_err(|error| certificate_error(error, role))?;
-        let cas = self.trust.anchors.iter().map(|anchor| &anchor.facts);
-        let all = chain;
-        let chain: Vec<_> =
-            vouched(cas, chain, &self.algorithms).into_iter().map(|(certificate, _)| certificate).collect();
-        let reason = RefCell::new(None);
-        let inspect = |path: &VerifiedPath<'_>| {
-            self.trust.inspect(path, now).map_err(|error| {
-                reason.replace(Some(error));
-                webpki::Error::UnknownRevocationStatus
-            })
+        let Some(trust) = self.trust.upgrade() else {
+            return Err(Error::General("other files of trust are in use since the handshake began".into()));
         };
-        let found = parsed.verify_for_usage(
-            self.algorithms.all,
-            &self.trust.trusts,
-            &chain,
-            now,
-            role.usage(),
-            None,
-            Some(&inspect),
-        );
-        if let Err(error) = found {
-            // webpki does not accept a weak key, so such a chain has no path and no better reason.
-            if let Some(ca) = self.weak_issuer(leaf, all)
-                && reason.borrow().is_none()
-            {
-                return Err(refused(Refused::WeakKey {
-                    whose: format!("the CA {}", ca.subject),
-                    key: ca.key,
-                }));
-            }
-            // A reason found on an otherwise valid path says more than webpki's error.
-            return Err(reason.take().unwrap_or_else(|| certificate_error(error, role)));
-        }
-        let facts = Certificate::read(leaf).map_err(|_| CertificateError::BadEncoding)?;
-        if facts.is_weak() {
-            return Err(refused(Refused::WeakKey { whose: "the certificate".to_owned(), key: facts.key }));
-        }
-        let there = match role {
-            Role::Client => facts.client_auth,
-            Role::Server => facts.server_auth,
-        };
-        if !there {
-            return Err(refused(Refused::Purpose(role.name())));
-        }
-        if !facts.may_sign {
-            return Err(refused(Refused::NoSignature));
-        }
+        let facts = trust.judge(&self.algorithms, leaf, chain, role, now)?;
         match &self.site {
             Some(wanted) if !facts.carries(wanted) => {
                 let found =
@@ -368,15 +419,6 @@ impl Verifier {
             }
             _ => Ok(()),
         }
-    }
-
-    /// The CA with a weak key that is named as the issuer of `leaf` or of a certificate after it.
-    fn weak_issuer(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Option<Certificate> {
-        let shown: Vec<Certificate> =
-            std::iter::once(leaf).chain(chain).filter_map(|der| Certificate::read(der).ok()).collect();
-        let cas = self.trust.anchors.iter().map(|anchor| &anchor.facts).chain(shown.iter().skip(1));
-        let is_issuer = |ca: &&Certificate| shown.iter().any(|facts| facts.issuer_raw == ca.subject_raw);
-        cas.filter(|ca| ca.is_weak()).find(is_issuer).cloned()
     }
 
     fn signature(
@@ -400,14 +442,40 @@ impl Verifier {
 /// Verifies a chain as a gateway would, in both roles and, if given, for `site`. Used by `certs
 /// verify` and `check`.
 pub fn judge_both(
-    trust: Arc<Trust>,
+    trust: &Arc<Trust>,
     site: Option<&str>,
     leaf: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],
 ) -> Result<(), Error> {
-    let verifier = Verifier::new(&crate::crypto::provider(), trust, site.map(str::to_owned));
+    let verifier = Verifier::new(&provider(), trust, site.map(str::to_owned));
     verifier.judge(leaf, chain, Role::Client, UnixTime::now())?;
     verifier.judge(leaf, chain, Role::Server, UnixTime::now())
+}
+
+/// Whether a certificate or a CA is refused for its dates alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dates {
+    /// It is past its end.
+    Past,
+    /// It is not valid yet.
+    Ahead,
+}
+
+impl Dates {
+    /// What is wrong with the dates, if an error is about them.
+    pub fn of(error: &Error) -> Option<Self> {
+        let Error::InvalidCertificate(error) = error else { return None };
+        match error {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Some(Self::Past),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Some(Self::Ahead),
+            CertificateError::Other(OtherError(reason)) => match reason.downcast_ref() {
+                Some(Refused::CaOutOfDate { past: true, .. }) => Some(Self::Past),
+                Some(Refused::CaOutOfDate { .. }) => Some(Self::Ahead),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 fn refused(reason: Refused) -> Error {

@@ -20,6 +20,7 @@ mod outages;
 mod passwords;
 mod refusals;
 mod reload;
+mod renewal;
 mod replication;
 mod restarts;
 mod returns;

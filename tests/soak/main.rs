@@ -9,6 +9,7 @@ mod support;
 mod any;
 mod balancer;
 mod breaks;
+mod expiry;
 mod gap;
 mod lanes;
 mod load;

@@ -27,6 +27,7 @@ use crate::link::Side;
 use crate::race::run::{Attempts, Event};
 use crate::registry::Registry;
 use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
+use crate::tls::handshake::Handshakes;
 use crate::tls::loaded::Loaded;
 use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
@@ -67,6 +68,8 @@ pub struct Dialer {
     pub config: Arc<Current<Config>>,
     /// The certificates in use.
     pub tls: Arc<Current<Loaded>>,
+    /// The certificates with which lanes were opened, at either side.
+    pub handshakes: Handshakes,
     /// The registry, to find other links of the same replica entry.
     pub registry: Arc<Registry>,
     /// Turns at addresses, and the addresses that worked last.
@@ -79,7 +82,15 @@ impl Dialer {
     /// A dialer for a process that has opened nothing yet.
     pub fn new(process: Process, config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
         let (config, tls) = (Arc::new(Current::new(config)), Arc::new(Current::new(loaded)));
-        Self { process, config, tls, registry: Arc::default(), ways: Ways::default(), stop }
+        Self {
+            process,
+            config,
+            tls,
+            handshakes: Handshakes::default(),
+            registry: Arc::default(),
+            ways: Ways::default(),
+            stop,
+        }
     }
 }
 
@@ -363,7 +374,8 @@ async fn open(
             if watched {
                 lane.watch_startup();
             }
-            Ok(lane)
+            let entered = lane.enter(&dialer.handshakes, &tls, &dialer.tls);
+            entered.map(|()| lane).map_err(|error| Failure::Other(error.to_string()))
         }
         Ok(Err(error)) => Err(Failure::Other(error.to_string())),
         Err(_) => Err(Failure::Other(

@@ -61,6 +61,9 @@ pub enum Want<'a> {
     /// The same, if few other links of the site do: nothing has come over its lanes for a while, which
     /// may pass.
     Spare(&'a [SocketAddr]),
+    /// It wants a lane in place of one at these addresses that is still good, when it has a turn among the
+    /// other links of the site that do.
+    Renew(&'a [SocketAddr]),
     /// It wants a lane in place of one of those at these addresses, where there are fewer.
     Move(&'a [SocketAddr]),
 }
@@ -178,12 +181,15 @@ impl Redial {
         let order = match want {
             _ if sparing.as_ref().is_some_and(Option::is_none) => Vec::new(),
             Want::Any => self.known.clone(),
-            Want::More(in_use) | Want::Spare(in_use) => self.spread.order(&self.known, in_use),
+            Want::More(in_use) | Want::Spare(in_use) | Want::Renew(in_use) => {
+                self.spread.order(&self.known, in_use)
+            }
             Want::Move(in_use) => {
                 self.spread.uneven(&self.known, in_use).map(|(_, better)| better).unwrap_or_default()
             }
         };
         let addresses: Vec<_> = order.iter().copied().zip(order.iter().copied().map(queue)).collect();
+        let renews = matches!(want, Want::Renew(_));
         let want = Request::Attach {
             link: self.link,
             lane: dial.lane,
@@ -194,10 +200,15 @@ impl Redial {
         let asking = Arc::downgrade(&self.asking);
         // While the link's own gateway is down, the others are asked less often.
         let tries = if self.aside.len() < ASIDE { BEHIND_ONE } else { 1 };
-        let attached = dial::attach(dialer, replica, addresses, self.far.clone(), tries, want, asking);
+        let far = self.far.clone();
         self.attempts.spawn(async move {
-            let attached = attached.await;
-            drop(sparing);
+            let renewing = match renews {
+                true => Some(dialer.ways.renewing(&replica.site).await),
+                false => None,
+            };
+            let attached =
+                dial::attach(Arc::clone(&dialer), replica, addresses, far, tries, want, asking).await;
+            drop((sparing, renewing));
             (lane, attached)
         });
     }

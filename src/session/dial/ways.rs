@@ -26,6 +26,10 @@ const TELLING: usize = 8;
 /// them would like one.
 const SPARE: usize = 8;
 
+/// Most links of one site that replace their lanes at a time, after certificates were renewed: that has
+/// time, and must not delay links that have no lane, or new ones.
+const RENEWING: usize = 8;
+
 /// Most far gateways whose last process is remembered.
 const MET: usize = 256;
 
@@ -41,6 +45,7 @@ struct State {
     good: HashMap<(Side, String), SocketAddr>,
     telling: HashMap<String, Arc<Semaphore>>,
     sparing: HashMap<String, Arc<Semaphore>>,
+    renewing: HashMap<String, Arc<Semaphore>>,
     /// When a gateway of each site was last there.
     seen: HashMap<String, Instant>,
 }
@@ -100,6 +105,14 @@ impl Ways {
         let few = || Arc::new(Semaphore::new(SPARE));
         let sparing = Arc::clone(self.lock().sparing.entry(site.to_ascii_lowercase()).or_insert_with(few));
         sparing.try_acquire_owned().ok()
+    }
+
+    /// Waits until one more link of a site may dial a lane in place of one that is still good, first come,
+    /// first served.
+    pub async fn renewing(&self, site: &str) -> OwnedSemaphorePermit {
+        let few = || Arc::new(Semaphore::new(RENEWING));
+        let renewing = Arc::clone(self.lock().renewing.entry(site.to_ascii_lowercase()).or_insert_with(few));
+        renewing.acquire_owned().await.expect("it is never closed")
     }
 
     /// Records a far gateway that has accepted something.
@@ -230,7 +243,7 @@ mod tests {
         let ready = std::time::Duration::ZERO;
         assert!(tokio::time::timeout(ready, ways.telling("DC1")).await.is_err());
         assert!(tokio::time::timeout(ready, ways.telling("dc2")).await.is_ok());
-        const { assert!(TELLING + SPARE < AT_A_TIME) };
+        const { assert!(TELLING + SPARE + RENEWING < AT_A_TIME) };
     }
 
     #[test]

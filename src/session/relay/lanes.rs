@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::closures::Closures;
 use crate::buffer;
+use crate::clock;
 use crate::lane::{Lane, LaneError};
 use crate::link::{LaneIo, LaneLoss, Link};
 use crate::registry::{Kind, LinkGuard};
@@ -25,6 +26,7 @@ use crate::session::announce::log_link;
 use crate::session::dial::redial::{Dialled, Redial, Want};
 use crate::session::inbound::part;
 use crate::session::link_table::{AttachRequest, Legacy, ToLink};
+use crate::tls::handshake::Verdict;
 use crate::wire::frame::Frame;
 use crate::wire::hello::Accept;
 
@@ -40,6 +42,9 @@ const READS: (usize, usize) = (16 * 1024, buffer::STORAGE);
 
 /// Time for one read, with its decryption and decoding, above which the next read is smaller.
 const LONG_READ: Duration = Duration::from_millis(2);
+
+/// A lane with a certificate that ends within so many seconds is replaced before others.
+const ENDS_SOON: i64 = 600;
 
 /// First and longest pause between two looks at whether the lanes are spread evenly.
 const BALANCE_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -151,6 +156,7 @@ impl Lanes {
                         let pause = BALANCE_EVERY.0;
                         self.balance = Balance { due: now + pause, pause };
                         self.carriers.push(Carrier { number, lane: *lane, empty: false });
+                        self.judge(link, entry, now);
                     }
                 }
                 Poll::Ready(Dialled::Failed(number, words)) => {
@@ -193,7 +199,11 @@ impl Lanes {
                 // Another thread may have accepted it.
                 let moved = lane.moved_here().map_err(LaneError::from);
                 match moved.and_then(|mut lane| lane.push(&accept.encode()).map(|()| lane)) {
-                    Ok(lane) => self.carriers.push(Carrier { number: dial.lane, lane, empty: false }),
+                    Ok(lane) => {
+                        self.carriers.push(Carrier { number: dial.lane, lane, empty: false });
+                        // The files of trust may have changed while it was opened.
+                        self.judge(link, entry, now);
+                    }
                     Err(error) => self.lost(dial.lane, error, link, entry, now),
                 }
             }
@@ -203,6 +213,31 @@ impl Lanes {
                 self.closing.spawn(async move { part(lane, &seat, why).await });
             }
         }
+    }
+
+    /// Judges every lane by its certificates. Those that do not count any more are closed; those that are
+    /// not the ones in use are replaced.
+    pub(super) fn judge(&mut self, link: &mut Link, entry: &LinkGuard, now: Instant) {
+        let (mut replaced, mut refused, mut why) = (Vec::new(), Vec::new(), None);
+        for Carrier { number, lane, .. } in &self.carriers {
+            match lane.handshake().verdict() {
+                Verdict::Good => {}
+                Verdict::Replace => replaced.push(*number),
+                Verdict::Refused(words) => {
+                    refused.push(*number);
+                    why = Some(words);
+                }
+            }
+        }
+        if let Some(why) = why {
+            refused.retain(|number| link.has_lane(*number));
+            link.refuse(&refused, &why, now);
+            if !link.is_ended() {
+                let loss = LaneLoss::Outdated(why.to_string());
+                refused.iter().for_each(|number| tell_lost(*number, &loss, link, entry));
+            }
+        }
+        link.renew(&replaced);
     }
 
     /// Asks the source for another lane.
@@ -216,11 +251,14 @@ impl Lanes {
             }
         }
         let in_use = self.in_use(link);
+        let soon = clock::now() + ENDS_SOON;
+        let ends_soon = self.carriers.iter().any(|carrier| carrier.lane.handshake().is_past(soon));
         if let LaneSource::Dials(redial) = &mut self.source {
             let want = match (link.is_held(), link.is_moving()) {
                 (true, _) => Want::Any,
                 (false, true) => Want::Move(&in_use),
                 (false, false) if link.wants_spare() => Want::Spare(&in_use),
+                (false, false) if link.wants_renewal() && !ends_soon => Want::Renew(&in_use),
                 (false, false) => Want::More(&in_use),
             };
             redial.start(&link.begin_dial(now), want);

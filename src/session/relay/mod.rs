@@ -33,7 +33,6 @@ pub use self::lanes::LaneSource;
 use self::lanes::Lanes;
 use self::redis::{Read, RedisSocket, Write};
 use self::yielding::wake_after_others;
-use super::Reloads;
 use super::announce::{self, log_link};
 use super::permission::Permission;
 use crate::buffer::Chunk;
@@ -62,8 +61,8 @@ pub struct Relay<'a> {
     pub lane: Lane,
     /// The source of further lanes.
     pub source: LaneSource,
-    /// Changes with each reload.
-    pub reloads: watch::Receiver<Reloads>,
+    /// Changes whenever it must be judged again.
+    pub reloads: watch::Receiver<u64>,
     /// Whether it may go on after a reload.
     pub permission: Box<Permission>,
     /// Its share of the memory for all links.
@@ -101,14 +100,14 @@ pub fn run<'a>(
 
 async fn drive(
     mut driver: Box<Driver<'_>>,
-    mut reloads: watch::Receiver<Reloads>,
+    mut reloads: watch::Receiver<u64>,
     hurry: CancellationToken,
     changed: Arc<Notify>,
     stop: &CancellationToken,
 ) -> (End, Option<PendingAbort>) {
     let mut hurried = false;
-    let mut last = *reloads.borrow_and_update();
-    // The config may have changed while the link was opened.
+    reloads.mark_unchanged();
+    // The config and the files of trust may have changed while the link was opened.
     driver.judge();
     let stopped = loop {
         tokio::select! {
@@ -116,12 +115,7 @@ async fn drive(
             () = poll_fn(|cx| driver.poll(cx)) => break false,
             () = stop.cancelled() => break true,
             Ok(()) = reloads.changed() => {
-                let now = *reloads.borrow_and_update();
                 driver.judge();
-                if now.certificates != last.certificates {
-                    driver.link.renew(Instant::now());
-                }
-                last = now;
             }
             () = changed.notified() => driver.look_again(Instant::now()),
             () = hurry.cancelled(), if !hurried => {
@@ -227,10 +221,11 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Ends the link if the config does not permit it any more.
+    /// Ends the link if the config does not permit it any more; judges its lanes by their certificates.
     fn judge(&mut self) {
-        if let Err((reason, end)) = self.permission.judge() {
-            self.link.abort(reason, end);
+        match self.permission.judge() {
+            Ok(()) => self.lanes.judge(&mut self.link, self.entry, Instant::now()),
+            Err((reason, end)) => self.link.abort(reason, end),
         }
     }
 

@@ -252,7 +252,7 @@ fn a_ca_must_be_allowed_to_sign_and_so_must_a_leaf() {
     let paths = folder_for(dir.path(), &root, &[], &[&root], "", &[KeyUsagePurpose::KeyEncipherment]);
     let trust = trust::load(&paths, None, &mut Findings::default()).unwrap();
     let chain = pem::certificates(&paths.cert).unwrap();
-    let error = judge_both(trust, Some("dc1"), &chain[0], &[]).unwrap_err();
+    let error = judge_both(&trust, Some("dc1"), &chain[0], &[]).unwrap_err();
     let said = diagnostics::own(&error, &Certificate::read(&chain[0]).unwrap());
     assert!(said.contains("lacks digitalSignature"), "{said}");
     // Without a key usage extension, the use is not restricted.
@@ -295,7 +295,7 @@ fn a_strangers_chain_costs_a_signature_for_each_of_its_certificates() {
     let digital = [KeyUsagePurpose::DigitalSignature];
     let trust =
         trust::load(&folder(dir.path(), &root, &[&root], ""), None, &mut Findings::default()).unwrap();
-    let verifier = Verifier::new(&provider, trust, None);
+    let verifier = Verifier::new(&provider, &trust, None);
     // All have the CA's own name, so that each could have issued each other.
     let hostile: Vec<Ca> = (0..130).map(|_| ca("root", None)).collect();
     for (count, least, most) in [(8, 8, 9), (130, 0, 0)] {

@@ -18,6 +18,8 @@ use super::SOON;
 
 /// A site's certificate, and the identity that it claims.
 pub struct Site {
+    /// The TLS configs need what it trusts.
+    _material: Material,
     dial: Dial,
     server: Arc<ServerConfig>,
     pub identity: Identity,
@@ -62,7 +64,8 @@ impl Site {
             reports: true,
         };
         let server = material.server().expect("TLS can be set up");
-        Self { dial: material.client(far).expect("TLS can be set up"), server, identity, terms }
+        let dial = material.client(far).expect("TLS can be set up");
+        Self { _material: material, dial, server, identity, terms }
     }
 
     /// Opens TLS to a gateway on this port and sends nothing yet. A refusal may become visible only
