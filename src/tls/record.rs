@@ -328,6 +328,8 @@ mod tests {
     struct Two {
         dial: crate::tls::material::Dial,
         server: Arc<ServerConfig>,
+        /// The configs need what they trust.
+        _materials: [Material; 2],
     }
 
     impl Two {
@@ -335,7 +337,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             certs::init(dir.path(), "test CA", false).unwrap();
             let (dc1, dc2) = (material(dir.path(), "dc1"), material(dir.path(), "dc2"));
-            Self { dial: dc2.client("dc1").unwrap(), server: dc1.server().unwrap() }
+            let (dial, server) = (dc2.client("dc1").unwrap(), dc1.server().unwrap());
+            Self { dial, server, _materials: [dc1, dc2] }
         }
 
         fn connect(&self) -> (Records, Records) {
