@@ -92,7 +92,9 @@ impl Check {
         if others.is_empty() {
             report.ok("no other user may change the config or a file that it names");
         }
-        let material = Material::load(&config.tls, &config.site);
+        let (learnt, unread) = super::learnt(&config);
+        unread.iter().for_each(|warning| report.warn(warning));
+        let material = Material::load_beside(&config.tls, &config.site, &learnt);
         match &material {
             Ok(material) => {
                 material.findings.iter().for_each(|finding| report.ok(finding));

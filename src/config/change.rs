@@ -27,6 +27,7 @@ impl Config {
             ("[tunnel] listen", self.listen == before.listen),
             ("[link]", self.link == before.link),
             ("[limits]", self.limits == before.limits),
+            ("[state]", self.state == before.state),
         ];
         lines.extend(parts.into_iter().filter(|(_, same)| !same).map(|(key, _)| format!("{key} changed")));
         let master = |master: &Master| master.name.clone();

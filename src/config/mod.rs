@@ -40,6 +40,8 @@ pub struct Config {
     pub link: LinkSettings,
     /// Bounds on what links may take.
     pub limits: Limits,
+    /// The folder for what must outlive a restart; `None` leaves it to the service manager.
+    pub state: Option<PathBuf>,
 }
 
 /// The TLS files, with relative paths resolved.
@@ -315,6 +317,7 @@ impl Config {
                 absolute(&mut auth.password_file);
             }
         }
+        validated.state.iter_mut().for_each(absolute);
         let replicas = validated.replicas.iter_mut().map(Arc::make_mut);
         replicas.filter_map(|replica| replica.password_file.as_mut()).for_each(absolute);
         crate::x509::fingerprint(format!("{validated:?}").as_bytes())

@@ -47,6 +47,11 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
         |table| settings(&table, &LinkSettings::default(), file),
     );
     let limits = root.table("limits").map_or_else(|| Some(limits(None)), |table| Some(limits(Some(&table))));
+    let state = root.table("state").map(|table| {
+        let state = table.required("dir", "\"/var/lib/replgate\"", self::path(&folder));
+        table.finish();
+        state
+    });
     root.not_yet("admin", "`replgate status` works without it; leave [admin] out");
     let own = site.as_ref().map(|site| site.value.clone());
     let masters: Vec<_> =
@@ -95,6 +100,10 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
             .collect::<Option<_>>()?,
         link: link?,
         limits: limits?,
+        state: match state {
+            Some(state) => Some(state?.value),
+            None => None,
+        },
     })
 }
 

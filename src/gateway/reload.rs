@@ -9,14 +9,17 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
+use super::learning;
 use super::listeners::{self, Listeners};
 use crate::clock;
 use crate::config::Config;
 use crate::password::Password;
 use crate::service_manager;
 use crate::session::Shared;
+use crate::session::exchange::Arrived;
 use crate::tls::loaded::Loaded;
 use crate::tls::material::Material;
+use crate::tls::revocation::Learnt;
 
 /// What `systemctl status` shows while nothing is wrong with the files.
 pub(super) const GOOD: &str = "up";
@@ -27,37 +30,51 @@ struct Read {
     loaded: Loaded,
 }
 
-/// Reads everything again for each message.
-pub(super) async fn run(shared: Arc<Shared>, mut listeners: Listeners, mut asked: mpsc::Receiver<()>) {
-    let reload = async {
-        while let Some(()) = asked.recv().await {
-            service_manager::reloading();
-            let before = shared.config();
-            let read = spawn_blocking(move || read(&before)).await;
-            let Ok(read) = read else { continue };
-            match read.and_then(|read| take_up(&shared, &mut listeners, read)) {
-                Ok(()) => {
-                    shared.registry.note_read();
-                    service_manager::ready(GOOD);
-                }
-                Err(faults) => {
-                    for fault in &faults {
-                        error!("reload refused, everything stays as it was: {fault}");
-                    }
-                    service_manager::ready(&shared.registry.note_refused(faults).words());
-                }
+/// Reads everything again for each message of `asked`, and takes up each revocation list of
+/// `arrived`: both replace what is in use, so they take turns.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut listeners: Listeners,
+    mut asked: mpsc::Receiver<()>,
+    mut arrived: mpsc::Receiver<Arrived>,
+) {
+    let work = async {
+        loop {
+            tokio::select! {
+                Some(()) = asked.recv() => reload(&shared, &mut listeners).await,
+                Some(list) = arrived.recv() => learning::learn(&shared, list).await,
+                else => return,
             }
         }
     };
     tokio::select! {
-        () = reload => {}
+        () = work => {}
         () = shared.stop.cancelled() => {}
+    }
+}
+
+async fn reload(shared: &Shared, listeners: &mut Listeners) {
+    service_manager::reloading();
+    let (before, tls) = (shared.config(), shared.tls.now());
+    let read = spawn_blocking(move || read(&before, &tls.material.revocation.learnt)).await;
+    let Ok(read) = read else { return };
+    match read.and_then(|read| take_up(shared, listeners, read)) {
+        Ok(()) => {
+            shared.registry.note_read();
+            service_manager::ready(GOOD);
+        }
+        Err(faults) => {
+            for fault in &faults {
+                error!("reload refused, everything stays as it was: {fault}");
+            }
+            service_manager::ready(&shared.registry.note_refused(faults).words());
+        }
     }
 }
 
 /// Reads the config, and every file that it names. The error holds all faults of the first that has
 /// any.
-fn read(before: &Config) -> Result<Read, Vec<String>> {
+fn read(before: &Config, learnt: &[Learnt]) -> Result<Read, Vec<String>> {
     let config = Config::load(&before.path).map_err(|faults| vec![faults.to_string()])?;
     let faults = config.needs_restart(before);
     if !faults.is_empty() {
@@ -70,7 +87,7 @@ fn read(before: &Config) -> Result<Read, Vec<String>> {
     if !faults.is_empty() {
         return Err(faults);
     }
-    let material = Material::load(&config.tls, &config.site)?;
+    let material = Material::load_beside(&config.tls, &config.site, learnt)?;
     let loaded = Loaded::new(material, config.far_sites()).map_err(|error| vec![error.to_string()])?;
     Ok(Read { config, loaded })
 }

@@ -703,7 +703,8 @@ impl Link {
             Item::Frame(Frame::Goodbye { offset, reason }) => self.on_goodbye(offset, reason, now)?,
             Item::Frame(Frame::Renew) if self.side == Side::Dialler => self.replace_lanes(),
             Item::Frame(Frame::Retire) => self.on_retire(lane, now),
-            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
+            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew)
+            | Item::Frame(Frame::Lists(_) | Frame::Want(_) | Frame::Piece(_)) => {
                 return Err(ProtocolError::Misplaced);
             }
         }

@@ -13,6 +13,7 @@ use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
 use super::auth::{Login, authenticate_to_master};
+use super::exchange::Far;
 use super::link_table::AttachRequest;
 use super::permission::Permission;
 use super::predecessors::Predecessors;
@@ -304,6 +305,9 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         link,
         lane,
         source: LaneSource::Requests(requests),
+        courier: agreed
+            .lists
+            .then(|| shared.exchange.join(Far::new(&site, hello.identity.instance), Instant::now())),
         reloads: shared.reloads.subscribe(),
         permission: Box::new(Permission::Granted { shared: Arc::clone(&shared), master, site: site.clone() }),
         share: shared.memory.share(&site),

@@ -12,6 +12,7 @@ pub mod loaded;
 pub mod material;
 pub mod pem;
 pub mod record;
+pub mod revocation;
 mod trust;
 pub mod verify;
 

@@ -35,6 +35,7 @@ use self::redis::{Read, RedisSocket, Write};
 use self::yielding::wake_after_others;
 use super::Reloads;
 use super::announce::{self, log_link};
+use super::exchange::{Courier, Mail};
 use super::permission::Permission;
 use crate::buffer::Chunk;
 use crate::clock;
@@ -59,6 +60,8 @@ pub struct Relay<'a> {
     pub lane: Lane,
     /// The source of further lanes.
     pub source: LaneSource,
+    /// Its part in the exchange of revocation lists, if both sides exchange them.
+    pub courier: Option<Courier>,
     /// Changes with each reload.
     pub reloads: watch::Receiver<Reloads>,
     /// Whether it may go on after a reload.
@@ -93,14 +96,15 @@ pub fn run<'a>(
     stop: &'a CancellationToken,
 ) -> impl Future<Output = (End, Option<PendingAbort>)> + 'a {
     let (reloads, hurry, changed) = (relay.reloads.clone(), relay.hurry.clone(), Arc::clone(&relay.changed));
-    drive(Box::new(Driver::new(relay)), reloads, hurry, changed, stop)
+    let mail = relay.courier.as_ref().map(|courier| Arc::clone(courier.mail()));
+    drive(Box::new(Driver::new(relay)), reloads, hurry, (changed, mail), stop)
 }
 
 async fn drive(
     mut driver: Box<Driver<'_>>,
     mut reloads: watch::Receiver<Reloads>,
     hurry: CancellationToken,
-    changed: Arc<Notify>,
+    (changed, mail): (Arc<Notify>, Option<Arc<Mail>>),
     stop: &CancellationToken,
 ) -> (End, Option<PendingAbort>) {
     let mut hurried = false;
@@ -121,6 +125,8 @@ async fn drive(
                 last = now;
             }
             () = changed.notified() => driver.look_again(Instant::now()),
+            // The next turn sends it.
+            () = notified(mail.as_deref()) => {}
             () = hurry.cancelled(), if !hurried => {
                 hurried = true;
                 driver.ask_by = driver.ask_by.map(|_| Instant::now());
@@ -136,6 +142,14 @@ async fn drive(
         driver.link.stopped(why);
     }
     Box::pin(finish::finish(*driver)).await
+}
+
+/// Completes when there may be something to send about revocation lists.
+async fn notified(mail: Option<&Mail>) {
+    match mail {
+        Some(mail) => mail.notified().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl std::fmt::Debug for Relay<'_> {
@@ -186,6 +200,7 @@ impl<'a> Driver<'a> {
             link,
             lane,
             source,
+            courier,
             share,
             meter,
             redis,
@@ -199,7 +214,7 @@ impl<'a> Driver<'a> {
         } = relay;
         Self {
             link,
-            lanes: Lanes::new(lane, source),
+            lanes: Lanes::new(lane, source, courier),
             redis: RedisSocket::new(redis),
             coalescing: Coalescing::new(Instant::now()),
             ended: None,
