@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -167,6 +168,11 @@ impl Lane {
     /// The far side's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The far gateway's verified certificate and those after it.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        self.records.peer_certificates()
     }
 
     /// The far gateway's verified certificate.

@@ -22,6 +22,7 @@ use crate::redis::{answer, command, listing};
 use crate::session::Process;
 use crate::session::auth::{Login, ask, authenticate_to_master};
 use crate::session::dial::{self, Dialer};
+use crate::session::exchange::Exchange;
 use crate::tls::fetch_chain;
 use crate::tls::loaded::Loaded;
 use crate::tls::material::Material;
@@ -242,8 +243,13 @@ async fn online(config: &Config, material: Option<Material>, report: &mut Report
         Ok(loaded) => loaded,
         Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
     };
-    let dialer =
-        Arc::new(Dialer::new(Process::new(config), config.clone(), loaded, CancellationToken::new()));
+    let dialer = Arc::new(Dialer::new(
+        Process::new(config),
+        config.clone(),
+        loaded,
+        Exchange::new().0,
+        CancellationToken::new(),
+    ));
     for replica in &config.replicas {
         way(&dialer, replica, report).await;
     }

@@ -23,7 +23,7 @@ impl Config {
     pub fn changes(&self, before: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         let parts = [
-            ("[tls]", self.tls == before.tls),
+            ("[tls]", (&self.tls, self.refuses_stale) == (&before.tls, before.refuses_stale)),
             ("[tunnel] listen", self.listen == before.listen),
             ("[link]", self.link == before.link),
             ("[limits]", self.limits == before.limits),

@@ -30,6 +30,8 @@ pub struct Config {
     pub node: String,
     /// Certificate, key, CAs, revocation lists.
     pub tls: TlsFiles,
+    /// Whether a far site is refused where a revocation list of its issuer is stale.
+    pub refuses_stale: bool,
     /// Where other sites connect; always set if there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.

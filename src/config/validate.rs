@@ -28,7 +28,7 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
         root.required("site", "\"dc1\", this gateway's name as its certificate carries it", units::site);
     let node = root.parsed("node", units::name);
     let tls = match root.table("tls") {
-        Some(table) => paths(&table, &folder),
+        Some(table) => self::tls(&table, &folder),
         None if root.has("tls") => None,
         None => {
             file.fault_whole(
@@ -87,11 +87,13 @@ pub(super) fn validate(path: &Path, file: &File<'_>) -> Option<Config> {
             "nothing to do: add a [[master]] where the master is, or a [[replica]] where the replicas are",
         );
     }
+    let (tls, refuses_stale) = tls?;
     Some(Config {
         path: path.to_owned(),
         site: site?.value,
         node: node.map_or_else(host_name, |node| node.value),
-        tls: tls?,
+        tls,
+        refuses_stale,
         listen: listen.map(|listen| listen.value),
         masters: masters.into_iter().map(|(_, (_, master))| master.map(Arc::new)).collect::<Option<_>>()?,
         replicas: replicas
@@ -112,14 +114,21 @@ fn path(folder: &Path) -> impl Fn(&str) -> Result<PathBuf, String> {
     move |text| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) }
 }
 
-fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<TlsFiles> {
+/// The files, and whether stale revocation lists are a reason to refuse.
+fn tls(table: &Table<'_, '_>, folder: &Path) -> Option<(TlsFiles, bool)> {
     let path = path(folder);
     let ca = table.required("ca", "\"certs/SITE/ca.crt\"", &path);
     let cert = table.required("cert", "\"certs/SITE/tls.crt\"", &path);
     let key = table.required("key", "\"certs/SITE/tls.key\"", &path);
     let crl = table.parsed("crl", &path);
+    let expired = table.parsed("crl_expired", |text| match text {
+        "warn" => Ok(false),
+        "refuse" => Ok(true),
+        other => Err(format!("expected \"warn\" or \"refuse\", found {:?}", shown(other.as_bytes()))),
+    });
     table.finish();
-    Some(TlsFiles { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) })
+    let tls = TlsFiles { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) };
+    Some((tls, expired.is_some_and(|expired| expired.value)))
 }
 
 /// The name, and the master if all of it is valid.

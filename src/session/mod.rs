@@ -113,14 +113,13 @@ impl Shared {
     /// hand over.
     pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> (Self, mpsc::Receiver<Arrived>) {
         let (exchange, arrived) = Exchange::new();
-        exchange.offer(&loaded.material.revocation, Instant::now());
         let process = Process::new(&config);
         let memory = Budget::new(config.limits.memory);
-        let dialer = Arc::new(Dialer::new(process.clone(), config, loaded, stop.clone()));
+        let dialer = Arc::new(Dialer::new(process.clone(), config, loaded, exchange, stop.clone()));
         let shared = Self {
             config: Arc::clone(&dialer.config),
             tls: Arc::clone(&dialer.tls),
-            reloads: watch::Sender::default(),
+            reloads: dialer.reloads.clone(),
             process,
             registry: Arc::clone(&dialer.registry),
             strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
@@ -128,10 +127,10 @@ impl Shared {
             callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
             links: Arc::default(),
             memory,
+            exchange: Arc::clone(&dialer.exchange),
             dialer,
             started: Instant::now(),
             logins: auth::Logins::default(),
-            exchange: Arc::new(exchange),
             stop,
         };
         (shared, arrived)

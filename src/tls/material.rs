@@ -106,6 +106,14 @@ impl Material {
         }
     }
 
+    /// Verifies a chain again that was verified before with other lists: that of `site` where this
+    /// side has dialled it, otherwise that of a dialler.
+    pub fn judge_again(&self, chain: &[CertificateDer<'_>], site: Option<&str>) -> Result<(), rustls::Error> {
+        let verifier = Verifier::new(&provider(), Arc::clone(&self.trust), site.map(str::to_owned));
+        let [leaf, after @ ..] = chain else { return Err(rustls::CertificateError::UnknownIssuer.into()) };
+        verifier.judge_again(leaf, after, site.is_some())
+    }
+
     /// The TLS config of the acceptor.
     pub fn server(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
         let provider = provider();

@@ -298,6 +298,7 @@ fn choose_lists(
                 )),
             }
             if let Some(until) = facts.next_update {
+                revocation.ends.push((signer.public_key.clone(), signer.subject.clone(), until));
                 found.term(Term {
                     kind: Kind::List,
                     name: signer.subject.clone(),

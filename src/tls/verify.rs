@@ -370,6 +370,16 @@ impl Verifier {
         }
     }
 
+    /// As in a handshake: in the role of a server, or of a client.
+    pub(super) fn judge_again(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        server: bool,
+    ) -> Result<(), Error> {
+        self.judge(leaf, chain, if server { Role::Server } else { Role::Client }, UnixTime::now())
+    }
+
     /// The CA with a weak key that is named as the issuer of `leaf` or of a certificate after it.
     fn weak_issuer(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Option<Certificate> {
         let shown: Vec<Certificate> =

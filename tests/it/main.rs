@@ -22,5 +22,6 @@ mod refusals;
 mod replication;
 mod restarts;
 mod returns;
+mod revocation;
 mod sentinel;
 mod trust;

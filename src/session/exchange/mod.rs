@@ -11,6 +11,7 @@
 //! site may cost.
 
 mod conduct;
+pub mod opening;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -106,6 +106,12 @@ fn folder_for(
     }
 }
 
+/// The CAs and lists of these files.
+fn trust_of(paths: &TlsFiles) -> Arc<Trust> {
+    let files = trust::read(paths, &mut Findings::default()).unwrap();
+    trust::judge(paths, &files, &[], None, &mut Findings::default()).trust
+}
+
 fn faults(paths: &TlsFiles) -> String {
     Material::load(paths, "dc1").map_or_else(|faults| faults.join("\n"), |_| String::new())
 }
@@ -250,7 +256,7 @@ fn a_ca_must_be_allowed_to_sign_and_so_must_a_leaf() {
     assert!(said.contains("the key usage lacks digitalSignature"), "{said}");
     // The far side gets the same answer, whichever way it is verified.
     let paths = folder_for(dir.path(), &root, &[], &[&root], "", &[KeyUsagePurpose::KeyEncipherment]);
-    let trust = trust::load(&paths, None, &mut Findings::default()).unwrap();
+    let trust = trust_of(&paths);
     let chain = pem::certificates(&paths.cert).unwrap();
     let error = judge_both(trust, Some("dc1"), &chain[0], &[]).unwrap_err();
     let said = diagnostics::own(&error, &Certificate::read(&chain[0]).unwrap());
@@ -293,8 +299,7 @@ fn a_strangers_chain_costs_a_signature_for_each_of_its_certificates() {
     let all: Vec<_> = provider.signature_verification_algorithms.all.iter().map(counted).collect();
     provider.signature_verification_algorithms.all = all.leak();
     let digital = [KeyUsagePurpose::DigitalSignature];
-    let trust =
-        trust::load(&folder(dir.path(), &root, &[&root], ""), None, &mut Findings::default()).unwrap();
+    let trust = trust_of(&folder(dir.path(), &root, &[&root], ""));
     let verifier = Verifier::new(&provider, trust, None);
     // All have the CA's own name, so that each could have issued each other.
     let hostile: Vec<Ca> = (0..130).map(|_| ca("root", None)).collect();

@@ -10,11 +10,14 @@ pub mod state;
 
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
+use super::verify::vouched;
 use crate::clock;
+use crate::crypto::provider;
 use crate::escape::shown;
-use crate::x509::{Certificate, RevocationList};
+use crate::x509::{self, Certificate, RevocationList};
 
 /// Names the lists of one issuer and scope: a digest of the issuer's key, then one of the scope.
 pub type Name = [u8; 32];
@@ -79,6 +82,8 @@ pub struct Revocation {
     pub learnt: Vec<Learnt>,
     /// The CAs that may sign lists.
     pub signers: Vec<Certificate>,
+    /// When each list in use becomes stale: the issuer's key and name, and seconds since 1970.
+    pub ends: Vec<(Vec<u8>, String, i64)>,
 }
 
 impl Revocation {
@@ -90,6 +95,36 @@ impl Revocation {
     /// The first halves of the names that lists of a known issuer have.
     pub fn issuers(&self) -> Vec<[u8; 16]> {
         self.signers.iter().map(|signer| digest(&signer.public_key)).collect()
+    }
+
+    /// The list of an issuer of this chain that is stale, in words. The chain is verified, and begins
+    /// with the leaf.
+    pub fn stale(&self, chain: &[CertificateDer<'_>], now: i64) -> Option<String> {
+        let ended: Vec<_> = self.ends.iter().filter(|(.., until)| *until < now).collect();
+        let [leaf, after @ ..] = chain else { return None };
+        if ended.is_empty() {
+            return None;
+        }
+        let algorithms = provider().signature_verification_algorithms;
+        let between = vouched(self.signers.iter(), after, &algorithms);
+        let certificates = std::iter::once(leaf).chain(between.iter().map(|(der, _)| der));
+        for certificate in certificates {
+            let Ok(facts) = Certificate::read(certificate) else { continue };
+            let issuers = self.signers.iter().chain(between.iter().map(|(_, facts)| facts));
+            for issuer in issuers.filter(|issuer| issuer.subject_raw == facts.issuer_raw) {
+                let of_issuer = |(key, ..): &&&(Vec<u8>, String, i64)| *key == issuer.public_key;
+                if let Some((_, name, until)) = ended.iter().find(of_issuer)
+                    && x509::is_signed(certificate, &issuer.public_key, algorithms.all)
+                {
+                    return Some(format!(
+                        "the revocation list of {} is stale since {}, and crl_expired is \"refuse\"",
+                        shown(name.as_bytes()),
+                        clock::utc(*until)
+                    ));
+                }
+            }
+        }
+        None
     }
 
     /// Judges a list that a gateway has handed over.
