@@ -43,6 +43,7 @@ enum Outcome {
 /// Judges a list that a far gateway has handed over, and uses it if it is good.
 pub(super) async fn learn(shared: &Arc<Shared>, arrived: Arrived) {
     let (before, config) = (shared.tls.now(), shared.config());
+    let told = before.material.warnings.clone();
     let (far, promised) = (arrived.far.clone(), arrived.promised);
     let site = spelled(&config, far.site());
     let from = site.clone();
@@ -63,7 +64,8 @@ pub(super) async fn learn(shared: &Arc<Shared>, arrived: Arrived) {
             revoked = facts.revoked.len(), added = added.len(), removed,
             "revocation list learnt from {site}: {}; every lane is replaced", changes(&added, removed)
         );
-        for warning in loaded.material.warnings.iter().filter(|warning| is_of_learnt(warning)) {
+        // The others were logged when the files were read.
+        for warning in loaded.material.warnings.iter().filter(|warning| !told.contains(warning)) {
             warn!("{warning}");
         }
         shared.reload(Some(*loaded), None);
@@ -75,11 +77,6 @@ pub(super) async fn learn(shared: &Arc<Shared>, arrived: Arrived) {
         let topic = Topic::of(Kind::ListRefused).at_site(&shared.config(), &site);
         log_throttled!(warn, shared.registry, topic, &why; %site, "revocation list of {site} refused: {why}; it is not asked for another one for {} s", pause.as_secs());
     }
-}
-
-/// Whether a warning is about the learnt lists: the others were logged when the files were read.
-fn is_of_learnt(warning: &str) -> bool {
-    warning.contains("learnt")
 }
 
 /// The site as the config spells it.

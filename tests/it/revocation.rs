@@ -189,6 +189,9 @@ fn asks(wire: &mut Wire, name: ListName, within: Duration) -> bool {
         // Heartbeats come every second at least.
         match wire.next() {
             Ok(Received::Frame(Frame::Want(wanted))) => return wanted == name,
+            Ok(Received::Frame(Frame::Heartbeat(_))) => {
+                wire.send(&Frame::Heartbeat(None)).expect("the gateway reads");
+            }
             Ok(_) => {}
             Err(_) => return false,
         }
