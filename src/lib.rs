@@ -164,7 +164,7 @@ pub mod internal {
         }
 
         pub mod lists {
-            pub use crate::wire::lists::{Known, LARGEST_PIECE, ListName, ListNumber, Piece};
+            pub use crate::wire::lists::{Known, LARGEST_PIECE, ListName, ListNumber, MOST_KNOWN, Piece};
         }
 
         pub mod reason {

@@ -214,6 +214,7 @@ fn every_key_of_the_config_is_in_its_reference() {
         ("replica \"r\" [link]: ", "## `[link]`", "[replica.link]\nunknown-to-all = 1\n"),
         ("[link]: ", "## `[link]`", "[link]\nunknown-to-all = 1\n"),
         ("[limits]: ", "## `[limits]`", "[limits]\nunknown-to-all = 1\n"),
+        ("[state]: ", "## `[state]`", "[state]\nunknown-to-all = 1\n"),
     ];
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("gateway.toml");

@@ -272,21 +272,24 @@ impl State {
 
     /// Asks a far gateway for a list if it has a later one: one at a time of each site.
     fn consider(&mut self, far: &Far, now: Instant) {
+        let Some(peer) = self.fars.get(far) else { return };
+        let later = |known: &&Known| {
+            self.issuers.iter().any(|issuer| known.name.starts_with(issuer))
+                && self.number(&known.name).is_none_or(|ours| known.number > ours)
+        };
+        let is_asked_of_another = |known: &Known| {
+            self.fars.values().filter_map(|peer| peer.asked.as_ref()).any(|asked| {
+                asked.name == known.name
+                    && asked.number >= known.number
+                    && now.saturating_duration_since(asked.since) < ELSEWHERE_TOO
+            })
+        };
+        let wanted = peer.theirs.iter().filter(later).find(|known| !is_asked_of_another(known));
+        let Some(Known { name, number }) = wanted.copied() else { return };
         let busy = self.fars.iter().any(|(other, peer)| other.site == far.site && peer.asked.is_some());
         if busy || !self.conduct(&far.site, now).may_ask(now) {
             return;
         }
-        let Some(peer) = self.fars.get(far) else { return };
-        let wanted = |known: &&Known| {
-            let knows_issuer = self.issuers.iter().any(|issuer| known.name.starts_with(issuer));
-            let elsewhere = self.fars.values().filter_map(|peer| peer.asked.as_ref()).any(|asked| {
-                asked.name == known.name
-                    && asked.number >= known.number
-                    && now.saturating_duration_since(asked.since) < ELSEWHERE_TOO
-            });
-            knows_issuer && !elsewhere && self.number(&known.name).is_none_or(|ours| known.number > ours)
-        };
-        let Some(Known { name, number }) = peer.theirs.iter().find(wanted).copied() else { return };
         self.conduct(&far.site, now).asked();
         if let Some(peer) = self.fars.get_mut(far) {
             peer.asked = Some(Asked {
