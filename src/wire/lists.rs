@@ -4,8 +4,6 @@
 //! whether it knows the issuer before it asks for the list. Nothing here is verified: who has signed
 //! a list counts, not who has sent it.
 
-use super::frame::MAX_CONTROL;
-
 /// Names the lists of one issuer and scope: a digest of the issuer's public key, then one of the
 /// scope; zeros if the list is of all its certificates.
 pub type ListName = [u8; 32];
@@ -19,8 +17,8 @@ pub const MOST_KNOWN: usize = 64;
 /// Largest list in bytes.
 pub const LARGEST: usize = 1 << 20;
 
-/// Most bytes of a list in one frame.
-pub const LARGEST_PIECE: usize = MAX_CONTROL - HEAD;
+/// Most bytes of a list in one frame, which has at most 4,096.
+pub const LARGEST_PIECE: usize = 4096 - HEAD;
 
 const HEAD: usize = 32 + 20 + 4 + 4;
 
@@ -102,6 +100,7 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::frame::MAX_CONTROL;
 
     #[test]
     fn what_is_known_may_be_longer_than_stated_and_never_shorter() {

@@ -175,9 +175,8 @@ fn number(last: u8) -> ListNumber {
 /// What the gateway knows.
 fn known_there(wire: &mut Wire) -> Known {
     loop {
-        match wire.next().expect("the gateway tells what it knows") {
-            Received::Frame(Frame::Lists(known)) => return known[0],
-            _ => {}
+        if let Received::Frame(Frame::Lists(known)) = wire.next().expect("the gateway tells what it knows") {
+            return known[0];
         }
     }
 }
@@ -321,4 +320,37 @@ fn where_a_stale_list_is_a_reason_to_refuse_a_later_one_may_come_over_the_connec
             always("there is no link", Duration::from_secs(3), || alpha.info("connected_slaves") == "0");
         }
     }
+}
+
+#[test]
+fn a_list_of_nearly_a_mebibyte_crosses_in_pieces_beside_the_stream_and_a_larger_one_does_not() {
+    let lab = Lab::new();
+    let ca = Ca::new("root");
+    for site in ["dc1", "dc2"] {
+        ca.folder(&lab.path().join(format!("certs/{site}")), &Leaf::good(site));
+    }
+    let alpha = lab.redis("alpha");
+    let pair = lab.pair(alpha.port);
+    let bravo = lab.replica("bravo", pair.entry, &alpha);
+    let list = |count: u64, number| {
+        // Serial numbers of eight bytes, which no certificate here has.
+        let serials: Vec<u64> = (1 << 62..(1 << 62) + count).collect();
+        let list = ca.list_of(&serials, number, time::Duration::days(30));
+        let path = lab.path().join("certs/dc1/crl.pem");
+        std::fs::write(&path, list).expect("the lab is writable");
+        list_in(&path).len()
+    };
+    // One that may not be handed over is used by the gateway that has it in its file.
+    let size = list(40_000, 2);
+    assert!(size > 1 << 20, "{size}");
+    pair.first.process.signal("HUP");
+    eventually("dc1 uses it", SOON, || list_in_use(&pair.first)["number"] == "2");
+    let size = list(34_000, 3);
+    assert!((900_000..1 << 20).contains(&size), "{size}");
+    pair.first.process.signal("HUP");
+    pair.second.wait_event("revocation list learnt from dc1", &["number=3", "revoked=34000"]);
+    assert_eq!(pair.second.lines("INFO", "revocation list learnt"), 1);
+    bravo.wait_equal(&alpha);
+    assert_eq!((pair.first.links(), pair.second.links()), (1, 1));
+    assert_eq!(pair.second.lines("WARN", "is slowed") + pair.first.lines("WARN", "is slowed"), 0);
 }
