@@ -113,8 +113,8 @@ struct Peer {
     theirs: Vec<Known>,
     asked: Option<Asked>,
     sending: Option<Sending>,
-    /// The courier and the lane that have carried what was sent last.
-    by: Option<(u64, u32)>,
+    /// The courier and the lane that have carried what it was told.
+    told_by: Option<(u64, u32)>,
     /// Since when something is to be sent.
     unsent: Option<Instant>,
 }
@@ -126,6 +126,8 @@ struct Asked {
     number: ListNumber,
     /// Whether the question is still to be sent.
     unsent: bool,
+    /// The courier and the lane that have carried it.
+    by: Option<(u64, u32)>,
     /// Number and size of the list that is coming, and what has come.
     coming: Option<(ListNumber, u32)>,
     buffer: Vec<u8>,
@@ -296,6 +298,7 @@ impl State {
                 name,
                 number,
                 unsent: true,
+                by: None,
                 coming: None,
                 buffer: Vec::new(),
                 since: now,
@@ -354,12 +357,12 @@ impl Peer {
     /// The next frame for this lane.
     fn next(&mut self, by: (u64, u32), offers: &[Offer], now: Instant) -> Option<Frame> {
         if self.tell {
-            (self.tell, self.by) = (false, Some(by));
+            (self.tell, self.told_by) = (false, Some(by));
             let known = offers.iter().map(|offer| Known { name: offer.name, number: offer.number });
             return Some(Frame::Lists(known.collect()));
         }
         if let Some(asked) = self.asked.as_mut().filter(|asked| asked.unsent) {
-            (asked.unsent, self.by) = (false, Some(by));
+            (asked.unsent, asked.by) = (false, Some(by));
             return Some(Frame::Want(asked.name));
         }
         let sending = self.sending.as_mut().filter(|sending| sending.by.is_none_or(|pinned| pinned == by))?;
@@ -369,7 +372,7 @@ impl Peer {
             [der.len(), sending.at].map(|size| u32::try_from(size).expect("a list is far smaller"));
         let piece = Piece { name: *name, number: *number, total, at, bytes };
         sending.at += piece.bytes.len();
-        (sending.by, sending.moved, self.by) = (Some(by), now, Some(by));
+        (sending.by, sending.moved) = (Some(by), now);
         if sending.at >= der.len() {
             self.sending = None;
         }
@@ -381,11 +384,12 @@ impl Peer {
         if let Some(sending) = self.sending.as_mut().filter(|sending| sending.by.is_some_and(&was)) {
             (sending.by, sending.at) = (None, 0);
         }
-        if self.by.is_some_and(&was) {
-            (self.by, self.tell) = (None, true);
-            if let Some(asked) = self.asked.as_mut().filter(|asked| asked.coming.is_none()) {
-                asked.unsent = true;
-            }
+        if self.told_by.is_some_and(&was) {
+            (self.told_by, self.tell) = (None, true);
+        }
+        let unanswered = |asked: &&mut Asked| asked.coming.is_none() && asked.by.is_some_and(&was);
+        if let Some(asked) = self.asked.as_mut().filter(unanswered) {
+            (asked.by, asked.unsent) = (None, true);
         }
         self.wake(now);
     }
