@@ -72,7 +72,7 @@ fn count(frames: &[Frame], is: impl Fn(&Frame) -> bool) -> usize {
 #[test]
 fn with_600_links_between_two_gateways_a_list_crosses_once() {
     let (now, ca) = (Instant::now(), signer());
-    let hub = Gateway::new(&lists(&ca, &[(2, 100_000)]), "spoke", 600, now);
+    let mut hub = Gateway::new(&lists(&ca, &[(2, 100_000)]), "spoke", 600, now);
     let mut spoke = Gateway::new(&lists(&ca, &[(1, 10)]), "hub", 600, now);
     let frames = pump(&hub, &spoke, now);
     assert_eq!(count(&frames, |frame| matches!(frame, Frame::Lists(_))), 2);
@@ -89,6 +89,10 @@ fn with_600_links_between_two_gateways_a_list_crosses_once() {
     assert_eq!(spoke.exchange.judged(&arrived.far, Verdict::Good, now), None);
     let frames = pump(&hub, &spoke, now);
     assert!(matches!(&frames[..], [Frame::Lists(_)]), "{frames:?}");
+    // One more link is no news.
+    hub.couriers.push(hub.exchange.join(Far::new("spoke", Id([1; 16])), now));
+    spoke.couriers.push(spoke.exchange.join(Far::new("hub", Id([1; 16])), now));
+    assert!(pump(&hub, &spoke, now).is_empty());
     // A later list is told at once.
     hub.exchange.offer(&lists(&ca, &[(3, 10)]), now);
     pump(&hub, &spoke, now);
@@ -138,7 +142,7 @@ fn nothing_is_taken_that_was_not_asked_for_and_nothing_that_is_too_large() {
         let frames: Vec<Frame> = std::iter::from_fn(|| two.couriers[0].next(0, now)).collect();
         count(&frames, |frame| matches!(frame, Frame::Want(_)))
     };
-    wants(&two, now);
+    assert_eq!(wants(&two, now), 0);
     two.exchange.tick(now + Duration::from_secs(9));
     assert_eq!(wants(&two, now + Duration::from_secs(9)), 0);
     two.exchange.tick(now + Duration::from_secs(11));
@@ -201,6 +205,23 @@ fn a_list_is_sent_again_from_its_start_when_its_lane_is_lost_or_stalls() {
         }
         assert_eq!(spoke.arrived.try_recv().unwrap().der, vec![2; 50_000], "{stalls}");
     }
+}
+
+#[test]
+fn what_a_lost_lane_may_have_taken_with_it_is_sent_again_over_another() {
+    let (now, ca) = (Instant::now(), signer());
+    let two = Gateway::new(&lists(&ca, &[(1, 10)]), "a", 2, now);
+    let next = |link: usize| two.couriers[link].next(0, now);
+    assert!(matches!(next(0), Some(Frame::Lists(_))) && next(0).is_none());
+    two.couriers[0].closed(1, now);
+    assert!(next(1).is_none(), "it went over another lane");
+    two.couriers[0].closed(0, now);
+    assert!(matches!(next(1), Some(Frame::Lists(_))) && next(0).is_none());
+    let later = lists(&ca, &[(2, 10)]).offers[0].clone();
+    two.couriers[0].take(&Frame::Lists(vec![Known { name: later.name, number: later.number }]), now);
+    assert!(matches!(next(0), Some(Frame::Want(_))) && next(1).is_none());
+    two.couriers[0].closed(0, now);
+    assert!(matches!(next(1), Some(Frame::Want(_))) && next(1).is_none());
 }
 
 proptest! {
