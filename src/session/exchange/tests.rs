@@ -129,9 +129,12 @@ fn nothing_is_taken_that_was_not_asked_for_and_nothing_that_is_too_large() {
     assert!(two.arrived.try_recv().is_err(), "it was not asked for");
     two.couriers[0].take(&Frame::Lists(vec![Known { name: known.name, number: known.number }]), now);
     two.couriers[0].take(&piece(LARGEST + 1), now);
+    let (total, bytes) = (9, vec![7; 9]);
+    let other = Frame::Piece(Piece { name: [0; 32], number: known.number, total, at: 0, bytes });
+    two.couriers[0].take(&other, now);
     let asked =
         |two: &Gateway| two.exchange.state().fars.values().next().unwrap().asked.as_ref().unwrap().coming;
-    assert_eq!(asked(&two), None, "it is too large");
+    assert_eq!(asked(&two), None, "one is too large, and one is another list");
     two.couriers[0].take(&piece(9), now);
     let arrived = two.arrived.try_recv().unwrap();
     // Until the verdict nothing else is asked for, and after a bad one not for a while.
