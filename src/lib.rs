@@ -140,7 +140,7 @@ pub mod internal {
         }
 
         pub mod pem {
-            pub use crate::tls::pem::{Contents, parse};
+            pub use crate::tls::pem::{Contents, parse, revocation_lists};
         }
     }
 
@@ -161,6 +161,10 @@ pub mod internal {
 
         pub mod hello {
             pub use crate::wire::hello::{Accept, Hello, Id, Identity, Refuse, Request, VERSION};
+        }
+
+        pub mod lists {
+            pub use crate::wire::lists::{Known, LARGEST_PIECE, ListName, ListNumber, MOST_KNOWN, Piece};
         }
 
         pub mod reason {

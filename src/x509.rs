@@ -56,6 +56,8 @@ pub struct Certificate {
     pub is_ca: bool,
     /// Whether its key usage, if it has one, names keyCertSign.
     pub may_sign_certificates: bool,
+    /// Whether its key usage, if it has one, names cRLSign.
+    pub may_sign_lists: bool,
     /// Whether its key usage, if it has one, names digitalSignature.
     pub may_sign: bool,
     /// Most CAs that may follow between this one and a leaf, if limited.
@@ -106,6 +108,7 @@ impl Certificate {
             server_auth: usage.as_ref().is_some_and(|usage| usage.value.server_auth),
             is_ca: constraints.as_ref().is_some_and(|constraints| constraints.value.ca),
             may_sign_certificates: key_usage.is_none_or(|usage| usage.key_cert_sign()),
+            may_sign_lists: key_usage.is_none_or(|usage| usage.crl_sign()),
             may_sign: key_usage.is_none_or(|usage| usage.digital_signature()),
             path_length: constraints.and_then(|constraints| constraints.value.path_len_constraint),
             key: key_kind(certificate.public_key()),
@@ -141,6 +144,12 @@ impl Certificate {
 pub struct RevocationList {
     /// Issuer, as text.
     pub issuer: String,
+    /// Issuer, as encoded.
+    pub issuer_raw: Vec<u8>,
+    /// Its number, big-endian: a later list of the same issuer and scope has a higher one.
+    pub number: Option<[u8; 20]>,
+    /// Whether it only lists what differs from another list.
+    pub is_delta: bool,
     /// When it was made, seconds since 1970.
     pub this_update: i64,
     /// When it becomes stale, seconds since 1970.
@@ -151,6 +160,9 @@ pub struct RevocationList {
     pub scope: Option<Vec<u8>>,
 }
 
+/// Object identifier of the extension that makes a list a delta.
+const DELTA: &str = "2.5.29.27";
+
 /// Object identifier of the extension with the scope of a list.
 const ISSUING_DISTRIBUTION_POINT: &str = "2.5.29.28";
 
@@ -160,6 +172,14 @@ impl RevocationList {
         let list = parse_list(der)?;
         Ok(Self {
             issuer: list.issuer().to_string(),
+            issuer_raw: list.issuer().as_raw().to_vec(),
+            number: list.crl_number().and_then(|number| {
+                let bytes = number.to_bytes_be();
+                let mut padded = [0; 20];
+                padded[20_usize.checked_sub(bytes.len())?..].copy_from_slice(&bytes);
+                Some(padded)
+            }),
+            is_delta: list.extensions().iter().any(|extension| extension.oid.to_id_string() == DELTA),
             this_update: list.last_update().timestamp(),
             next_update: list.next_update().map(|time| time.timestamp()),
             revoked: list

@@ -150,6 +150,7 @@ impl Parts {
             lanes: 1,
             compression: 0,
             reports: true,
+            lists: false,
         };
         let agreed = terms.agree(&terms, false);
         let now = Instant::now();

@@ -13,6 +13,7 @@ use replgate::internal::buffer::HEADROOM;
 use replgate::internal::wire::fields::MAX_TEXT;
 use replgate::internal::wire::frame::{Decoder, Frame, FrameError, HEADER, Item, MAX_CONTROL, MAX_DATA, data_header};
 use replgate::internal::wire::hello::{Identity, Request};
+use replgate::internal::wire::lists::MOST_KNOWN;
 use replgate::internal::wire::reason::Reason;
 use replgate::internal::wire::terms::MAX_LANES;
 use replgate_fuzz::pieces;
@@ -131,6 +132,14 @@ fn frame_comes_back(frame: &Frame) {
         Frame::Accept(accept) => identity(&accept.identity),
         Frame::Refuse(refuse) => brief(&refuse.reason),
         Frame::End { reason, .. } | Frame::Goodbye { reason, .. } | Frame::Abort(reason) => brief(reason),
+        Frame::Lists(known) => {
+            has_fields = false;
+            assert!(known.len() <= MOST_KNOWN);
+        }
+        Frame::Piece(piece) => {
+            has_fields = false;
+            assert!(!piece.bytes.is_empty() && piece.at as usize + piece.bytes.len() <= piece.total as usize);
+        }
         _ => has_fields = false,
     }
     let mut wire = frame.encode();

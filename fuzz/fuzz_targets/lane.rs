@@ -70,6 +70,7 @@ impl<'a> World<'a> {
             lanes: 1 + bits(4, 2) * 5,
             compression: bits(6, 1),
             reports: true,
+            lists: false,
         };
         let (plain, now) = (bits(7, 1) == 1, Instant::now());
         Self {

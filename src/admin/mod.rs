@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
+use crate::tls::revocation::InUse;
 use crate::unproven::Unproven;
 use crate::wire::hello::Id;
 
@@ -58,6 +59,9 @@ pub struct Status {
     /// The validity of its certificate, its CAs and its revocation lists.
     #[serde(default)]
     pub terms: Vec<Term>,
+    /// The revocation lists in use.
+    #[serde(default)]
+    pub lists: Vec<InUse>,
     /// Digest of its config, to detect another one.
     #[serde(default)]
     pub config: String,
@@ -223,6 +227,7 @@ async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
         certificate_expires: tls.material.leaf.not_after,
         config: config.digest(),
         terms: tls.material.terms.clone(),
+        lists: tls.material.revocation.in_use.clone(),
         reload: shared.registry.last_reload(),
         listeners_lost: config.listeners().filter(|address| !listeners.contains(address)).collect(),
         listeners,

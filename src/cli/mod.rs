@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Faults};
+use crate::tls::revocation::{Learnt, state};
 
 /// Carries Redis replication between datacenters over mutual TLS.
 #[derive(Debug, Parser)]
@@ -134,6 +135,11 @@ pub fn main() -> ExitCode {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// The revocation lists in the state folder, and what is wrong with it.
+fn learnt(config: &Config) -> (Vec<Learnt>, Vec<String>) {
+    state::folder(config.state.as_deref()).map(|folder| state::load(&folder)).unwrap_or_default()
 }
 
 /// Runs `work` on a single-threaded runtime, for subcommands other than `run`.

@@ -34,8 +34,10 @@ impl Run {
         let config = self.config.load()?;
         // A fault here is not a fault of the config: files may come later, and a clock may be wrong
         // until NTP has set it.
-        let material = Material::load(&config.tls, &config.site)
+        let (learnt, unread) = super::learnt(&config);
+        let mut material = Material::load_beside(&config.tls, &config.site, &learnt)
             .map_err(|faults| Failure::Failed(anyhow::anyhow!(faults.join("\nreplgate: "))))?;
+        material.warnings.extend(unread);
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::redis::replication::{Replication, Stage, SyncKind};
 use crate::registry::{Coverage, EndedLink, LinkStatus};
 use crate::tls::expiry::{Kind, Standing};
+use crate::tls::revocation::InUse;
 
 /// Most ended links that are shown.
 const LATELY: usize = 5;
@@ -37,6 +38,25 @@ pub(super) struct View<'a> {
     pub(super) before: Option<(&'a Status, f64)>,
 }
 
+/// The revocation lists in use, one line each.
+fn lists(lists: &[InUse]) -> String {
+    let line = |list: &InUse| {
+        let InUse { issuer, number, from, made, until, revoked } = list;
+        let number = number.as_ref().map_or(String::new(), |number| format!(" number {number}"));
+        let until = until.map_or(String::new(), |until| format!(", until {}", clock::utc(until)));
+        let from = from.as_ref().map_or("from the file".to_owned(), |from| format!("learnt from {from}"));
+        format!(
+            "revocation list{number} of {issuer}: {revoked} revoked, made {}{until}, {from}\n",
+            clock::utc(*made)
+        )
+    };
+    let mut out: String = lists.iter().take(NAMES).map(line).collect();
+    if lists.len() > NAMES {
+        out += &format!("and {} more revocation lists\n", lists.len() - NAMES);
+    }
+    out
+}
+
 /// The whole text.
 pub(super) fn text(status: &Status, view: View<'_>) -> String {
     let mut out = format!(
@@ -50,6 +70,7 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
             out += &format!("{}\n", term.words(clock::now()));
         }
     }
+    out += &lists(&status.lists);
     if let Some(refused) = &status.reload.refused {
         out += &format!("{}\n", refused.words());
     }

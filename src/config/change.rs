@@ -23,10 +23,15 @@ impl Config {
             lines.push(format!("node {:?} is used from the next start on", self.node));
         }
         let parts = [
-            ("[tls]", (&self.tls, self.watch) == (&before.tls, before.watch)),
+            (
+                "[tls]",
+                (&self.tls, self.watch, self.refuses_stale)
+                    == (&before.tls, before.watch, before.refuses_stale),
+            ),
             ("[tunnel] listen", self.listen == before.listen),
             ("[link]", self.link == before.link),
             ("[limits]", self.limits == before.limits),
+            ("[state]", self.state == before.state),
         ];
         lines.extend(parts.into_iter().filter(|(_, same)| !same).map(|(key, _)| format!("{key} changed")));
         let master = |master: &Master| master.name.clone();

@@ -45,6 +45,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// Whether these files are used by themselves when they have changed.
     pub watch: bool,
+    /// Whether a far site is refused where a revocation list of its issuer is stale.
+    pub refuses_stale: bool,
     /// Where other sites connect; always set if there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.
@@ -55,6 +57,8 @@ pub struct Config {
     pub link: LinkSettings,
     /// Bounds on what links may take.
     pub limits: Limits,
+    /// The folder for what must outlive a restart; `None` leaves it to the service manager.
+    pub state: Option<PathBuf>,
 }
 
 /// The TLS files, with relative paths resolved.
@@ -369,6 +373,7 @@ impl Config {
                 absolute(&mut auth.password_file);
             }
         }
+        validated.state.iter_mut().for_each(absolute);
         let replicas = validated.replicas.iter_mut().map(Arc::make_mut);
         replicas.filter_map(|replica| replica.password_file.as_mut()).for_each(absolute);
         crate::x509::fingerprint(format!("{validated:?}").as_bytes())

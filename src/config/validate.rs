@@ -29,7 +29,7 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
         root.required("site", "\"dc1\", this gateway's name as its certificate carries it", units::site);
     let node = root.parsed("node", units::name);
     let tls = match root.table("tls") {
-        Some(table) => paths(&table, &folder),
+        Some(table) => self::tls(&table, &folder),
         None if root.has("tls") => None,
         None => {
             files.fault_whole(
@@ -45,6 +45,11 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
     });
     let link = link::read(root, &LinkSettings::default(), files);
     let limits = root.table("limits").map_or_else(|| Some(limits(None)), |table| Some(limits(Some(&table))));
+    let state = root.table("state").map(|table| {
+        let state = table.required("dir", "\"/var/lib/replgate\"", self::path(&folder));
+        table.finish();
+        state
+    });
     root.not_yet("admin", "`replgate status` works without it; leave [admin] out");
     root.known("include");
     let tables = |key: &str| roots.iter().flat_map(|root| root.tables(key)).collect::<Vec<_>>();
@@ -94,20 +99,26 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
         .unmatched
         .iter()
         .map(|At { value, place }| format!("{}: include: {value:?} matches no file", files.shown(*place)));
+    let tls = tls?;
     Some(Config {
         path: path.to_owned(),
         included: files.included(),
         warnings: unmatched.chain(far_sites.unused(files)).collect(),
         include_folders: found.folders,
         node: node.map_or_else(host_name, |node| node.value),
-        watch: tls.as_ref()?.1,
-        tls: tls?.0,
+        watch: tls.watch,
+        refuses_stale: tls.refuses_stale,
+        tls: tls.files,
         listen: listen.map(|listen| listen.value),
         masters: masters.into_iter().map(|(_, (_, master))| master.map(Arc::new)).collect::<Option<_>>()?,
         replicas: replicas.into_iter().map(|(_, _, replica)| replica.map(Arc::new)).collect::<Option<_>>()?,
         link: link?,
         limits: limits?,
         site: site?.value,
+        state: match state {
+            Some(state) => Some(state?.value),
+            None => None,
+        },
     })
 }
 
@@ -116,17 +127,28 @@ fn path(folder: &Path) -> impl Fn(&str) -> Result<PathBuf, String> {
     move |text| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) }
 }
 
-/// The files, and whether they are watched.
-fn paths(table: &Table<'_, '_>, folder: &Path) -> Option<(TlsFiles, bool)> {
+/// What `[tls]` says.
+struct Tls {
+    files: TlsFiles,
+    watch: bool,
+    refuses_stale: bool,
+}
+
+fn tls(table: &Table<'_, '_>, folder: &Path) -> Option<Tls> {
     let path = path(folder);
     let ca = table.required("ca", "\"certs/SITE/ca.crt\"", &path);
     let cert = table.required("cert", "\"certs/SITE/tls.crt\"", &path);
     let key = table.required("key", "\"certs/SITE/tls.key\"", &path);
     let crl = table.parsed("crl", &path);
     let watch = table.switch("watch").is_none_or(|watch| watch.value);
+    let expired = table.parsed("crl_expired", |text| match text {
+        "warn" => Ok(false),
+        "refuse" => Ok(true),
+        other => Err(format!("expected \"warn\" or \"refuse\", found {:?}", shown(other.as_bytes()))),
+    });
     table.finish();
     let files = TlsFiles { ca: ca?.value, cert: cert?.value, key: key?.value, crl: crl.map(|crl| crl.value) };
-    Some((files, watch))
+    Some(Tls { files, watch, refuses_stale: expired.is_some_and(|expired| expired.value) })
 }
 
 /// The name, and the master if all of it is valid.

@@ -2,6 +2,7 @@
 //!
 //! This module sees no bytes of any connection. Every task is tracked and ends with `stop`.
 
+mod learning;
 mod listeners;
 mod reload;
 mod upkeep;
@@ -54,7 +55,8 @@ pub async fn run(
         }
     }
     let loaded = Loaded::new(material, config.far_sites()).context("set up TLS")?;
-    let shared = Arc::new(Shared::new(config, loaded, stop.clone()));
+    let (shared, arrived) = Shared::new(config, loaded, stop.clone());
+    let shared = Arc::new(shared);
     let mut listeners = Listeners::new(&shared, &workers, &tasks);
     // Every listener is bound before a connection is accepted.
     let bound = listeners.bind(&shared.config()).map_err(|faults| anyhow!(faults.join("\n")))?;
@@ -67,7 +69,9 @@ pub async fn run(
     tasks.spawn(upkeep::look_after_memory(Arc::clone(&shared)));
     tasks.spawn(upkeep::remind(Arc::clone(&shared)));
     tasks.spawn(upkeep::look_at_dates(Arc::clone(&shared)));
-    tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked));
+    tasks.spawn(learning::look_after(Arc::clone(&shared)));
+    tasks.spawn(learning::keep(Arc::clone(&shared)));
+    tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked, arrived));
     let Process { site, node, .. } = &shared.process;
     info!(%site, %node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     shared.registry.note_read();

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
+use super::learning;
 use super::listeners::{self, Listeners};
 use super::watch::Watch;
 use crate::clock;
@@ -18,8 +19,10 @@ use crate::password::Password;
 use crate::registry::Part;
 use crate::service_manager;
 use crate::session::Shared;
+use crate::session::exchange::Arrived;
 use crate::tls::loaded::Loaded;
 use crate::tls::material::Material;
+use crate::tls::revocation::Learnt;
 
 /// What `systemctl status` shows while nothing is wrong with the files.
 pub(super) const GOOD: &str = "up";
@@ -33,10 +36,16 @@ struct Read {
 /// Why nothing was taken into use, and which part is to be shown as refused.
 type Refusal = (Part, Vec<String>);
 
-/// Reads everything again for each message.
-pub(super) async fn run(shared: Arc<Shared>, mut listeners: Listeners, mut asked: mpsc::Receiver<()>) {
+/// Reads everything again for each message of `asked`, the files of trust when they have changed, and
+/// takes up each revocation list of `arrived`: all of these replace what is in use, so they take turns.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut listeners: Listeners,
+    mut asked: mpsc::Receiver<()>,
+    mut arrived: mpsc::Receiver<Arrived>,
+) {
     let mut watch = Watch::default();
-    let reload = async {
+    let work = async {
         loop {
             tokio::select! {
                 Some(()) = asked.recv() => {
@@ -48,11 +57,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut listeners: Listeners, mut asked
                         watch.refused();
                     }
                 }
+                Some(list) = arrived.recv() => learning::learn(&shared, list).await,
             }
         }
     };
     tokio::select! {
-        () = reload => {}
+        () = work => {}
         () = shared.stop.cancelled() => {}
     }
 }
@@ -60,8 +70,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut listeners: Listeners, mut asked
 /// Reads the config and every file again, as somebody has asked for.
 async fn reload(shared: &Shared, listeners: &mut Listeners) {
     service_manager::reloading();
-    let before = shared.config();
-    let read = spawn_blocking(move || read(&before)).await;
+    let (before, tls) = (shared.config(), shared.tls.now());
+    let read = spawn_blocking(move || read(&before, &tls.material.revocation.learnt)).await;
     let Ok(read) = read else { return };
     match read.and_then(|read| take_up(shared, listeners, read).map_err(|faults| (Part::Config, faults))) {
         Ok(()) => shared.registry.note_read(),
@@ -78,9 +88,9 @@ async fn reload(shared: &Shared, listeners: &mut Listeners) {
 /// Uses the files of trust that the config in use names, if they have no fault. Returns false if they
 /// have one, which is logged if it is a new one.
 async fn take_trust(shared: &Shared) -> bool {
-    let config = shared.config();
+    let (config, tls) = (shared.config(), shared.tls.now());
     let read = spawn_blocking(move || {
-        let material = Material::load(&config.tls, &config.site)?;
+        let material = Material::load_beside(&config.tls, &config.site, &tls.material.revocation.learnt)?;
         Loaded::new(material, config.far_sites()).map_err(|error| vec![error.to_string()])
     });
     let Ok(read) = read.await else { return true };
@@ -112,7 +122,7 @@ fn standing(shared: &Shared) -> String {
 
 /// Reads the config, and every file that it names. The error holds all faults of the first that has
 /// any.
-fn read(before: &Config) -> Result<Read, Refusal> {
+fn read(before: &Config, learnt: &[Learnt]) -> Result<Read, Refusal> {
     let of_config = |faults| (Part::Config, faults);
     let config = Config::load(&before.path).map_err(|faults| of_config(vec![faults.to_string()]))?;
     if let Some(fault) = config.needs_restart(before) {
@@ -133,7 +143,7 @@ fn read(before: &Config) -> Result<Read, Refusal> {
         faults.push("the config has changed too and is not in use: mend this, then reload again".to_owned());
         of_config(faults)
     };
-    let material = Material::load(&config.tls, &config.site).map_err(of_trust)?;
+    let material = Material::load_beside(&config.tls, &config.site, learnt).map_err(of_trust)?;
     match Loaded::new(material, config.far_sites()) {
         Ok(loaded) => Ok(Read { config, loaded }),
         Err(error) => Err(of_trust(vec![error.to_string()])),

@@ -50,7 +50,8 @@ impl Link {
                 self.replace_lanes(|_| true);
             }
             Item::Frame(Frame::Retire) => self.on_retire(lane, now),
-            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew) => {
+            Item::Frame(Frame::Hello(_) | Frame::Accept(_) | Frame::Refuse(_) | Frame::Renew)
+            | Item::Frame(Frame::Lists(_) | Frame::Want(_) | Frame::Piece(_)) => {
                 return Err(ProtocolError::Misplaced);
             }
         }

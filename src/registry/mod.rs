@@ -431,6 +431,7 @@ mod tests {
             lanes: 1,
             compression: 0,
             reports: false,
+            lists: false,
         };
         let open = |name: &str, passthrough: bool| {
             let syncs = registry.syncs(Side::Acceptor, name);

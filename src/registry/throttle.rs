@@ -109,6 +109,10 @@ kinds! {
     Busy = "busy": Refused, "lanes refused: their link is busy or about to end";
     /// The replica's other connection runs over another gateway.
     WrongInstance = "wrong-instance": Refused, "links refused: another gateway carries the replica's other connection";
+    /// A revocation list of another gateway that is not believed.
+    ListRefused = "list-refused": Not, "revocation lists refused";
+    /// A site whose issuer's revocation list is stale here.
+    ListStale = "list-stale": Refused, "links refused: stale revocation lists";
     /// The gateway stops.
     Stopping = "stopping": Refused, "links refused: the gateway stops";
     /// A client that is not in `clients`.

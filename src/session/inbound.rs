@@ -13,6 +13,8 @@ use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
 use super::auth::{Login, authenticate_to_master};
+use super::exchange::Far;
+use super::exchange::opening::{self, Unfit};
 use super::link_table::AttachRequest;
 use super::permission::Permission;
 use super::predecessors::Predecessors;
@@ -192,6 +194,9 @@ fn not_greeted(shared: &Shared, from: SocketAddr, topic: Topic, reason: &str) {
 /// Serves one lane from its HELLO to its end, or until it joins the link that it asks for.
 async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Seat<Caller>) {
     let (from, site) = (lane.peer(), hello.identity.site.clone());
+    if let Err(no) = Box::pin(current(&shared, &mut lane, &hello)).await {
+        return Box::pin(refuse(&shared, lane, seat, &site, no)).await;
+    }
     if let Request::Attach { link, lane: number, alive, received } = &hello.request {
         let dial = Dial { lane: *number, alive: alive.clone(), received: *received };
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
@@ -310,6 +315,9 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         link,
         lane,
         source: LaneSource::Requests(requests),
+        courier: agreed
+            .lists
+            .then(|| shared.exchange.join(Far::new(&site, hello.identity.instance), Instant::now())),
         reloads: shared.reloads.subscribe(),
         permission: Box::new(Permission::Granted { shared: Arc::clone(&shared), master, site: site.clone() }),
         share: shared.memory.share(&site),
@@ -326,6 +334,22 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
     announce::ended(guard, &end);
+}
+
+/// Where the config demands it, the lists of the issuers of the far side's certificate must not be
+/// stale. The far side may have later ones.
+async fn current(shared: &Shared, lane: &mut Lane, hello: &Hello) -> Result<(), No> {
+    if !shared.config().refuses_stale || opening::stale(&shared.tls, lane).is_none() {
+        return Ok(());
+    }
+    claims(lane, hello)?;
+    let far = Far::new(&hello.identity.site, hello.identity.instance);
+    let courier = hello.terms.lists.then(|| shared.exchange.join(far, Instant::now()));
+    let reloads = shared.reloads.subscribe();
+    opening::refresh(lane, &shared.tls, reloads, courier).await.map_err(|unfit| match unfit {
+        Unfit::Stale(words) => No::new(Kind::ListStale, ReasonCode::ListStale, &words),
+        Unfit::Refused(words) => No::new(Kind::Revoked, ReasonCode::NotAvailable, &words),
+    })
 }
 
 /// The gate of a link, which lets earlier links of its replica end first, if the replica is known.

@@ -10,6 +10,7 @@ mod announce;
 pub mod auth;
 mod backoff;
 pub mod dial;
+pub mod exchange;
 mod first_words;
 pub mod inbound;
 pub mod link_table;
@@ -24,12 +25,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use self::dial::Dialer;
+use self::exchange::{Arrived, Exchange};
 use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
@@ -101,20 +103,24 @@ pub struct Shared {
     started: Instant,
     /// Logins at the masters' Redis that have failed recently.
     logins: auth::Logins,
+    /// Exchanges revocation lists with other gateways.
+    pub exchange: Arc<Exchange>,
     /// Cancelled when the gateway stops.
     pub stop: CancellationToken,
 }
 
 impl Shared {
-    /// The shared state of a gateway with this config.
-    pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
+    /// The shared state of a gateway with this config, and the revocation lists that other gateways
+    /// hand over.
+    pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> (Self, mpsc::Receiver<Arrived>) {
+        let (exchange, arrived) = Exchange::new();
         let process = Process::new(&config);
         let memory = Budget::new(config.limits.memory);
-        let dialer = Arc::new(Dialer::new(process.clone(), config, loaded, stop.clone()));
-        Self {
+        let dialer = Arc::new(Dialer::new(process.clone(), config, loaded, exchange, stop.clone()));
+        let shared = Self {
             config: Arc::clone(&dialer.config),
             tls: Arc::clone(&dialer.tls),
-            reloads: watch::Sender::default(),
+            reloads: dialer.reloads.clone(),
             process,
             registry: Arc::clone(&dialer.registry),
             strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
@@ -122,11 +128,13 @@ impl Shared {
             callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
             links: Arc::default(),
             memory,
+            exchange: Arc::clone(&dialer.exchange),
             dialer,
             started: Instant::now(),
             logins: auth::Logins::default(),
             stop,
-        }
+        };
+        (shared, arrived)
     }
 }
 
@@ -145,6 +153,7 @@ impl Shared {
             self.config.replace(config);
         }
         if let Some(loaded) = loaded {
+            self.exchange.offer(&loaded.material.revocation, Instant::now());
             self.tls.replace(loaded);
             self.dialer.handshakes.judge(&self.tls.now());
         }
@@ -204,6 +213,7 @@ pub fn terms(settings: &LinkSettings) -> Terms {
         lanes: settings.lanes,
         compression: if settings.compression == Compression::Off { 0 } else { ZSTD },
         reports: true,
+        lists: true,
     }
 }
 

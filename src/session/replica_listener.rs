@@ -21,6 +21,7 @@ use super::auth::{Guesses, Proof, authenticate_replica, read};
 use super::backoff::Backoff;
 use super::dial::reach_again;
 use super::dial::redial::Redial;
+use super::exchange::Far;
 use super::first_words::{LEFT, Next, Offer, first_command, first_words, part_silent};
 use super::permission::Permission;
 use super::relay::{self, LaneSource, Relay};
@@ -197,6 +198,9 @@ pub async fn serve_replica(
         link: Link::new(Side::Dialler, &agreed, Instant::now()).ticking_from(shared.started),
         lane,
         source: LaneSource::Dials(Box::new(redial)),
+        courier: agreed
+            .lists
+            .then(|| shared.exchange.join(Far::new(&replica.site, accept.identity.instance), Instant::now())),
         reloads: shared.reloads.subscribe(),
         permission: Box::new(Permission::Asked {
             shared: Arc::clone(&shared),

@@ -19,6 +19,14 @@ impl Findings {
         result.map_err(|error| self.faults.push(error.to_string())).ok()
     }
 
+    /// Adds those of another part of the files.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.faults.extend(other.faults);
+        self.warnings.extend(other.warnings);
+        self.good.extend(other.good);
+        self.terms.extend(other.terms);
+    }
+
     /// Records until when something is valid, and adds a warning if that is soon.
     pub(super) fn term(&mut self, term: Term) {
         let now = clock::now();

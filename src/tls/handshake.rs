@@ -82,6 +82,11 @@ impl Handshake {
         Self { role, leaf, chain, own, until, ours, verdict: Mutex::new(Verdict::Good) }
     }
 
+    /// The certificates that the far side showed, its own first.
+    pub fn shown(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.own).chain(&self.chain).cloned().collect()
+    }
+
     /// The far gateway's verified certificate.
     pub fn leaf(&self) -> &Certificate {
         &self.leaf

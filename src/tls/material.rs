@@ -13,6 +13,8 @@ use rustls::{ClientConfig, ServerConfig};
 
 use super::expiry::{Kind, Term};
 use super::findings::Findings;
+use super::revocation::{Learnt, Revocation};
+use super::trust::{Files, Judged};
 use super::verify::{Trust, Verifier, judge_both};
 use super::{ALPN, diagnostics, pem, trust};
 use crate::clock;
@@ -29,6 +31,10 @@ pub struct Material {
     pub trust: Arc<Trust>,
     /// SHA-256 of the certificate and of each of its intermediates, which others are shown.
     pub shown: String,
+    /// The files as read, to judge a list that is learnt later.
+    public: Arc<Public>,
+    /// The revocation lists that count.
+    pub revocation: Revocation,
     /// The contents of this gateway's certificate.
     pub leaf: Certificate,
     /// Warnings: what an operator should know although the files are accepted.
@@ -48,44 +54,59 @@ impl std::fmt::Debug for Material {
 impl Material {
     /// Loads and checks the files for `site`. The error holds all faults, not only the first.
     pub fn load(paths: &TlsFiles, site: &str) -> Result<Self, Vec<String>> {
+        Self::load_beside(paths, site, &[])
+    }
+
+    /// As [`Material::load`], with revocation lists that were learnt from other gateways, which
+    /// never are an obstacle.
+    pub fn load_beside(paths: &TlsFiles, site: &str, learnt: &[Learnt]) -> Result<Self, Vec<String>> {
         let mut found = Findings::default();
         let bundle = is_bundle(paths);
-        let (chain, trust, leaf) = load_public(paths, site, bundle, &mut found);
+        let (public, judged) = load_public(paths, site, bundle, learnt, &mut found);
         let key = match bundle {
             true => pem::private_key_and_certificates(&paths.key),
             false => pem::private_key(&paths.key),
         };
         let key = found.keep_pem(key);
         private_mode(paths, &mut found.warnings);
-        let prints = chain.iter().flatten().map(|der| x509::fingerprint(der)).collect::<Vec<_>>();
+        let prints = public.chain.iter().flatten().map(|der| x509::fingerprint(der)).collect::<Vec<_>>();
         let shown = prints.join(" ");
-        let identity = chain.zip(key).and_then(|(chain, key)| {
+        let identity = public.chain.clone().zip(key).and_then(|(chain, key)| {
             let matched = identity(chain, &key).map_err(|error| format!("{}: {error}", paths.key.display()));
             let identity = found.keep(matched)?;
             found.good.push(format!("key {} belongs to the certificate", paths.key.display()));
             Some(identity)
         });
         let Findings { faults, warnings, good: findings, terms } = found;
-        match (identity, trust, leaf) {
-            (Some(identity), Some(trust), Some(leaf)) if faults.is_empty() => Ok(Self {
-                identity: Arc::new(identity.into()),
-                trust,
-                shown,
-                leaf,
-                warnings,
-                findings,
-                terms,
-            }),
+        match (identity, judged, public.leaf.clone()) {
+            (Some(identity), Some(Judged { trust, revocation }), Some(leaf)) if faults.is_empty() => {
+                let (identity, public) = (Arc::new(identity.into()), Arc::new(public));
+                Ok(Self { identity, trust, shown, public, revocation, leaf, warnings, findings, terms })
+            }
             _ => Err(faults),
         }
+    }
+
+    /// The same files with these learnt lists beside them. Nothing is read.
+    pub fn beside(&self, learnt: &[Learnt]) -> Self {
+        let mut found = Findings::default();
+        let Judged { trust, revocation } = self.public.judge(learnt, &mut found).unwrap_or_else(|| Judged {
+            trust: Arc::clone(&self.trust),
+            revocation: self.revocation.clone(),
+        });
+        let Findings { warnings, good: findings, terms, .. } = found;
+        let (identity, public, leaf) =
+            (Arc::clone(&self.identity), Arc::clone(&self.public), self.leaf.clone());
+        let shown = self.shown.clone();
+        Self { identity, trust, shown, public, revocation, leaf, warnings, findings, terms }
     }
 
     /// Checks everything but the key, for a certificate whose key is on another host. Returns the
     /// certificate and warnings, or all faults.
     pub fn judge(paths: &TlsFiles, site: &str) -> Result<(Certificate, Vec<String>), Vec<String>> {
         let mut found = Findings::default();
-        let (_, _, leaf) = load_public(paths, site, false, &mut found);
-        match leaf {
+        let (public, _) = load_public(paths, site, false, &[], &mut found);
+        match public.leaf {
             Some(leaf) if found.faults.is_empty() => Ok((leaf, found.warnings)),
             _ => Err(found.faults),
         }
@@ -143,23 +164,63 @@ fn is_bundle(paths: &TlsFiles) -> bool {
     paths.cert == paths.key || real(&paths.cert).is_some_and(|cert| Some(cert) == real(&paths.key))
 }
 
-type Public = (Option<Vec<CertificateDer<'static>>>, Option<Arc<Trust>>, Option<Certificate>);
+/// The contents of every file but the key.
+struct Public {
+    paths: TlsFiles,
+    site: String,
+    chain: Option<Vec<CertificateDer<'static>>>,
+    leaf: Option<Certificate>,
+    files: Option<Files>,
+}
 
 /// Loads and checks everything but the key.
-fn load_public(paths: &TlsFiles, site: &str, bundle: bool, found: &mut Findings) -> Public {
+fn load_public(
+    paths: &TlsFiles,
+    site: &str,
+    bundle: bool,
+    learnt: &[Learnt],
+    found: &mut Findings,
+) -> (Public, Option<Judged>) {
     let chain = match bundle {
         true => pem::certificates_and_key(&paths.cert),
         false => pem::certificates(&paths.cert),
     };
     let chain = found.keep_pem(chain);
-    let trust = trust::load(paths, chain.as_deref(), found);
+    let files = trust::read(paths, found);
     let leaf = chain.as_ref().and_then(|chain| {
         found.keep(Certificate::read(&chain[0]).map_err(|error| format!("{}: {error}", paths.cert.display())))
     });
-    if let (Some(chain), Some(leaf)) = (&chain, &leaf) {
-        judge_leaf(paths, site, chain, leaf, trust.as_ref(), found);
+    let public = Public { paths: paths.clone(), site: site.to_owned(), chain, leaf, files };
+    let judged = public.judge(learnt, found);
+    (public, judged)
+}
+
+impl Public {
+    /// Judges CAs, lists and the certificate; none if the CAs or the lists could not be read.
+    fn judge(&self, learnt: &[Learnt], found: &mut Findings) -> Option<Judged> {
+        let chain = self.chain.as_deref();
+        let judge = |learnt, found: &mut Findings| {
+            self.files.as_ref().map(|files| trust::judge(&self.paths, files, learnt, chain, found))
+        };
+        let judged = judge(learnt, found);
+        let (Some(chain), Some(leaf)) = (chain, &self.leaf) else { return judged };
+        let trust = judged.as_ref().map(|judged| &judged.trust);
+        let mut own = Findings::default();
+        judge_leaf(&self.paths, &self.site, chain, leaf, trust, &mut own);
+        if !own.faults.is_empty() && !learnt.is_empty() {
+            // What was learnt is no obstacle to a start: a new certificate may be on its way, and
+            // the lists count for the far sides as well.
+            let faults = std::mem::take(&mut own).faults;
+            let before = judge(&[], &mut Findings::default()).map(|judged| judged.trust);
+            judge_leaf(&self.paths, &self.site, chain, leaf, before.as_ref(), &mut own);
+            if own.faults.is_empty() {
+                let words = faults.into_iter().map(|fault| format!("{fault} (by a list that was learnt)"));
+                own.warnings.extend(words);
+            }
+        }
+        found.absorb(own);
+        judged
     }
-    (chain, trust, leaf)
 }
 
 fn judge_leaf(

@@ -13,6 +13,7 @@ pub mod loaded;
 pub mod material;
 pub mod pem;
 pub mod record;
+pub mod revocation;
 pub mod settled;
 mod trust;
 pub mod verify;

@@ -7,6 +7,7 @@
 
 use super::fields::FieldError;
 use super::hello::{Accept, Hello, Refuse};
+use super::lists::{self, Known, ListName, Piece};
 use super::reason::Reason;
 use crate::buffer::{HEADROOM, PAYLOAD};
 
@@ -31,6 +32,9 @@ const ABORT: u8 = 0x15;
 const GOODBYE: u8 = 0x16;
 const RENEW: u8 = 0x17;
 const RETIRE: u8 = 0x18;
+const LISTS: u8 = 0x19;
+const WANT: u8 = 0x1a;
+const PIECE: u8 = 0x1b;
 
 /// Bit that marks the frame types that a receiver may skip if it does not know them. Any other
 /// unknown type ends the lane.
@@ -72,6 +76,12 @@ pub enum Frame {
     Renew,
     /// The last frame on this lane in this direction.
     Retire,
+    /// The revocation lists that the sender knows, if both sides exchange them.
+    Lists(Vec<Known>),
+    /// The sender asks for one of the lists that the receiver has stated.
+    Want(ListName),
+    /// A piece of such a list.
+    Piece(Piece),
 }
 
 /// What a side has received, whether or not it is written to its local Redis.
@@ -183,6 +193,9 @@ impl Frame {
             Self::Abort(reason) => (ABORT, reason.encode()),
             Self::Renew => (RENEW, Vec::new()),
             Self::Retire => (RETIRE, Vec::new()),
+            Self::Lists(known) => (LISTS, lists::encode_known(known)),
+            Self::Want(name) => (WANT, name.to_vec()),
+            Self::Piece(piece) => (PIECE, piece.encode()),
         };
         let mut frame = vec![kind, 0, 0, 0];
         let length = u32::try_from(content.len()).expect("control frames are small");
@@ -215,6 +228,10 @@ impl Frame {
             ABORT => Self::Abort(Reason::decode(content)?),
             RENEW => Self::Renew,
             RETIRE => Self::Retire,
+            LISTS => Self::Lists(lists::decode_known(content).ok_or_else(wrong)?),
+            // A later release may append to it.
+            WANT => Self::Want(*content.first_chunk().ok_or_else(wrong)?),
+            PIECE => Self::Piece(Piece::decode(content).ok_or_else(wrong)?),
             _ if kind & OPTIONAL != 0 => return Ok(None),
             _ => return Err(FrameError::UnknownType(kind)),
         }))
@@ -311,6 +328,12 @@ mod tests {
             Frame::Goodbye { offset: 98, reason: Reason::new(ReasonCode::Stopping, "site dc1 stops") },
             Frame::Renew,
             Frame::Retire,
+            Frame::Lists(vec![
+                Known { name: [7; 32], number: [1; 20] },
+                Known { name: [8; 32], number: [0; 20] },
+            ]),
+            Frame::Want([7; 32]),
+            Frame::Piece(Piece { name: [7; 32], number: [1; 20], total: 5000, at: 4000, bytes: vec![3; 9] }),
             Frame::Hello(Hello::sample()),
             Frame::Accept(Accept::sample()),
             Frame::Refuse(Refuse {

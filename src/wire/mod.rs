@@ -6,5 +6,6 @@
 pub mod fields;
 pub mod frame;
 pub mod hello;
+pub mod lists;
 pub mod reason;
 pub mod terms;

@@ -89,6 +89,8 @@ codes! {
     NotYet = 25,
     /// Another process of the same gateway has taken over.
     Superseded = 26,
+    /// The acceptor's revocation list of the certificate's issuer is stale.
+    ListStale = 27,
 }
 
 impl Reason {

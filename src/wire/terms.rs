@@ -14,6 +14,9 @@ pub const ZSTD: u8 = 1;
 /// Bit in the byte after the compressions: [`Terms::reports`].
 const REPORTS: u8 = 1;
 
+/// Bit in the same byte: [`Terms::lists`].
+const LISTS: u8 = 2;
+
 /// What a gateway states about itself. The terms of a link follow from both gateways' statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -33,6 +36,8 @@ pub struct Terms {
     pub compression: u8,
     /// Whether it states what it has received, and understands such statements.
     pub reports: bool,
+    /// Whether it exchanges revocation lists.
+    pub lists: bool,
 }
 
 /// The agreed terms of one link, as they apply to one side.
@@ -58,6 +63,8 @@ pub struct Agreed {
     pub dead_after: Duration,
     /// Whether each side states what it has received.
     pub reports: bool,
+    /// Whether the lanes carry frames about revocation lists.
+    pub lists: bool,
 }
 
 impl Agreed {
@@ -82,6 +89,7 @@ impl Terms {
             hears_every: theirs.heartbeat.min(self.dead_after / 3),
             dead_after: self.dead_after,
             reports: self.reports && theirs.reports,
+            lists: self.lists && theirs.lists,
         }
     }
 
@@ -91,8 +99,13 @@ impl Terms {
         for time in [self.heartbeat, self.dead_after, self.hold] {
             out.extend(u32::try_from(time.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
         }
-        out.extend([self.lanes, self.compression, u8::from(self.reports)]);
+        out.extend([self.lanes, self.compression, self.understood()]);
         out
+    }
+
+    /// What it understands, as bits.
+    fn understood(&self) -> u8 {
+        u8::from(self.reports) * REPORTS + u8::from(self.lists) * LISTS
     }
 
     /// A later release may append to the terms; known values stay at the front. An earlier one ends
@@ -110,6 +123,7 @@ impl Terms {
             lanes: known[24],
             compression: known[25],
             reports: later.first().is_some_and(|bits| bits & REPORTS != 0),
+            lists: later.first().is_some_and(|bits| bits & LISTS != 0),
         };
         let sane = terms.window >= 64 * 1024
             && terms.max_frame >= 1024
@@ -132,6 +146,7 @@ impl Terms {
             lanes: 1,
             compression: 0,
             reports: true,
+            lists: true,
         }
     }
 }
@@ -156,8 +171,12 @@ mod tests {
     fn a_gateway_of_an_earlier_release_is_understood_and_states_nothing_it_does_not_know() {
         let ours = Terms::sample();
         let early = Terms::decode(0, &ours.encode()[..26]).unwrap();
-        assert_eq!(early, Terms { reports: false, ..ours.clone() });
+        assert_eq!(early, Terms { reports: false, lists: false, ..ours.clone() });
         assert!(!ours.agree(&early, false).reports && ours.agree(&ours, false).reports);
+        let mut reports_only = ours.encode();
+        reports_only[26] = REPORTS;
+        let earlier = Terms::decode(0, &reports_only).unwrap();
+        assert!(ours.agree(&earlier, false).reports && !ours.agree(&earlier, false).lists);
         let later = [&ours.encode()[..], &[1, 2, 3]].concat();
         assert_eq!(Terms::decode(0, &later), Ok(ours));
     }

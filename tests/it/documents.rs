@@ -238,6 +238,7 @@ fn every_key_of_the_config_is_in_its_reference_with_the_time_at_which_a_change_a
         ("far_site \"f\" [link]: ", "## `[link]`", "[far_site.link]\nunknown-to-all = 1\n"),
         ("[link]: ", "## `[link]`", "[link]\nunknown-to-all = 1\n"),
         ("[limits]: ", "## `[limits]`", "[limits]\nunknown-to-all = 1\n"),
+        ("[state]: ", "## `[state]`", "[state]\nunknown-to-all = 1\n"),
     ];
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("gateway.toml");
@@ -270,7 +271,7 @@ fn every_key_of_the_config_is_in_its_reference_with_the_time_at_which_a_change_a
                 "docs/configuration.md: {heading} lacks {key}"
             );
             // `admin` does nothing yet, and the tables act by their keys.
-            let is_table = ["admin", "tls", "tunnel", "limits"].contains(&key);
+            let is_table = ["admin", "tls", "tunnel", "limits", "state"].contains(&key);
             let told = is_table || acts.contains(&format!("`{key}`")) || acts.contains(&format!("[{key}]"));
             assert!(told, "docs/configuration.md: when does a change of {key} act?");
         }

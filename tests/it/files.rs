@@ -53,10 +53,11 @@ fn the_commented_lines_of_the_example_are_valid_as_well() {
         replgate::internal::config::Config::parse(&[Source::new("gateway.toml", uncommented.as_str())])
             .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
     // The values that the comments call defaults are the defaults. A password, a limit of full
-    // syncs and exceptions have no default.
+    // syncs, a state folder and exceptions have no default.
     let mut plain =
         replgate::internal::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
     plain.limits.full_syncs_per_minute = Some(2);
+    plain.state = Some("/var/lib/replgate".into());
     let username = Some("repl".to_owned());
     let auth = Some(Auth { username, password_file: "redis.pw".into() });
     std::sync::Arc::make_mut(&mut plain.masters[0]).commands = Commands::Replication {

@@ -24,6 +24,7 @@ mod renewal;
 mod replication;
 mod restarts;
 mod returns;
+mod revocation;
 mod rollover;
 mod runbooks;
 mod sentinel;

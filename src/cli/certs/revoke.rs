@@ -20,7 +20,7 @@ pub(super) fn revoke(dir: &Path, what: &str) -> Outcome {
         );
     }
     crate::outln::outln!(
-        "\nnext: a gateway refuses it only once it has the new list: copy crl.pem to every site, then on each host: systemctl reload replgate (or SIGHUP)"
+        "\nnext: a gateway refuses it only once it has the new list: copy crl.pem to one gateway that has links to the others, then on its host: systemctl reload replgate (or SIGHUP); it hands the list on, and its log and theirs say so. The other sites' own files may follow later"
     );
     for site in certs::sites(dir)? {
         crate::outln::outln!("  {}", dir.join(site).join("crl.pem").display());

@@ -12,6 +12,7 @@ use crate::escape::shown;
 use crate::race;
 use crate::session::Process;
 use crate::session::dial::{self, Dialer};
+use crate::session::exchange::Exchange;
 use crate::tls::loaded::Loaded;
 use crate::tls::material::Material;
 use crate::units::Address;
@@ -25,8 +26,13 @@ pub(super) async fn check(config: &Config, material: Material, report: &mut Repo
         Ok(loaded) => loaded,
         Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
     };
-    let dialer =
-        Arc::new(Dialer::new(Process::new(config), config.clone(), loaded, CancellationToken::new()));
+    let dialer = Arc::new(Dialer::new(
+        Process::new(config),
+        config.clone(),
+        loaded,
+        Exchange::new().0,
+        CancellationToken::new(),
+    ));
     for replica in &config.replicas {
         way(&dialer, replica, report).await;
     }

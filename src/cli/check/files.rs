@@ -24,7 +24,9 @@ pub(super) fn writers(config: &Config, report: &mut Report) {
 
 /// Reports what the certificates and lists say. Returns them if they can be used.
 pub(super) fn material(config: &Config, report: &mut Report) -> Option<Material> {
-    let material = Material::load(&config.tls, &config.site);
+    let (learnt, unread) = crate::cli::learnt(config);
+    unread.iter().for_each(|warning| report.warn(warning));
+    let material = Material::load_beside(&config.tls, &config.site, &learnt);
     match &material {
         Ok(material) => {
             material.findings.iter().for_each(|finding| report.ok(finding));

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ use crate::lane::{Lane, LaneError};
 use crate::link::Side;
 use crate::race::run::{Attempts, Event};
 use crate::registry::Registry;
+use crate::session::exchange::opening::{self, Unfit};
+use crate::session::exchange::{Exchange, Far};
 use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
 use crate::tls::handshake::Handshakes;
 use crate::tls::loaded::Loaded;
@@ -72,6 +74,10 @@ pub struct Dialer {
     pub handshakes: Handshakes,
     /// The registry, to find other links of the same replica entry.
     pub registry: Arc<Registry>,
+    /// Exchanges revocation lists with other gateways.
+    pub exchange: Arc<Exchange>,
+    /// Changes with each reload.
+    pub reloads: watch::Sender<u64>,
     /// Turns at addresses, and the addresses that worked last.
     pub ways: Ways,
     /// Cancelled when the gateway stops.
@@ -80,7 +86,14 @@ pub struct Dialer {
 
 impl Dialer {
     /// A dialer for a process that has opened nothing yet.
-    pub fn new(process: Process, config: Config, loaded: Loaded, stop: CancellationToken) -> Self {
+    pub fn new(
+        process: Process,
+        config: Config,
+        loaded: Loaded,
+        exchange: Exchange,
+        stop: CancellationToken,
+    ) -> Self {
+        exchange.offer(&loaded.material.revocation, Instant::now());
         let (config, tls) = (Arc::new(Current::new(config)), Arc::new(Current::new(loaded)));
         Self {
             process,
@@ -88,6 +101,8 @@ impl Dialer {
             tls,
             handshakes: Handshakes::default(),
             registry: Arc::default(),
+            exchange: Arc::new(exchange),
+            reloads: watch::Sender::default(),
             ways: Ways::default(),
             stop,
         }
@@ -397,11 +412,19 @@ async fn greet(
     let tls = dialer.tls.now();
     let ours = &tls.material.leaf;
     let terms = dialling_terms(&replica.link);
+    let refuses_stale = dialer.config.now().refuses_stale;
+    if refuses_stale
+        && matches!(want, Request::Attach { .. })
+        && let Some(words) = opening::stale(&dialer.tls, &lane)
+    {
+        // The link's data may come behind the ACCEPT. A new link finds out whether there is a later list.
+        return other(words);
+    }
     let identity = dialer.process.identity();
     let hello = Hello { version: VERSION, identity, request: want, terms: terms.clone() };
     let answer = timeout(ANSWER_DEADLINE, async {
         lane.send(&Frame::Hello(hello)).await?;
-        lane.receive(ours).await
+        opening::answer(&mut lane, &dialer.exchange, &replica.site, ours).await
     })
     .await;
     match answer {
@@ -414,6 +437,10 @@ async fn greet(
         }
         Ok(Ok(Frame::Accept(accept))) => {
             dialer.ways.met(&accept.identity);
+            if refuses_stale && let Err(words) = current(dialer, replica, &mut lane, &accept).await {
+                tokio::spawn(let_go(lane, "the revocation list of its issuer is stale"));
+                return other(words);
+            }
             if terms.agree(&accept.terms, accept.plain).is_shared() {
                 lane.share();
             }
@@ -429,15 +456,26 @@ async fn greet(
         Ok(Ok(_)) => other(LaneError::Unexpected.to_string()),
         Ok(Err(error)) => other(error.to_string()),
         Err(_) => {
-            tokio::spawn(let_go(lane));
+            tokio::spawn(let_go(lane, "the answer came too late"));
             other(format!("the far gateway did not answer within {} s", ANSWER_DEADLINE.as_secs()))
         }
     }
 }
 
-/// Ends a lane in good order after its answer did not come in time, since it may still be accepted.
-async fn let_go(mut lane: Lane) {
-    let why = Reason::new(ReasonCode::TimedOut, "the answer came too late");
+/// The lists of the issuers of the far side's certificate must not be stale. It may have later ones.
+async fn current(dialer: &Dialer, replica: &Replica, lane: &mut Lane, accept: &Accept) -> Result<(), String> {
+    let far = Far::new(&replica.site, accept.identity.instance);
+    let courier = accept.terms.lists.then(|| dialer.exchange.join(far, Instant::now()));
+    let reloads = dialer.reloads.subscribe();
+    let fresh = opening::refresh(lane, &dialer.tls, reloads, courier).await;
+    fresh.map_err(|unfit| match unfit {
+        Unfit::Stale(words) | Unfit::Refused(words) => words,
+    })
+}
+
+/// Ends a lane in good order that is not used, since the far side may have accepted it.
+async fn let_go(mut lane: Lane, why: &'static str) {
+    let why = Reason::new(ReasonCode::TimedOut, why);
     let _ = timeout(LET_GO, async {
         lane.send(&Frame::Abort(why)).await?;
         lane.close().await;

@@ -24,10 +24,11 @@ use crate::link::{LaneIo, LaneLoss, Link};
 use crate::registry::{Kind, LinkGuard};
 use crate::session::announce::log_link;
 use crate::session::dial::redial::{Dialled, Redial, Want};
+use crate::session::exchange::Courier;
 use crate::session::inbound::part;
 use crate::session::link_table::{AttachRequest, Legacy, ToLink};
 use crate::tls::handshake::Verdict;
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, Item};
 use crate::wire::hello::Accept;
 
 /// Time given to the frames that end a link, and to the close of a lane.
@@ -75,6 +76,8 @@ pub(super) struct Lanes {
     /// Dropped once this link has proven that it is alive, or has left its Redis: other links of what
     /// may be the same replica wait for that. Each with the place for what this one leaves.
     pub(super) rivals: Vec<(DropGuard, Option<Legacy>)>,
+    /// The part of the link in the exchange of revocation lists.
+    courier: Option<Courier>,
     closures: Closures,
     order: ReadOrder,
     read_size: ReadSize,
@@ -115,12 +118,13 @@ impl ReadSize {
 
 impl Lanes {
     /// The first lane of a link has number 0.
-    pub(super) fn new(first: Lane, source: LaneSource) -> Self {
+    pub(super) fn new(first: Lane, source: LaneSource, courier: Option<Courier>) -> Self {
         Self {
             carriers: vec![Carrier { number: 0, lane: first, empty: false }],
             source,
             closing: JoinSet::new(),
             rivals: Vec::new(),
+            courier,
             closures: Closures::default(),
             order: ReadOrder::default(),
             read_size: ReadSize(READS.1),
@@ -306,6 +310,9 @@ impl Lanes {
     pub(super) fn close(&mut self, number: u32, retired: bool, link: &Link, entry: &LinkGuard) {
         let Some(at) = self.carriers.iter().position(|carrier| carrier.number == number) else { return };
         let Carrier { lane, .. } = self.carriers.remove(at);
+        if let Some(courier) = &self.courier {
+            courier.closed(number, Instant::now());
+        }
         if !retired && !link.is_over_far_away() {
             // A reset ensures that nothing that is still queued in the kernel arrives late.
             lane.reset();
@@ -375,7 +382,11 @@ impl Lanes {
             return false;
         }
         let began = Instant::now();
-        let read = lane.poll_read(cx, self.read_size.0, now, &mut |item| link.handle(number, item, now));
+        let courier = self.courier.as_ref();
+        let read = lane.poll_read(cx, self.read_size.0, now, &mut |item| match (courier, &item) {
+            (Some(courier), Item::Frame(frame)) if courier.take(frame, now) => {}
+            _ => link.handle(number, item, now),
+        });
         self.read_size.adapt(began.elapsed());
         match read {
             Poll::Pending => {
@@ -424,7 +435,7 @@ impl Lanes {
         loop {
             let Carrier { number, lane, .. } = &mut self.carriers[at];
             let number = *number;
-            let pushed = match seal(link, number, lane, now) {
+            let pushed = match seal(link, number, lane, self.courier.as_ref(), now) {
                 Ok(pushed) => pushed,
                 Err(error) => {
                     self.lost(number, error, link, entry, now);
@@ -517,8 +528,24 @@ fn tell_lost(number: u32, loss: &LaneLoss, link: &Link, entry: &LinkGuard) {
 }
 
 /// Seals the link's frames for a lane, as far as the lane has room. Returns whether there were any.
-fn seal(link: &mut Link, number: u32, lane: &mut Lane, now: Instant) -> Result<bool, LaneError> {
+fn seal(
+    link: &mut Link,
+    number: u32,
+    lane: &mut Lane,
+    courier: Option<&Courier>,
+    now: Instant,
+) -> Result<bool, LaneError> {
     let mut pushed = false;
+    // One frame about revocation lists, between those of the link: neither keeps the other back.
+    if let Some(courier) = courier
+        && lane.has_room()
+        && link.carries(number)
+        && !link.is_ended()
+        && let Some(frame) = courier.next(number, now)
+    {
+        lane.push(&frame.encode())?;
+        pushed = true;
+    }
     while lane.has_room() {
         let mut sealed = Ok(());
         if !link.poll_transmit(number, now, &mut |frame| sealed = lane.push(frame)) {

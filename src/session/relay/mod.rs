@@ -34,6 +34,7 @@ use self::lanes::Lanes;
 use self::redis::{Read, RedisSocket, Write};
 use self::yielding::wake_after_others;
 use super::announce::{self, log_link};
+use super::exchange::{Courier, Mail};
 use super::permission::Permission;
 use crate::buffer::Chunk;
 use crate::clock;
@@ -61,6 +62,8 @@ pub struct Relay<'a> {
     pub lane: Lane,
     /// The source of further lanes.
     pub source: LaneSource,
+    /// Its part in the exchange of revocation lists, if both sides exchange them.
+    pub courier: Option<Courier>,
     /// Changes whenever it must be judged again.
     pub reloads: watch::Receiver<u64>,
     /// Whether it may go on after a reload.
@@ -95,14 +98,15 @@ pub fn run<'a>(
     stop: &'a CancellationToken,
 ) -> impl Future<Output = (End, Option<PendingAbort>)> + 'a {
     let (reloads, hurry, changed) = (relay.reloads.clone(), relay.hurry.clone(), Arc::clone(&relay.changed));
-    drive(Box::new(Driver::new(relay)), reloads, hurry, changed, stop)
+    let mail = relay.courier.as_ref().map(|courier| Arc::clone(courier.mail()));
+    drive(Box::new(Driver::new(relay)), reloads, hurry, (changed, mail), stop)
 }
 
 async fn drive(
     mut driver: Box<Driver<'_>>,
     mut reloads: watch::Receiver<u64>,
     hurry: CancellationToken,
-    changed: Arc<Notify>,
+    (changed, mail): (Arc<Notify>, Option<Arc<Mail>>),
     stop: &CancellationToken,
 ) -> (End, Option<PendingAbort>) {
     let mut hurried = false;
@@ -118,6 +122,8 @@ async fn drive(
                 driver.judge();
             }
             () = changed.notified() => driver.look_again(Instant::now()),
+            // The next turn sends it.
+            () = notified(mail.as_deref()) => {}
             () = hurry.cancelled(), if !hurried => {
                 hurried = true;
                 driver.ask_by = driver.ask_by.map(|_| Instant::now());
@@ -133,6 +139,14 @@ async fn drive(
         driver.link.stopped(why);
     }
     Box::pin(finish::finish(*driver)).await
+}
+
+/// Completes when there may be something to send about revocation lists.
+async fn notified(mail: Option<&Mail>) {
+    match mail {
+        Some(mail) => mail.notified().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl std::fmt::Debug for Relay<'_> {
@@ -183,6 +197,7 @@ impl<'a> Driver<'a> {
             link,
             lane,
             source,
+            courier,
             share,
             meter,
             redis,
@@ -196,7 +211,7 @@ impl<'a> Driver<'a> {
         } = relay;
         Self {
             link,
-            lanes: Lanes::new(lane, source),
+            lanes: Lanes::new(lane, source, courier),
             redis: RedisSocket::new(redis),
             coalescing: Coalescing::new(Instant::now()),
             ended: None,

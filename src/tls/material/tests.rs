@@ -42,9 +42,20 @@ fn list(by: &Ca, serials: &[u64]) -> String {
     list_about(by, serials, None, Duration::hours(1))
 }
 
+/// A list with this number, as another gateway has handed it over.
+fn learnt(by: &Ca, serials: &[u64], number: u64) -> Learnt {
+    let mut params = list_params(serials, None, Duration::hours(1));
+    params.crl_number = SerialNumber::from(number);
+    Learnt { der: params.signed_by(by).unwrap().der().to_vec().into(), from: "dc9".to_owned() }
+}
+
 static NOW: LazyLock<OffsetDateTime> = LazyLock::new(OffsetDateTime::now_utc);
 
 fn list_about(by: &Ca, serials: &[u64], scope: Option<CrlScope>, age: Duration) -> String {
+    list_params(serials, scope, age).signed_by(by).unwrap().pem().unwrap()
+}
+
+fn list_params(serials: &[u64], scope: Option<CrlScope>, age: Duration) -> CertificateRevocationListParams {
     // One time for all lists of a test: times have whole seconds, and some lists are made at the
     // same one.
     let now = *NOW;
@@ -58,15 +69,14 @@ fn list_about(by: &Ca, serials: &[u64], scope: Option<CrlScope>, age: Duration) 
         distribution_point: CrlDistributionPoint { uris: vec!["http://ca.example/list".into()] },
         scope: Some(scope),
     };
-    let params = CertificateRevocationListParams {
+    CertificateRevocationListParams {
         this_update: now - age,
         next_update: now + Duration::days(1),
         crl_number: SerialNumber::from(1),
         issuing_distribution_point: scope.map(point),
         revoked_certs: serials.iter().map(revoked).collect(),
         key_identifier_method: KeyIdMethod::Sha256,
-    };
-    params.signed_by(by).unwrap().pem().unwrap()
+    }
 }
 
 /// A site's folder with a leaf signed by `by`, serial number 77.
@@ -106,6 +116,12 @@ fn folder_for(
     }
 }
 
+/// The CAs and lists of these files.
+fn trust_of(paths: &TlsFiles) -> Arc<Trust> {
+    let files = trust::read(paths, &mut Findings::default()).unwrap();
+    trust::judge(paths, &files, &[], None, &mut Findings::default()).trust
+}
+
 fn faults(paths: &TlsFiles) -> String {
     Material::load(paths, "dc1").map_or_else(|faults| faults.join("\n"), |_| String::new())
 }
@@ -120,6 +136,50 @@ fn a_revocation_counts_whichever_of_several_cas_the_chain_ends_at() {
         let faults = Material::load(&folder(dir.path(), &sub, &cas, &lists(&[77])), "dc1").unwrap_err();
         assert!(faults[0].contains("it has been revoked"), "{faults:?}");
     }
+}
+
+#[test]
+fn of_the_file_and_what_was_learnt_the_higher_number_counts_and_none_is_an_obstacle() {
+    let (root, other, dir) = (ca("root", None), ca("root", None), tempfile::tempdir().unwrap());
+    // The file's list has the number 1 and revokes 8.
+    let paths = folder(dir.path(), &root, &[&root], &list(&root, &[8]));
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&paths.key, private).unwrap();
+    let sources = |lists: &[Learnt]| {
+        let of_files = Material::load(&paths, "dc1").unwrap();
+        let loaded = Material::load_beside(&paths, "dc1", lists).unwrap();
+        // It makes no difference whether lists are learnt before or after the files are read.
+        let beside = of_files.beside(lists);
+        assert_eq!(beside.revocation.in_use, loaded.revocation.in_use);
+        assert_eq!(beside.revocation.learnt, loaded.revocation.learnt);
+        assert_eq!((&beside.warnings, &beside.terms), (&loaded.warnings, &loaded.terms));
+        let in_use = loaded.revocation.in_use.iter().map(|list| (list.from.clone(), list.number.clone()));
+        (in_use.collect::<Vec<_>>(), loaded.revocation.learnt.len(), loaded.warnings)
+    };
+    let number = |number: &str| Some(number.to_owned());
+    let dc9 = Some("dc9".to_owned());
+    assert_eq!(sources(&[]), (vec![(None, number("1"))], 0, vec![]));
+    let (in_use, kept, warnings) = sources(&[learnt(&root, &[8, 9], 2)]);
+    assert_eq!((in_use, kept), (vec![(dc9.clone(), number("2"))], 1));
+    assert!(warnings.len() == 1 && warnings[0].contains("a later revocation list"), "{warnings:?}");
+    // One as new as the file's is kept, an older one is not.
+    assert_eq!(sources(&[learnt(&root, &[8], 1)]), (vec![(None, number("1"))], 1, vec![]));
+    assert_eq!(sources(&[learnt(&root, &[], 0)]), (vec![(None, number("1"))], 0, vec![]));
+    let several = [learnt(&root, &[8], 3), learnt(&root, &[8], 5), learnt(&root, &[8], 4)];
+    let (in_use, kept, _) = sources(&several);
+    assert_eq!((in_use, kept), (vec![(dc9, number("5"))], 1));
+    // One of another CA of the same name does not count.
+    let (in_use, kept, warnings) = sources(&[learnt(&other, &[9], 7)]);
+    assert_eq!((in_use, kept), (vec![(None, number("1"))], 0));
+    assert!(warnings.len() == 1 && warnings[0].contains("does not count"), "{warnings:?}");
+    // One that revokes this gateway's own certificate is a warning; in the file it is a fault.
+    let (_, kept, warnings) = sources(&[learnt(&root, &[77], 2)]);
+    assert_eq!(kept, 1);
+    assert!(
+        warnings.iter().any(|words| words.contains("revoked (by a list that was learnt)")),
+        "{warnings:?}"
+    );
+    assert!(faults(&folder(dir.path(), &root, &[&root], &list(&root, &[77]))).contains("revoked"));
 }
 
 #[test]
@@ -250,7 +310,7 @@ fn a_ca_must_be_allowed_to_sign_and_so_must_a_leaf() {
     assert!(said.contains("the key usage lacks digitalSignature"), "{said}");
     // The far side gets the same answer, whichever way it is verified.
     let paths = folder_for(dir.path(), &root, &[], &[&root], "", &[KeyUsagePurpose::KeyEncipherment]);
-    let trust = trust::load(&paths, None, &mut Findings::default()).unwrap();
+    let trust = trust_of(&paths);
     let chain = pem::certificates(&paths.cert).unwrap();
     let error = judge_both(&trust, Some("dc1"), &chain[0], &[]).unwrap_err();
     let said = diagnostics::own(&error, &Certificate::read(&chain[0]).unwrap());
@@ -293,8 +353,7 @@ fn a_strangers_chain_costs_a_signature_for_each_of_its_certificates() {
     let all: Vec<_> = provider.signature_verification_algorithms.all.iter().map(counted).collect();
     provider.signature_verification_algorithms.all = all.leak();
     let digital = [KeyUsagePurpose::DigitalSignature];
-    let trust =
-        trust::load(&folder(dir.path(), &root, &[&root], ""), None, &mut Findings::default()).unwrap();
+    let trust = trust_of(&folder(dir.path(), &root, &[&root], ""));
     let verifier = Verifier::new(&provider, &trust, None);
     // All have the CA's own name, so that each could have issued each other.
     let hostile: Vec<Ca> = (0..130).map(|_| ca("root", None)).collect();

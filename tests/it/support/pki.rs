@@ -91,6 +91,11 @@ impl Ca {
 
     /// A revocation list with these serial numbers.
     pub fn list(&self, serials: &[u64]) -> String {
+        self.list_of(serials, 1, Duration::days(30))
+    }
+
+    /// As [`Ca::list`], with this number and this time until it is stale.
+    pub fn list_of(&self, serials: &[u64], number: u64, until: Duration) -> String {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: OffsetDateTime::now_utc(),
@@ -98,9 +103,9 @@ impl Ca {
             invalidity_date: None,
         };
         let list = CertificateRevocationListParams {
-            this_update: OffsetDateTime::now_utc(),
-            next_update: OffsetDateTime::now_utc() + Duration::days(30),
-            crl_number: SerialNumber::from(1),
+            this_update: OffsetDateTime::now_utc().min(OffsetDateTime::now_utc() + until),
+            next_update: OffsetDateTime::now_utc() + until,
+            crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,

@@ -62,6 +62,7 @@ impl Site {
             lanes: 1,
             compression: 0,
             reports: true,
+            lists: false,
         };
         let server = material.server().expect("TLS can be set up");
         let dial = material.client(far).expect("TLS can be set up");
