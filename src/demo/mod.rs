@@ -1,6 +1,6 @@
 //! The demo: two sites on this machine with real redis-server processes. It starts everything,
 //! shows and checks the result, and leaves nothing behind. What fails while writes go on is in
-//! `outage.rs` (the path) and `restart.rs` (a gateway).
+//! `outage.rs` (the path) and `restart.rs` (a gateway); a site that is shut out is in `revoke.rs`.
 
 mod gateway;
 mod load;
@@ -8,6 +8,7 @@ mod outage;
 mod path;
 mod redis;
 mod restart;
+mod revoke;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
@@ -87,6 +88,7 @@ pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> any
     stage.refuse_flush(&mut rows)?;
     outage::outlive(&stage, &mut rows)?;
     restart::outlive(&mut stage, &mut rows)?;
+    revoke::shut_out(&stage, &mut rows)?;
     let good = rows.iter().all(|row| row.good);
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
     crate::outln::outln!("\n      {:<width$}  SEEN", "CHECK");

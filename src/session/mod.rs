@@ -66,6 +66,13 @@ const CALLERS_OF_ONE: usize = 64;
 /// Most lanes of one site at a time that no link has taken, even if none is late.
 const CALLERS_AT_MOST: usize = 512;
 
+/// Time given to lanes to be replaced after a renewal, before the revocation lists that came with it are
+/// offered to other gateways.
+const RENEWED: Duration = Duration::from_secs(4);
+
+/// Interval at which it is looked whether they are.
+const RENEWED_EVERY: Duration = Duration::from_millis(100);
+
 /// The owner of a lane by its certificate: a site in some `allow`; `None` is any other site of the
 /// CA.
 pub type Caller = Option<String>;
@@ -153,9 +160,14 @@ impl Shared {
             self.config.replace(config);
         }
         if let Some(loaded) = loaded {
-            self.exchange.offer(&loaded.material.revocation, Instant::now());
+            let is_renewed = loaded.material.shown != self.tls.now().material.shown;
             self.tls.replace(loaded);
             self.dialer.handshakes.judge(&self.tls.now());
+            if is_renewed {
+                tokio::spawn(offer_after_renewal(Arc::clone(&self.dialer)));
+            } else {
+                self.exchange.offer(&self.tls.now().material.revocation, Instant::now());
+            }
         }
         self.reloads.send_modify(|reloads| *reloads += 1);
     }
@@ -166,6 +178,18 @@ impl Shared {
             self.reloads.send_modify(|reloads| *reloads += 1);
         }
     }
+}
+
+/// Offers the revocation lists in use to other gateways once no lane is left with an earlier certificate of
+/// this gateway, which the lists may revoke; at the latest after [`RENEWED`].
+async fn offer_after_renewal(dialer: Arc<Dialer>) {
+    let renewed = async {
+        while dialer.handshakes.is_renewing(&dialer.tls.now()) {
+            tokio::time::sleep(RENEWED_EVERY).await;
+        }
+    };
+    let _ = timeout(RENEWED, renewed).await;
+    dialer.exchange.offer(&dialer.tls.now().material.revocation, Instant::now());
 }
 
 /// This process as other gateways identify it.

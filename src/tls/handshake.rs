@@ -211,6 +211,13 @@ impl Handshakes {
         Ok(handshake)
     }
 
+    /// Whether a connection is left that was opened with another certificate of this gateway.
+    pub fn is_renewing(&self, by: &Loaded) -> bool {
+        let state = self.lock();
+        let mut open = state.known.values().filter_map(Weak::upgrade);
+        open.any(|handshake| handshake.ours.shown != by.material.shown)
+    }
+
     /// Other files are in use: judges every handshake.
     pub fn judge(&self, by: &Loaded) {
         let mut state = self.lock();
