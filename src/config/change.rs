@@ -16,6 +16,12 @@ impl Config {
                 ));
             }
         }
+        if self.sandbox != before.sandbox {
+            faults.push(format!(
+                "sandbox is {}, and this process runs with {}: a change of `sandbox` needs a restart",
+                self.sandbox, before.sandbox
+            ));
+        }
         faults
     }
 

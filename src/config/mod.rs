@@ -53,6 +53,8 @@ pub struct Config {
     pub link: LinkSettings,
     /// Bounds on what links may take.
     pub limits: Limits,
+    /// Whether the process gives up all files but those that it needs.
+    pub sandbox: bool,
 }
 
 /// The TLS files, with relative paths resolved.

@@ -5,6 +5,7 @@
 mod listeners;
 mod reload;
 mod upkeep;
+mod watchdog;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub async fn run(
     tasks.spawn(upkeep::look_after_memory(Arc::clone(&shared)));
     tasks.spawn(upkeep::remind(Arc::clone(&shared)));
     tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked));
+    tasks.spawn(watchdog::run(Arc::clone(&workers), stop.clone()));
     let Process { site, node, .. } = &shared.process;
     info!(%site, %node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     shared.registry.note_read();
