@@ -25,6 +25,7 @@ mod restarts;
 mod returns;
 mod rollover;
 mod runbooks;
+mod sandbox;
 mod sentinel;
 mod sites;
 mod trust;
