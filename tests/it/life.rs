@@ -73,11 +73,7 @@ fn systemd_hears_from_a_gateway_that_works_and_not_from_one_that_hangs() {
     };
     let start = |site: &str, microseconds: &str| {
         let config = lab.path().join(format!("{site}.toml"));
-        std::fs::write(
-            &config,
-            replica_config(site, free_port(), 1, ""),
-        )
-        .expect("the lab is writable");
+        std::fs::write(&config, replica_config(site, free_port(), 1, "")).expect("the lab is writable");
         let mut command = Command::new(REPLGATE);
         command.args(["run", "-c"]).arg(&config).env("NO_COLOR", "1").env("NOTIFY_SOCKET", &socket);
         if !microseconds.is_empty() {
