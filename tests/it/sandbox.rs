@@ -199,6 +199,32 @@ fn the_switch_turns_it_off_and_says_so_and_needs_a_restart() {
     apart.is_locked_in();
 }
 
+#[test]
+fn a_key_that_systemd_shows_to_this_service_alone_is_no_reason_for_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    let shown = lab.path().join("shown");
+    std::fs::create_dir(&shown).expect("the lab is writable");
+    std::fs::copy(lab.path().join("certs/dc2/tls.key"), shown.join("tls.key")).expect("the lab has a key");
+    // An access list for the service's user looks like this.
+    std::fs::set_permissions(shown.join("tls.key"), std::fs::Permissions::from_mode(0o440))
+        .expect("its owner");
+    let key = shown.join("tls.key").display().to_string();
+    let text = tls_in("dc2", "certs/dc2").replace("certs/dc2/tls.key", &key);
+    let config = lab.path().join("dc2.toml");
+    std::fs::write(&config, text + &replica_block("orders", free_port(), 1, ""))
+        .expect("the lab is writable");
+    for (folder, warnings) in [(shown.as_path(), 0), (lab.path().join("other").as_path(), 1)] {
+        let mut command = Command::new(REPLGATE);
+        command.args(["run", "-c"]).arg(&config).env("NO_COLOR", "1").env("CREDENTIALS_DIRECTORY", folder);
+        let mut gateway = Gateway::start_by(&config, "dc2", &mut command);
+        gateway.wait_ready();
+        assert_eq!(gateway.lines("WARN", "lets others read the private key"), warnings, "{}", gateway.log());
+        gateway.stop();
+        std::fs::remove_file(config.with_extension("log")).expect("there is a log");
+    }
+}
+
 /// Answers questions for IPv4 addresses with 127.0.0.1, on port 53 of an address.
 fn name_server(address: &str) -> Option<()> {
     let socket = UdpSocket::bind((address, 53)).ok()?;
