@@ -2,7 +2,8 @@
 //!
 //! Only a regular file of bounded size is read. It is checked through the opened handle, so that it
 //! cannot be replaced in between. A pipe, a device or a folder is refused at once, and opening one
-//! never blocks. What is read is wiped on drop, since it may be a secret.
+//! never blocks. A file that this process has locked itself out of is told from one that its user may
+//! not read. What is read is wiped on drop, since it may be a secret.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,6 +12,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
+
+use crate::sandbox;
 
 /// The file's bytes; an error if there are more than `most`.
 pub fn read(path: &Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -67,6 +70,9 @@ pub fn is_readable(path: &Path) -> bool {
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    if let Some(folder) = sandbox::outside(path) {
+        return Err(io::Error::other(sandbox::words(&folder)));
+    }
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
     let kind = file.metadata()?.file_type();

@@ -32,6 +32,7 @@ mod proxy_protocol;
 mod race;
 mod redis;
 mod registry;
+mod sandbox;
 mod secret;
 mod service_manager;
 mod session;

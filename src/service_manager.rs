@@ -1,5 +1,7 @@
 //! Tells systemd what this process does, if systemd has started it as `Type=notify` or `notify-reload`.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 
 /// Everything that the config asks for is up, or a reload is over. `words` is what `systemctl status`
@@ -18,6 +20,16 @@ pub fn reloading() {
 /// The process ends.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+}
+
+/// For how long systemd waits for [`alive`] before it kills this process (`WatchdogSec=`).
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// The process works.
+pub fn alive() {
+    tell(&[NotifyState::Watchdog]);
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -8,10 +8,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -45,8 +47,7 @@ impl Workers {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let worker = Worker { runtime: runtime.handle().clone(), sessions: Arc::default() };
             let ended = end.clone();
-            let name = format!("sessions-{number}");
-            std::thread::Builder::new().name(name).spawn(move || {
+            std::thread::Builder::new().name(name(number)).spawn(move || {
                 runtime.block_on(ended.cancelled());
                 runtime.shutdown_background();
             })?;
@@ -54,6 +55,22 @@ impl Workers {
         };
         let workers = (0..count).map(start).collect::<io::Result<_>>()?;
         Ok(Self { workers, room: Arc::new(Semaphore::new(WAITING)), tasks, end })
+    }
+
+    /// Has each thread run a task. Returns the names of those that have not within `patience`: whatever
+    /// they do, none of their sessions goes on.
+    pub async fn stuck(&self, patience: Duration) -> Vec<String> {
+        let until = Instant::now() + patience;
+        let tasks: Vec<_> =
+            self.workers.iter().map(|worker| worker.runtime.spawn(std::future::ready(()))).collect();
+        let mut stuck = Vec::new();
+        for (number, mut task) in tasks.into_iter().enumerate() {
+            if timeout_at(until, &mut task).await.is_err() {
+                task.abort();
+                stuck.push(name(number));
+            }
+        }
+        stuck
     }
 
     /// Room for sessions: each takes a permit until its thread has begun it.
@@ -86,6 +103,10 @@ impl Workers {
     }
 }
 
+fn name(number: usize) -> String {
+    format!("sessions-{number}")
+}
+
 impl Drop for Workers {
     fn drop(&mut self) {
         self.end.cancel();
@@ -105,5 +126,25 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_runs_no_task_is_named_for_as_long_as_it_does_not() {
+        let workers = Workers::start(TaskTracker::new()).unwrap();
+        let patience = Duration::from_secs(10);
+        assert_eq!(workers.stuck(patience).await, Vec::<String>::new());
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let last = workers.workers.len() - 1;
+        workers.workers[last].runtime.spawn(async move {
+            let _ = held.recv();
+        });
+        assert_eq!(workers.stuck(Duration::from_millis(200)).await, [name(last)]);
+        drop(release);
+        assert_eq!(workers.stuck(patience).await, Vec::<String>::new());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! stdout is for data, stderr for messages. Exit status 0 is success. 1 means that the work failed,
 //! or that what was examined needs attention. 2 means that the command line or the config is wrong,
-//! so that trying again without a change is useless. A service manager restarts after any other
-//! status.
+//! so that trying again without a change is useless. 130 and 143 mean that a second SIGINT or SIGTERM
+//! cut the end of `run` short. A service manager restarts after any other status.
 
 mod certs;
 mod check;
@@ -87,6 +87,9 @@ enum Failure {
     Unwell,
     /// The work failed: exit 1.
     Failed(anyhow::Error),
+    /// A second signal ended the process before it had stopped in good order; the log says so. Exit
+    /// 128 and the signal's number, as in a shell.
+    CutShort(u8),
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         }
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Unwell) => ExitCode::from(1),
+        Err(Failure::CutShort(signal)) => ExitCode::from(128 + signal),
         Err(Failure::Failed(error)) => {
             if !is_broken_pipe(&error) {
                 eprintln!("replgate: {error:#}");

@@ -1,18 +1,24 @@
 //! `replgate run`: runs this site's gateway until a signal.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use clap::Args;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::log::{self, Format, Level};
 use super::{ConfigPath, Failure, Outcome};
 use crate::file;
 use crate::gateway;
+use crate::sandbox;
 use crate::service_manager;
 use crate::tls::material::Material;
+use crate::tls::revocation::state;
 
-/// Runs until SIGTERM or SIGINT, then ends every link in good order and exits 0.
+/// Runs until SIGTERM or SIGINT, then ends every link in good order and exits 0. A second signal
+/// ends it at once.
 /// On SIGHUP it reads the config, certificate, key, CAs and revocation lists again.
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -38,6 +44,11 @@ impl Run {
         let mut material = Material::load_beside(&config.tls, &config.site, &learnt)
             .map_err(|faults| Failure::Failed(anyhow::anyhow!(faults.join("\nreplgate: "))))?;
         material.warnings.extend(unread);
+        let ca_key = super::check::readable_ca_key(&config);
+        // Before there is another thread: those that exist are not locked in.
+        let writable: Vec<PathBuf> =
+            sandbox::state_folders().into_iter().chain(state::made(config.state.as_deref())).collect();
+        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable));
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -45,7 +56,12 @@ impl Run {
         for (_, fault) in file::all_writers(config.files()) {
             tracing::warn!("{fault}");
         }
-        if let Some(key) = super::check::readable_ca_key(&config) {
+        match locked {
+            Some(Ok(words)) => tracing::info!("{words}"),
+            Some(Err(fault)) => tracing::warn!("{fault}"),
+            None => tracing::warn!("not locked in: the config has sandbox = false"),
+        }
+        if let Some(key) = ca_key {
             tracing::warn!(
                 "the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine",
                 key.display()
@@ -55,8 +71,7 @@ impl Run {
         let outcome = runtime.block_on(async {
             // The handlers are set before anything starts: process 1 would otherwise ignore these
             // signals.
-            let (mut terminate, mut interrupt) =
-                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let mut signals = Signals::new()?;
             let mut hangup = signal(SignalKind::hangup())?;
             let (reload, reloads) = tokio::sync::mpsc::channel(1);
             tokio::spawn(async move {
@@ -65,17 +80,47 @@ impl Run {
                     let _ = reload.try_send(());
                 }
             });
-            let shutdown = async move {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
+            let stop = CancellationToken::new();
+            let twice = async {
+                signals.next().await;
                 service_manager::stopping();
+                stop.cancel();
+                signals.next().await
             };
-            gateway::run(config, material, reloads, shutdown).await
+            tokio::select! {
+                biased;
+                outcome = gateway::run(config, material, reloads, stop.cancelled()) => Ok(outcome?),
+                number = twice => {
+                    tracing::warn!("a second signal: the process ends at once, and cuts every link that has not ended");
+                    Err(Failure::CutShort(number))
+                }
+            }
         });
-        runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+        match outcome {
+            Err(Failure::CutShort(_)) => runtime.shutdown_background(),
+            _ => runtime.shutdown_timeout(std::time::Duration::from_millis(500)),
+        }
         drop(guard);
-        Ok(outcome?)
+        outcome
+    }
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.terminate.recv() => 15,
+            _ = self.interrupt.recv() => 2,
+        }
     }
 }

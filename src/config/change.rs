@@ -8,11 +8,16 @@ use super::{Config, Master, Replica};
 impl Config {
     /// Why this config cannot take the place of `before` in a process that runs; `None` if it can.
     pub fn needs_restart(&self, before: &Self) -> Option<String> {
-        (self.site != before.site).then(|| {
-            let (now, before) = (&self.site, &before.site);
-            format!(
-                "site is {now:?}, and this process runs as {before:?}: a change of `site` needs a restart"
-            )
+        let (site, sandbox) = (&self.site, self.sandbox);
+        if *site != before.site {
+            let was = &before.site;
+            return Some(format!(
+                "site is {site:?}, and this process runs as {was:?}: a change of `site` needs a restart"
+            ));
+        }
+        (sandbox != before.sandbox).then(|| {
+            let was = before.sandbox;
+            format!("sandbox is {sandbox}, and this process runs with {was}: a change of `sandbox` needs a restart")
         })
     }
 

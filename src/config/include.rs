@@ -13,6 +13,7 @@ use glob::MatchOptions;
 use super::LARGEST;
 use super::faults::{Place, Source, name};
 use super::file::{At, Files};
+use crate::sandbox;
 
 /// Most patterns.
 const MOST_PATTERNS: usize = 64;
@@ -123,7 +124,13 @@ fn find(files: &Files<'_>, found: &mut Found) -> BTreeMap<PathBuf, Place> {
         }
         let before = Path::new(pattern).iter().take_while(|part| !is_wild(&part.to_string_lossy()));
         let start = folder.join(before.collect::<PathBuf>());
-        found.folders.push(if start == Path::new("") { ".".into() } else { start });
+        let start = if start == Path::new("") { ".".into() } else { start };
+        let outside = sandbox::outside(&start);
+        found.folders.push(start);
+        if let Some(outside) = outside {
+            files.fault(*place, format!("include: {pattern:?}: {}", sandbox::words(&outside)));
+            continue;
+        }
         let Some(start) = folder.to_str().map(glob::Pattern::escape) else {
             files.fault(
                 *place,
@@ -150,14 +157,13 @@ fn find(files: &Files<'_>, found: &mut Found) -> BTreeMap<PathBuf, Place> {
                 Ok(path) => {
                     paths.entry(path).or_insert(*place);
                 }
-                Err(error) => files.fault(
-                    *place,
-                    format!(
-                        "include: {} cannot be read: {}; let the gateway's user read it",
-                        name(error.path()),
-                        error.error()
-                    ),
-                ),
+                Err(error) => {
+                    let why = match sandbox::outside(error.path()) {
+                        Some(folder) => sandbox::words(&folder),
+                        None => format!("{}; let the gateway's user read it", error.error()),
+                    };
+                    files.fault(*place, format!("include: {} cannot be read: {why}", name(error.path())));
+                }
             }
         }
         if count == 0 {

@@ -59,6 +59,8 @@ pub struct Config {
     pub limits: Limits,
     /// The folder for what must outlive a restart; `None` leaves it to the service manager.
     pub state: Option<PathBuf>,
+    /// Whether the process gives up all files but those that it needs.
+    pub sandbox: bool,
 }
 
 /// The TLS files, with relative paths resolved.

@@ -28,6 +28,7 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
     let site =
         root.required("site", "\"dc1\", this gateway's name as its certificate carries it", units::site);
     let node = root.parsed("node", units::name);
+    let sandbox = root.switch("sandbox").is_none_or(|on| on.value);
     let tls = match root.table("tls") {
         Some(table) => self::tls(&table, &folder),
         None if root.has("tls") => None,
@@ -114,6 +115,7 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
         replicas: replicas.into_iter().map(|(_, _, replica)| replica.map(Arc::new)).collect::<Option<_>>()?,
         link: link?,
         limits: limits?,
+        sandbox,
         site: site?.value,
         state: match state {
             Some(state) => Some(state?.value),

@@ -7,6 +7,7 @@ mod listeners;
 mod reload;
 mod upkeep;
 mod watch;
+mod watchdog;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ pub async fn run(
     tasks.spawn(learning::look_after(Arc::clone(&shared)));
     tasks.spawn(learning::keep(Arc::clone(&shared)));
     tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked, arrived));
+    tasks.spawn(watchdog::run(Arc::clone(&workers), stop.clone()));
     let Process { site, node, .. } = &shared.process;
     info!(%site, %node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     shared.registry.note_read();

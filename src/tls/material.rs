@@ -3,6 +3,7 @@
 //! Every fault in the files is found here, before the first connection, and all faults are reported
 //! together.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -287,10 +288,16 @@ fn private_mode(paths: &TlsFiles, warnings: &mut Vec<String>) {
     use std::os::unix::fs::PermissionsExt;
     let Ok(meta) = std::fs::metadata(&paths.key) else { return };
     let mode = meta.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if mode & 0o077 != 0 && !is_credential(&paths.key) {
         let path = paths.key.display();
         warnings.push(format!("{path}: mode {mode:04o} lets others read the private key; chmod 600 {path}"));
     }
+}
+
+/// Whether systemd has put the file there for this service alone (`LoadCredential=`). It may let the
+/// service read it by an access list, which looks like the rights of a group.
+fn is_credential(path: &Path) -> bool {
+    std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder))
 }
 
 #[cfg(test)]

@@ -31,6 +31,77 @@ fn a_signal_ends_every_link_in_an_orderly_way_and_exits_with_zero() {
 }
 
 #[test]
+fn a_second_signal_ends_a_stop_that_waits_at_once_with_a_code_of_its_own() {
+    let lab = Lab::new();
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut pair = lab.pair_with(sender(40_000_000), "commands = \"any\"", "");
+        let mut client =
+            std::net::TcpStream::connect(("127.0.0.1", pair.entry)).expect("the gateway accepts");
+        std::io::Read::read_exact(&mut client, &mut [0; 100_000]).expect("the transfer has begun");
+        // The far gateway takes nothing any more, so what was read cannot be delivered.
+        pair.second.process.signal("STOP");
+        pair.first.process.signal(signal);
+        pair.first.wait_log("stopping");
+        let process = &mut pair.first.process;
+        always("it tries to deliver", Duration::from_secs(1), || process.is_running());
+        process.signal(signal);
+        assert_eq!(process.exit_code(Duration::from_secs(2)), Some(code));
+        assert_eq!(pair.first.lines("WARN", "a second signal: the process ends at once"), 1);
+        assert!(!pair.first.log().lines().any(|line| line.ends_with("stopped")), "{}", pair.first.log());
+        pair.second.process.signal("CONT");
+        assert_eq!(pair.second.stop(), Some(0));
+    }
+}
+
+#[test]
+fn systemd_hears_from_a_gateway_that_works_and_not_from_one_that_hangs() {
+    let lab = Lab::new();
+    let socket = lab.path().join("notify");
+    let heard = std::os::unix::net::UnixDatagram::bind(&socket).expect("the lab is writable");
+    let patience = Duration::from_secs(2);
+    heard.set_read_timeout(Some(patience)).expect("a socket has a timeout");
+    let hears = |words: &str| {
+        let mut message = [0; 512];
+        let began = std::time::Instant::now();
+        while began.elapsed() < patience {
+            let Ok(length) = heard.recv(&mut message) else { return false };
+            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == words) {
+                return true;
+            }
+        }
+        false
+    };
+    let start = |site: &str, microseconds: &str| {
+        let config = lab.path().join(format!("{site}.toml"));
+        std::fs::write(&config, replica_config(site, free_port(), 1, "")).expect("the lab is writable");
+        let mut command = Command::new(REPLGATE);
+        command.args(["run", "-c"]).arg(&config).env("NO_COLOR", "1").env("NOTIFY_SOCKET", &socket);
+        if !microseconds.is_empty() {
+            command.env("WATCHDOG_USEC", microseconds);
+        }
+        Gateway::start_by(&config, site, &mut command)
+    };
+    let mut watched = start("dc2", &patience.as_micros().to_string());
+    watched.wait_ready();
+    assert!(hears("READY=1"));
+    for _ in 0..4 {
+        assert!(hears("WATCHDOG=1"), "{}", watched.log());
+    }
+    watched.process.signal("STOP");
+    eventually("it hangs", SOON, || watched.process.is_stopped());
+    while heard.recv(&mut [0; 512]).is_ok() {}
+    assert!(!hears("WATCHDOG=1"));
+    watched.process.signal("CONT");
+    assert!(hears("WATCHDOG=1"), "{}", watched.log());
+    assert_eq!(watched.stop(), Some(0));
+    while heard.recv(&mut [0; 512]).is_ok() {}
+    // Without a watchdog, systemd is told nothing of that kind.
+    let unwatched = start("dc3", "");
+    unwatched.wait_ready();
+    assert!(!hears("WATCHDOG=1"));
+}
+
+#[test]
 fn a_gateway_that_is_killed_leaves_no_phantom_and_replication_goes_on_after_its_restart() {
     let lab = Lab::new();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &["--repl-backlog-size", "16mb"]);

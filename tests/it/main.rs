@@ -27,6 +27,7 @@ mod returns;
 mod revocation;
 mod rollover;
 mod runbooks;
+mod sandbox;
 mod sentinel;
 mod sites;
 mod trust;

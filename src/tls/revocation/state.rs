@@ -36,6 +36,18 @@ pub fn folder(of_config: Option<&Path>) -> Option<PathBuf> {
     of_config.map(Path::to_owned).or_else(made)
 }
 
+/// The folder of the config, made if it was not there. One that cannot be made is told when it is to be
+/// written.
+pub fn made(of_config: Option<&Path>) -> Option<PathBuf> {
+    let folder = of_config?;
+    let _ = make(folder);
+    Some(folder.to_owned())
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// Reads the lists in the folder, unverified, and a warning for each file that is not one.
 pub fn load(folder: &Path) -> (Vec<Learnt>, Vec<String>) {
     let (mut lists, mut warnings) = (Vec::new(), Vec::new());
@@ -85,7 +97,7 @@ fn read(path: &Path) -> Result<Learnt, String> {
 
 /// Makes the folder hold these lists and no others.
 pub fn save(folder: &Path, lists: &[Learnt]) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    make(folder)?;
     let mut wanted = Vec::new();
     for list in lists.iter().take(MOST) {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &list.der);
