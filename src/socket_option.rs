@@ -13,6 +13,11 @@ use std::time::Duration;
 /// The length of `struct tcp_bbr_info`. Later versions of bbr, which tell more, have a longer one.
 const BBR_INFO: usize = 20;
 
+/// Where `struct tcp_info` has `tcpi_ca_state` and `tcpi_backoff`, and the state after a timeout.
+const STATE: usize = 1;
+const BACKOFF: usize = 4;
+const STATE_LOSS: u8 = 4;
+
 /// Where `struct tcp_info` has `tcpi_bytes_sent` and `tcpi_bytes_retrans` (Linux 4.19).
 const SENT: usize = 200;
 const RESENT: usize = 208;
@@ -30,6 +35,8 @@ pub struct Bbr {
     /// Payload that was sent so far, repeated bytes included, and how much of it was repeated.
     pub sent: u64,
     pub resent: u64,
+    /// Whether a retransmission has timed out, and what was in flight then is not acknowledged yet.
+    pub timed_out: bool,
 }
 
 /// Makes a socket readable only once so many bytes can be read, or once it was closed or has
@@ -64,6 +71,7 @@ pub fn bbr(socket: &impl AsFd) -> Option<Bbr> {
         window_gain: word(16),
         sent: long(SENT),
         resent: long(RESENT),
+        timed_out: tcp[STATE] == STATE_LOSS || tcp[BACKOFF] > 0,
     })
 }
 
