@@ -41,6 +41,10 @@ const READS: (usize, usize) = (16 * 1024, buffer::STORAGE);
 /// Time for one read, with its decryption and decoding, above which the next read is smaller.
 const LONG_READ: Duration = Duration::from_millis(2);
 
+/// Time for which one lane is the first to take what is to be sent. Then it is the next one's turn, so
+/// that each is known to work and to carry much, also while one would suffice.
+const TURN: Duration = Duration::from_millis(20);
+
 /// First and longest pause between two looks at whether the lanes are spread evenly.
 const BALANCE_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
@@ -72,6 +76,7 @@ pub(super) struct Lanes {
     pub(super) rivals: Vec<(DropGuard, Option<Legacy>)>,
     closures: Closures,
     order: ReadOrder,
+    turns: Turns,
     read_size: ReadSize,
     balance: Balance,
 }
@@ -98,6 +103,24 @@ impl ReadOrder {
     }
 }
 
+/// Which lane is written to first, and since when.
+struct Turns {
+    first: usize,
+    since: Instant,
+}
+
+impl Turns {
+    /// The order in which the lanes are written to now.
+    fn order(&mut self, count: usize, now: Instant) -> impl Iterator<Item = usize> + use<> {
+        if now >= self.since + TURN {
+            (self.first, self.since) = (self.first + 1, now);
+        }
+        self.first %= count.max(1);
+        let first = self.first;
+        (0..count).map(move |step| (first + step) % count)
+    }
+}
+
 /// The number of bytes of one read of a lane.
 struct ReadSize(usize);
 
@@ -118,6 +141,7 @@ impl Lanes {
             rivals: Vec::new(),
             closures: Closures::default(),
             order: ReadOrder::default(),
+            turns: Turns { first: 0, since: Instant::now() },
             read_size: ReadSize(READS.1),
             balance: Balance { due: Instant::now() + BALANCE_EVERY.0, pause: BALANCE_EVERY.0 },
         }
@@ -365,7 +389,7 @@ impl Lanes {
         until: Instant,
     ) -> bool {
         let mut moved = false;
-        for at in 0..self.carriers.len() {
+        for at in self.turns.order(self.carriers.len(), now) {
             moved |= self.write_one(at, cx, link, entry, now, until);
             self.carriers[at].lane.pace(now);
         }
@@ -505,6 +529,19 @@ mod tests {
         assert_eq!(order.round(0).count(), 0);
         assert_eq!(order.round(1).collect::<Vec<_>>(), [0]);
         assert_eq!(order.round(2).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn each_lane_takes_its_turn_to_be_written_to_first() {
+        let now = Instant::now();
+        let mut turns = Turns { first: 0, since: now };
+        let mut at = |count, millis| -> Vec<usize> {
+            turns.order(count, now + Duration::from_millis(millis)).collect()
+        };
+        assert_eq!((at(3, 0), at(3, 19)), (vec![0, 1, 2], vec![0, 1, 2]));
+        assert_eq!((at(3, 20), at(3, 39), at(3, 40)), (vec![1, 2, 0], vec![1, 2, 0], vec![2, 0, 1]));
+        // Lanes come and go.
+        assert_eq!((at(1, 41), at(2, 100), at(0, 200)), (vec![0], vec![1, 0], vec![]));
     }
 
     #[test]
