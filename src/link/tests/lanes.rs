@@ -1,7 +1,6 @@
 //! Several lanes: which of them is late, spare, or moves.
 
 use super::*;
-use crate::wire::frame::{Item, Report};
 
 /// One end of a link over several lanes whose far end is scripted.
 fn transmits(link: &mut Link, lane: u32, now: Instant) -> Vec<Frame> {
