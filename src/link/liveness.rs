@@ -224,6 +224,12 @@ impl Liveness {
         }
     }
 
+    /// The lane that carries the link and was heard last.
+    pub(super) fn heard_last(&self) -> Option<u32> {
+        let carrying = self.live.iter().filter(|lane| lane.carries());
+        carrying.max_by_key(|lane| lane.last_received).map(|lane| lane.number)
+    }
+
     /// How long the link survives the loss of its last lane.
     pub(super) fn hold(&self) -> Duration {
         self.hold

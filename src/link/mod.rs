@@ -92,6 +92,13 @@ const LEAVE_BYTES: u64 = 64 * 1024;
 /// read as in a break.
 const STUCK: Duration = Duration::from_secs(1);
 
+/// Time for which a spare lane stays beside those that it was dialled for. A path that was gone for a
+/// while may soon be gone again, and each lane then comes back in its own time.
+const BESIDE: Duration = Duration::from_secs(30);
+
+/// Number of lanes that a link has meanwhile, if it has fewer otherwise.
+const PAIR: usize = 2;
+
 /// Time within which another lane delivers what a lost lane carried.
 const GAP: Duration = Duration::from_secs(2);
 
@@ -160,6 +167,8 @@ pub struct Link {
     /// Number of lanes that it may have once its sync has begun.
     lanes_agreed: usize,
     max_payload: usize,
+    /// Until when a spare lane stays beside the others. Only at the dialler.
+    beside_until: Option<Instant>,
     /// Whether both sides report what they have received.
     reports: bool,
     send: Window,
@@ -203,6 +212,7 @@ impl Link {
             shared: agreed.is_shared(),
             lanes_agreed: usize::from(lanes),
             max_payload,
+            beside_until: None,
             reports,
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
@@ -304,9 +314,9 @@ impl Link {
         READ_AHEAD * self.liveness.carrying().max(1) as u64
     }
 
-    /// Largest chunk that the far side accepts.
+    /// Largest chunk to offer: the far side accepts as much, and no lane delays the others for long.
     pub fn max_payload(&self) -> usize {
-        self.max_payload
+        if self.is_shared() { self.max_payload.min(SHARED_PAYLOAD) } else { self.max_payload }
     }
 
     /// Memory that all buffered data takes, in bytes.
@@ -406,15 +416,17 @@ impl Link {
         self.liveness.get(lane).is_some_and(|lane| lane.is_retired())
     }
 
-    /// Whether the link may have several lanes at a time.
+    /// Whether several lanes share the link, or may at any time.
     pub fn is_shared(&self) -> bool {
-        self.shared
+        self.shared || self.liveness.carrying() > 1
     }
 
     /// Takes bytes read from the local Redis, preferably at most [`Link::max_payload`] of them.
     pub fn offer(&mut self, chunk: Chunk) {
         if self.closing.is_open() {
-            self.codec.pack(chunk, self.max_payload, |chunk| self.send.offer(chunk));
+            let most = self.max_payload();
+            self.send.limit_payload(most);
+            self.codec.pack(chunk, most, |chunk| self.send.offer(chunk));
         }
     }
 
@@ -600,10 +612,22 @@ impl Link {
         let judge = self.judge_due();
         let rival = self.rival.due();
         let stuck = self.stuck_at();
-        [last_bytes, held, check, beat, ack, judge, rival, stuck, self.renew_by, self.dial_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            last_bytes,
+            held,
+            check,
+            beat,
+            ack,
+            judge,
+            rival,
+            stuck,
+            self.beside_until,
+            self.renew_by,
+            self.dial_due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what is due by now.
@@ -611,6 +635,7 @@ impl Link {
         self.cut_old(now);
         self.judge_lanes(now);
         self.check_rival(now);
+        self.end_beside(now);
         if self.stuck_at().is_some_and(|at| at <= now) {
             self.fall_behind();
         }

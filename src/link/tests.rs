@@ -528,7 +528,7 @@ fn a_link_over_which_nothing_arrives_for_a_second_is_read_as_memory_allows() {
     fill(link);
     assert_eq!(stuck(link), None, "nothing is under way");
     let at = |millis| two.now + Duration::from_millis(millis);
-    let mut send = |link: &mut Link, millis| {
+    let send = |link: &mut Link, millis| {
         assert!(link.poll_transmit(0, at(millis), &mut |_| ()));
         fill(link);
     };

@@ -175,6 +175,7 @@ impl Lanes {
                         let pause = BALANCE_EVERY.0;
                         self.balance = Balance { due: now + pause, pause };
                         self.carriers.push(Carrier { number, lane: *lane, empty: false });
+                        self.share(link);
                     }
                 }
                 Poll::Ready(Dialled::Failed(number, words)) => {
@@ -210,14 +211,14 @@ impl Lanes {
         match link.attach(&dial, now) {
             Ok(received) => {
                 let accept = Frame::Accept(Accept { received, ..accept });
-                if link.is_shared() {
-                    lane.share();
-                }
                 entry.note_far(lane.peer());
                 // Another thread may have accepted it.
                 let moved = lane.moved_here().map_err(LaneError::from);
                 match moved.and_then(|mut lane| lane.push(&accept.encode()).map(|()| lane)) {
-                    Ok(lane) => self.carriers.push(Carrier { number: dial.lane, lane, empty: false }),
+                    Ok(lane) => {
+                        self.carriers.push(Carrier { number: dial.lane, lane, empty: false });
+                        self.share(link);
+                    }
                     Err(error) => self.lost(dial.lane, error, link, entry, now),
                 }
             }
@@ -226,6 +227,13 @@ impl Lanes {
                 // It is not a lane of the link, and keeps its seat until it is closed.
                 self.closing.spawn(async move { part(lane, &seat, why).await });
             }
+        }
+    }
+
+    /// Lets the kernel keep as much of each lane as suits their number.
+    fn share(&self, link: &Link) {
+        for Carrier { lane, .. } in &self.carriers {
+            if link.is_shared() { lane.share() } else { lane.share_no_more() }
         }
     }
 
@@ -292,6 +300,9 @@ impl Lanes {
     pub(super) fn close(&mut self, number: u32, retired: bool, link: &Link, entry: &LinkGuard) {
         let Some(at) = self.carriers.iter().position(|carrier| carrier.number == number) else { return };
         let Carrier { lane, .. } = self.carriers.remove(at);
+        if !link.is_ended() {
+            self.share(link);
+        }
         if !retired && !link.is_over_far_away() {
             // A reset ensures that nothing that is still queued in the kernel arrives late.
             lane.reset();
