@@ -10,6 +10,9 @@
 //! carries. The queue drains, some of the send buffer waits, the round trips count, and bbr leaves
 //! its startup for good. A path that holds more than the send buffer keeps it there; then the limit
 //! does no harm, since the send buffer is a lower one, and what was sent in bursts is sent evenly.
+//!
+//! What is repeated after a retransmission has timed out is no sign of a flooded queue: the path was
+//! gone for a while. It is not counted.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +57,7 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Startup {
     look: Instant,
-    /// Bytes sent and repeated until the last look.
+    /// Bytes sent and repeated until the last look, unless it came in a timeout.
     counted: Option<(u64, u64)>,
     limited_until: Option<Instant>,
     /// Round trips for which the next limit holds.
@@ -84,7 +87,7 @@ impl Startup {
         let (sent, resent) = self.counted.map_or((0, 0), |(sent, resent)| {
             (told.sent.saturating_sub(sent), told.resent.saturating_sub(resent))
         });
-        self.counted = Some((told.sent, told.resent));
+        self.counted = (!told.timed_out).then_some((told.sent, told.resent));
         // It drains, or has drained, the queue of its startup, and never comes back to it. A window
         // of one unit says nothing: bbr probes for the least round trip in its startup as well.
         if told.pacing_gain < UNIT || (UNIT + 1..=2 * UNIT).contains(&told.window_gain) {
@@ -98,7 +101,7 @@ impl Startup {
             self.limited_until = None;
             return Some(Order::Lift);
         }
-        let loses = resent >= LOST.1 && resent.saturating_mul(LOST.0) >= sent;
+        let loses = !told.timed_out && resent >= LOST.1 && resent.saturating_mul(LOST.0) >= sent;
         let on_the_path = u128::from(told.bandwidth) * trip.as_micros() / 1_000_000;
         if !loses || told.pacing_gain <= 2 * UNIT || on_the_path < u128::from(LONG) {
             return None;
@@ -123,6 +126,7 @@ mod tests {
         window_gain: 739,
         sent: 0,
         resent: 0,
+        timed_out: false,
     };
 
     /// A connection in its startup that loses much, limited since `now`.
@@ -163,6 +167,21 @@ mod tests {
         // Few bytes, half of them repeated.
         let told = Bbr { sent: sent + 20_000, resent: resent + 10_000, ..STARTING };
         assert_eq!(startup.observe(Some(told), now + 200 * TRIP), None);
+    }
+
+    #[test]
+    fn what_is_repeated_after_a_timeout_is_not_counted() {
+        let now = Instant::now();
+        let mut startup = Startup::new(now);
+        assert_eq!(startup.observe(Some(STARTING), now), None);
+        // The path is gone, and back while all that was in flight is repeated.
+        let gone = Bbr { sent: 4_000_000, resent: 1_000_000, timed_out: true, ..STARTING };
+        assert_eq!(startup.observe(Some(gone), now + TRIP), None);
+        let back = Bbr { sent: 6_000_000, resent: 3_000_000, ..STARTING };
+        assert_eq!(startup.observe(Some(back), now + 2 * TRIP), None);
+        // What it loses from then on counts.
+        let losing = Bbr { sent: 10_000_000, resent: 3_600_000, ..STARTING };
+        assert_eq!(startup.observe(Some(losing), now + 3 * TRIP), Some(Order::Limit(21_000_000)));
     }
 
     #[test]

@@ -315,6 +315,11 @@ impl Lane {
         let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(UNSENT);
     }
 
+    /// The lane is the link's only one again: the kernel keeps as much as the system allows.
+    pub fn share_no_more(&self) {
+        let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(0);
+    }
+
     /// Watches the startup of bbr from now on.
     pub fn watch_startup(&mut self) {
         self.startup = Some(Startup::new(Instant::now()));

@@ -13,6 +13,11 @@ use std::time::Duration;
 /// The length of `struct tcp_bbr_info`. Later versions of bbr, which tell more, have a longer one.
 const BBR_INFO: usize = 20;
 
+/// Where `struct tcp_info` has `tcpi_ca_state` and `tcpi_backoff`, and the state after a timeout.
+const STATE: usize = 1;
+const BACKOFF: usize = 4;
+const STATE_LOSS: u8 = 4;
+
 /// Where `struct tcp_info` has `tcpi_bytes_sent` and `tcpi_bytes_retrans` (Linux 4.19).
 const SENT: usize = 200;
 const RESENT: usize = 208;
@@ -30,6 +35,8 @@ pub struct Bbr {
     /// Payload that was sent so far, repeated bytes included, and how much of it was repeated.
     pub sent: u64,
     pub resent: u64,
+    /// Whether a retransmission has timed out, and what was in flight then is not acknowledged yet.
+    pub timed_out: bool,
 }
 
 /// Makes a socket readable only once so many bytes can be read, or once it was closed or has
@@ -64,6 +71,7 @@ pub fn bbr(socket: &impl AsFd) -> Option<Bbr> {
         window_gain: word(16),
         sent: long(SENT),
         resent: long(RESENT),
+        timed_out: tcp[STATE] == STATE_LOSS || tcp[BACKOFF] > 0,
     })
 }
 
@@ -145,7 +153,7 @@ mod tests {
         near.write_all(&[0; 100_000]).unwrap();
         far.read_exact(&mut [0; 100_000]).unwrap();
         let told = bbr(&near).unwrap();
-        assert_eq!(told.sent - told.resent, 100_000);
+        assert_eq!((told.sent - told.resent, told.timed_out), (100_000, false));
         assert!(told.pacing_gain > 512 && told.window_gain > 512, "{told:?}");
         assert!(told.round_trip < Duration::from_secs(1), "{told:?}");
     }

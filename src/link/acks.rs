@@ -149,6 +149,11 @@ impl RoundTrip {
         self.reported.unwrap_or_default()
     }
 
+    /// When the last acknowledgement of new bytes came.
+    pub(super) fn progress(&self) -> Instant {
+        self.progress
+    }
+
     /// A lane was lost: the time without an acknowledgement starts again.
     pub(super) fn restart(&mut self, now: Instant) {
         self.progress = now;

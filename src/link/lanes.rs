@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::dials::{AT_ONCE, Dial, Need};
 use super::lateness::{COPIES, FEW_COPIES};
 use super::liveness::LaneState;
-use super::{End, Event, LaneLoss, Link, Resumed, Side};
+use super::{BESIDE, End, Event, LaneLoss, Link, PAIR, Resumed, Side};
 use crate::wire::frame::Frame;
 use crate::wire::reason::{Reason, ReasonCode};
 
@@ -46,6 +46,10 @@ impl Link {
         let Some(dial) = self.dials.answered(lane) else { return false };
         if self.is_ended() || !self.join(lane, &dial.alive, received, now) {
             return false;
+        }
+        let is_spare = self.dials.moving().is_none() && self.liveness.old() == 0;
+        if is_spare && self.reports && self.liveness.carrying() > self.lanes_wanted() {
+            self.beside_until = Some(now + BESIDE);
         }
         let moved = self.dials.moving().filter(|_| self.liveness.carrying() > self.lanes_wanted());
         if let Some(moved) = moved {
@@ -85,12 +89,30 @@ impl Link {
         if self.liveness.on_activity(lane, now) {
             self.resume(now);
         }
-        let is_surplus = self.side == Side::Dialler && self.liveness.carrying() > self.lanes_agreed;
+        let is_surplus = self.side == Side::Dialler && self.liveness.carrying() > self.lanes_kept();
         if is_surplus
             && self.liveness.old() == 0
             && self.liveness.get(lane).is_some_and(|lane| lane.carries())
         {
             // A spare lane and those that it was dialled for: the first that carries has won.
+            self.liveness.retire_surplus(lane, self.lanes_kept());
+        }
+    }
+
+    /// Number of lanes of which none is surplus.
+    fn lanes_kept(&self) -> usize {
+        if self.beside_until.is_some() { self.lanes_agreed.max(PAIR) } else { self.lanes_agreed }
+    }
+
+    /// Ends the time for which a spare lane stays beside the others: those stay that were heard last.
+    pub(super) fn end_beside(&mut self, now: Instant) {
+        if self.beside_until.is_none_or(|until| now < until) {
+            return;
+        }
+        self.beside_until = None;
+        if self.liveness.old() == 0
+            && let Some(lane) = self.liveness.heard_last()
+        {
             self.liveness.retire_surplus(lane, self.lanes_agreed);
         }
     }
@@ -109,7 +131,9 @@ impl Link {
         }
         let Some((slot, silence)) = self.liveness.suspect(lane, now) else { return };
         let loss = LaneLoss::Silent(silence);
-        if self.liveness.carrying() > 0 && self.liveness.get(lane).is_some_and(|lane| lane.retiring) {
+        let is_surplus = self.beside_until.is_some() && self.liveness.carrying() >= self.lanes_agreed;
+        let is_retiring = self.liveness.get(lane).is_some_and(|lane| lane.retiring);
+        if self.liveness.carrying() > 0 && (is_surplus || is_retiring) {
             // Another has taken its place.
             self.lane_lost(lane, loss, now);
         } else if self.liveness.carrying() > 0 {
@@ -159,7 +183,7 @@ impl Link {
     /// Whether another lane is dialled once nothing has come for a while.
     fn is_spare_wanted(&self) -> bool {
         let carrying = self.liveness.carrying();
-        self.is_resumable() && self.needs_lane() && (1..=self.lanes_wanted()).contains(&carrying)
+        self.is_resumable() && self.needs_lane() && (1..=self.lanes_kept()).contains(&carrying)
     }
 
     /// Whether a dial that is due is for a lane in place of one that is still good: the link has as many as

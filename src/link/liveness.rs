@@ -35,9 +35,6 @@ pub struct LaneIo {
 /// Least silence of all lanes after which another one may be better.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Time within which lanes have been heard equally lately.
-const LATELY: Duration = Duration::from_millis(100);
-
 /// A break: no lane carries the link, and it waits for a new one.
 #[derive(Clone, Debug)]
 pub struct Held {
@@ -227,6 +224,12 @@ impl Liveness {
         }
     }
 
+    /// The lane that carries the link and was heard last.
+    pub(super) fn heard_last(&self) -> Option<u32> {
+        let carrying = self.live.iter().filter(|lane| lane.carries());
+        carrying.max_by_key(|lane| lane.last_received).map(|lane| lane.number)
+    }
+
     /// How long the link survives the loss of its last lane.
     pub(super) fn hold(&self) -> Duration {
         self.hold
@@ -287,17 +290,15 @@ impl Liveness {
         self.live.iter().map(|lane| (lane.number, lane.came)).collect()
     }
 
-    /// Whether frames that may go over any lane go over this one: not over lanes that are late, nor
-    /// over those on which nothing has come while others were heard. `late` are slots, as bits.
+    /// Whether frames that may go over any lane go over this one: over the lane that was heard last,
+    /// which surely works, and never over lanes that are late. `late` are slots, as bits.
     pub(super) fn speaks(&self, number: u32, late: u32) -> bool {
         if self.live.len() == 1 {
             return true;
         }
         let speakers = || self.live.iter().filter(|lane| lane.carries() && late & 1 << lane.slot == 0);
         let heard = speakers().map(|lane| lane.last_received).max();
-        let mut lately =
-            speakers().filter(|lane| heard.is_some_and(|heard| lane.last_received + LATELY >= heard));
-        lately.any(|lane| lane.number == number)
+        speakers().any(|lane| lane.number == number && Some(lane.last_received) == heard)
     }
 
     /// Whether a frame that may go over any lane could be sent now.
@@ -468,19 +469,17 @@ mod tests {
     }
 
     #[test]
-    fn what_may_go_over_any_lane_goes_over_one_that_was_heard_lately_and_is_not_late() {
+    fn what_may_go_over_any_lane_goes_over_the_one_that_was_heard_last_and_is_not_late() {
         let now = Instant::now();
-        let mut liveness = liveness(now);
-        assert!((1..4).all(|number| liveness.add(number, now)));
-        liveness.on_activity(1, now + LATELY * 3);
-        liveness.on_activity(2, now + LATELY * 2);
-        liveness.on_activity(3, now + LATELY * 9);
-        let speakers = |liveness: &Liveness, late| -> Vec<u32> {
-            (0..4).filter(|number| liveness.speaks(*number, late)).collect()
-        };
-        assert_eq!((speakers(&liveness, 0), speakers(&liveness, 1 << 3)), (vec![3], vec![1, 2]));
-        assert_eq!(speakers(&liveness, 0b1110), [0]);
-        assert_eq!(liveness.heard_elsewhere(3, 1 << 1), Some(now + LATELY * 2));
+        let (mut liveness, at) = (liveness(now), |millis| now + Duration::from_millis(millis));
+        assert!((1..5).all(|number| liveness.add(number, now)));
+        for (lane, heard) in [(1, 2), (2, 1), (3, 9), (4, 2)] {
+            liveness.on_activity(lane, at(heard));
+        }
+        let speakers = |late| -> Vec<u32> { (0..5).filter(|lane| liveness.speaks(*lane, late)).collect() };
+        assert_eq!((speakers(0), speakers(1 << 3)), (vec![3], vec![1, 4]), "two were heard in one turn");
+        assert_eq!((speakers(0b11010), speakers(0b11110)), (vec![2], vec![0]));
+        assert_eq!(liveness.heard_elsewhere(3, 1 << 1), Some(at(2)));
     }
 
     #[test]

@@ -88,6 +88,17 @@ const LEAST_FRAMES: u64 = 4;
 /// large the window is.
 const LEAVE_BYTES: u64 = 64 * 1024;
 
+/// Time without an acknowledgement, though something is under way, after which the local Redis is
+/// read as in a break.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Time for which a spare lane stays beside those that it was dialled for. A path that was gone for a
+/// while may soon be gone again, and each lane then comes back in its own time.
+const BESIDE: Duration = Duration::from_secs(30);
+
+/// Number of lanes that a link has meanwhile, if it has fewer otherwise.
+const PAIR: usize = 2;
+
 /// Time within which another lane delivers what a lost lane carried.
 const GAP: Duration = Duration::from_secs(2);
 
@@ -156,6 +167,8 @@ pub struct Link {
     /// Number of lanes that it may have once its sync has begun.
     lanes_agreed: usize,
     max_payload: usize,
+    /// Until when a spare lane stays beside the others. Only at the dialler.
+    beside_until: Option<Instant>,
     /// Whether both sides report what they have received.
     reports: bool,
     send: Window,
@@ -167,8 +180,8 @@ pub struct Link {
     lateness: Lateness,
     dials: Dials,
     closing: Closing,
-    /// Whether the link is held or has [fallen behind](Link::fall_behind), or still has to send more of
-    /// what it took in meanwhile than it usually reads ahead.
+    /// Whether the link is held, is stuck, or has [fallen behind](Link::fall_behind), or still has to send
+    /// more of what it took in meanwhile than it usually reads ahead.
     behind: bool,
     /// Control frames to send before any more data.
     urgent: Vec<Frame>,
@@ -197,6 +210,7 @@ impl Link {
             shared: agreed.is_shared(),
             lanes_agreed: usize::from(lanes),
             max_payload,
+            beside_until: None,
             reports,
             send: Window::new(window, max_payload),
             receive: Reassembly::new(window),
@@ -282,9 +296,14 @@ impl Link {
         let room = match (self.behind, bulk) {
             (true, false) => u64::MAX,
             (true, true) if self.is_held() => self.send.room(),
-            _ => self.send.room().min(self.read_ahead().saturating_sub(self.send.unsent())),
+            _ => self.usual_room(),
         };
         self.codec.plain_room(room.min(memory))
+    }
+
+    /// Number of bytes that may be taken in by a link that is not behind.
+    fn usual_room(&self) -> u64 {
+        self.send.room().min(self.read_ahead().saturating_sub(self.send.unsent()))
     }
 
     /// Number of unsent bytes above which a link that has lanes reads no more.
@@ -292,9 +311,9 @@ impl Link {
         READ_AHEAD * self.liveness.carrying().max(1) as u64
     }
 
-    /// Largest chunk that the far side accepts.
+    /// Largest chunk to offer: the far side accepts as much, and no lane delays the others for long.
     pub fn max_payload(&self) -> usize {
-        self.max_payload
+        if self.is_shared() { self.max_payload.min(SHARED_PAYLOAD) } else { self.max_payload }
     }
 
     /// Memory that all buffered data takes, in bytes.
@@ -394,15 +413,17 @@ impl Link {
         self.liveness.get(lane).is_some_and(|lane| lane.is_retired())
     }
 
-    /// Whether the link may have several lanes at a time.
+    /// Whether several lanes share the link, or may at any time.
     pub fn is_shared(&self) -> bool {
-        self.shared
+        self.shared || self.liveness.carrying() > 1
     }
 
     /// Takes bytes read from the local Redis, preferably at most [`Link::max_payload`] of them.
     pub fn offer(&mut self, chunk: Chunk) {
         if self.closing.is_open() {
-            self.codec.pack(chunk, self.max_payload, |chunk| self.send.offer(chunk));
+            let most = self.max_payload();
+            self.send.limit_payload(most);
+            self.codec.pack(chunk, most, |chunk| self.send.offer(chunk));
         }
     }
 
@@ -587,13 +608,21 @@ impl Link {
         let ack = self.acks.due().filter(|_| self.liveness.is_any_speaker(late, io));
         let judge = self.judge_due();
         let rival = self.rival.due();
-        [last_bytes, held, check, beat, ack, judge, rival, self.dial_due()].into_iter().flatten().min()
+        let stuck = self.stuck_at();
+        [last_bytes, held, check, beat, ack, judge, rival, stuck, self.beside_until, self.dial_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.judge_lanes(now);
         self.check_rival(now);
+        self.end_beside(now);
+        if self.stuck_at().is_some_and(|at| at <= now) {
+            self.fall_behind();
+        }
         if let Some(held) = self.held() {
             if now >= held.since + held.within && !self.is_ended() {
                 let end = End::NoNewLane(held.cause.clone(), held.within);
@@ -616,9 +645,31 @@ impl Link {
 
     /// Ends the time after a break in which more is read than usual.
     fn check_behind(&mut self) {
-        if self.behind && !self.is_held() && self.send.unsent() < self.read_ahead() {
+        if self.behind && !self.is_held() && !self.waits_for_path() {
             self.behind = false;
         }
+    }
+
+    /// Whether no more is usually taken in, and not because the far side's Redis is slow.
+    fn waits_for_path(&self) -> bool {
+        let is_full = |room| self.codec.plain_room(room) == 0;
+        is_full(self.read_ahead().saturating_sub(self.send.unsent()))
+            || is_full(self.send.room()) && self.under_way_since().is_some()
+    }
+
+    /// Since when the oldest bytes are under way that have not arrived.
+    fn under_way_since(&self) -> Option<Instant> {
+        self.liveness.iter().filter_map(|lane| self.send.carried_since(lane.slot)).min()
+    }
+
+    /// When the path counts as gone although the link has lanes: nothing of what is under way has
+    /// arrived for a while, and the local Redis waits. The path may work again, and be gone again,
+    /// before a lane is dead; and Redis drops a replica whose stream nobody reads.
+    fn stuck_at(&self) -> Option<Instant> {
+        if self.behind || !self.waits_for_path() || !self.is_resumable() {
+            return None;
+        }
+        Some(self.under_way_since()?.max(self.round_trip.progress()) + STUCK)
     }
 
     /// Ends the link if nothing remains to be done.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::closing::DRAIN_IDLE;
 use super::*;
-use crate::wire::frame::{Decoder, data_header};
+use crate::wire::frame::{Decoder, Item, Report, data_header};
 use crate::wire::hello::Hello;
 use crate::wire::terms::{Terms, ZSTD};
 
@@ -512,6 +512,38 @@ fn a_link_that_has_fallen_behind_reads_as_memory_allows_until_it_has_caught_up()
         link.offer(Chunk::copied(&vec![1; most]));
     }
     assert_eq!(link.read_room(u64::MAX, false), 0, "as before");
+}
+
+#[test]
+fn a_link_over_which_nothing_arrives_for_a_second_is_read_as_memory_allows() {
+    let mut two = armed();
+    let link = &mut two.acceptor.link;
+    let fill = |link: &mut Link| {
+        while link.read_room(u64::MAX, false) > 0 {
+            let count = link.read_room(link.max_payload() as u64, false) as usize;
+            link.offer(Chunk::copied(&vec![1; count]));
+        }
+    };
+    let stuck = |link: &Link| link.poll_timeout(&|_| LaneIo { room: false, empty: false });
+    fill(link);
+    assert_eq!(stuck(link), None, "nothing is under way");
+    let at = |millis| two.now + Duration::from_millis(millis);
+    let send = |link: &mut Link, millis| {
+        assert!(link.poll_transmit(0, at(millis), &mut |_| ()));
+        fill(link);
+    };
+    (0..2).for_each(|_| send(link, 100));
+    assert_eq!(stuck(link), Some(at(1100)));
+    // What is acknowledged puts it off.
+    link.handle(0, Item::Frame(Frame::Ack(14, None)), at(900));
+    link.handle_timeout(at(1899));
+    assert_eq!((link.read_room(u64::MAX, false), stuck(link)), (0, Some(at(1900))));
+    link.handle_timeout(at(1900));
+    assert_eq!((link.read_room(12_345, false), stuck(link)), (12_345, None));
+    let arrived = Report { received: link.sent(), lanes: Vec::new() };
+    link.handle(0, Item::Frame(Frame::Ack(link.sent(), Some(arrived))), at(2000));
+    while link.poll_transmit(0, at(2000), &mut |_| ()) {}
+    assert!(link.read_room(u64::MAX, false) <= READ_AHEAD, "as before");
 }
 
 #[test]

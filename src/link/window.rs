@@ -181,7 +181,12 @@ impl Window {
         self.to_resend
     }
 
-    /// Takes the next bytes of the stream, at most `max_payload`.
+    /// Frames have at most `most` bytes from now on.
+    pub fn limit_payload(&mut self, most: usize) {
+        self.max_payload = most;
+    }
+
+    /// Takes the next bytes of the stream, at most as many as a frame may have.
     pub fn offer(&mut self, mut chunk: Chunk) {
         let deep = self.unsent() > DEEP && chunk.len() < self.max_payload;
         self.offer_to_last(&mut chunk, deep);

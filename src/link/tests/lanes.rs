@@ -1,7 +1,6 @@
 //! Several lanes: which of them is late, spare, or moves.
 
 use super::*;
-use crate::wire::frame::{Item, Report};
 
 /// One end of a link over several lanes whose far end is scripted.
 fn transmits(link: &mut Link, lane: u32, now: Instant) -> Vec<Frame> {
@@ -107,9 +106,9 @@ fn without_reports_nothing_is_late() {
 }
 
 /// A dialler with one lane, on which nothing has come for so long that another was dialled.
-fn with_spare() -> (Two, dials::Dial) {
+fn with_spare(reports: bool) -> (Two, dials::Dial) {
     let mut two = Two::new(false);
-    let terms = Terms { hold: Duration::from_secs(45), ..Terms::sample() };
+    let terms = Terms { hold: Duration::from_secs(45), reports, ..Terms::sample() };
     for (half, side) in [(&mut two.dialler, Side::Dialler), (&mut two.acceptor, Side::Acceptor)] {
         half.link = Link::new(side, &terms.agree(&terms, false), two.now);
     }
@@ -118,22 +117,49 @@ fn with_spare() -> (Two, dials::Dial) {
     two.exchange();
     offer(&mut two.dialler, b"ack");
     two.dialler.transmit(two.now);
-    assert_eq!(two.dialler.link.dial_due(), Some(two.now + Duration::from_secs(1)));
-    two.now += Duration::from_secs(1);
+    let quiet = Duration::from_millis(if reports { 1000 } else { 1500 });
+    assert_eq!(two.dialler.link.dial_due(), Some(two.now + quiet));
+    two.now += quiet;
     let spare = two.dialler.link.begin_dial(two.now);
     assert_eq!((spare.alive.clone(), two.dialler.link.dial_due()), (vec![0], None));
     let received = two.acceptor.link.attach(&spare, two.now).unwrap();
     assert!(two.dialler.link.dialled(spare.lane, received, two.now));
-    assert_eq!((two.dialler.link.lanes(), two.dialler.link.dial_due()), (2, None), "one is enough");
+    let next = reports.then_some(two.now + quiet);
+    assert_eq!((two.dialler.link.lanes(), two.dialler.link.dial_due()), (2, next), "one is enough");
     (two, spare)
 }
 
 #[test]
-fn a_spare_lane_that_carries_first_replaces_the_silent_one_without_a_break() {
-    let (mut two, spare) = with_spare();
+fn a_spare_lane_and_the_one_that_works_again_share_the_link_for_a_while() {
+    let (mut two, spare) = with_spare(true);
+    let began = two.now;
+    for lane in [spare.lane, 0, spare.lane] {
+        two.now += Duration::from_millis(100);
+        two.dialler.link.on_activity(lane, two.now);
+        two.acceptor.link.on_activity(lane, two.now);
+    }
+    for half in [&two.dialler, &two.acceptor] {
+        assert!(half.link.is_shared() && half.link.lanes() == 2);
+        assert!(half.link.max_payload() <= SHARED_PAYLOAD);
+    }
+    let link = &mut two.dialler.link;
+    assert_eq!(link.poll_timeout(&|_| LaneIo { room: false, empty: false }), link.dial_due());
+    link.handle_timeout(began + BESIDE - Duration::from_millis(1));
+    assert_eq!(link.lanes(), 2);
+    link.handle_timeout(began + BESIDE);
+    assert!(!link.carries(0) && link.carries(spare.lane) && !link.is_shared(), "the one heard last stays");
+    assert_eq!(transmits(link, 0, two.now), [Frame::Retire]);
+    two.acceptor.link.handle(0, Item::Frame(Frame::Retire), two.now);
+    assert_eq!(transmits(&mut two.acceptor.link, 0, two.now), [Frame::Retire]);
+    two.dialler.link.handle(0, Item::Frame(Frame::Retire), two.now);
+    let closed = [Event::LaneClosed { lane: 0, retired: true }];
+    assert_eq!(events(&mut two.dialler.link), closed, "in good order");
+}
+
+#[test]
+fn a_spare_lane_replaces_one_that_stays_silent_without_a_break() {
+    let (mut two, spare) = with_spare(true);
     two.dialler.link.on_activity(spare.lane, two.now);
-    assert_eq!(two.dialler.link.lanes(), 1);
-    assert_eq!(transmits(&mut two.dialler.link, 0, two.now), [Frame::Retire]);
     two.dialler.link.check_liveness(0, two.now + Duration::from_secs(3));
     assert!(!two.dialler.link.has_lane(0), "a lane that is not needed is not waited for");
     assert_eq!((two.dialler.link.breaks(), two.dialler.link.lanes()), (0, 1));
@@ -141,16 +167,29 @@ fn a_spare_lane_that_carries_first_replaces_the_silent_one_without_a_break() {
 }
 
 #[test]
-fn a_lane_that_carries_again_before_the_spare_one_stays() {
-    let (mut two, spare) = with_spare();
+fn a_further_spare_lane_replaces_one_of_two_and_both_stay_for_longer() {
+    let (mut two, spare) = with_spare(true);
+    let began = two.now;
     two.dialler.link.on_activity(0, two.now);
-    assert_eq!(transmits(&mut two.dialler.link, spare.lane, two.now), [Frame::Retire]);
-    assert!(two.dialler.link.carries(0) && !two.dialler.link.carries(spare.lane));
-    two.acceptor.link.handle(spare.lane, Item::Frame(Frame::Retire), two.now);
-    assert_eq!(transmits(&mut two.acceptor.link, spare.lane, two.now), [Frame::Retire]);
-    two.dialler.link.handle(spare.lane, Item::Frame(Frame::Retire), two.now);
-    let closed = [Event::LaneClosed { lane: spare.lane, retired: true }];
-    assert_eq!(events(&mut two.dialler.link), closed, "in good order");
+    two.now += Duration::from_millis(1500);
+    let next = two.dialler.link.begin_dial(two.now);
+    assert!(two.dialler.link.dialled(next.lane, 0, two.now));
+    assert_eq!(two.dialler.link.lanes(), 3);
+    let link = &mut two.dialler.link;
+    link.on_activity(spare.lane, two.now);
+    assert_eq!((link.lanes(), link.carries(spare.lane), link.carries(0)), (2, true, false));
+    link.handle_timeout(began + BESIDE);
+    assert_eq!(link.lanes(), 2);
+    link.handle_timeout(two.now + BESIDE);
+    assert_eq!(link.lanes(), 1);
+}
+
+#[test]
+fn a_spare_lane_to_a_far_side_without_reports_is_the_only_one_once_it_carries() {
+    let (mut two, spare) = with_spare(false);
+    let link = &mut two.dialler.link;
+    link.on_activity(spare.lane, two.now);
+    assert_eq!((link.lanes(), link.carries(spare.lane)), (1, true));
 }
 
 #[test]

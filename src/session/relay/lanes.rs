@@ -46,6 +46,9 @@ const LONG_READ: Duration = Duration::from_millis(2);
 
 /// A lane with a certificate that ends within so many seconds is replaced before others.
 const ENDS_SOON: i64 = 600;
+/// Time for which one lane is the first to take what is to be sent. Then it is the next one's turn, so
+/// that each is known to work and to carry much, also while one would suffice.
+const TURN: Duration = Duration::from_millis(20);
 
 /// First and longest pause between two looks at whether the lanes are spread evenly.
 const BALANCE_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -80,6 +83,7 @@ pub(super) struct Lanes {
     courier: Option<Courier>,
     closures: Closures,
     order: ReadOrder,
+    turns: Turns,
     read_size: ReadSize,
     balance: Balance,
 }
@@ -106,6 +110,24 @@ impl ReadOrder {
     }
 }
 
+/// Which lane is written to first, and since when.
+struct Turns {
+    first: usize,
+    since: Instant,
+}
+
+impl Turns {
+    /// The order in which the lanes are written to now.
+    fn order(&mut self, count: usize, now: Instant) -> impl Iterator<Item = usize> + use<> {
+        if now >= self.since + TURN {
+            (self.first, self.since) = (self.first + 1, now);
+        }
+        self.first %= count.max(1);
+        let first = self.first;
+        (0..count).map(move |step| (first + step) % count)
+    }
+}
+
 /// The number of bytes of one read of a lane.
 struct ReadSize(usize);
 
@@ -127,6 +149,7 @@ impl Lanes {
             courier,
             closures: Closures::default(),
             order: ReadOrder::default(),
+            turns: Turns { first: 0, since: Instant::now() },
             read_size: ReadSize(READS.1),
             balance: Balance { due: Instant::now() + BALANCE_EVERY.0, pause: BALANCE_EVERY.0 },
         }
@@ -161,6 +184,7 @@ impl Lanes {
                         self.balance = Balance { due: now + pause, pause };
                         self.carriers.push(Carrier { number, lane: *lane, empty: false });
                         self.judge(link, entry, now);
+                        self.share(link);
                     }
                 }
                 Poll::Ready(Dialled::Failed(number, words)) => {
@@ -196,9 +220,6 @@ impl Lanes {
         match link.attach(&dial, now) {
             Ok(received) => {
                 let accept = Frame::Accept(Accept { received, ..accept });
-                if link.is_shared() {
-                    lane.share();
-                }
                 entry.note_far(lane.peer());
                 // Another thread may have accepted it.
                 let moved = lane.moved_here().map_err(LaneError::from);
@@ -207,6 +228,7 @@ impl Lanes {
                         self.carriers.push(Carrier { number: dial.lane, lane, empty: false });
                         // The files of trust may have changed while it was opened.
                         self.judge(link, entry, now);
+                        self.share(link);
                     }
                     Err(error) => self.lost(dial.lane, error, link, entry, now),
                 }
@@ -242,6 +264,13 @@ impl Lanes {
             }
         }
         link.renew(&replaced);
+    }
+
+    /// Lets the kernel keep as much of each lane as suits their number.
+    fn share(&self, link: &Link) {
+        for Carrier { lane, .. } in &self.carriers {
+            if link.is_shared() { lane.share() } else { lane.share_no_more() }
+        }
     }
 
     /// Asks the source for another lane.
@@ -312,6 +341,9 @@ impl Lanes {
         let Carrier { lane, .. } = self.carriers.remove(at);
         if let Some(courier) = &self.courier {
             courier.closed(number, Instant::now());
+        }
+        if !link.is_ended() {
+            self.share(link);
         }
         if !retired && !link.is_over_far_away() {
             // A reset ensures that nothing that is still queued in the kernel arrives late.
@@ -414,7 +446,7 @@ impl Lanes {
         until: Instant,
     ) -> bool {
         let mut moved = false;
-        for at in 0..self.carriers.len() {
+        for at in self.turns.order(self.carriers.len(), now) {
             moved |= self.write_one(at, cx, link, entry, now, until);
             self.carriers[at].lane.pace(now);
         }
@@ -570,6 +602,19 @@ mod tests {
         assert_eq!(order.round(0).count(), 0);
         assert_eq!(order.round(1).collect::<Vec<_>>(), [0]);
         assert_eq!(order.round(2).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn each_lane_takes_its_turn_to_be_written_to_first() {
+        let now = Instant::now();
+        let mut turns = Turns { first: 0, since: now };
+        let mut at = |count, millis| -> Vec<usize> {
+            turns.order(count, now + Duration::from_millis(millis)).collect()
+        };
+        assert_eq!((at(3, 0), at(3, 19)), (vec![0, 1, 2], vec![0, 1, 2]));
+        assert_eq!((at(3, 20), at(3, 39), at(3, 40)), (vec![1, 2, 0], vec![1, 2, 0], vec![2, 0, 1]));
+        // Lanes come and go.
+        assert_eq!((at(1, 41), at(2, 100), at(0, 200)), (vec![0], vec![1, 0], vec![]));
     }
 
     #[test]
