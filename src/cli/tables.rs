@@ -103,6 +103,10 @@ pub(super) fn text(status: &Status, view: View<'_>) -> String {
         counts.redials,
         bytes(counts.resent_bytes)
     );
+    let old: u64 = status.links.iter().map(|link| link.lanes_to_replace).sum();
+    if old > 0 {
+        out += &format!("moving to another certificate: {old} connections still use the earlier one\n");
+    }
     out += &format!("buffered: {} of at most {}\n", bytes(status.memory_used), bytes(status.memory_limit));
     out += &short(&status.links);
     for syncs in &status.syncs {

@@ -408,6 +408,11 @@ impl Link {
         self.liveness.carrying()
     }
 
+    /// Number of lanes that are to be replaced.
+    pub fn lanes_to_replace(&self) -> usize {
+        self.liveness.old()
+    }
+
     /// Whether both sides have retired this lane.
     pub fn is_retired(&self, lane: u32) -> bool {
         self.liveness.get(lane).is_some_and(|lane| lane.is_retired())

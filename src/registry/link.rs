@@ -53,6 +53,7 @@ pub struct LinkEntry {
     to_master: AtomicU64,
     held: Mutex<Option<Hold>>,
     lanes: AtomicU64,
+    lanes_to_replace: AtomicU64,
     lanes_lost: AtomicU64,
     breaks: AtomicU64,
     resumed: AtomicU64,
@@ -79,6 +80,8 @@ pub struct Hold {
 pub struct LinkStats {
     /// Number of lanes that carry it now.
     pub lanes: u64,
+    /// Number of those that are to be replaced, since this gateway has another certificate.
+    pub lanes_to_replace: u64,
     /// The current break, if any.
     pub held: Option<Hold>,
     /// Number of times that it has lost its last lane so far.
@@ -113,6 +116,7 @@ impl LinkEntry {
             to_master: AtomicU64::new(0),
             held: Mutex::default(),
             lanes: AtomicU64::new(1),
+            lanes_to_replace: AtomicU64::new(0),
             lanes_lost: AtomicU64::new(0),
             breaks: AtomicU64::new(0),
             resumed: AtomicU64::new(0),
@@ -221,6 +225,7 @@ impl LinkEntry {
             window_bytes: self.agreed.window,
             compressed: self.agreed.compressed,
             lanes: of(&self.lanes),
+            lanes_to_replace: of(&self.lanes_to_replace),
             lanes_lost: of(&self.lanes_lost),
             breaks: of(&self.breaks),
             resumed: of(&self.resumed),
@@ -252,6 +257,7 @@ impl LinkEntry {
     /// Stores the reported values.
     pub fn update(&self, now: LinkStats) {
         self.lanes.store(now.lanes, Ordering::Relaxed);
+        self.lanes_to_replace.store(now.lanes_to_replace, Ordering::Relaxed);
         *self.held.lock().expect("no code panics while it holds a break") = now.held;
         self.breaks.store(now.breaks, Ordering::Relaxed);
         self.resent.store(now.resent, Ordering::Relaxed);
@@ -345,6 +351,9 @@ pub struct LinkStatus {
     pub compressed: bool,
     /// Lanes that carry it now.
     pub lanes: u64,
+    /// Those of them that are to be replaced, since this gateway has another certificate.
+    #[serde(default)]
+    pub lanes_to_replace: u64,
     /// Lanes that were lost.
     pub lanes_lost: u64,
     /// Times that it lost its last lane.

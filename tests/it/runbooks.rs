@@ -35,7 +35,8 @@ host=${to%%:*} path=${to#*:}
 exec cp -rp "$2" "${path/hosts\/local/hosts\/$host}"
 "#;
 
-/// `systemctl`, as far as the runbooks use it. A reload returns once the gateway has read its files.
+/// `systemctl`, as far as the runbooks use it. A reload returns once the gateway has read its files,
+/// and its links have moved to its certificate.
 const SYSTEMCTL: &str = r#"#!/bin/bash
 set -eu
 unit() { sed -n "s/^$1=//p" "$PACKAGING/replgate-renew.$2"; }
@@ -45,7 +46,8 @@ case "$*" in
     before=$(grep -c 'certificates read again' log || true)
     kill -HUP "$(cat pid)"
     for _ in {1..400}; do
-        [ "$(grep -c 'certificates read again' log || true)" -gt "$before" ] && exit 0
+        [ "$(grep -c 'certificates read again' log || true)" -gt "$before" ] &&
+            ! replgate status -c etc/replgate/gateway.toml | grep -q 'moving to another certificate' && exit 0
         sleep 0.05
     done
     exit 1;;

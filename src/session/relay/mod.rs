@@ -357,6 +357,7 @@ impl<'a> Driver<'a> {
     fn report(&mut self) {
         let stats = LinkStats {
             lanes: self.link.lanes() as u64,
+            lanes_to_replace: self.link.lanes_to_replace() as u64,
             held: self.link.held().map(|held| Hold { since: held.since, within: held.within }),
             breaks: self.link.breaks(),
             resent: self.link.resent(),
