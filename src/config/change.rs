@@ -15,9 +15,14 @@ impl Config {
                 "site is {site:?}, and this process runs as {was:?}: a change of `site` needs a restart"
             ));
         }
-        (sandbox != before.sandbox).then(|| {
+        if sandbox != before.sandbox {
             let was = before.sandbox;
-            format!("sandbox is {sandbox}, and this process runs with {was}: a change of `sandbox` needs a restart")
+            return Some(format!(
+                "sandbox is {sandbox}, and this process runs with {was}: a change of `sandbox` needs a restart"
+            ));
+        }
+        (self.state != before.state).then(|| {
+            "[state] dir is another folder: that needs a restart; move the files of the earlier folder there first".to_owned()
         })
     }
 

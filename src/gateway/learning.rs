@@ -48,7 +48,10 @@ pub(super) async fn learn(shared: &Arc<Shared>, arrived: Arrived) {
     let site = spelled(&config, far.site());
     let from = site.clone();
     let judging = spawn_blocking(move || judge(&before, &config, &arrived, from));
-    let Ok(outcome) = judging.await else { return };
+    let Ok(outcome) = judging.await else {
+        shared.exchange.judged(&far, Verdict::Bad, Instant::now());
+        return;
+    };
     let (outcome, verdict) = match outcome {
         Outcome::Learnt { checked, .. } if checked.number < promised => {
             (Outcome::Refused("its number is lower than was promised".to_owned()), Verdict::Bad)
@@ -98,11 +101,12 @@ fn judge(before: &Loaded, config: &Config, arrived: &Arrived, from: String) -> O
         Err(why) => return Outcome::Refused(why.to_string()),
     };
     let (added, removed) = compare(revocation, &checked);
-    let mut learnt = revocation.learnt.clone();
-    if learnt.len() >= MOST {
+    let mut learnt = revocation.remembered();
+    if revocation.offers.iter().filter(|offer| offer.name != checked.name).count() >= MOST {
         return Outcome::Refused(format!("{MOST} lists of other CAs and scopes are known already"));
     }
-    learnt.push(Learnt { der: Arc::from(&arrived.der[..]), from });
+    // What is remembered first stays if there are too many.
+    learnt.insert(0, Learnt { der: Arc::from(&arrived.der[..]), from });
     match Loaded::new(before.material.beside(&learnt), config.far_sites()) {
         Ok(loaded) => {
             Outcome::Learnt { loaded: Box::new(loaded), checked: Box::new(checked), added, removed }
@@ -156,7 +160,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     // What the folder holds, and what could not be written and was said so.
     let (mut kept, mut failed) = (None, None);
     loop {
-        let learnt = shared.tls.now().material.revocation.learnt.clone();
+        let learnt = shared.tls.now().material.revocation.remembered();
         let folder = state::folder(shared.config().state.as_deref());
         let now = folder.map(|folder| (folder, learnt));
         if now != kept

@@ -27,6 +27,9 @@ use crate::tls::revocation::Learnt;
 /// What `systemctl status` shows while nothing is wrong with the files.
 pub(super) const GOOD: &str = "up";
 
+/// The fault if reading came to no end.
+const UNREAD: &str = "the files were not read to their end";
+
 /// What was read and has no fault.
 struct Read {
     config: Config,
@@ -71,8 +74,8 @@ pub(super) async fn run(
 async fn reload(shared: &Shared, listeners: &mut Listeners) {
     service_manager::reloading();
     let (before, tls) = (shared.config(), shared.tls.now());
-    let read = spawn_blocking(move || read(&before, &tls.material.revocation.learnt)).await;
-    let Ok(read) = read else { return };
+    let read = spawn_blocking(move || read(&before, &tls.material.revocation.remembered())).await;
+    let read = read.unwrap_or_else(|_| Err((Part::Config, vec![UNREAD.to_owned()])));
     match read.and_then(|read| take_up(shared, listeners, read).map_err(|faults| (Part::Config, faults))) {
         Ok(()) => shared.registry.note_read(),
         Err((part, faults)) => {
@@ -90,10 +93,11 @@ async fn reload(shared: &Shared, listeners: &mut Listeners) {
 async fn take_trust(shared: &Shared) -> bool {
     let (config, tls) = (shared.config(), shared.tls.now());
     let read = spawn_blocking(move || {
-        let material = Material::load_beside(&config.tls, &config.site, &tls.material.revocation.learnt)?;
+        let material =
+            Material::load_beside(&config.tls, &config.site, &tls.material.revocation.remembered())?;
         Loaded::new(material, config.far_sites()).map_err(|error| vec![error.to_string()])
     });
-    let Ok(read) = read.await else { return true };
+    let read = read.await.unwrap_or_else(|_| Err(vec![UNREAD.to_owned()]));
     let is_good = read.is_ok();
     match read {
         Ok(loaded) => {

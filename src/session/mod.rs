@@ -66,9 +66,9 @@ const CALLERS_OF_ONE: usize = 64;
 /// Most lanes of one site at a time that no link has taken, even if none is late.
 const CALLERS_AT_MOST: usize = 512;
 
-/// Time given to lanes to be replaced after a renewal, before the revocation lists that came with it are
+/// Time given to lanes to be replaced, before lists that revoke this gateway's earlier certificate are
 /// offered to other gateways.
-const RENEWED: Duration = Duration::from_secs(4);
+const RENEWED: Duration = Duration::from_secs(120);
 
 /// Interval at which it is looked whether they are.
 const RENEWED_EVERY: Duration = Duration::from_millis(100);
@@ -160,10 +160,10 @@ impl Shared {
             self.config.replace(config);
         }
         if let Some(loaded) = loaded {
-            let is_renewed = loaded.material.shown != self.tls.now().material.shown;
+            let revokes_earlier = loaded.material.revocation.revokes(&self.tls.now().material.leaf);
             self.tls.replace(loaded);
             self.dialer.handshakes.judge(&self.tls.now());
-            if is_renewed {
+            if revokes_earlier {
                 tokio::spawn(offer_after_renewal(Arc::clone(&self.dialer)));
             } else {
                 self.exchange.offer(&self.tls.now().material.revocation, Instant::now());
@@ -180,8 +180,8 @@ impl Shared {
     }
 }
 
-/// Offers the revocation lists in use to other gateways once no lane is left with an earlier certificate of
-/// this gateway, which the lists may revoke; at the latest after [`RENEWED`].
+/// Offers the revocation lists in use to other gateways once no lane is left with the earlier certificate of
+/// this gateway, which they revoke; at the latest after [`RENEWED`].
 async fn offer_after_renewal(dialer: Arc<Dialer>) {
     let renewed = async {
         while dialer.handshakes.is_renewing(&dialer.tls.now()) {

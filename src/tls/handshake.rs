@@ -232,7 +232,9 @@ impl Handshakes {
         state.settled.look(at, now);
         let (settled, past_ca) = (state.settled.time(), by.material.trust.has_past_ca(now));
         state.each(|handshake| {
-            let is_due = past_ca || handshake.is_past(now) || handshake.verdict() != Verdict::Good;
+            let waits = handshake.ours.shown != by.material.shown;
+            let is_due =
+                past_ca || handshake.is_past(now) || (!waits && handshake.verdict() != Verdict::Good);
             is_due && handshake.judge(by, now, settled)
         })
     }

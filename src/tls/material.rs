@@ -116,7 +116,9 @@ impl Material {
     /// Whether other files have the same contents: certificate, key, CAs and lists.
     pub fn is_same(&self, other: &Self) -> bool {
         // The key belongs to the certificate.
-        self.shown == other.shown && self.trust.fingerprint() == other.trust.fingerprint()
+        let same = self.shown == other.shown && self.trust.fingerprint() == other.trust.fingerprint();
+        // Where a list is from, and what to do about it, is shown.
+        same && self.revocation.in_use == other.revocation.in_use && self.warnings == other.warnings
     }
 
     /// The TLS config of the acceptor. Handshakes with it fail once this material is dropped.

@@ -255,7 +255,8 @@ fn choose_lists(
     // A list of a lower number never gets in the way of a higher one.
     let mut judged: Vec<_> = learnt
         .iter()
-        .map(|learnt| (learnt, revocation::judge(&learnt.der, signers.iter().copied(), |_| None, now)))
+        // They were judged when they came. A clock that is behind now is no reason to forget one.
+        .map(|learnt| (learnt, revocation::judge(&learnt.der, signers.iter().copied(), |_| None, i64::MAX)))
         .collect();
     judged.sort_by_key(|(_, list)| std::cmp::Reverse(list.as_ref().ok().map(|list| list.number)));
     let mut seen: Vec<revocation::Name> = Vec::new();
@@ -268,10 +269,17 @@ fn choose_lists(
         Err(_) => true,
     });
     for (learnt, why) in judged.iter().filter_map(|(learnt, list)| Some((learnt, list.as_ref().err()?))) {
-        found
-            .warnings
-            .push(format!("a revocation list that was learnt from {} does not count: {why}", learnt.from));
+        if why.is_of_unknown_ca() {
+            // The CA may be missing for a moment only.
+            revocation.dormant.push((*learnt).clone());
+        } else {
+            found.warnings.push(format!(
+                "a revocation list that was learnt from {} does not count: {why}",
+                learnt.from
+            ));
+        }
     }
+    let mut remembered = Vec::new();
     for signer in signers {
         let mut newest = newest_in_file(signer, lists, &mut used);
         for (learnt, list) in judged.iter().filter_map(|(learnt, list)| Some((learnt, list.as_ref().ok()?))) {
@@ -279,6 +287,7 @@ fn choose_lists(
                 && weigh_learnt(&mut newest, learnt, list.clone(), &crl, found)
             {
                 revocation.learnt.push((*learnt).clone());
+                remembered.push(list.name);
                 let der = Arc::clone(&learnt.der);
                 revocation.offers.push(Offer { name: list.name, number: list.number, der });
             }
@@ -331,8 +340,13 @@ fn choose_lists(
                 && der.len() <= revocation::LARGEST
                 && !revocation.offers.iter().any(|offer| offer.name == name && offer.number >= number)
             {
+                let der: Arc<[u8]> = Arc::from(der);
                 revocation.offers.retain(|offer| offer.name != name);
-                revocation.offers.push(Offer { name, number, der: Arc::from(der) });
+                revocation.offers.push(Offer { name, number, der: Arc::clone(&der) });
+                if !remembered.contains(&name) {
+                    // An earlier file may take the place of this one, and must not bring anybody back.
+                    revocation.learnt.push(Learnt { der, from: revocation::EARLIER_FILE.to_owned() });
+                }
             }
             revocation.in_use.push(InUse {
                 issuer: signer.subject.clone(),

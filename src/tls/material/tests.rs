@@ -12,6 +12,7 @@ use rustls::server::danger::ClientCertVerifier;
 use time::{Duration, OffsetDateTime};
 
 use super::*;
+use crate::tls::revocation;
 use crate::tls::verify::{MOST_INTERMEDIATES, vouched};
 use crate::x509;
 
@@ -127,6 +128,42 @@ fn faults(paths: &TlsFiles) -> String {
 }
 
 #[test]
+fn no_clock_no_missing_ca_and_no_earlier_file_brings_a_revoked_site_back() {
+    let (root, other, dir) = (ca("root", None), ca("other", None), tempfile::tempdir().unwrap());
+    let revoked = |material: &Material| material.revocation.in_use[0].revoked;
+    let again = |paths: &TlsFiles, before: &Material| {
+        Material::load_beside(paths, "dc1", &before.revocation.remembered()).unwrap()
+    };
+    // Made in a time that a clock which is behind has not reached yet.
+    let mut params = list_params(&[8], None, -Duration::days(30));
+    params.next_update = *NOW + Duration::days(60);
+    params.crl_number = SerialNumber::from(2);
+    let der = params.signed_by(&root).unwrap().der().to_vec().into();
+    let early = Learnt { der, from: "dc9".to_owned() };
+    let paths = folder(dir.path(), &root, &[&root], &list(&root, &[]));
+    let learnt = Material::load_beside(&paths, "dc1", &[early]).unwrap();
+    assert_eq!(revoked(&learnt), 1);
+    // The CA is missing for a moment.
+    let elsewhere = folder(dir.path(), &other, &[&other], &list(&other, &[]));
+    let without = again(&elsewhere, &learnt);
+    assert_eq!((revoked(&without), without.revocation.dormant.len()), (0, 1));
+    let paths = folder(dir.path(), &root, &[&root], &list(&root, &[]));
+    assert_eq!(revoked(&again(&paths, &without)), 1);
+    // The file goes back to an earlier state.
+    let later = list_params(&[8, 9], None, Duration::hours(1));
+    let later = CertificateRevocationListParams { crl_number: SerialNumber::from(3), ..later };
+    let paths = folder(dir.path(), &root, &[&root], &later.signed_by(&root).unwrap().pem().unwrap());
+    let good = again(&paths, &learnt);
+    assert_eq!((revoked(&good), good.warnings.len()), (2, learnt.warnings.len() - 1));
+    let paths = folder(dir.path(), &root, &[&root], &list(&root, &[]));
+    let back = again(&paths, &good);
+    assert_eq!(revoked(&back), 2);
+    let told =
+        |warning: &String| warning.contains("was learnt from an earlier `crl`, and counts: its number is 3");
+    assert!(back.warnings.iter().any(told), "{:?}", back.warnings);
+}
+
+#[test]
 fn a_revocation_counts_whichever_of_several_cas_the_chain_ends_at() {
     let (root, dir) = (ca("root", None), tempfile::tempdir().unwrap());
     let sub = ca("sub", Some(&root));
@@ -154,27 +191,31 @@ fn of_the_file_and_what_was_learnt_the_higher_number_counts_and_none_is_an_obsta
         assert_eq!(beside.revocation.learnt, loaded.revocation.learnt);
         assert_eq!((&beside.warnings, &beside.terms), (&loaded.warnings, &loaded.terms));
         let in_use = loaded.revocation.in_use.iter().map(|list| (list.from.clone(), list.number.clone()));
-        (in_use.collect::<Vec<_>>(), loaded.revocation.learnt.len(), loaded.warnings)
+        let from =
+            |lists: &[Learnt]| lists.iter().map(|list| list.from.clone()).collect::<Vec<_>>().join(", ");
+        let kept = [from(&loaded.revocation.learnt), from(&loaded.revocation.dormant)];
+        (in_use.collect::<Vec<_>>(), kept, loaded.warnings)
     };
     let number = |number: &str| Some(number.to_owned());
     let dc9 = Some("dc9".to_owned());
-    assert_eq!(sources(&[]), (vec![(None, number("1"))], 0, vec![]));
-    let (in_use, kept, warnings) = sources(&[learnt(&root, &[8, 9], 2)]);
-    assert_eq!((in_use, kept), (vec![(dc9.clone(), number("2"))], 1));
+    let kept = |learnt: &str, dormant: &str| [learnt.to_owned(), dormant.to_owned()];
+    let file = revocation::EARLIER_FILE;
+    // The file's own list is remembered too: an earlier file may take its place.
+    assert_eq!(sources(&[]), (vec![(None, number("1"))], kept(file, ""), vec![]));
+    let (in_use, remembered, warnings) = sources(&[learnt(&root, &[8, 9], 2)]);
+    assert_eq!((in_use, remembered), (vec![(dc9.clone(), number("2"))], kept("dc9", "")));
     assert!(warnings.len() == 1 && warnings[0].contains("a later revocation list"), "{warnings:?}");
     // One as new as the file's is kept, an older one is not.
-    assert_eq!(sources(&[learnt(&root, &[8], 1)]), (vec![(None, number("1"))], 1, vec![]));
-    assert_eq!(sources(&[learnt(&root, &[], 0)]), (vec![(None, number("1"))], 0, vec![]));
+    assert_eq!(sources(&[learnt(&root, &[8], 1)]), (vec![(None, number("1"))], kept("dc9", ""), vec![]));
+    assert_eq!(sources(&[learnt(&root, &[], 0)]), (vec![(None, number("1"))], kept(file, ""), vec![]));
     let several = [learnt(&root, &[8], 3), learnt(&root, &[8], 5), learnt(&root, &[8], 4)];
-    let (in_use, kept, _) = sources(&several);
-    assert_eq!((in_use, kept), (vec![(dc9, number("5"))], 1));
-    // One of another CA of the same name does not count.
-    let (in_use, kept, warnings) = sources(&[learnt(&other, &[9], 7)]);
-    assert_eq!((in_use, kept), (vec![(None, number("1"))], 0));
-    assert!(warnings.len() == 1 && warnings[0].contains("does not count"), "{warnings:?}");
+    let (in_use, remembered, _) = sources(&several);
+    assert_eq!((in_use, remembered), (vec![(dc9, number("5"))], kept("dc9", "")));
+    // One of another CA of the same name does not count, and waits for that CA.
+    assert_eq!(sources(&[learnt(&other, &[9], 7)]), (vec![(None, number("1"))], kept(file, "dc9"), vec![]));
     // One that revokes this gateway's own certificate is a warning; in the file it is a fault.
-    let (_, kept, warnings) = sources(&[learnt(&root, &[77], 2)]);
-    assert_eq!(kept, 1);
+    let (_, remembered, warnings) = sources(&[learnt(&root, &[77], 2)]);
+    assert_eq!(remembered, kept("dc9", ""));
     assert!(
         warnings.iter().any(|words| words.contains("revoked (by a list that was learnt)")),
         "{warnings:?}"

@@ -31,6 +31,9 @@ pub const LARGEST: usize = 1 << 20;
 /// Most lists that are learnt.
 pub const MOST: usize = 64;
 
+/// Where a list is from that an earlier state of the file `crl` had.
+pub const EARLIER_FILE: &str = "an earlier `crl`";
+
 /// How far in the future a list may have been made: clocks differ.
 const SKEW: i64 = 600;
 
@@ -78,8 +81,11 @@ pub struct Revocation {
     pub in_use: Vec<InUse>,
     /// The lists with a number, the highest of each name.
     pub offers: Vec<Offer>,
-    /// Learnt lists, in use or about as new as what is in the file.
+    /// Lists to remember, which the file may lose: those that were learnt, and those of the file. In use, or
+    /// as new as what is in use.
     pub learnt: Vec<Learnt>,
+    /// Lists to remember whose CA is not known now. They do not count.
+    pub dormant: Vec<Learnt>,
     /// The CAs that may sign lists.
     pub signers: Vec<Certificate>,
     /// When each list in use becomes stale: the issuer's key and name, and seconds since 1970.
@@ -90,6 +96,18 @@ impl Revocation {
     /// The highest known number of this name.
     pub fn number(&self, name: &Name) -> Option<Number> {
         self.offers.iter().filter(|offer| offer.name == *name).map(|offer| offer.number).max()
+    }
+
+    /// Whether a list in use revokes this certificate.
+    pub fn revokes(&self, certificate: &Certificate) -> bool {
+        let lists = self.offers.iter().filter_map(|offer| RevocationList::read(&offer.der).ok());
+        let mut of_issuer = lists.filter(|list| list.issuer_raw == certificate.issuer_raw);
+        of_issuer.any(|list| list.revoked.iter().any(|(serial, _)| *serial == certificate.serial))
+    }
+
+    /// Every list to remember.
+    pub fn remembered(&self) -> Vec<Learnt> {
+        self.learnt.iter().chain(&self.dormant).take(MOST).cloned().collect()
     }
 
     /// The first halves of the names that lists of a known issuer have.
@@ -182,6 +200,13 @@ pub enum Refused {
     /// Its form is not supported.
     #[error("it is of a form that cannot be used: {0}")]
     Form(String),
+}
+
+impl Refused {
+    /// Whether it may count once other CAs are in `ca`.
+    pub fn is_of_unknown_ca(&self) -> bool {
+        matches!(self, Self::UnknownIssuer(_) | Self::Forged(_) | Self::MayNotSign(_))
+    }
 }
 
 /// Judges a list. `known` is the highest number that is known of a name. Signatures are verified
