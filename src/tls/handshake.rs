@@ -69,17 +69,28 @@ impl Handshake {
     pub fn new(role: Role, shown: &[CertificateDer<'static>]) -> Result<Self, Error> {
         let Some((own, chain)) = shown.split_first() else { return Err(Error::NoCertificatesPresented) };
         let leaf = Certificate::read(own).map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
-        let ends = chain.iter().filter_map(|der| Some(Certificate::read(der).ok()?.not_after));
-        let until = ends.chain([leaf.not_after]).min().unwrap_or(leaf.not_after);
         let (own, chain) = (own.clone(), chain.to_vec());
-        Ok(Self { role, leaf, own, chain, until, ours: Ours::default(), verdict: Mutex::new(Verdict::Good) })
+        Ok(Self::of(role, leaf, own, chain, Ours::default()))
     }
 
-    /// The same, with this gateway's certificate.
-    fn with(&self, ours: Ours) -> Self {
-        let &Self { role, until, .. } = self;
-        let (leaf, chain, own) = (self.leaf.clone(), self.chain.clone(), self.own.clone());
+    fn of(
+        role: Role,
+        leaf: Certificate,
+        own: CertificateDer<'static>,
+        chain: Vec<CertificateDer<'static>>,
+        ours: Ours,
+    ) -> Self {
+        let ends = chain.iter().filter_map(|der| Some(Certificate::read(der).ok()?.not_after));
+        let until = ends.chain([leaf.not_after]).min().unwrap_or(leaf.not_after);
         Self { role, leaf, chain, own, until, ours, verdict: Mutex::new(Verdict::Good) }
+    }
+
+    /// The same, made with these files. What the far side has shown beside the chain to a CA is left out:
+    /// it could be another thing on each connection, and costs time at each judgement.
+    fn with(&self, used: &Loaded) -> Self {
+        let ours = Ours { shown: used.material.shown.clone(), until: used.material.leaf.not_after };
+        let chain = used.material.trust.vouched(&self.chain, &provider().signature_verification_algorithms);
+        Self::of(self.role, self.leaf.clone(), self.own.clone(), chain, ours)
     }
 
     /// The certificates that the far side showed, its own first.
@@ -192,8 +203,7 @@ impl Handshakes {
         used: &Arc<Loaded>,
         current: &Current<Loaded>,
     ) -> Result<Arc<Handshake>, Late> {
-        let ours = Ours { shown: used.material.shown.clone(), until: used.material.leaf.not_after };
-        let handshake = handshake.with(ours);
+        let handshake = handshake.with(used);
         let mut state = self.lock();
         let key = handshake.key();
         if let Some(known) = state.known.get(&key).and_then(Weak::upgrade)

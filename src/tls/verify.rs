@@ -77,6 +77,16 @@ pub struct Trust {
 }
 
 impl Trust {
+    /// Those of the certificates after a far side's own that lead to a CA.
+    pub(super) fn vouched(
+        &self,
+        chain: &[CertificateDer<'static>],
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Vec<CertificateDer<'static>> {
+        let cas = self.anchors.iter().map(|anchor| &anchor.facts);
+        vouched(cas, chain, algorithms).into_iter().map(|(der, _)| der.into_owned()).collect()
+    }
+
     /// `lists` are those of the CAs and of intermediates.
     pub fn new(anchors: Vec<Anchor>, lists: Vec<List>) -> Self {
         let trusts = anchors.iter().map(|anchor| anchor.trust.clone()).collect();

@@ -75,7 +75,7 @@ fn handshake(folder: &Path, far: &Loaded, ours: &Loaded) -> Handshake {
     let shown = pem::certificates(&folder.join("tls.crt")).unwrap();
     let handshake = Handshake::new(Role::Client, &shown).unwrap();
     assert_eq!(handshake.leaf().fingerprint, far.material.leaf.fingerprint);
-    handshake.with(Ours { shown: ours.material.shown.clone(), until: ours.material.leaf.not_after })
+    handshake.with(ours)
 }
 
 /// What a handshake is judged as by these files at this time: a verdict, or words of the refusal.
@@ -141,7 +141,7 @@ fn only_another_certificate_of_this_gateway_makes_good_connections_be_replaced()
     assert_eq!(judged(&handshake, &renewed, now, None), Ok(Verdict::Replace));
     // The one that it was opened with ends, whatever is in use by now.
     let expired = Handshake { until: now + 9 * DAY, ..handshake };
-    let expired = expired.with(Ours { shown: "another".to_owned(), until: now - 100 });
+    let expired = Handshake { ours: Ours { shown: "another".to_owned(), until: now - 100 }, ..expired };
     assert_eq!(judged(&expired, &renewed, now, Some(now - 100)), Ok(Verdict::Replace));
     let words = judged(&expired, &renewed, now, Some(now - 60)).unwrap_err();
     assert!(words.starts_with("the certificate of dc1 with which it was opened expired at "), "{words}");
@@ -169,4 +169,22 @@ fn equal_handshakes_are_judged_once_and_forgotten_with_their_last_connection() {
     drop((first, second));
     table.judge(&far);
     assert!(table.lock().known.is_empty());
+}
+
+#[test]
+fn certificates_that_lead_to_no_ca_make_no_connection_another_one() {
+    let (root, dir) = (ca("root", 10 * DAY), tempfile::tempdir().unwrap());
+    let used = Arc::new(loaded(dir.path(), &root, 7, &[]));
+    let current = Current::new(with_list(dir.path(), &root, &[]));
+    let shown = pem::certificates(&dir.path().join("tls.crt")).unwrap();
+    let handshakes = Handshakes::default();
+    let entered = || {
+        // Another one each time, with the name of the CA.
+        let junk = [shown[0].clone(), ca("root", DAY).der().clone()];
+        let handshake = Handshake::new(Role::Client, &junk).unwrap();
+        handshakes.enter(&handshake, &used, &current).unwrap()
+    };
+    let (one, other) = (entered(), entered());
+    assert!(Arc::ptr_eq(&one, &other));
+    assert_eq!((one.shown(), one.is_past(clock::now() + DAY / 2)), (shown, false));
 }
