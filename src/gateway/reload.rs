@@ -5,9 +5,11 @@
 //! own, so that a file system that does not answer holds up nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::learning;
@@ -27,8 +29,11 @@ use crate::tls::revocation::Learnt;
 /// What `systemctl status` shows while nothing is wrong with the files.
 pub(super) const GOOD: &str = "up";
 
-/// The fault if reading came to no end.
-const UNREAD: &str = "the files were not read to their end";
+/// Time given to read the config and the files that it names.
+const READ: Duration = Duration::from_secs(30);
+
+/// The fault if that was not enough.
+const UNREAD: &str = "the files could not be read within 30 s: does their file system answer?";
 
 /// What was read and has no fault.
 struct Read {
@@ -74,8 +79,9 @@ pub(super) async fn run(
 async fn reload(shared: &Shared, listeners: &mut Listeners) {
     service_manager::reloading();
     let (before, tls) = (shared.config(), shared.tls.now());
-    let read = spawn_blocking(move || read(&before, &tls.material.revocation.remembered())).await;
-    let read = read.unwrap_or_else(|_| Err((Part::Config, vec![UNREAD.to_owned()])));
+    let reading = spawn_blocking(move || read(&before, &tls.material.revocation.remembered()));
+    let read = timeout(READ, reading).await.ok().and_then(Result::ok);
+    let read = read.unwrap_or_else(|| Err((Part::Config, vec![UNREAD.to_owned()])));
     match read.and_then(|read| take_up(shared, listeners, read).map_err(|faults| (Part::Config, faults))) {
         Ok(()) => shared.registry.note_read(),
         Err((part, faults)) => {
@@ -97,7 +103,8 @@ async fn take_trust(shared: &Shared) -> bool {
             Material::load_beside(&config.tls, &config.site, &tls.material.revocation.remembered())?;
         Loaded::new(material, config.far_sites()).map_err(|error| vec![error.to_string()])
     });
-    let read = read.await.unwrap_or_else(|_| Err(vec![UNREAD.to_owned()]));
+    let read = timeout(READ, read).await.ok().and_then(Result::ok);
+    let read = read.unwrap_or_else(|| Err(vec![UNREAD.to_owned()]));
     let is_good = read.is_ok();
     match read {
         Ok(loaded) => {
