@@ -149,6 +149,11 @@ impl LinkEntry {
         self.hold().is_some()
     }
 
+    /// Whether it has a lane, or had one within this time.
+    pub(super) fn was_carried(&self, within: Duration) -> bool {
+        self.hold().is_none_or(|hold| hold.since.elapsed() < within)
+    }
+
     fn hold(&self) -> Option<Hold> {
         *self.held.lock().expect("no code panics while it holds a break")
     }

@@ -274,6 +274,13 @@ impl Registry {
         Some((newest.far(), newest.instance))
     }
 
+    /// Whether a link that this side has opened to the site has a lane, or had one within this time.
+    pub fn carried_lately(&self, site: &str, within: Duration) -> bool {
+        let state = self.lock();
+        let mut links = state.links.iter().filter(|link| link.side == Side::Dialler);
+        links.any(|link| link.site.eq_ignore_ascii_case(site) && link.was_carried(within))
+    }
+
     /// Counts an event. Returns whether it may be logged. It may not if the same words, or too many
     /// lines of its topic, were logged within the last minute. Then a later line gives the count.
     pub fn may_log(&self, topic: Topic, words: &str) -> Option<Line> {

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::ways::Ways;
+use self::ways::{LATELY, Ways};
 
 use crate::config::{Config, Replica};
 use crate::current::Current;
@@ -168,15 +168,19 @@ pub(super) async fn reach_again(
     loop {
         match reach(dialer, replica, &want).await {
             Err(unreached)
-                if !unreached.answered
-                    && dialer.ways.was_seen_lately(&replica.site)
-                    && Instant::now() < until =>
+                if !unreached.answered && was_there(dialer, &replica.site) && Instant::now() < until =>
             {
                 sleep(RESTARTING_EVERY).await;
             }
             reached => return reached,
         }
     }
+}
+
+/// Whether a gateway of the site was there a moment ago. The end of a link may not be recorded yet when its
+/// replica asks again.
+fn was_there(dialer: &Dialer, site: &str) -> bool {
+    dialer.ways.was_seen_lately(site) || dialer.registry.carried_lately(site, LATELY)
 }
 
 /// Races over every address of every peer until one accepts. While other links of this replica

@@ -37,7 +37,7 @@ const MET: usize = 256;
 const KEPT: usize = 64;
 
 /// How long after its last sign of life a far site counts as seen lately.
-const LATELY: Duration = Duration::from_secs(10);
+pub(super) const LATELY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct State {
