@@ -1,8 +1,8 @@
 //! Takes up revocation lists that other gateways hand over, and keeps them across restarts.
 //!
 //! A list that passes every check counts at once, as after a reload of the files: every link is judged
-//! again. It is then offered to all other gateways. Signatures are verified and
-//! files written on threads of their own.
+//! again. It is then offered to all other gateways. Signatures are verified and files written on threads of
+//! their own.
 
 use std::path::Path;
 use std::sync::Arc;

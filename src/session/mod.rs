@@ -143,9 +143,7 @@ impl Shared {
         };
         (shared, arrived)
     }
-}
 
-impl Shared {
     /// The config in use now. A session takes it once, and so judges by one config.
     pub fn config(&self) -> Arc<Config> {
         self.config.now()
