@@ -14,7 +14,7 @@ demo:
 
 test:
 	@scripts/setup test
-	cargo test --locked -- --test-threads=4
+	cargo test --locked -- --test-threads=6
 
 soak:
 	@scripts/setup test
