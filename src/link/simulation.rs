@@ -10,6 +10,7 @@
 //! path that works is delivered.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::dials::Dial;
@@ -717,27 +718,39 @@ fn run(seed: u64) -> Outcome {
 
 #[test]
 fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
-    let (mut breaks, mut survived, mut deep, mut leaves, mut legacies) = (0, 0, 0, 0, 0);
     let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(2000);
     let first = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    for seed in first..first + seeds {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(outcome) => {
-                breaks += outcome.breaks;
-                survived += u32::from(outcome.alive);
-                leaves += u32::from(outcome.left);
-                legacies += u32::from(outcome.left_behind > 0);
-                deep += u32::from(outcome.deep);
+    let next = AtomicU64::new(first);
+    // Each thread takes the next schedule that none has taken yet.
+    let take = || {
+        let mut outcomes = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + seeds {
+                return outcomes;
             }
-            Err(_) => panic!("seed {seed}: to see it again, SEED={seed} SEEDS=1 cargo test --lib simulation"),
+            match std::panic::catch_unwind(|| run(seed)) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(_) => {
+                    panic!("seed {seed}: to see it again, SEED={seed} SEEDS=1 cargo test --lib simulation")
+                }
+            }
         }
-    }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("a schedule has failed")).collect()
+    });
+    let count = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count() as u64;
+    let breaks: u64 = outcomes.iter().map(|outcome| u64::from(outcome.breaks)).sum();
+    let (survived, leaves) = (count(|outcome| outcome.alive), count(|outcome| outcome.left));
+    let (legacies, deep) = (count(|outcome| outcome.left_behind > 0), count(|outcome| outcome.deep));
     println!(
         "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {deep} with more than twice the window, {leaves} replicas left over a working path, {legacies} links left something to the next one"
     );
-    let few = seeds as u32;
-    assert!(breaks > few && survived > few / 4, "{breaks} breaks, {survived} of {seeds}");
-    assert!(leaves > few / 40, "{leaves} leaves of {seeds}");
-    assert!(legacies > few / 200, "{legacies} legacies of {seeds}");
-    assert!(deep > few / 50, "{deep} of {seeds} took in more than their window");
+    assert!(breaks > seeds && survived > seeds / 4, "{breaks} breaks, {survived} of {seeds}");
+    assert!(leaves > seeds / 40, "{leaves} leaves of {seeds}");
+    assert!(legacies > seeds / 200, "{legacies} legacies of {seeds}");
+    assert!(deep > seeds / 50, "{deep} of {seeds} took in more than their window");
 }
