@@ -12,6 +12,7 @@ use super::log::{self, Format, Level};
 use super::{ConfigPath, Failure, Outcome};
 use crate::file;
 use crate::gateway;
+use crate::own_process;
 use crate::sandbox;
 use crate::service_manager;
 use crate::tls::material::Material;
@@ -48,6 +49,7 @@ impl Run {
         // Before there is another thread: those that exist are not locked in.
         let writable: Vec<PathBuf> =
             sandbox::state_folders().into_iter().chain(state::made(config.state.as_deref())).collect();
+        own_process::open();
         let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable));
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {
