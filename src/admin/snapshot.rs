@@ -1,13 +1,15 @@
 //! The state of a gateway at one moment, as everything shows it that an operator sees.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::tls::revocation::InUse;
+use crate::units::ListenAddress;
 
 /// The state that `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,10 +37,10 @@ pub struct Status {
     #[serde(default)]
     pub reload: LastReload,
     /// Addresses on which it listens.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenAddress>,
     /// Addresses of its config on which it does not listen any more.
     #[serde(default)]
-    pub listeners_lost: Vec<SocketAddr>,
+    pub listeners_lost: Vec<ListenAddress>,
     /// Names of far masters for which a client here asked a moment ago and got no link.
     #[serde(default)]
     pub without_link: Vec<String>,
@@ -77,7 +79,7 @@ impl Status {
             terms: tls.material.terms.clone(),
             lists: tls.material.revocation.in_use.clone(),
             reload: shared.registry.last_reload(),
-            listeners_lost: config.listeners().filter(|address| !listeners.contains(address)).collect(),
+            listeners_lost: lost(&config, &listeners),
             listeners,
             without_link: shared.registry.without_link(),
             masters: config.masters.iter().map(|master| master.name.clone()).collect(),
@@ -90,4 +92,10 @@ impl Status {
             syncs,
         }
     }
+}
+
+/// The addresses of the config at which nothing listens any more.
+pub(super) fn lost(config: &Config, listeners: &[ListenAddress]) -> Vec<ListenAddress> {
+    let listeners: HashSet<&ListenAddress> = listeners.iter().collect();
+    config.listeners().filter(|address| !listeners.contains(address)).collect()
 }

@@ -50,7 +50,7 @@ impl Run {
         let writable: Vec<PathBuf> =
             sandbox::state_folders().into_iter().chain(state::made(config.state.as_deref())).collect();
         own_process::open();
-        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable));
+        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &config.sockets()));
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
