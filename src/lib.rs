@@ -27,6 +27,7 @@ mod link;
 mod listener;
 mod memory;
 mod outln;
+mod own_process;
 mod password;
 mod proxy_protocol;
 mod race;

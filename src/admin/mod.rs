@@ -2,7 +2,7 @@
 //!
 //! `snapshot.rs` is the state at one moment, `ready.rs` the rule that says whether the gateway is ready,
 //! `socket.rs` the Unix socket over which `replgate status` asks, and `http/` the listener of `[admin]`, which
-//! serves `page/` and `metrics.rs` too.
+//! serves `page/` and `metrics/` too.
 
 pub mod http;
 mod metrics;

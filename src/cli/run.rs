@@ -12,6 +12,7 @@ use super::log::{self, Format, Level};
 use super::{ConfigPath, Failure, Outcome};
 use crate::file;
 use crate::gateway;
+use crate::own_process;
 use crate::sandbox;
 use crate::service_manager;
 use crate::tls::material::Material;
@@ -53,6 +54,7 @@ impl Run {
             .into_iter()
             .chain(config.socket().and_then(Path::parent).map(Path::to_owned))
             .collect();
+        own_process::open();
         let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &for_sockets));
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {

@@ -71,6 +71,7 @@ pub(super) async fn learn(shared: &Arc<Shared>, arrived: Arrived) {
         for warning in loaded.material.warnings.iter().filter(|warning| !told.contains(warning)) {
             warn!("{warning}");
         }
+        shared.registry.note_list_learnt();
         shared.reload(Some(*loaded), None);
         shared.exchange.judged(&far, verdict, Instant::now());
         return;

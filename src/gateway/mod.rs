@@ -76,7 +76,7 @@ pub async fn run(
     tasks.spawn(watchdog::run(Arc::clone(&workers), stop.clone()));
     let Process { site, node, .. } = &shared.process;
     info!(%site, %node, version = env!("CARGO_PKG_VERSION"), "gateway up");
-    shared.registry.note_read();
+    shared.registry.note_started();
     service_manager::ready(reload::GOOD);
 
     shutdown.await;

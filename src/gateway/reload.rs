@@ -108,12 +108,13 @@ async fn take_trust(shared: &Shared) -> bool {
     let is_good = read.is_ok();
     match read {
         Ok(loaded) => {
-            if !loaded.material.is_same(&shared.tls.now().material) {
+            let changed = !loaded.material.is_same(&shared.tls.now().material);
+            if changed {
                 let words = "files of trust have changed and are in use";
                 tell_trust(shared, &loaded, words);
                 shared.reload(Some(loaded), None);
             }
-            shared.registry.note_trust_read();
+            shared.registry.note_trust_read(changed);
         }
         Err(faults) => {
             let (_, is_new) = shared.registry.note_refused(Part::Trust, faults.clone());

@@ -4,7 +4,7 @@
 //! If compression was agreed, the acceptor's stream consists of blocks from the offset of ARMED on.
 //! The dialler's stream is never compressed.
 
-use super::compress::{PackError, Packer, Unpacker};
+use super::compress::{PackError, Packed, Packer, Unpacker};
 use super::{ProtocolError, Side};
 use crate::buffer::Chunk;
 
@@ -31,6 +31,8 @@ struct Unpacking {
     rest: Option<Chunk>,
     /// Number of carried bytes taken so far.
     taken: u64,
+    /// What was decompressed so far.
+    packed: Packed,
 }
 
 impl Codec {
@@ -54,6 +56,12 @@ impl Codec {
     /// Whether bytes that are packed now are compressed.
     pub(super) fn is_packing(&self) -> bool {
         self.packer.is_some() && self.armed.is_some()
+    }
+
+    /// What was compressed or decompressed here so far.
+    pub(super) fn packed(&self) -> Packed {
+        let unpacked = self.unpacking.as_ref().map(|unpacking| unpacking.packed);
+        self.packer.as_ref().map(Packer::packed).or(unpacked).unwrap_or_default()
     }
 
     /// Number of plain bytes that fit into `room` carried bytes, whatever their contents.
@@ -121,8 +129,10 @@ impl Codec {
             }
             let (count, made) = unpacking.unpacker.step(rest.bytes())?;
             unpacking.took(count, rest);
-            if made.is_some() {
-                return Ok(made);
+            if let Some((plain, carried)) = made {
+                unpacking.packed.plain += plain.len() as u64;
+                unpacking.packed.carried += carried;
+                return Ok(Some((plain, carried)));
             }
         }
     }
@@ -163,6 +173,8 @@ mod tests {
             plain.extend_from_slice(chunk.bytes());
             taken += count;
         }
+        assert_eq!(near.packed(), far.packed());
+        assert_eq!(near.packed(), Packed { plain: text.len() as u64, carried: length - offset });
         assert_eq!((plain, taken), ([b"+FULLRESYNC\r\n", text.as_bytes()].concat(), length));
     }
 

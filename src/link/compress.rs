@@ -88,6 +88,15 @@ pub enum PackError {
     Ended,
 }
 
+/// Bytes of a stream in blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// As Redis sends or receives them.
+    pub plain: u64,
+    /// As they are carried.
+    pub carried: u64,
+}
+
 /// How the next bytes are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -159,6 +168,11 @@ impl Packer {
             self.carried += chunk.len() as u64;
             put(chunk);
         }
+    }
+
+    /// Bytes packed so far, with the blocks' headers.
+    pub fn packed(&self) -> Packed {
+        Packed { plain: self.plain, carried: self.carried }
     }
 
     /// Makes one compressed block. It is sent even if it grew: the context has changed by it.
@@ -408,18 +422,6 @@ fn decode(decoder: &mut Decoder<'static>, carried: &[u8], plain: &mut [u8]) -> R
 mod tests {
     use super::*;
 
-    impl Packer {
-        /// Plain bytes taken so far.
-        fn plain(&self) -> u64 {
-            self.plain
-        }
-
-        /// Carried bytes given so far, headers included.
-        fn carried(&self) -> u64 {
-            self.carried
-        }
-    }
-
     /// Gives `put` all that `carried` stands for.
     fn unpack_all(
         unpacker: &mut Unpacker,
@@ -528,7 +530,7 @@ mod tests {
                 });
                 plain.extend(write);
             }
-            prop_assert_eq!((packer.plain(), packer.carried()), (plain.len() as u64, carried.len() as u64));
+            prop_assert_eq!((packer.packed().plain, packer.packed().carried), (plain.len() as u64, carried.len() as u64));
             let mut unpacker = Unpacker::default();
             let (mut out, mut sum, mut rest) = (Vec::new(), 0, &carried[..]);
             for cut in cuts.into_iter().cycle() {
@@ -594,7 +596,7 @@ mod tests {
         let mut packer = Packer::new(1);
         let plain = commands(200_000, 3);
         plain.chunks(200).for_each(|write| drop(pack(&mut packer, write)));
-        assert!(packer.carried() * 2 < packer.plain(), "{packer:?}");
+        assert!(packer.packed().carried * 2 < packer.packed().plain, "{packer:?}");
     }
 
     #[test]
@@ -604,7 +606,7 @@ mod tests {
         for seed in 0..64 {
             carried.extend(pack(&mut packer, &noise(1 << 20, seed + 1)));
         }
-        assert!(packer.carried() * 1000 <= packer.plain() * 1001, "{packer:?}");
+        assert!(packer.packed().carried * 1000 <= packer.packed().plain * 1001, "{packer:?}");
         let (mut seen, mut tried) = (0, 0);
         for (kind, plain) in blocks(&carried) {
             seen += plain;

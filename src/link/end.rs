@@ -172,7 +172,24 @@ pub enum LaneLoss {
     Failed(String),
 }
 
+/// Counts by the cause of a lane's loss, in the order of [`LaneLoss::CODES`].
+pub type ByCause = [u64; LaneLoss::CODES.len()];
+
 impl LaneLoss {
+    /// Every code.
+    pub const CODES: [&str; 5] = ["silent", "closed", "replaced", "outdated", "failed"];
+
+    /// The place of its code in [`LaneLoss::CODES`].
+    pub fn place(&self) -> usize {
+        match self {
+            Self::Silent(_) => 0,
+            Self::Closed => 1,
+            Self::Replaced => 2,
+            Self::Outdated(_) => 3,
+            Self::Failed(_) => 4,
+        }
+    }
+
     /// The code in the log's field `cause`. A code never changes its meaning.
     pub fn code(&self) -> &'static str {
         match self {
@@ -200,6 +217,22 @@ impl std::fmt::Display for LaneLoss {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_has_its_own_place_among_the_codes() {
+        let losses = [
+            LaneLoss::Silent(Duration::ZERO),
+            LaneLoss::Closed,
+            LaneLoss::Replaced,
+            LaneLoss::Outdated(String::new()),
+            LaneLoss::Failed(String::new()),
+        ];
+        for (place, loss) in losses.iter().enumerate() {
+            assert_eq!((loss.place(), loss.code()), (place, LaneLoss::CODES[place]));
+        }
+    }
+
     #[test]
     fn the_operators_document_lists_the_codes_of_ends_and_losses() {
         let (document, code) = (include_str!("../../docs/operations.md"), include_str!("end.rs"));

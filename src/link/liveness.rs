@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::LaneLoss;
+use super::end::ByCause;
 use super::ticks::Ticks;
 use crate::wire::terms::Agreed;
 
@@ -102,7 +103,7 @@ pub(super) struct Liveness {
     held: Option<Held>,
     /// Whether this break lasts a little longer already.
     awaited: bool,
-    breaks: u64,
+    breaks: ByCause,
 }
 
 impl Liveness {
@@ -121,7 +122,7 @@ impl Liveness {
             hold_closed: hold,
             held: None,
             awaited: false,
-            breaks: 0,
+            breaks: ByCause::default(),
         };
         liveness.add(0, now);
         liveness
@@ -377,9 +378,9 @@ impl Liveness {
         self.held.as_ref()
     }
 
-    /// Number of breaks so far.
-    pub(super) fn breaks(&self) -> u64 {
-        self.breaks
+    /// Number of breaks so far, by cause.
+    pub(super) fn breaks(&self) -> &ByCause {
+        &self.breaks
     }
 
     /// A break begins: the last lane is gone.
@@ -388,9 +389,9 @@ impl Liveness {
         // The local Redis has waited for longer than usual already.
         let waited = if let LaneLoss::Silent(silence) = cause { silence } else { Duration::ZERO };
         let within = within.saturating_sub(waited.saturating_sub(self.dead_after).min(self.slack));
+        self.breaks[cause.place()] += 1;
         self.held = Some(Held { since: now, within, cause });
         self.awaited = false;
-        self.breaks += 1;
     }
 
     /// The break lasts until this time at most.
@@ -497,7 +498,7 @@ mod tests {
         long.suspend(LaneLoss::Closed, now);
         assert_eq!(long.resume().map(|held| held.within), Some(CLOSED_HOLD));
         long.suspend(LaneLoss::Replaced, now);
-        assert_eq!((long.held().map(|held| held.within), long.breaks()), (Some(Duration::from_secs(45)), 2));
+        assert_eq!((long.held().map(|held| held.within), long.breaks().iter().sum()), (Some(Duration::from_secs(45)), 2));
     }
 
     #[test]

@@ -61,7 +61,8 @@ use self::acks::{Acks, RoundTrip};
 use self::closing::Closing;
 use self::codec::Codec;
 use self::dials::Dials;
-pub use self::end::{End, LaneLoss, ProtocolError};
+use self::compress::Packed;
+pub use self::end::{ByCause, End, LaneLoss, ProtocolError};
 use self::lateness::Lateness;
 use self::liveness::Liveness;
 pub use self::liveness::{Held, LaneIo};
@@ -373,6 +374,16 @@ impl Link {
         self.send.offered() + self.receive.received()
     }
 
+    /// Number of carried bytes that were taken from the local Redis and are not acknowledged.
+    pub fn unacknowledged(&self) -> u64 {
+        self.send.offered() - self.send.acknowledged()
+    }
+
+    /// Number of bytes so far that were compressed here, or came compressed: before and after.
+    pub fn packed(&self) -> Packed {
+        self.codec.packed()
+    }
+
     /// Whether the link has no lane and waits for one.
     pub fn is_held(&self) -> bool {
         self.liveness.held().is_some()
@@ -385,7 +396,12 @@ impl Link {
 
     /// Number of breaks so far.
     pub fn breaks(&self) -> u64 {
-        self.liveness.breaks()
+        self.liveness.breaks().iter().sum()
+    }
+
+    /// Number of breaks so far, by cause.
+    pub fn breaks_by_cause(&self) -> ByCause {
+        *self.liveness.breaks()
     }
 
     /// How long the link survives the loss of its last lane.

@@ -129,7 +129,7 @@ pub struct Observed {
 
 impl Observed {
     /// A link about which nothing is known yet; `syncs` is shared with the links of the same
-    /// `[[master]]` or `[[replica]]`.
+    /// `[[master]]` or `[[replica]]` and far site.
     pub fn new(syncs: Arc<Syncs>) -> Arc<Self> {
         Arc::new(Self { syncs, known: Mutex::default(), begun: CancellationToken::new() })
     }

@@ -1,5 +1,5 @@
-//! Counts the syncs of one `[[master]]` or `[[replica]]`, over all its links, and connects the two
-//! links that carry one sync together.
+//! Counts the syncs of one `[[master]]` or `[[replica]]` with one far site, over all its links, and
+//! connects the two links that carry one sync together.
 //!
 //! Redis 8 and Valkey send the snapshot over a connection of its own. Only that connection says at
 //! which offset the stream of the main connection begins. Its link stores the offset here, and the
@@ -21,7 +21,7 @@ pub struct Beginning {
     pub offset: u64,
 }
 
-/// Shared by the links of one `[[master]]` or `[[replica]]`.
+/// Shared by the links of one `[[master]]` or `[[replica]]` with one far site.
 #[derive(Debug, Default)]
 pub struct Syncs {
     full: AtomicU64,

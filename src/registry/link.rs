@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::coverage::{Coverage, Demand, Writes};
+use super::rate::Rates;
+use super::tally::Tally;
 use super::{Counts, NewLink};
 use crate::clock;
 use crate::escape::shown;
-use crate::link::Side;
+use crate::link::compress::Packed;
+use crate::link::{ByCause, LaneLoss, Side};
 use crate::redis::replication::{Channel, Observed, Replication, Stage};
 use crate::tap::Flow;
 use crate::wire::hello::Id;
@@ -55,7 +58,7 @@ pub struct LinkEntry {
     lanes: AtomicU64,
     lanes_to_replace: AtomicU64,
     lanes_lost: AtomicU64,
-    breaks: AtomicU64,
+    breaks: [AtomicU64; LaneLoss::CODES.len()],
     resumed: AtomicU64,
     redials: AtomicU64,
     redials_failed: AtomicU64,
@@ -64,6 +67,12 @@ pub struct LinkEntry {
     carried: AtomicU64,
     buffered: AtomicU64,
     writes: Mutex<Writes>,
+    /// Microseconds; 0 while none is known.
+    round_trip: AtomicU64,
+    unacknowledged: AtomicU64,
+    plain: AtomicU64,
+    packed: AtomicU64,
+    rates: Mutex<Rates>,
 }
 
 /// The break of a link that has no lane now.
@@ -84,14 +93,20 @@ pub struct LinkStats {
     pub lanes_to_replace: u64,
     /// The current break, if any.
     pub held: Option<Hold>,
-    /// Number of times that it has lost its last lane so far.
-    pub breaks: u64,
+    /// Number of times that it has lost its last lane so far, by cause.
+    pub breaks: ByCause,
     /// Number of bytes that were sent more than once so far.
     pub resent: u64,
     /// Number of carried bytes so far, in both directions.
     pub carried: u64,
     /// Bytes buffered here.
     pub buffered: u64,
+    /// The least round trip of its lanes, as the kernel has smoothed it.
+    pub round_trip: Option<Duration>,
+    /// Number of carried bytes that were taken from the local Redis and are not acknowledged.
+    pub unacknowledged: u64,
+    /// Bytes so far that were compressed here, or came compressed.
+    pub packed: Packed,
 }
 
 impl LinkEntry {
@@ -118,7 +133,7 @@ impl LinkEntry {
             lanes: AtomicU64::new(1),
             lanes_to_replace: AtomicU64::new(0),
             lanes_lost: AtomicU64::new(0),
-            breaks: AtomicU64::new(0),
+            breaks: Default::default(),
             resumed: AtomicU64::new(0),
             redials: AtomicU64::new(0),
             redials_failed: AtomicU64::new(0),
@@ -127,6 +142,11 @@ impl LinkEntry {
             carried: AtomicU64::new(0),
             buffered: AtomicU64::new(0),
             writes: Mutex::default(),
+            round_trip: AtomicU64::new(0),
+            unacknowledged: AtomicU64::new(0),
+            plain: AtomicU64::new(0),
+            packed: AtomicU64::new(0),
+            rates: Mutex::new(Rates::new(Instant::now())),
         }
     }
 
@@ -167,6 +187,15 @@ impl LinkEntry {
         self.writes.lock().expect("no code panics while it holds a rate")
     }
 
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().expect("no code panics while it holds a rate")
+    }
+
+    /// Remembers how much has passed by now, for the rates that `status` shows.
+    pub(super) fn look(&self, now: Instant) {
+        self.rates().look(self.counts(), now);
+    }
+
     /// Measures the master's writes, and returns what an outage now would need; `None` where the
     /// replica is here, or while that is not known.
     pub(super) fn measure(&self, now: Instant) -> Option<Demand> {
@@ -201,6 +230,8 @@ impl LinkEntry {
         let since = |then: Instant| now.saturating_duration_since(then);
         let failure = self.redial_failure.lock().expect("no code panics while it holds a reason").clone();
         let (to_replica_bytes, to_master_bytes) = self.counts();
+        let rates = self.rates().since((to_replica_bytes, to_master_bytes), now);
+        let round_trip = Some(of(&self.round_trip)).filter(|micros| *micros > 0);
         LinkStatus {
             number: self.number,
             name: self.name.clone(),
@@ -232,18 +263,48 @@ impl LinkEntry {
             lanes: of(&self.lanes),
             lanes_to_replace: of(&self.lanes_to_replace),
             lanes_lost: of(&self.lanes_lost),
-            breaks: of(&self.breaks),
+            breaks: self.breaks(),
             resumed: of(&self.resumed),
             redials: of(&self.redials),
             coverage: self.writes().coverage(),
             replication,
+            round_trip_seconds: round_trip.map(|micros| micros as f64 / 1e6),
+            to_replica_bytes_per_second: rates.map(|(to_replica, _)| to_replica),
+            to_master_bytes_per_second: rates.map(|(_, to_master)| to_master),
+            unacknowledged_bytes: of(&self.unacknowledged),
         }
+    }
+
+    fn breaks(&self) -> u64 {
+        self.breaks.iter().map(|breaks| breaks.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Adds what it has counted so far to what is counted for its entry.
+    pub(super) fn add_to_tally(&self, tally: &mut Tally) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (to_replica, to_master) = self.counts();
+        for (sum, breaks) in tally.breaks.iter_mut().zip(&self.breaks) {
+            *sum += of(breaks);
+        }
+        tally.resumed += of(&self.resumed);
+        tally.lanes_lost += of(&self.lanes_lost);
+        tally.to_replica += to_replica;
+        tally.to_master += to_master;
+        tally.carried += of(&self.carried);
+        tally.resent += of(&self.resent);
+        tally.packed.plain += of(&self.plain);
+        tally.packed.carried += of(&self.packed);
+    }
+
+    /// The breaks that it did not survive, once it has ended.
+    pub(super) fn lost_in_breaks(&self) -> u64 {
+        self.breaks().saturating_sub(self.resumed.load(Ordering::Relaxed))
     }
 
     /// Adds its counts to those of the gateway.
     pub(super) fn add_to(&self, counts: &mut Counts) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        counts.breaks += of(&self.breaks);
+        counts.breaks += self.breaks();
         counts.resumed += of(&self.resumed);
         counts.redials += of(&self.redials);
         counts.lanes_lost += of(&self.lanes_lost);
@@ -264,10 +325,17 @@ impl LinkEntry {
         self.lanes.store(now.lanes, Ordering::Relaxed);
         self.lanes_to_replace.store(now.lanes_to_replace, Ordering::Relaxed);
         *self.held.lock().expect("no code panics while it holds a break") = now.held;
-        self.breaks.store(now.breaks, Ordering::Relaxed);
+        for (stored, breaks) in self.breaks.iter().zip(now.breaks) {
+            stored.store(breaks, Ordering::Relaxed);
+        }
         self.resent.store(now.resent, Ordering::Relaxed);
         self.carried.store(now.carried, Ordering::Relaxed);
         self.buffered.store(now.buffered, Ordering::Relaxed);
+        let micros = now.round_trip.map_or(0, |trip| u64::try_from(trip.as_micros()).unwrap_or(u64::MAX));
+        self.round_trip.store(micros, Ordering::Relaxed);
+        self.unacknowledged.store(now.unacknowledged, Ordering::Relaxed);
+        self.plain.store(now.packed.plain, Ordering::Relaxed);
+        self.packed.store(now.packed.carried, Ordering::Relaxed);
     }
 
     /// Stores the address of the far gateway to which a new lane goes.
@@ -381,6 +449,19 @@ pub struct LinkStatus {
     pub coverage: Option<Coverage>,
     /// The replication on it; `None` for a passthrough.
     pub replication: Option<Replication>,
+    /// The round trip between the gateways: the least of its lanes, as the kernel has smoothed it.
+    #[serde(default)]
+    pub round_trip_seconds: Option<f64>,
+    /// Payload bytes a second towards the replica, over about the last ten seconds.
+    #[serde(default)]
+    pub to_replica_bytes_per_second: Option<u64>,
+    /// Payload bytes a second towards the master.
+    #[serde(default)]
+    pub to_master_bytes_per_second: Option<u64>,
+    /// Carried bytes that were taken from the local Redis and are not acknowledged: what it uses of its
+    /// window, in a break more.
+    #[serde(default)]
+    pub unacknowledged_bytes: u64,
 }
 
 /// A redial that failed.

@@ -5,11 +5,13 @@
 mod admission;
 mod coverage;
 mod link;
+mod rate;
 mod reloads;
+mod tally;
 mod throttle;
 mod work;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -23,11 +25,13 @@ pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 use self::reloads::Reloads;
 pub use self::reloads::{LastReload, Part};
 use self::throttle::{Counted, LogThrottle};
+use self::tally::Counters;
+pub use self::tally::{Dialled, Tallies, Tally};
 pub use self::throttle::{Kind, Line, Suppressed, Topic};
 pub use self::work::{Meter, Penalty, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
-use crate::link::Side;
+use crate::link::{End, Side};
 use crate::memory;
 use crate::redis::replication::{Channel, Observed, Stage};
 use crate::redis::syncs::Syncs;
@@ -119,7 +123,8 @@ struct State {
     counts: Counts,
     next: u64,
     taken: Taken,
-    syncs: HashMap<(Side, String), Arc<Syncs>>,
+    /// By side, name, and site in lower case.
+    syncs: HashMap<(Side, String, String), Arc<Syncs>>,
     log: LogThrottle,
     sites: Arc<Sites>,
     listening: Vec<ListenAddress>,
@@ -127,6 +132,7 @@ struct State {
     without: HashMap<String, Instant>,
     work: HashMap<String, Arc<SiteWork>>,
     reloads: Reloads,
+    counters: Counters,
 }
 
 /// The live state of one gateway.
@@ -170,11 +176,12 @@ impl std::ops::Deref for LinkGuard {
 }
 
 impl LinkGuard {
-    /// Removes the link from the registry, and remembers why it ended.
-    pub fn end(self, reason: String, refused: bool) {
+    /// Removes the link from the registry, and remembers why it ended, also in words.
+    pub fn end(self, reason: String, end: &End) {
         let ended = EndedLink { reason, at: clock::now(), link: self.entry.status(Instant::now()) };
         let mut state = self.registry.lock();
-        state.counts.commands_refused += u64::from(refused);
+        state.counts.commands_refused += u64::from(matches!(end, End::CommandRefused(_)));
+        state.counters.ends(&self.entry, end);
         let begun = self.entry.has_begun();
         if !begun {
             // Replicas that get no sync ask again every second. Their links must not displace
@@ -200,6 +207,7 @@ impl Drop for LinkGuard {
         state.links.retain(|link| link.number != self.entry.number);
         state.counts.closed += 1;
         self.entry.add_to(&mut state.counts);
+        state.counters.gone(&self.entry);
     }
 }
 
@@ -238,6 +246,7 @@ impl Registry {
         let mut state = self.lock();
         state.next += 1;
         state.counts.opened += 1;
+        state.counters.opened(new_link.side, new_link.name, new_link.site);
         let entry = Arc::new(LinkEntry::new(state.next, new_link));
         state.links.push(Arc::clone(&entry));
         if new_link.side == Side::Dialler {
@@ -287,6 +296,7 @@ impl Registry {
     /// lines of its topic, were logged within the last minute. Then a later line gives the count.
     pub fn may_log(&self, topic: Topic, words: &str) -> Option<Line> {
         let mut state = self.lock();
+        state.counters.happened(topic.kind());
         match topic.kind().counted() {
             Counted::Refused => state.counts.refused += 1,
             Counted::Failed => state.counts.failed += 1,
@@ -310,9 +320,10 @@ impl Registry {
         if last { log.take_all() } else { log.take_overdue(Instant::now()) }
     }
 
-    /// The sync state that the links of one `[[master]]` or `[[replica]]` share.
-    pub fn syncs(&self, side: Side, name: &str) -> Arc<Syncs> {
-        Arc::clone(self.lock().syncs.entry((side, name.to_owned())).or_default())
+    /// The sync state that the links of one `[[master]]` or `[[replica]]` with one far site share.
+    pub fn syncs(&self, side: Side, name: &str, site: &str) -> Arc<Syncs> {
+        let key = (side, name.to_owned(), site.to_ascii_lowercase());
+        Arc::clone(self.lock().syncs.entry(key).or_default())
     }
 
     /// The meter of one more link of a far site.
@@ -325,9 +336,10 @@ impl Registry {
 
     /// Measures how fast the masters here write, and for how long an outage memory lasts at these
     /// rates, with `free` bytes that no link holds now. Returns the links for which it has become
-    /// shorter than `hold`. To be called every few seconds.
+    /// shorter than `hold`. Also looks at how much each link carries. To be called every few seconds.
     pub fn measure(&self, free: u64, now: Instant) -> Vec<(Arc<LinkEntry>, Coverage)> {
         let links = self.lock().links.clone();
+        links.iter().for_each(|link| link.look(now));
         let mut demands: Vec<_> = links.iter().filter_map(|link| Some((link, link.measure(now)?))).collect();
         // Links that write next to nothing do not count as holding anything.
         let fills = |link: &LinkEntry, demand: &coverage::Demand| {
@@ -365,16 +377,25 @@ impl Registry {
         entries.iter().for_each(|link| link.add_to(&mut counts));
         let mut links: Vec<LinkStatus> = entries.iter().map(|link| link.status(now)).collect();
         join(&entries, &mut links);
-        let mut syncs: Vec<SyncCounts> = syncs
-            .into_iter()
-            .map(|((side, name), syncs)| {
-                let [full, partial, refused] = syncs.counts();
-                SyncCounts { name, role: side.role().to_owned(), full, partial, refused }
-            })
-            .collect();
-        syncs.sort_by(|one, other| (&one.role, &one.name).cmp(&(&other.role, &other.name)));
-        Live { links, ended, counts, syncs }
+        Live { links, ended, counts, syncs: by_name(syncs) }
     }
+}
+
+/// The counts of each name, in order, whichever far sites its syncs were for.
+fn by_name(syncs: Vec<((Side, String, String), Arc<Syncs>)>) -> Vec<SyncCounts> {
+    let mut by_name: BTreeMap<(&str, String), [u64; 3]> = BTreeMap::new();
+    for ((side, name, _), syncs) in syncs {
+        let sums = by_name.entry((side.role(), name)).or_default();
+        sums.iter_mut().zip(syncs.counts()).for_each(|(sum, count)| *sum += count);
+    }
+    let counts = |((role, name), [full, partial, refused]): ((&str, String), [u64; 3])| SyncCounts {
+        name,
+        role: role.to_owned(),
+        full,
+        partial,
+        refused,
+    };
+    by_name.into_iter().map(counts).collect()
 }
 
 /// Shows two connections of one sync as one replica. `links` are `entries` in the same order.
@@ -461,7 +482,7 @@ mod tests {
             lists: false,
         };
         let open = |name: &str, passthrough: bool| {
-            let syncs = registry.syncs(Side::Acceptor, name);
+            let syncs = registry.syncs(Side::Acceptor, name, "dc2");
             registry.open(&NewLink {
                 name,
                 side: Side::Acceptor,
@@ -478,7 +499,7 @@ mod tests {
         let ended = |name: &str, passthrough, reason: &str| {
             let guard = open(name, passthrough);
             assert_eq!(guard.begins_now(), passthrough);
-            guard.end(reason.to_owned(), false);
+            guard.end(reason.to_owned(), &End::Finished);
         };
         ended("orders", true, "long ago");
         for attempt in 0..100 {

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Registry;
+use super::tally::Reloaded;
 use crate::clock;
 
 /// When the config and the files of trust were read, and what is wrong with them since.
@@ -53,9 +54,33 @@ pub(super) struct Reloads {
     read_at: i64,
     config: Option<Refused>,
     trust: Option<Refused>,
+    /// How often each part was used, and refused.
+    counts: [[u64; 2]; 2],
 }
 
+impl Part {
+    /// The codes, in the order of the parts.
+    const CODES: [&str; 2] = ["config", "trust"];
+}
+
+/// The codes of what a reload may end in.
+const OUTCOMES: [&str; 2] = ["used", "refused"];
+
 impl Reloads {
+    /// How often each part was used, and refused.
+    pub(super) fn counted(&self) -> Vec<Reloaded> {
+        let of_part = |(part, counts): (&'static str, [u64; 2])| {
+            let outcomes = OUTCOMES.into_iter().zip(counts);
+            outcomes.map(move |(outcome, count)| Reloaded { part, outcome, count })
+        };
+        Part::CODES.into_iter().zip(self.counts).flat_map(of_part).collect()
+    }
+
+    /// Everything was read now and is in use.
+    fn read(&mut self) {
+        *self = Self { read_at: clock::now(), counts: self.counts, ..Self::default() };
+    }
+
     fn last(&self) -> LastReload {
         let refused = self.config.iter().chain(&self.trust).cloned().reduce(|config, trust| Refused {
             since: config.since.min(trust.since),
@@ -66,21 +91,31 @@ impl Reloads {
 }
 
 impl Registry {
-    /// Everything was read and is in use.
-    pub fn note_read(&self) {
-        self.lock().reloads = Reloads { read_at: clock::now(), ..Reloads::default() };
+    /// Everything was read for the first time and is in use.
+    pub fn note_started(&self) {
+        self.lock().reloads.read();
     }
 
-    /// The files of trust were read alone and are in use. A config that was refused still is.
-    pub fn note_trust_read(&self) {
-        let mut state = self.lock();
-        (state.reloads.read_at, state.reloads.trust) = (clock::now(), None);
+    /// Everything was read again and is in use.
+    pub fn note_read(&self) {
+        let reloads = &mut self.lock().reloads;
+        reloads.read();
+        reloads.counts[Part::Config as usize][0] += 1;
+    }
+
+    /// The files of trust were read alone and are in use; they are others than before if they have
+    /// `changed`. A config that was refused still is.
+    pub fn note_trust_read(&self, changed: bool) {
+        let reloads = &mut self.lock().reloads;
+        (reloads.read_at, reloads.trust) = (clock::now(), None);
+        reloads.counts[Part::Trust as usize][0] += u64::from(changed);
     }
 
     /// This part was not replaced, for these reasons. Returns all that is wrong, and whether it is something
     /// else than before.
     pub fn note_refused(&self, part: Part, faults: Vec<String>) -> (Refused, bool) {
         let mut state = self.lock();
+        state.reloads.counts[part as usize][1] += 1;
         let slot = match part {
             Part::Config => &mut state.reloads.config,
             Part::Trust => &mut state.reloads.trust,
@@ -104,8 +139,9 @@ mod tests {
     #[test]
     fn a_refused_reload_is_shown_since_the_first_until_one_succeeds() {
         let registry = Registry::default();
-        registry.note_read();
+        registry.note_started();
         assert_eq!(registry.last_reload().refused, None);
+        assert!(registry.tallies().reloads.iter().all(|reloaded| reloaded.count == 0));
         let refuse = |faults: &[&str]| {
             registry.note_refused(Part::Config, faults.iter().map(ToString::to_string).collect())
         };
@@ -128,10 +164,15 @@ mod tests {
         registry.note_refused(Part::Config, vec!["no such key".to_owned()]);
         registry.note_refused(Part::Trust, vec!["no certificate".to_owned()]);
         assert_eq!(faults(), said(&["no such key", "no certificate"]));
-        registry.note_trust_read();
+        registry.note_trust_read(true);
         assert_eq!(faults(), said(&["no such key"]));
         registry.note_refused(Part::Trust, vec!["no certificate".to_owned()]);
         registry.note_read();
         assert_eq!(faults(), None);
+        registry.note_trust_read(false);
+        let counted = registry.tallies().reloads.into_iter();
+        let counted: Vec<_> = counted.map(|Reloaded { part, outcome, count }| (part, outcome, count)).collect();
+        let told = [("config", "used", 1), ("config", "refused", 1), ("trust", "used", 1), ("trust", "refused", 2)];
+        assert_eq!(counted, told);
     }
 }

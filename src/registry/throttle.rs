@@ -44,9 +44,11 @@ macro_rules! kinds {
                 match self { $(Self::$name => $code,)+ }
             }
 
+            /// Every kind.
+            const ALL: &[Self] = &[$(Self::$name,)+];
+
             /// The code of every kind.
-            #[cfg(test)]
-            const CODES: &[&str] = &[$($code,)+];
+            pub(super) const CODES: &[&str] = &[$($code,)+];
 
             /// The words for several of them.
             fn words(self) -> &'static str {
@@ -168,6 +170,12 @@ kinds! {
 }
 
 impl Kind {
+    /// The kinds of what this side refuses.
+    pub(super) fn refusals() -> impl Iterator<Item = Self> {
+        let refuses = |kind: &Self| kind.counted() == Counted::Refused || *kind == Self::ListRefused;
+        Self::ALL.iter().copied().filter(refuses)
+    }
+
     /// The part of a line that distinguishes it from earlier ones of this kind. Digits do not
     /// count, since they are those of clocks, counters and ports, except where they identify a
     /// local client.

@@ -85,7 +85,7 @@ pub(super) fn ended(guard: LinkGuard, end: &End) {
         Level::INFO => down!(info),
         _ => down!(debug),
     }
-    guard.end(words, matches!(end, End::CommandRefused(_)));
+    guard.end(words, end);
 }
 
 /// The kind of a bad end; `None` if the link ended well.

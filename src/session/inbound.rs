@@ -274,7 +274,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let rules = rules(&master, &admission, &site, address);
     let hurry = admission.opening.eviction();
     let observed =
-        rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name)));
+        rules.is_some().then(|| Observed::new(shared.registry.syncs(Side::Acceptor, &master.name, &site)));
     let guard = shared.registry.open(&NewLink {
         name: &master.name,
         side: Side::Acceptor,

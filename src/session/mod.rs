@@ -141,6 +141,7 @@ impl Shared {
             logins: auth::Logins::default(),
             stop,
         };
+        shared.registry.follow(&shared.config());
         (shared, arrived)
     }
 
@@ -155,6 +156,7 @@ impl Shared {
         if let Some(config) = config {
             self.memory.limit_to(config.limits.memory);
             self.registry.limit_to(&self.config().limits, &config.limits);
+            self.registry.follow(&config);
             self.config.replace(config);
         }
         if let Some(loaded) = loaded {

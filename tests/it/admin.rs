@@ -104,7 +104,7 @@ fn every_route_shows_what_it_promises_while_a_link_carries() {
         assert_eq!(shown[field], printed[field], "{field}");
     }
     assert_eq!(shown["links"][0]["name"], "orders");
-    let metrics = at.get("/metrics");
+    let metrics = at.ask("GET", "/metrics", "Host: localhost\r\nAccept: application/openmetrics-text\r\n");
     let kind = Some("application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert_eq!((metrics.status, metrics.header("content-type")), (200, kind));
     assert!(metrics.body.ends_with("\n# EOF\n"), "{}", metrics.body);

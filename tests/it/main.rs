@@ -16,6 +16,7 @@ mod files;
 mod lanes;
 mod life;
 mod logs;
+mod metrics;
 mod observer;
 mod outages;
 mod passwords;

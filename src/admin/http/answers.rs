@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 
+use super::super::metrics::{Format, Snapshot};
 use super::super::snapshot::{self, Status};
 use super::super::{metrics, page, ready};
 use super::pulse::Pulse;
@@ -58,7 +59,7 @@ struct Moment {
     state: Status,
     page: OnceLock<Bytes>,
     json: OnceLock<Bytes>,
-    metrics: OnceLock<Bytes>,
+    metrics: [OnceLock<Bytes>; 2],
 }
 
 /// Makes the answers.
@@ -75,8 +76,8 @@ impl Answers {
         Self { shared, pulse, moment: Mutex::default() }
     }
 
-    /// The answer of a route.
-    pub(super) async fn of(&self, route: Route) -> Answer {
+    /// The answer of a route. `accept` is what the request says about the formats that it wants.
+    pub(super) async fn of(&self, route: Route, accept: &str) -> Answer {
         let written = |kind, body: &Bytes| Answer { status: StatusCode::OK, kind, body: body.clone() };
         match route {
             Route::Live => Answer::probe("live", &self.pulse.faults().await),
@@ -96,9 +97,12 @@ impl Answers {
                 written("application/json", body)
             }
             Route::Metrics => {
-                let moment = self.moment();
-                let body = moment.metrics.get_or_init(|| metrics::text(&self.shared, &moment.state).into());
-                written("application/openmetrics-text; version=1.0.0; charset=utf-8", body)
+                let (moment, format) = (self.moment(), Format::asked(accept));
+                let body = moment.metrics[format as usize].get_or_init(|| {
+                    let snapshot = Snapshot::now(&self.shared, &moment.state);
+                    metrics::text(&snapshot, format).into()
+                });
+                written(format.content_type(), body)
             }
         }
     }
@@ -114,7 +118,7 @@ impl Answers {
                     state: Status::now(&self.shared),
                     page: OnceLock::new(),
                     json: OnceLock::new(),
-                    metrics: OnceLock::new(),
+                    metrics: [OnceLock::new(), OnceLock::new()],
                 });
                 *moment = Some(Arc::clone(&now));
                 now

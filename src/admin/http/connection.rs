@@ -92,7 +92,11 @@ async fn answer<S>(
         asked.cancel();
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         let response = match request::judge(method, uri, request.version(), headers, public) {
-            Ok(route) => response(desk.answers.of(route).await),
+            Ok(route) => {
+                let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+                let accept = accept.collect::<Vec<_>>().join(",");
+                response(desk.answers.of(route, &accept).await)
+            }
             Err(refusal) => {
                 let Refusal { status, words } = &refusal;
                 // Any browser asks for an icon that is not there. These are worth a line: somebody is kept out.

@@ -23,7 +23,7 @@ pub(super) enum Route {
     Live,
     /// Whether the gateway is ready.
     Ready,
-    /// The state as OpenMetrics.
+    /// The state for a Prometheus.
     Metrics,
 }
 

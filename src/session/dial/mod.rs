@@ -25,7 +25,7 @@ use crate::current::Current;
 use crate::lane::{Lane, LaneError};
 use crate::link::Side;
 use crate::race::run::{Attempts, Event};
-use crate::registry::Registry;
+use crate::registry::{Dialled, Registry};
 use crate::session::exchange::opening::{self, Unfit};
 use crate::session::exchange::{Exchange, Far};
 use crate::session::{HELLO_DEADLINE, Process, congestion, dialling_terms, tune};
@@ -258,6 +258,12 @@ pub(super) async fn reach(
             None
         }
     };
+    let dialled = match (&reached, answered) {
+        (Some(_), _) => Dialled::Opened,
+        (None, true) => Dialled::Refused,
+        (None, false) => Dialled::Unreached,
+    };
+    dialer.registry.note_dial(&replica.name, &replica.site, dialled);
     match reached {
         Some((lane, accept)) => {
             dialer.ways.was_good(Side::Dialler, &replica.name, lane.peer());

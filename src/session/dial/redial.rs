@@ -24,6 +24,7 @@ use crate::lane::Lane;
 use crate::link::End;
 use crate::link::dials::Dial;
 use crate::race::run::MAX_ADDRESSES;
+use crate::registry;
 use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Id, Identity, Request};
 use crate::wire::reason::ReasonCode;
@@ -266,7 +267,23 @@ impl Redial {
         self.aside.drain(..surplus);
     }
 
+    /// Counts a dial, if it tried any address.
+    fn count(&self, attached: &Attached) {
+        let answered = |failure: &Failure| matches!(failure, Failure::Refused(_));
+        let dialled = match (&attached.lane, &attached.failed[..]) {
+            (Some(_), _) => registry::Dialled::Opened,
+            // It had no turn, or no better address.
+            (None, []) if !self.known.is_empty() => return,
+            (None, failed) if failed.iter().any(|(_, failure)| answered(failure)) => {
+                registry::Dialled::Refused
+            }
+            (None, _) => registry::Dialled::Unreached,
+        };
+        self.dialer.registry.note_dial(&self.replica.name, &self.replica.site, dialled);
+    }
+
     fn judge(&mut self, lane: u32, attached: Attached) -> Dialled {
+        self.count(&attached);
         let mut words = "no address of the far site is known".to_owned();
         for (address, failure) in attached.failed {
             words = format!("{address}: {failure}");

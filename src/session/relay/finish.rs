@@ -55,9 +55,10 @@ pub(super) async fn finish(mut driver: Driver<'_>) -> (End, Option<PendingAbort>
     drop((share, closing));
     let (end, delivered) = ended.unwrap_or((End::Stopping, false));
     entry.update(LinkStats {
-        breaks: link.breaks(),
+        breaks: link.breaks_by_cause(),
         resent: link.resent(),
         carried: link.carried(),
+        packed: link.packed(),
         ..LinkStats::default()
     });
     // The Redis socket is closed at once, unless Redis must still read what was delivered: a stale

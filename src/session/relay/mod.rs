@@ -321,7 +321,7 @@ impl<'a> Driver<'a> {
                 self.lanes.dial(&mut self.link, self.entry, now);
                 self.take_new_lanes(cx);
             }
-            self.report();
+            self.report(now);
             if !moved && self.sleeps(cx, now) {
                 return Poll::Pending;
             }
@@ -346,7 +346,10 @@ impl<'a> Driver<'a> {
                 Event::LaneClosed { lane, retired } => {
                     self.lanes.close(lane, retired, &self.link, self.entry)
                 }
-                Event::Resumed(resumed) => self.resumed = Some(resumed),
+                Event::Resumed(resumed) => {
+                    self.entry.note_resumed();
+                    self.resumed = Some(resumed);
+                }
                 Event::Proven => self.lanes.rivals.clear(),
                 Event::Ended { end, delivered } => self.ended = Some((end, delivered)),
             }
@@ -354,15 +357,18 @@ impl<'a> Driver<'a> {
     }
 
     /// Reports changes to the registry and the log.
-    fn report(&mut self) {
+    fn report(&mut self, now: Instant) {
         let stats = LinkStats {
             lanes: self.link.lanes() as u64,
             lanes_to_replace: self.link.lanes_to_replace() as u64,
             held: self.link.held().map(|held| Hold { since: held.since, within: held.within }),
-            breaks: self.link.breaks(),
+            breaks: self.link.breaks_by_cause(),
             resent: self.link.resent(),
             carried: self.link.carried(),
             buffered: self.link.memory() + self.lanes.storage(),
+            round_trip: self.lanes.round_trip(now),
+            unacknowledged: self.link.unacknowledged(),
+            packed: self.link.packed(),
         };
         self.link.keep(self.tap.may_be_asked_again(), self.share.may_keep());
         self.share.keep(self.link.kept());
@@ -378,12 +384,11 @@ impl<'a> Driver<'a> {
             self.reported = stats;
         }
         if let Some(resumed) = self.resumed.take() {
-            self.entry.note_resumed();
             let seconds = clock::tenths(resumed.lasted);
             let (to_replica, to_master) = self.entry.counts();
             let payload = (to_replica + to_master).max(1);
             let carried = (stats.carried as f64 / payload as f64 * 100.0).round() / 100.0;
-            log_link!(info, self.entry, throttled(Kind::Resumed, &resumed.cause.to_string()); cause = resumed.cause.code(), seconds, resent = resumed.resending, breaks = stats.breaks, redials = self.entry.redials(), lanes = stats.lanes, carried, "link resumed: {}", resumed.cause);
+            log_link!(info, self.entry, throttled(Kind::Resumed, &resumed.cause.to_string()); cause = resumed.cause.code(), seconds, resent = resumed.resending, breaks = self.link.breaks(), redials = self.entry.redials(), lanes = stats.lanes, carried, "link resumed: {}", resumed.cause);
         }
     }
 
