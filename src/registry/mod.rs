@@ -4,6 +4,7 @@
 
 mod admission;
 mod coverage;
+mod history;
 mod link;
 mod reloads;
 mod throttle;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::Admission;
 use self::admission::Taken;
 pub use self::coverage::Coverage;
+pub use self::history::{History, LinkSample, Point, SAMPLE_EVERY, SPAN};
 pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 use self::reloads::Reloads;
 pub use self::reloads::{LastReload, Part};
@@ -126,6 +128,7 @@ struct State {
     without: HashMap<String, Instant>,
     work: HashMap<String, Arc<SiteWork>>,
     reloads: Reloads,
+    history: Arc<History>,
 }
 
 /// The live state of one gateway.
@@ -197,6 +200,7 @@ impl Drop for LinkGuard {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
         state.links.retain(|link| link.number != self.entry.number);
+        Arc::make_mut(&mut state.history).end(&self.entry.sample(Instant::now()));
         state.counts.closed += 1;
         self.entry.add_to(&mut state.counts);
     }
