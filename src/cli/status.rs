@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::tables::{self, View};
 use super::{ConfigPath, Failure, Outcome, block_on};
-use crate::admin::{self, Gateway, Status};
+use crate::admin::{self, Gateway, Status, ready};
 use crate::clock;
 use crate::config::Config;
 use crate::config::Faults;
@@ -79,7 +79,10 @@ impl Show {
             );
         }
         if self.ready {
-            let why = unready(&status, self.links, clock::now());
+            let mut why = ready::unready(status.certificate_expires, &status.listeners_lost, clock::now());
+            if self.links {
+                why.extend(ready::links_down(&status));
+            }
             why.iter().for_each(|why| crate::outln::outln!("not ready: {why}"));
             if !why.is_empty() {
                 return Err(Failure::Unwell);
@@ -153,60 +156,4 @@ fn width() -> Option<usize> {
         Some(usize::from(size.ws_col))
     };
     said.or_else(terminal).filter(|columns| *columns >= 40)
-}
-
-/// Why a gateway is not ready; empty if it is. Faults of the WAN or of a Redis count only with
-/// `links`, since a restart would not help.
-fn unready(status: &Status, links: bool, now: i64) -> Vec<String> {
-    let mut why = Vec::new();
-    let certificate = status.certificate_expires;
-    if certificate < now {
-        why.push(format!(
-            "the certificate expired {} ago, on {}; renew it and reload the gateway",
-            clock::span(now - certificate),
-            clock::utc(certificate)
-        ));
-    }
-    let lost = status.listeners_lost.iter();
-    why.extend(lost.map(|address| format!("the gateway does not listen on {address} any more; restart it")));
-    if links {
-        let held = status.links.iter().filter(|link| link.state == "held");
-        why.extend(held.map(|link| {
-            format!(
-                "link {} of {:?} with site {} is held: nothing carries it",
-                link.number, link.name, link.site
-            )
-        }));
-        let without = status.without_link.iter();
-        why.extend(without.map(|name| {
-            format!("a replica asked for {name:?} a moment ago and got no link; the gateway's log says why")
-        }));
-    }
-    why
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(expires: i64, more: &str) -> Status {
-        let text = format!(
-            r#"{{"site":"dc2","node":"n","version":"0","pid":1,"certificate_expires":{expires},"listeners":[],
-            "masters":[],"replicas":[],"memory_used":0,"memory_limit":0,"links":[],"ended":[],"syncs":[],
-            "counts":{}{more}}}"#,
-            serde_json::to_string(&crate::registry::Counts::default()).unwrap()
-        );
-        serde_json::from_str(&text).unwrap()
-    }
-
-    #[test]
-    fn ready_is_about_certificate_and_listeners_and_links_only_where_asked() {
-        assert!(unready(&status(100, ""), true, 100).is_empty());
-        assert!(unready(&status(65, ""), false, 100)[0].contains("expired 35 s ago"));
-        let lost = unready(&status(200, r#","listeners_lost":["127.0.0.1:7379"]"#), false, 100);
-        assert!(lost.len() == 1 && lost[0].contains("not listen on 127.0.0.1:7379"), "{lost:?}");
-        let without = status(200, r#","without_link":["orders"]"#);
-        assert!(unready(&without, false, 100).is_empty());
-        assert!(unready(&without, true, 100)[0].contains("orders"));
-    }
 }

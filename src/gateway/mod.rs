@@ -61,8 +61,8 @@ pub async fn run(
     let mut listeners = Listeners::new(&shared, &workers, &tasks);
     // Every listener is bound before a connection is accepted.
     let bound = listeners.bind(&shared.config()).map_err(|faults| anyhow!(faults.join("\n")))?;
-    for listener in admin::bind(&shared).await {
-        tasks.spawn(admin::serve(Arc::clone(&shared), listener, tasks.clone()));
+    for listener in admin::socket::bind(&shared).await {
+        tasks.spawn(admin::socket::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
     listeners.follow(bound);
     listeners::tell_offers(&shared.config(), None);

@@ -353,36 +353,54 @@ impl Registry {
 
     /// Every live link and the counts. If a sync has two connections, the main one shows the
     /// snapshot's progress, and the other one the link that it belongs to.
+    ///
+    /// The registry is locked only while its links are listed, not while each is described.
     pub fn live(&self) -> Live {
-        let (now, state) = (Instant::now(), self.lock());
-        let mut counts = state.counts.clone();
-        state.links.iter().for_each(|link| link.add_to(&mut counts));
-        let mut links: Vec<LinkStatus> = state.links.iter().map(|link| link.status(now)).collect();
-        for (snapshot, entry) in state.links.iter().enumerate() {
-            let Some(Channel::Snapshot(id)) = entry.channel() else { continue };
-            let main = state.links.iter().position(|link| {
-                link.channel() == Some(Channel::Main(id))
-                    && (link.side, &link.name, &link.site) == (entry.side, &entry.name, &entry.site)
-            });
-            if let Some(main) = main {
-                join(&mut links, main, snapshot);
-            }
-        }
-        let mut syncs: Vec<SyncCounts> = state
-            .syncs
-            .iter()
+        let (entries, ended, mut counts, syncs) = {
+            let state = self.lock();
+            let ended = state.ended.iter().map(|(ended, _)| ended.clone()).collect();
+            let syncs: Vec<_> =
+                state.syncs.iter().map(|(key, syncs)| (key.clone(), Arc::clone(syncs))).collect();
+            (state.links.clone(), ended, state.counts.clone(), syncs)
+        };
+        let now = Instant::now();
+        entries.iter().for_each(|link| link.add_to(&mut counts));
+        let mut links: Vec<LinkStatus> = entries.iter().map(|link| link.status(now)).collect();
+        join(&entries, &mut links);
+        let mut syncs: Vec<SyncCounts> = syncs
+            .into_iter()
             .map(|((side, name), syncs)| {
                 let [full, partial, refused] = syncs.counts();
-                SyncCounts { name: name.clone(), role: side.role().to_owned(), full, partial, refused }
+                SyncCounts { name, role: side.role().to_owned(), full, partial, refused }
             })
             .collect();
         syncs.sort_by(|one, other| (&one.role, &one.name).cmp(&(&other.role, &other.name)));
-        Live { links, ended: state.ended.iter().map(|(ended, _)| ended.clone()).collect(), counts, syncs }
+        Live { links, ended, counts, syncs }
     }
 }
 
-/// Shows two connections of one sync as one replica.
-fn join(links: &mut [LinkStatus], main: usize, snapshot: usize) {
+/// Shows two connections of one sync as one replica. `links` are `entries` in the same order.
+fn join(entries: &[Arc<LinkEntry>], links: &mut [LinkStatus]) {
+    let (mut mains, mut snapshots) = (HashMap::new(), Vec::new());
+    for (at, entry) in entries.iter().enumerate() {
+        let key = |id| (id, entry.side, &entry.name, &entry.site);
+        match entry.channel() {
+            Some(Channel::Main(id)) => {
+                mains.entry(key(id)).or_insert(at);
+            }
+            Some(Channel::Snapshot(id)) => snapshots.push((key(id), at)),
+            None => {}
+        }
+    }
+    for (key, snapshot) in snapshots {
+        if let Some(main) = mains.get(&key) {
+            join_two(links, *main, snapshot);
+        }
+    }
+}
+
+/// Shows the link `main` and the one of its `snapshot` as one replica.
+fn join_two(links: &mut [LinkStatus], main: usize, snapshot: usize) {
     let number = links[main].number;
     let Some(part) = &mut links[snapshot].replication else { return };
     part.part_of = Some(number);

@@ -1,0 +1,93 @@
+//! The state of a gateway at one moment, as everything shows it that an operator sees.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCounts};
+use crate::session::Shared;
+use crate::tls::expiry::Term;
+use crate::tls::revocation::InUse;
+
+/// The state that `status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway's site name.
+    pub site: String,
+    /// Name of its host.
+    pub node: String,
+    /// The gateway's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When its certificate expires, seconds since 1970.
+    pub certificate_expires: i64,
+    /// The validity of its certificate, its CAs and its revocation lists.
+    #[serde(default)]
+    pub terms: Vec<Term>,
+    /// The revocation lists in use.
+    #[serde(default)]
+    pub lists: Vec<InUse>,
+    /// Digest of its config, to detect another one.
+    #[serde(default)]
+    pub config: String,
+    /// How the last reload went.
+    #[serde(default)]
+    pub reload: LastReload,
+    /// Addresses on which it listens.
+    pub listeners: Vec<SocketAddr>,
+    /// Addresses of its config on which it does not listen any more.
+    #[serde(default)]
+    pub listeners_lost: Vec<SocketAddr>,
+    /// Names of far masters for which a client here asked a moment ago and got no link.
+    #[serde(default)]
+    pub without_link: Vec<String>,
+    /// Names of the masters it offers.
+    pub masters: Vec<String>,
+    /// Names of the far masters it offers to replicas here.
+    pub replicas: Vec<String>,
+    /// Bytes that all links hold now.
+    pub memory_used: u64,
+    /// Bytes that all links may hold.
+    pub memory_limit: u64,
+    /// Live links.
+    pub links: Vec<LinkStatus>,
+    /// The links that ended last, the latest first.
+    pub ended: Vec<EndedLink>,
+    /// Counts since the start.
+    pub counts: Counts,
+    /// Counts of syncs since the start, for each `[[master]]` and `[[replica]]` that had a link.
+    pub syncs: Vec<SyncCounts>,
+}
+
+impl Status {
+    /// The state now. It takes every lock for a moment alone: neither a link nor a dial waits for the time
+    /// that thousands of links take to be described.
+    pub fn now(shared: &Shared) -> Self {
+        let Live { links, ended, counts, syncs } = shared.registry.live();
+        let (tls, config) = (shared.tls.now(), shared.config());
+        let listeners = shared.registry.listeners();
+        Self {
+            site: config.site.clone(),
+            node: shared.process.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            certificate_expires: tls.material.leaf.not_after,
+            config: config.digest(),
+            terms: tls.material.terms.clone(),
+            lists: tls.material.revocation.in_use.clone(),
+            reload: shared.registry.last_reload(),
+            listeners_lost: config.listeners().filter(|address| !listeners.contains(address)).collect(),
+            listeners,
+            without_link: shared.registry.without_link(),
+            masters: config.masters.iter().map(|master| master.name.clone()).collect(),
+            replicas: config.replicas.iter().map(|replica| replica.name.clone()).collect(),
+            memory_used: shared.memory.used(),
+            memory_limit: shared.memory.limit(),
+            links,
+            ended,
+            counts,
+            syncs,
+        }
+    }
+}

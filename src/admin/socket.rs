@@ -1,0 +1,229 @@
+//! A Unix socket that always exists, over which `replgate status` asks for the state.
+//!
+//! The socket has an abstract name made from the site and the config's path. So it needs no
+//! writable folder and leaves no file behind, and `status` finds it with the same config. The
+//! gateway answers only its own user and root. `status` accepts answers only from the user who
+//! asks, from root, or from the owner of the config's private key, so that nobody else can pose as
+//! the gateway. If another user has taken the name, the gateway adds a random end, which nobody
+//! could have taken, and `status` searches the system's sockets for it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::snapshot::Status;
+use crate::config::Config;
+use crate::session::Shared;
+use crate::unproven::Unproven;
+use crate::wire::hello::Id;
+
+/// Time given to one request and its answer.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// Largest answer in bytes.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// Most requests that are answered at a time; beyond that the oldest is dropped.
+const QUESTIONS: usize = 16;
+
+/// Time given to ask all sockets that may be the gateway's: an impostor may have taken thousands of
+/// names.
+const SEARCH: Duration = Duration::from_secs(10);
+
+/// Time given to connect to a socket that has the name already, to find out whose it is.
+const WHOSE: Duration = Duration::from_millis(500);
+
+/// Which gateway is meant.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its site.
+    pub site: String,
+    /// Its config file.
+    pub path: PathBuf,
+    /// Its private key, whose owner may answer for it; `None` if that is not known.
+    pub key: Option<PathBuf>,
+}
+
+impl From<&Config> for Gateway {
+    fn from(config: &Config) -> Self {
+        let Config { site, path, tls, .. } = config;
+        Self { site: site.clone(), path: path.clone(), key: Some(tls.key.clone()) }
+    }
+}
+
+/// The socket's names for a gateway: one for the path of its config as given, and one for the real path if
+/// that differs. So either path finds it.
+fn names(gateway: &Gateway) -> Vec<String> {
+    let given = std::path::absolute(&gateway.path).unwrap_or_else(|_| gateway.path.clone());
+    let real = std::fs::canonicalize(&gateway.path).unwrap_or_else(|_| given.clone());
+    let mut names = vec![name(&gateway.site, &given)];
+    if real != given {
+        names.push(name(&gateway.site, &real));
+    }
+    names
+}
+
+fn name(site: &str, path: &Path) -> String {
+    let digest = aws_lc_rs::digest::digest(
+        &aws_lc_rs::digest::SHA256,
+        format!("{site}\n{}", path.display()).as_bytes(),
+    );
+    format!("\0replgate-{}", hex(&digest.as_ref()[..8]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether the process at the other end belongs to this user, to root, or to `others`.
+fn is_of(socket: &UnixStream, others: Option<u32>) -> bool {
+    // Not the owner of /proc/self: that is root if the process may not dump core.
+    let own = rustix::process::geteuid().as_raw();
+    socket.peer_cred().is_ok_and(|peer| [Some(own), Some(0), others].contains(&Some(peer.uid())))
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).map(|meta| meta.uid()).ok()
+}
+
+/// Binds the socket under each of its names. A gateway also runs without it.
+pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
+    let mut listeners = Vec::new();
+    for name in names(&Gateway::from(shared.config().as_ref())) {
+        let bound = match UnixListener::bind(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => beside(&name, error).await,
+            bound => bound,
+        };
+        match bound {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => warn!("`replgate status` will not find this gateway: {error}"),
+        }
+    }
+    listeners
+}
+
+/// Binds another name, since `name` is taken; an error if a gateway of this user or of root has it.
+async fn beside(name: &str, taken: io::Error) -> io::Result<UnixListener> {
+    let whose = match timeout(WHOSE, UnixStream::connect(name)).await {
+        Ok(Ok(socket)) if is_of(&socket, None) => {
+            return Err(io::Error::other(format!("{taken}; is this config running already?")));
+        }
+        Ok(Ok(socket)) => match socket.peer_cred() {
+            Ok(peer) => {
+                let process = peer.pid().map_or_else(String::new, |pid| format!(", process {pid}"));
+                format!("user {}{process}", peer.uid())
+            }
+            Err(error) => error.to_string(),
+        },
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it does not answer".to_owned(),
+    };
+    let Id(random) = Id::random();
+    let other = format!("{name}-{}", hex(&random));
+    let bound = UnixListener::bind(&other)?;
+    warn!(
+        "the name of the status socket, @{}, is taken by another process ({whose}), which may impersonate the gateway; `replgate status` finds this gateway all the same",
+        &name[1..]
+    );
+    Ok(bound)
+}
+
+/// Answers requests until the gateway stops. Connections of other users are closed at once.
+pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTracker) {
+    let questions = Unproven::new(QUESTIONS, QUESTIONS);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, _)) if is_of(&socket, None) => {
+                let (shared, seat) = (Arc::clone(&shared), questions.enter(()));
+                tasks.spawn(async move {
+                    tokio::select! {
+                        _ = timeout(DEADLINE, answer(&shared, socket)) => {}
+                        () = seat.evicted() => {}
+                        () = shared.stop.cancelled() => {}
+                    }
+                });
+            }
+            Ok(_) => debug!("another user asked for the status and got no answer"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
+    socket.write_all(&serde_json::to_vec(&Status::now(shared))?).await?;
+    socket.shutdown().await
+}
+
+/// Asks a gateway; `None` if it does not run.
+pub async fn ask(gateway: &Gateway) -> io::Result<Option<Status>> {
+    timeout(SEARCH, find(gateway)).await.map_err(|_| io::Error::other("no answer in time"))?
+}
+
+/// Asks under each name that the gateway may have, until an answer is accepted.
+async fn find(gateway: &Gateway) -> io::Result<Option<Status>> {
+    let names = names(gateway);
+    let others = names.iter().flat_map(|name| others(name)).collect::<Vec<_>>();
+    let mut failed = None;
+    for name in names.iter().chain(&others) {
+        let asked = timeout(DEADLINE, ask_at(gateway, name)).await;
+        match asked.unwrap_or_else(|_| Err(io::Error::other("no answer in time"))) {
+            Ok(Some(status)) => return Ok(Some(status)),
+            Ok(None) => {}
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(None), Err)
+}
+
+/// The names that a gateway may have bound because `name` was taken.
+fn others(name: &str) -> Vec<String> {
+    let all = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let prefix = format!("@{}-", &name[1..]);
+    let names = all.lines().filter_map(|line| line.split_ascii_whitespace().last());
+    let mut found: Vec<String> =
+        names.filter(|other| other.starts_with(&prefix)).map(|other| format!("\0{}", &other[1..])).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Asks under one name; `None` if nobody listens there.
+async fn ask_at(gateway: &Gateway, name: &str) -> io::Result<Option<Status>> {
+    let socket = match UnixStream::connect(name).await {
+        Ok(socket) => socket,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !is_of(&socket, gateway.key.as_deref().and_then(owner)) {
+        let theirs = socket.peer_cred().map_or_else(
+            |_| "somebody".to_owned(),
+            |peer| {
+                let process = peer.pid().map_or_else(String::new, |pid| format!(", process {pid}"));
+                format!("user {}{process}", peer.uid())
+            },
+        );
+        return Err(io::Error::other(format!(
+            "{theirs} answers in place of the gateway, and the answer is ignored; if the gateway runs as that user, run this as that user; otherwise that process impersonates the gateway"
+        )));
+    }
+    let mut text = Vec::new();
+    socket.take(MAX_ANSWER).read_to_end(&mut text).await?;
+    if text.is_empty() {
+        return Err(io::Error::other(
+            "the gateway does not answer this user; run this as the gateway's user or as root",
+        ));
+    }
+    Ok(Some(serde_json::from_slice(&text)?))
+}
