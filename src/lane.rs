@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -309,6 +309,11 @@ impl Lane {
         }
     }
 
+    /// The round trip of its connection as the kernel has smoothed it; `None` before it has seen one.
+    pub fn round_trip(&self) -> Option<Duration> {
+        socket_option::round_trip(&self.socket)
+    }
+
     /// Marks this as one of several lanes of a link: the kernel then keeps little unsent data, so
     /// that a stalled lane delays little. If the option is refused, the lane works all the same.
     pub fn share(&self) {
@@ -412,7 +417,7 @@ impl Lane {
 
     /// Closes with a reset: both sides discard what the kernel still holds.
     pub fn reset(self) {
-        let _ = socket2::SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
     }
 
     /// Makes room for `count` more bytes, in storage of their size.

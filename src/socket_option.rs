@@ -18,6 +18,9 @@ const STATE: usize = 1;
 const BACKOFF: usize = 4;
 const STATE_LOSS: u8 = 4;
 
+/// Where `struct tcp_info` has `tcpi_rtt`, in microseconds (Linux 2.6).
+const ROUND_TRIP: usize = 68;
+
 /// Where `struct tcp_info` has `tcpi_bytes_sent` and `tcpi_bytes_retrans` (Linux 4.19).
 const SENT: usize = 200;
 const RESENT: usize = 208;
@@ -73,6 +76,16 @@ pub fn bbr(socket: &impl AsFd) -> Option<Bbr> {
         resent: long(RESENT),
         timed_out: tcp[STATE] == STATE_LOSS || tcp[BACKOFF] > 0,
     })
+}
+
+/// The round trip of a TCP connection as the kernel has smoothed it; `None` before it has seen one.
+pub fn round_trip(socket: &impl AsFd) -> Option<Duration> {
+    let mut tcp = [0; ROUND_TRIP + size_of::<u32>()];
+    if get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut tcp).ok()? < tcp.len() {
+        return None;
+    }
+    let micros = u32::from_ne_bytes(tcp[ROUND_TRIP..].try_into().expect("four bytes"));
+    (micros > 0).then(|| Duration::from_micros(micros.into()))
 }
 
 fn set(socket: &impl AsFd, level: c_int, option: c_int, value: &[u8]) -> io::Result<()> {
@@ -156,6 +169,18 @@ mod tests {
         assert_eq!((told.sent - told.resent, told.timed_out), (100_000, false));
         assert!(told.pacing_gain > 512 && told.window_gain > 512, "{told:?}");
         assert!(told.round_trip < Duration::from_secs(1), "{told:?}");
+    }
+
+    #[test]
+    fn the_round_trip_is_that_of_the_connection() {
+        let (mut near, mut far) = pair("reno").expect("every kernel has reno");
+        near.write_all(&[0; 1000]).unwrap();
+        far.read_exact(&mut [0; 1000]).unwrap();
+        let told = round_trip(&near).expect("the connection was opened, so the kernel has seen one");
+        // The neighbouring fields are sizes, of tens of thousands, and times of the last packets.
+        assert!(told < Duration::from_millis(20), "{told:?}");
+        let apart = std::os::unix::net::UnixStream::pair().unwrap().0;
+        assert_eq!(round_trip(&apart), None, "no TCP");
     }
 
     #[test]

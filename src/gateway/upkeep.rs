@@ -12,7 +12,7 @@ use crate::registry::{Kind, SAMPLE_EVERY, Suppressed, Topic, log_throttled};
 use crate::session::Shared;
 use crate::tls::expiry::Reminders;
 
-/// Interval at which buffers that are not needed are freed, and write rates are measured.
+/// Interval at which buffers that are not needed are freed, and rates are measured.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Interval at which the certificates of all lanes are judged by the time.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::coverage::{Coverage, Demand, Writes};
+use super::rate::Rates;
 use super::{Counts, LinkSample, NewLink};
 use crate::clock;
 use crate::escape::shown;
@@ -64,6 +65,9 @@ pub struct LinkEntry {
     carried: AtomicU64,
     buffered: AtomicU64,
     writes: Mutex<Writes>,
+    /// Microseconds; 0 while none is known.
+    round_trip: AtomicU64,
+    rates: Mutex<Rates>,
 }
 
 /// The break of a link that has no lane now.
@@ -92,6 +96,8 @@ pub struct LinkStats {
     pub carried: u64,
     /// Bytes buffered here.
     pub buffered: u64,
+    /// The least round trip of its lanes, as the kernel has smoothed it.
+    pub round_trip: Option<Duration>,
 }
 
 impl LinkEntry {
@@ -127,6 +133,8 @@ impl LinkEntry {
             carried: AtomicU64::new(0),
             buffered: AtomicU64::new(0),
             writes: Mutex::default(),
+            round_trip: AtomicU64::new(0),
+            rates: Mutex::new(Rates::new(Instant::now())),
         }
     }
 
@@ -165,6 +173,15 @@ impl LinkEntry {
 
     fn writes(&self) -> MutexGuard<'_, Writes> {
         self.writes.lock().expect("no code panics while it holds a rate")
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().expect("no code panics while it holds a rate")
+    }
+
+    /// Remembers how much has passed by now, for the rates that `status` shows.
+    pub(super) fn look(&self, now: Instant) {
+        self.rates().look(self.counts(), now);
     }
 
     /// Measures the master's writes, and returns what an outage now would need; `None` where the
@@ -209,6 +226,8 @@ impl LinkEntry {
         let since = |then: Instant| now.saturating_duration_since(then);
         let failure = self.redial_failure.lock().expect("no code panics while it holds a reason").clone();
         let (to_replica_bytes, to_master_bytes) = self.counts();
+        let rates = self.rates().since((to_replica_bytes, to_master_bytes), now);
+        let round_trip = Some(of(&self.round_trip)).filter(|micros| *micros > 0);
         LinkStatus {
             number: self.number,
             name: self.name.clone(),
@@ -245,6 +264,9 @@ impl LinkEntry {
             redials: of(&self.redials),
             coverage: self.writes().coverage(),
             replication,
+            round_trip_seconds: round_trip.map(|micros| micros as f64 / 1e6),
+            to_replica_bytes_per_second: rates.map(|(to_replica, _)| to_replica),
+            to_master_bytes_per_second: rates.map(|(_, to_master)| to_master),
         }
     }
 
@@ -276,6 +298,8 @@ impl LinkEntry {
         self.resent.store(now.resent, Ordering::Relaxed);
         self.carried.store(now.carried, Ordering::Relaxed);
         self.buffered.store(now.buffered, Ordering::Relaxed);
+        let micros = now.round_trip.map_or(0, |trip| u64::try_from(trip.as_micros()).unwrap_or(u64::MAX));
+        self.round_trip.store(micros, Ordering::Relaxed);
     }
 
     /// Stores the address of the far gateway to which a new lane goes.
@@ -389,6 +413,15 @@ pub struct LinkStatus {
     pub coverage: Option<Coverage>,
     /// The replication on it; `None` for a passthrough.
     pub replication: Option<Replication>,
+    /// The round trip between the gateways: the least of its lanes, as the kernel has smoothed it.
+    #[serde(default)]
+    pub round_trip_seconds: Option<f64>,
+    /// Payload bytes a second towards the replica, over about the last ten seconds.
+    #[serde(default)]
+    pub to_replica_bytes_per_second: Option<u64>,
+    /// Payload bytes a second towards the master.
+    #[serde(default)]
+    pub to_master_bytes_per_second: Option<u64>,
 }
 
 /// A redial that failed.

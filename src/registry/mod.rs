@@ -6,6 +6,7 @@ mod admission;
 mod coverage;
 mod history;
 mod link;
+mod rate;
 mod reloads;
 mod throttle;
 mod work;
@@ -327,9 +328,10 @@ impl Registry {
 
     /// Measures how fast the masters here write, and for how long an outage memory lasts at these
     /// rates, with `free` bytes that no link holds now. Returns the links for which it has become
-    /// shorter than `hold`. To be called every few seconds.
+    /// shorter than `hold`. Also looks at how much each link carries. To be called every few seconds.
     pub fn measure(&self, free: u64, now: Instant) -> Vec<(Arc<LinkEntry>, Coverage)> {
         let links = self.lock().links.clone();
+        links.iter().for_each(|link| link.look(now));
         let mut demands: Vec<_> = links.iter().filter_map(|link| Some((link, link.measure(now)?))).collect();
         // Links that write next to nothing do not count as holding anything.
         let fills = |link: &LinkEntry, demand: &coverage::Demand| {

@@ -174,12 +174,25 @@ fn a_break_is_shown_while_it_lasts_and_unknown_values_are_left_out() {
     let seconds = |name: &str| link[name].as_f64().unwrap_or_else(|| panic!("status tells {name}: {link}"));
     assert!(seconds("held_seconds") + seconds("gives_up_in_seconds") - 15.0 < 0.1, "{link}");
     assert!(link["redials_failed"].as_u64() >= Some(1), "{link}");
+    assert!(link["round_trip_seconds"].is_null(), "no lane, so no round trip: {link}");
     let config = line.second.config.to_string_lossy();
     let shown = replgate_ok(std::path::Path::new("/"), &["status", "-c", &config]);
     let row = shown.lines().find(|row| row.contains("gives up in")).unwrap_or_default();
     assert!(row.contains("held ") && row.contains("dials failed ") && row.contains("  ?  "), "{shown}");
     line.path.refuse(false);
     line.arrives(0, AGAIN);
+    // Each gateway tells the rate at which the writes pass and the round trip, a moment after the break.
+    for gateway in line.gateways() {
+        eventually("rate and round trip are shown", SOON, || {
+            let link = gateway.status()["links"][0].clone();
+            let trip = link["round_trip_seconds"].as_f64();
+            let [to_replica, to_master] = ["to_replica_bytes_per_second", "to_master_bytes_per_second"]
+                .map(|rate| link[rate].as_u64().unwrap_or(0));
+            trip.is_some_and(|trip| trip > 0.0 && trip < 1.0)
+                && to_replica > RATE / 10
+                && to_replica > to_master
+        });
+    }
     line.ends_as(&before, writer);
     let link = line.second.status()["links"][0].clone();
     assert!(link["held_seconds"].is_null() && link["replication"]["lag_bytes"].is_u64(), "{link}");

@@ -50,6 +50,9 @@ const ENDS_SOON: i64 = 600;
 /// that each is known to work and to carry much, also while one would suffice.
 const TURN: Duration = Duration::from_millis(20);
 
+/// Least time between two looks at the round trip of the lanes.
+const ROUND_TRIP_EVERY: Duration = Duration::from_secs(1);
+
 /// First and longest pause between two looks at whether the lanes are spread evenly.
 const BALANCE_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
@@ -86,6 +89,14 @@ pub(super) struct Lanes {
     turns: Turns,
     read_size: ReadSize,
     balance: Balance,
+    round_trip: RoundTrip,
+}
+
+/// The least round trip of the lanes, and when the kernel is asked for it next.
+#[derive(Default)]
+struct RoundTrip {
+    least: Option<Duration>,
+    due: Option<Instant>,
 }
 
 /// When it is next seen to that the lanes are spread evenly.
@@ -152,12 +163,24 @@ impl Lanes {
             turns: Turns { first: 0, since: Instant::now() },
             read_size: ReadSize(READS.1),
             balance: Balance { due: Instant::now() + BALANCE_EVERY.0, pause: BALANCE_EVERY.0 },
+            round_trip: RoundTrip::default(),
         }
     }
 
     /// Bytes of storage of what is sealed and not sent yet.
     pub(super) fn storage(&self) -> u64 {
         self.carriers.iter().map(|carrier| carrier.lane.storage() as u64).sum()
+    }
+
+    /// The least round trip of the lanes, as of the last second or so; `None` without a lane.
+    pub(super) fn round_trip(&mut self, now: Instant) -> Option<Duration> {
+        if self.carriers.is_empty() {
+            self.round_trip = RoundTrip::default();
+        } else if self.round_trip.due.is_none_or(|due| now >= due) {
+            let least = self.carriers.iter().filter_map(|carrier| carrier.lane.round_trip()).min();
+            self.round_trip = RoundTrip { least, due: Some(now + ROUND_TRIP_EVERY) };
+        }
+        self.round_trip.least
     }
 
     /// Removes the lanes that are closed by now.

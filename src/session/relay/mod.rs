@@ -321,7 +321,7 @@ impl<'a> Driver<'a> {
                 self.lanes.dial(&mut self.link, self.entry, now);
                 self.take_new_lanes(cx);
             }
-            self.report();
+            self.report(now);
             if !moved && self.sleeps(cx, now) {
                 return Poll::Pending;
             }
@@ -354,7 +354,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Reports changes to the registry and the log.
-    fn report(&mut self) {
+    fn report(&mut self, now: Instant) {
         let stats = LinkStats {
             lanes: self.link.lanes() as u64,
             lanes_to_replace: self.link.lanes_to_replace() as u64,
@@ -363,6 +363,7 @@ impl<'a> Driver<'a> {
             resent: self.link.resent(),
             carried: self.link.carried(),
             buffered: self.link.memory() + self.lanes.storage(),
+            round_trip: self.lanes.round_trip(now),
         };
         self.link.keep(self.tap.may_be_asked_again(), self.share.may_keep());
         self.share.keep(self.link.kept());
