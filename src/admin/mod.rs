@@ -3,6 +3,7 @@
 //! `snapshot.rs` is the state at one moment, `ready.rs` the rule that says whether the gateway is ready, and
 //! `socket.rs` the Unix socket over which `replgate status` asks.
 
+pub mod page;
 pub mod ready;
 mod snapshot;
 pub mod socket;
