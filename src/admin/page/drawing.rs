@@ -89,22 +89,22 @@ fn drawing(
     html! {
         figure.drawing {
             figcaption {
-                span.what { (title) }
+                span.what { (title) " of " (of) }
                 @for (line, told) in &told {
                     span.series {
-                        svg.key.(line.class) viewBox="0 0 24 8" aria-hidden="true" { path d="M1 4H23"; }
+                        svg.key.(line.class) viewBox="0 0 24 8" aria-hidden="true" { path d="M1 4H23" {} }
                         (line.what) " " span.number { (told) }
                     }
                 }
                 @if let Some(more) = more { span.series { span.number { (more) } } }
             }
             div.plot {
-                div.y { @for part in [1.0, 0.5, 0.0] { span { (shown(top * part)) } } }
+                div.y { @for part in [1.0, 0.5, 0.0] { span { (shown(top * part).replace(".0 ", " ")) } } }
                 svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img" {
                     title { (whole) }
-                    path.grid d="M0 0H600M0 50H600M0 100H600M0 0V100M300 0V100M600 0V100";
-                    @if let Some(line) = lines.first() { path.area d=(area(&line.path(top))); }
-                    @for line in lines.iter().rev() { path.line.(line.class) d=(line.path(top)); }
+                    path.grid d="M0 0H600M0 50H600M0 100H600M0 0V100M300 0V100M600 0V100" {}
+                    @if let Some(line) = lines.first() { path.area d=(area(&line.path(top))) {} }
+                    @for line in lines.iter().rev() { path.line.(line.class) d=(line.path(top)) {} }
                 }
                 div.x { span { "10 minutes ago" } span { "5 minutes" } span { "now" } }
             }
@@ -192,7 +192,7 @@ mod tests {
             "<title>Lag of all in the last ten minutes: greatest lag now 0.5 s, greatest 12 s</title>",
             "in bytes: now 5 B, greatest 120 B",
             r#"role="img""#,
-            "<span>20 s</span><span>10 s</span><span>0.0 s</span>",
+            "<span>20 s</span><span>10 s</span><span>0 s</span>",
         ] {
             assert!(text.contains(words), "{words}\n{text}");
         }

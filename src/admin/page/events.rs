@@ -39,7 +39,10 @@ pub(super) fn part(events: &[Event], now: i64) -> Markup {
                 ol.events {
                     @for event in events.iter().take(most) {
                         li {
-                            span.number.when { (words::date(event.at)) " " (words::time_of_day(event.at)) }
+                            span.number.when {
+                                @if words::date(event.at) != words::date(now) { (words::date(event.at)) " " }
+                                (words::time_of_day(event.at))
+                            }
                             span.muted.ago { (words::ago(event.at, now)) }
                             b.kind { (event.kind) }
                             span.words { (event.words.chars().take(letters).collect::<String>()) }

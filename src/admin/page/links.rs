@@ -246,10 +246,11 @@ fn cell(head: &str, value: &str) -> Markup {
 }
 
 fn breaks(link: &LinkStatus) -> String {
-    let is_open = link.held_seconds.is_some();
-    match link.breaks.saturating_sub(u64::from(is_open)) {
-        0 if link.breaks == 0 => "0".to_owned(),
-        _ => format!("{}, {} survived", link.breaks, link.resumed),
+    match (link.breaks, link.resumed) {
+        (0, _) => "0".to_owned(),
+        (1, 1) => "1, survived".to_owned(),
+        (breaks, resumed) if breaks == resumed => format!("{breaks}, all survived"),
+        (breaks, resumed) => format!("{breaks}, {resumed} survived"),
     }
 }
 

@@ -22,7 +22,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use self::verdict::Level;
+use self::verdict::{Finding, Level};
 use super::Status;
 use crate::registry::History;
 
@@ -57,13 +57,13 @@ fn build() -> &'static str {
 /// The page, as of `now` in seconds since 1970.
 pub fn html(status: &Status, history: &History, now: i64) -> String {
     let findings = verdict::findings(status, now);
-    let (level, short) = verdict::short(&findings);
+    let level = verdict::level(&findings);
     let document = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                title { (status.site) ": " (short) " – replgate" }
+                title { (status.site) ": " (verdict::short(&findings)) " – replgate" }
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 link #icon rel="icon" href=(icon(level));
@@ -73,7 +73,7 @@ pub fn html(status: &Status, history: &History, now: i64) -> String {
             body data-build=(build()) {
                 p #away role="status" {}
                 main data-at=(words::time_of_day(now)) {
-                    (top(status, level, &short, now))
+                    (top(status, &findings, now))
                     (verdict::list(&findings))
                     (summary::part(status, history, now))
                     (links::part(&links::entries(status), status, history))
@@ -85,7 +85,7 @@ pub fn html(status: &Status, history: &History, now: i64) -> String {
                 footer {
                     p {
                         "Times are in UTC. For scripts: "
-                        a href="/status" { "/status" } ", " a href="/metrics" { "/metrics" }
+                        a href="status" { "/status" } ", " a href="metrics" { "/metrics" }
                         ". On this host: replgate status, replgate check."
                     }
                     noscript { p { "Without scripts this page loads itself anew every 5 s." } }
@@ -98,10 +98,17 @@ pub fn html(status: &Status, history: &History, now: i64) -> String {
 }
 
 /// The verdict, and which gateway it is about.
-fn top(status: &Status, level: Level, short: &str, now: i64) -> Markup {
+fn top(status: &Status, findings: &[Finding], now: i64) -> Markup {
+    let level = verdict::level(findings);
+    let verdict = match level {
+        Level::Good | Level::Busy => "All well",
+        Level::Look => "Worth a look",
+        Level::Bad => "Not well",
+    };
     html! {
         header.verdict.(level.class()) {
-            h1 { (verdict::mark(level)) (short) }
+            h1 { (verdict::mark(level)) (verdict) }
+            @if let Some(counts) = verdict::counts(findings) { p { (counts) "." } }
             dl.who {
                 div { dt { "Site" } dd { (status.site) } }
                 div { dt { "Host" } dd { (status.node) } }

@@ -18,6 +18,7 @@ pub(super) fn part(status: &Status, history: &History, now: i64) -> Markup {
     let rate = |of: fn(&LinkStatus) -> Option<u64>| -> f64 {
         links.iter().filter_map(|link| of(link)).sum::<u64>() as f64
     };
+    let behind = links.iter().filter_map(|link| link.replication.as_ref()?.lag_bytes).max();
     let lag = links.iter().filter_map(|link| link.replication.as_ref()?.lag_seconds).reduce(f64::max);
     let certificate = status.terms.iter().find(|term| term.kind == Kind::Certificate);
     let term = certificate.map_or(Level::Good, |term| verdict::of_term(term, now));
@@ -34,10 +35,13 @@ pub(super) fn part(status: &Status, history: &History, now: i64) -> Markup {
                     &html! { "to masters " (words::rate(rate(|link| link.to_master_bytes_per_second))) },
                 ))
                 (tile("Greatest lag", &lag.map_or_else(|| "–".to_owned(), words::seconds), &html! {
-                    "of the replicas that are known"
+                    @match behind {
+                        Some(bytes) => (words::bytes(bytes as f64)),
+                        None => "not known",
+                    }
                 }))
                 (tile("Breaks", &status.counts.breaks.to_string(), &html! {
-                    (status.counts.resumed) " survived, since the start"
+                    @if status.counts.breaks > 0 { (status.counts.resumed) " survived; " } "since the start"
                 }))
                 (tile("Memory of links", &words::bytes(status.memory_used as f64), &memory(status)))
                 (tile("Certificate", &if left < 0 { "expired".to_owned() } else { clock::span(left) }, &html! {

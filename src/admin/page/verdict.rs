@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use super::words;
 use crate::admin::Status;
 use crate::clock;
-use crate::redis::replication::Stage;
+use crate::redis::replication::{Replication, Stage};
 use crate::registry::{Coverage, LinkStatus};
 use crate::tls::expiry::{Kind, Standing, Term};
 
@@ -136,7 +136,15 @@ pub(super) fn findings(status: &Status, now: i64) -> Vec<Finding> {
         found.push(Finding {
             level: Level::Look,
             what: "A reload was refused".to_owned(),
-            details: format!("{}.", refused.words().trim_end_matches('.')),
+            details: format!(
+                "Since {}: {} Everything runs as before.",
+                clock::utc(refused.since),
+                match &refused.faults[..] {
+                    [] => String::new(),
+                    [one] => sentence(one),
+                    [one, others @ ..] => format!("{one}; and {} more, see below.", others.len()),
+                }
+            ),
             next: "Mend what it names, then reload: replgate check --offline shows all faults.".to_owned(),
         });
     }
@@ -195,8 +203,8 @@ fn of_group(kind: &str, site: &str, links: &[&LinkStatus]) -> Finding {
             let failure = links.iter().find_map(|link| {
                 link.redial_failure.as_ref().filter(|failure| Some(failure.seconds_ago) <= link.held_seconds)
             });
-            let last =
-                failure.map_or_else(String::new, |failure| format!(" The last dial: {}.", failure.reason));
+            let last = failure
+                .map_or_else(String::new, |failure| format!(" The last dial: {}", sentence(&failure.reason)));
             (
                 Level::Bad,
                 format!("{these} {is} held"),
@@ -213,20 +221,13 @@ fn of_group(kind: &str, site: &str, links: &[&LinkStatus]) -> Finding {
         "unknown" => (
             Level::Look,
             format!("{these} {is} not understood"),
-            format!(
-                "{of}{}.",
-                first(links, |replication| replication.unknown.as_deref())
-                    .unwrap_or("Everything passes on, but its state is not known")
-            ),
+            format!("{of}{}", sentence(first(links, |known| known.unknown.as_deref()).unwrap_or_default())),
             "See docs/redis-replication.md: which versions of Redis are known.",
         ),
         "error" => (
             Level::Look,
             format!("{these} {} an error of Redis", if count == 1 { "has" } else { "have" }),
-            format!(
-                "{of}{}.",
-                first(links, |replication| replication.complaint.as_deref()).unwrap_or("No words are known")
-            ),
+            format!("{of}{}", sentence(first(links, |known| known.complaint.as_deref()).unwrap_or_default())),
             "Find these words in docs/troubleshooting.md, and look at the log of that Redis.",
         ),
         "behind" => (
@@ -242,18 +243,20 @@ fn of_group(kind: &str, site: &str, links: &[&LinkStatus]) -> Finding {
         _ => (
             Level::Look,
             format!("{these} would not survive an outage of hold"),
-            format!("{of}{}.", shortest(links)),
+            format!("{of}{}", sentence(&shortest(links))),
             "Raise [limits] memory: docs/wan.md, \"How much a link takes in meanwhile\".",
         ),
     };
     Finding { level, what, details, next: next.to_owned() }
 }
 
+/// Words with an end, unless they have one.
+fn sentence(words: &str) -> String {
+    if words.ends_with(['.', '?', '!']) { words.to_owned() } else { format!("{words}.") }
+}
+
 /// The first words of these links that there are.
-fn first<'a>(
-    links: &[&'a LinkStatus],
-    of: fn(&crate::redis::replication::Replication) -> Option<&str>,
-) -> Option<&'a str> {
+fn first<'a>(links: &[&'a LinkStatus], of: fn(&Replication) -> Option<&str>) -> Option<&'a str> {
     links.iter().find_map(|link| of(link.replication.as_ref()?))
 }
 
@@ -292,15 +295,33 @@ fn expiring(term: &Term, level: Level, now: i64) -> Finding {
     Finding { level, what, details: format!("At {}.", clock::utc(term.until)), next: next.to_owned() }
 }
 
-/// The verdict in a few words: for the top of the page and its title.
-pub(super) fn short(findings: &[Finding]) -> (Level, String) {
-    let level = findings.first().map_or(Level::Good, |finding| finding.level);
-    let words = match findings {
-        [] => "All well".to_owned(),
+/// The worst level of the findings.
+pub(super) fn level(findings: &[Finding]) -> Level {
+    findings.first().map_or(Level::Good, |finding| finding.level)
+}
+
+/// The findings in a few words, for the title of the page.
+pub(super) fn short(findings: &[Finding]) -> String {
+    match findings {
+        [] => "all well".to_owned(),
         [one] => one.what.clone(),
         [one, others @ ..] => format!("{}, and {} more", one.what, others.len()),
-    };
-    (level, words)
+    }
+}
+
+/// How many findings there are of each level, in words; `None` if there are none.
+pub(super) fn counts(findings: &[Finding]) -> Option<String> {
+    let of = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let is = |count| if count == 1 { "is" } else { "are" };
+    match (of(Level::Bad), of(Level::Look)) {
+        (0, 0) => None,
+        (0, look) => Some(format!("{} {} worth a look", words::count(look, "thing"), is(look))),
+        (bad, 0) => Some(format!("{} {} not well", words::count(bad, "thing"), is(bad))),
+        (bad, look) => {
+            let bad = format!("{} {} not well", words::count(bad, "thing"), is(bad));
+            Some(format!("{bad}, {look} {} worth a look", is(look)))
+        }
+    }
 }
 
 /// The findings as a list.
@@ -333,8 +354,8 @@ pub(super) fn mark(level: Level) -> Markup {
     };
     html! {
         svg.mark.(level.class()) viewBox="0 0 16 16" role="img" aria-label=(word) {
-            path.outline d=(outline);
-            path.inside d=(inside);
+            path.outline d=(outline) {}
+            path.inside d=(inside) {}
         }
     }
 }
