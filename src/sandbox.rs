@@ -46,25 +46,41 @@ type Id = (u64, u64);
 /// The folders that this process may read from, once it is locked in.
 static READABLE: OnceLock<BTreeSet<Id>> = OnceLock::new();
 
+/// The folders in which this process may make and remove sockets, once it is locked in.
+static FOR_SOCKETS: OnceLock<BTreeSet<Id>> = OnceLock::new();
+
 /// Locks in the calling thread and all that it starts from now on: call it before there is any other.
 /// They may read the folders of the files, the folders `named`, and what looking up names needs;
-/// write to `writable`; and run nothing. Says in words what holds, or why nothing does.
-pub fn enter<'p>(named: impl Iterator<Item = &'p Path>, writable: &[PathBuf]) -> Result<String, String> {
+/// write to `writable`; make `sockets`, and remove them from their folders; and run nothing. Says in words
+/// what holds, or why nothing does.
+pub fn enter<'p>(
+    named: impl Iterator<Item = &'p Path>,
+    writable: &[PathBuf],
+    sockets: &[&Path],
+) -> Result<String, String> {
+    let sockets: BTreeSet<PathBuf> =
+        sockets.iter().filter_map(|path| parent(path).canonicalize().ok()).collect();
     let named: BTreeSet<PathBuf> = named.flat_map(folders).collect();
     let writable: BTreeSet<PathBuf> = writable.iter().filter_map(|path| path.canonicalize().ok()).collect();
     let of_links = LOOKUP_FILES.iter().flat_map(|file| folders(Path::new(file)));
     let lookup: BTreeSet<PathBuf> =
         LOOKUP.iter().filter_map(|path| Path::new(path).canonicalize().ok()).chain(of_links).collect();
     let readable = named.iter().chain(&lookup).chain(&writable).filter_map(|folder| id(folder)).collect();
-    let status = restrict(&named, &lookup, &writable).map_err(|error| {
+    let for_sockets = sockets.iter().chain(&writable).filter_map(|folder| id(folder)).collect();
+    let status = restrict(&named, &lookup, &writable, &sockets).map_err(|error| {
         format!("not locked in: Landlock fails: {error}; every file of this user stays in reach")
     })?;
     let words = format!(
-        "reads {}; of the system {}, {}; writes {}; runs no program",
+        "reads {}; of the system {}, {}; writes {}{}; runs no program",
         list(&outermost(&named)),
         list(&outermost(&lookup)),
         HOST.join(", "),
         if writable.is_empty() { "nothing".to_owned() } else { list(&outermost(&writable)) },
+        if sockets.is_empty() {
+            String::new()
+        } else {
+            format!("; sockets in {}", list(&outermost(&sockets)))
+        },
     );
     let words = match (status.ruleset, status.landlock) {
         (RulesetStatus::FullyEnforced, _) => format!("locked in: {words}"),
@@ -85,6 +101,7 @@ pub fn enter<'p>(named: impl Iterator<Item = &'p Path>, writable: &[PathBuf]) ->
         }
     };
     READABLE.set(readable).map_err(|_| "locked in twice".to_owned())?;
+    FOR_SOCKETS.set(for_sockets).map_err(|_| "locked in twice".to_owned())?;
     Ok(words)
 }
 
@@ -96,7 +113,15 @@ pub fn outside(path: &Path) -> Option<PathBuf> {
     (!within).then(|| if real.is_dir() { real } else { parent(&real) })
 }
 
-/// Why nothing in this folder can be read, and the next step.
+/// The folder of a socket, if this process has given up making sockets there.
+pub fn outside_for_socket(path: &Path) -> Option<PathBuf> {
+    let folders = FOR_SOCKETS.get()?;
+    let real = parent(path).canonicalize().ok()?;
+    let within = real.ancestors().any(|above| id(above).is_some_and(|id| folders.contains(&id)));
+    (!within).then_some(real)
+}
+
+/// Why nothing in this folder can be read, or made, and the next step.
 pub fn words(folder: &Path) -> String {
     format!(
         "its folder {} was not named, or not there, when this process started and locked itself in: that needs a restart",
@@ -114,6 +139,7 @@ fn restrict(
     named: &BTreeSet<PathBuf>,
     lookup: &BTreeSet<PathBuf>,
     writable: &BTreeSet<PathBuf>,
+    sockets: &BTreeSet<PathBuf>,
 ) -> Result<RestrictionStatus, RulesetError> {
     let list = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = list
@@ -126,8 +152,14 @@ fn restrict(
         | AccessFs::Refer;
     let host: BTreeSet<PathBuf> = HOST.iter().map(PathBuf::from).collect();
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(VERSION))?.create()?;
-    let granted: [(_, BitFlags<AccessFs>); 4] =
-        [(named, list), (lookup, list), (&host, AccessFs::ReadFile.into()), (writable, write)];
+    let sock = AccessFs::MakeSock | AccessFs::RemoveFile;
+    let granted: [(_, BitFlags<AccessFs>); 5] = [
+        (named, list),
+        (lookup, list),
+        (&host, AccessFs::ReadFile.into()),
+        (writable, write | AccessFs::MakeSock),
+        (sockets, sock),
+    ];
     for (paths, access) in granted {
         // What is not there cannot be read now, and is said to be outside later.
         for place in paths.iter().filter_map(|path| PathFd::new(path).ok()) {
@@ -178,7 +210,8 @@ mod tests {
         let (named, writable) = (set(named), writable.iter().cloned().collect());
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
-                let status = restrict(&named, &set(&[Path::new("/etc")]), &writable).unwrap();
+                let sockets = BTreeSet::new();
+                let status = restrict(&named, &set(&[Path::new("/etc")]), &writable, &sockets).unwrap();
                 if status.ruleset == RulesetStatus::NotEnforced {
                     assert!(std::env::var_os("CI").is_none(), "Landlock is needed in CI");
                     return eprintln!("skipped: this kernel has no Landlock");

@@ -1,7 +1,10 @@
 //! Parses durations, sizes, addresses and networks as the config writes them.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 /// Reads `250ms`, `10s`, `5m`, `2h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -104,6 +107,61 @@ pub fn listener(text: &str) -> Result<SocketAddr, String> {
         IpAddr::V6(_) => address,
     };
     text.parse().ok().map(plain).filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| format!("{text:?} is not an address to listen on; write \"ip:port\", as in \"127.0.0.1:6390\" or \"[::1]:6390\""))
+}
+
+/// Where a listener is. In JSON it is written as in the config.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum ListenAddress {
+    /// An IP address and a port.
+    Ip(SocketAddr),
+    /// The file of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// What stands before the path of a Unix socket.
+const UNIX: &str = "unix:";
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl From<ListenAddress> for String {
+    fn from(address: ListenAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for ListenAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        listen_address(&text)
+    }
+}
+
+/// Reads `ip:port`, or `unix:` and the path of a socket.
+pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    match text.strip_prefix(UNIX) {
+        Some(path) if path.is_empty() || path.ends_with('/') || path.contains('\0') => Err(format!(
+            "{text:?} names no file; write \"unix:PATH\", as in \"unix:/run/replgate/admin.sock\""
+        )),
+        Some(path) => Ok(ListenAddress::Unix(path.into())),
+        None => listener(text)
+            .map(ListenAddress::Ip)
+            .map_err(|fault| format!("{fault}, or \"unix:PATH\" for a Unix socket")),
+    }
 }
 
 /// An address range such as `10.0.0.0/8`, or one address.

@@ -60,17 +60,8 @@ impl Workers {
     /// Has each thread run a task. Returns the names of those that have not within `patience`: whatever
     /// they do, none of their sessions goes on.
     pub async fn stuck(&self, patience: Duration) -> Vec<String> {
-        let until = Instant::now() + patience;
-        let tasks: Vec<_> =
-            self.workers.iter().map(|worker| worker.runtime.spawn(std::future::ready(()))).collect();
-        let mut stuck = Vec::new();
-        for (number, mut task) in tasks.into_iter().enumerate() {
-            if timeout_at(until, &mut task).await.is_err() {
-                task.abort();
-                stuck.push(name(number));
-            }
-        }
-        stuck
+        let threads = self.workers.iter().enumerate();
+        stuck(threads.map(|(number, worker)| (name(number), &worker.runtime)), patience).await
     }
 
     /// Room for sessions: each takes a permit until its thread has begun it.
@@ -101,6 +92,23 @@ impl Workers {
         };
         self.tasks.spawn_on(task, &worker.runtime);
     }
+}
+
+/// Has each of these runtimes, of one thread each, run a task. Returns the names of those that have not
+/// within `patience`.
+pub async fn stuck(threads: impl Iterator<Item = (String, &Handle)>, patience: Duration) -> Vec<String> {
+    let until = Instant::now() + patience;
+    // All of them are asked before one is waited for.
+    let asked: Vec<_> =
+        threads.map(|(name, runtime)| (name, runtime.spawn(std::future::ready(())))).collect();
+    let mut stuck = Vec::new();
+    for (name, mut task) in asked {
+        if timeout_at(until, &mut task).await.is_err() {
+            task.abort();
+            stuck.push(name);
+        }
+    }
+    stuck
 }
 
 fn name(number: usize) -> String {

@@ -1,9 +1,12 @@
 //! Shows a running gateway's state to those who run it.
 //!
-//! `snapshot.rs` is the state at one moment, `ready.rs` the rule that says whether the gateway is ready, and
-//! `socket.rs` the Unix socket over which `replgate status` asks.
+//! `snapshot.rs` is the state at one moment, `ready.rs` the rule that says whether the gateway is ready,
+//! `socket.rs` the Unix socket over which `replgate status` asks, and `http/` the listener of `[admin]`, which
+//! serves `page/` and `metrics.rs` too.
 
-pub mod page;
+pub mod http;
+mod metrics;
+mod page;
 pub mod ready;
 mod snapshot;
 pub mod socket;

@@ -4,14 +4,13 @@
 //! drops every link. The config in use is always a good one, since a gateway with another does not start;
 //! so a reload that was refused changes nothing here.
 
-use std::net::SocketAddr;
-
 use super::Status;
 use crate::clock;
+use crate::units::ListenAddress;
 
 /// Why a gateway with a certificate that expires then, and that has lost these listeners, is not ready;
 /// empty if it is. Times are in seconds since 1970.
-pub fn unready(certificate_expires: i64, listeners_lost: &[SocketAddr], now: i64) -> Vec<String> {
+pub fn unready(certificate_expires: i64, listeners_lost: &[ListenAddress], now: i64) -> Vec<String> {
     let mut why = Vec::new();
     if certificate_expires < now {
         why.push(format!(
@@ -45,7 +44,7 @@ mod tests {
     fn ready_is_about_the_certificate_and_the_listeners() {
         assert!(unready(100, &[], 100).is_empty());
         assert!(unready(65, &[], 100)[0].contains("expired 35 s ago"));
-        let lost = unready(200, &[SocketAddr::from(([127, 0, 0, 1], 7379))], 100);
+        let lost = unready(200, &["127.0.0.1:7379".to_owned().try_into().unwrap()], 100);
         assert!(lost.len() == 1 && lost[0].contains("not listen on 127.0.0.1:7379"), "{lost:?}");
     }
 

@@ -1,7 +1,6 @@
 //! The state of a gateway at one moment, as everything shows it that an operator sees.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +10,7 @@ use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCount
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::tls::revocation::InUse;
+use crate::units::ListenAddress;
 
 /// The state that `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,10 +38,10 @@ pub struct Status {
     #[serde(default)]
     pub reload: LastReload,
     /// Addresses on which it listens.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenAddress>,
     /// Addresses of its config on which it does not listen any more.
     #[serde(default)]
-    pub listeners_lost: Vec<SocketAddr>,
+    pub listeners_lost: Vec<ListenAddress>,
     /// Names of far masters for which a client here asked a moment ago and got no link.
     #[serde(default)]
     pub without_link: Vec<String>,
@@ -113,7 +113,7 @@ impl Status {
             terms: tls.material.terms.clone(),
             lists: tls.material.revocation.in_use.clone(),
             reload: shared.registry.last_reload(),
-            listeners_lost: config.listeners().filter(|address| !listeners.contains(address)).collect(),
+            listeners_lost: lost(&config, &listeners),
             listeners,
             without_link: shared.registry.without_link(),
             masters: config.masters.iter().map(|master| master.name.clone()).collect(),
@@ -128,4 +128,10 @@ impl Status {
             far_sites: far_sites(&config),
         }
     }
+}
+
+/// The addresses of the config at which nothing listens any more.
+pub(super) fn lost(config: &Config, listeners: &[ListenAddress]) -> Vec<ListenAddress> {
+    let listeners: HashSet<&ListenAddress> = listeners.iter().collect();
+    config.listeners().filter(|address| !listeners.contains(address)).collect()
 }

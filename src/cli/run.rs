@@ -48,7 +48,7 @@ impl Run {
         // Before there is another thread: those that exist are not locked in.
         let writable: Vec<PathBuf> =
             sandbox::state_folders().into_iter().chain(state::made(config.state.as_deref())).collect();
-        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable));
+        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &config.sockets()));
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");

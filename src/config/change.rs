@@ -39,6 +39,7 @@ impl Config {
                     == (&before.tls, before.watch, before.refuses_stale),
             ),
             ("[tunnel] listen", self.listen == before.listen),
+            ("[admin]", self.admin == before.admin),
             ("[link]", self.link == before.link),
             ("[limits]", self.limits == before.limits),
             ("[state]", self.state == before.state),

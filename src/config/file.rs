@@ -301,14 +301,6 @@ impl<'a, 'i> Table<'a, 'i> {
         self.table.get(key).is_some_and(|value| value.get_ref().is_str())
     }
 
-    /// Records a fault if `key` exists, since this release does not support it.
-    pub fn not_yet(&self, key: &str, instead: &str) {
-        if let Some(value) = self.get(key) {
-            self.files
-                .fault(self.at(value), format!("{}{key}: not in this release; {instead}", self.prefix()));
-        }
-    }
-
     /// Counts `key` as looked up, since it is read elsewhere.
     pub fn known(&self, key: &str) {
         self.asked.borrow_mut().insert(key.to_owned());

@@ -21,7 +21,7 @@ use self::file::Files;
 use self::include::Found;
 use self::validate::validate;
 use crate::redis::introduction::Capability;
-use crate::units::{Address, Network};
+use crate::units::{Address, ListenAddress, Network};
 
 /// Largest config file in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -47,6 +47,8 @@ pub struct Config {
     pub watch: bool,
     /// Whether a far site is refused where a revocation list of its issuer is stale.
     pub refuses_stale: bool,
+    /// Where the state is shown over HTTP, if anywhere.
+    pub admin: Option<Admin>,
     /// Where other sites connect; always set if there is a master.
     pub listen: Option<SocketAddr>,
     /// Masters offered to other sites.
@@ -88,6 +90,15 @@ impl TlsFiles {
         let file = |name: &str| folder.join(name);
         Self { ca: file("ca.crt"), cert: file("tls.crt"), key: file("tls.key"), crl: Some(file("crl.pem")) }
     }
+}
+
+/// Where the state is shown over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens; the path of a Unix socket is absolute.
+    pub listen: ListenAddress,
+    /// Whether it shows only what anybody may see.
+    pub public: bool,
 }
 
 /// A master of this site, offered to others.
@@ -329,9 +340,18 @@ impl Config {
         }
     }
 
-    /// Every address to listen on: other sites first, then replicas.
-    pub fn listeners(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listen.into_iter().chain(self.replicas.iter().map(|replica| replica.listen))
+    /// Every address to listen on: other sites first, then replicas, then the state.
+    pub fn listeners(&self) -> impl Iterator<Item = ListenAddress> {
+        let carry = self.listen.into_iter().chain(self.replicas.iter().map(|replica| replica.listen));
+        carry.map(ListenAddress::Ip).chain(self.admin.iter().map(|admin| admin.listen.clone()))
+    }
+
+    /// The files of the Unix sockets on which it listens.
+    pub fn sockets(&self) -> Vec<&Path> {
+        match &self.admin {
+            Some(Admin { listen: ListenAddress::Unix(path), .. }) => vec![path],
+            _ => Vec::new(),
+        }
     }
 
     /// Every password file that the config names.

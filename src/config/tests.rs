@@ -107,9 +107,42 @@ fn a_link_can_be_set_for_all_and_for_one() {
 }
 
 #[test]
-fn what_this_release_does_not_do_is_refused_and_not_ignored() {
-    let faults = parse(&replica("[admin]\nlisten = \"127.0.0.1:1\"\n")).unwrap_err();
-    assert!(faults.contains("admin: not in this release") && faults.lines().count() == 1, "{faults}");
+fn the_admin_listener_is_there_if_it_is_asked_for_and_public_if_others_reach_it() {
+    let admin = |lines: &str| parse(&replica(&format!("[admin]\n{lines}\n"))).map(|config| config.admin);
+    assert_eq!(parse(&replica("")).unwrap().admin, None);
+    let local = ListenAddress::Ip("127.0.0.1:7380".parse().unwrap());
+    assert_eq!(
+        admin("listen = \"127.0.0.1:7380\""),
+        Ok(Some(Admin { listen: local.clone(), public: false }))
+    );
+    assert_eq!(admin("listen = \"[::ffff:127.0.0.1]:7380\"").unwrap().unwrap().listen, local);
+    assert!(admin("listen = \"[::1]:7380\"").is_ok());
+    assert!(admin("listen = \"127.0.0.1:7380\"\npublic = true").unwrap().unwrap().public);
+    assert!(admin("listen = \"0.0.0.0:7380\"\npublic = true").unwrap().unwrap().public);
+    let place = replica("[admin]\n").lines().count() + 1;
+    for lines in ["listen = \"0.0.0.0:7380\"", "listen = \"[::]:7380\"\npublic = false"] {
+        let faults = admin(lines).unwrap_err();
+        assert!(faults.starts_with(&format!("dir/gateway.toml:{place}:10: [admin]: listen: ")), "{faults}");
+        assert!(faults.contains("public = true") && faults.lines().count() == 1, "{faults}");
+    }
+    // A relative path starts at the folder of the config.
+    let ListenAddress::Unix(path) = admin("listen = \"unix:admin.sock\"").unwrap().unwrap().listen else {
+        panic!("a socket")
+    };
+    assert!(path.is_absolute() && path.ends_with("dir/admin.sock"), "{}", path.display());
+    for (lines, words) in [
+        ("", "`listen` is missing"),
+        ("listen = \"unix:\"", "names no file"),
+        ("listen = \"unix:/run/\"", "names no file"),
+        ("listen = \"here\"", "or \"unix:PATH\""),
+        ("listen = \"127.0.0.1:6390\"", "used twice"),
+        ("listen = \"0.0.0.0:7380\"\npublic = 1", "expected true or false"),
+    ] {
+        let faults = admin(lines).unwrap_err();
+        assert!(faults.contains(words) && faults.lines().count() == 1, "{lines}: {faults}");
+    }
+    let long = format!("listen = \"unix:/{}\"", "x".repeat(107));
+    assert!(admin(&long).unwrap_err().contains("has 108 bytes"));
 }
 
 #[test]

@@ -10,12 +10,14 @@ use super::faults::{Place, name};
 use super::file::{At, Files, Table};
 use super::include::Found;
 use super::link;
-use super::{Accepted, Announced, Auth, Commands, Config, Limits, LinkSettings, Master, Replica, TlsFiles};
+use super::{
+    Accepted, Admin, Announced, Auth, Commands, Config, Limits, LinkSettings, Master, Replica, TlsFiles,
+};
 use crate::escape::shown;
 use crate::memory;
 use crate::redis::introduction::Capability;
 use crate::redis::listing;
-use crate::units::{self, Address, Network};
+use crate::units::{self, Address, ListenAddress, Network};
 
 /// The config, if all of it is valid.
 pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
@@ -51,7 +53,7 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
         table.finish();
         state
     });
-    root.not_yet("admin", "`replgate status` works without it; leave [admin] out");
+    let admin = root.table("admin").map(|table| admin(&table, &folder));
     root.known("include");
     let tables = |key: &str| roots.iter().flat_map(|root| root.tables(key)).collect::<Vec<_>>();
     let own = site.as_ref().map(|site| site.value.as_str());
@@ -69,9 +71,13 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
     unique(files, "master", masters.iter().filter_map(|(_, (name, _))| name.as_ref()));
     unique(files, "replica", replicas.iter().filter_map(|(name, _, _)| name.as_ref()));
     let mut listeners: HashMap<SocketAddr, Place> = HashMap::new();
-    for At { value, place } in
-        listen.iter().chain(replicas.iter().filter_map(|(_, listen, _)| listen.as_ref()))
-    {
+    let of_admin = admin.iter().flatten().filter_map(|At { value, place }| match value.listen {
+        ListenAddress::Ip(value) => Some(At { value, place: *place }),
+        ListenAddress::Unix(_) => None,
+    });
+    let of_admin: Vec<_> = of_admin.collect();
+    let carry = listen.iter().chain(replicas.iter().filter_map(|(_, listen, _)| listen.as_ref()));
+    for At { value, place } in carry.chain(&of_admin) {
         if let Some(first) = listeners.get(value) {
             files.fault(
                 *place,
@@ -110,6 +116,10 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
         watch: tls.watch,
         refuses_stale: tls.refuses_stale,
         tls: tls.files,
+        admin: match admin {
+            Some(admin) => Some(admin?.value),
+            None => None,
+        },
         listen: listen.map(|listen| listen.value),
         masters: masters.into_iter().map(|(_, (_, master))| master.map(Arc::new)).collect::<Option<_>>()?,
         replicas: replicas.into_iter().map(|(_, _, replica)| replica.map(Arc::new)).collect::<Option<_>>()?,
@@ -127,6 +137,43 @@ pub(super) fn validate(files: &Files<'_>, found: Found) -> Option<Config> {
 /// Reads a path; a relative one starts at `folder`.
 fn path(folder: &Path) -> impl Fn(&str) -> Result<PathBuf, String> {
     move |text| if text.is_empty() { Err("an empty path".to_owned()) } else { Ok(folder.join(text)) }
+}
+
+/// Most bytes that the kernel takes as the path of a Unix socket.
+const SOCKET_PATH: usize = 107;
+
+/// What `[admin]` says, with the place of `listen`.
+fn admin(table: &Table<'_, '_>, folder: &Path) -> Option<At<Admin>> {
+    let listen = table.required("listen", "\"127.0.0.1:7380\"", |text| match units::listen_address(text)? {
+        ListenAddress::Unix(path) => {
+            let path = folder.join(path);
+            let path = std::path::absolute(&path).unwrap_or(path);
+            let length = path.as_os_str().len();
+            if length > SOCKET_PATH {
+                return Err(format!(
+                    "{} has {length} bytes, and the path of a socket {SOCKET_PATH} at most; write a shorter one",
+                    path.display()
+                ));
+            }
+            Ok(ListenAddress::Unix(path))
+        }
+        ip @ ListenAddress::Ip(_) => Ok(ip),
+    });
+    let public = table.switch("public");
+    table.finish();
+    let listen = listen?;
+    if let (ListenAddress::Ip(address), false) = (&listen.value, table.has("public") && public.is_none())
+        && !address.ip().is_loopback()
+        && !public.as_ref().is_some_and(|public| public.value)
+    {
+        table.fault_at(&listen, format!("{}listen: {address} is reachable from other hosts; write public = true, and only /live, /ready and /metrics are shown there, or listen on 127.0.0.1 or a unix: socket", table.prefix()));
+    }
+    let public = match public {
+        Some(public) => public.value,
+        None if table.has("public") => return None,
+        None => false,
+    };
+    Some(At { value: Admin { listen: listen.value, public }, place: listen.place })
 }
 
 /// What `[tls]` says.

@@ -9,12 +9,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::config::{Config, Master, Replica};
+use crate::admin::http::{self, Served, Server};
+use crate::config::{Admin, Config, Master, Replica};
 use crate::current::Current;
 use crate::listener;
 use crate::registry::{Kind, Topic, log_throttled};
+use crate::sandbox;
 use crate::session::replica_listener::{self, ReplicaListener};
 use crate::session::{Shared, inbound};
+use crate::units::ListenAddress;
 use crate::unproven;
 use crate::workers::Workers;
 
@@ -27,6 +30,10 @@ pub(super) struct Listeners {
     sites: Option<(SocketAddr, CancellationToken)>,
     /// For replicas here, by address.
     replicas: HashMap<SocketAddr, Serving>,
+    /// For those who look at the state.
+    admin: Option<Served>,
+    /// Their thread, since the first `[admin]`.
+    server: Option<Server>,
 }
 
 /// A listener for replicas.
@@ -36,19 +43,22 @@ struct Serving {
 }
 
 /// Sockets that are bound and accept nothing yet.
-pub(super) struct Bound(HashMap<SocketAddr, TcpListener>);
+pub(super) struct Bound {
+    tcp: HashMap<SocketAddr, TcpListener>,
+    admin: Option<http::Bound>,
+}
 
 impl Listeners {
     /// None yet.
     pub(super) fn new(shared: &Arc<Shared>, workers: &Arc<Workers>, tasks: &TaskTracker) -> Self {
         let (shared, workers, tasks) = (Arc::clone(shared), Arc::clone(workers), tasks.clone());
-        Self { shared, workers, tasks, sites: None, replicas: HashMap::new() }
+        Self { shared, workers, tasks, sites: None, replicas: HashMap::new(), admin: None, server: None }
     }
 
     /// Binds every address of `config` that is not bound yet. The error names each that cannot be; then
     /// none of them is.
-    pub(super) fn bind(&self, config: &Config) -> Result<Bound, Vec<String>> {
-        let (mut bound, mut faults) = (HashMap::new(), Vec::new());
+    pub(super) fn bind(&mut self, config: &Config) -> Result<Bound, Vec<String>> {
+        let (mut tcp, mut faults) = (HashMap::new(), Vec::new());
         let sites =
             config.listen.map(|address| (address, self.is_open_for_sites(address), "[tunnel]".to_owned()));
         let replicas = config.replicas.iter().map(|entry| {
@@ -61,7 +71,7 @@ impl Listeners {
             }
             match listener::bind(address) {
                 Ok(listener) => {
-                    bound.insert(address, listener);
+                    tcp.insert(address, listener);
                 }
                 Err(error) => {
                     let hint = listener::hint(&error, address);
@@ -69,7 +79,29 @@ impl Listeners {
                 }
             }
         }
-        if faults.is_empty() { Ok(Bound(bound)) } else { Err(faults) }
+        let admin = config.admin.as_ref().filter(|_| faults.is_empty());
+        let admin = admin.and_then(|admin| self.bind_admin(admin).transpose()).transpose();
+        let admin = admin.map_err(|fault| faults.push(fault)).ok().flatten();
+        if faults.is_empty() { Ok(Bound { tcp, admin }) } else { Err(faults) }
+    }
+
+    /// Binds the address of `[admin]`, if it is not bound yet, and starts its thread if there is none. This
+    /// comes last: who cannot have the other addresses takes away no socket's file.
+    fn bind_admin(&mut self, admin: &Admin) -> Result<Option<http::Bound>, String> {
+        if self.admin.as_ref().is_some_and(|served| served.is_at(admin)) {
+            return Ok(None);
+        }
+        let fault = |why: String| format!("[admin]: listen on {}: {why}", admin.listen);
+        if let ListenAddress::Unix(path) = &admin.listen
+            && let Some(folder) = sandbox::outside_for_socket(path)
+        {
+            return Err(fault(sandbox::words(&folder)));
+        }
+        if self.server.is_none() {
+            let server = Server::start(&self.shared, &self.workers, &self.tasks);
+            self.server = Some(server.map_err(|error| fault(format!("start its thread: {error}")))?);
+        }
+        http::bind(&admin.listen).map(Some).map_err(fault)
     }
 
     fn is_open_for_sites(&self, address: SocketAddr) -> bool {
@@ -78,7 +110,8 @@ impl Listeners {
 
     /// Listens as the config in use says: accepts on the sockets that [`Listeners::bind`] has returned
     /// for it, gives open ones to the entries that have their addresses now, and closes the others.
-    pub(super) fn follow(&mut self, Bound(mut bound): Bound) {
+    pub(super) fn follow(&mut self, bound: Bound) {
+        let Bound { mut tcp, admin } = bound;
         let config = self.shared.config();
         if let Some((address, close)) = self.sites.take_if(|(address, _)| Some(*address) != config.listen) {
             info!(listen = %address, "no longer listening for other sites");
@@ -93,7 +126,7 @@ impl Listeners {
             stays
         });
         if let Some(address) = config.listen
-            && let Some(listener) = bound.remove(&address)
+            && let Some(listener) = tcp.remove(&address)
         {
             let close = self.accept_sites(listener, address);
             self.sites = Some((address, close));
@@ -107,11 +140,27 @@ impl Listeners {
                     }
                 }
                 None => {
-                    let Some(listener) = bound.remove(&replica.listen) else { continue };
+                    let Some(listener) = tcp.remove(&replica.listen) else { continue };
                     let serving = self.accept_replicas(listener, replica);
                     self.replicas.insert(replica.listen, serving);
                 }
             }
+        }
+        self.follow_admin(config.admin.as_ref(), admin);
+    }
+
+    /// Shows the state where `admin` says, on `bound` if that is a new place.
+    fn follow_admin(&mut self, admin: Option<&Admin>, bound: Option<http::Bound>) {
+        let stays = |served: &mut Served| admin.is_some_and(|admin| served.is_at(admin));
+        if let Some(served) = self.admin.take_if(|served| !stays(served)) {
+            info!(listen = %served.address(), "no longer showing the state over HTTP");
+            served.close();
+        }
+        let Some(admin) = admin else { return };
+        if let Some(served) = &self.admin {
+            served.follow(admin);
+        } else if let (Some(bound), Some(server)) = (bound, &self.server) {
+            self.admin = Some(server.serve(bound, admin, starved(&self.shared)));
         }
     }
 
@@ -188,6 +237,13 @@ pub(super) fn tell_offers(config: &Config, before: Option<&Config>) {
     });
     for master in config.masters.iter().filter(|master| old_masters.get(&master.name) != Some(master)) {
         offers(config, master);
+    }
+    if let Some(admin) = config.admin.as_ref()
+        && before.is_none_or(|before| before.admin.as_ref() != Some(admin))
+    {
+        let shown =
+            if admin.public { "/live, /ready, /metrics" } else { "/, /status, /live, /ready, /metrics" };
+        info!(listen = %admin.listen, "showing the state over HTTP: {shown}");
     }
     for replica in config.replicas.iter().filter(|replica| old_replicas.get(&replica.name) != Some(replica)) {
         info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());

@@ -34,6 +34,7 @@ use crate::link::Side;
 use crate::memory;
 use crate::redis::replication::{Channel, Observed, Stage};
 use crate::redis::syncs::Syncs;
+use crate::units::ListenAddress;
 use crate::wire::hello::Id;
 use crate::wire::terms::Agreed;
 
@@ -124,7 +125,7 @@ struct State {
     syncs: HashMap<(Side, String), Arc<Syncs>>,
     log: LogThrottle,
     sites: Arc<Sites>,
-    listening: Vec<SocketAddr>,
+    listening: Vec<ListenAddress>,
     /// When a client of a `[[replica]]` last got no link, unless one has got a link since.
     without: HashMap<String, Instant>,
     work: HashMap<String, Arc<SiteWork>>,
@@ -142,7 +143,7 @@ pub struct Registry {
 #[derive(Debug)]
 pub struct Listening {
     registry: Arc<Registry>,
-    address: SocketAddr,
+    address: ListenAddress,
 }
 
 impl Drop for Listening {
@@ -251,13 +252,14 @@ impl Registry {
     }
 
     /// Lists an address as listened on.
-    pub fn listening(self: &Arc<Self>, address: SocketAddr) -> Listening {
-        self.lock().listening.push(address);
+    pub fn listening(self: &Arc<Self>, address: impl Into<ListenAddress>) -> Listening {
+        let address = address.into();
+        self.lock().listening.push(address.clone());
         Listening { registry: Arc::clone(self), address }
     }
 
     /// Every address that is listened on.
-    pub fn listeners(&self) -> Vec<SocketAddr> {
+    pub fn listeners(&self) -> Vec<ListenAddress> {
         self.lock().listening.clone()
     }
 
@@ -428,9 +430,9 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let (_kept, lost) = (registry.listening(one), registry.listening(other));
-        assert_eq!(registry.listeners(), [one, other]);
+        assert_eq!(registry.listeners(), [one.into(), other.into()]);
         drop(lost);
-        assert_eq!(registry.listeners(), [one]);
+        assert_eq!(registry.listeners(), [one.into()]);
     }
 
     #[test]

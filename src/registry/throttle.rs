@@ -149,6 +149,10 @@ kinds! {
     Congestion = "congestion": Not, "connections without the configured congestion control";
     /// Connections cannot be accepted for lack of resources.
     Starved = "starved": Not, "connections that could not be accepted";
+    /// The admin listener has refused a request.
+    AdminRefused = "admin-refused": Not, "requests to the admin listener refused";
+    /// The oldest connection to the admin listener was closed to make room for a new one.
+    AdminCrowdedOut = "admin-crowded-out": Not, "connections to the admin listener closed: too many at a time";
     /// A site costs more CPU time than its share.
     Slowed = "slowed": Not, "sites slowed for the CPU time that they cost";
     /// One of a link's lanes was lost.

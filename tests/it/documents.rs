@@ -229,6 +229,7 @@ fn every_key_of_the_config_is_in_its_reference_with_the_time_at_which_a_change_a
         ("", "## Top level", "unknown-to-all = 1\nsite = 'dc1'\n"),
         ("[tls]: ", "## `[tls]`", "[tls]\nunknown-to-all = 1\n"),
         ("[tunnel]: ", "## `[tunnel]`", "[tunnel]\nunknown-to-all = 1\n"),
+        ("[admin]: ", "## `[admin]`", "[admin]\nunknown-to-all = 1\n"),
         ("master \"m\": ", "## `[[master]]`", "[[master]]\nname = 'm'\nunknown-to-all = 1\n"),
         ("master \"m\" [auth]: ", "### `auth`", "[master.auth]\nunknown-to-all = 1\n"),
         ("replica \"r\": ", "## `[[replica]]`", "[[replica]]\nname = 'r'\nunknown-to-all = 1\n"),
@@ -270,7 +271,7 @@ fn every_key_of_the_config_is_in_its_reference_with_the_time_at_which_a_change_a
                 section.contains(&format!("| `{key}` | ")),
                 "docs/configuration.md: {heading} lacks {key}"
             );
-            // `admin` does nothing yet, and the tables act by their keys.
+            // The tables act by their keys.
             let is_table = ["admin", "tls", "tunnel", "limits", "state"].contains(&key);
             let told = is_table || acts.contains(&format!("`{key}`")) || acts.contains(&format!("[{key}]"));
             assert!(told, "docs/configuration.md: when does a change of {key} act?");

@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod gateway;
+pub mod http;
 pub mod line;
 pub mod path;
 pub mod pause;

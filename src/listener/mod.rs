@@ -3,6 +3,9 @@
 //! Accepting never waits for a peer: each connection gets its own task, where handshakes run under
 //! a deadline.
 
+pub mod unix;
+
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,15 +51,37 @@ pub fn hint(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
+/// A socket to which connections come.
+pub trait Accept: Send + Sync {
+    /// A connection.
+    type Socket: Send;
+    /// Where it comes from.
+    type From: Send;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Socket, Self::From)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Socket = TcpStream;
+    /// An IPv4 address in IPv6 form is the IPv4 address.
+    type From = SocketAddr;
+
+    async fn next(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (socket, from) = self.accept().await?;
+        Ok((socket, SocketAddr::new(from.ip().to_canonical(), from.port())))
+    }
+}
+
 /// Accepts until `stop` and passes each connection to `take`, which must not block, with a permit of
 /// `room`; the next one is accepted only after that. Without file descriptors or memory it calls `starved` and
 /// pauses, instead of looping without a pause. It ends before `stop` only if the socket does not listen
 /// any more.
-pub async fn accept(
-    listener: TcpListener,
+pub async fn accept<L: Accept>(
+    listener: L,
     stop: CancellationToken,
     room: Arc<Semaphore>,
-    mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    mut take: impl FnMut(L::Socket, L::From, OwnedSemaphorePermit),
     starved: impl Fn(&io::Error),
 ) {
     for count in 1usize.. {
@@ -64,7 +89,7 @@ pub async fn accept(
             tokio::task::yield_now().await;
         }
         let accepting = async {
-            let accepted = listener.accept().await?;
+            let accepted = listener.next().await?;
             let room = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
             Ok((accepted, room))
         };
@@ -73,9 +98,7 @@ pub async fn accept(
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok(((socket, from), room)) => {
-                take(socket, SocketAddr::new(from.ip().to_canonical(), from.port()), room);
-            }
+            Ok(((socket, from), room)) => take(socket, from, room),
             Err(failed) if is_of_one_connection(&failed) => {}
             Err(failed) => {
                 starved(&failed);
