@@ -1,6 +1,6 @@
 //! `replgate run`: runs this site's gateway until a signal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -48,7 +48,12 @@ impl Run {
         // Before there is another thread: those that exist are not locked in.
         let writable: Vec<PathBuf> =
             sandbox::state_folders().into_iter().chain(state::made(config.state.as_deref())).collect();
-        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &config.sockets()));
+        // A reload may put a socket there.
+        let for_sockets: Vec<PathBuf> = sandbox::runtime_folders()
+            .into_iter()
+            .chain(config.socket().and_then(Path::parent).map(Path::to_owned))
+            .collect();
+        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &for_sockets));
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
