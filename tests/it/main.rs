@@ -18,6 +18,7 @@ mod life;
 mod logs;
 mod observer;
 mod outages;
+mod page;
 mod passwords;
 mod refusals;
 mod reload;
