@@ -366,7 +366,7 @@ fn facts(link: &LinkStatus, all: &[LinkStatus]) -> Markup {
         ("Buffered here", Some(words::bytes(link.buffered_bytes as f64))),
         (
             "Connections",
-            Some(format!("{} of {}, {} lost so far", link.lanes, link.lanes_agreed, link.lanes_lost)),
+            Some(format!("{} now, {} agreed, {} lost", link.lanes, link.lanes_agreed, link.lanes_lost)),
         ),
         ("Survives a break of", Some(clock::span(link.hold_seconds.round() as i64))),
         ("Memory in an outage", link.coverage.as_ref().map(Coverage::words)),
