@@ -1,9 +1,10 @@
 //! The state of a gateway at one moment, as everything shows it that an operator sees.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::config::Config;
 use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
@@ -12,7 +13,7 @@ use crate::tls::revocation::InUse;
 use crate::units::ListenAddress;
 
 /// The state that `status` shows.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// The gateway's site name.
     pub site: String,
@@ -60,6 +61,39 @@ pub struct Status {
     pub counts: Counts,
     /// Counts of syncs since the start, for each `[[master]]` and `[[replica]]` that had a link.
     pub syncs: Vec<SyncCounts>,
+    /// When it was started, seconds since 1970.
+    #[serde(default)]
+    pub started: i64,
+    /// The far sites of its config, in alphabetical order.
+    #[serde(default)]
+    pub far_sites: Vec<FarSite>,
+}
+
+/// A far site of the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FarSite {
+    /// Its name.
+    pub site: String,
+    /// Names of the masters here that it may replicate.
+    pub masters: Vec<String>,
+    /// Names of the far masters that are offered here and are there.
+    pub replicas: Vec<String>,
+}
+
+/// Every far site of a config. A site is one, however its letters are written.
+fn far_sites(config: &Config) -> Vec<FarSite> {
+    let mut sites: BTreeMap<String, FarSite> = BTreeMap::new();
+    let mut at = |site: &str, name: &str, is_master: bool| {
+        let new = || FarSite { site: site.to_owned(), ..FarSite::default() };
+        let far = sites.entry(site.to_ascii_lowercase()).or_insert_with(new);
+        let names = if is_master { &mut far.masters } else { &mut far.replicas };
+        names.push(name.to_owned());
+    };
+    for master in &config.masters {
+        master.allow.iter().for_each(|site| at(site, &master.name, true));
+    }
+    config.replicas.iter().for_each(|replica| at(&replica.site, &replica.name, false));
+    sites.into_values().collect()
 }
 
 impl Status {
@@ -90,6 +124,8 @@ impl Status {
             ended,
             counts,
             syncs,
+            started: clock::now().saturating_sub(i64::try_from(shared.age().as_secs()).unwrap_or(i64::MAX)),
+            far_sites: far_sites(&config),
         }
     }
 }

@@ -5,6 +5,7 @@
 mod gateway;
 mod load;
 mod outage;
+mod page;
 mod path;
 mod redis;
 mod restart;
@@ -71,6 +72,8 @@ struct Stage {
     gateways: Vec<Gateway>,
     wire: Path,
     entry: u16,
+    /// The ports at which they show their pages, in the same order.
+    pages: [u16; 2],
     folder: Folder,
     interrupt: Interrupt,
 }
@@ -84,6 +87,7 @@ pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> any
     stage.replicate(&mut rows)?;
     stage.show_info(&mut rows)?;
     stage.show_status(replgate, &mut rows)?;
+    page::show(&stage, &mut rows)?;
     stage.prove_ciphertext(&mut rows)?;
     stage.refuse_flush(&mut rows)?;
     outage::outlive(&stage, &mut rows)?;
@@ -142,22 +146,23 @@ impl Stage {
         for name in ["alpha", "bravo", "charli"] {
             servers.push(Redis::start(&folder.0, name)?);
         }
-        let (wan, entry) = (free_port()?, free_port()?);
+        let [wan, entry] = [free_port()?, free_port()?];
+        let pages = [free_port()?, free_port()?];
         let wire = Path::to(wan)?;
         step("a gateway at each site; every byte between them is captured");
-        let tls = |site: &str| {
+        let head = |site: &str, page: u16| {
             format!(
-                "site = \"{site}\"\n\n[tls]\nca   = \"certs/{site}/ca.crt\"\ncert = \"certs/{site}/tls.crt\"\nkey  = \"certs/{site}/tls.key\"\ncrl  = \"certs/{site}/crl.pem\"\n"
+                "site = \"{site}\"\n\n[tls]\nca   = \"certs/{site}/ca.crt\"\ncert = \"certs/{site}/tls.crt\"\nkey  = \"certs/{site}/tls.key\"\ncrl  = \"certs/{site}/crl.pem\"\n\n[admin]\nlisten = \"127.0.0.1:{page}\"\n"
             )
         };
         let first = format!(
             "{}\n[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n\n[[master]]\nname  = \"alpha\"\nredis = \"127.0.0.1:{}\"\nallow = [\"dc2\"]\n",
-            tls("dc1"),
+            head("dc1", pages[0]),
             servers[0].port
         );
         let second = format!(
             "{}\n[[replica]]\nname   = \"alpha\"\nlisten = \"127.0.0.1:{entry}\"\nsite   = \"dc1\"\npeers  = [\"127.0.0.1:{}\"]\n",
-            tls("dc2"),
+            head("dc2", pages[1]),
             wire.port
         );
         let mut stage = Self {
@@ -165,6 +170,7 @@ impl Stage {
             gateways: Vec::new(),
             wire,
             entry,
+            pages,
             folder,
             interrupt: Arc::clone(interrupt),
         };
@@ -407,6 +413,9 @@ impl Stage {
             crate::outln::outln!("  {} status -c {folder}/{site}.toml", replgate.display());
         }
         crate::outln::outln!("  {} check -c {folder}/dc2.toml", replgate.display());
+        for (address, what) in page::addresses(self) {
+            crate::outln::outln!("  {address:<38} # {what}");
+        }
         crate::outln::outln!("  tail -f {folder}/dc1.log {folder}/dc2.log");
         crate::outln::outln!(
             "  redis-cli -p {} CONFIG GET '*'           # through the tunnel: refused",

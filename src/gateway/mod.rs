@@ -68,6 +68,7 @@ pub async fn run(
     listeners::tell_offers(&shared.config(), None);
     tasks.spawn(upkeep::count(Arc::clone(&shared)));
     tasks.spawn(upkeep::look_after_memory(Arc::clone(&shared)));
+    tasks.spawn(upkeep::sample(Arc::clone(&shared)));
     tasks.spawn(upkeep::remind(Arc::clone(&shared)));
     tasks.spawn(upkeep::look_at_dates(Arc::clone(&shared)));
     tasks.spawn(learning::look_after(Arc::clone(&shared)));

@@ -7,7 +7,8 @@ use tracing::{error, info, warn};
 
 use crate::buffer;
 use crate::clock;
-use crate::registry::{Kind, Suppressed, Topic, log_throttled};
+use crate::link::Side;
+use crate::registry::{Kind, SAMPLE_EVERY, Suppressed, Topic, log_throttled};
 use crate::session::Shared;
 use crate::tls::expiry::Reminders;
 
@@ -74,6 +75,21 @@ pub(super) async fn look_after_memory(shared: Arc<Shared>) {
             let [covered, hold] =
                 [Duration::from_secs_f64(coverage.seconds), link.agreed.hold].map(clock::tenths);
             log_throttled!(warn, shared.registry, topic, &words; link = %link.name, number = link.number, site = %link.site, covered, hold, "{}: {words}", link.name);
+        }
+    }
+}
+
+/// Takes the samples of the last ten minutes that the page draws.
+pub(super) async fn sample(shared: Arc<Shared>) {
+    loop {
+        let config = shared.config();
+        let masters = config.masters.iter().map(|master| (Side::Acceptor, master.name.as_str()));
+        let replicas = config.replicas.iter().map(|replica| (Side::Dialler, replica.name.as_str()));
+        let entries: Vec<_> = masters.chain(replicas).collect();
+        shared.registry.sample(Instant::now(), &entries);
+        tokio::select! {
+            () = tokio::time::sleep(SAMPLE_EVERY) => {}
+            () = shared.stop.cancelled() => return,
         }
     }
 }

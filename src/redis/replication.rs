@@ -110,6 +110,13 @@ impl Known {
         }
     }
 
+    /// As [`Observed::lag`].
+    fn lag(&self, now: Instant) -> Option<(u64, f64)> {
+        let (offset, (acknowledged, _)) = (self.offset?, self.acknowledged?);
+        let seconds = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
+        Some((offset.saturating_sub(acknowledged), self.behind_since.map_or(0.0, seconds)))
+    }
+
     /// The whole snapshot has passed.
     pub(super) fn snapshot_ends(&mut self) {
         self.stage = Stage::Loading;
@@ -166,13 +173,16 @@ impl Observed {
         self.known().channel
     }
 
+    /// The bytes that have passed and are not acknowledged, and for how many seconds; `None` if that is not
+    /// known.
+    pub fn lag(&self, now: Instant) -> Option<(u64, f64)> {
+        self.known().lag(now)
+    }
+
     /// What `status` shows, as of `now`.
     pub fn view(&self, now: Instant) -> Replication {
         let known = self.known();
-        let lag_bytes = match (known.offset, known.acknowledged) {
-            (Some(offset), Some((acknowledged, _))) => Some(offset.saturating_sub(acknowledged)),
-            _ => None,
-        };
+        let (lag_bytes, lag_seconds) = known.lag(now).unzip();
         let since = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
         Replication {
             stage: known.stage,
@@ -186,7 +196,7 @@ impl Observed {
             acknowledged_offset: known.acknowledged.map(|(offset, _)| offset),
             acknowledged_seconds_ago: known.acknowledged.map(|(_, at)| since(at)),
             lag_bytes,
-            lag_seconds: lag_bytes.map(|_| known.behind_since.map_or(0.0, since)),
+            lag_seconds,
             snapshot: known.snapshot.as_ref().map(|progress| progress.view(now)),
             complaint: known.complaint.clone(),
             unknown: known.unknown.map(str::to_owned),

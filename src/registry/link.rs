@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::coverage::{Coverage, Demand, Writes};
 use super::rate::Rates;
 use super::tally::Tally;
-use super::{Counts, NewLink};
+use super::{Counts, LinkSample, NewLink};
 use crate::clock;
 use crate::escape::shown;
 use crate::link::compress::Packed;
@@ -216,6 +216,14 @@ impl LinkEntry {
     /// `hold`.
     pub(super) fn judge(&self, lasts: f64) -> Option<Coverage> {
         self.writes().judge(lasts, self.agreed.hold)
+    }
+
+    /// What the history takes from it.
+    pub(super) fn sample(&self, now: Instant) -> LinkSample<'_> {
+        let lag = self.observed.as_ref().and_then(|observed| observed.lag(now));
+        // As `status`: data that the master has sent meanwhile is not known where the replica is.
+        let lag = lag.filter(|_| self.side == Side::Acceptor || !self.is_held());
+        LinkSample { number: self.number, side: self.side, name: &self.name, bytes: self.counts(), lag }
     }
 
     /// The link as `status` shows it.

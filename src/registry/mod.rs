@@ -4,6 +4,7 @@
 
 mod admission;
 mod coverage;
+mod history;
 mod link;
 mod rate;
 mod reloads;
@@ -21,12 +22,13 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::Admission;
 use self::admission::Taken;
 pub use self::coverage::Coverage;
+pub use self::history::{History, LinkSample, Point, SAMPLE_EVERY, SPAN};
 pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 use self::reloads::Reloads;
 pub use self::reloads::{LastReload, Part};
-use self::throttle::{Counted, LogThrottle};
 use self::tally::Counters;
 pub use self::tally::{Dialled, Tallies, Tally};
+use self::throttle::{Counted, LogThrottle};
 pub use self::throttle::{Kind, Line, Suppressed, Topic};
 pub use self::work::{Meter, Penalty, Turn, thread_time};
 use self::work::{SiteWork, Sites};
@@ -133,6 +135,7 @@ struct State {
     work: HashMap<String, Arc<SiteWork>>,
     reloads: Reloads,
     counters: Counters,
+    history: Arc<History>,
 }
 
 /// The live state of one gateway.
@@ -205,6 +208,7 @@ impl Drop for LinkGuard {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
         state.links.retain(|link| link.number != self.entry.number);
+        Arc::make_mut(&mut state.history).end(&self.entry.sample(Instant::now()));
         state.counts.closed += 1;
         self.entry.add_to(&mut state.counts);
         state.counters.gone(&self.entry);

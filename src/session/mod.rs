@@ -145,6 +145,11 @@ impl Shared {
         (shared, arrived)
     }
 
+    /// Time since the start of this process.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// The config in use now. A session takes it once, and so judges by one config.
     pub fn config(&self) -> Arc<Config> {
         self.config.now()

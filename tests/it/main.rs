@@ -19,6 +19,7 @@ mod logs;
 mod metrics;
 mod observer;
 mod outages;
+mod page;
 mod passwords;
 mod refusals;
 mod reload;

@@ -84,7 +84,9 @@ impl Answers {
             Route::Ready => Answer::probe("ready", &self.not_ready()),
             Route::Page => {
                 let moment = self.moment();
-                let body = moment.page.get_or_init(|| page::html(&moment.state).into());
+                let body = moment.page.get_or_init(|| {
+                    page::html(&moment.state, &self.shared.registry.history(), clock::now()).into()
+                });
                 written("text/html; charset=utf-8", body)
             }
             Route::Status => {

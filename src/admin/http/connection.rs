@@ -144,7 +144,7 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
         (header::CACHE_CONTROL, "no-store"),
         (header::CONNECTION, "close"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONTENT_SECURITY_POLICY, page::POLICY),
+        (header::CONTENT_SECURITY_POLICY, page::policy()),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));

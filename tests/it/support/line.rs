@@ -49,6 +49,11 @@ impl Line {
         let lab = Lab::new();
         let alpha = Redis::start(version, lab.path(), "alpha", &["--repl-backlog-size", "1mb"]);
         let bravo = Redis::start(version, lab.path(), "bravo", &[]);
+        Self::between(lab, alpha, bravo, first, second)
+    }
+
+    /// Starts both gateways between these two, with these additional lines in their configs.
+    pub fn between(lab: Lab, alpha: Redis, bravo: Redis, first: &str, second: &str) -> Self {
         let (wan, entry) = (free_port(), free_port());
         let first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], first));
         let path = Path::to(wan);

@@ -3,6 +3,7 @@
 //! Ports come from the OS, readiness is polled to a deadline, and a failing test
 //! prints every process's log.
 
+pub mod browser;
 pub mod census;
 pub mod gateway;
 pub mod http;
