@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 
-use super::super::metrics::{Format, Snapshot};
-use super::super::snapshot::{self, Status};
-use super::super::{metrics, page, ready};
 use super::pulse::Pulse;
 use super::request::{Refusal, Route};
+use crate::admin::metrics::{Format, Snapshot};
+use crate::admin::snapshot::{self, Status};
+use crate::admin::{metrics, page, ready};
 use crate::clock;
 use crate::session::Shared;
 
