@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCounts};
+use crate::registry::{Counts, EndedLink, Event, LastReload, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::tls::revocation::InUse;
+
+/// The version of the form of [`Status`] as JSON. docs/status.md says what raises it: another meaning or type of
+/// a field, or a field that is gone; not a new field.
+pub const FORMAT: u32 = 1;
 
 /// The state that `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,6 +62,12 @@ pub struct Status {
     pub counts: Counts,
     /// Counts of syncs since the start, for each `[[master]]` and `[[replica]]` that had a link.
     pub syncs: Vec<SyncCounts>,
+    /// The version of this form, [`FORMAT`]; 0 in an answer of a gateway from before there was one.
+    #[serde(default)]
+    pub format: u32,
+    /// The last events of this process, the latest first.
+    #[serde(default)]
+    pub events: Vec<Event>,
 }
 
 impl Status {
@@ -88,6 +98,8 @@ impl Status {
             ended,
             counts,
             syncs,
+            format: FORMAT,
+            events: shared.events.latest(),
         }
     }
 }

@@ -4,7 +4,9 @@
 
 mod admission;
 mod coverage;
+mod events;
 mod link;
+pub mod notice;
 mod rate;
 mod reloads;
 mod throttle;
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::Admission;
 use self::admission::Taken;
 pub use self::coverage::Coverage;
+pub use self::events::{Event, Events, Recorder};
 pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 use self::reloads::Reloads;
 pub use self::reloads::{LastReload, Part};

@@ -44,6 +44,11 @@ macro_rules! kinds {
                 match self { $(Self::$name => $code,)+ }
             }
 
+            /// The kind with this code.
+            pub(super) fn of(code: &str) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)+ _ => None }
+            }
+
             /// The code of every kind.
             #[cfg(test)]
             const CODES: &[&str] = &[$($code,)+];
