@@ -1,8 +1,9 @@
 //! Shows a running gateway's state to those who run it.
 //!
-//! `snapshot.rs` is the state at one moment, `ready.rs` the rule that says whether the gateway is ready, and
+//! `snapshot.rs` is the state at one moment, `health.rs` what in it needs attention, `ready.rs` the rule that says whether the gateway is ready, and
 //! `socket.rs` the Unix socket over which `replgate status` asks.
 
+pub mod health;
 pub mod ready;
 mod snapshot;
 pub mod socket;

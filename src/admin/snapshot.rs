@@ -27,7 +27,7 @@ pub struct Status {
     /// When its certificate expires, seconds since 1970.
     pub certificate_expires: i64,
     /// The validity of its certificate, its CAs and its revocation lists.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "those_known")]
     pub terms: Vec<Term>,
     /// The revocation lists in use.
     #[serde(default)]
@@ -68,6 +68,12 @@ pub struct Status {
     /// The last events of this process, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
+}
+
+/// The terms of kinds that this release knows; a later one may say others.
+fn those_known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Term>, D::Error> {
+    let terms = Vec::<serde_json::Value>::deserialize(from)?;
+    Ok(terms.into_iter().filter_map(|term| serde_json::from_value(term).ok()).collect())
 }
 
 impl Status {

@@ -10,6 +10,7 @@ use tracing_subscriber::layer::Context;
 
 use super::{Event, Events};
 use crate::clock;
+use crate::registry::notice;
 
 /// The code of a line without a field `kind`.
 const OTHER: &str = "other";
@@ -29,6 +30,10 @@ impl<S: Subscriber> Layer<S> for Recorder {
         let Fields { mut event, master } = fields;
         event.name = event.name.or(master);
         event.at = clock::now();
+        if event.kind == notice::START {
+            // Its site is this one, and no far one.
+            event.site = None;
+        }
         event.level = about.level().as_str().to_ascii_lowercase();
         if event.kind.is_empty() {
             event.kind = OTHER.to_owned();
