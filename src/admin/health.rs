@@ -6,7 +6,7 @@
 use super::Status;
 use crate::clock;
 use crate::redis::replication::{Replication, Stage};
-use crate::registry::{Coverage, LinkStatus};
+use crate::registry::{Coverage, Event, Kind as Refusal, LinkStatus};
 use crate::tls::expiry::{Kind, Standing};
 
 /// Seconds of lag above which a replica needs attention.
@@ -54,8 +54,12 @@ impl Health {
         faults.extend(listeners);
         faults.extend(links(&status.links, "held", |link| link.held_seconds.is_some()));
         faults.extend(status.without_link.iter().map(|name| {
-            let words =
-                format!("a replica asked for {name:?} a moment ago and got no link: replgate events --name {name} says why");
+            let is_why =
+                |event: &&Event| event.kind == Refusal::NoLink.code() && event.name.as_ref() == Some(name);
+            let why =
+                status.events.iter().find(is_why).map(|event| event.words.trim_start_matches("no link: "));
+            let why = why.unwrap_or("replgate events says why");
+            let words = format!("a replica asked for {name:?} a moment ago and got no link: {why}");
             finding(format!("no link for {name}"), vec![words])
         }));
         let behind = format!("more than {BEHIND:.0} s behind");
@@ -271,10 +275,27 @@ mod tests {
             ]
         );
         let seen = faults(|json| json["without_link"] = serde_json::json!(["orders"]));
-        assert!(
-            seen[0].contains("no link for orders") && seen[0].contains("replgate events --name orders"),
-            "{seen:?}"
-        );
+        assert!(seen[0].contains("no link for orders") && seen[0].contains("replgate events"), "{seen:?}");
+        let seen = faults(|json| {
+            json["without_link"] = serde_json::json!(["orders"]);
+            let event = |number: u64, name: &str, words: &str| {
+                let event = Event {
+                    number,
+                    kind: "no-link".into(),
+                    name: Some(name.into()),
+                    words: words.into(),
+                    ..Event::default()
+                };
+                serde_json::to_value(event).unwrap()
+            };
+            json["events"] = vec![
+                event(3, "stock", "other"),
+                event(2, "orders", "no link: refused"),
+                event(1, "orders", "old"),
+            ]
+            .into();
+        });
+        assert!(seen[0].ends_with("a moment ago and got no link: refused"), "{seen:?}");
         let seen = faults(|json| {
             json["reload"] =
                 serde_json::json!({"read_at": 1, "refused": {"since": 5, "faults": ["a.toml:1: no"]}});

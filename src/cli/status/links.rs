@@ -205,7 +205,7 @@ fn progress(snapshot: &Snapshot) -> Vec<String> {
     vec![
         format!("full sync {} {percent}{left_long}", bar(BAR)),
         format!("sync {} {percent}{left_long}", bar(BAR)),
-        format!("{} {percent}{left_long}", bar(BAR)),
+        format!("full sync {} {percent}{left}", bar(BAR / 2)),
         format!("sync {} {percent}{left}", bar(BAR / 2)),
         format!("{} {percent}{left}", bar(BAR / 2)),
         format!("sync {percent}{left}"),
