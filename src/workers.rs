@@ -87,7 +87,9 @@ impl Workers {
             // From here on this thread's runtime watches the socket.
             match socket.into_std().and_then(TcpStream::from_std) {
                 Ok(socket) => session(socket).await,
-                Err(error) => warn!("a connection is closed: it cannot be watched: {error}"),
+                Err(error) => {
+                    warn!(kind = "not-watched", "a connection is closed: it cannot be watched: {error}")
+                }
             }
         };
         self.tasks.spawn_on(task, &worker.runtime);

@@ -6,11 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::config::Config;
-use crate::registry::{Counts, EndedLink, LastReload, LinkStatus, Live, SyncCounts};
+use crate::registry::{Counts, EndedLink, Event, LastReload, LinkStatus, Live, SyncCounts};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::tls::revocation::InUse;
 use crate::units::ListenAddress;
+
+/// The version of the form of [`Status`] as JSON. docs/status.md says what raises it: another meaning or type of
+/// a field, or a field that is gone; not a new field.
+pub const FORMAT: u32 = 1;
 
 /// The state that `status` shows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -26,7 +30,7 @@ pub struct Status {
     /// When its certificate expires, seconds since 1970.
     pub certificate_expires: i64,
     /// The validity of its certificate, its CAs and its revocation lists.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "those_known")]
     pub terms: Vec<Term>,
     /// The revocation lists in use.
     #[serde(default)]
@@ -67,6 +71,12 @@ pub struct Status {
     /// The far sites of its config, in alphabetical order.
     #[serde(default)]
     pub far_sites: Vec<FarSite>,
+    /// The version of this form, [`FORMAT`]; 0 in an answer of a gateway from before there was one.
+    #[serde(default)]
+    pub format: u32,
+    /// The last events of this process, the latest first.
+    #[serde(default)]
+    pub events: Vec<Event>,
 }
 
 /// A far site of the config.
@@ -94,6 +104,12 @@ fn far_sites(config: &Config) -> Vec<FarSite> {
     }
     config.replicas.iter().for_each(|replica| at(&replica.site, &replica.name, false));
     sites.into_values().collect()
+}
+
+/// The terms of kinds that this release knows; a later one may say others.
+fn those_known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Term>, D::Error> {
+    let terms = Vec::<serde_json::Value>::deserialize(from)?;
+    Ok(terms.into_iter().filter_map(|term| serde_json::from_value(term).ok()).collect())
 }
 
 impl Status {
@@ -126,6 +142,8 @@ impl Status {
             syncs,
             started: clock::now().saturating_sub(i64::try_from(shared.age().as_secs()).unwrap_or(i64::MAX)),
             far_sites: far_sites(&config),
+            format: FORMAT,
+            events: shared.events.latest(),
         }
     }
 }

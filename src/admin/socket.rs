@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::snapshot::Status;
 use crate::config::Config;
+use crate::registry::notice;
 use crate::session::Shared;
 use crate::unproven::Unproven;
 use crate::wire::hello::Id;
@@ -104,7 +105,9 @@ pub async fn bind(shared: &Shared) -> Vec<UnixListener> {
         };
         match bound {
             Ok(listener) => listeners.push(listener),
-            Err(error) => warn!("`replgate status` will not find this gateway: {error}"),
+            Err(error) => {
+                warn!(kind = notice::STATUS_SOCKET, "`replgate status` will not find this gateway: {error}")
+            }
         }
     }
     listeners
@@ -130,6 +133,7 @@ async fn beside(name: &str, taken: io::Error) -> io::Result<UnixListener> {
     let other = format!("{name}-{}", hex(&random));
     let bound = UnixListener::bind(&other)?;
     warn!(
+        kind = notice::STATUS_SOCKET,
         "the name of the status socket, @{}, is taken by another process ({whose}), which may impersonate the gateway; `replgate status` finds this gateway all the same",
         &name[1..]
     );

@@ -1,10 +1,14 @@
 //! Logging for `run`: to stderr, as text or JSON. A slow reader never blocks the gateway.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::prelude::*;
+
+use crate::registry::{Events, Recorder};
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -43,21 +47,22 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// Starts logging. Once 10,000 lines wait for the reader, further lines are dropped. Keep the
+/// Starts logging, and keeping the lines at info and above as events. Once 10,000 lines wait for the reader, further lines are dropped. Keep the
 /// guard: dropping it writes the waiting lines.
-pub(super) fn start(format: Format, level: Level) -> WorkerGuard {
+pub(super) fn start(format: Format, level: Level, events: &Arc<Events>) -> WorkerGuard {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(10_000).finish(std::io::stderr());
     let colours =
         std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(level))
-        .with_writer(writer)
-        .with_target(false)
-        .with_ansi(colours);
-    match format {
-        Format::Text => builder.init(),
-        Format::Json => builder.json().flatten_event(true).init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).with_ansi(colours);
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // Events are kept whatever the log shows.
+    tracing_subscriber::registry()
+        .with(lines.with_filter(LevelFilter::from(level)))
+        .with(Recorder(Arc::clone(events)).with_filter(LevelFilter::INFO))
+        .init();
     guard
 }

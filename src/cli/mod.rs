@@ -5,13 +5,15 @@
 //! so that trying again without a change is useless. 130 and 143 mean that a second SIGINT or SIGTERM
 //! cut the end of `run` short. A service manager restarts after any other status.
 
+mod ask;
 mod certs;
 mod check;
 mod demo;
+mod events;
 mod log;
 mod run;
 mod status;
-mod tables;
+mod text;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,6 +39,8 @@ enum Command {
     Check(check::Check),
     /// Show what the running gateway carries
     Status(status::Show),
+    /// Show what has happened lately: links that broke, what was refused, reloads
+    Events(events::Show),
     /// Make and manage the certificates of all sites
     Certs(certs::Certs),
     /// Show two sites on this machine, with real redis-server processes
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
         Command::Status(status) => status.execute(),
+        Command::Events(events) => events.execute(),
         Command::Certs(certs) => certs.execute(),
         Command::Demo(demo) => demo.execute(),
     };

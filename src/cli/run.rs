@@ -1,6 +1,7 @@
 //! `replgate run`: runs this site's gateway until a signal.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
@@ -13,6 +14,7 @@ use super::{ConfigPath, Failure, Outcome};
 use crate::file;
 use crate::gateway;
 use crate::own_process;
+use crate::registry::{Events, notice};
 use crate::sandbox;
 use crate::service_manager;
 use crate::tls::material::Material;
@@ -56,20 +58,22 @@ impl Run {
             .collect();
         own_process::open();
         let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &for_sockets));
-        let guard = log::start(self.log_format, self.log_level);
+        let events = Arc::new(Events::default());
+        let guard = log::start(self.log_format, self.log_level, &events);
         for warning in &config.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(kind = notice::CONFIG_WARNING, "{warning}");
         }
         for (_, fault) in file::all_writers(config.files()) {
-            tracing::warn!("{fault}");
+            tracing::warn!(kind = notice::LOOSE_FILE, "{fault}");
         }
         match locked {
-            Some(Ok(words)) => tracing::info!("{words}"),
-            Some(Err(fault)) => tracing::warn!("{fault}"),
-            None => tracing::warn!("not locked in: the config has sandbox = false"),
+            Some(Ok(words)) => tracing::info!(kind = notice::SANDBOX, "{words}"),
+            Some(Err(fault)) => tracing::warn!(kind = notice::SANDBOX, "{fault}"),
+            None => tracing::warn!(kind = notice::SANDBOX, "not locked in: the config has sandbox = false"),
         }
         if let Some(key) = ca_key {
             tracing::warn!(
+                kind = notice::LOOSE_FILE,
                 "the CA's private key {} is readable from here: whoever breaks into this host can make certificates for every site; keep certs/ca on another machine",
                 key.display()
             );
@@ -96,9 +100,9 @@ impl Run {
             };
             tokio::select! {
                 biased;
-                outcome = gateway::run(config, material, reloads, stop.cancelled()) => Ok(outcome?),
+                outcome = gateway::run(config, material, events, reloads, stop.cancelled()) => Ok(outcome?),
                 number = twice => {
-                    tracing::warn!("a second signal: the process ends at once, and cuts every link that has not ended");
+                    tracing::warn!(kind = notice::STOP, "a second signal: the process ends at once, and cuts every link that has not ended");
                     Err(Failure::CutShort(number))
                 }
             }

@@ -1,28 +1,40 @@
 //! `replgate status`: shows what the running gateway carries.
+//!
+//! `glance.rs` is the text with a line for each link (`links.rs`), `wide.rs` the one with every column
+//! (`table.rs`), `screen.rs` what `--watch` does to a terminal.
 
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+mod glance;
+mod links;
+mod screen;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wide;
 
 use clap::Args;
 
-use super::tables::{self, View};
+use self::screen::Screen;
+use super::ask::Running;
 use super::{ConfigPath, Failure, Outcome, block_on};
-use crate::admin::{self, Gateway, Status, ready};
+use crate::admin::health::is_unwell;
+use crate::admin::{Status, ready};
 use crate::clock;
-use crate::config::Config;
-use crate::config::Faults;
+use crate::registry::LinkStatus;
 
 /// Asks the gateway that runs with this config, over its Unix socket.
 #[derive(Debug, Args)]
 pub(super) struct Show {
     #[command(flatten)]
     config: ConfigPath,
-    /// Repeat every second, with rates
+    /// Repeat every second; on a terminal, in place
     #[arg(long)]
     watch: bool,
     /// Print JSON; docs/status.md explains each field
     #[arg(long)]
     json: bool,
+    /// Show every column: addresses, lanes, offsets, bytes, revocation lists, counts
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
     /// Only links with this far site
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
@@ -37,47 +49,32 @@ pub(super) struct Show {
     all: bool,
     /// Report only whether the gateway is ready: exit 1 if its certificate has expired or a listener is
     /// lost, never because of the WAN or a Redis
-    #[arg(long, conflicts_with_all = ["watch", "json"])]
+    #[arg(long, conflicts_with_all = ["watch", "json", "wide"])]
     ready: bool,
     /// With --ready: also exit 1 if a link that has a client is down
     #[arg(long, requires = "ready")]
     links: bool,
 }
 
+/// How the status is shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct View {
+    /// Width of the screen in columns; `None` where nothing tells it.
+    width: Option<usize>,
+    /// Its height in lines.
+    lines: Option<usize>,
+    /// Show all rows.
+    all: bool,
+}
+
 impl Show {
     pub(super) fn execute(self) -> Outcome {
-        let (gateway, faults) = self.gateway()?;
-        block_on(async {
-            if self.watch { self.watches(&gateway).await } else { self.shows(&gateway, faults).await }
-        })?
+        let running = Running::with(&self.config)?;
+        block_on(async { if self.watch { self.watches(&running).await } else { self.shows(running).await } })?
     }
 
-    /// The gateway to ask, and the faults that its config has got since it was started, if any.
-    fn gateway(&self) -> Result<(Gateway, Option<Faults>), Failure> {
-        let faults = match self.config.load() {
-            Ok(config) => return Ok((Gateway::from(&config), None)),
-            Err(Failure::Config(faults)) => faults,
-            Err(failure) => return Err(failure),
-        };
-        let path = self.config.path();
-        let Some(site) = Config::site_of(path) else { return Err(Failure::Config(faults)) };
-        Ok((Gateway { site, path: path.to_owned(), key: None }, Some(faults)))
-    }
-
-    async fn shows(&self, gateway: &Gateway, faults: Option<Faults>) -> Outcome {
-        let Some(status) = admin::ask(gateway).await? else {
-            if let Some(faults) = faults {
-                return Err(Failure::Config(faults));
-            }
-            eprintln!("replgate: {}", self.nobody(&gateway.site));
-            return Err(Failure::Unwell);
-        };
-        if faults.is_some() {
-            let path = self.config.path().display();
-            eprintln!(
-                "replgate: {path} has faults now (replgate check --offline -c {path}); this is the gateway that was started with it:"
-            );
-        }
+    async fn shows(&self, running: Running) -> Outcome {
+        let status = running.ask_once().await?;
         if self.ready {
             let mut why = ready::unready(status.certificate_expires, &status.listeners_lost, clock::now());
             if self.links {
@@ -90,70 +87,57 @@ impl Show {
             crate::outln::outln!("ready");
             return Ok(());
         }
-        self.print(self.chosen(status), None)
+        let screen = Screen::new();
+        if self.json {
+            screen.print_json(&self.chosen(status))
+        } else {
+            screen.print(&self.lines(&status, screen.view(self.all)))
+        }
     }
 
-    /// Shows the status every second; if no gateway answers, it may come back.
-    async fn watches(&self, gateway: &Gateway) -> Outcome {
-        let mut before: Option<(Status, Instant)> = None;
+    /// Shows the status every second, until it is interrupted. If no gateway answers, it may come back.
+    async fn watches(&self, running: &Running) -> Outcome {
+        let mut screen = Screen::new();
         loop {
-            match admin::ask(gateway).await {
-                Ok(Some(status)) => {
-                    let status = self.chosen(status);
-                    // Link numbers are those of one process.
-                    let same = before.take_if(|(before, _)| before.pid == status.pid);
-                    let rates = same.as_ref().map(|(status, then)| (status, then.elapsed().as_secs_f64()));
-                    self.print(status.clone(), rates)?;
-                    before = Some((status, Instant::now()));
+            match (running.ask().await, self.json) {
+                (Ok(status), true) => screen.print_json(&self.chosen(status))?,
+                (Ok(status), false) => {
+                    screen.show(|view| self.lines(&status, view), self.all)?;
                 }
-                Ok(None) => eprintln!("replgate: {}", self.nobody(&gateway.site)),
-                Err(error) => eprintln!("replgate: {error}"),
+                (Err(why), _) => screen.miss(&why, self.json)?,
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            screen.rest().await?;
         }
     }
 
-    fn nobody(&self, site: &str) -> String {
-        let path = self.config.path().display();
-        format!("no gateway runs with {path} as site {site}; start it: replgate run -c {path}")
-    }
-
-    /// Removes the links that are not asked for.
+    /// The status without the links that are not asked for.
     fn chosen(&self, mut status: Status) -> Status {
-        let is = |wanted: &Option<String>, name: &str| {
-            wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))
-        };
-        status.links.retain(|link| is(&self.site, &link.site) && is(&self.master, &link.name));
-        status.ended.retain(|ended| is(&self.site, &ended.link.site) && is(&self.master, &ended.link.name));
-        if self.unwell {
-            status.links.retain(tables::is_unwell);
-        }
+        status.links.retain(|link| self.is_chosen(link) && (!self.unwell || is_unwell(link)));
+        status.ended.retain(|ended| self.is_chosen(&ended.link));
         status
     }
 
-    fn print(&self, status: Status, before: Option<(&Status, f64)>) -> Outcome {
-        let mut out = std::io::stdout().lock();
-        if self.json {
-            writeln!(out, "{}", serde_json::to_string(&status)?)?;
-        } else {
-            if self.watch && super::colours() {
-                write!(out, "\x1b[2J\x1b[H")?;
-            }
-            let view = View { width: width(), all: self.all, before };
-            write!(out, "{}", tables::text(&status, view))?;
-        }
-        out.flush()?;
-        Ok(())
+    fn is_chosen(&self, link: &LinkStatus) -> bool {
+        let is = |wanted: &Option<String>, name: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))
+        };
+        is(&self.site, &link.site) && is(&self.master, &link.name)
     }
-}
 
-/// Width of the screen in columns: that of the terminal, or `COLUMNS`. A pipe has no limit.
-fn width() -> Option<usize> {
-    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let terminal = || {
-        let out = std::io::stdout();
-        let size = rustix::termios::tcgetwinsize(&out).ok().filter(|_| out.is_terminal())?;
-        Some(usize::from(size.ws_col))
-    };
-    said.or_else(terminal).filter(|columns| *columns >= 40)
+    /// The text. The verdict is about all links, whichever are chosen.
+    fn lines(&self, status: &Status, view: View) -> Vec<glance::Line> {
+        let now = clock::now();
+        if self.wide {
+            let mut lines = glance::head(status, view, now);
+            let text = wide::text(&self.chosen(status.clone()), view);
+            lines.extend(text.lines().map(|line| (glance::Tone::Plain, line.to_owned())));
+            return lines;
+        }
+        let chosen: Vec<&LinkStatus> = status
+            .links
+            .iter()
+            .filter(|link| self.is_chosen(link) && (!self.unwell || is_unwell(link)))
+            .collect();
+        glance::text(status, &chosen, view, now)
+    }
 }

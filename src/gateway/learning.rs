@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::config::Config;
 use crate::escape::shown;
-use crate::registry::{Kind, Topic, log_throttled};
+use crate::registry::{Kind, Topic, log_throttled, notice};
 use crate::session::Shared;
 use crate::session::exchange::{Arrived, Verdict};
 use crate::tls::loaded::Loaded;
@@ -63,13 +63,13 @@ pub(super) async fn learn(shared: &Arc<Shared>, arrived: Arrived) {
         let facts = &checked.facts;
         let until = facts.next_update.map(clock::utc);
         info!(
-            issuer = %shown(facts.issuer.as_bytes()), number = %number_text(&checked.number), %site, until,
+            kind = notice::LIST_LEARNT, issuer = %shown(facts.issuer.as_bytes()), number = %number_text(&checked.number), %site, until,
             revoked = facts.revoked.len(), added = added.len(), removed,
             "revocation list learnt from {site}: {}", changes(&added, removed)
         );
         // The others were logged when the files were read.
         for warning in loaded.material.warnings.iter().filter(|warning| !told.contains(warning)) {
-            warn!("{warning}");
+            warn!(kind = notice::TRUST_WARNING, "{warning}");
         }
         shared.registry.note_list_learnt();
         shared.reload(Some(*loaded), None);
@@ -171,7 +171,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 Ok(()) => (kept, failed) = (now, None),
                 Err(why) if failed == now => debug!("{why}"),
                 Err(why) => {
-                    warn!("{why}");
+                    warn!(kind = notice::STATE, "{why}");
                     failed = now;
                 }
             }

@@ -13,7 +13,7 @@ use crate::admin::http::{self, Served, Server};
 use crate::config::{Admin, Config, Master, Replica};
 use crate::current::Current;
 use crate::listener;
-use crate::registry::{Kind, Topic, log_throttled};
+use crate::registry::{Kind, Topic, log_throttled, notice};
 use crate::sandbox;
 use crate::session::replica_listener::{self, ReplicaListener};
 use crate::session::{Shared, inbound};
@@ -114,13 +114,13 @@ impl Listeners {
         let Bound { mut tcp, admin } = bound;
         let config = self.shared.config();
         if let Some((address, close)) = self.sites.take_if(|(address, _)| Some(*address) != config.listen) {
-            info!(listen = %address, "no longer listening for other sites");
+            info!(kind = notice::NOT_LISTENING, listen = %address, "no longer listening for other sites");
             close.cancel();
         }
         self.replicas.retain(|address, serving| {
             let stays = config.replicas.iter().any(|entry| entry.listen == *address);
             if !stays {
-                info!(replica = %serving.entry.now().replica.name, listen = %address, "no longer listening for replicas");
+                info!(kind = notice::NOT_LISTENING, replica = %serving.entry.now().replica.name, listen = %address, "no longer listening for replicas");
                 serving.close.cancel();
             }
             stays
@@ -243,22 +243,22 @@ pub(super) fn tell_offers(config: &Config, before: Option<&Config>) {
     {
         let shown =
             if admin.public { "/live, /ready, /metrics" } else { "/, /status, /live, /ready, /metrics" };
-        info!(listen = %admin.listen, "showing the state over HTTP: {shown}");
+        info!(kind = notice::LISTENING, listen = %admin.listen, "showing the state over HTTP: {shown}");
     }
     for replica in config.replicas.iter().filter(|replica| old_replicas.get(&replica.name) != Some(replica)) {
-        info!(replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
+        info!(kind = notice::LISTENING, replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
     }
 }
 
 fn offers(config: &Config, master: &Master) {
     if master.is_plain() {
-        warn!(master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, also FLUSHALL and CONFIG");
+        warn!(kind = notice::CONFIG_WARNING, master = %master.name, "commands = \"any\": every command of the sites in `allow` reaches this Redis, also FLUSHALL and CONFIG");
     }
     if config.allowed_to_itself().any(|other| other.name == master.name) {
-        warn!(master = %master.name, "`allow` names this site itself, {}, but a gateway dials only other sites; name the site of the replicas", config.site);
+        warn!(kind = notice::CONFIG_WARNING, master = %master.name, "`allow` names this site itself, {}, but a gateway dials only other sites; name the site of the replicas", config.site);
     }
     for danger in master.dangers() {
-        warn!(master = %master.name, "{danger}");
+        warn!(kind = notice::CONFIG_WARNING, master = %master.name, "{danger}");
     }
-    info!(master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %config.listen.expect("a master needs it"), "offering a master");
+    info!(kind = notice::OFFERING, master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %config.listen.expect("a master needs it"), "offering a master");
 }

@@ -23,6 +23,7 @@ use self::listeners::Listeners;
 use crate::admin;
 use crate::config::Config;
 use crate::password::Password;
+use crate::registry::{Events, notice};
 use crate::service_manager;
 use crate::session::{Process, Shared};
 use crate::tls::loaded::Loaded;
@@ -35,11 +36,13 @@ const STOP_DEADLINE: Duration = Duration::from_secs(8);
 /// Runs a gateway until `shutdown` completes, then ends every link with a GOODBYE.
 ///
 /// Fails before anything is accepted if a listener cannot be bound or TLS cannot be set up. Once
-/// the service manager was told that it is up, it ends only through `shutdown`. Each message on `asked` makes it read the
+/// the service manager was told that it is up, it ends only through `shutdown`. `events` has what was logged lately, for
+/// `status`. Each message on `asked` makes it read the
 /// config and the certificates again.
 pub async fn run(
     config: Config,
     material: Material,
+    events: Arc<Events>,
     asked: mpsc::Receiver<()>,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -47,16 +50,20 @@ pub async fn run(
     let tasks = TaskTracker::new();
     let workers = Arc::new(Workers::start(tasks.clone()).context("start a thread for each core")?);
     for warning in &material.warnings {
-        warn!("{warning}");
+        warn!(kind = notice::TRUST_WARNING, "{warning}");
     }
     for file in config.password_files() {
         Password::read(file).map_err(|fault| anyhow!("{fault}"))?;
         if Password::is_open_to_all(file) {
-            warn!("password file {} can be read by every user of this host; chmod 600", file.display());
+            warn!(
+                kind = notice::LOOSE_FILE,
+                "password file {} can be read by every user of this host; chmod 600",
+                file.display()
+            );
         }
     }
     let loaded = Loaded::new(material, config.far_sites()).context("set up TLS")?;
-    let (shared, arrived) = Shared::new(config, loaded, stop.clone());
+    let (shared, arrived) = Shared::new(config, loaded, events, stop.clone());
     let shared = Arc::new(shared);
     let mut listeners = Listeners::new(&shared, &workers, &tasks);
     // Every listener is bound before a connection is accepted.
@@ -76,18 +83,18 @@ pub async fn run(
     tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked, arrived));
     tasks.spawn(watchdog::run(Arc::clone(&workers), stop.clone()));
     let Process { site, node, .. } = &shared.process;
-    info!(%site, %node, version = env!("CARGO_PKG_VERSION"), "gateway up");
+    info!(kind = notice::START, %site, %node, version = env!("CARGO_PKG_VERSION"), "gateway up");
     shared.registry.note_started();
     service_manager::ready(reload::GOOD);
 
     shutdown.await;
-    info!("stopping");
+    info!(kind = notice::STOP, "stopping");
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(STOP_DEADLINE, tasks.wait()).await.is_err() {
-        warn!("{} connections did not end in time and are cut", tasks.len());
+        warn!(kind = notice::STOP, "{} connections did not end in time and are cut", tasks.len());
     }
     upkeep::tell_counts(&shared, true);
-    info!("stopped");
+    info!(kind = notice::STOP, "stopped");
     Ok(())
 }

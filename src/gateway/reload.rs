@@ -18,7 +18,7 @@ use super::watch::Watch;
 use crate::clock;
 use crate::config::Config;
 use crate::password::Password;
-use crate::registry::Part;
+use crate::registry::{Part, notice};
 use crate::service_manager;
 use crate::session::Shared;
 use crate::session::exchange::Arrived;
@@ -86,7 +86,7 @@ async fn reload(shared: &Shared, listeners: &mut Listeners) {
         Ok(()) => shared.registry.note_read(),
         Err((part, faults)) => {
             for fault in &faults {
-                error!("reload refused, everything stays as it was: {fault}");
+                error!(kind = notice::RELOAD_REFUSED, "reload refused, everything stays as it was: {fault}");
             }
             shared.registry.note_refused(part, faults);
         }
@@ -111,7 +111,7 @@ async fn take_trust(shared: &Shared) -> bool {
             let changed = !loaded.material.is_same(&shared.tls.now().material);
             if changed {
                 let words = "files of trust have changed and are in use";
-                tell_trust(shared, &loaded, words);
+                tell_trust(shared, &loaded, notice::TRUST, words);
                 shared.reload(Some(loaded), None);
             }
             shared.registry.note_trust_read(changed);
@@ -119,7 +119,10 @@ async fn take_trust(shared: &Shared) -> bool {
         Err(faults) => {
             let (_, is_new) = shared.registry.note_refused(Part::Trust, faults.clone());
             for fault in faults.iter().filter(|_| is_new) {
-                error!("files of trust have changed and are not used, the earlier ones stay in use: {fault}");
+                error!(
+                    kind = notice::TRUST_REFUSED,
+                    "files of trust have changed and are not used, the earlier ones stay in use: {fault}"
+                );
             }
         }
     }
@@ -167,32 +170,32 @@ fn take_up(shared: &Shared, listeners: &mut Listeners, read: Read) -> Result<(),
     let Read { config, loaded } = read;
     let before = shared.config();
     let bound = listeners.bind(&config)?;
-    config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    config.warnings.iter().for_each(|warning| warn!(kind = notice::CONFIG_WARNING, "{warning}"));
     let changes = config.changes(&before);
     let words = if loaded.material.is_same(&shared.tls.now().material) {
         "config and certificates read again; the certificates are the same"
     } else {
         "config and certificates read again"
     };
-    tell_trust(shared, &loaded, words);
+    tell_trust(shared, &loaded, notice::RELOAD, words);
     shared.reload(Some(loaded), (*before != config).then_some(config));
     listeners.follow(bound);
     for line in &changes {
-        info!("reload: {line}");
+        info!(kind = notice::RELOAD, "reload: {line}");
     }
     listeners::tell_offers(&shared.config(), Some(&before));
     Ok(())
 }
 
 /// Logs what is about to be used, and what that means for the lanes.
-fn tell_trust(shared: &Shared, loaded: &Loaded, words: &str) {
+fn tell_trust(shared: &Shared, loaded: &Loaded, kind: &str, words: &str) {
     for warning in &loaded.material.warnings {
-        warn!("{warning}");
+        warn!(kind = notice::TRUST_WARNING, "{warning}");
     }
     let until = clock::utc(loaded.material.leaf.not_after);
     if loaded.material.shown == shared.tls.now().material.shown {
-        info!(%until, "{words}");
+        info!(kind, %until, "{words}");
     } else {
-        info!(%until, "{words}; every lane is replaced");
+        info!(kind, %until, "{words}; every lane is replaced");
     }
 }

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use crate::buffer;
 use crate::clock;
 use crate::link::Side;
-use crate::registry::{Kind, SAMPLE_EVERY, Suppressed, Topic, log_throttled};
+use crate::registry::{Kind, SAMPLE_EVERY, Suppressed, Topic, log_throttled, notice};
 use crate::session::Shared;
 use crate::tls::expiry::Reminders;
 
@@ -31,9 +31,9 @@ pub(super) async fn remind(shared: Arc<Shared>) {
             let (terms, now) = (&loaded.material.terms, clock::now());
             for (past, words) in reminders.due(terms, now) {
                 if past {
-                    error!("{words}");
+                    error!(kind = notice::EXPIRY, "{words}");
                 } else {
-                    warn!("{words}");
+                    warn!(kind = notice::EXPIRY, "{words}");
                 }
             }
             let pause = Duration::from_secs(Reminders::pause(terms, now));

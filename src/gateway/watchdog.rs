@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::registry::notice;
 use crate::service_manager;
 use crate::workers::Workers;
 
@@ -36,7 +37,7 @@ async fn watch(workers: &Workers, pause: Duration, alive: impl Fn()) {
             alive();
             sleep(pause).await;
         } else {
-            error!(threads = %stuck.join(" "), "a thread hangs; if that lasts, the service manager restarts this process");
+            error!(kind = notice::HANG, threads = %stuck.join(" "), "a thread hangs; if that lasts, the service manager restarts this process");
         }
     }
 }

@@ -28,7 +28,8 @@ pub enum Stage {
     Loading,
     /// The replica receives the stream of writes.
     Streaming,
-    /// The observer does not know what passes; the bytes flow on.
+    /// The observer does not know what passes; the bytes flow on. Also a stage of a later release.
+    #[serde(other)]
     Unknown,
 }
 
@@ -53,6 +54,15 @@ pub enum SyncKind {
     Full,
     /// The stream alone, from where the replica had stopped.
     Partial,
+}
+
+/// A kind that this release knows; a later one may say another.
+fn if_known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<SyncKind>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.and_then(|kind| match &*kind {
+        "full" => Some(SyncKind::Full),
+        "partial" => Some(SyncKind::Partial),
+        _ => None,
+    }))
 }
 
 /// Which connection of a two-connection sync this is, with the id that both connections know.
@@ -237,7 +247,8 @@ pub struct Replication {
     pub version: Option<String>,
     /// The capabilities that the replica states, in its own words.
     pub capabilities: Vec<String>,
-    /// Whether the sync was full or partial.
+    /// Whether the sync was full or partial; `None` also for a kind of a later release.
+    #[serde(default, deserialize_with = "if_known")]
     pub sync: Option<SyncKind>,
     /// The master's replication id.
     pub replication_id: Option<String>,

@@ -4,8 +4,10 @@
 
 mod admission;
 mod coverage;
+mod events;
 mod history;
 mod link;
+pub mod notice;
 mod rate;
 mod reloads;
 mod tally;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::Admission;
 use self::admission::Taken;
 pub use self::coverage::Coverage;
+pub use self::events::{Event, Events, Recorder};
 pub use self::history::{History, LinkSample, Point, SAMPLE_EVERY, SPAN};
 pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 use self::reloads::Reloads;

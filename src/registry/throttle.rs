@@ -46,6 +46,10 @@ macro_rules! kinds {
 
             /// Every kind.
             const ALL: &[Self] = &[$(Self::$name,)+];
+            /// The kind with this code.
+            pub(super) fn of(code: &str) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)+ _ => None }
+            }
 
             /// The code of every kind.
             pub(super) const CODES: &[&str] = &[$($code,)+];

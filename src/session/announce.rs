@@ -9,7 +9,7 @@ use tracing::Level;
 
 use crate::clock;
 use crate::link::{End, LaneLoss, Side};
-use crate::registry::{Kind, LinkEntry, LinkGuard};
+use crate::registry::{Kind, LinkEntry, LinkGuard, notice};
 use crate::wire::reason::ReasonCode;
 
 /// Logs a line about a link, which the fields `link`, `number` and `site` name: `log_link!(level,
@@ -47,7 +47,7 @@ pub(super) fn look(link: &LinkEntry) {
         Side::Acceptor => (None, Some(link.redis)),
     };
     let [client, master] = [client, master].map(|redis| redis.map(tracing::field::display));
-    log_link!(info, link; node = %link.node, far = %link.far(), client, master, plain = link.passthrough, hold = clock::tenths(link.agreed.hold), lanes = link.agreed.lanes, compressed = link.agreed.compressed, "link up");
+    log_link!(info, link; kind = notice::UP, node = %link.node, far = %link.far(), client, master, plain = link.passthrough, hold = clock::tenths(link.agreed.hold), lanes = link.agreed.lanes, compressed = link.agreed.compressed, "link up");
 }
 
 /// The link has ended; `status` remembers it.
@@ -75,9 +75,11 @@ pub(super) fn ended(guard: LinkGuard, end: &End) {
             None => (Level::DEBUG, None),
         },
     };
+    // Of a link that was never up, the kind that its suppressed lines are counted by.
+    let code = if begun { notice::DOWN } else { kind.unwrap_or(Kind::NoSync).code() };
     macro_rules! down {
         ($level:ident) => {
-            log_link!($level, guard, more = more; end = end.code(), reason = end.reason().map(ReasonCode::name), cause = end.cause().map(LaneLoss::code), %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
+            log_link!($level, guard, more = more; kind = code, end = end.code(), reason = end.reason().map(ReasonCode::name), cause = end.cause().map(LaneLoss::code), %stage, offset, acknowledged, to_replica, to_master, seconds, "link down: {words}")
         };
     }
     match level {

@@ -37,7 +37,7 @@ use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::current::Current;
 use crate::memory::Budget;
-use crate::registry::{Kind, Registry, Topic, log_throttled};
+use crate::registry::{Events, Kind, Registry, Topic, log_throttled};
 use crate::tls::loaded::Loaded;
 use crate::unproven::Unproven;
 use crate::wire::frame;
@@ -94,6 +94,8 @@ pub struct Shared {
     pub reloads: watch::Sender<u64>,
     /// This process, in every HELLO and ACCEPT.
     pub process: Process,
+    /// What was logged lately.
+    pub events: Arc<Events>,
     /// The live links and the counts.
     pub registry: Arc<Registry>,
     /// Connections of other gateways that have shown no certificate yet, by source.
@@ -119,7 +121,12 @@ pub struct Shared {
 impl Shared {
     /// The shared state of a gateway with this config, and the revocation lists that other gateways
     /// hand over.
-    pub fn new(config: Config, loaded: Loaded, stop: CancellationToken) -> (Self, mpsc::Receiver<Arrived>) {
+    pub fn new(
+        config: Config,
+        loaded: Loaded,
+        events: Arc<Events>,
+        stop: CancellationToken,
+    ) -> (Self, mpsc::Receiver<Arrived>) {
         let (exchange, arrived) = Exchange::new();
         let process = Process::new(&config);
         let memory = Budget::new(config.limits.memory);
@@ -129,6 +136,7 @@ impl Shared {
             tls: Arc::clone(&dialer.tls),
             reloads: dialer.reloads.clone(),
             process,
+            events,
             registry: Arc::clone(&dialer.registry),
             strangers: Unproven::new(STRANGERS_OF_ONE, STRANGERS).or_more(STRANGERS),
             // One group for each site of the config, and one for all others.

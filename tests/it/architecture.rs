@@ -151,6 +151,73 @@ fn modules_use_one_another_only_as_the_map_says() {
     assert!(imports.len() > 20 && imports["session"].len() > 10, "the imports were read: {imports:?}");
 }
 
+/// The arguments of every macro with this name in some code.
+fn calls<'a>(code: &'a str, name: &str) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(name) {
+        if code[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_') {
+            continue;
+        }
+        let rest = &code[at + name.len()..];
+        let (mut depth, mut quoted, mut escaped) = (1, false, false);
+        let end = rest.char_indices().find(|(_, letter)| {
+            match letter {
+                _ if escaped => escaped = false,
+                '\\' if quoted => escaped = true,
+                '"' => quoted = !quoted,
+                '(' if !quoted => depth += 1,
+                ')' if !quoted => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        found.push(&rest[..end.expect("a call ends").0]);
+    }
+    found
+}
+
+#[test]
+fn every_line_that_is_logged_at_info_or_above_has_a_kind() {
+    let document = std::fs::read_to_string(root().join("docs/operations.md")).expect("it is there");
+    let (mut lines, mut without) = (0, Vec::new());
+    for path in sources(&root().join("src")).into_iter().filter(|path| !is_of_tests(path)) {
+        let text = std::fs::read_to_string(&path).expect("a source can be read");
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code: String = code
+            .lines()
+            .filter(|line| !line.trim().starts_with("//"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let code = code.as_str();
+        let own = ["info!(", "warn!(", "error!("].into_iter().flat_map(|name| calls(code, name));
+        let of_links = calls(code, "log_link!(").into_iter().filter(|call| {
+            let level = call.split(',').next().unwrap_or_default().trim();
+            level != "debug" && !call.contains("throttled(")
+        });
+        for call in own.chain(of_links) {
+            lines += 1;
+            let named =
+                call.split("kind = ").nth(1).map_or("", |rest| rest.split(',').next().unwrap_or_default());
+            let literal = named.trim_matches('"');
+            // `kind,` is the value of a variable of that name.
+            let is_good = match named {
+                "" => call.contains("kind,"),
+                _ if named.starts_with('"') => document.contains(&format!("| `{literal}` |")),
+                _ => named.starts_with("notice::") || named == "code",
+            };
+            if !is_good {
+                without.push(format!(
+                    "{}: {}",
+                    path.display(),
+                    call.split_whitespace().collect::<Vec<_>>().join(" ")
+                ));
+            }
+        }
+    }
+    assert!(without.is_empty(), "without a `kind` that docs/operations.md lists:\n{}", without.join("\n"));
+    assert!(lines > 30, "only {lines} lines were found");
+}
+
 #[test]
 fn no_imports_form_a_circle() {
     assert_eq!(circle(&imports()), None);

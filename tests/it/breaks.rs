@@ -177,8 +177,11 @@ fn a_break_is_shown_while_it_lasts_and_unknown_values_are_left_out() {
     assert!(link["round_trip_seconds"].is_null(), "no lane, so no round trip: {link}");
     let config = line.second.config.to_string_lossy();
     let shown = replgate_ok(std::path::Path::new("/"), &["status", "-c", &config]);
-    let row = shown.lines().find(|row| row.contains("gives up in")).unwrap_or_default();
-    assert!(row.contains("held ") && row.contains("dials failed ") && row.contains("  ?  "), "{shown}");
+    let row = shown.lines().find(|row| row.starts_with("orders ")).unwrap_or_default();
+    assert!(row.contains(" held ") && shown.contains("dials failed "), "{shown}");
+    let wide = replgate_ok(std::path::Path::new("/"), &["status", "--wide", "-c", &config]);
+    let row = wide.lines().find(|row| row.starts_with("dc2:")).unwrap_or_default();
+    assert!(row.contains("gives up in") && row.contains("dials failed ") && row.contains("  ?  "), "{wide}");
     line.path.refuse(false);
     line.arrives(0, AGAIN);
     // Each gateway tells the rate at which the writes pass and the round trip, a moment after the break.

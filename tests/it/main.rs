@@ -33,4 +33,5 @@ mod runbooks;
 mod sandbox;
 mod sentinel;
 mod sites;
+mod status;
 mod trust;

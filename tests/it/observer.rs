@@ -181,7 +181,7 @@ fn two_connections_of_one_sync_are_shown_as_one_replica() {
             let part = links.iter().find(|link| link["replication"]["part_of"].is_u64());
             let (Some(main), Some(part)) = (main, part) else { return false };
             assert_eq!(part["replication"]["part_of"], main["number"]);
-            let text = replgate_ok(lab.path(), &["status", "-c", &config]);
+            let text = replgate_ok(lab.path(), &["status", "--wide", "-c", &config]);
             let rows = text.lines().filter(|line| line.starts_with("dc2:")).collect::<Vec<_>>();
             let numbers = format!("{}+{}", main["number"], part["number"]);
             main["replication"]["stage"] == "full sync"

@@ -41,7 +41,7 @@ use crate::clock;
 use crate::lane::Lane;
 use crate::link::{End, Event, Link, Resumed};
 use crate::memory::Share;
-use crate::registry::{Hold, Kind, LinkGuard, LinkStats, Meter, Penalty, Turn, thread_time};
+use crate::registry::{Hold, Kind, LinkGuard, LinkStats, Meter, Penalty, Turn, notice, thread_time};
 use crate::tap::{self, Action, Flow, OPENING, Overdue, Tap};
 use crate::wire::reason::{Reason, ReasonCode};
 
@@ -533,7 +533,7 @@ impl<'a> Driver<'a> {
         self.coalescing.read(may_wait, self.link.unsent(), now);
         let recalled = self.tap.to_recall();
         if recalled > 0 {
-            log_link!(info, self.entry; recalled, "the replica continues where its earlier link was: {recalled} bytes from memory");
+            log_link!(info, self.entry; kind = notice::CONTINUED, recalled, "the replica continues where its earlier link was: {recalled} bytes from memory");
         }
         // Bytes that the tap holds may have waited for this reply.
         self.look_again(now);

@@ -14,6 +14,7 @@ pub mod pki;
 pub mod providers;
 pub mod random;
 pub mod redis;
+pub mod terminal;
 pub mod transcript;
 pub mod wire;
 pub mod writer;

@@ -1,0 +1,177 @@
+//! `replgate events`: shows what has happened to the running gateway and its links.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::ask::Running;
+use super::text::{one_line, width, wrapped_after};
+use super::{ConfigPath, Outcome, block_on};
+use crate::admin::Status;
+use crate::clock;
+use crate::registry::Event;
+
+/// Time between two questions of `--follow`.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Columns of a time of day.
+const TIME: usize = 8;
+
+/// Shows the last events of the gateway that runs with this config, the latest one last: links that
+/// came up, broke and ended, what was refused, reloads, certificates. They are in the memory of its process: a
+/// restart begins anew. The log has everything.
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    config: ConfigPath,
+    /// Wait for further events and print them
+    #[arg(short, long)]
+    follow: bool,
+    /// Print JSON, one object a line; docs/status.md explains each field
+    #[arg(long)]
+    json: bool,
+    /// Only events about the master or replica entry of this name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Only events about this far site
+    #[arg(long, value_name = "SITE")]
+    site: Option<String>,
+    /// Only events of this kind, such as up, down, held or revoked; docs/operations.md lists all
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+}
+
+/// What was printed so far.
+#[derive(Default)]
+struct Printed {
+    /// The process whose events they are, and the number of the last one.
+    last: Option<(u32, u64)>,
+    /// The day of the last one, as in `2027-11-22`.
+    day: String,
+}
+
+impl Show {
+    pub(super) fn execute(self) -> Outcome {
+        let running = Running::with(&self.config)?;
+        block_on(async {
+            if self.follow { self.follows(&running).await } else { self.shows(running).await }
+        })?
+    }
+
+    async fn shows(&self, running: Running) -> Outcome {
+        let status = running.ask_once().await?;
+        self.print(&status, &mut Printed::default())?;
+        eprintln!("replgate: {}", about(&status));
+        Ok(())
+    }
+
+    /// Prints new events until it is interrupted. If no gateway answers, it may come back.
+    async fn follows(&self, running: &Running) -> Outcome {
+        let (mut printed, mut silent) = (Printed::default(), false);
+        loop {
+            match running.ask().await {
+                Ok(status) => {
+                    if printed.last.is_none_or(|(process, _)| process != status.pid) {
+                        eprintln!("replgate: {}", about(&status));
+                    }
+                    self.print(&status, &mut printed)?;
+                    silent = false;
+                }
+                Err(why) if !silent => {
+                    eprintln!("replgate: {why}");
+                    silent = true;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    /// Prints the events that are asked for and were not printed, the oldest first.
+    fn print(&self, status: &Status, printed: &mut Printed) -> Outcome {
+        let after =
+            printed.last.filter(|(process, _)| *process == status.pid).map_or(0, |(_, number)| number);
+        let new: Vec<&Event> = status.events.iter().rev().filter(|event| event.number > after).collect();
+        printed.last = Some((status.pid, new.last().map_or(after, |event| event.number)));
+        let new: Vec<&Event> = new.into_iter().filter(|event| self.is_chosen(event)).collect();
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            for event in new {
+                writeln!(out, "{}", serde_json::to_string(event)?)?;
+            }
+        } else {
+            for line in text(&new, columns(), &mut printed.day) {
+                writeln!(out, "{line}")?;
+            }
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn is_chosen(&self, event: &Event) -> bool {
+        let is = |wanted: &Option<String>, value: Option<&str>| {
+            wanted.as_ref().is_none_or(|wanted| value.is_some_and(|value| wanted.eq_ignore_ascii_case(value)))
+        };
+        is(&self.name, event.name.as_deref())
+            && is(&self.site, event.site.as_deref())
+            && is(&self.kind, Some(&event.kind))
+    }
+}
+
+/// Columns of the terminal, or `COLUMNS`; `None` where there is no bound.
+fn columns() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let terminal = || {
+        let out = std::io::stdout();
+        let size = rustix::termios::tcgetwinsize(&out).ok().filter(|_| out.is_terminal())?;
+        Some(usize::from(size.ws_col))
+    };
+    said.or_else(terminal).filter(|columns| *columns >= 40)
+}
+
+/// What these events are, and where to find the others.
+fn about(status: &Status) -> String {
+    let what = match status.events.last() {
+        None if status.format == 0 => {
+            return format!("process {} is of a release that keeps no events: read its log", status.pid);
+        }
+        None => "no event yet".to_owned(),
+        Some(_) => format!("{} events", status.events.len()),
+    };
+    format!(
+        "{what} in the memory of process {} (site {}), which keeps the last ones of each kind since its start; the log has all of them: journalctl -u replgate",
+        status.pid, status.site
+    )
+}
+
+/// A line for each event: time, kind, name and site, words. A line that only names the day goes before the
+/// first event of each day.
+fn text(events: &[&Event], columns: Option<usize>, day: &mut String) -> Vec<String> {
+    let kinds = events.iter().map(|event| width(&event.kind)).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for event in events {
+        let at = clock::utc(event.at);
+        let (date, time) = at.split_once('T').unwrap_or((&at, ""));
+        if date != day {
+            date.clone_into(day);
+            lines.push(format!("{date}, UTC"));
+        }
+        let time = time.trim_end_matches('Z');
+        let about: Vec<&str> = [&event.name, &event.site].into_iter().flatten().map(|name| &**name).collect();
+        let number = event.link.map_or_else(String::new, |number| format!(" #{number}"));
+        let about = if about.is_empty() { String::new() } else { format!("{}{number}: ", about.join(" ")) };
+        let seconds = event.seconds.map_or_else(String::new, |seconds| match event.end {
+            Some(_) => format!(" (was up for {seconds:.1} s)"),
+            None => format!(" (was held for {seconds:.1} s)"),
+        });
+        let more = event.more.map_or_else(String::new, |more| format!(" (and {more} more before)"));
+        let head = format!("{time:<TIME$}  {:<kinds$}  ", event.kind);
+        let words = one_line(&format!("{about}{}{seconds}{more}", event.words));
+        match columns {
+            Some(columns) => lines.extend(wrapped_after(&head, &words, columns, TIME + 4)),
+            None => lines.push(head + &words),
+        }
+    }
+    lines
+}

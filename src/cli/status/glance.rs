@@ -1,0 +1,251 @@
+//! The text of `replgate status`: read in five seconds, within 80 columns and a screen.
+//!
+//! First a verdict with the next step, then the gateway, then a line for each link, what is unwell first.
+//! Where there are more links than lines, those that are well are summed up by name and site. Last come
+//! the latest events.
+
+use std::collections::BTreeMap;
+
+use super::View;
+use super::links::{self, Row};
+use super::wide::names;
+use crate::admin::Status;
+use crate::admin::health::{Health, is_unwell};
+use crate::cli::text::{count, cut, one_line, size, span, whole_span, wrapped, wrapped_after};
+use crate::clock;
+use crate::registry::{Event, LinkStatus, notice};
+
+/// Columns of the screen where nothing tells them.
+pub(super) const COLUMNS: usize = 80;
+
+/// Lines of the screen where nothing tells them.
+pub(super) const LINES: usize = 24;
+
+/// Fewest lines for links.
+const LEAST: usize = 6;
+
+/// Most events that are shown.
+const LATELY: usize = 5;
+
+/// Most lines of what needs attention.
+const DETAILS: usize = 10;
+
+/// What a line tells. Its colour never tells more than its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    /// Nothing special.
+    Plain,
+    /// That all is well.
+    Good,
+    /// That something may break.
+    Warning,
+    /// That something is not well.
+    Bad,
+    /// Something less important, or no longer current.
+    Dim,
+}
+
+/// A line for the screen.
+pub(super) type Line = (Tone, String);
+
+/// The whole text. `now` is in seconds since 1970. `chosen` are the links to show.
+pub(super) fn text(status: &Status, chosen: &[&LinkStatus], view: View, now: i64) -> Vec<Line> {
+    let most = view.width.unwrap_or(COLUMNS);
+    let mut lines = head(status, view, now);
+    let lately = lately(status, most, now);
+    // Two empty lines, and one for the prompt.
+    let taken = lines.len() + lately.len() + 3;
+    let room =
+        if view.all { usize::MAX } else { view.lines.unwrap_or(LINES).saturating_sub(taken).max(LEAST) };
+    let table = table(chosen, most, room);
+    for part in [table, lately] {
+        if !part.is_empty() {
+            lines.push((Tone::Plain, String::new()));
+            lines.extend(part);
+        }
+    }
+    lines
+}
+
+/// The verdict, what needs attention, and which gateway it is.
+pub(super) fn head(status: &Status, view: View, now: i64) -> Vec<Line> {
+    let most = view.width.unwrap_or(COLUMNS);
+    let health = Health::of(status, now);
+    let mut lines = Vec::new();
+    let (tone, verdict) = verdict(status, &health);
+    lines.extend(wrapped(&verdict, most, 2).into_iter().map(|line| (tone, line)));
+    let details = [(Tone::Bad, &health.faults), (Tone::Warning, &health.warnings)];
+    let details = details.into_iter().flat_map(|(tone, findings)| {
+        findings.iter().flat_map(|finding| &finding.lines).map(move |line| (tone, line))
+    });
+    let mut shown = Vec::new();
+    for (tone, words) in details {
+        // The next step comes last, so nothing is cut; a whole detail is left out instead.
+        let detail = wrapped_after("  ", words, most, 4);
+        if !view.all && shown.len() + detail.len() > DETAILS && !shown.is_empty() {
+            shown.push((Tone::Dim, "  more: --all".to_owned()));
+            break;
+        }
+        shown.extend(detail.into_iter().map(|line| (tone, line)));
+    }
+    lines.extend(shown);
+    let until = status.certificate_expires - now;
+    let certificate = if until < 0 {
+        format!("certificate EXPIRED {} ago", clock::span(until))
+    } else {
+        format!("certificate good for {}", clock::span(until))
+    };
+    let Status { site, node, version, pid, .. } = status;
+    let gateway = format!("site {site} on {node}, replgate {version}, process {pid}; {certificate}");
+    lines.extend(wrapped(&gateway, most, 2).into_iter().map(|line| (Tone::Plain, line)));
+    let old: u64 = status.links.iter().map(|link| link.lanes_to_replace).sum();
+    if old > 0 {
+        let words = format!("moving to another certificate: {old} connections still use the earlier one");
+        lines.extend(wrapped(&words, most, 2).into_iter().map(|line| (Tone::Plain, line)));
+    }
+    if status.links.is_empty() {
+        let offers = [("masters offered", &status.masters), ("far masters offered", &status.replicas)];
+        for (what, offered) in offers.into_iter().filter(|(_, offered)| !offered.is_empty()) {
+            let words = format!("{what}: {}", names(offered));
+            lines.extend(wrapped(&words, most, 2).into_iter().map(|line| (Tone::Plain, line)));
+        }
+    }
+    lines
+}
+
+/// The first line: whether all is well, and of what.
+fn verdict(status: &Status, health: &Health) -> (Tone, String) {
+    if !health.faults.is_empty() {
+        let short: Vec<&str> = health.faults.iter().map(|finding| &*finding.short).collect();
+        return (Tone::Bad, format!("NOT WELL: {}", short.join("; ")));
+    }
+    let links = match &*states(&status.links.iter().collect::<Vec<_>>()) {
+        [] => "no link".to_owned(),
+        [(state, 1)] => format!("1 link, {state}"),
+        [(state, many)] => format!("{many} links, all {state}"),
+        several => format!("{} links: {}", status.links.len(), listed(several)),
+    };
+    let short: Vec<&str> = health.warnings.iter().map(|finding| &*finding.short).collect();
+    match &*short {
+        [] => (Tone::Good, format!("ok: {links}")),
+        short => (Tone::Warning, format!("ok: {links}; but {}", short.join("; "))),
+    }
+}
+
+/// How many links are in each state, the most frequent first.
+fn states<'a>(links: &[&'a LinkStatus]) -> Vec<(&'a str, usize)> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for link in links {
+        match counts.iter_mut().find(|(state, _)| *state == link.state) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((&link.state, 1)),
+        }
+    }
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts
+}
+
+fn listed(states: &[(&str, usize)]) -> String {
+    states.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The lines about links, at most `room` of them.
+fn table(all: &[&LinkStatus], most: usize, room: usize) -> Vec<Line> {
+    // The other connection of a sync belongs to a link that is shown.
+    let is_whole = |link: &&&LinkStatus| link.replication.as_ref().is_none_or(|part| part.part_of.is_none());
+    let mut shown: Vec<&LinkStatus> = all.iter().filter(is_whole).copied().collect();
+    shown.sort_by_key(|link| !is_unwell(link));
+    if shown.is_empty() {
+        return Vec::new();
+    }
+    if shown.len() < room {
+        return links::table(&rows(&shown), most);
+    }
+    // What is unwell, and then all of them summed up, half and half.
+    let unwell = shown.iter().filter(|link| is_unwell(link)).count();
+    let (first, mut lines) = (unwell.min((room / 2).saturating_sub(2)), Vec::new());
+    if first > 0 {
+        lines.extend(links::table(&rows(&shown[..first]), most));
+        if unwell > first {
+            lines.push((
+                Tone::Dim,
+                cut(&format!("and {} more that are not well: --unwell", unwell - first), most),
+            ));
+        }
+    }
+    let room = room.saturating_sub(lines.len());
+    lines.extend(sums(&shown, most, room));
+    lines
+}
+
+/// A row for each link. Links of the same name and site show their numbers.
+fn rows<'a>(links: &[&'a LinkStatus]) -> Vec<Row<'a>> {
+    let mut alike: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+    let key = |link: &'a LinkStatus| (&*link.name, &*link.role, &*link.site);
+    links.iter().for_each(|link| *alike.entry(key(link)).or_default() += 1);
+    links.iter().map(|link| Row { link, numbered: alike[&key(link)] > 1 }).collect()
+}
+
+/// The links summed up by name and site, those with unwell ones and then the most links first.
+fn sums(links: &[&LinkStatus], most: usize, room: usize) -> Vec<Line> {
+    let mut groups: BTreeMap<(&str, &str, &str), Vec<&LinkStatus>> = BTreeMap::new();
+    for link in links {
+        groups.entry((&link.name, &link.role, &link.site)).or_default().push(link);
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    let unwell = |group: &[&LinkStatus]| group.iter().filter(|link| is_unwell(link)).count();
+    groups.sort_by_key(|group| std::cmp::Reverse((unwell(group), group.len())));
+    // A line for the head, and one for those that have none.
+    let shown = if groups.len() < room { groups.len() } else { room.saturating_sub(2).max(1) };
+    let more = groups.len() - shown;
+    let mut lines = links::sums(&groups[..shown], most);
+    if more > 0 {
+        let left: usize = groups[shown..].iter().map(Vec::len).sum();
+        let words = format!("and {more} more names and sites with {left} links: --all, --master, --site");
+        lines.push((Tone::Dim, cut(&words, most)));
+    }
+    lines
+}
+
+/// The sum of a group of links: how many are in which state, the greatest lag, and bytes a second.
+pub(super) fn sum(group: &[&LinkStatus]) -> (String, String, String) {
+    let lags = group.iter().filter_map(|link| link.replication.as_ref()?.lag_seconds);
+    let lag = lags.reduce(f64::max).map_or_else(String::new, span);
+    let rate: u64 = group.iter().filter_map(|link| links::rate(link)).fold(0, u64::saturating_add);
+    (listed(&states(group)), lag, format!("{}/s", size(rate)))
+}
+
+/// The latest events, and the links that have ended without one, each in a line.
+fn lately(status: &Status, most: usize, now: i64) -> Vec<Line> {
+    let boring = [notice::OFFERING, notice::LISTENING, notice::SANDBOX];
+    let events = status.events.iter().filter(|event| !boring.contains(&&*event.kind));
+    let mut shown: Vec<Event> = events.take(LATELY).cloned().collect();
+    let is_told =
+        |number| status.events.iter().any(|event| event.link == Some(number) && event.end.is_some());
+    let ended = status.ended.iter().filter(|ended| !is_told(ended.link.number)).take(LATELY);
+    shown.extend(ended.map(|ended| Event {
+        at: ended.at,
+        kind: notice::DOWN.to_owned(),
+        name: Some(ended.link.name.clone()),
+        site: Some(ended.link.site.clone()),
+        link: Some(ended.link.number),
+        words: format!("link down: {}", ended.reason),
+        ..Event::default()
+    }));
+    shown.sort_by_key(|event| std::cmp::Reverse(event.at));
+    shown.truncate(LATELY);
+    if shown.is_empty() {
+        return Vec::new();
+    }
+    let line = |event: &Event| {
+        let age = format!("{} ago", whole_span((now - event.at).max(0) as f64));
+        let about: Vec<&str> = [&event.name, &event.site].into_iter().flatten().map(|name| &**name).collect();
+        let number = event.link.map_or_else(String::new, |number| format!(" #{number}"));
+        let about = if about.is_empty() { String::new() } else { format!("{}{number}: ", about.join(" ")) };
+        let more = event.more.map_or_else(String::new, |more| format!(" (and {} more)", count(more)));
+        cut(&format!("  {age:>10}  {}", one_line(&format!("{about}{}{more}", event.words))), most)
+    };
+    let head = cut("lately (replgate events tells more):", most);
+    let lines = shown.iter().map(|event| (Tone::Plain, line(event)));
+    std::iter::once((Tone::Plain, head)).chain(lines).collect()
+}
