@@ -51,15 +51,14 @@ static FOR_SOCKETS: OnceLock<BTreeSet<Id>> = OnceLock::new();
 
 /// Locks in the calling thread and all that it starts from now on: call it before there is any other.
 /// They may read the folders of the files, the folders `named`, and what looking up names needs;
-/// write to `writable`; make `sockets`, and remove them from their folders; and run nothing. Says in words
-/// what holds, or why nothing does.
+/// write to `writable`; make sockets in the folders `for_sockets`, and remove them; and run nothing. Says in
+/// words what holds, or why nothing does.
 pub fn enter<'p>(
     named: impl Iterator<Item = &'p Path>,
     writable: &[PathBuf],
-    sockets: &[&Path],
+    for_sockets: &[PathBuf],
 ) -> Result<String, String> {
-    let sockets: BTreeSet<PathBuf> =
-        sockets.iter().filter_map(|path| parent(path).canonicalize().ok()).collect();
+    let sockets: BTreeSet<PathBuf> = for_sockets.iter().filter_map(|path| path.canonicalize().ok()).collect();
     let named: BTreeSet<PathBuf> = named.flat_map(folders).collect();
     let writable: BTreeSet<PathBuf> = writable.iter().filter_map(|path| path.canonicalize().ok()).collect();
     let of_links = LOOKUP_FILES.iter().flat_map(|file| folders(Path::new(file)));
@@ -131,7 +130,16 @@ pub fn words(folder: &Path) -> String {
 
 /// The folders that systemd has made for this service to write to (`StateDirectory=`).
 pub fn state_folders() -> Vec<PathBuf> {
-    let all = std::env::var_os("STATE_DIRECTORY").unwrap_or_default();
+    made_by_systemd("STATE_DIRECTORY")
+}
+
+/// The folders that systemd has made for the sockets of this service (`RuntimeDirectory=`).
+pub fn runtime_folders() -> Vec<PathBuf> {
+    made_by_systemd("RUNTIME_DIRECTORY")
+}
+
+fn made_by_systemd(variable: &str) -> Vec<PathBuf> {
+    let all = std::env::var_os(variable).unwrap_or_default();
     std::env::split_paths(&all).filter(|path| path.is_absolute()).collect()
 }
 

@@ -1,6 +1,6 @@
 //! `replgate run`: runs this site's gateway until a signal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -50,7 +50,12 @@ impl Run {
         let writable: Vec<PathBuf> =
             sandbox::state_folders().into_iter().chain(state::made(config.state.as_deref())).collect();
         own_process::open();
-        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &config.sockets()));
+        // A reload may put a socket there.
+        let for_sockets: Vec<PathBuf> = sandbox::runtime_folders()
+            .into_iter()
+            .chain(config.socket().and_then(Path::parent).map(Path::to_owned))
+            .collect();
+        let locked = config.sandbox.then(|| sandbox::enter(config.files(), &writable, &for_sockets));
         let guard = log::start(self.log_format, self.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");

@@ -346,11 +346,11 @@ impl Config {
         carry.map(ListenAddress::Ip).chain(self.admin.iter().map(|admin| admin.listen.clone()))
     }
 
-    /// The files of the Unix sockets on which it listens.
-    pub fn sockets(&self) -> Vec<&Path> {
+    /// The file of the Unix socket on which it listens, if it does.
+    pub fn socket(&self) -> Option<&Path> {
         match &self.admin {
-            Some(Admin { listen: ListenAddress::Unix(path), .. }) => vec![path],
-            _ => Vec::new(),
+            Some(Admin { listen: ListenAddress::Unix(path), .. }) => Some(path),
+            _ => None,
         }
     }
 

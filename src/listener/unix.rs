@@ -186,14 +186,14 @@ mod tests {
     #[test]
     fn what_a_dead_process_left_is_replaced_and_what_a_living_one_has_is_not() {
         let (_folder, path) = place();
-        let Bound { file, socket } = bind(&path).unwrap();
+        let living = bind(&path).unwrap();
         for refused in [may_bind(&path), bind(&path).map(|_| ())] {
             assert!(refused.unwrap_err().contains("another process listens there"));
         }
         assert!(path.exists());
-        // As after SIGKILL.
-        drop(socket);
-        std::mem::forget(file);
+        drop(living);
+        // This one leaves its file behind, as a killed process does.
+        drop(UnixListener::bind(&path).unwrap());
         assert_eq!(may_bind(&path), Ok(()));
         assert!(path.exists(), "to look changes nothing");
         let _bound = bind(&path).unwrap();
