@@ -498,7 +498,10 @@ mod tests {
         long.suspend(LaneLoss::Closed, now);
         assert_eq!(long.resume().map(|held| held.within), Some(CLOSED_HOLD));
         long.suspend(LaneLoss::Replaced, now);
-        assert_eq!((long.held().map(|held| held.within), long.breaks().iter().sum()), (Some(Duration::from_secs(45)), 2));
+        assert_eq!(
+            (long.held().map(|held| held.within), long.breaks().iter().sum()),
+            (Some(Duration::from_secs(45)), 2)
+        );
     }
 
     #[test]

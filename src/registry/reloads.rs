@@ -171,8 +171,10 @@ mod tests {
         assert_eq!(faults(), None);
         registry.note_trust_read(false);
         let counted = registry.tallies().reloads.into_iter();
-        let counted: Vec<_> = counted.map(|Reloaded { part, outcome, count }| (part, outcome, count)).collect();
-        let told = [("config", "used", 1), ("config", "refused", 1), ("trust", "used", 1), ("trust", "refused", 2)];
+        let counted: Vec<_> =
+            counted.map(|Reloaded { part, outcome, count }| (part, outcome, count)).collect();
+        let told =
+            [("config", "used", 1), ("config", "refused", 1), ("trust", "used", 1), ("trust", "refused", 2)];
         assert_eq!(counted, told);
     }
 }

@@ -174,7 +174,8 @@ pub async fn serve_replica(
     let far = lane.peer();
     let ours = dialling_terms(&replica.link);
     let agreed = ours.agree(&accept.terms, accept.plain);
-    let observed = (!accept.plain).then(|| Observed::new(shared.registry.syncs(Side::Dialler, name, &replica.site)));
+    let observed =
+        (!accept.plain).then(|| Observed::new(shared.registry.syncs(Side::Dialler, name, &replica.site)));
     let guard = shared.registry.open(&NewLink {
         name,
         side: Side::Dialler,

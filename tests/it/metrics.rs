@@ -62,7 +62,10 @@ struct Shown<'a> {
 impl Shown<'_> {
     fn text(&self) -> String {
         let answer = self.at.get("/metrics");
-        assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, Some("text/plain; version=0.0.4; charset=utf-8"))
+        );
         answer.body
     }
 
@@ -170,7 +173,10 @@ fn a_stream_is_told_as_redis_and_the_kernel_see_it() {
         assert_eq!(get("replgate_syncs_total", r#"kind="full""#), alpha.sync_full() as f64);
         assert_eq!(get("replgate_syncs_total", r#"kind="partial""#), alpha.sync_partial_ok() as f64);
         assert_eq!((get("replgate_lanes", ""), get("replgate_link_held_seconds", "")), (1.0, 0.0));
-        assert_eq!((get("replgate_link_hold_left_seconds", ""), get("replgate_link_hold_seconds", "")), (30.0, 30.0));
+        assert_eq!(
+            (get("replgate_link_hold_left_seconds", ""), get("replgate_link_hold_seconds", "")),
+            (30.0, 30.0)
+        );
         assert!((1e-6..1.0).contains(&get("replgate_round_trip_seconds", "")), "over loopback");
         assert_eq!(shown.find(&told, "replgate_sync_bytes", ""), None, "no sync is under way");
         assert_eq!((breaks(&shown, &told), get("replgate_breaks_total", r#"cause="silent""#)), (0.0, 0.0));
@@ -178,17 +184,22 @@ fn a_stream_is_told_as_redis_and_the_kernel_see_it() {
         let status = shown.status();
         let link = &status["links"][0];
         let of = |field: &str| link[field].as_f64().expect("a number");
-        let (least, most) = (get("replgate_payload_bytes_total", r#"direction="to_replica""#), of("to_replica_bytes"));
+        let (least, most) =
+            (get("replgate_payload_bytes_total", r#"direction="to_replica""#), of("to_replica_bytes"));
         assert!((alpha.master_offset() as f64..=most).contains(&least), "{least} of {most}");
         let carried = get("replgate_carried_bytes_total", "");
         assert!((least..=of("carried_bytes")).contains(&carried), "{carried} carried for {least}");
         assert_eq!(get("replgate_window_bytes", ""), of("window_bytes"));
-        assert_eq!(told.get("replgate_memory_limit_bytes"), status["memory_limit"].as_f64().expect("a number"));
+        assert_eq!(
+            told.get("replgate_memory_limit_bytes"),
+            status["memory_limit"].as_f64().expect("a number")
+        );
         assert_eq!(told.get("replgate_ready"), 1.0);
         let version = format!("version={:?},local_site={}", env!("CARGO_PKG_VERSION"), status["site"]);
         assert_eq!(told.get(&format!("replgate_build_info{{{version}}}")), 1.0);
         let expires = status["certificate_expires"].as_f64().expect("a number");
-        let certificates = told.0.iter().filter(|(series, _)| series.starts_with("replgate_certificate_expiry"));
+        let certificates =
+            told.0.iter().filter(|(series, _)| series.starts_with("replgate_certificate_expiry"));
         let own = certificates.filter(|(series, _)| series.contains(r#"kind="certificate""#));
         assert_eq!(own.map(|(_, until)| *until).collect::<Vec<_>>(), [expires]);
         assert!(told.mentions(r#"kind="ca",name="CN=replgate CA"#), "{told:?}");
@@ -218,8 +229,17 @@ fn what_the_process_uses_is_told_as_the_kernel_counts_it_also_once_it_is_locked_
         assert!(told.get("process_virtual_memory_bytes") > resident);
         let stat = std::fs::read_to_string("/proc/stat").expect("this is Linux");
         let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")).expect("it has the boot");
-        let own = std::fs::read_to_string(format!("/proc/{}/stat", gateway.process.child.id())).expect("it runs");
-        let ticks: f64 = own.rsplit_once(')').expect("a name").1.split_whitespace().nth(19).expect("ticks").parse().expect("a number");
+        let own =
+            std::fs::read_to_string(format!("/proc/{}/stat", gateway.process.child.id())).expect("it runs");
+        let ticks: f64 = own
+            .rsplit_once(')')
+            .expect("a name")
+            .1
+            .split_whitespace()
+            .nth(19)
+            .expect("ticks")
+            .parse()
+            .expect("a number");
         let started = boot.trim().parse::<f64>().expect("a number") + ticks / 100.0;
         assert!((told.get("process_start_time_seconds") - started).abs() < 2.0);
         // Many descriptors more are counted.
@@ -305,12 +325,20 @@ fn a_full_sync_shows_its_progress_once_also_over_two_connections() {
                 let main = status["links"].as_array().and_then(|links| {
                     links.iter().find(|link| link["replication"]["part_of"].is_null()).cloned()
                 });
-                let now = main.and_then(|main| main["replication"]["snapshot"]["bytes"].as_f64()).unwrap_or(0.0);
+                let now =
+                    main.and_then(|main| main["replication"]["snapshot"]["bytes"].as_f64()).unwrap_or(0.0);
                 assert!(bytes <= now || now == 0.0, "{bytes} told, and {now} a moment later");
                 assert!(bytes >= last.0, "it only grows");
                 let ratio = shown.find(&told, "replgate_sync_progress_ratio", "");
-                assert_eq!(ratio.is_some() && bytes > 0.0, bytes > 0.0 && !channel, "only a known size has a ratio");
-                assert!(ratio.is_none_or(|ratio| (last.1..=1.0).contains(&ratio)), "{ratio:?} after {last:?}");
+                assert_eq!(
+                    ratio.is_some() && bytes > 0.0,
+                    bytes > 0.0 && !channel,
+                    "only a known size has a ratio"
+                );
+                assert!(
+                    ratio.is_none_or(|ratio| (last.1..=1.0).contains(&ratio)),
+                    "{ratio:?} after {last:?}"
+                );
                 last = (bytes, ratio.unwrap_or(0.0));
                 let links = shown.get(&told, "replgate_links", r#"state="full_sync""#);
                 bytes > 1_000_000.0 && links == if channel { 2.0 } else { 1.0 }
@@ -399,7 +427,8 @@ fn refusals_are_counted_by_kind_logged_or_not_and_a_site_that_is_not_allowed_get
     let (lab, ports) = (Lab::new(), [free_port(), free_port()]);
     let alpha = lab.redis("alpha");
     let (wan, entry) = (free_port(), free_port());
-    let first = lab.gateway("dc1", &(master_config("dc1", wan, &[("orders", alpha.port)], "") + &admin(ports[0])));
+    let first =
+        lab.gateway("dc1", &(master_config("dc1", wan, &[("orders", alpha.port)], "") + &admin(ports[0])));
     let third = format!("{}{}{}", tls("dc3"), replica_block("orders", entry, wan, ""), admin(ports[1]));
     let third = lab.gateway("dc3", &third);
     let master = Shown { gateway: &first, at: At::Port(ports[0]), labels: HERE[0] };
@@ -414,7 +443,10 @@ fn refusals_are_counted_by_kind_logged_or_not_and_a_site_that_is_not_allowed_get
     let told = replica.wait_series(r#"replgate_replica_without_link{name="orders",site="dc1"}"#, 1.0);
     assert!(replica.get(&told, "replgate_dials_total", r#"outcome="refused""#) >= 4.0);
     assert_eq!(replica.get(&told, "replgate_dials_total", r#"outcome="opened""#), 0.0);
-    assert_eq!((replica.get(&told, "replgate_link_up", ""), replica.get(&told, "replgate_links_opened_total", "")), (0.0, 0.0));
+    assert_eq!(
+        (replica.get(&told, "replgate_link_up", ""), replica.get(&told, "replgate_links_opened_total", "")),
+        (0.0, 0.0)
+    );
     bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     // All of them are in the sum that `status` shows, and few of them in the log.
     eventually("they are counted once each", SOON, || {
@@ -562,8 +594,13 @@ fn a_real_prometheus_takes_every_sample_in_both_formats() {
     );
     std::fs::write(folder.join("prometheus.yml"), config).expect("the lab is writable");
     let mut command = Command::new("prometheus");
-    command.args(["--config.file=prometheus.yml", "--storage.tsdb.path=prometheus", &format!("--web.listen-address=127.0.0.1:{port}")]);
-    let _prometheus = Process::start("prometheus", folder.join("prometheus.log"), command.current_dir(folder));
+    command.args([
+        "--config.file=prometheus.yml",
+        "--storage.tsdb.path=prometheus",
+        &format!("--web.listen-address=127.0.0.1:{port}"),
+    ]);
+    let _prometheus =
+        Process::start("prometheus", folder.join("prometheus.log"), command.current_dir(folder));
     let at = At::Port(port);
     // It closes the connection after an answer to HTTP/1.0, and does not cut it into pieces.
     let ask = |path: &str| -> Option<Value> {
@@ -573,19 +610,22 @@ fn a_real_prometheus_takes_every_sample_in_both_formats() {
     // The last value of each sample of a query, by instance.
     let query = |expression: &str| -> Vec<f64> {
         let answer = ask(&format!("/api/v1/query?query={expression}"));
-        let result = answer.and_then(|answer| answer["data"]["result"].as_array().cloned()).unwrap_or_default();
+        let result =
+            answer.and_then(|answer| answer["data"]["result"].as_array().cloned()).unwrap_or_default();
         result.iter().filter_map(|sample| sample["value"][1].as_str()?.parse().ok()).collect()
     };
     eventually("both gateways are scraped", Duration::from_secs(40), || query("sum(up)") == [2.0]);
     eventually("every sample is taken", SOON, || {
-        let taken = query(&format!("scrape_samples_scraped{{instance=%22127.0.0.1:{}%22}}", watched.ports[0]));
+        let taken =
+            query(&format!("scrape_samples_scraped{{instance=%22127.0.0.1:{}%22}}", watched.ports[0]));
         taken == [first.told().0.len() as f64]
     });
     assert_eq!(query("sum(replgate_links{state=%22streaming%22})"), [2.0]);
     assert_eq!(query("count(replgate_build_info)"), [2.0]);
     let alerts = |groups: &Value| -> Option<(usize, usize)> {
         let groups = groups["data"]["groups"].as_array()?;
-        let rules: Vec<&Value> = groups.iter().filter_map(|group| group["rules"].as_array()).flatten().collect();
+        let rules: Vec<&Value> =
+            groups.iter().filter_map(|group| group["rules"].as_array()).flatten().collect();
         Some((rules.len(), rules.iter().filter(|rule| rule["health"] == "ok").count()))
     };
     eventually("every rule can be evaluated", SOON, || {
@@ -605,7 +645,8 @@ fn monitoring() -> PathBuf {
 
 #[test]
 fn the_rules_are_valid_and_each_alert_fires_and_clears_in_its_scenario() {
-    let lints = promtool(&monitoring(), &["check", "rules", "--lint=all", "--lint-fatal", "replgate.rules.yml"], "");
+    let lints =
+        promtool(&monitoring(), &["check", "rules", "--lint=all", "--lint-fatal", "replgate.rules.yml"], "");
     assert!(lints.0, "{}", lints.1);
     let (good, said) = promtool(&monitoring(), &["test", "rules", "replgate.rules.test.yml"], "");
     assert!(good, "{said}");

@@ -68,9 +68,10 @@ impl<'a> Place<'a> {
     /// How long the held link that gives up first still waits; all of its `hold` if none is held. With that
     /// link's `hold`.
     fn hold_left(&self) -> Option<(f64, f64)> {
-        let left = self.links.iter().map(|link| {
-            (link.gives_up_in_seconds.unwrap_or(link.hold_seconds), link.hold_seconds)
-        });
+        let left = self
+            .links
+            .iter()
+            .map(|link| (link.gives_up_in_seconds.unwrap_or(link.hold_seconds), link.hold_seconds));
         left.min_by(|(one, _), (other, _)| one.total_cmp(other))
     }
 
@@ -265,9 +266,17 @@ fn of_links(page: &mut Page, places: &[Place<'_>]) {
         "Whether a client here asked for this master a moment ago and got no link.",
         without,
     );
-    page.counter("replgate_links_opened_total", "Links that were opened.", counts(places, |tally| tally.opened));
+    page.counter(
+        "replgate_links_opened_total",
+        "Links that were opened.",
+        counts(places, |tally| tally.opened),
+    );
     let ended = |tally: &Tally| tally.ended.iter().map(|(end, count)| (*end, *count)).collect();
-    page.counter("replgate_links_ended_total", "Links that have ended.", counts_by(places.iter(), "end", ended));
+    page.counter(
+        "replgate_links_ended_total",
+        "Links that have ended.",
+        counts_by(places.iter(), "end", ended),
+    );
     let dialling = places.iter().filter(|place| place.is_replica);
     page.counter(
         "replgate_dials_total",
@@ -279,7 +288,11 @@ fn of_links(page: &mut Page, places: &[Place<'_>]) {
         "Lanes that carry links now.",
         each(places, |place| Some(place.links.iter().map(|link| link.lanes).sum::<u64>())),
     );
-    page.counter("replgate_lanes_lost_total", "Lanes that were lost.", counts(places, |tally| tally.lanes_lost));
+    page.counter(
+        "replgate_lanes_lost_total",
+        "Lanes that were lost.",
+        counts(places, |tally| tally.lanes_lost),
+    );
     page.gauge(
         "replgate_round_trip_seconds",
         "Round trip between the gateways, of the link with the longest.",
@@ -316,7 +329,9 @@ fn of_streams(page: &mut Page, places: &[Place<'_>]) {
     page.gauge(
         "replgate_window_used_bytes",
         "Bytes taken in here that the far gateway has not acknowledged, of the link with the most.",
-        each(places, |place| Some(place.links.iter().map(|link| link.unacknowledged_bytes).max().unwrap_or(0))),
+        each(places, |place| {
+            Some(place.links.iter().map(|link| link.unacknowledged_bytes).max().unwrap_or(0))
+        }),
     );
     page.gauge(
         "replgate_window_bytes",
@@ -383,9 +398,7 @@ fn of_breaks(page: &mut Page, places: &[Place<'_>]) {
     page.counter(
         "replgate_breaks_ended_total",
         "Breaks that are over: the link was resumed, or lost.",
-        counts_by(places.iter(), "outcome", |tally| {
-            named(["resumed", "lost"], [tally.resumed, tally.lost])
-        }),
+        counts_by(places.iter(), "outcome", |tally| named(["resumed", "lost"], [tally.resumed, tally.lost])),
     );
 }
 

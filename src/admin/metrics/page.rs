@@ -150,7 +150,8 @@ impl Family {
         };
         let name = self.name.strip_suffix(end).expect("the name of a metric ends as its type demands");
         let units = [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)];
-        let mut parts = units.into_iter().filter_map(|(end, unit)| Some((name.strip_suffix(end)?, Some(unit))));
+        let mut parts =
+            units.into_iter().filter_map(|(end, unit)| Some((name.strip_suffix(end)?, Some(unit))));
         parts.next().unwrap_or((name, None))
     }
 

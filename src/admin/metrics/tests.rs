@@ -204,7 +204,8 @@ fn what_a_link_has_counted_is_told_while_it_lives_and_after_its_end() {
     let registry = counting(&config(&[], &["orders"]));
     let link = full(&registry);
     let now = told(&registry);
-    let of = |told: &BTreeMap<String, f64>, name: &str, more: &str| told[&format!("{name}{{{ORDERS}{more}}}")];
+    let of =
+        |told: &BTreeMap<String, f64>, name: &str, more: &str| told[&format!("{name}{{{ORDERS}{more}}}")];
     assert_eq!(of(&now, "replgate_links", r#",state="held""#), 1.0);
     assert_eq!(of(&now, "replgate_link_up", ""), 0.0);
     assert!((5.0..6.0).contains(&of(&now, "replgate_link_held_seconds", "")));
@@ -312,7 +313,8 @@ fn of_two_cas_of_one_name_the_first_to_expire_counts_and_names_are_escaped() {
     for format in [Format::Text, Format::OpenMetrics] {
         let page = snapshot.text(format);
         let told = samples(&page);
-        let expires = |labels: &str| told[&format!("replgate_certificate_expiry_timestamp_seconds{{{labels}}}")];
+        let expires =
+            |labels: &str| told[&format!("replgate_certificate_expiry_timestamp_seconds{{{labels}}}")];
         assert_eq!(expires(r#"kind="certificate",name="certs/tls.crt""#), 2_000.0);
         assert_eq!(expires(r#"kind="ca",name="CN=a \"CA\"\n\\""#), 3_000.0);
         assert_eq!(told[r#"replgate_revocation_list_stale_timestamp_seconds{issuer="CN=CA"}"#], 4_000.0);
@@ -330,7 +332,8 @@ fn everything() -> Told {
     let mut snapshot = of(&registry);
     drop(link);
     let link = &mut snapshot.status.links[0];
-    link.coverage = serde_json::from_str(r#"{"bytes_per_second":1.0,"seconds":9.0,"hold_seconds":45.0}"#).unwrap();
+    link.coverage =
+        serde_json::from_str(r#"{"bytes_per_second":1.0,"seconds":9.0,"hold_seconds":45.0}"#).unwrap();
     let replication = link.replication.as_mut().unwrap();
     (replication.lag_bytes, replication.lag_seconds) = (Some(10), Some(0.5));
     replication.stage = crate::redis::replication::Stage::FullSync;
