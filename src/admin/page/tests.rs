@@ -189,7 +189,7 @@ fn what_is_not_well_comes_first_with_the_next_step() {
     let page = html(&status, &of_orders(), NOW);
     assert!(page.contains("<title>dc1: The link of orders with dc2 is held, and 1 more – replgate</title>"));
     for words in [
-        "Not well1 thing is not well, 1 is worth a look.",
+        "Not well2 things are not well.",
         "Nothing carries it for 12 s; given up in 33 s. The last dial: 192.0.2.7:7379: no answer within 3 s; does a firewall drop it?Next: Wait",
         "gateway.toml:14:11: no such key. Everything runs as before.Next: Mend",
         "for 12 s, gives up in 33 s; last dial 0.3 s ago: 192.0.2.7:7379",
@@ -212,14 +212,14 @@ fn each_thing_that_is_not_well_is_found() {
         (
             of(&json!({}), &json!({ "stage": "unknown", "unknown": "a compressed stream" })),
             json!({}),
-            Some((Level::Look, "is not understood")),
+            Some((Level::Bad, "is not understood")),
         ),
         (
             of(&json!({}), &json!({ "complaint": "-LOADING" })),
             json!({}),
-            Some((Level::Look, "has an error of Redis")),
+            Some((Level::Bad, "has an error of Redis")),
         ),
-        (of(&json!({}), &json!({ "lag_seconds": 10.1 })), json!({}), Some((Level::Look, "is behind"))),
+        (of(&json!({}), &json!({ "lag_seconds": 10.1 })), json!({}), Some((Level::Bad, "is behind"))),
         (
             of(
                 &json!({ "coverage": { "bytes_per_second": 5e6, "seconds": 20.0, "hold_seconds": 45.0 } }),

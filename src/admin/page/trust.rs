@@ -89,7 +89,7 @@ pub(super) fn reload(status: &Status, now: i64) -> Markup {
                 }
                 @if let Some(refused) = &status.reload.refused {
                     p {
-                        (mark(Level::Look)) b { "Refused since " (clock::utc(refused.since)) "." }
+                        (mark(Level::Bad)) b { "Refused since " (clock::utc(refused.since)) "." }
                         " Everything runs as before. What is wrong:"
                     }
                     ul.faults {

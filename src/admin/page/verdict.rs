@@ -76,11 +76,11 @@ pub(super) fn of_link(link: &LinkStatus) -> (Level, Option<&'static str>) {
     }
     let Some(replication) = &link.replication else { return (Level::Good, None) };
     if replication.stage == Stage::Unknown {
-        (Level::Look, Some("unknown"))
+        (Level::Bad, Some("unknown"))
     } else if replication.complaint.is_some() {
-        (Level::Look, Some("error"))
+        (Level::Bad, Some("error"))
     } else if replication.lag_seconds.is_some_and(|lag| lag > BEHIND) {
-        (Level::Look, Some("behind"))
+        (Level::Bad, Some("behind"))
     } else if replication.stage == Stage::Streaming {
         (Level::Good, None)
     } else {
@@ -134,7 +134,7 @@ pub(super) fn findings(status: &Status, now: i64) -> Vec<Finding> {
     }
     if let Some(refused) = &status.reload.refused {
         found.push(Finding {
-            level: Level::Look,
+            level: Level::Bad,
             what: "A reload was refused".to_owned(),
             details: format!(
                 "Since {}: {} Everything runs as before.",
@@ -219,19 +219,19 @@ fn of_group(kind: &str, site: &str, links: &[&LinkStatus]) -> Finding {
             )
         }
         "unknown" => (
-            Level::Look,
+            Level::Bad,
             format!("{these} {is} not understood"),
             format!("{of}{}", sentence(first(links, |known| known.unknown.as_deref()).unwrap_or_default())),
             "See docs/redis-replication.md: which versions of Redis are known.",
         ),
         "error" => (
-            Level::Look,
+            Level::Bad,
             format!("{these} {} an error of Redis", if count == 1 { "has" } else { "have" }),
             format!("{of}{}", sentence(first(links, |known| known.complaint.as_deref()).unwrap_or_default())),
             "Find these words in docs/troubleshooting.md, and look at the log of that Redis.",
         ),
         "behind" => (
-            Level::Look,
+            Level::Bad,
             format!("{these} {is} behind"),
             format!(
                 "{of}By {} at most: {}.",
