@@ -7,7 +7,7 @@ use replgate::internal::units::Address;
 
 use time::Duration as Days;
 
-use crate::support::gateway::{Followed, Gateway, Lab, replica_config};
+use crate::support::gateway::{Gateway, Lab, replica_config};
 use crate::support::pki::{Ca, Leaf};
 use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, replgate_ok};
 
