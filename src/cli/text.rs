@@ -121,12 +121,12 @@ pub(super) fn round_trip(seconds: f64) -> String {
     }
 }
 
-/// A count in at most five columns.
+/// A count in at most six columns.
 pub(super) fn count(count: u64) -> String {
     match count {
-        ..100_000 => count.to_string(),
-        ..10_000_000 => format!("{}k", count / 1000),
-        ..10_000_000_000 => format!("{}M", count / 1_000_000),
+        0..=99_999 => count.to_string(),
+        100_000..=9_999_999 => format!("{}k", count / 1000),
+        10_000_000..=9_999_999_999 => format!("{}M", count / 1_000_000),
         _ => ">9999M".to_owned(),
     }
 }

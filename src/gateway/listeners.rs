@@ -153,7 +153,7 @@ impl Listeners {
     fn follow_admin(&mut self, admin: Option<&Admin>, bound: Option<http::Bound>) {
         let stays = |served: &mut Served| admin.is_some_and(|admin| served.is_at(admin));
         if let Some(served) = self.admin.take_if(|served| !stays(served)) {
-            info!(listen = %served.address(), "no longer showing the state over HTTP");
+            info!(kind = notice::NOT_LISTENING, listen = %served.address(), "no longer showing the state over HTTP");
             served.close();
         }
         let Some(admin) = admin else { return };

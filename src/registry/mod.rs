@@ -445,6 +445,7 @@ fn join_two(links: &mut [LinkStatus], main: usize, snapshot: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tap::Flow;
     use crate::wire::terms::Terms;
 
     #[test]
@@ -472,9 +473,7 @@ mod tests {
         assert_eq!(registry.suppressed(true)[0].more, 1);
     }
 
-    #[test]
-    fn links_that_end_before_their_sync_do_not_push_others_out() {
-        let registry = Arc::new(Registry::default());
+    fn open(registry: &Arc<Registry>, name: &str, passthrough: bool) -> LinkGuard {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let second = Duration::from_secs(1);
         let terms = Terms {
@@ -488,21 +487,46 @@ mod tests {
             reports: false,
             lists: false,
         };
-        let open = |name: &str, passthrough: bool| {
-            let syncs = registry.syncs(Side::Acceptor, name, "dc2");
-            registry.open(&NewLink {
-                name,
-                side: Side::Acceptor,
-                site: "dc2",
-                node: "node",
-                instance: Id::random(),
-                far: address,
-                redis: address,
-                passthrough,
-                agreed: terms.agree(&terms, passthrough),
-                observed: (!passthrough).then(|| Observed::new(syncs)),
-            })
+        let syncs = registry.syncs(Side::Acceptor, name, "dc2");
+        registry.open(&NewLink {
+            name,
+            side: Side::Acceptor,
+            site: "dc2",
+            node: "node",
+            instance: Id::random(),
+            far: address,
+            redis: address,
+            passthrough,
+            agreed: terms.agree(&terms, passthrough),
+            observed: (!passthrough).then(|| Observed::new(syncs)),
+        })
+    }
+
+    #[test]
+    fn the_rate_of_a_link_is_that_of_the_last_seconds_and_its_round_trip_what_was_told_last() {
+        let registry = Arc::new(Registry::default());
+        let (link, start) = (open(&registry, "orders", true), Instant::now());
+        link.count(Flow::ToReplica, 20_000);
+        link.count(Flow::ToMaster, 2_000);
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let told = |link: &LinkGuard, seconds| {
+            let status = link.status(at(seconds));
+            (status.to_replica_bytes_per_second, status.to_master_bytes_per_second)
         };
+        assert_eq!(told(&link, 2), (Some(10_000), Some(1_000)));
+        (1..=10).for_each(|look| drop(registry.measure(0, at(look * 2))));
+        assert_eq!(told(&link, 21), (Some(0), Some(0)));
+        assert_eq!(link.status(start).round_trip_seconds, None);
+        link.update(LinkStats { round_trip: Some(Duration::from_millis(80)), ..LinkStats::default() });
+        assert_eq!(link.status(start).round_trip_seconds, Some(0.08));
+        link.update(LinkStats::default());
+        assert_eq!(link.status(start).round_trip_seconds, None, "held");
+    }
+
+    #[test]
+    fn links_that_end_before_their_sync_do_not_push_others_out() {
+        let registry = Arc::new(Registry::default());
+        let open = |name: &str, passthrough: bool| open(&registry, name, passthrough);
         let ended = |name: &str, passthrough, reason: &str| {
             let guard = open(name, passthrough);
             assert_eq!(guard.begins_now(), passthrough);

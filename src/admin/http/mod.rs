@@ -28,7 +28,7 @@ use self::answers::Answers;
 use self::pulse::Pulse;
 use crate::config::Admin;
 use crate::listener::{self, unix};
-use crate::registry::Listening;
+use crate::registry::{Listening, notice};
 use crate::session::Shared;
 use crate::units::ListenAddress;
 use crate::unproven::{self, Seat, Unproven};
@@ -143,11 +143,17 @@ impl Server {
                             let source = |from: &SocketAddr| Some(unproven::source(from.ip()));
                             visitors.accept(socket, listening, source, starved).await;
                         }
-                        Err(error) => error!("[admin]: the socket cannot be watched: {error}"),
+                        Err(error) => error!(
+                            kind = notice::NOT_LISTENING,
+                            "[admin]: the socket cannot be watched: {error}"
+                        ),
                     },
                     Bound::Unix(bound) => match bound.accepting() {
                         Ok(socket) => visitors.accept(socket, listening, |()| None, starved).await,
-                        Err(error) => error!("[admin]: the socket cannot be watched: {error}"),
+                        Err(error) => error!(
+                            kind = notice::NOT_LISTENING,
+                            "[admin]: the socket cannot be watched: {error}"
+                        ),
                     },
                 }
             },
