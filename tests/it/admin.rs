@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -331,6 +332,7 @@ fn crowds_and_floods_hold_up_neither_a_link_nor_a_scraper() {
     let (at, before) = (At::Port(port), line.standing());
     let writer = Writer::on(&line.alpha, 2_000_000);
     let (over, scrapes, descriptors) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (states, began) = (Mutex::new(BTreeSet::new()), Instant::now());
     std::thread::scope(|scope| {
         // 500 connections that send half a request, and come again when they are closed.
         for _ in 0..5 {
@@ -349,7 +351,7 @@ fn crowds_and_floods_hold_up_neither_a_link_nor_a_scraper() {
             });
         }
         for number in 0..4 {
-            let (at, over, scrapes) = (&at, &over, &scrapes);
+            let (at, over, scrapes, states) = (&at, &over, &scrapes, &states);
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let path = ROUTES[(scrapes.fetch_add(1, Ordering::Relaxed) + number) % ROUTES.len()];
@@ -358,6 +360,9 @@ fn crowds_and_floods_hold_up_neither_a_link_nor_a_scraper() {
                     let answer = std::iter::from_fn(|| (began.elapsed() < SOON).then(|| at.try_get(path)));
                     let answer = answer.flatten().next().unwrap_or_else(|| panic!("{path}: no answer"));
                     assert_eq!(answer.status, 200, "{path}");
+                    if path == "/status" {
+                        states.lock().expect("no thread panics").insert(answer.body);
+                    }
                 }
             });
         }
@@ -368,6 +373,9 @@ fn crowds_and_floods_hold_up_neither_a_link_nor_a_scraper() {
         over.store(true, Ordering::Relaxed);
     });
     assert!(scrapes.into_inner() > 100, "they were answered");
+    // The state, with its offsets, is another one at every moment, and written once a second.
+    let states = states.into_inner().expect("no thread panics").len();
+    assert!((2..=began.elapsed().as_secs() as usize + 2).contains(&states), "{states} of them");
     // 64 connections, those that are being closed, and what the gateway has anyway.
     assert!(descriptors.into_inner() < 200, "no more connections than there may be");
     line.first.wait_kind("admin-crowded-out");

@@ -95,7 +95,10 @@ async fn answer<S>(
             Ok(route) => response(desk.answers.of(route).await),
             Err(refusal) => {
                 let Refusal { status, words } = &refusal;
-                log_throttled!(warn, desk.shared.registry, Topic::of(Kind::AdminRefused), words; source = source.map(tracing::field::display), status = status.as_u16(), "[admin]: request refused: {words}");
+                // Any browser asks for an icon that is not there. These are worth a line: somebody is kept out.
+                if [StatusCode::FORBIDDEN, StatusCode::MISDIRECTED_REQUEST].contains(status) {
+                    log_throttled!(warn, desk.shared.registry, Topic::of(Kind::AdminRefused), words; source = source.map(tracing::field::display), status = status.as_u16(), "[admin]: request refused: {words}");
+                }
                 response(Answer::from(&refusal))
             }
         };

@@ -75,7 +75,7 @@ pub(super) fn judge(
     let Some(route) = found else {
         let shown_here = Route::ALL.iter().filter(|(_, route)| !public || route.is_public());
         let paths: Vec<&str> = shown_here.map(|(path, _)| *path).collect();
-        let words = format!("{} is not here; there are {}", shown(path.as_bytes()), paths.join(", "));
+        let words = format!("{} is not here; this is: {}", shown(path.as_bytes()), paths.join(", "));
         return refuse(StatusCode::NOT_FOUND, words);
     };
     if public && !route.is_public() {
@@ -83,7 +83,8 @@ pub(super) fn judge(
         return refuse(StatusCode::FORBIDDEN, words.to_owned());
     }
     if method != Method::GET && method != Method::HEAD {
-        let words = format!("{} changes nothing here; ask with {ALLOWED}", shown(method.as_str().as_bytes()));
+        let words =
+            format!("{} is not served; these methods are: {ALLOWED}", shown(method.as_str().as_bytes()));
         return refuse(StatusCode::METHOD_NOT_ALLOWED, words);
     }
     Ok(route)
