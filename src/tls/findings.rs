@@ -9,6 +9,8 @@ use crate::clock;
 pub(super) struct Findings {
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// Warnings that tell how long something is still valid: the same files give others later.
+    pub(super) dated: Vec<String>,
     /// One line for each check that passed, for `check`.
     pub(super) good: Vec<String>,
     pub(super) terms: Vec<Term>,
@@ -23,6 +25,7 @@ impl Findings {
     pub(super) fn absorb(&mut self, other: Self) {
         self.faults.extend(other.faults);
         self.warnings.extend(other.warnings);
+        self.dated.extend(other.dated);
         self.good.extend(other.good);
         self.terms.extend(other.terms);
     }
@@ -31,7 +34,7 @@ impl Findings {
     pub(super) fn term(&mut self, term: Term) {
         let now = clock::now();
         if !matches!(term.standing(now), Standing::Good | Standing::Past) {
-            self.warnings.push(term.words(now));
+            self.dated.push(term.words(now));
         }
         self.terms.push(term);
     }

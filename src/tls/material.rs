@@ -40,6 +40,8 @@ pub struct Material {
     pub leaf: Certificate,
     /// Warnings: what an operator should know although the files are accepted.
     pub warnings: Vec<String>,
+    /// Those of them that the same files give at any time.
+    lasting: Vec<String>,
     /// One line for each check that passed, for `check`.
     pub findings: Vec<String>,
     /// The validity of the certificate, the CAs and the lists.
@@ -78,11 +80,23 @@ impl Material {
             found.good.push(format!("key {} belongs to the certificate", paths.key.display()));
             Some(identity)
         });
-        let Findings { faults, warnings, good: findings, terms } = found;
+        let Findings { faults, warnings: lasting, dated, good: findings, terms } = found;
+        let warnings = [&*lasting, &*dated].concat();
         match (identity, judged, public.leaf.clone()) {
             (Some(identity), Some(Judged { trust, revocation }), Some(leaf)) if faults.is_empty() => {
                 let (identity, public) = (Arc::new(identity.into()), Arc::new(public));
-                Ok(Self { identity, trust, shown, public, revocation, leaf, warnings, findings, terms })
+                Ok(Self {
+                    identity,
+                    trust,
+                    shown,
+                    public,
+                    revocation,
+                    leaf,
+                    warnings,
+                    lasting,
+                    findings,
+                    terms,
+                })
             }
             _ => Err(faults),
         }
@@ -95,11 +109,12 @@ impl Material {
             trust: Arc::clone(&self.trust),
             revocation: self.revocation.clone(),
         });
-        let Findings { warnings, good: findings, terms, .. } = found;
+        let Findings { warnings: lasting, dated, good: findings, terms, .. } = found;
+        let warnings = [&*lasting, &*dated].concat();
         let (identity, public, leaf) =
             (Arc::clone(&self.identity), Arc::clone(&self.public), self.leaf.clone());
         let shown = self.shown.clone();
-        Self { identity, trust, shown, public, revocation, leaf, warnings, findings, terms }
+        Self { identity, trust, shown, public, revocation, leaf, warnings, lasting, findings, terms }
     }
 
     /// Checks everything but the key, for a certificate whose key is on another host. Returns the
@@ -108,7 +123,7 @@ impl Material {
         let mut found = Findings::default();
         let (public, _) = load_public(paths, site, false, &[], &mut found);
         match public.leaf {
-            Some(leaf) if found.faults.is_empty() => Ok((leaf, found.warnings)),
+            Some(leaf) if found.faults.is_empty() => Ok((leaf, [found.warnings, found.dated].concat())),
             _ => Err(found.faults),
         }
     }
@@ -117,8 +132,8 @@ impl Material {
     pub fn is_same(&self, other: &Self) -> bool {
         // The key belongs to the certificate.
         let same = self.shown == other.shown && self.trust.fingerprint() == other.trust.fingerprint();
-        // Where a list is from, and what to do about it, is shown.
-        same && self.revocation.in_use == other.revocation.in_use && self.warnings == other.warnings
+        // Where a list is from, and what to do about it, is shown. Time alone changes nothing.
+        same && self.revocation.in_use == other.revocation.in_use && self.lasting == other.lasting
     }
 
     /// The TLS config of the acceptor. Handshakes with it fail once this material is dropped.

@@ -452,3 +452,18 @@ fn certificate_and_key_may_be_in_one_file_and_cas_are_named_by_fingerprint() {
     let name = format!("for the CA CN=root (SHA-256 {})", x509::fingerprint(root.der()));
     assert!(warnings.iter().any(|warning| warning.contains(&name)), "{warnings:?}");
 }
+
+#[test]
+fn files_are_the_same_at_any_time_before_they_expire() {
+    let (dir, root) = (tempfile::tempdir().unwrap(), ca("root", None));
+    let ends_soon = list_about(&root, &[1], None, Duration::days(30));
+    let paths = folder(dir.path(), &root, &[&root], &ends_soon);
+    let [now, mut later] = [(); 2].map(|()| Material::load(&paths, "dc1").unwrap());
+    let is_dated = |warning: &&mut String| warning.contains("becomes stale in");
+    let dated: Vec<&mut String> = later.warnings.iter_mut().filter(is_dated).collect();
+    assert!(!dated.is_empty(), "its list becomes stale within a day");
+    dated.into_iter().for_each(|warning| *warning = warning.replace("stale in", "stale sooner, in"));
+    assert!(now.is_same(&later));
+    later.lasting.push("another warning".to_owned());
+    assert!(!now.is_same(&later));
+}
