@@ -386,7 +386,7 @@ fn the_unit_of_the_renewal_is_as_hardened_as_that_of_the_gateway_and_its_timer_s
     let (filter, hardening): (Vec<&str>, Vec<&str>) = hardening
         .filter(|line| !line.starts_with('#'))
         .partition(|line| line.starts_with("SystemCallFilter="));
-    assert!(hardening.len() > 15 && filter.len() == 3, "{hardening:?} {filter:?}");
+    assert!(hardening.len() > 15 && filter.len() == 4, "{hardening:?} {filter:?}");
     for line in
         hardening.into_iter().chain(["SystemCallFilter=@system-service", "SystemCallFilter=~@privileged"])
     {
