@@ -56,6 +56,14 @@ struct Series {
     ended: [u64; 2],
 }
 
+/// What the links of an entry have carried since the last sample, and the greatest lag of one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    bytes: [u64; 2],
+    lag_seconds: Option<f64>,
+    lag_bytes: Option<f64>,
+}
+
 /// What a sample takes from a link.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkSample<'a> {
@@ -109,18 +117,17 @@ impl History {
         for (side, name) in entries.iter().take(ENTRIES) {
             self.entries.entry((side.role(), (*name).to_owned())).or_default();
         }
-        let mut sums: HashMap<(&str, &str), ([u64; 2], Option<f64>, Option<f64>)> = HashMap::new();
+        let mut sums: HashMap<(&str, &str), Sum> = HashMap::new();
         let mut counted = HashMap::with_capacity(links.len());
         for link in links {
             let so_far = <[u64; 2]>::from(link.bytes);
             let more = since(so_far, self.links.get(&link.number));
             counted.insert(link.number, so_far);
-            let (bytes, seconds, behind) = sums.entry((link.side.role(), link.name)).or_default();
-            *bytes = [bytes[0] + more[0], bytes[1] + more[1]];
-            if let Some((lag_bytes, lag_seconds)) = link.lag {
-                *seconds = greatest(*seconds, Some(lag_seconds));
-                *behind = greatest(*behind, Some(lag_bytes as f64));
-            }
+            let sum = sums.entry((link.side.role(), link.name)).or_default();
+            sum.bytes = [sum.bytes[0] + more[0], sum.bytes[1] + more[1]];
+            let (lag_bytes, lag_seconds) = link.lag.unzip();
+            sum.lag_bytes = greatest(sum.lag_bytes, lag_bytes.map(|bytes| bytes as f64));
+            sum.lag_seconds = greatest(sum.lag_seconds, lag_seconds);
         }
         self.links = counted;
         while self.times.len() >= SAMPLES
@@ -130,15 +137,14 @@ impl History {
         }
         self.times.push_back(now);
         for ((role, name), series) in &mut self.entries {
-            let (bytes, lag_seconds, lag_bytes) =
-                sums.get(&(*role, name.as_str())).copied().unwrap_or_default();
+            let sum = sums.remove(&(*role, name.as_str())).unwrap_or_default();
             let ended = std::mem::take(&mut series.ended);
-            let rate = |at: usize| took.map(|took| (bytes[at] + ended[at]) as f64 / took);
+            let rate = |at: usize| took.map(|took| (sum.bytes[at] + ended[at]) as f64 / took);
             series.samples.push_back(Sample {
                 to_replicas: Compact::new(rate(0)),
                 to_masters: Compact::new(rate(1)),
-                lag_seconds: Compact::new(lag_seconds),
-                lag_bytes: Compact::new(lag_bytes),
+                lag_seconds: Compact::new(sum.lag_seconds),
+                lag_bytes: Compact::new(sum.lag_bytes),
             });
             let surplus = series.samples.len().saturating_sub(self.times.len());
             series.samples.drain(..surplus);

@@ -164,7 +164,7 @@ fn a_full_sync_is_a_bar_and_a_held_link_is_not_well() {
     assert_fits(&tab);
     line.path.silence(false);
     tab.wait_text("All well");
-    tab.wait_text("survived; since the start");
+    tab.wait_text(" survived, ");
     assert_clean(&tab, ports[1]);
 }
 

@@ -4,7 +4,7 @@
 //! the page stays small with hundreds of links.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use maud::{Markup, html};
 
@@ -48,10 +48,11 @@ pub(super) fn entries(status: &Status) -> Vec<Entry<'_>> {
     for link in &status.links {
         links.entry((&link.role, &link.name)).or_default().push(link);
     }
+    let mut known: HashSet<(&str, &str)> = order.iter().copied().collect();
     for link in &status.links {
         let role = if link.role == "master" { "master" } else { "replica" };
         // A reload may have taken an entry away whose links have not ended yet.
-        if !order.iter().any(|entry| *entry == (role, link.name.as_str())) {
+        if known.insert((role, &link.name)) {
             order.push((role, &link.name));
         }
     }

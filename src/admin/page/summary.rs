@@ -40,8 +40,8 @@ pub(super) fn part(status: &Status, history: &History, now: i64) -> Markup {
                         None => "not known",
                     }
                 }))
-                (tile("Breaks", &status.counts.breaks.to_string(), &html! {
-                    @if status.counts.breaks > 0 { (status.counts.resumed) " survived; " } "since the start"
+                (tile("Breaks since the start", &status.counts.breaks.to_string(), &html! {
+                    (status.counts.resumed) " survived, " (status.counts.lanes_lost) " connections lost"
                 }))
                 (tile("Memory of links", &words::bytes(status.memory_used as f64), &memory(status)))
                 (tile("Certificate", &if left < 0 { "expired".to_owned() } else { clock::span(left) }, &html! {
