@@ -156,6 +156,19 @@ fn every_answer_has_its_headers_and_head_has_the_same_ones() {
     let body = format!("{LOCAL}Content-Length: 1000000\r\n\r\n{}", "x".repeat(20_000));
     assert_eq!(at.ask("POST", "/status", &body).status, 405);
     assert_eq!(at.ask("GET", "/live", &body).status, 200);
+    // What is sent of it after the answer is read for a moment: a reset could take the answer away.
+    eventually("the rest of a body is taken", SOON, || {
+        let mut stream = at.connect().expect("it listens");
+        let head = format!("GET /live HTTP/1.1\r\n{LOCAL}Content-Length: 1000000\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer, and the end");
+        assert!(text.ends_with("live\n"), "{text}");
+        (0..5).all(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            stream.write_all(&[b'x'; 1000]).is_ok()
+        })
+    });
     // A second request in the same breath is not.
     let twice = "GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
     let answer = at.send(twice.as_bytes()).expect("an answer");

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 
-use super::super::snapshot::{self, Status};
-use super::super::{metrics, page, ready};
 use super::pulse::Pulse;
 use super::request::{Refusal, Route};
+use crate::admin::snapshot::{self, Status};
+use crate::admin::{metrics, page, ready};
 use crate::clock;
 use crate::session::Shared;
 

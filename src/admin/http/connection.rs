@@ -18,10 +18,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::super::page;
 use super::answers::Answer;
 use super::request::{self, Refusal};
 use super::{Desk, Place, Source};
+use crate::admin::page;
 use crate::registry::{Kind, Topic, log_throttled};
 
 /// Time given to a connection to send a whole request.
