@@ -114,7 +114,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// How many links are in each state, as in `2 streaming, 1 full sync`; with one link its state alone.
+/// How many links are in each state, most first, as in `2 streaming, 1 full sync`; with one link its state
+/// alone.
 pub(super) fn states(links: &[&LinkStatus]) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for link in links {
@@ -123,6 +124,7 @@ pub(super) fn states(links: &[&LinkStatus]) -> String {
             None => counts.push((&link.state, 1)),
         }
     }
+    counts.sort_by_key(|(_, count)| Reverse(*count));
     match counts[..] {
         [(state, 1)] => state.to_owned(),
         _ => {
@@ -168,6 +170,7 @@ fn article(entry: &Entry<'_>, status: &Status, history: &History, rows: usize) -
     let points = history.of(entry.role, entry.name);
     let syncs = status.syncs.iter().find(|syncs| syncs.role == entry.role && syncs.name == entry.name);
     let more = entry.links.len().saturating_sub(rows);
+    let carried = points.iter().any(|point| point.to_replicas.is_some_and(|rate| rate > 0.0));
     html! {
         article.card {
             header {
@@ -194,7 +197,7 @@ fn article(entry: &Entry<'_>, status: &Status, history: &History, rows: usize) -
                     p.muted { "And " (words::count(more, "more link")) ": replgate status --all" }
                 }
             }
-            @if entry.is_used() || points.iter().any(|point| point.to_replicas.is_some_and(|rate| rate > 0.0)) {
+            @if !entry.links.is_empty() || carried {
                 div.drawings { (drawing::throughput(entry.name, &points)) (drawing::lag(entry.name, &points)) }
             }
         }

@@ -337,7 +337,7 @@ fn six_hundred_links_make_a_short_page_with_what_is_unwell_first() {
     assert!(page.len() < 300_000, "{} bytes", page.len());
     let first = page.find("<details").map(|at| &page[at..at + 60]).unwrap();
     assert!(first.contains("link-599"), "{first}");
-    says(&page, "1 held, 599 streaming");
+    says(&page, "599 streaming, 1 held");
     says(&page, "And 504 more links: replgate status --all");
     // Each in an entry of its own, with a far site of its own, and all of them held.
     let names: Vec<String> = (1..=600).map(|at| format!("master-{at:03}")).collect();
