@@ -25,6 +25,24 @@ pub fn utc(seconds: i64) -> String {
         .unwrap_or_else(|| format!("@{seconds}"))
 }
 
+/// Its date alone, as in `2027-11-22`.
+pub fn date(seconds: i64) -> String {
+    let time = utc(seconds);
+    time.split('T').next().unwrap_or(&time).to_owned()
+}
+
+/// Its time of day alone, as in `15:04:05`.
+pub fn time_of_day(seconds: i64) -> String {
+    let time = utc(seconds);
+    time.split_once('T').map_or(&*time, |(_, time)| time.trim_end_matches('Z')).to_owned()
+}
+
+/// How long ago a time was at `now`, as in `5 minutes ago`.
+pub fn ago(seconds: i64, now: i64) -> String {
+    // Clocks differ: what is yet to come happens now.
+    format!("{} ago", span(now.saturating_sub(seconds).max(0)))
+}
+
 /// A duration in seconds, rounded to a tenth, for logs.
 pub fn tenths(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10.0).round() / 10.0
@@ -40,4 +58,17 @@ pub fn span(seconds: i64) -> String {
         _ => (seconds, "s"),
     };
     format!("{count} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_utc_and_spans_have_the_unit_that_fits() {
+        assert_eq!(utc(90_061), "1970-01-02T01:01:01Z");
+        assert_eq!((date(90_061), time_of_day(90_061)), ("1970-01-02".to_owned(), "01:01:01".to_owned()));
+        assert_eq!(time_of_day(i64::MAX), format!("@{}", i64::MAX), "no time that there is");
+        assert_eq!([ago(100, 90), ago(0, 300)], ["0 s ago", "5 minutes ago"]);
+    }
 }

@@ -43,6 +43,7 @@ mod tls;
 mod units;
 mod unproven;
 mod wire;
+mod words;
 mod workers;
 mod x509;
 

@@ -1,222 +1,345 @@
-//! Whether what a gateway carries is well, and the next step where it is not.
+//! What in a gateway's state is not well, how much so, and the next step.
 //!
-//! A function of a [`Status`] alone, so that everything that shows one says the same. This is for people: a
-//! probe that restarts a gateway goes by `ready.rs`.
+//! The one judge: a function of a [`Status`] alone, which `replgate status` and the page only show, so that they
+//! say the same. The alert rules of `packaging/monitoring` have the same limits; a test holds them to these
+//! constants. There are few findings however many links there are: those with the same fault are one
+//! finding, which tells the first of them. A probe that restarts a gateway goes by `ready.rs`.
 
-use super::Status;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::{Status, link_words};
 use crate::clock;
-use crate::redis::replication::{Replication, Stage};
+use crate::redis::replication::Stage;
 use crate::registry::{Coverage, Event, Kind as Refusal, LinkStatus};
-use crate::tls::expiry::{Kind, Standing};
+use crate::tls::expiry::{Kind, Standing, Term, Urgency};
+use crate::words;
 
-/// Seconds of lag above which a replica needs attention.
+/// Seconds of lag above which a replica is behind.
 const BEHIND: f64 = 10.0;
 
-/// Most links of one fault, and most revocation lists or CAs, that are told one by one.
+/// The share of `[limits] memory` above which it is almost full.
+const FULL: f64 = 0.9;
+
+/// Most details of a finding; the rest is counted.
 const TOLD: usize = 3;
 
-/// One thing that needs attention.
+/// How well something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// On its way to that, as a sync.
+    Busy,
+    /// Nothing is broken yet: worth a look today.
+    Look,
+    /// Not well now.
+    Bad,
+}
+
+/// Something that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// In a few words.
-    pub short: String,
-    /// The details with the next step, each a line.
-    pub lines: Vec<String>,
+    /// [`Level::Look`] or [`Level::Bad`].
+    pub level: Level,
+    /// What it is, in a few words.
+    pub what: String,
+    /// What is known of it: which link, file or address, since when, why. At least one.
+    pub details: Vec<String>,
+    /// The next step.
+    pub next: String,
 }
 
-/// What needs attention.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// What is broken now, the worst first.
-    pub faults: Vec<Finding>,
-    /// What may break.
-    pub warnings: Vec<Finding>,
+/// What is wrong with a link now. It has one fault at a time, the first that holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Nothing carries it.
+    Held,
+    /// The gateway does not understand what passes.
+    Unknown,
+    /// Redis has reported an error.
+    Error,
+    /// The replica lacks what has passed more than [`BEHIND`] ago.
+    Behind,
 }
 
-impl Health {
-    /// That of a gateway in this state. `now` is in seconds since 1970.
-    pub fn of(status: &Status, now: i64) -> Self {
-        let mut faults = Vec::new();
-        let past = expiry(status, now, |standing| standing == Standing::Past);
-        if status.terms.is_empty() && status.certificate_expires < now {
-            // An earlier release tells nothing else.
-            let words = format!(
-                "the certificate EXPIRED {} ago: no far gateway takes it; renew it: replgate certs renew, then copy it here and reload",
-                clock::span(now - status.certificate_expires)
-            );
-            faults.push(finding("the certificate has EXPIRED".to_owned(), vec![words]));
+impl Fault {
+    fn of(link: &LinkStatus) -> Option<Self> {
+        if link.held_seconds.is_some() {
+            return Some(Self::Held);
         }
-        let listeners = status.listeners_lost.iter().map(|address| {
-            let short = format!("not listening on {address}");
-            finding(short, vec![format!("NOT LISTENING on {address} any more: restart the gateway")])
-        });
-        faults.extend(past);
-        faults.extend(listeners);
-        faults.extend(links(&status.links, "held", |link| link.held_seconds.is_some()));
-        faults.extend(status.without_link.iter().map(|name| {
-            let is_why =
-                |event: &&Event| event.kind == Refusal::NoLink.code() && event.name.as_ref() == Some(name);
-            let why =
-                status.events.iter().find(is_why).map(|event| event.words.trim_start_matches("no link: "));
-            let why = why.unwrap_or("replgate events says why");
-            let words = format!("a replica asked for {name:?} a moment ago and got no link: {why}");
-            finding(format!("no link for {name}"), vec![words])
-        }));
-        let behind = format!("more than {BEHIND:.0} s behind");
-        faults.extend(links(&status.links, &behind, |link| !is_held(link) && is_behind(link)));
-        faults.extend(links(&status.links, "with an error of Redis", |link| {
-            !is_held(link) && !is_behind(link) && complaint(link).is_some()
-        }));
-        faults.extend(links(&status.links, "in an unknown state", |link| {
-            let replication = link.replication.as_ref();
-            !is_held(link) && replication.is_some_and(|replication| replication.stage == Stage::Unknown)
-        }));
-        faults.extend(status.reload.refused.as_ref().map(|refused| {
-            let words = format!("{}; mend it, then reload", refused.words());
-            finding("the last reload was refused".to_owned(), vec![words])
-        }));
-        let ending = |standing| matches!(standing, Standing::Ending | Standing::LastDay);
-        let warnings = expiry(status, now, ending).chain(uncovered(&status.links)).collect();
-        Self { faults, warnings }
+        let replication = link.replication.as_ref()?;
+        if replication.stage == Stage::Unknown {
+            Some(Self::Unknown)
+        } else if replication.complaint.is_some() {
+            Some(Self::Error)
+        } else {
+            replication.lag_seconds.is_some_and(|lag| lag > BEHIND).then_some(Self::Behind)
+        }
+    }
+
+    /// What one link is, or several are.
+    fn words(self, is_one: bool) -> String {
+        let verb = match (self, is_one) {
+            (Self::Error, true) => "has",
+            (Self::Error, false) => "have",
+            (_, true) => "is",
+            (_, false) => "are",
+        };
+        match self {
+            Self::Held => format!("{verb} held"),
+            Self::Unknown => format!("{verb} in an unknown state"),
+            Self::Error => format!("{verb} an error of Redis"),
+            Self::Behind => format!("{verb} more than {BEHIND:.0} s behind"),
+        }
+    }
+
+    /// What is known of a link that has it.
+    fn detail(self, link: &LinkStatus) -> String {
+        let replication = link.replication.clone().unwrap_or_default();
+        match self {
+            Self::Held => format!("held {}", link_words::held(link).unwrap_or_default()),
+            Self::Unknown => replication.unknown.unwrap_or_else(|| "nothing more is known".to_owned()),
+            Self::Error => format!("Redis says: {}", replication.complaint.unwrap_or_default()),
+            Self::Behind => {
+                let bytes = replication
+                    .lag_bytes
+                    .map_or_else(String::new, |bytes| format!(", {}", words::size(bytes as f64)));
+                format!("{}{bytes} behind", words::span(replication.lag_seconds.unwrap_or_default()))
+            }
+        }
+    }
+
+    fn next(self) -> &'static str {
+        match self {
+            Self::Held => {
+                "wait, or repair the path between the sites: the stream then continues by itself; \
+                 replgate check, on both gateways, examines the way"
+            }
+            Self::Unknown => {
+                "all bytes pass all the same; docs/redis-replication.md says which versions of Redis are known"
+            }
+            Self::Error => "find these words in docs/troubleshooting.md, and look at the log of that Redis",
+            Self::Behind => {
+                "the path between the sites, or the replica, is slower than the writes: docs/wan.md, \
+                 \"Lanes and congestion control\""
+            }
+        }
     }
 }
 
-fn finding(short: String, lines: Vec<String>) -> Finding {
-    Finding { short, lines }
+/// The level of a link.
+pub fn of_link(link: &LinkStatus) -> Level {
+    match (Fault::of(link), &link.replication) {
+        (Some(_), _) => Level::Bad,
+        (None, Some(replication)) if replication.stage != Stage::Streaming => Level::Busy,
+        (None, _) => Level::Good,
+    }
 }
 
 /// Whether a link needs attention now.
 pub fn is_unwell(link: &LinkStatus) -> bool {
-    let replication = link.replication.as_ref();
-    is_held(link)
-        || is_behind(link)
-        || complaint(link).is_some()
-        || replication.is_some_and(|replication| replication.stage == Stage::Unknown)
+    of_link(link) == Level::Bad
 }
 
-fn is_held(link: &LinkStatus) -> bool {
-    link.held_seconds.is_some()
-}
-
-fn is_behind(link: &LinkStatus) -> bool {
-    let lag = link.replication.as_ref().and_then(|replication| replication.lag_seconds);
-    lag.is_some_and(|lag| lag > BEHIND)
-}
-
-fn complaint(link: &LinkStatus) -> Option<&str> {
-    link.replication.as_ref()?.complaint.as_deref()
-}
-
-/// The fault of all links of which this holds, if there are any. Links of one name and site share a line.
-fn links(all: &[LinkStatus], what: &str, is_so: impl Fn(&LinkStatus) -> bool) -> Option<Finding> {
-    let found: Vec<&LinkStatus> = all.iter().filter(|link| is_so(link)).collect();
-    let mut alike: Vec<(&LinkStatus, usize)> = Vec::new();
-    for link in &found {
-        let key = |link: &LinkStatus| (link.name.clone(), link.role.clone(), link.site.clone());
-        match alike.iter_mut().find(|(first, _)| key(first) == key(link)) {
-            Some((_, count)) => *count += 1,
-            None => alike.push((link, 1)),
-        }
+/// The level of something that expires. `now` is in seconds since 1970.
+pub fn of_term(term: &Term, now: i64) -> Level {
+    match term.urgency(now) {
+        Urgency::None => Level::Good,
+        Urgency::Soon => Level::Look,
+        Urgency::Now => Level::Bad,
     }
-    let mut lines: Vec<String> = alike.iter().take(TOLD).map(|(link, count)| told(link, count - 1)).collect();
-    let more: usize = alike.iter().skip(TOLD).map(|(_, count)| count).sum();
-    if more > 0 {
-        lines.push(format!("and {more} more links {what}: --unwell"));
-    }
-    let of = match all.len() {
-        1 => "the link is".to_owned(),
-        all => format!("{} of {all} links", found.len()),
-    };
-    (!found.is_empty()).then(|| finding(format!("{of} {what}"), lines))
 }
 
-/// A link that needs attention, in a line: which one, what is wrong, and the next step. `more` others of its
-/// name and site need it for the same reason.
-fn told(link: &LinkStatus, more: usize) -> String {
-    let way = if link.role == "master" { "to" } else { "from" };
-    let replica =
-        link.replication.as_ref().and_then(replica).map_or(String::new(), |at| format!(", replica {at}"));
-    let others = if more > 0 { format!(", and {more} more") } else { String::new() };
-    let which = format!("{} {way} {} (link {}{replica}{others})", link.name, link.site, link.number);
-    let what = match (held(link), &link.replication) {
-        (Some(held), _) => format!("{held}; replgate check examines the way there"),
-        (None, Some(Replication { unknown: Some(why), .. })) => {
-            format!("unknown: {why}; the bytes pass all the same")
+/// The level of the memory that links use.
+pub fn of_memory(status: &Status) -> Level {
+    let is_full = status.memory_used as f64 > status.memory_limit as f64 * FULL;
+    if is_full && status.memory_limit > 0 { Level::Look } else { Level::Good }
+}
+
+/// The worst level of the findings.
+pub fn level(findings: &[Finding]) -> Level {
+    findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good)
+}
+
+/// Everything that needs attention, the worst first. `now` is in seconds since 1970.
+pub fn findings(status: &Status, now: i64) -> Vec<Finding> {
+    let mut found = terms(status, now);
+    found.extend(listeners(status));
+    found.extend(links(&status.links, Fault::Held));
+    found.extend(without_link(status));
+    let others = [Fault::Unknown, Fault::Error, Fault::Behind];
+    found.extend(others.into_iter().filter_map(|fault| links(&status.links, fault)));
+    found.extend(status.reload.refused.as_ref().map(|refused| Finding {
+        level: Level::Bad,
+        what: "the last reload was refused".to_owned(),
+        details: vec![refused.words()],
+        next: "mend it, then reload; replgate check --offline shows all faults".to_owned(),
+    }));
+    found.extend(uncovered(&status.links));
+    found.extend((of_memory(status) > Level::Good).then(|| {
+        let size = |bytes: u64| words::size(bytes as f64);
+        Finding {
+            level: Level::Look,
+            what: "the memory for links is almost full".to_owned(),
+            details: vec![format!(
+                "links hold {} of at most {}; beyond that the masters are not read",
+                size(status.memory_used),
+                size(status.memory_limit)
+            )],
+            next: "in a break, repair the path; otherwise raise [limits] memory, or find the replica that is behind"
+                .to_owned(),
         }
-        (None, Some(replication)) if is_behind(link) => {
-            let seconds = replication.lag_seconds.unwrap_or_default();
-            format!("{seconds:.0} s behind: is the path between the sites, or the replica, too slow?")
+    }));
+    found.sort_by_key(|finding| Reverse(finding.level));
+    found
+}
+
+/// The first of several details, and the number of the others, of which `more` says what they are.
+fn told(all: impl ExactSizeIterator<Item = String>, more: &str) -> Vec<String> {
+    let left = all.len().saturating_sub(TOLD);
+    let mut details: Vec<String> = all.take(TOLD).collect();
+    details.extend((left > 0).then(|| format!("and {left} more {more}")));
+    details
+}
+
+fn listeners(status: &Status) -> Option<Finding> {
+    let lost = &status.listeners_lost;
+    let what = match &lost[..] {
+        [] => return None,
+        [one] => format!("not listening on {one}"),
+        _ => format!("not listening on {} addresses", lost.len()),
+    };
+    let detail = |address| format!("the listener of {address} has failed: nobody can connect there any more");
+    Some(Finding {
+        level: Level::Bad,
+        what,
+        details: told(lost.iter().map(detail), "addresses: replgate status --json"),
+        next: "find in the log why, then restart the gateway".to_owned(),
+    })
+}
+
+/// Far masters for which a replica here got no link.
+fn without_link(status: &Status) -> Option<Finding> {
+    let names = &status.without_link;
+    let what = match &names[..] {
+        [] => return None,
+        [one] => format!("no link for {one}"),
+        _ => format!("no link for {} far masters", names.len()),
+    };
+    Some(Finding {
+        level: Level::Bad,
+        what,
+        details: told(names.iter().map(|name| got_no_link(status, name)), "far masters: replgate events"),
+        next: "replgate check tries the whole way; what the far gateway refuses is in its log too".to_owned(),
+    })
+}
+
+/// That a replica got no link for this far master, and why if an event says it.
+pub(super) fn got_no_link(status: &Status, name: &str) -> String {
+    let is_why = |event: &&Event| event.kind == Refusal::NoLink.code() && event.name.as_deref() == Some(name);
+    let why = status.events.iter().find(is_why).map(|event| event.words.trim_start_matches("no link: "));
+    let why = why.map_or_else(|| "; replgate events says why".to_owned(), |why| format!(": {why}"));
+    format!("a replica asked for {name:?} a moment ago and got no link{why}")
+}
+
+/// The links with this fault, if there are any.
+fn links(all: &[LinkStatus], fault: Fault) -> Option<Finding> {
+    let found: Vec<&LinkStatus> = all.iter().filter(|link| Fault::of(link) == Some(fault)).collect();
+    let subject = match found[..] {
+        [] => return None,
+        [one] => {
+            let is_alone = all.iter().filter(|other| key(other) == key(one)).count() == 1;
+            format!("{} link of {} with {}", if is_alone { "the" } else { "a" }, one.name, one.site)
         }
-        _ => complaint(link).map_or_else(|| link.state.clone(), |words| format!("Redis says: {words}")),
+        _ => format!("{} of {} links", found.len(), all.len()),
     };
-    format!("{which}: {what}")
-}
-
-/// How the master lists the replica, as far as it is known.
-fn replica(replication: &Replication) -> Option<String> {
-    let port = replication.port?;
-    Some(replication.host.as_ref().map_or_else(|| format!("port {port}"), |host| format!("{host}:{port}")))
-}
-
-/// How long a link has been held, in words; `None` if it is not held.
-pub fn held(link: &LinkStatus) -> Option<String> {
-    let whole = |seconds: f64| clock::span(seconds.round() as i64);
-    let (since, left) = (link.held_seconds?, link.gives_up_in_seconds?);
-    let mut text = format!("held {}, gives up in {}", whole(since), whole(left));
-    if let Some(failure) = link.redial_failure.as_ref().filter(|failure| failure.seconds_ago <= since) {
-        text += &format!(
-            "; dials failed {}, last {} ago: {}",
-            link.redials_failed,
-            whole(failure.seconds_ago),
-            failure.reason
-        );
-    }
-    Some(text)
-}
-
-/// What is in a standing like this, of the certificate, the CAs and the revocation lists.
-fn expiry(
-    status: &Status,
-    now: i64,
-    is_so: impl Fn(Standing) -> bool + Copy,
-) -> impl Iterator<Item = Finding> {
-    let terms = status.terms.iter().filter(move |term| is_so(term.standing(now)));
-    let of = move |kind: Kind| {
-        let found: Vec<_> = terms.clone().filter(|term| term.kind == kind).collect();
-        let is_past = found.iter().any(|term| term.standing(now) == Standing::Past);
-        let short = match (kind, is_past) {
-            (Kind::Certificate, true) => "the certificate has EXPIRED",
-            (Kind::Certificate, false) => "the certificate expires soon",
-            (Kind::Ca, true) => "a CA has EXPIRED",
-            (Kind::Ca, false) => "a CA expires soon",
-            (Kind::List, true) => "a revocation list is STALE",
-            (Kind::List, false) => "a revocation list becomes stale soon",
-        };
-        let lines: Vec<String> = found.iter().take(TOLD).map(|term| term.words(now)).collect();
-        (!lines.is_empty()).then(|| finding(short.to_owned(), lines))
-    };
-    [Kind::Certificate, Kind::Ca, Kind::List].into_iter().filter_map(of)
+    Some(Finding {
+        level: Level::Bad,
+        what: format!("{subject} {}", fault.words(found.len() == 1)),
+        details: alike(&found, |link| fault.detail(link)),
+        next: fault.next().to_owned(),
+    })
 }
 
 /// The links whose memory does not last for `hold`, the shortest first.
 fn uncovered(all: &[LinkStatus]) -> Option<Finding> {
-    let mut short: Vec<_> =
-        all.iter().filter_map(|link| Some((link, link.coverage.filter(Coverage::is_short)?))).collect();
-    short.sort_by(|(_, one), (_, other)| one.seconds.total_cmp(&other.seconds));
-    let line = |(link, coverage): &(&LinkStatus, Coverage)| {
-        format!("outages: {} to {}: {}", link.name, link.site, coverage.words())
-    };
-    let mut lines: Vec<String> = short.iter().take(TOLD).map(line).collect();
-    if short.len() > TOLD {
-        lines.push(format!("outages: {} more links for which less than hold is covered", short.len() - TOLD));
+    let short = |link: &LinkStatus| link.coverage.filter(Coverage::is_short);
+    let mut found: Vec<&LinkStatus> = all.iter().filter(|link| short(link).is_some()).collect();
+    let seconds = |link: &LinkStatus| short(link).map_or(f64::INFINITY, |coverage| coverage.seconds);
+    found.sort_by(|one, other| seconds(one).total_cmp(&seconds(other)));
+    (!found.is_empty()).then(|| Finding {
+        level: Level::Look,
+        what: "memory is too small for an outage as long as hold".to_owned(),
+        details: alike(&found, |link| short(link).as_ref().map_or_else(String::new, Coverage::fact)),
+        next: "raise [limits] memory: docs/wan.md, \"How much a link takes in meanwhile\"".to_owned(),
+    })
+}
+
+/// What makes links alike.
+fn key(link: &LinkStatus) -> (&str, &str, &str) {
+    (&link.name, &link.role, &link.site)
+}
+
+/// A detail for each name and site of these links, about the first of its links.
+fn alike(links: &[&LinkStatus], detail: impl Fn(&LinkStatus) -> String) -> Vec<String> {
+    let (mut places, mut groups) = (HashMap::new(), Vec::<(&LinkStatus, usize)>::new());
+    for link in links {
+        let place = *places.entry(key(link)).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, count)) => *count += 1,
+            None => groups.push((link, 1)),
+        }
     }
-    let words = "memory is too small for an outage as long as hold";
-    (!lines.is_empty()).then(|| finding(words.to_owned(), lines))
+    let line = |(link, count): &(&LinkStatus, usize)| {
+        let replica = link_words::replica(link).map_or_else(String::new, |at| format!(", replica {at}"));
+        let others = if *count > 1 { format!(", and {} more", count - 1) } else { String::new() };
+        let (name, way, number) = (&link.name, link_words::way(link), link.number);
+        format!("{name} {way} (link {number}{replica}{others}): {}", detail(link))
+    };
+    let mut details: Vec<String> = groups.iter().take(TOLD).map(line).collect();
+    let left: usize = groups.iter().skip(TOLD).map(|(_, count)| count).sum();
+    details.extend(
+        (left > 0).then(|| format!("and {}: replgate status --unwell", words::plural(left, "more link"))),
+    );
+    details
+}
+
+/// What expires, or has: the certificate, the CAs, the revocation lists.
+fn terms(status: &Status, now: i64) -> Vec<Finding> {
+    // An earlier release tells only when its certificate ends.
+    let until = status.certificate_expires;
+    let own = [Term { kind: Kind::Certificate, name: "cert".to_owned(), from: until, until }];
+    let terms = if status.terms.is_empty() { &own[..] } else { &status.terms };
+    let of = |(kind, level): (Kind, Level)| {
+        let is_it = |term: &&Term| term.kind == kind && of_term(term, now) == level;
+        let mut found: Vec<&Term> = terms.iter().filter(is_it).collect();
+        found.sort_by_key(|term| term.until);
+        let first = *found.first()?;
+        let left = clock::span(first.until.saturating_sub(now));
+        let what = match (kind, first.standing(now) == Standing::Past) {
+            (Kind::Certificate, true) => "the certificate has EXPIRED".to_owned(),
+            (Kind::Certificate, false) => format!("the certificate expires in {left}"),
+            (Kind::Ca, true) => "a CA has EXPIRED".to_owned(),
+            (Kind::Ca, false) => format!("a CA expires in {left}"),
+            (Kind::List, true) => "a revocation list is STALE".to_owned(),
+            (Kind::List, false) => format!("a revocation list becomes stale in {left}"),
+        };
+        let details = told(found.iter().map(|term| term.fact(now)), "of them: replgate status --json");
+        Some(Finding { level, what, details, next: first.next_step(now).to_owned() })
+    };
+    let kinds = [Kind::Certificate, Kind::Ca, Kind::List];
+    let all = kinds.into_iter().flat_map(|kind| [(kind, Level::Bad), (kind, Level::Look)]);
+    all.filter_map(of).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::redis::replication::Replication;
+    use crate::tls::expiry;
 
     /// A gateway at dc1 whose certificate is good until second 1000, with these fields of the JSON changed.
     fn status(change: impl FnOnce(&mut serde_json::Value)) -> Status {
@@ -243,137 +366,253 @@ mod tests {
         json
     }
 
-    fn faults(change: impl FnOnce(&mut serde_json::Value)) -> Vec<String> {
-        let health = Health::of(&status(change), 100);
-        assert_eq!(health.warnings, []);
-        health
-            .faults
-            .into_iter()
-            .map(|fault| format!("{}: {}", fault.short, fault.lines.join(" / ")))
-            .collect()
+    /// What is found, each finding in a line.
+    fn found(change: impl FnOnce(&mut serde_json::Value)) -> Vec<(Level, String)> {
+        let line = |found: Finding| {
+            assert!(!found.details.is_empty() && !found.next.is_empty(), "{found:?}");
+            (found.level, format!("{}: {} -> {}", found.what, found.details.join(" / "), found.next))
+        };
+        findings(&status(change), 100).into_iter().map(line).collect()
+    }
+
+    /// The one thing that is found.
+    #[track_caller]
+    fn one(change: impl FnOnce(&mut serde_json::Value)) -> (Level, String) {
+        let mut found = found(change);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    }
+
+    /// A replication with these fields of the JSON.
+    fn replication(fields: serde_json::Value) -> serde_json::Value {
+        let mut json =
+            serde_json::to_value(Replication { stage: Stage::Streaming, ..Default::default() }).unwrap();
+        json.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        json!({ "replication": json })
+    }
+
+    fn held() -> serde_json::Value {
+        json!({"state": "held", "held_seconds": 12.4, "gives_up_in_seconds": 32.6, "redials_failed": 4,
+            "redial_failure": {"seconds_ago": 2.0, "reason": "192.0.2.1:7379: no answer within 3 s"}})
     }
 
     #[test]
-    fn each_fault_is_named_with_its_place_and_the_next_step() {
-        assert_eq!(faults(|_| ()), [""; 0]);
-        let seen = faults(|json| json["terms"][0]["until"] = 65.into());
+    fn what_is_wrong_with_the_gateway_is_named_with_its_place_and_the_next_step() {
+        assert_eq!(found(|_| ()), []);
+        let (level, words) = one(|json| json["listeners_lost"] = json!(["127.0.0.1:7379"]));
+        assert!(level == Level::Bad && words.starts_with("not listening on 127.0.0.1:7379: "), "{words}");
+        assert!(words.ends_with("then restart the gateway"), "{words}");
+        let (_, words) = one(|json| json["without_link"] = json!(["orders"]));
         assert!(
-            seen[0].starts_with("the certificate has EXPIRED: tls.crt: the certificate EXPIRED 35 s ago"),
-            "{seen:?}"
+            words.starts_with("no link for orders: ") && words.contains("replgate events says why"),
+            "{words}"
         );
-        assert!(seen[0].contains("replgate certs renew"));
-        let seen = faults(|json| {
-            json["terms"] = serde_json::json!([]);
+        let (_, words) = one(|json| {
+            json["without_link"] = json!(["orders"]);
+            let event = |number: u64, name: &str, words: &str| {
+                let (kind, name, words) = ("no-link".into(), Some(name.into()), words.into());
+                serde_json::to_value(Event { number, kind, name, words, ..Event::default() }).unwrap()
+            };
+            let events = [(3, "stock", "other"), (2, "orders", "no link: refused"), (1, "orders", "old")];
+            json["events"] = events.map(|(number, name, words)| event(number, name, words)).to_vec().into();
+        });
+        assert!(words.contains("a moment ago and got no link: refused -> "), "{words}");
+        let (level, words) = one(|json| {
+            json["reload"] = json!({"read_at": 1, "refused": {"since": 5, "faults": ["a.toml:1: no"]}});
+        });
+        assert!(
+            level == Level::Bad && words.contains("a.toml:1: no") && words.contains("mend it, then reload"),
+            "{words}"
+        );
+        let full = |used: u64| {
+            move |json: &mut serde_json::Value| {
+                (json["memory_used"], json["memory_limit"]) = (used.into(), 100.into());
+            }
+        };
+        assert_eq!(found(full(90)), []);
+        let (level, words) = one(full(91));
+        assert!(level == Level::Look && words.contains("links hold 91 B of at most 100 B"), "{words}");
+    }
+
+    #[test]
+    fn what_expires_is_judged_by_days_and_a_short_life_by_its_last_part() {
+        const DAY: i64 = 86_400;
+        let of = |kind: &str, life: i64, left: i64| {
+            found(|json| {
+                json["terms"] =
+                    json!([{"kind": kind, "name": "x", "from": 100 + left - life, "until": 100 + left}]);
+            })
+        };
+        let year = |kind, left| of(kind, 365 * DAY, left);
+        assert_eq!(year("certificate", 14 * DAY), []);
+        let look = &year("certificate", 14 * DAY - 1)[0];
+        assert!(
+            look.0 == Level::Look && look.1.starts_with("the certificate expires in 13 days: x: "),
+            "{look:?}"
+        );
+        assert_eq!(year("certificate", 3 * DAY)[0].0, Level::Look);
+        let bad = &year("certificate", 3 * DAY - 1)[0];
+        assert!(bad.0 == Level::Bad && bad.1.starts_with("the certificate expires in 2 days"), "{bad:?}");
+        let past = &year("certificate", -35)[0];
+        assert!(
+            past.1.starts_with("the certificate has EXPIRED: x: the certificate EXPIRED 35 s ago"),
+            "{past:?}"
+        );
+        assert!(past.0 == Level::Bad && past.1.contains(" -> renew it: replgate certs renew"), "{past:?}");
+        assert!(year("ca", 13 * DAY)[0].1.starts_with("a CA expires in 13 days: the CA x "));
+        assert_eq!(year("list", DAY)[0].0, Level::Look, "a list still counts");
+        assert!(year("list", -1)[0].1.starts_with("a revocation list is STALE: "));
+        // It is renewed when a third is left, and that is no alarm each time.
+        let week = |left| of("certificate", 7 * DAY, left).first().map(|found| found.0);
+        assert_eq!([week(3 * DAY), week(DAY), week(DAY / 2)], [None, Some(Level::Look), Some(Level::Bad)]);
+        let (_, words) = one(|json| {
+            json["terms"] = json!([]);
             json["certificate_expires"] = 99.into();
         });
-        assert!(seen[0].contains("EXPIRED 1 s ago"), "an earlier gateway tells no terms: {seen:?}");
-        let seen = faults(|json| json["listeners_lost"] = serde_json::json!(["127.0.0.1:7379"]));
-        assert_eq!(
-            seen,
-            [
-                "not listening on 127.0.0.1:7379: NOT LISTENING on 127.0.0.1:7379 any more: restart the gateway"
-            ]
-        );
-        let seen = faults(|json| json["without_link"] = serde_json::json!(["orders"]));
-        assert!(seen[0].contains("no link for orders") && seen[0].contains("replgate events"), "{seen:?}");
-        let seen = faults(|json| {
-            json["without_link"] = serde_json::json!(["orders"]);
-            let event = |number: u64, name: &str, words: &str| {
-                let event = Event {
-                    number,
-                    kind: "no-link".into(),
-                    name: Some(name.into()),
-                    words: words.into(),
-                    ..Event::default()
-                };
-                serde_json::to_value(event).unwrap()
-            };
-            json["events"] = vec![
-                event(3, "stock", "other"),
-                event(2, "orders", "no link: refused"),
-                event(1, "orders", "old"),
-            ]
-            .into();
-        });
-        assert!(seen[0].ends_with("a moment ago and got no link: refused"), "{seen:?}");
-        let seen = faults(|json| {
-            json["reload"] =
-                serde_json::json!({"read_at": 1, "refused": {"since": 5, "faults": ["a.toml:1: no"]}});
-        });
-        assert!(seen[0].contains("a.toml:1: no") && seen[0].contains("mend it, then reload"), "{seen:?}");
+        assert!(words.contains("EXPIRED 1 s ago"), "an earlier gateway tells no terms: {words}");
     }
 
     #[test]
     fn links_of_one_name_and_site_share_a_line_and_many_are_counted() {
-        let held = serde_json::json!({"state": "held", "held_seconds": 12.4, "gives_up_in_seconds": 32.6,
-            "redials_failed": 4, "redial_failure": {"seconds_ago": 2.0, "reason": "192.0.2.1:7379: no answer within 3 s"}});
-        let seen = faults(|json| {
-            let mut links: Vec<_> = (1..=3).map(|number| link(number, held.clone())).collect();
-            links.push(link(4, serde_json::json!({})));
+        let (level, words) = one(|json| {
+            let mut links: Vec<_> = (1..=3).map(|number| link(number, held())).collect();
+            links.push(link(4, json!({})));
             for name in 5..10 {
-                let mut other = link(name, held.clone());
+                let mut other = link(name, held());
                 other["name"] = format!("m{name}").into();
                 links.push(other);
             }
             json["links"] = links.into();
         });
-        assert_eq!(seen.len(), 1);
+        assert_eq!(level, Level::Bad);
+        let start = "8 of 9 links are held: orders to dc2 (link 1, and 2 more): held 12 s, gives up in 33 s; dials failed 4, last 2 s ago: 192.0.2.1:7379: no answer within 3 s / m5 to dc2 ";
+        assert!(words.starts_with(start), "{words}");
         assert!(
-            seen[0].starts_with(
-                "8 of 9 links held: orders to dc2 (link 1, and 2 more): held 12 s, gives up in 33 s; dials failed 4, last 2 s ago: 192.0.2.1:7379: no answer within 3 s; replgate check examines the way there / m5 to dc2"
-            ),
-            "{seen:?}"
+            words.contains(" / and 3 more links: replgate status --unwell -> wait, or repair the path"),
+            "{words}"
         );
-        assert!(seen[0].ends_with(" / and 3 more links held: --unwell"), "{seen:?}");
-    }
-
-    #[test]
-    fn lag_errors_of_redis_and_unknown_states_are_faults_each_once() {
-        let replication = |fields: serde_json::Value| {
-            let mut json = serde_json::to_value(Replication::default()).unwrap();
-            json.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-            serde_json::json!({"replication": json})
-        };
-        let seen = faults(|json| {
-            json["links"] = serde_json::json!([
-                link(1, replication(serde_json::json!({"lag_seconds": 9.9, "stage": "streaming"}))),
-                link(
-                    2,
-                    replication(
-                        serde_json::json!({"lag_seconds": 12.0, "host": "dc2", "port": 6380, "complaint": "no"})
-                    )
-                ),
-                link(3, replication(serde_json::json!({"complaint": "NOAUTH"}))),
-                link(4, replication(serde_json::json!({"stage": "unknown", "unknown": "an odd answer"}))),
-            ]);
-        });
-        assert_eq!(
-            seen,
-            [
-                "1 of 4 links more than 10 s behind: orders to dc2 (link 2, replica dc2:6380): 12 s behind: is the path between the sites, or the replica, too slow?",
-                "1 of 4 links with an error of Redis: orders to dc2 (link 3): Redis says: NOAUTH",
-                "1 of 4 links in an unknown state: orders to dc2 (link 4): unknown: an odd answer; the bytes pass all the same",
-            ]
+        let alone = |links: Vec<serde_json::Value>| one(|json| json["links"] = links.into()).1;
+        assert!(alone(vec![link(1, held())]).starts_with("the link of orders with dc2 is held: "));
+        assert!(
+            alone(vec![link(1, held()), link(2, json!({}))])
+                .starts_with("a link of orders with dc2 is held: ")
         );
     }
 
     #[test]
-    fn what_may_break_is_a_warning() {
-        let health = Health::of(
+    fn there_are_few_findings_of_few_details_whatever_is_wrong() {
+        let found = findings(
             &status(|json| {
-                json["terms"] = serde_json::json!([{"kind": "ca", "name": "CN=x", "from": 0, "until": 110}]);
-                let covered =
-                    serde_json::json!({"bytes_per_second": 1e6, "seconds": 9.0, "hold_seconds": 45.0});
-                json["links"] = serde_json::json!([link(1, serde_json::json!({"coverage": covered}))]);
+                let names: Vec<String> = (0..600).map(|at| format!("m{at}")).collect();
+                let links = names.iter().enumerate().map(|(at, name)| {
+                    let mut link = link(
+                        at as u64,
+                        if at % 2 == 0 { held() } else { replication(json!({"complaint": name})) },
+                    );
+                    link["name"] = name.as_str().into();
+                    link
+                });
+                json["links"] = links.collect::<Vec<_>>().into();
+                let term = |name| json!({"kind": "ca", "name": name, "from": 0, "until": 1});
+                json["terms"] = names.iter().map(term).collect::<Vec<_>>().into();
+                json["without_link"] = names.into();
+                json["listeners_lost"] =
+                    (1..600).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().into();
             }),
             100,
         );
-        assert_eq!(health.faults, []);
-        let lines: Vec<&String> = health.warnings.iter().flat_map(|warning| &warning.lines).collect();
-        assert!(
-            lines[0].starts_with("the CA CN=x expires in 10 s")
-                && lines[1].starts_with("outages: orders to dc2: "),
-            "{lines:?}"
+        let what: Vec<&str> = found.iter().map(|found| &*found.what).collect();
+        let wanted = [
+            "a CA has EXPIRED",
+            "not listening on 599 addresses",
+            "300 of 600 links are held",
+            "no link for 600 far masters",
+            "300 of 600 links have an error of Redis",
+        ];
+        assert_eq!(what, wanted);
+        assert!(found.iter().all(|found| found.details.len() == TOLD + 1), "{found:#?}");
+    }
+
+    #[test]
+    fn a_link_has_one_fault_and_each_fault_is_told_once() {
+        let links = [
+            link(1, replication(json!({"lag_seconds": 10.0}))),
+            link(
+                2,
+                replication(
+                    json!({"lag_seconds": 12.0, "lag_bytes": 61_000_000, "host": "dc2", "port": 6380}),
+                ),
+            ),
+            link(3, replication(json!({"complaint": "NOAUTH", "lag_seconds": 12.0}))),
+            link(4, replication(json!({"stage": "unknown", "unknown": "an odd answer"}))),
+        ];
+        let seen = found(|json| json["links"] = links.to_vec().into());
+        let what: Vec<&str> = seen.iter().filter_map(|(_, words)| words.split(" -> ").next()).collect();
+        assert_eq!(
+            what,
+            [
+                "a link of orders with dc2 is in an unknown state: orders to dc2 (link 4, replica dc2): an odd answer",
+                "a link of orders with dc2 has an error of Redis: orders to dc2 (link 3, replica dc2): Redis says: NOAUTH",
+                "a link of orders with dc2 is more than 10 s behind: orders to dc2 (link 2, replica dc2:6380): 12 s, 61 MB behind",
+            ]
         );
+        let level = |link: &serde_json::Value| of_link(&serde_json::from_value(link.clone()).unwrap());
+        assert_eq!(links.each_ref().map(level), [Level::Good, Level::Bad, Level::Bad, Level::Bad]);
+        assert_eq!(level(&link(5, replication(json!({"stage": "loading"})))), Level::Busy);
+        assert_eq!(level(&link(6, json!({}))), Level::Good, "of a plain tunnel nothing more is known");
+        assert_eq!(level(&link(7, held())), Level::Bad);
+    }
+
+    #[test]
+    fn what_may_break_is_worth_a_look_and_comes_last() {
+        let covered = |seconds: f64| json!({"coverage": {"bytes_per_second": 1e6, "seconds": seconds, "hold_seconds": 45.0}});
+        let seen = found(|json| {
+            json["terms"] = json!([{"kind": "ca", "name": "CN=x", "from": -100_000_000, "until": 1_000_000}]);
+            let mut other = link(2, covered(3.0));
+            other["name"] = "stock".into();
+            json["links"] = json!([link(1, covered(9.0)), other, link(3, held())]);
+        });
+        let levels: Vec<Level> = seen.iter().map(|(level, _)| *level).collect();
+        assert_eq!(levels, [Level::Bad, Level::Look, Level::Look], "{seen:?}");
+        assert!(seen[1].1.starts_with("a CA expires in 11 days: "), "{seen:?}");
+        let start = "memory is too small for an outage as long as hold: stock to dc2 (link 2): 1.0 MB/s, an outage of 3 s is covered, less than hold (45 s) / orders to dc2 (link 1): ";
+        assert!(seen[2].1.starts_with(start) && seen[2].1.contains(" -> raise [limits] memory"), "{seen:?}");
+    }
+
+    /// The one expression of an alert that has this metric in it, without blanks.
+    #[track_caller]
+    fn expressions(alert: &str) -> Vec<String> {
+        let rules = include_str!("../../packaging/monitoring/replgate.rules.yml");
+        let of = rules.split("- alert: ").skip(1).filter(|rule| rule.lines().next() == Some(alert));
+        let expression = |rule: &str| {
+            let (_, after) = rule.split_once("expr: ")?;
+            let end =
+                after.find("\n        labels:").into_iter().chain(after.find("\n        for:")).min()?;
+            Some(after[..end].split_whitespace().filter(|word| *word != ">-").collect::<Vec<_>>().join(" "))
+        };
+        let found: Vec<String> = of.filter_map(expression).collect();
+        assert!(!found.is_empty(), "no alert {alert}");
+        found
+    }
+
+    #[test]
+    fn the_alert_rules_have_the_same_limits() {
+        assert_eq!(expressions("ReplgateLag"), [format!("replgate_lag_seconds > {BEHIND:.0}")]);
+        let memory = format!("replgate_memory_used_bytes / replgate_memory_limit_bytes > {FULL}");
+        assert_eq!(expressions("ReplgateMemoryShort"), [memory]);
+        let left = "replgate_certificate_expiry_timestamp_seconds - time()";
+        let [soon, late] =
+            [expiry::SOON, expiry::LATE].map(|seconds| format!("{} * 86400", seconds / 86_400));
+        let wanted = [format!("{left} < {soon} and {left} >= {late}"), format!("{left} < {late}")];
+        assert_eq!(expressions("ReplgateCertificateExpiry"), wanted);
+        // These have no limit of their own: what they compare is in the state.
+        for (alert, expression) in [
+            ("ReplgateOutageNotCovered", "replgate_outage_covered_seconds < replgate_link_hold_seconds"),
+            ("ReplgateReplicaWithoutLink", "replgate_replica_without_link == 1"),
+            ("ReplgateReloadFailed", "replgate_reload_refused == 1"),
+            ("ReplgateRevocationListStale", "replgate_revocation_list_stale_timestamp_seconds < time()"),
+        ] {
+            assert_eq!(expressions(alert), [expression]);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! drops every link. The config in use is always a good one, since a gateway with another does not start;
 //! so a reload that was refused changes nothing here.
 
-use super::Status;
+use super::{Status, health};
 use crate::clock;
 use crate::units::ListenAddress;
 
@@ -30,9 +30,7 @@ pub fn links_down(status: &Status) -> Vec<String> {
     let held = held.map(|link| {
         format!("link {} of {:?} with site {} is held: nothing carries it", link.number, link.name, link.site)
     });
-    let without = status.without_link.iter().map(|name| {
-        format!("a replica asked for {name:?} a moment ago and got no link; the gateway's log says why")
-    });
+    let without = status.without_link.iter().map(|name| health::got_no_link(status, name));
     held.chain(without).collect()
 }
 

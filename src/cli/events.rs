@@ -151,23 +151,14 @@ fn text(events: &[&Event], columns: Option<usize>, day: &mut String) -> Vec<Stri
     let kinds = events.iter().map(|event| width(&event.kind)).max().unwrap_or(0);
     let mut lines = Vec::new();
     for event in events {
-        let at = clock::utc(event.at);
-        let (date, time) = at.split_once('T').unwrap_or((&at, ""));
-        if date != day {
-            date.clone_into(day);
+        let date = clock::date(event.at);
+        if date != *day {
             lines.push(format!("{date}, UTC"));
+            *day = date;
         }
-        let time = time.trim_end_matches('Z');
-        let about: Vec<&str> = [&event.name, &event.site].into_iter().flatten().map(|name| &**name).collect();
-        let number = event.link.map_or_else(String::new, |number| format!(" #{number}"));
-        let about = if about.is_empty() { String::new() } else { format!("{}{number}: ", about.join(" ")) };
-        let seconds = event.seconds.map_or_else(String::new, |seconds| match event.end {
-            Some(_) => format!(" (was up for {seconds:.1} s)"),
-            None => format!(" (was held for {seconds:.1} s)"),
-        });
-        let more = event.more.map_or_else(String::new, |more| format!(" (and {more} more before)"));
+        let time = clock::time_of_day(event.at);
         let head = format!("{time:<TIME$}  {:<kinds$}  ", event.kind);
-        let words = one_line(&format!("{about}{}{seconds}{more}", event.words));
+        let words = one_line(&event.sentence());
         match columns {
             Some(columns) => lines.extend(wrapped_after(&head, &words, columns, TIME + 4)),
             None => lines.push(head + &words),

@@ -1,4 +1,4 @@
-//! Text for a screen: wrapped, cut, and amounts in few columns.
+//! Text for a screen: wrapped, cut, and what only a table of every detail needs; `crate::words` has the amounts.
 //!
 //! A column is a character: names and sites are ASCII, and what a far side says is escaped.
 
@@ -81,46 +81,6 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{value:.1} TiB")
 }
 
-/// A number of bytes in at most six columns: `999 B`, `1.2 MB`, `12 MB`.
-pub(super) fn size(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "kB", "MB", "GB", "TB"] {
-        if value < 999.5 {
-            let is_small = unit != "B" && value < 9.95;
-            return if is_small { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{:.0} PB", value.min(999.0))
-}
-
-/// A span in at most six columns: `0.3 s`, `12 s`, `5 min`, `23 h`, `364 d`.
-pub(super) fn span(seconds: f64) -> String {
-    match seconds {
-        ..9.95 => format!("{:.1} s", seconds.max(0.0)),
-        ..119.5 => format!("{seconds:.0} s"),
-        ..7_200.0 => format!("{:.0} min", (seconds / 60.0).floor()),
-        ..172_800.0 => format!("{:.0} h", (seconds / 3600.0).floor()),
-        ..86_400_000.0 => format!("{:.0} d", (seconds / 86_400.0).floor()),
-        _ => ">999 d".to_owned(),
-    }
-}
-
-/// A span in whole seconds at least.
-pub(super) fn whole_span(seconds: f64) -> String {
-    if seconds < 9.95 { format!("{:.0} s", seconds.max(0.0)) } else { span(seconds) }
-}
-
-/// A round trip in at most six columns: `0.1 ms`, `80 ms`, `1.2 s`.
-pub(super) fn round_trip(seconds: f64) -> String {
-    let millis = seconds * 1000.0;
-    match millis {
-        ..9.95 => format!("{:.1} ms", millis.max(0.0)),
-        ..999.5 => format!("{millis:.0} ms"),
-        _ => span(seconds),
-    }
-}
-
 /// A count in at most six columns.
 pub(super) fn count(count: u64) -> String {
     match count {
@@ -138,18 +98,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_read_as_people_say_them() {
-        assert_eq!(
-            [0, 999, 1000, 9_940, 9_960, 1_234_567].map(size),
-            ["0 B", "999 B", "1.0 kB", "9.9 kB", "10 kB", "1.2 MB"]
-        );
-        assert_eq!(
-            [0.04, 12.4, 125.0, 7_300.0, 31_450_000.0].map(span),
-            ["0.0 s", "12 s", "2 min", "2 h", "364 d"]
-        );
-        assert_eq!([0.000_08, 0.08, 1.25].map(round_trip), ["0.1 ms", "80 ms", "1.2 s"]);
+    fn a_count_is_short() {
         assert_eq!([7, 123_456, 98_000_000].map(count), ["7", "123k", "98M"]);
-        assert_eq!(whole_span(0.6), "1 s");
     }
 
     #[test]
@@ -167,16 +117,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_wider_than_it_may_be(text in "\\PC{0,200}", most in 1_usize..100, indent in 0_usize..20, number: u64, seconds in 0.0..1e15) {
+        fn nothing_is_wider_than_it_may_be(text in "\\PC{0,200}", most in 1_usize..100, indent in 0_usize..20, number: u64) {
             let lines = wrapped(&text, most, indent);
             prop_assert!(lines.iter().all(|line| width(line) <= most), "{lines:?}");
             let kept: String = lines.concat().chars().filter(|letter| !letter.is_whitespace()).collect();
             let all: String = one_line(&text).chars().filter(|letter| !letter.is_whitespace()).collect();
             prop_assert_eq!(kept, all);
             prop_assert!(width(&cut(&text, most)) <= most && width(&both_ends(&text, most)) <= most);
-            for amount in [size(number), span(seconds), whole_span(seconds), round_trip(seconds), count(number)] {
-                prop_assert!(width(&amount) <= 6, "{amount}");
-            }
+            prop_assert!(width(&count(number)) <= 6);
         }
     }
 }

@@ -284,3 +284,11 @@ pub struct Snapshot {
     /// Seconds left at that rate.
     pub seconds_left: Option<f64>,
 }
+
+impl Snapshot {
+    /// How much of it has passed, from 0 to 1; `None` while its size is not known.
+    pub fn share(&self) -> Option<f64> {
+        let size = self.size.filter(|size| *size > 0)?;
+        Some((self.bytes as f64 / size as f64).min(1.0))
+    }
+}

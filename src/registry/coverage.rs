@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::words;
+
 /// Time over which the write rate is averaged; what is older counts little.
 const AVERAGED: Duration = Duration::from_secs(60);
 
@@ -32,20 +34,19 @@ impl Coverage {
         self.seconds < self.hold_seconds
     }
 
-    /// In words.
+    /// In words, with the next step if it is short.
     pub fn words(&self) -> String {
+        let next = if self.is_short() { "; raise [limits] memory" } else { "" };
+        format!("{}{next}", self.fact())
+    }
+
+    /// In words.
+    pub fn fact(&self) -> String {
         let Self { bytes_per_second, seconds, hold_seconds } = *self;
-        let rate = match bytes_per_second {
-            rate if rate < 999_500.0 => format!("{:.0} kB/s", rate / 1e3),
-            rate if rate < 9.95e6 => format!("{:.1} MB/s", rate / 1e6),
-            rate => format!("{:.0} MB/s", rate / 1e6),
-        };
-        let covered = format!("{rate}, an outage of {:.0} s is covered", seconds.floor());
-        if self.is_short() {
-            format!("{covered}, less than hold ({hold_seconds:.0} s); raise [limits] memory")
-        } else {
-            covered
-        }
+        let rate = words::rate(bytes_per_second);
+        let less =
+            if self.is_short() { format!(", less than hold ({hold_seconds:.0} s)") } else { String::new() };
+        format!("{rate}, an outage of {:.0} s is covered{less}", seconds.floor())
     }
 }
 

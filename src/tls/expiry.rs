@@ -12,6 +12,12 @@ use crate::clock;
 /// A day in seconds.
 const DAY: i64 = 86_400;
 
+/// Seconds before the end from which it is time to act.
+pub const SOON: i64 = 14 * DAY;
+
+/// Seconds before the end from which it is late; for a lifetime of less than a month its last tenth.
+pub const LATE: i64 = 3 * DAY;
+
 /// An hour in seconds.
 const HOUR: i64 = 3_600;
 
@@ -38,6 +44,17 @@ pub enum Standing {
     LastDay,
     /// It has expired.
     Past,
+}
+
+/// How soon something that expires has to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// There is time, or it is not due yet: at least a third of its lifetime is left.
+    None,
+    /// Within [`SOON`].
+    Soon,
+    /// Within [`LATE`], or too late. A revocation list still counts after its end, so it is late then alone.
+    Now,
 }
 
 impl Standing {
@@ -72,29 +89,51 @@ impl Term {
         }
     }
 
+    /// How soon it has to be replaced, as `status`, the page and the alert rules judge it.
+    pub fn urgency(&self, now: i64) -> Urgency {
+        let left = self.until.saturating_sub(now);
+        let late = LATE.min(self.until.saturating_sub(self.from) / 10);
+        match self.standing(now) {
+            Standing::Past => Urgency::Now,
+            Standing::Good => Urgency::None,
+            Standing::Ending | Standing::LastDay if left < late && self.kind != Kind::List => Urgency::Now,
+            Standing::Ending | Standing::LastDay if left < SOON => Urgency::Soon,
+            Standing::Ending | Standing::LastDay => Urgency::None,
+        }
+    }
+
     /// A sentence for the operator, with the next step.
     pub fn words(&self, now: i64) -> String {
+        format!("{}; {}", self.fact(now), self.next_step(now))
+    }
+
+    /// What is known of its end.
+    pub fn fact(&self, now: i64) -> String {
         let Self { kind, name, until, .. } = self;
         let (at, span) = (clock::utc(*until), clock::span(until.saturating_sub(now)));
         match (kind, self.standing(now) == Standing::Past) {
-            (Kind::Certificate, false) => format!(
-                "{name}: the certificate expires in {span}, on {at}; renew it: replgate certs renew, then copy it here and reload"
-            ),
-            (Kind::Certificate, true) => format!(
-                "{name}: the certificate EXPIRED {span} ago, on {at}: no far gateway takes it; renew it: replgate certs renew, then copy it here and reload"
-            ),
-            (Kind::Ca, false) => format!(
-                "the CA {name} expires in {span}, on {at}; put the CA that follows it beside it in `ca` at every site"
-            ),
-            (Kind::Ca, true) => format!(
-                "the CA {name} EXPIRED {span} ago, on {at}: what it has signed is refused; put the CA that follows it in its place in `ca`"
-            ),
-            (Kind::List, false) => format!(
-                "the revocation list of {name} becomes stale in {span}, on {at}; fetch a new one and reload"
-            ),
+            (Kind::Certificate, false) => format!("{name}: the certificate expires in {span}, on {at}"),
+            (Kind::Certificate, true) => {
+                format!("{name}: the certificate EXPIRED {span} ago, on {at}: no far gateway takes it")
+            }
+            (Kind::Ca, false) => format!("the CA {name} expires in {span}, on {at}"),
+            (Kind::Ca, true) => {
+                format!("the CA {name} EXPIRED {span} ago, on {at}: what it has signed is refused")
+            }
+            (Kind::List, false) => format!("the revocation list of {name} becomes stale in {span}, on {at}"),
             (Kind::List, true) => format!(
-                "the revocation list of {name} is STALE, for {span}, since {at}: it still counts, but later revocations are missing; fetch a new one and reload"
+                "the revocation list of {name} is STALE, for {span}, since {at}: it still counts, but later revocations are missing"
             ),
+        }
+    }
+
+    /// What to do about it.
+    pub fn next_step(&self, now: i64) -> &'static str {
+        match (self.kind, self.standing(now) == Standing::Past) {
+            (Kind::Certificate, _) => "renew it: replgate certs renew, then copy it here and reload",
+            (Kind::Ca, false) => "put the CA that follows it beside it in `ca` at every site",
+            (Kind::Ca, true) => "put the CA that follows it in its place in `ca`",
+            (Kind::List, _) => "fetch a new one and reload",
         }
     }
 }

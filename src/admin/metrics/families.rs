@@ -77,12 +77,8 @@ impl<'a> Place<'a> {
 
     /// The progress of the snapshot that has come least far, of those whose size is known.
     fn progress(&self) -> Option<f64> {
-        let ratio = |replication: &Replication| {
-            let snapshot = replication.snapshot.as_ref()?;
-            let size = snapshot.size.filter(|size| *size > 0)?;
-            Some(snapshot.bytes as f64 / size as f64)
-        };
-        least(self.snapshots().filter_map(ratio))
+        let share = |replication: &Replication| replication.snapshot.as_ref()?.share();
+        least(self.snapshots().filter_map(share))
     }
 
     fn snapshot_bytes(&self) -> Option<u64> {

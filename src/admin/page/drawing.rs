@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use maud::{Markup, html};
 
-use super::words;
 use crate::registry::{Point, SAMPLE_EVERY, SPAN};
+use crate::words;
 
 /// Height of a drawing in its own units. Its width is one unit a second.
 const HEIGHT: f64 = 100.0;
@@ -67,10 +67,10 @@ pub(super) fn lag(of: &str, points: &[Point]) -> Markup {
     let lines = [Line::new("greatest lag", "first", points, |point| point.lag_seconds)];
     let bytes = Line::new("", "", points, |point| point.lag_bytes);
     let more = bytes.greatest().map(|greatest| {
-        let now = bytes.now().map_or_else(|| "not known".to_owned(), words::bytes);
-        format!("in bytes: now {now}, greatest {}", words::bytes(greatest))
+        let now = bytes.now().map_or_else(|| "not known".to_owned(), words::size);
+        format!("in bytes: now {now}, greatest {}", words::size(greatest))
     });
-    drawing("Lag", of, &lines, ceiling_of_seconds, words::seconds, more.as_deref())
+    drawing("Lag", of, &lines, ceiling_of_seconds, words::span, more.as_deref())
 }
 
 fn drawing(
@@ -135,11 +135,11 @@ fn area(path: &str) -> String {
     area
 }
 
-/// The top of an axis of bytes: 1, 2 or 5 of a unit, or ten or a hundred times that, and no less than 1 KiB.
+/// The top of an axis of bytes: 1, 2 or 5 of a unit, or ten or a hundred times that, and no less than 1 kB.
 fn ceiling_of_bytes(greatest: f64) -> f64 {
-    let mut unit = 1024.0;
+    let mut unit = 1000.0;
     while greatest > 500.0 * unit {
-        unit *= 1024.0;
+        unit *= 1000.0;
     }
     let steps = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
     steps.into_iter().map(|step| step * unit).find(|top| *top >= greatest).unwrap_or(greatest)
@@ -197,16 +197,16 @@ mod tests {
             assert!(text.contains(words), "{words}\n{text}");
         }
         let gone = throughput("orders", &points(&[Some(2048.0), None])).into_string();
-        assert!(gone.contains("to replicas now not known, greatest 2.0 KiB/s"), "{gone}");
+        assert!(gone.contains("to replicas now not known, greatest 2.0 kB/s"), "{gone}");
         let empty = throughput("orders", &[]).into_string();
         assert!(empty.contains("Nothing is known yet") && empty.contains("to replicas not known"), "{empty}");
     }
 
     #[test]
     fn an_axis_ends_at_a_round_value_above_all_others() {
-        let of = [0.0, 1024.0, 1025.0, 500.0 * 1024.0, 501.0 * 1024.0, 3e6, 7e9].map(ceiling_of_bytes);
-        let shown = of.map(words::bytes);
-        assert_eq!(shown, ["1.0 KiB", "1.0 KiB", "2.0 KiB", "500.0 KiB", "1.0 MiB", "5.0 MiB", "10.0 GiB"]);
+        let of = [0.0, 1000.0, 1001.0, 5e5, 5.01e5, 3e6, 7e9].map(ceiling_of_bytes);
+        let shown = of.map(words::size);
+        assert_eq!(shown, ["1.0 kB", "1.0 kB", "2.0 kB", "500 kB", "1.0 MB", "5.0 MB", "10 GB"]);
         assert_eq!([0.2, 3.0, 30.0, 45.0, 8000.0].map(ceiling_of_seconds), [1.0, 4.0, 40.0, 60.0, 14_400.0]);
     }
 }

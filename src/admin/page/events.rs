@@ -1,54 +1,35 @@
-//! What happened last.
+//! What happened last, as `replgate events` tells it.
 
 use maud::{Markup, html};
 
-use super::words;
-use crate::admin::Status;
+use crate::clock;
+use crate::registry::Event;
 
-/// Most events that are listed, and the most letters of each.
-const LISTED: (usize, usize) = (30, 400);
+/// Most events that are listed.
+const LISTED: usize = 30;
 
-/// Something that happened: when, in seconds since 1970, of which kind, and in words.
-pub(super) struct Event {
-    pub(super) at: i64,
-    pub(super) kind: String,
-    pub(super) words: String,
-}
-
-/// The events of a gateway, the latest first.
-pub(super) fn of(status: &Status) -> Vec<Event> {
-    let ended = status.ended.iter().map(|ended| Event {
-        at: ended.at,
-        kind: "link ended".to_owned(),
-        words: format!(
-            "{} with {}, link {}, {} before: {}",
-            ended.link.name, ended.link.site, ended.link.number, ended.link.state, ended.reason
-        ),
-    });
-    ended.collect()
-}
-
-/// The part of the page about them.
+/// The part of the page about them, the latest first.
 pub(super) fn part(events: &[Event], now: i64) -> Markup {
-    let (most, letters) = LISTED;
+    let told: Vec<&Event> = events.iter().filter(|event| !event.is_routine()).take(LISTED).collect();
     html! {
         section #events {
             h2 { "Last events" }
             div.card {
-                @if events.is_empty() { p.muted { "Nothing has happened since the start." } }
+                @if told.is_empty() { p.muted { "Nothing has happened since the start." } }
                 ol.events {
-                    @for event in events.iter().take(most) {
-                        li {
+                    @for event in told {
+                        li.(event.level) {
                             span.number.when {
-                                @if words::date(event.at) != words::date(now) { (words::date(event.at)) " " }
-                                (words::time_of_day(event.at))
+                                @if clock::date(event.at) != clock::date(now) { (clock::date(event.at)) " " }
+                                (clock::time_of_day(event.at))
                             }
-                            span.muted.ago { (words::ago(event.at, now)) }
+                            span.muted.ago { (clock::ago(event.at, now)) }
                             b.kind { (event.kind) }
-                            span.words { (event.words.chars().take(letters).collect::<String>()) }
+                            span.words { (event.sentence()) }
                         }
                     }
                 }
+                @if events.len() > LISTED { p.muted { "All that are kept: replgate events" } }
             }
         }
     }

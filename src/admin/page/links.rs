@@ -8,12 +8,14 @@ use std::collections::{HashMap, HashSet};
 
 use maud::{Markup, html};
 
-use super::verdict::{self, Level, mark};
-use super::{drawing, words};
-use crate::admin::Status;
+use super::drawing;
+use super::findings::mark;
+use crate::admin::health::{self, Level};
+use crate::admin::{Status, link_words};
 use crate::clock;
 use crate::redis::replication::{Replication, Snapshot, Stage};
 use crate::registry::{Coverage, History, LinkStatus};
+use crate::words::{self, plural};
 
 /// Most entries that have drawings and rows.
 const WHOLE: usize = 12;
@@ -88,8 +90,8 @@ impl<'a> Entry<'a> {
         }
         // A sync may use two connections: they are one replica.
         links.retain(|link| link.replication.as_ref().is_none_or(|part| part.part_of.is_none()));
-        links.sort_by_key(|link| Reverse(verdict::of_link(link).0));
-        let worst = links.iter().map(|link| verdict::of_link(link).0).max();
+        links.sort_by_key(|link| Reverse(health::of_link(link)));
+        let worst = links.iter().map(|link| health::of_link(link)).max();
         let (level, state) = match (worst, is_missed) {
             (_, true) => (Level::Bad, "a replica got no link".to_owned()),
             (Some(level), _) => (level, states(&links)),
@@ -104,7 +106,7 @@ impl<'a> Entry<'a> {
     }
 
     fn place(&self) -> String {
-        let sites = words::names(self.sites.iter().copied(), SITES);
+        let sites = words::names(&self.sites, SITES);
         match (self.role, sites.is_empty()) {
             ("master", true) => "the master is here".to_owned(),
             ("master", false) => format!("the master is here, offered to {sites}"),
@@ -117,20 +119,9 @@ impl<'a> Entry<'a> {
 /// How many links are in each state, most first, as in `2 streaming, 1 full sync`; with one link its state
 /// alone.
 pub(super) fn states(links: &[&LinkStatus]) -> String {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for link in links {
-        match counts.iter_mut().find(|(state, _)| *state == link.state) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((&link.state, 1)),
-        }
-    }
-    counts.sort_by_key(|(_, count)| Reverse(*count));
-    match counts[..] {
+    match link_words::states(links)[..] {
         [(state, 1)] => state.to_owned(),
-        _ => {
-            let parts = counts.iter().map(|(state, count)| format!("{count} {state}"));
-            parts.collect::<Vec<_>>().join(", ")
-        }
+        ref states => link_words::listed(states),
     }
 }
 
@@ -158,7 +149,7 @@ pub(super) fn part(entries: &[Entry<'_>], status: &Status, history: &History) ->
                     }
                 }
                 @if rest.len() > LINES {
-                    p.muted { "And " (words::count(rest.len() - LINES, "more entry").replace("entrys", "entries"))
+                    p.muted { "And " (plural(rest.len() - LINES, "more entry").replace("entrys", "entries"))
                         ": replgate status --all" }
                 }
             }
@@ -194,7 +185,7 @@ fn article(entry: &Entry<'_>, status: &Status, history: &History, rows: usize) -
                     @for link in entry.links.iter().take(rows) { (row(link, &status.links)) }
                 }
                 @if more > 0 {
-                    p.muted { "And " (words::count(more, "more link")) ": replgate status --all" }
+                    p.muted { "And " (plural(more, "more link")) ": replgate status --all" }
                 }
             }
             @if !entry.links.is_empty() || carried {
@@ -216,15 +207,15 @@ fn state(level: Level, is_used: bool, words: &str) -> Markup {
 
 /// One replica: a row that opens to show all that is known.
 fn row(link: &LinkStatus, all: &[LinkStatus]) -> Markup {
-    let (level, _) = verdict::of_link(link);
+    let level = health::of_link(link);
     let replication = link.replication.as_ref();
     let lag = replication.and_then(|replication| {
         let (bytes, seconds) = (replication.lag_bytes?, replication.lag_seconds?);
-        Some(format!("{}, {}", words::seconds(seconds), words::bytes(bytes as f64)))
+        Some(format!("{}, {}", words::span(seconds), words::size(bytes as f64)))
     });
     let unknown = || "–".to_owned();
     let rate = link.to_replica_bytes_per_second.map_or_else(unknown, |rate| words::rate(rate as f64));
-    let trip = link.round_trip_seconds.map_or_else(unknown, words::milliseconds);
+    let trip = link.round_trip_seconds.map_or_else(unknown, words::round_trip);
     let age = clock::span(i64::try_from(link.seconds).unwrap_or(i64::MAX));
     html! {
         details.link #{ "link-" (link.number) } {
@@ -258,31 +249,15 @@ fn breaks(link: &LinkStatus) -> String {
     }
 }
 
-/// The replica as the master lists it, as far as it is known.
+/// The replica, or the link's number where there is none.
 fn name(link: &LinkStatus) -> String {
-    let Some(replication) = &link.replication else { return format!("link {}", link.number) };
-    let is_here = link.role == "replica";
-    let host = match &replication.host {
-        Some(host) => host.clone(),
-        // Without an announcement a master lists the address that the connection comes from.
-        None if is_here => link.redis.rsplit_once(':').map_or_else(String::new, |(host, _)| host.to_owned()),
-        None => link.site.clone(),
-    };
-    format!("{host}{}", replication.port.map_or_else(String::new, |port| format!(":{port}")))
+    link_words::replica(link).unwrap_or_else(|| format!("link {}", link.number))
 }
 
 /// What the link does now, where its state alone does not say it.
 fn doing(link: &LinkStatus) -> Markup {
-    if let (Some(since), Some(left)) = (link.held_seconds, link.gives_up_in_seconds) {
-        let failure = link.redial_failure.as_ref().filter(|failure| failure.seconds_ago <= since);
-        return html! {
-            span.doing {
-                "for " (words::seconds(since)) ", gives up in " (words::seconds(left))
-                @if let Some(failure) = failure {
-                    "; last dial " (words::seconds(failure.seconds_ago)) " ago: " (failure.reason)
-                }
-            }
-        };
+    if let Some(held) = link_words::held(link) {
+        return html! { span.doing { "for " (held) } };
     }
     let Some(replication) = &link.replication else { return html! {} };
     let complaint = html! {
@@ -292,7 +267,7 @@ fn doing(link: &LinkStatus) -> Markup {
         (Stage::Waiting, _) => html! { span.doing { "for the master's answer or fork" } },
         (Stage::FullSync, Some(snapshot)) => progress(snapshot),
         (Stage::Loading, Some(snapshot)) => {
-            html! { span.doing { "the " (words::bytes(snapshot.bytes as f64)) " of its snapshot" } }
+            html! { span.doing { "the " (words::size(snapshot.bytes as f64)) " of its snapshot" } }
         }
         (Stage::Unknown, _) => html! { span.doing { (replication.unknown.as_deref().unwrap_or_default()) } },
         _ => html! {},
@@ -302,20 +277,19 @@ fn doing(link: &LinkStatus) -> Markup {
 
 /// How far a snapshot has come: a bar where its size is known, and numbers.
 fn progress(snapshot: &Snapshot) -> Markup {
-    let done = snapshot.bytes as f64;
-    let size = snapshot.size.map(|size| size as f64).filter(|size| *size > 0.0);
+    let size = |bytes: u64| words::size(bytes as f64);
     html! {
-        @if let Some(size) = size {
-            @let share = (done / size * 100.0).min(100.0).floor();
-            progress value=(share) max="100" aria-label="full sync" {}
+        @if let (Some(share), Some(of)) = (snapshot.share(), snapshot.size) {
+            @let percent = (share * 100.0).floor();
+            progress value=(percent) max="100" aria-label="full sync" {}
             span.doing {
-                b { (share) " %" } ", " (words::bytes(done)) " of " (words::bytes(size))
+                b { (percent) " %" } ", " (size(snapshot.bytes)) " of " (size(of))
                 @if let Some(rate) = snapshot.bytes_per_second { ", " (words::rate(rate as f64)) }
-                @if let Some(left) = snapshot.seconds_left { ", " (clock::span(left.ceil() as i64)) " left" }
+                @if let Some(left) = snapshot.seconds_left { ", " (words::whole_span(left.ceil())) " left" }
             }
         } @else {
             span.doing {
-                (words::bytes(done))
+                (size(snapshot.bytes))
                 @if let Some(rate) = snapshot.bytes_per_second { ", " (words::rate(rate as f64)) }
                 "; the master does not say how much there is"
             }
@@ -334,7 +308,7 @@ fn facts(link: &LinkStatus, all: &[LinkStatus]) -> Markup {
     let offset = |offset: &Option<u64>| offset.map(|offset| offset.to_string());
     let acknowledged = offset(acknowledged_offset).map(|offset| {
         let ago = replication.acknowledged_seconds_ago.unwrap_or_default();
-        format!("{offset}, {} ago", words::seconds(ago))
+        format!("{offset}, {} ago", words::span(ago))
     });
     let numbers = part.map_or_else(
         || link.number.to_string(),
@@ -343,9 +317,9 @@ fn facts(link: &LinkStatus, all: &[LinkStatus]) -> Markup {
     let plain = (link.to_replica_bytes + link.to_master_bytes) as f64;
     let carried = if link.compressed && plain > 0.0 {
         let share = link.carried_bytes as f64 * 100.0 / plain;
-        format!("{} ({share:.0} % of it, compressed)", words::bytes(link.carried_bytes as f64))
+        format!("{} ({share:.0} % of it, compressed)", words::size(link.carried_bytes as f64))
     } else {
-        words::bytes(link.carried_bytes as f64)
+        words::size(link.carried_bytes as f64)
     };
     let facts: [(&str, Option<String>); 17] = [
         ("Link", Some(numbers)),
@@ -361,13 +335,13 @@ fn facts(link: &LinkStatus, all: &[LinkStatus]) -> Markup {
             "Bytes to the replica, to the master",
             Some(format!(
                 "{}, {}",
-                words::bytes(link.to_replica_bytes as f64),
-                words::bytes(link.to_master_bytes as f64)
+                words::size(link.to_replica_bytes as f64),
+                words::size(link.to_master_bytes as f64)
             )),
         ),
         ("Carried between the gateways", Some(carried)),
-        ("Sent again", Some(words::bytes(link.resent_bytes as f64))),
-        ("Buffered here", Some(words::bytes(link.buffered_bytes as f64))),
+        ("Sent again", Some(words::size(link.resent_bytes as f64))),
+        ("Buffered here", Some(words::size(link.buffered_bytes as f64))),
         (
             "Connections",
             Some(format!("{} now, {} agreed, {} lost", link.lanes, link.lanes_agreed, link.lanes_lost)),

@@ -5,15 +5,14 @@
 //! script in it by their digests, and nothing else. What a far side or the config says reaches it through
 //! maud's templates alone, which escape everything.
 //!
-//! Each part of the page is a file. [`verdict`] decides what is not well, and all others show it as that.
+//! Each part of the page is a file. None of them judges: `health.rs` does, for `replgate status` too.
 
 mod drawing;
 mod events;
+mod findings;
 mod links;
 mod summary;
 mod trust;
-mod verdict;
-mod words;
 
 use std::sync::LazyLock;
 
@@ -22,8 +21,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use self::verdict::{Finding, Level};
 use super::Status;
+use super::health::{self, Finding, Level};
+use crate::clock;
 use crate::registry::History;
 
 const STYLE: &str = include_str!("page.css");
@@ -56,14 +56,14 @@ fn build() -> &'static str {
 
 /// The page, as of `now` in seconds since 1970.
 pub fn html(status: &Status, history: &History, now: i64) -> String {
-    let findings = verdict::findings(status, now);
-    let level = verdict::level(&findings);
+    let findings = health::findings(status, now);
+    let level = health::level(&findings);
     let document = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                title { (status.site) ": " (verdict::short(&findings)) " – replgate" }
+                title { (status.site) ": " (findings::short(&findings)) " – replgate" }
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 link #icon rel="icon" href=(icon(level));
@@ -72,15 +72,15 @@ pub fn html(status: &Status, history: &History, now: i64) -> String {
             }
             body data-build=(build()) {
                 p #away role="status" {}
-                main data-at=(words::time_of_day(now)) {
+                main data-at=(clock::time_of_day(now)) {
                     (top(status, &findings, now))
-                    (verdict::list(&findings))
+                    (findings::list(&findings))
                     (summary::part(status, history, now))
                     (links::part(&links::entries(status), status, history))
                     (summary::far_sites(status))
                     (trust::terms(status, now))
                     (trust::reload(status, now))
-                    (events::part(&events::of(status), now))
+                    (events::part(&status.events, now))
                 }
                 footer {
                     p {
@@ -99,7 +99,7 @@ pub fn html(status: &Status, history: &History, now: i64) -> String {
 
 /// The verdict, and which gateway it is about.
 fn top(status: &Status, findings: &[Finding], now: i64) -> Markup {
-    let level = verdict::level(findings);
+    let level = health::level(findings);
     let verdict = match level {
         Level::Good | Level::Busy => "All well",
         Level::Look => "Worth a look",
@@ -107,15 +107,15 @@ fn top(status: &Status, findings: &[Finding], now: i64) -> Markup {
     };
     html! {
         header.verdict.(level.class()) {
-            h1 { (verdict::mark(level)) (verdict) }
-            @if let Some(counts) = verdict::counts(findings) { p { (counts) "." } }
+            h1 { (findings::mark(level)) (verdict) }
+            @if let Some(counts) = findings::counts(findings) { p { (counts) "." } }
             dl.who {
                 div { dt { "Site" } dd { (status.site) } }
                 div { dt { "Host" } dd { (status.node) } }
                 div { dt { "Version" } dd { (status.version) } }
                 div { dt { "Process" } dd.number { (status.pid) } }
-                div { dt { "Started" } dd.number { (words::ago(status.started, now)) } }
-                div { dt { "As of" } dd.number { (words::time_of_day(now)) " UTC" } }
+                div { dt { "Started" } dd.number { (clock::ago(status.started, now)) } }
+                div { dt { "As of" } dd.number { (clock::time_of_day(now)) " UTC" } }
             }
         }
     }

@@ -2,12 +2,14 @@
 
 use maud::{Markup, html};
 
-use super::verdict::{self, Level, mark};
-use super::{drawing, links, words};
+use super::findings::mark;
+use super::{drawing, links};
 use crate::admin::Status;
+use crate::admin::health::{self, Level};
 use crate::clock;
 use crate::registry::{History, LinkStatus};
 use crate::tls::expiry::Kind;
+use crate::words::{self, plural};
 
 /// Most far sites that have a row.
 const SITES: usize = 40;
@@ -21,7 +23,7 @@ pub(super) fn part(status: &Status, history: &History, now: i64) -> Markup {
     let behind = links.iter().filter_map(|link| link.replication.as_ref()?.lag_bytes).max();
     let lag = links.iter().filter_map(|link| link.replication.as_ref()?.lag_seconds).reduce(f64::max);
     let certificate = status.terms.iter().find(|term| term.kind == Kind::Certificate);
-    let term = certificate.map_or(Level::Good, |term| verdict::of_term(term, now));
+    let term = certificate.map_or(Level::Good, |term| health::of_term(term, now));
     let left = status.certificate_expires.saturating_sub(now);
     html! {
         section #summary aria-label="Summary" {
@@ -34,19 +36,19 @@ pub(super) fn part(status: &Status, history: &History, now: i64) -> Markup {
                     &words::rate(rate(|link| link.to_replica_bytes_per_second)),
                     &html! { "to masters " (words::rate(rate(|link| link.to_master_bytes_per_second))) },
                 ))
-                (tile("Greatest lag", &lag.map_or_else(|| "–".to_owned(), words::seconds), &html! {
+                (tile("Greatest lag", &lag.map_or_else(|| "–".to_owned(), words::span), &html! {
                     @match behind {
-                        Some(bytes) => (words::bytes(bytes as f64)),
+                        Some(bytes) => (words::size(bytes as f64)),
                         None => "not known",
                     }
                 }))
                 (tile("Breaks since the start", &status.counts.breaks.to_string(), &html! {
                     (status.counts.resumed) " survived, " (status.counts.lanes_lost) " connections lost"
                 }))
-                (tile("Memory of links", &words::bytes(status.memory_used as f64), &memory(status)))
+                (tile("Memory of links", &words::size(status.memory_used as f64), &memory(status)))
                 (tile("Certificate", &if left < 0 { "expired".to_owned() } else { clock::span(left) }, &html! {
                     @if term > Level::Good { (mark(term)) }
-                    "until " (words::date(status.certificate_expires))
+                    "until " (clock::date(status.certificate_expires))
                 }))
             }
             @if status.masters.len() + status.replicas.len() > 1 {
@@ -63,10 +65,10 @@ fn tile(what: &str, value: &str, more: &Markup) -> Markup {
 
 fn memory(status: &Status) -> Markup {
     let share = status.memory_used as f64 * 100.0 / status.memory_limit.max(1) as f64;
-    let is_full = verdict::of_memory(status) > Level::Good;
+    let is_full = health::of_memory(status) > Level::Good;
     html! {
         progress.look[is_full] value=(format!("{share:.1}")) max="100" aria-label="memory in use" {}
-        (format!("{share:.0}")) " % of " (words::bytes(status.memory_limit as f64))
+        (format!("{share:.0}")) " % of " (words::size(status.memory_limit as f64))
     }
 }
 
@@ -93,7 +95,7 @@ pub(super) fn far_sites(status: &Status) -> Markup {
             None => sites.push(Far { site: &link.site, offered: 0, taken: 0, links: vec![link] }),
         }
     }
-    let level = |far: &Far<'_>| far.links.iter().map(|link| verdict::of_link(link).0).max();
+    let level = |far: &Far<'_>| far.links.iter().map(|link| health::of_link(link)).max();
     sites.sort_by_key(|far| std::cmp::Reverse(level(far).map(|level| level.max(Level::Busy))));
     html! {
         @if !sites.is_empty() {
@@ -110,8 +112,8 @@ pub(super) fn far_sites(status: &Status) -> Markup {
                             }
                         }
                         td.number data-head="Round trip" {
-                            (far.links.iter().filter_map(|link| link.round_trip_seconds).reduce(f64::min)
-                                .map_or_else(|| "–".to_owned(), words::milliseconds))
+                            (far.links.iter().filter_map(|link| link.round_trip_seconds).reduce(f64::max)
+                                .map_or_else(|| "–".to_owned(), words::round_trip))
                         }
                         td data-head="Masters" {
                             @let masters = [(far.offered, "here"), (far.taken, "there")];
@@ -120,7 +122,7 @@ pub(super) fn far_sites(status: &Status) -> Markup {
                         }
                     } } }
                 } }
-                @if sites.len() > SITES { p.muted { "And " (words::count(sites.len() - SITES, "more site")) "." } }
+                @if sites.len() > SITES { p.muted { "And " (plural(sites.len() - SITES, "more site")) "." } }
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 
-use super::verdict::{self, Level, mark};
-use super::words;
+use super::findings::mark;
 use crate::admin::Status;
+use crate::admin::health::{self, Level};
 use crate::clock;
 use crate::tls::expiry::{Kind, Term};
 
@@ -20,7 +20,7 @@ pub(super) fn terms(status: &Status, now: i64) -> Markup {
     terms.sort_by_key(|term| (term.kind != Kind::Certificate, term.until));
     let ends = |until: Option<i64>, level: Level| {
         html! {
-            td.number data-head="Until" { (until.map_or_else(|| "–".to_owned(), words::date)) }
+            td.number data-head="Until" { (until.map_or_else(|| "–".to_owned(), clock::date)) }
             td data-head="State" {
                 @let left = until.map(|until| until.saturating_sub(now));
                 span.state.(level.class()) {
@@ -47,7 +47,7 @@ pub(super) fn terms(status: &Status, now: i64) -> Markup {
                             Kind::List => "revocation list",
                         } }
                         td data-head="Name" { (term.name) }
-                        (ends(Some(term.until), verdict::of_term(term, now)))
+                        (ends(Some(term.until), health::of_term(term, now)))
                     } }
                     @for list in status.lists.iter().take(ROWS) { tr {
                         td data-head="What" { "revocation list" }
@@ -66,7 +66,7 @@ pub(super) fn terms(status: &Status, now: i64) -> Markup {
                         @let term = status.terms.iter().find(|term| {
                             term.kind == Kind::List && term.name == list.issuer && Some(term.until) == list.until
                         });
-                        (ends(list.until, term.map_or(Level::Good, |term| verdict::of_term(term, now))))
+                        (ends(list.until, term.map_or(Level::Good, |term| health::of_term(term, now))))
                     } }
                 }
             } }
@@ -84,7 +84,7 @@ pub(super) fn reload(status: &Status, now: i64) -> Markup {
             h2 { "Last reload" }
             div.card {
                 p {
-                    "The files in use were read " (words::ago(status.reload.read_at, now)) ", at "
+                    "The files in use were read " (clock::ago(status.reload.read_at, now)) ", at "
                     (clock::utc(status.reload.read_at)) "."
                 }
                 @if let Some(refused) = &status.reload.refused {

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 use super::View;
 use super::links::{self, Row};
-use super::wide::names;
+use super::wide::NAMES;
 use crate::admin::Status;
-use crate::admin::health::{Health, is_unwell};
-use crate::cli::text::{count, cut, one_line, size, span, whole_span, wrapped, wrapped_after};
+use crate::admin::health::{self, Finding, Level, is_unwell};
+use crate::admin::link_words::{listed, states};
+use crate::cli::text::{cut, one_line, wrapped, wrapped_after};
 use crate::clock;
 use crate::registry::{Event, LinkStatus, notice};
+use crate::words::{names, rate, span, whole_span};
 
 /// Columns of the screen where nothing tells them.
 pub(super) const COLUMNS: usize = 80;
@@ -70,25 +72,11 @@ pub(super) fn text(status: &Status, chosen: &[&LinkStatus], view: View, now: i64
 /// The verdict, what needs attention, and which gateway it is.
 pub(super) fn head(status: &Status, view: View, now: i64) -> Vec<Line> {
     let most = view.width.unwrap_or(COLUMNS);
-    let health = Health::of(status, now);
+    let findings = health::findings(status, now);
     let mut lines = Vec::new();
-    let (tone, verdict) = verdict(status, &health);
+    let (tone, verdict) = verdict(status, &findings);
     lines.extend(wrapped(&verdict, most, 2).into_iter().map(|line| (tone, line)));
-    let details = [(Tone::Bad, &health.faults), (Tone::Warning, &health.warnings)];
-    let details = details.into_iter().flat_map(|(tone, findings)| {
-        findings.iter().flat_map(|finding| &finding.lines).map(move |line| (tone, line))
-    });
-    let mut shown = Vec::new();
-    for (tone, words) in details {
-        // The next step comes last, so nothing is cut; a whole detail is left out instead.
-        let detail = wrapped_after("  ", words, most, 4);
-        if !view.all && shown.len() + detail.len() > DETAILS && !shown.is_empty() {
-            shown.push((Tone::Dim, "  more: --all".to_owned()));
-            break;
-        }
-        shown.extend(detail.into_iter().map(|line| (tone, line)));
-    }
-    lines.extend(shown);
+    lines.extend(details(&findings, most, if view.all { usize::MAX } else { DETAILS }));
     let until = status.certificate_expires - now;
     let certificate = if until < 0 {
         format!("certificate EXPIRED {} ago", clock::span(until))
@@ -106,18 +94,48 @@ pub(super) fn head(status: &Status, view: View, now: i64) -> Vec<Line> {
     if status.links.is_empty() {
         let offers = [("masters offered", &status.masters), ("far masters offered", &status.replicas)];
         for (what, offered) in offers.into_iter().filter(|(_, offered)| !offered.is_empty()) {
-            let words = format!("{what}: {}", names(offered));
+            let words = format!("{what}: {}", names(offered, NAMES));
             lines.extend(wrapped(&words, most, 2).into_iter().map(|line| (Tone::Plain, line)));
         }
     }
     lines
 }
 
+/// What is known of each finding and its next step, in at most `room` lines, but the first of them whole. What
+/// does not fit is left out whole: a step that is cut misleads.
+fn details(findings: &[Finding], most: usize, room: usize) -> Vec<Line> {
+    let (mut lines, mut is_all) = (Vec::new(), true);
+    for finding in findings {
+        let tone = if finding.level == Level::Bad { Tone::Bad } else { Tone::Warning };
+        let next = wrapped_after("  next: ", &finding.next, most, 4);
+        let mut known: Vec<String> = Vec::new();
+        for (at, detail) in finding.details.iter().enumerate() {
+            let detail = wrapped_after("  ", detail, most, 4);
+            let fits = lines.len() + known.len() + detail.len() + next.len() <= room;
+            if fits || (at == 0 && lines.is_empty()) {
+                known.extend(detail);
+            } else {
+                is_all = false;
+                break;
+            }
+        }
+        if known.is_empty() {
+            break;
+        }
+        lines.extend(known.into_iter().chain(next).map(|line| (tone, line)));
+    }
+    lines.extend((!is_all).then(|| (Tone::Dim, "  more: --all".to_owned())));
+    lines
+}
+
 /// The first line: whether all is well, and of what.
-fn verdict(status: &Status, health: &Health) -> (Tone, String) {
-    if !health.faults.is_empty() {
-        let short: Vec<&str> = health.faults.iter().map(|finding| &*finding.short).collect();
-        return (Tone::Bad, format!("NOT WELL: {}", short.join("; ")));
+fn verdict(status: &Status, findings: &[Finding]) -> (Tone, String) {
+    let level = health::level(findings);
+    let what: Vec<&str> =
+        findings.iter().filter(|finding| finding.level == level).map(|finding| &*finding.what).collect();
+    let what = what.join("; ");
+    if level == Level::Bad {
+        return (Tone::Bad, format!("NOT WELL: {what}"));
     }
     let links = match &*states(&status.links.iter().collect::<Vec<_>>()) {
         [] => "no link".to_owned(),
@@ -125,28 +143,11 @@ fn verdict(status: &Status, health: &Health) -> (Tone, String) {
         [(state, many)] => format!("{many} links, all {state}"),
         several => format!("{} links: {}", status.links.len(), listed(several)),
     };
-    let short: Vec<&str> = health.warnings.iter().map(|finding| &*finding.short).collect();
-    match &*short {
-        [] => (Tone::Good, format!("ok: {links}")),
-        short => (Tone::Warning, format!("ok: {links}; but {}", short.join("; "))),
+    if level == Level::Look {
+        (Tone::Warning, format!("ok: {links}; but {what}"))
+    } else {
+        (Tone::Good, format!("ok: {links}"))
     }
-}
-
-/// How many links are in each state, the most frequent first.
-fn states<'a>(links: &[&'a LinkStatus]) -> Vec<(&'a str, usize)> {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for link in links {
-        match counts.iter_mut().find(|(state, _)| *state == link.state) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((&link.state, 1)),
-        }
-    }
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    counts
-}
-
-fn listed(states: &[(&str, usize)]) -> String {
-    states.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
 }
 
 /// The lines about links, at most `room` of them.
@@ -207,18 +208,19 @@ fn sums(links: &[&LinkStatus], most: usize, room: usize) -> Vec<Line> {
     lines
 }
 
-/// The sum of a group of links: how many are in which state, the greatest lag, and bytes a second.
+/// The sum of a group of links: how many are in which state, the greatest lag, and bytes a second to
+/// replicas.
 pub(super) fn sum(group: &[&LinkStatus]) -> (String, String, String) {
     let lags = group.iter().filter_map(|link| link.replication.as_ref()?.lag_seconds);
     let lag = lags.reduce(f64::max).map_or_else(String::new, span);
-    let rate: u64 = group.iter().filter_map(|link| links::rate(link)).fold(0, u64::saturating_add);
-    (listed(&states(group)), lag, format!("{}/s", size(rate)))
+    let bytes: u64 =
+        group.iter().filter_map(|link| link.to_replica_bytes_per_second).fold(0, u64::saturating_add);
+    (listed(&states(group)), lag, rate(bytes as f64))
 }
 
 /// The latest events, and the links that have ended without one, each in a line.
 fn lately(status: &Status, most: usize, now: i64) -> Vec<Line> {
-    let boring = [notice::OFFERING, notice::LISTENING, notice::SANDBOX];
-    let events = status.events.iter().filter(|event| !boring.contains(&&*event.kind));
+    let events = status.events.iter().filter(|event| !event.is_routine());
     let mut shown: Vec<Event> = events.take(LATELY).cloned().collect();
     let is_told =
         |number| status.events.iter().any(|event| event.link == Some(number) && event.end.is_some());
@@ -239,11 +241,7 @@ fn lately(status: &Status, most: usize, now: i64) -> Vec<Line> {
     }
     let line = |event: &Event| {
         let age = format!("{} ago", whole_span((now - event.at).max(0) as f64));
-        let about: Vec<&str> = [&event.name, &event.site].into_iter().flatten().map(|name| &**name).collect();
-        let number = event.link.map_or_else(String::new, |number| format!(" #{number}"));
-        let about = if about.is_empty() { String::new() } else { format!("{}{number}: ", about.join(" ")) };
-        let more = event.more.map_or_else(String::new, |more| format!(" (and {} more)", count(more)));
-        cut(&format!("  {age:>10}  {}", one_line(&format!("{about}{}{more}", event.words))), most)
+        cut(&format!("  {age:>10}  {}", one_line(&event.sentence())), most)
     };
     let head = cut("lately (replgate events tells more):", most);
     let lines = shown.iter().map(|event| (Tone::Plain, line(event)));

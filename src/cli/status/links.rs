@@ -6,9 +6,11 @@
 
 use super::glance::{Line, Tone, sum};
 use crate::admin::health::is_unwell;
-use crate::cli::text::{both_ends, count, cut, one_line, round_trip, size, span, whole_span, width};
+use crate::admin::link_words;
+use crate::cli::text::{both_ends, count, cut, one_line, width};
 use crate::redis::replication::{Snapshot, Stage};
 use crate::registry::LinkStatus;
+use crate::words::{rate, round_trip, size, span, whole_span};
 
 /// Columns below which a name is not shortened before other columns are left out.
 const NAME: usize = 10;
@@ -44,12 +46,6 @@ struct Cells {
     rest: Vec<String>,
 }
 
-/// Bytes a second on a link, both ways.
-pub(super) fn rate(link: &LinkStatus) -> Option<u64> {
-    let (one, other) = (link.to_replica_bytes_per_second, link.to_master_bytes_per_second);
-    Some(one?.saturating_add(other?))
-}
-
 /// A line for each link, under the names of the columns.
 pub(super) fn table(rows: &[Row<'_>], most: usize) -> Vec<Line> {
     let heads = ["LAG", "RATE", "RTT", "BREAKS", "AGE"].map(str::to_owned).to_vec();
@@ -59,11 +55,11 @@ pub(super) fn table(rows: &[Row<'_>], most: usize) -> Vec<Line> {
         Cells {
             tone: if is_unwell(link) { Tone::Bad } else { Tone::Plain },
             name: format!("{}{number}", one_line(&link.name)),
-            far: far(link),
+            far: one_line(&link_words::way(link)),
             state: state(link),
             rest: vec![
                 lag.map_or_else(String::new, span),
-                rate(link).map_or_else(String::new, |rate| format!("{}/s", size(rate))),
+                link.to_replica_bytes_per_second.map_or_else(String::new, |bytes| rate(bytes as f64)),
                 link.round_trip_seconds.map_or_else(String::new, round_trip),
                 count(link.breaks),
                 whole_span(link.seconds as f64),
@@ -81,18 +77,12 @@ pub(super) fn sums(groups: &[Vec<&LinkStatus>], most: usize) -> Vec<Line> {
         Cells {
             tone: if group.iter().any(|link| is_unwell(link)) { Tone::Bad } else { Tone::Plain },
             name: one_line(&group[0].name),
-            far: far(group[0]),
+            far: one_line(&link_words::way(group[0])),
             state: vec![states],
             rest: vec![count(group.len() as u64), lag, rate],
         }
     });
     lines(heads, cells.collect(), most)
-}
-
-/// The far site, and which way the data goes.
-fn far(link: &LinkStatus) -> String {
-    let way = if link.role == "master" { "to" } else { "from" };
-    format!("{way} {}", one_line(&link.site))
 }
 
 /// The lines of a table, of at most `most` columns.
@@ -176,7 +166,7 @@ fn state(link: &LinkStatus) -> Vec<String> {
     match (replication.map(|replication| replication.stage), snapshot) {
         (Some(Stage::FullSync), Some(snapshot)) => progress(snapshot),
         (Some(Stage::Loading), Some(snapshot)) => {
-            vec![format!("loading {}", size(snapshot.bytes)), "loading".to_owned()]
+            vec![format!("loading {}", size(snapshot.bytes as f64)), "loading".to_owned()]
         }
         (Some(Stage::Waiting), _) => vec!["waiting for the master".to_owned(), "waiting".to_owned()],
         _ => vec![one_line(&link.state)],
@@ -185,15 +175,14 @@ fn state(link: &LinkStatus) -> Vec<String> {
 
 /// How far a full sync has come.
 fn progress(snapshot: &Snapshot) -> Vec<String> {
-    let passed = size(snapshot.bytes);
-    let Some(of) = snapshot.size.filter(|of| *of > 0) else {
+    let passed = size(snapshot.bytes as f64);
+    let Some(share) = snapshot.share() else {
         return vec![
             format!("full sync {passed}, size unknown"),
             format!("full sync {passed}"),
             "full sync".to_owned(),
         ];
     };
-    let share = (snapshot.bytes as f64 / of as f64).min(1.0);
     let percent = format!("{:.0} %", (share * 100.0).floor());
     let bar = |cells: usize| {
         let full = (share * cells as f64) as usize;

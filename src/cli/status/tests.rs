@@ -110,9 +110,10 @@ fn every_state_is_read_at_a_glance() {
     assert_eq!(
         text(&status, columns(80)),
         "\
-NOT WELL: 1 of 7 links held
-  orders from dc1 (link 3, replica dc2:6380): held 12 s, gives up in 33 s;
-    replgate check examines the way there
+NOT WELL: a link of orders with dc1 is held
+  orders from dc1 (link 3, replica dc2:6380): held 12 s, gives up in 33 s
+  next: wait, or repair the path between the sites: the stream then continues by
+    itself; replgate check, on both gateways, examines the way
 site dc2 on vm, replgate 0.1.0, process 7; certificate good for 300 days
 
 NAME       FAR SITE  STATE                   LAG    RATE      RTT    BREAKS  AGE
@@ -126,7 +127,7 @@ plain      from dc1  tunnel                                   80 ms  2       3 d
 
 lately (replgate events tells more):
     12 s ago  orders dc1 #3: link held: nothing received from the far gateway...
-     2 h ago  orders dc1 #1: link resumed: silence (and 3 more)
+     2 h ago  orders dc1 #1: link resumed: silence (and 3 more before)
 "
     );
 }
@@ -158,7 +159,7 @@ fn the_verdict_says_what_there_is() {
     .unwrap();
     assert_eq!(
         first(&ending),
-        (Tone::Warning, "ok: 1 link, streaming; but the certificate expires soon".to_owned())
+        (Tone::Warning, "ok: 1 link, streaming; but the certificate expires in 12 days".to_owned())
     );
     assert_eq!(first(&status(vec![held(1), syncing(2)])).0, Tone::Bad);
 }
@@ -175,7 +176,7 @@ fn six_hundred_links_fit_a_screen_with_what_is_unwell_first() {
     let shown = text(&status, view);
     assert!(shown.lines().count() < 24, "{shown}");
     let rows: Vec<&str> = shown.lines().skip_while(|line| !line.starts_with("NAME ")).collect();
-    assert!(shown.starts_with("NOT WELL: 1 of 600 links held\n"), "{shown}");
+    assert!(shown.starts_with("NOT WELL: a link of shard-1 with dc1 is held\n"), "{shown}");
     assert!(rows[1].starts_with("shard-1  from dc1  held 12 s"), "{shown}");
     assert!(rows[2].starts_with("NAME ") && rows[2].contains(" LINKS "), "{shown}");
     assert!(rows[3].starts_with("shard-1  from dc1  85 streaming, 1 held"), "{shown}");

@@ -6,18 +6,20 @@
 use super::View;
 use super::table::Table;
 use crate::admin::Status;
-use crate::admin::health::{held, is_unwell};
-use crate::cli::text::{bytes, cut, round_trip};
+use crate::admin::health::is_unwell;
+use crate::admin::link_words::{self, held};
+use crate::cli::text::{bytes, cut};
 use crate::clock;
 use crate::redis::replication::{Replication, Stage, SyncKind};
 use crate::registry::{EndedLink, LinkStatus};
 use crate::tls::revocation::InUse;
+use crate::words::{names, round_trip};
 
 /// Most ended links that are shown.
 const LATELY: usize = 5;
 
 /// Most names that a list shows.
-const NAMES: usize = 8;
+pub(super) const NAMES: usize = 8;
 
 /// The revocation lists in use, one line each.
 fn lists(lists: &[InUse]) -> String {
@@ -47,10 +49,10 @@ pub(super) fn text(status: &Status, view: View) -> String {
     );
     out += &lists(&status.lists);
     if !status.masters.is_empty() {
-        out += &format!("masters offered: {}\n", names(&status.masters));
+        out += &format!("masters offered: {}\n", names(&status.masters, NAMES));
     }
     if !status.replicas.is_empty() {
-        out += &format!("far masters offered: {}\n", names(&status.replicas));
+        out += &format!("far masters offered: {}\n", names(&status.replicas, NAMES));
     }
     let counts = &status.counts;
     out += &format!(
@@ -92,13 +94,6 @@ pub(super) fn text(status: &Status, view: View) -> String {
         }
     }
     out
-}
-
-/// The first names of a list, and the number of the others.
-pub(super) fn names(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMES);
-    let first = names[..names.len() - more].join(", ");
-    if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
 /// The table of links: how they are carried.
@@ -179,7 +174,7 @@ fn replicas(links: &[&LinkStatus], all: &[LinkStatus], view: View) -> String {
             number(replication.master_offset),
             number(replication.acknowledged_offset),
             behind,
-            held(link).unwrap_or_else(|| doing(replication)),
+            held(link).map_or_else(|| doing(replication), |held| format!("held {held}")),
         ]
     };
     let table = Table {
@@ -205,20 +200,10 @@ fn replicas(links: &[&LinkStatus], all: &[LinkStatus], view: View) -> String {
 
 /// The replica's address as the master lists it, as far as it is known, and its version.
 fn replica(link: &LinkStatus, replication: &Replication) -> String {
-    let at_replica = link.role == "replica";
-    let host = match &replication.host {
-        Some(host) => host.clone(),
-        // Without an announcement, a master lists the address that the connection comes from.
-        None if at_replica => {
-            link.redis.rsplit_once(':').map_or_else(String::new, |(host, _)| host.to_owned())
-        }
-        None => link.site.clone(),
-    };
-    let port = replication.port.map_or_else(String::new, |port| format!(":{port}"));
-    // A long host would push the other columns off the screen; `--json` shows it whole.
-    let host = cut(&host, 40);
+    // A long one would push the other columns off the screen; `--json` shows it whole.
+    let replica = cut(&link_words::replica(link).unwrap_or_default(), 46);
     let version = replication.version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));
-    format!("{host}{port}{version}")
+    format!("{replica}{version}")
 }
 
 /// How far the replica has come, in words.
@@ -249,7 +234,7 @@ fn ended(ended: &[EndedLink], view: View) -> String {
     let row = |ended: &EndedLink| {
         let replication = ended.link.replication.clone().unwrap_or_default();
         vec![
-            format!("{} ago", clock::span((clock::now() - ended.at).max(0))),
+            clock::ago(ended.at, clock::now()),
             ended.link.number.to_string(),
             ended.link.name.clone(),
             ended.link.site.clone(),
@@ -281,16 +266,5 @@ fn carried(link: &LinkStatus) -> String {
         format!("{carried} ({:.0} %)", link.carried_bytes as f64 * 100.0 / plain as f64)
     } else {
         carried
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_of_many_names_is_cut_and_counted() {
-        assert_eq!(names(&["a".to_owned(), "b".to_owned()]), "a, b");
-        assert_eq!(names(&vec!["a".to_owned(); 600]), "a, a, a, a, a, a, a, a and 592 more");
     }
 }

@@ -96,6 +96,25 @@ impl Class {
 type Group<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
 
 impl Event {
+    /// Whether it says what the config does already: what is offered at a start, and where.
+    pub fn is_routine(&self) -> bool {
+        [notice::OFFERING, notice::LISTENING, notice::SANDBOX].contains(&&*self.kind)
+    }
+
+    /// What it is about, what the log says, for how long a link was up or held, and how many more there were:
+    /// `orders dc1 #5: link resumed: … (was held for 3.5 s)`.
+    pub fn sentence(&self) -> String {
+        let about: Vec<&str> = [&self.name, &self.site].into_iter().flatten().map(|name| &**name).collect();
+        let number = self.link.map_or_else(String::new, |number| format!(" #{number}"));
+        let about = if about.is_empty() { String::new() } else { format!("{}{number}: ", about.join(" ")) };
+        let seconds = self.seconds.map_or_else(String::new, |seconds| {
+            let was = if self.end.is_some() { "up" } else { "held" };
+            format!(" (was {was} for {seconds:.1} s)")
+        });
+        let more = self.more.map_or_else(String::new, |more| format!(" (and {more} more before)"));
+        format!("{about}{}{seconds}{more}", self.words)
+    }
+
     fn group(&self, class: Class) -> Group<'_> {
         match class {
             Class::Link => (&self.kind, self.name.as_deref(), self.site.as_deref()),
