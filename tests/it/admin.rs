@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use crate::support::gateway::{Gateway, Lab, replica_config};
+use crate::support::gateway::{Gateway, Lab, admin, replica_config};
 use crate::support::http::{Answer, At, Stream};
 use crate::support::line::Line;
 use crate::support::pki::{Ca, Leaf};
@@ -22,11 +22,6 @@ use crate::support::{SOON, eventually, free_port, replgate, replgate_ok, run};
 const ROUTES: [&str; 5] = ["/", "/status", "/live", "/ready", "/metrics"];
 
 const LOCAL: &str = "Host: 127.0.0.1\r\n";
-
-/// The lines of an `[admin]` at this port.
-fn admin(port: u16) -> String {
-    format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n")
-}
 
 /// A gateway that shows its state at a port, and carries nothing.
 struct Shown {

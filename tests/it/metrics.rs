@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::gateway::{Gateway, Lab, master_config, replica_block, replica_config, tls};
+use crate::support::gateway::{Gateway, Lab, admin, master_config, replica_block, replica_config, tls};
 use crate::support::http::At;
 use crate::support::line::Line;
 use crate::support::pki::{Ca, Leaf};
@@ -108,10 +108,6 @@ impl Shown<'_> {
     fn status(&self) -> Value {
         self.gateway.status()
     }
-}
-
-fn admin(port: u16) -> String {
-    format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n")
 }
 
 /// A master and its replica with a path between their gateways, which tell their metrics.

@@ -90,7 +90,8 @@ fn an_outage_for_which_memory_is_too_short_is_announced_and_memory_is_bounded() 
     let told = |line: &str| line.contains("WARN") && words.iter().all(|words| line.contains(words));
     assert!(log.lines().any(told), "{log}");
     let (_, shown, _) = replgate(Path::new("/"), &["status", "-c", &config]);
-    assert!(shown.lines().any(|line| line.starts_with("  outages: orders to dc2: ")), "{shown}");
+    assert!(shown.starts_with("ok: 1 link, streaming; but memory is too small for an outage"), "{shown}");
+    assert!(shown.contains("\n  orders to dc2 (link 1, replica dc2:"), "{shown}");
     let (_, checked, _) = replgate(Path::new("/"), &["check", "-c", &config]);
     let warns = |line: &str| line.starts_with("warn  master \"orders\": link 1 to dc2: ");
     assert!(checked.lines().any(|line| warns(line) && line.contains("s is covered, less")), "{checked}");

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
 use crate::support::browser::Tab;
-use crate::support::gateway::{Gateway, Lab, Pair};
+use crate::support::gateway::{Gateway, Lab, Pair, admin, master_config, replica_config};
 use crate::support::line::Line;
 use crate::support::redis::{Client, Redis, Version};
 use crate::support::writer::Writer;
@@ -40,10 +40,6 @@ const FAINT: &str = r"(() => {
     }
     return seen > 40 ? faint.join('\n') : `only ${seen} texts`;
 })()";
-
-fn admin(port: u16) -> String {
-    format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n")
-}
 
 fn address(port: u16) -> String {
     format!("http://127.0.0.1:{port}/")
@@ -92,7 +88,7 @@ fn the_page_shows_what_streams_and_renews_itself_in_place() {
     });
     let drawn = tab.eval("document.querySelector('article svg[role=img] title').textContent");
     assert!(
-        drawn.as_str().is_some_and(|words| words.contains("to replicas now ") && words.contains("KiB/s")),
+        drawn.as_str().is_some_and(|words| words.contains("to replicas now ") && words.contains("kB/s")),
         "{drawn}"
     );
     // What is open stays open, with the focus on it, and the page stays where it is.
@@ -151,7 +147,7 @@ fn a_full_sync_is_a_bar_and_a_held_link_is_not_well() {
     assert!(tab.text().contains(" % of"), "the memory has a share: {}", tab.text());
     let told = tab.eval("document.querySelector('article progress + .doing')?.textContent ?? ''");
     let told = told.as_str().unwrap_or_default();
-    assert!(told.contains(" %, ") && told.contains(" MiB of 3"), "{told:?}");
+    assert!(told.contains(" %, ") && told.contains(" MB of 4"), "{told:?}");
     line.path.limit(None);
     line.bravo.wait_equal(&line.alpha);
     tab.wait_text("streaming");
@@ -160,7 +156,7 @@ fn a_full_sync_is_a_bar_and_a_held_link_is_not_well() {
     for words in ["Not well", "gives up in", "repair the path between the sites"] {
         tab.wait_text(words);
     }
-    assert_eq!(tab.eval("document.title"), "dc2: The link of orders with dc1 is held – replgate");
+    assert_eq!(tab.eval("document.title"), "dc2: the link of orders with dc1 is held – replgate");
     assert_fits(&tab);
     line.path.silence(false);
     tab.wait_text("All well");
@@ -192,8 +188,7 @@ fn without_scripts_the_page_is_whole_and_loads_itself_anew() {
 fn a_gateway_that_is_gone_is_told_and_so_is_its_return() {
     let port = free_port();
     let lab = Lab::new();
-    let mut gateway =
-        lab.gateway("dc2", &crate::support::gateway::replica_config("dc2", free_port(), 1, &admin(port)));
+    let mut gateway = lab.gateway("dc2", &replica_config("dc2", free_port(), 1, &admin(port)));
     let tab = Tab::open(&address(port));
     tab.wait_text("All well");
     let before = tab.eval("document.querySelector('main').dataset.at");
@@ -247,11 +242,9 @@ fn words_of_a_far_side_stay_words() {
     let lab = Lab::new();
     let (wan, entry) = (free_port(), free_port());
     let master = rude_master(RUDE);
-    let config =
-        crate::support::gateway::master_config("dc1", wan, &[("orders", master)], "") + &admin(ports[0]);
+    let config = master_config("dc1", wan, &[("orders", master)], "") + &admin(ports[0]);
     let _first: Gateway = lab.gateway("dc1", &config);
-    let _second =
-        lab.gateway("dc2", &crate::support::gateway::replica_config("dc2", entry, wan, &admin(ports[1])));
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, &admin(ports[1])));
     let mut replica = Client::connect(entry).expect("the gateway listens");
     for command in [&["PING"][..], &["REPLCONF", "listening-port", "6399"], &["REPLCONF", "capa", "psync2"]] {
         replica.ask(command);

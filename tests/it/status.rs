@@ -168,9 +168,9 @@ fn each_state_and_each_event_is_shown_and_the_document_of_the_json_is_correct() 
     wait_shown(
         &line.second,
         &[
-            "NOT WELL: the link is held\n",
+            "NOT WELL: the link of orders with dc1 is held\n",
             "orders from dc1 (link 1",
-            "dials failed ",
+            "\n  next: wait, or repair the path between the sites",
             "\norders  from dc1  held ",
         ],
     );

@@ -116,6 +116,11 @@ pub fn master_config(site: &str, wan: u16, masters: &[(&str, u16)], more: &str) 
     text
 }
 
+/// The lines of an `[admin]` at this port, for the end of a config.
+pub fn admin(port: u16) -> String {
+    format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n")
+}
+
 pub fn replica_config(site: &str, entry: u16, wan: u16, more: &str) -> String {
     format!("{}{}", tls(site), replica_block("orders", entry, wan, more))
 }
