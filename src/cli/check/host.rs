@@ -6,12 +6,8 @@ use super::codes::Code;
 use super::report::{Finding, quoted};
 use super::words::{rate, size};
 use crate::config::{Config, Congestion};
-use crate::file;
 use crate::memory;
 use crate::tls::revocation::state;
-
-/// Most bytes of a file of /proc that are read.
-const LARGEST: u64 = 64 * 1024;
 
 /// Free bytes that the state folder needs: some revocation lists of the largest size.
 const STATE: u64 = 16 << 20;
@@ -36,7 +32,8 @@ pub(super) struct Kernel {
 impl Kernel {
     /// Reads /proc/sys.
     pub(super) fn read() -> Self {
-        let text = |name: &str| file::read_text(&Path::new("/proc/sys/net/ipv4").join(name), LARGEST).ok();
+        // These files must be read in one piece.
+        let text = |name: &str| std::fs::read_to_string(Path::new("/proc/sys/net/ipv4").join(name)).ok();
         let largest = |name: &str| text(name)?.split_ascii_whitespace().nth(2)?.parse().ok();
         let congestion = text("tcp_available_congestion_control");
         Self {

@@ -84,7 +84,8 @@ pub(super) fn judge(place: &Address, looked: &Looked, codes: Codes, about: &str)
 /// written as one is meant so, as for a tunnel.
 pub(super) fn loopback(place: &Address, looked: &Looked, about: &str) -> Option<Finding> {
     let found = looked.addresses().ok()?.iter().find(|address| address.ip().is_loopback())?;
-    is_name(place).then(|| {
+    // `localhost` is written on purpose as well.
+    (is_name(place) && place.host != "localhost").then(|| {
         let text = format!(
             "{about}: {place} resolves to {}, this host itself, and not to another site: look at /etc/hosts",
             found.ip()

@@ -145,9 +145,11 @@ fn following(judged: &Judged<'_>) -> Vec<Finding> {
     } else if facts.info("master_sync_in_progress") == Some("1") {
         findings.push(judged.finding(Code::ReplicaFollows, &format!("{whom}, and a full sync is under way")));
     } else {
-        let since = facts.info("master_link_down_since_seconds").unwrap_or("?");
-        let text =
-            format!("{whom}, but its link is down, for {since} s: its own log, and this gateway's, say why");
+        // It is -1 before the first sync.
+        let since = facts.count("master_link_down_since_seconds");
+        let since =
+            since.map_or_else(|| "and has not been up yet".to_owned(), |since| format!("for {since} s"));
+        let text = format!("{whom}, but its link is down, {since}: its own log, and this gateway's, say why");
         findings.push(judged.finding(Code::ReplicaLinkDown, &text));
     }
     let theirs = judged.histories.get(&entry.name).filter(|ids| !ids.is_empty());

@@ -13,7 +13,9 @@ const MOST_MB: u64 = 1 << 20;
 
 /// Bytes a second.
 pub(super) fn rate(bytes_per_second: f64) -> String {
-    if bytes_per_second < 999_500.0 {
+    if bytes_per_second < 999.5 {
+        format!("{bytes_per_second:.0} B/s")
+    } else if bytes_per_second < 999_500.0 {
         format!("{:.0} kB/s", bytes_per_second / 1e3)
     } else {
         format!("{:.1} MB/s", bytes_per_second / 1e6)
@@ -72,7 +74,7 @@ mod tests {
     fn sizes_are_rounded_up_to_what_redis_takes() {
         assert_eq!([0.0, 1.0, 1e6, 325e6, 1e30].map(needed_mb), [1, 1, 1, 512, MOST_MB]);
         assert_eq!([0, 1, 1 << 20, (1 << 20) + 1].map(mb), ["0", "1kb", "1mb", "2mb"]);
-        assert_eq!([52_000.0, 5e6].map(rate), ["52 kB/s", "5.0 MB/s"]);
+        assert_eq!([0.0, 52_000.0, 5e6].map(rate), ["0 B/s", "52 kB/s", "5.0 MB/s"]);
     }
 
     #[test]
