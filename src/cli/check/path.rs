@@ -7,6 +7,9 @@ use super::report::Finding;
 use super::words::{millis, product, rate, size};
 use crate::config::LinkSettings;
 
+/// Round trip below which it bounds nothing.
+const SHORT: Duration = Duration::from_millis(1);
+
 /// What was measured of the path to one gateway.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Measured {
@@ -36,17 +39,21 @@ pub(super) fn judge(
         _ => String::new(),
     };
     let trip = least.as_secs_f64().max(1e-4);
-    let mut carries =
-        format!("window {} carries up to {}", size(link.window), rate(link.window as f64 / trip));
     // Half of the buffer is for the kernel's own overhead (`net.ipv4.tcp_adv_win_scale`).
     let one = receive.map(|bytes| bytes as f64 / 2.0 / trip * f64::from(link.lanes));
-    if let Some(one) = one {
-        carries += &format!(", {} of this host's receive buffer up to {}", lanes(link), rate(one));
-    }
+    let window =
+        || format!("; window {} carries up to {}", size(link.window), rate(link.window as f64 / trip));
+    let carries = match one {
+        _ if *least < SHORT => String::new(),
+        None => window(),
+        Some(one) => {
+            format!("{}, {} of this host's receive buffer up to {}", window(), lanes(link), rate(one))
+        }
+    };
     let mut findings = vec![finding(
         Code::RoundTrip,
         format!(
-            "round trip {} to {} in {} connects{probes}; {carries}",
+            "round trip {} to {} in {} connects{probes}{carries}",
             millis(*least),
             millis(*most),
             measured.connects.len()
