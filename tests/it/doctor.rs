@@ -98,32 +98,37 @@ fn write(lab: &Lab, name: &str, text: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("and its files");
 }
 
+/// Does something with each version of Redis, side by side.
+fn with_each_version(deed: impl Fn(Version) + Sync) {
+    std::thread::scope(|scope| {
+        for version in ALL {
+            let deed = &deed;
+            scope.spawn(move || deed(version));
+        }
+    });
+}
+
 #[test]
 fn a_good_set_up_gets_no_warning_with_any_version() {
-    let lab = lab();
-    for version in ALL {
-        let name = |who: &str| format!("{who}-{version:?}");
-        let alpha = Redis::start(version, lab.path(), &name("alpha"), GOOD);
+    with_each_version(|version| {
+        let lab = lab();
+        let alpha = Redis::start(version, lab.path(), "alpha", GOOD);
         let pair = lab.pair(alpha.port);
-        let bravo = Redis::start(version, lab.path(), &name("bravo"), GOOD);
+        let bravo = Redis::start(version, lab.path(), "bravo", GOOD);
         bravo.replicaof(pair.entry);
         bravo.wait_equal(&alpha);
         let replica = format!("127.0.0.1:{}", bravo.port);
-        for arguments in [&["-c", "dc1.toml"][..], &["-c", "dc2.toml", "--replica", &replica]] {
-            let said = Said::of(lab.path(), &[arguments, &["--strict"]].concat());
-            assert_eq!((said.code, said.unwell()), (0, vec![]), "{:#}", said.json);
-            assert_eq!(said.json["healthy"], true);
-        }
-        let first = Said::of(lab.path(), &["-c", "dc1.toml"]);
-        for code in ["running", "redis-master", "version", "hold", "backlog", "output-buffer", "persistence"]
+        let first = ["running", "redis-master", "version", "hold", "backlog", "output-buffer", "persistence"];
+        let second = ["replica-follows", "replica-hold", "peer", "clock", "round-trip", "descriptors"];
+        for (arguments, codes) in
+            [(&["-c", "dc1.toml"][..], &first[..]), (&["-c", "dc2.toml", "--replica", &replica], &second)]
         {
-            first.has(code);
+            let said = Said::of(lab.path(), &[arguments, &["--strict"]].concat());
+            assert_eq!((said.code, said.unwell()), (0, vec![]), "{version:?}: {:#}", said.json);
+            assert_eq!(said.json["healthy"], true);
+            codes.iter().for_each(|code| drop(said.has(code)));
         }
-        let second = Said::of(lab.path(), &["-c", "dc2.toml", "--replica", &replica]);
-        for code in ["replica-follows", "replica-hold", "peer", "clock", "round-trip", "descriptors"] {
-            second.has(code);
-        }
-    }
+    });
 }
 
 #[test]
@@ -232,13 +237,12 @@ fn the_grants_that_reading_needs_are_named_and_enough() {
 
 #[test]
 fn a_replica_is_looked_at_and_its_advice_mends_it() {
-    let lab = lab();
-    write(&lab, "local.pw", "local-secret\n");
-    for version in ALL {
-        let name = |who: &str| format!("{who}-{version:?}");
-        let alpha = Redis::start(version, lab.path(), &name("alpha"), GOOD);
+    with_each_version(|version| {
+        let lab = lab();
+        write(&lab, "local.pw", "local-secret\n");
+        let alpha = Redis::start(version, lab.path(), "alpha", GOOD);
         let pair = lab.pair_with(alpha.port, "", "password_file = \"local.pw\"");
-        let bravo = Redis::start(version, lab.path(), &name("bravo"), GOOD);
+        let bravo = Redis::start(version, lab.path(), "bravo", GOOD);
         let address = format!("127.0.0.1:{}", bravo.port);
         let look = || Said::of(lab.path(), &["-c", "dc2.toml", "--replica", &address]);
         let said = look();
@@ -250,11 +254,11 @@ fn a_replica_is_looked_at_and_its_advice_mends_it() {
         assert_eq!((said.code, unwell), (1, wanted.into()), "{:#}", said.json);
         type_in(lab.path(), said.has("masterauth-missing"), "");
         bravo.wait_equal(&alpha);
-        for (key, value, code) in
-            [("repl-timeout", "30", "replica-hold-long"), ("replica-read-only", "no", "replica-writable")]
-        {
-            bravo.ask(&["CONFIG", "SET", key, value]);
-            type_in(lab.path(), look().has(code), "");
+        bravo.ask(&["CONFIG", "SET", "repl-timeout", "30"]);
+        bravo.ask(&["CONFIG", "SET", "replica-read-only", "no"]);
+        let said = look();
+        for code in ["replica-hold-long", "replica-writable"] {
+            type_in(lab.path(), said.has(code), "");
         }
         let said = look();
         assert_eq!(said.unwell(), Vec::<String>::new(), "{:#}", said.json);
@@ -265,7 +269,7 @@ fn a_replica_is_looked_at_and_its_advice_mends_it() {
         bravo.replicaof(alpha.port);
         type_in(lab.path(), look().has("replica-elsewhere"), "");
         drop(pair);
-    }
+    });
 }
 
 /// A server that answers every connection with these bytes, and then keeps it open; and how many
@@ -293,26 +297,34 @@ fn fake(bytes: Vec<u8>) -> (u16, Arc<AtomicUsize>) {
 
 #[test]
 fn a_server_that_is_no_redis_is_told_and_harms_nothing() {
-    let lab = lab();
     let role = b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n".to_vec();
     let more = |rest: &[u8]| [&role, rest].concat();
     let huge = [b"$1048576\r\n".to_vec(), vec![b'x'; 1 << 20]].concat();
-    for (bytes, codes) in [
-        (b"".to_vec(), &["redis-down"][..]),
-        (b"*3\r\n$6\r\nmas".to_vec(), &["redis-down"]),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n\x1b[2J\r\n\r\n\r\n".to_vec(), &["redis-odd", "settings-unread"]),
-        (vec![b'x'; 1 << 20], &["redis-odd", "settings-unread"]),
-        (more(b""), &["settings-unread"]),
-        (more(&huge), &["settings-unread"]),
-    ] {
-        let (port, _) = fake(bytes);
-        let said = Said::of(lab.path(), &["-c", master(&lab, port, "")]);
-        assert_eq!(said.unwell(), codes, "{:#}", said.json);
-        let address = format!("127.0.0.1:{port}");
-        let said = Said::of(lab.path(), &["-c", "dc1.toml", "--replica", &address]);
-        assert!(said.code == 1 && said.find("replica-down").is_some(), "{:#}", said.json);
-        assert!(!said.json.to_string().contains("\\u001b"), "what it says is escaped");
-    }
+    let cases = [
+        (b"".to_vec(), &["redis-down", "replica-down"][..]),
+        (b"*3\r\n$6\r\nmas".to_vec(), &["redis-down", "replica-down"]),
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n\x1b[2J\r\n\r\n\r\n".to_vec(),
+            &["redis-odd", "settings-unread", "replica-down"],
+        ),
+        (vec![b'x'; 1 << 20], &["redis-odd", "settings-unread", "replica-down"]),
+        (more(b""), &["settings-unread", "replica-down"]),
+        (more(&huge), &["settings-unread", "replica-down"]),
+    ];
+    // They wait for one another's silence, so they are looked at side by side.
+    std::thread::scope(|scope| {
+        for (bytes, codes) in cases {
+            scope.spawn(move || {
+                let lab = lab();
+                let (port, _) = fake(bytes);
+                let address = format!("127.0.0.1:{port}");
+                let said = Said::of(lab.path(), &["-c", master(&lab, port, ""), "--replica", &address]);
+                let same = said.unwell() == codes && said.code == 1;
+                assert!(same, "{codes:?}: {:#}", said.json);
+                assert!(!said.json.to_string().contains("\\u001b"), "what it says is escaped");
+            });
+        }
+    });
 }
 
 #[test]

@@ -184,37 +184,55 @@ pub(super) fn needed_descriptors(config: &Config) -> u64 {
     BESIDE + config.listeners().count() as u64 + to_masters + far
 }
 
-/// Whether a process with this limit of open files has enough for the config. `pid` is the running
+/// The limits of open files of a process; `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OpenFiles {
+    /// What it may have.
+    soft: Option<u64>,
+    /// Up to what it may raise that itself.
+    hard: Option<u64>,
+}
+
+impl OpenFiles {
+    /// Reads /proc/PID/limits.
+    pub(super) fn read(limits: &str) -> Option<Self> {
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        let mut words = line.split_ascii_whitespace();
+        let mut limit = || match words.next()? {
+            "unlimited" => Some(None),
+            number => Some(Some(number.parse().ok()?)),
+        };
+        Some(Self { soft: limit()?, hard: limit()? })
+    }
+}
+
+/// Whether a process with these limits of open files has enough for the config. `pid` is the running
 /// gateway, otherwise it is what one would have that is started from here.
-pub(super) fn descriptors(needed: u64, limit: Option<u64>, pid: Option<u32>) -> Finding {
+pub(super) fn descriptors(needed: u64, limits: OpenFiles, pid: Option<u32>) -> Finding {
     let whose = match pid {
         Some(pid) => format!("the running gateway (process {pid})"),
         None => "a gateway that is started from here".to_owned(),
     };
-    let Some(limit) = limit.filter(|limit| *limit < needed) else {
-        let words =
-            limit.map_or_else(|| "no limit of open files".to_owned(), |limit| format!("{limit} open files"));
-        let text = format!("{whose} may have {words}; up to {needed} with links_per_site for each site");
+    let Some(soft) = limits.soft.filter(|soft| *soft < needed) else {
+        let words = limits.soft.map_or_else(|| "any number of".to_owned(), |soft| soft.to_string());
+        let text =
+            format!("{whose} may have {words} open files; up to {needed} with links_per_site for each site");
         return Finding::new(Code::Descriptors, "open files", text);
     };
-    let wanted = needed.next_power_of_two().max(65_536);
     let text = format!(
-        "{whose} may have {limit} open files, and with links_per_site for each site up to {needed} are needed: connections would be refused; the shipped unit has LimitNOFILE=65536"
+        "{whose} may have {soft} open files, and with links_per_site for each site up to {needed} are needed: connections would be refused; the shipped unit has LimitNOFILE=65536"
     );
+    let wanted = needed.next_power_of_two().max(65_536);
+    // Only root may raise the hard limit.
+    let (limit, which) = match limits.hard {
+        Some(hard) if hard < needed => (format!("{wanted}:{wanted}"), ""),
+        hard => (format!("{}:", wanted.min(hard.unwrap_or(wanted))), "S"),
+    };
     let command = match pid {
-        Some(pid) => format!("prlimit --pid {pid} --nofile={wanted}:{wanted}"),
-        None => format!("ulimit -n {wanted}"),
+        Some(pid) => format!("prlimit --pid {pid} --nofile={limit}"),
+        None => format!("ulimit -{which}n {}", limit.split(':').next().unwrap_or_default()),
     };
     Finding::new(Code::DescriptorsFew, "open files", text).advise(command)
-}
-
-/// The soft limit of open files in /proc/PID/limits; the inner `None` is no limit.
-pub(super) fn open_files(limits: &str) -> Option<Option<u64>> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    match line.split_ascii_whitespace().next()? {
-        "unlimited" => Some(None),
-        number => Some(Some(number.parse().ok()?)),
-    }
 }
 
 #[cfg(test)]
@@ -243,15 +261,21 @@ mod tests {
     #[test]
     fn a_low_limit_of_open_files_is_told_with_the_command() {
         let limits = "Limit  Soft  Hard  Units\nMax open files            1024                 524288               files     \n";
-        assert_eq!(open_files(limits), Some(Some(1024)));
-        assert_eq!(open_files("Max open files unlimited unlimited files\n"), Some(None));
-        assert_eq!(open_files("nothing"), None);
-        assert_eq!(descriptors(1024, Some(1024), None).code, Code::Descriptors);
-        assert_eq!(descriptors(1024, None, None).code, Code::Descriptors);
-        let few = descriptors(1025, Some(1024), Some(77));
-        assert_eq!(few.code, Code::DescriptorsFew);
-        assert_eq!(few.advice.as_deref(), Some("prlimit --pid 77 --nofile=65536:65536"));
-        assert_eq!(descriptors(70_000, Some(1024), None).advice.as_deref(), Some("ulimit -n 131072"));
+        let of = |soft, hard| OpenFiles { soft, hard };
+        assert_eq!(OpenFiles::read(limits), Some(of(Some(1024), Some(524_288))));
+        assert_eq!(OpenFiles::read("Max open files unlimited unlimited files\n"), Some(of(None, None)));
+        assert_eq!(OpenFiles::read("nothing"), None);
+        let enough = |needed, limits| descriptors(needed, limits, None).code == Code::Descriptors;
+        assert!(enough(1024, of(Some(1024), Some(1024))) && enough(1 << 40, of(None, None)));
+        let advice = |needed, limits, pid| {
+            let few = descriptors(needed, limits, pid);
+            assert_eq!(few.code, Code::DescriptorsFew);
+            few.advice.unwrap()
+        };
+        let low = of(Some(1024), Some(20_000));
+        assert_eq!(advice(1025, low, Some(77)), "prlimit --pid 77 --nofile=20000:");
+        assert_eq!(advice(30_000, low, Some(77)), "prlimit --pid 77 --nofile=65536:65536");
+        assert_eq!(advice(70_000, of(Some(1024), None), None), "ulimit -Sn 131072");
     }
 
     #[test]

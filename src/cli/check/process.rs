@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::host;
+use super::host::OpenFiles;
 use crate::file;
 
 /// Most bytes of a file of /proc that are read.
@@ -18,8 +18,8 @@ pub(super) struct Process {
     pub(super) user: Option<u32>,
     /// When it was started, in seconds since 1970.
     pub(super) started: Option<i64>,
-    /// Its limit of open files; the inner `None` is no limit.
-    pub(super) open_files: Option<Option<u64>>,
+    /// Its limits of open files.
+    pub(super) open_files: Option<OpenFiles>,
     /// Whether its program file was removed or replaced since.
     pub(super) is_replaced: bool,
 }
@@ -39,15 +39,15 @@ impl Process {
         Some(Self {
             user: text("status").and_then(|status| user(&status)),
             started: boot.zip(text("stat")).and_then(|(boot, stat)| started(&boot, &stat)),
-            open_files: text("limits").and_then(|limits| host::open_files(&limits)),
+            open_files: text("limits").and_then(|limits| OpenFiles::read(&limits)),
             is_replaced: program.is_some_and(|program| program.to_string_lossy().ends_with(" (deleted)")),
         })
     }
 }
 
-/// This process' own limit of open files.
-pub(super) fn own_open_files() -> Option<Option<u64>> {
-    host::open_files(&file::read_text(Path::new("/proc/self/limits"), LARGEST).ok()?)
+/// This process' own limits of open files.
+pub(super) fn own_open_files() -> Option<OpenFiles> {
+    OpenFiles::read(&file::read_text(Path::new("/proc/self/limits"), LARGEST).ok()?)
 }
 
 /// The effective user in /proc/PID/status.
