@@ -60,9 +60,10 @@ const SETTINGS: [&str; 24] = [
     "dual-channel-replication-enabled",
 ];
 
-/// The rights that reading needs.
-const INFO: &str = "+info";
-const CONFIG_GET: &str = "+config|get";
+/// A command that reads, and the right that it needs.
+type Reading = (&'static str, &'static str);
+const INFO: Reading = ("INFO", "+info");
+const CONFIG_GET: Reading = ("CONFIG GET", "+config|get");
 
 /// What a Redis has said.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +74,7 @@ pub(super) struct Facts {
     pub(super) settings: HashMap<String, String>,
     /// The rights that the user lacks to read all of it.
     pub(super) lacks: Vec<&'static str>,
-    /// Why some of it could not be read, if it was not for a right.
+    /// Why some of it could not be read, in a clause, if it was not for a right.
     pub(super) unread: Option<String>,
     /// Whether `masterauth` is set.
     pub(super) has_masterauth: Option<bool>,
@@ -166,12 +167,12 @@ impl Facts {
     }
 
     /// Keeps what Redis answers instead, if it is an error. Returns whether it is.
-    fn take_error(&mut self, value: &Value<'_>, right: &'static str) -> bool {
+    fn take_error(&mut self, value: &Value<'_>, (command, right): Reading) -> bool {
         let Value::Error(words) = value else { return false };
         if words.starts_with(b"NOPERM") {
             self.lacks.push(right);
         } else if self.unread.is_none() {
-            self.unread = Some(shown(words));
+            self.unread = Some(format!("it answers {command} with -{}", shown(words)));
         }
         true
     }
@@ -339,7 +340,7 @@ mod tests {
         assert!(!facts.take_error(&Value::Nil, INFO));
         assert_eq!(
             (facts.lacks, facts.unread.as_deref()),
-            (vec![CONFIG_GET], Some("ERR unknown command 'CONFIG'"))
+            (vec!["+config|get"], Some("it answers CONFIG GET with -ERR unknown command 'CONFIG'"))
         );
     }
 }

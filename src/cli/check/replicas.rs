@@ -99,8 +99,8 @@ fn unread(judged: &Judged<'_>) -> Option<Finding> {
     }
     let why = facts.unread.as_deref()?;
     let hint =
-        if why.starts_with("NOAUTH") { "; name a user with --redis-user and --password-file" } else { "" };
-    let text = format!("its settings cannot be read, so {what} cannot be judged: it answers {why}{hint}");
+        if why.contains(" -NOAUTH") { "; name a user with --redis-user and --password-file" } else { "" };
+    let text = format!("its settings cannot be read, so {what} cannot be judged: {why}{hint}");
     Some(judged.finding(Code::ReplicaSettingsUnread, &text))
 }
 

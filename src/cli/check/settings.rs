@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::codes::Code;
 use super::facts::Facts;
 use super::report::Finding;
-use super::words::{config_set, mb, needed_mb, product, rate, redis_cli, size};
+use super::words::{MB, config_set, mb, needed_mb, product, rate, redis_cli, size};
 use crate::config::LinkSettings;
 use crate::units::Address;
 
@@ -27,6 +27,9 @@ const PINGS: u32 = 3;
 
 /// Delay of a diskless sync from which on it counts as long.
 const DELAY: Duration = Duration::from_secs(30);
+
+/// Divisor of the memory that its data does not take: the part of it that a backlog may have.
+const BACKLOG_PART: u64 = 4;
 
 /// Bytes of a replica's output buffer if it has no limit.
 const USUAL_BUFFER: u64 = 256 << 20;
@@ -89,6 +92,12 @@ impl Judged<'_> {
         config_set(self.redis, key, value)
     }
 
+    /// Bytes of its machine's memory that its data does not take; all there can be if that is not known.
+    fn spare(&self) -> u64 {
+        let data = self.facts.count("used_memory").max(self.facts.number("maxmemory")).unwrap_or(0);
+        self.facts.count("total_system_memory").map_or(u64::MAX, |machine| machine.saturating_sub(data))
+    }
+
     /// Bytes a second that it writes: the greater of both measures.
     fn rate(&self) -> Option<f64> {
         [self.mean, self.facts.write_rate].into_iter().flatten().reduce(f64::max)
@@ -113,11 +122,9 @@ fn unread(judged: &Judged<'_>) -> Option<Finding> {
     }
     let why = facts.unread.as_deref()?;
     let hint =
-        if why.starts_with("NOAUTH") { "; name a user with --redis-user and --password-file" } else { "" };
-    let text = format!(
-        "its settings cannot be read, so {} cannot be judged: it answers {why}{hint}; {rule}",
-        unjudged(facts)
-    );
+        if why.contains(" -NOAUTH") { "; name a user with --redis-user and --password-file" } else { "" };
+    let text =
+        format!("its settings cannot be read, so {} cannot be judged: {why}{hint}; {rule}", unjudged(facts));
     Some(judged.finding(Code::SettingsUnread, &text))
 }
 
@@ -292,17 +299,22 @@ fn backlog(judged: &Judged<'_>) -> Option<Finding> {
         let text = format!("repl-backlog-size {size} covers a restart of this gateway {at}{lasts}");
         return Some(judged.finding(Code::Backlog, &text));
     }
-    let needed = format!("{}mb", needed_mb(all));
-    let sum = if hold.is_zero() {
-        format!("{RESTART:?} for the restart")
-    } else {
-        format!("({hold:?} hold + {RESTART:?} for the restart)")
-    };
     let text = format!(
-        "repl-backlog-size {size} does not cover a restart of this gateway {at}, which then costs its replicas a full sync; {needed}: {} × {sum} = {}",
-        rate(written),
-        product(all)
+        "repl-backlog-size {size} does not cover a restart of this gateway {at}, which then costs its replicas a full sync"
     );
+    let room = judged.spare() / BACKLOG_PART;
+    let fits = |bytes: f64| needed_mb(bytes).saturating_mul(MB) <= room;
+    let (wanted, sum) = if fits(all) && !hold.is_zero() {
+        (all, format!("({hold:?} hold + {RESTART:?} for the restart)"))
+    } else if fits(restart) {
+        (restart, format!("{RESTART:?} for the restart"))
+    } else {
+        let text =
+            format!("{text}; {at} that needs {}, and its machine has too little memory", product(restart));
+        return Some(judged.finding(Code::BacklogShort, &text));
+    };
+    let needed = format!("{}mb", needed_mb(wanted));
+    let text = format!("{text}; {needed}: {} × {sum} = {}", rate(written), product(wanted));
     Some(judged.finding(Code::BacklogShort, &text).advise(judged.set("repl-backlog-size", &needed)))
 }
 
@@ -361,15 +373,22 @@ fn output(judged: &Judged<'_>) -> Option<Finding> {
         return Some(judged.finding(Code::OutputBuffer, &text));
     };
     let all = written * hold.as_secs_f64();
-    let needed = format!("{}mb", needed_mb(all));
     let text = format!(
-        "{words}: at {} the replica is dropped after {lasts:.0} s of an outage, {} in this gateway's memory included, although it is held for {hold:?}; {needed}: {} × {hold:?} hold = {}",
+        "{words}: at {} the replica is dropped after {lasts:.0} s of an outage, {} in this gateway's memory included, although it is held for {hold:?}",
         rate(written),
-        size(judged.room),
-        rate(written),
-        product(all)
+        size(judged.room)
     );
-    let value = format!("replica {needed} {needed} 60");
+    let needed = needed_mb(all);
+    let replicas = judged.facts.count("connected_slaves").unwrap_or(0).max(1);
+    if needed.saturating_mul(MB).saturating_mul(replicas) > judged.spare() {
+        let text = format!(
+            "{text}; its machine has too little memory for {}: lower hold, or raise [limits] memory",
+            product(all)
+        );
+        return Some(judged.finding(Code::OutputBufferSmall, &text));
+    }
+    let text = format!("{text}; {needed}mb: {} × {hold:?} hold = {}", rate(written), product(all));
+    let value = format!("replica {needed}mb {needed}mb 60");
     Some(
         judged
             .finding(Code::OutputBufferSmall, &text)
@@ -385,7 +404,7 @@ fn persistence(judged: &Judged<'_>) -> Option<Finding> {
         return None;
     }
     if save.is_empty() && !append {
-        let text = "it keeps nothing on disk (save \"\", appendonly no): if it is restarted by itself (systemd, Kubernetes), it is empty, and every replica deletes its data to be equal; let it save, or let nothing restart it";
+        let text = "it keeps nothing on disk (save \"\", appendonly no): if it is restarted by itself (systemd, Kubernetes), it is empty, and every replica then deletes its own data too; let it save, or let nothing restart it";
         return Some(judged.finding(Code::NoPersistence, text).advise(judged.set("save", "3600 1")));
     }
     let failed = |field: &str| facts.info(field) == Some("err");
@@ -409,9 +428,10 @@ fn diskless(judged: &Judged<'_>) -> Option<Finding> {
         let text = "repl-diskless-sync no: a full sync is written to the master's disk first";
         return Some(judged.finding(Code::DisklessSync, text));
     }
+    let seconds = delay.as_secs();
     if delay > DELAY {
         let text = format!(
-            "repl-diskless-sync-delay {delay:?}: each full sync begins only after that; the usual 5 s are enough for replicas that ask together"
+            "repl-diskless-sync-delay {seconds}: each full sync begins only after that; the usual 5 s are enough for replicas that ask together"
         );
         return Some(
             judged
@@ -420,7 +440,7 @@ fn diskless(judged: &Judged<'_>) -> Option<Finding> {
         );
     }
     let text = format!(
-        "repl-diskless-sync yes, after {delay:?}: a replica that does not read delays those that sync together with it"
+        "repl-diskless-sync yes, after {seconds} s: a replica that does not read delays those that sync together with it"
     );
     Some(judged.finding(Code::DisklessSync, &text))
 }

@@ -6,7 +6,7 @@ use super::report::quoted;
 use crate::units::Address;
 
 /// Bytes of Redis' `mb`.
-const MB: u64 = 1 << 20;
+pub(super) const MB: u64 = 1 << 20;
 
 /// Largest value in `mb` that is advised: a terabyte.
 const MOST_MB: u64 = 1 << 20;

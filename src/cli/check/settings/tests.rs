@@ -119,6 +119,31 @@ fn the_value_that_is_advised_comes_with_its_reason() {
 }
 
 #[test]
+fn no_more_memory_is_advised_than_the_machine_has() {
+    let with = |used: &str, rate: f64| {
+        let facts = Facts::of(&[INFO, &[("used_memory", used)]].concat(), GOOD);
+        let found = judged(&facts, &LinkSettings::default(), Some(rate), 1 << 30);
+        let of = |code| found.iter().find(|finding| finding.code == code).cloned();
+        (of(Code::BacklogShort), of(Code::OutputBufferSmall))
+    };
+    // 8 GiB, of which 1 GiB is spare: a backlog of 256 MiB, and so not for hold.
+    let (backlog, buffer) = with("7516192768", 10e6);
+    let backlog = backlog.unwrap();
+    assert!(backlog.text.ends_with("256mb: 10.0 MB/s × 20s for the restart = 200 MB"), "{backlog:?}");
+    assert!(backlog.advice.is_some() && buffer.is_none());
+    let (backlog, buffer) = with("7516192768", 50e6);
+    let [backlog, buffer] = [backlog, buffer].map(Option::unwrap);
+    assert!(
+        backlog.advice.is_none() && backlog.text.contains("needs 1000 MB, and its machine has too little"),
+        "{backlog:?}"
+    );
+    assert!(
+        buffer.advice.is_none() && buffer.text.contains("lower hold, or raise [limits] memory"),
+        "{buffer:?}"
+    );
+}
+
+#[test]
 fn what_it_is_and_whether_that_works_is_told() {
     let with = |more: &[(&str, &str)], set: &[(&str, &str)]| {
         let info = [INFO, more].concat();
@@ -156,7 +181,10 @@ fn a_missing_right_is_named_with_its_grant() {
         found[0].advice.as_deref(),
         Some("redis-cli -h 127.0.0.1 -p 6379 ACL SETUSER replgate +info '+config|get'")
     );
-    let facts = Facts { unread: Some("NOAUTH Authentication required.".to_owned()), ..Facts::default() };
+    let facts = Facts {
+        unread: Some("it answers INFO with -NOAUTH Authentication required.".to_owned()),
+        ..Facts::default()
+    };
     let found = judged(&facts, &LinkSettings::default(), None, 1 << 30);
     assert_eq!(codes(&found), [Code::SettingsUnread]);
     assert!(found[0].text.contains("--redis-user"), "{found:?}");
@@ -217,13 +245,10 @@ proptest! {
         for finding in look(&facts).iter().filter(|finding| finding.level == Level::Warn) {
             // Without memory to spare there is nothing to type.
             let Some(advice) = &finding.advice else {
-                prop_assert_eq!(finding.code, Code::MaxMemoryTight);
+                let of_memory = [Code::MaxMemoryTight, Code::BacklogShort, Code::OutputBufferSmall];
+                prop_assert!(of_memory.contains(&finding.code), "{finding:?}");
                 continue;
             };
-            // A terabyte is the most that is advised.
-            if rate.is_some_and(|rate| rate * (hold + 20) as f64 > 1e12) {
-                continue;
-            }
             let mut mended = facts.clone();
             obey(&mut mended, advice);
             prop_assert!(!codes(&look(&mended)).contains(&finding.code), "{finding:?}");
