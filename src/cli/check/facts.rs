@@ -276,11 +276,11 @@ impl Conversation {
         self.socket.write_all(&command::encode(words)).await.map_err(failed)?;
         let mut piece = zeroize::Zeroizing::new([0; 4096]);
         loop {
+            if answer::is_tls(&self.read) {
+                return Err(answer::SPEAKS_TLS.to_owned());
+            }
             let (length, taken) = match parse(&self.read) {
                 Parsed::Whole { length, value } => (length, take(&value)),
-                Parsed::Malformed(_) if answer::is_tls(&self.read) => {
-                    return Err(answer::SPEAKS_TLS.to_owned());
-                }
                 Parsed::Malformed(why) => return Err(why.to_owned()),
                 Parsed::Incomplete => match self.socket.read(&mut piece[..]).await.map_err(failed)? {
                     0 => return Err("it closes the connection without a whole answer".to_owned()),

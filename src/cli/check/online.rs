@@ -133,6 +133,7 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
                 user: user(login.as_ref()),
                 is_here: places.get(redis).is_some_and(|all| all.iter().any(|one| is_local(one.ip()))),
                 follows: &asked.follows,
+                near: near(config, &facts, &asked.follows, &places),
                 is_local: &is_local,
                 histories: &histories,
             })),
@@ -211,6 +212,19 @@ async fn ask_replica(redis: Address, login: Option<Auth>) -> AskedReplica {
         },
     };
     AskedReplica { facts, follows }
+}
+
+/// The master of this gateway whose Redis a replica follows, if it follows one.
+fn near<'a>(
+    config: &'a Config,
+    facts: &Facts,
+    follows: &[IpAddr],
+    places: &HashMap<Address, Vec<SocketAddr>>,
+) -> Option<&'a str> {
+    let (_, port) = facts.follows()?;
+    let is_it = |redis: &SocketAddr| redis.port() == port && follows.contains(&redis.ip());
+    let of = |master: &&Arc<Master>| places.get(&master.redis).is_some_and(|all| all.iter().any(is_it));
+    config.masters.iter().find(of).map(|master| master.name.as_str())
 }
 
 /// The gateway's own credentials at a master.

@@ -23,6 +23,8 @@ pub(super) struct Judged<'a> {
     pub(super) is_here: bool,
     /// The addresses of the master that it names.
     pub(super) follows: &'a [IpAddr],
+    /// The `[[master]]` of this gateway whose Redis that is, if it is one.
+    pub(super) near: Option<&'a str>,
     /// Whether an address is one of this host.
     pub(super) is_local: &'a dyn Fn(IpAddr) -> bool,
     /// The replication ids of masters, as far as they are known: of each `[[replica]]` by its name from
@@ -112,27 +114,27 @@ fn following(judged: &Judged<'_>) -> Vec<Finding> {
         None => finding,
     };
     let listeners = || {
-        let listeners =
-            judged.config.replicas.iter().map(|entry| format!("{} ({:?})", entry.listen, entry.name));
-        listeners.collect::<Vec<_>>().join(", ")
+        let all = judged.config.replicas.iter();
+        let all: Vec<_> = all.map(|entry| format!("{} ({:?})", entry.listen, entry.name)).collect();
+        match all.is_empty() {
+            true => "this gateway has no [[replica]]".to_owned(),
+            false => format!("this gateway listens for replicas on {}", all.join(", ")),
+        }
     };
     if facts.info("role") == Some("master") {
-        let text = format!(
-            "it is a master and follows nobody; this gateway listens for replicas on {}",
-            listeners()
-        );
+        let text = format!("it is a master and follows nobody; {}", listeners());
         return vec![follow(judged.finding(Code::ReplicaFollowsNobody, &text))];
     }
     let Some((host, port)) = facts.follows() else { return Vec::new() };
     let Some(entry) = judged.entry() else {
+        if let Some(master) = judged.near {
+            let text = format!("it follows master {master:?} of this site itself ({host}:{port})");
+            return vec![judged.finding(Code::ReplicaFollows, &text)];
+        }
         let peers = judged.config.replicas.iter().flat_map(|entry| &entry.peers);
         let is_peer = peers.into_iter().any(|peer| peer.port == port && peer.host == host);
-        let which = if is_peer {
-            "that is the far gateway, which speaks TLS alone; this gateway"
-        } else {
-            "not this gateway, which"
-        };
-        let text = format!("it follows {host}:{port}: {which} listens for replicas on {}", listeners());
+        let which = if is_peer { "the far gateway, which speaks TLS alone" } else { "not this gateway" };
+        let text = format!("it follows {host}:{port}, {which}; {}", listeners());
         return vec![follow(judged.finding(Code::ReplicaElsewhere, &text))];
     };
     let mut findings = Vec::new();
@@ -296,6 +298,7 @@ mod tests {
         more: &'a str,
         is_here: bool,
         follows: &'a str,
+        near: Option<&'a str>,
         facts: Facts,
         history: &'a str,
     }
@@ -308,6 +311,7 @@ mod tests {
                 more: "",
                 is_here: true,
                 follows: "127.0.0.1",
+                near: None,
                 facts,
                 history: "aaaa",
             }
@@ -325,6 +329,7 @@ mod tests {
                 user: "default",
                 is_here: self.is_here,
                 follows: &[self.follows.parse().unwrap()],
+                near: self.near,
                 is_local: &|ip| ip == "10.0.0.2".parse::<IpAddr>().unwrap(),
                 histories: &HashMap::from([("orders".to_owned(), vec![self.history.to_owned()])]),
             };
@@ -378,6 +383,12 @@ mod tests {
         assert_eq!(found[0].advice, None, "it cannot reach this host's loopback either");
         Case { listen: "0.0.0.0:6390", follows: "10.0.0.3", ..Case::default() }
             .has(&[Code::ReplicaElsewhere]);
+    }
+
+    #[test]
+    fn a_replica_beside_its_master_needs_no_gateway() {
+        let facts = info(&[("master_port", "6379")]);
+        Case { facts, near: Some("stock"), ..Case::default() }.has(&[]);
     }
 
     #[test]
