@@ -4,7 +4,7 @@
 //! [`at_replica`]. The first holds the allow-list ([`gate`]), the second rewrites the
 //! [`introduction`]; both have an [`observer`] behind that, which records what it learns as a
 //! [`replication`]. Replicas send [`command`]s and masters send [`answer`]s; [`reply`] has the
-//! replies that a gateway gives itself.
+//! replies that a gateway gives itself. `check` reads what Redis answers to it as [`value`]s.
 
 pub mod answer;
 pub mod at_master;
@@ -26,6 +26,7 @@ pub mod replication;
 pub mod reply;
 pub mod returning;
 pub mod syncs;
+pub mod value;
 
 #[cfg(test)]
 mod tests;

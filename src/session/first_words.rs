@@ -138,7 +138,7 @@ impl Offer {
             return Ok(());
         }
         *asked = Some(Instant::now());
-        let (_, accept) = probe(dialer, replica).await?;
+        let (_, accept) = probe(dialer, replica).await.map_err(|unreached| unreached.words)?;
         self.accepted(accept.plain);
         Ok(())
     }

@@ -10,6 +10,7 @@ mod breaks;
 mod certs;
 mod clients;
 mod dials;
+mod doctor;
 mod documents;
 mod ends;
 mod files;

@@ -1,40 +1,51 @@
 //! The addresses on which a gateway with this config listens.
 
-use super::report::Report;
+use super::codes::Code;
+use super::report::Finding;
 use crate::admin::Status;
 use crate::config::Config;
 use crate::listener::{self, unix};
 use crate::units::ListenAddress;
 
-/// Reports whether each address is free, or taken by the gateway that runs.
-pub(super) fn check(config: &Config, running: Option<&Status>, report: &mut Report) {
+/// Whether each address is free, or taken by the gateway that runs.
+pub(super) fn check(config: &Config, running: Option<&Status>) -> Vec<Finding> {
     let names = config.listen.iter().map(|_| "[tunnel]".to_owned());
     let names = names.chain(config.replicas.iter().map(|replica| format!("replica {:?}", replica.name)));
     let names = names.chain(config.admin.iter().map(|_| "[admin]".to_owned()));
     // All listeners are kept until the last one is tried, since two of them may conflict.
-    let mut held = Vec::new();
+    let (mut held, mut findings) = (Vec::new(), Vec::new());
     for (what, address) in names.zip(config.listeners()) {
-        if let Some(status) = running {
-            if status.listeners.contains(&address) {
-                report.ok(&format!("{what}: this gateway is running and listens on {address}"));
-            } else {
-                report.warn(&format!(
-                    "{what}: the running gateway does not listen on {address}: restart it to use this config"
-                ));
+        let (code, text) = match (running, &address) {
+            (Some(status), _) if status.listeners.contains(&address) => {
+                (Code::Listens, format!("{what}: this gateway is running and listens on {address}"))
             }
-            continue;
-        }
-        let free = match &address {
-            ListenAddress::Ip(address) => listener::bind(*address)
-                .map(|listener| held.push(listener))
-                .map_err(|error| format!("{error}{}", listener::hint(&error, *address))),
+            (Some(_), _) => (
+                Code::NotListening,
+                format!(
+                    "{what}: the running gateway does not listen on {address}: reload it to use this config"
+                ),
+            ),
+            (None, ListenAddress::Ip(ip)) => {
+                let bound = listener::bind(*ip).map(|listener| held.push(listener));
+                free(
+                    &what,
+                    &address,
+                    bound.map_err(|error| format!("{error}{}", listener::hint(&error, *ip))),
+                )
+            }
             // Binding would leave a file, or take one away.
-            ListenAddress::Unix(path) => unix::may_bind(path),
+            (None, ListenAddress::Unix(path)) => free(&what, &address, unix::may_bind(path)),
         };
-        match free {
-            Ok(()) => report.ok(&format!("{what}: {address} is free to listen on")),
-            Err(why) => report.fail(&format!("{what}: cannot listen on {address}: {why}")),
-        }
+        findings.push(Finding::new(code, address, text));
     }
     drop(held);
+    findings
+}
+
+/// What is said of an address that could be bound, or not and why.
+fn free(what: &str, address: &ListenAddress, bound: Result<(), String>) -> (Code, String) {
+    match bound {
+        Ok(()) => (Code::PortFree, format!("{what}: {address} is free to listen on")),
+        Err(why) => (Code::PortTaken, format!("{what}: cannot listen on {address}: {why}")),
+    }
 }

@@ -1,15 +1,27 @@
-//! The way to the far site of each `[[replica]]`: names, connections, certificates, clocks.
+//! The way to the far site of each `[[replica]]`: connections, certificates, clocks, round trips.
+//!
+//! Entries that share a peer share its connection: what does not answer is tried once, however many
+//! entries name it. All peers are tried concurrently, within a bound and until one deadline.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::report::Report;
+use super::DEADLINE;
+use super::codes::Code;
+use super::names::{self, Looked};
+use super::path::{self, Measured};
+use super::report::Finding;
 use crate::clock;
 use crate::config::{Config, Replica};
 use crate::escape::shown;
-use crate::race;
 use crate::session::Process;
 use crate::session::dial::{self, Dialer};
 use crate::session::exchange::Exchange;
@@ -20,11 +32,79 @@ use crate::units::Address;
 /// Difference between clocks in milliseconds above which there is a warning.
 const SKEW: u64 = 30_000;
 
-/// Checks the way to each far site, with the certificates of this one.
-pub(super) async fn check(config: &Config, material: Material, report: &mut Report) {
+/// TCP connects by which a round trip is measured.
+const CONNECTS: usize = 3;
+
+/// Probes of the first entry of each peer.
+const PROBES: usize = 2;
+
+/// What is known already when the peers are tried.
+pub(super) struct Before<'a> {
+    /// The names that were looked up.
+    pub(super) names: &'a HashMap<Address, Looked>,
+    /// Bytes a second that the links of each entry carry, as far as they are known.
+    pub(super) carried: &'a HashMap<String, f64>,
+    /// The largest receive buffer of a connection.
+    pub(super) receive: Option<u64>,
+    /// Bounds what runs at a time.
+    pub(super) gate: &'a Arc<Semaphore>,
+    /// When all of it ends.
+    pub(super) until: Instant,
+}
+
+/// A gateway that accepted a probe.
+#[derive(Clone, Debug)]
+struct Accepted {
+    /// Its host, escaped.
+    node: String,
+    /// By how many milliseconds its clock differs.
+    skew: u64,
+}
+
+/// What one peer answered about the master of one entry: the gateway, or why not.
+type Answer = Result<Accepted, String>;
+
+/// A result of a task.
+enum Event {
+    /// About an entry, by its place in the config, and one of its peers.
+    Answered(usize, Address, Answer),
+    /// About the path to a peer of a site.
+    Measured(Way, Measured),
+}
+
+/// A peer of a site, with the entries that name it, by their places in the config.
+#[derive(Clone, Debug)]
+struct Way {
+    site: String,
+    peer: Address,
+    entries: Vec<usize>,
+}
+
+/// The peers of all entries, each once for each site.
+fn ways(config: &Config) -> Vec<Way> {
+    let mut ways: Vec<Way> = Vec::new();
+    let mut places: HashMap<(String, &Address), usize> = HashMap::new();
+    for (at, replica) in config.replicas.iter().enumerate() {
+        for peer in &replica.peers {
+            let place = *places.entry((replica.site.to_ascii_lowercase(), peer)).or_insert_with(|| {
+                ways.push(Way { site: replica.site.clone(), peer: peer.clone(), entries: Vec::new() });
+                ways.len() - 1
+            });
+            if ways[place].entries.last() != Some(&at) {
+                ways[place].entries.push(at);
+            }
+        }
+    }
+    ways
+}
+
+/// Tries the way to each far site, with the certificates of this one.
+pub(super) async fn check(config: &Config, material: Material, before: &Before<'_>) -> Vec<Finding> {
     let loaded = match Loaded::new(material, config.far_sites()) {
         Ok(loaded) => loaded,
-        Err(error) => return report.fail(&format!("TLS cannot be set up: {error}")),
+        Err(error) => {
+            return vec![Finding::new(Code::TlsUnusable, "[tls]", format!("TLS cannot be set up: {error}"))];
+        }
     };
     let dialer = Arc::new(Dialer::new(
         Process::new(config),
@@ -33,68 +113,197 @@ pub(super) async fn check(config: &Config, material: Material, report: &mut Repo
         Exchange::new().0,
         CancellationToken::new(),
     ));
-    for replica in &config.replicas {
-        way(&dialer, replica, report).await;
+    let (events, mut told) = unbounded_channel();
+    // Dropping the set gives up whatever still runs.
+    let mut running = JoinSet::new();
+    for way in ways(config) {
+        let unresolved = before.names.get(&way.peer).and_then(|looked| looked.addresses().err());
+        if let Some(why) = unresolved {
+            for at in &way.entries {
+                let _ =
+                    events.send(Event::Answered(*at, way.peer.clone(), Err(format!("{}: {why}", way.peer))));
+            }
+            continue;
+        }
+        let replicas = way.entries.iter().map(|at| Arc::clone(&config.replicas[*at])).collect();
+        running.spawn(explore(Arc::clone(&dialer), way, replicas, Arc::clone(before.gate), events.clone()));
+    }
+    drop(events);
+    let (mut answers, mut paths) = (HashMap::new(), Vec::new());
+    while let Ok(Some(event)) = timeout_at(before.until, told.recv()).await {
+        match event {
+            Event::Answered(at, peer, answer) => drop(answers.insert((at, peer), answer)),
+            Event::Measured(way, measured) => paths.push((way, measured)),
+        }
+    }
+    drop(running);
+    paths.sort_by_key(|(way, _)| way.entries[0]);
+    let mut findings = told_of_entries(config, &answers, before.names);
+    for (way, measured) in paths {
+        let carried = way.entries.iter().filter_map(|at| before.carried.get(&config.replicas[*at].name));
+        let carried = carried.copied().reduce(f64::max);
+        findings.extend(told_of_clock(&way, &answers));
+        let link = &config.replicas[way.entries[0]].link;
+        findings.extend(path::judge(
+            &way.site,
+            &way.peer.to_string(),
+            &measured,
+            link,
+            carried,
+            before.receive,
+        ));
+    }
+    findings
+}
+
+/// Tries one peer for all its entries, and measures the path to it.
+async fn explore(
+    dialer: Arc<Dialer>,
+    way: Way,
+    replicas: Vec<Arc<Replica>>,
+    gate: Arc<Semaphore>,
+    events: UnboundedSender<Event>,
+) {
+    let mut measured = Measured::default();
+    let mut address = None;
+    let mut silent = None;
+    let permit = Arc::clone(&gate).acquire_owned().await;
+    for _ in 0..PROBES {
+        let began = Instant::now();
+        match probe(&dialer, &replicas[0], &way.peer).await {
+            Ok((at, accepted)) => {
+                measured.probes.push(began.elapsed());
+                address = Some(at);
+                let _ = events.send(Event::Answered(way.entries[0], way.peer.clone(), Ok(accepted)));
+            }
+            Err((why, answered)) => {
+                let _ = events.send(Event::Answered(way.entries[0], way.peer.clone(), Err(why.clone())));
+                silent = (!answered).then_some(why);
+                break;
+            }
+        }
+    }
+    if let Some(address) = address {
+        for _ in 0..CONNECTS {
+            let began = Instant::now();
+            if let Ok(Ok(_)) = timeout(DEADLINE, TcpStream::connect(address)).await {
+                measured.connects.push(began.elapsed());
+            }
+        }
+    }
+    drop(permit);
+    // Other entries ask a gateway that answers about their own masters.
+    let mut asked = JoinSet::new();
+    for (at, replica) in way.entries.iter().copied().zip(replicas).skip(1) {
+        let (peer, events) = (way.peer.clone(), events.clone());
+        if let Some(why) = &silent {
+            let _ = events.send(Event::Answered(at, peer, Err(why.clone())));
+            continue;
+        }
+        let (dialer, gate) = (Arc::clone(&dialer), Arc::clone(&gate));
+        asked.spawn(async move {
+            let _permit = gate.acquire_owned().await;
+            let answer = probe(&dialer, &replica, &peer).await;
+            let answer = answer.map(|(_, accepted)| accepted).map_err(|(why, _)| why);
+            let _ = events.send(Event::Answered(at, peer, answer));
+        });
+    }
+    if !measured.connects.is_empty() {
+        let _ = events.send(Event::Measured(way, measured));
+    }
+    while asked.join_next().await.is_some() {}
+}
+
+/// Asks one peer about the master of an entry. The error has whether any gateway answered.
+async fn probe(
+    dialer: &Arc<Dialer>,
+    replica: &Replica,
+    peer: &Address,
+) -> Result<(std::net::SocketAddr, Accepted), (String, bool)> {
+    let one = Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() });
+    match dial::probe(dialer, &one).await {
+        Ok((address, accept)) => {
+            let skew = clock::now_millis().abs_diff(accept.identity.clock);
+            Ok((address, Accepted { node: shown(accept.identity.node.as_bytes()), skew }))
+        }
+        Err(unreached) => Err((unreached.words, unreached.answered)),
     }
 }
 
-/// Checks the way to a far site: resolves each peer's name, and then sends a probe.
-async fn way(dialer: &Arc<Dialer>, replica: &Replica, report: &mut Report) {
-    let what = format!("replica {:?}", replica.name);
-    let mut working = 0;
-    // The peers are tried concurrently and reported in the config's order.
-    let mut tried = JoinSet::new();
-    for (at, peer) in replica.peers.iter().cloned().enumerate() {
-        let (dialer, one) =
-            (Arc::clone(dialer), Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() }));
-        tried.spawn(async move {
-            let dialled = match race::run::resolve(&peer).await {
-                Ok(addresses) => Ok((addresses, dial::probe(&dialer, &one).await)),
-                Err(why) => Err(why),
-            };
-            (at, peer, dialled)
-        });
-    }
-    let mut tried = tried.join_all().await;
-    tried.sort_by_key(|(at, ..)| *at);
-    for (_, peer, dialled) in tried {
-        let (addresses, dialled) = match dialled {
-            Ok(dialled) => dialled,
-            Err(why) => {
-                report.warn(&format!("{what}: peer {peer}: {why}"));
-                continue;
-            }
-        };
-        let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        match dialled {
-            Ok((address, accept)) => {
-                working += 1;
-                report.ok(&format!(
-                    "{what}: {peer} ({list}) is {} on {}, offers master {:?} to us, and its Redis is up",
-                    replica.site,
-                    shown(accept.identity.node.as_bytes()),
-                    replica.master
-                ));
-                let (here, there) = (clock::now_millis(), accept.identity.clock);
-                let skew = here.abs_diff(there);
-                let text = format!("{what}: the clock at {address} differs by {:.1} s", skew as f64 / 1000.0);
-                if skew > SKEW {
-                    report.warn(&format!(
-                        "{text}: certificates are checked by the clock; set both clocks by NTP"
-                    ))
-                } else {
-                    report.ok(&text)
+/// What there is to say about each entry, in the config's order.
+fn told_of_entries(
+    config: &Config,
+    answers: &HashMap<(usize, Address), Answer>,
+    names: &HashMap<Address, Looked>,
+) -> Vec<Finding> {
+    let (mut findings, mut open) = (Vec::new(), Vec::new());
+    for (at, replica) in config.replicas.iter().enumerate() {
+        let what = format!("replica {:?}", replica.name);
+        let finding = |code, text: String| Finding::new(code, &replica.name, format!("{what}: {text}"));
+        let (mut working, mut missing) = (0, 0);
+        for peer in &replica.peers {
+            match answers.get(&(at, peer.clone())) {
+                None => missing += 1,
+                Some(Ok(accepted)) => {
+                    working += 1;
+                    let known =
+                        names.get(peer).and_then(|looked| looked.addresses().ok()).unwrap_or_default();
+                    findings.push(finding(
+                        Code::Peer,
+                        format!(
+                            "{peer} ({}) is {} on {}, offers master {:?} to us, and its Redis is up",
+                            names::list(known),
+                            replica.site,
+                            accepted.node,
+                            replica.master
+                        ),
+                    ));
+                }
+                Some(Err(why)) => {
+                    findings
+                        .push(finding(Code::PeerUnreached, format!("peer {why}{}", unreached(why, peer))));
                 }
             }
-            Err(error) => report.warn(&format!("{what}: peer {error}{}", unreached(&error, &peer))),
+        }
+        if working == 0 && missing == 0 {
+            findings.push(finding(
+                Code::NoWay,
+                format!("no gateway of {} offers the master; the lines above say why", replica.site),
+            ));
+        }
+        if missing > 0 {
+            open.push(format!("{:?}", replica.name));
         }
     }
-    if working == 0 {
-        report.fail(&format!(
-            "{what}: no gateway of {} offers the master; the lines above say why",
-            replica.site
-        ));
-    }
+    findings.extend(not_reached(&open, config.replicas.len()));
+    findings
+}
+
+/// The entries of which a peer was not tried in time.
+fn not_reached(open: &[String], all: usize) -> Option<Finding> {
+    let first = open.first()?;
+    let names = open.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let more = if open.len() > 5 { ", …" } else { "" };
+    let text = format!(
+        "{} of {all} replicas: not every peer was tried within {} s: {names}{more}; try again, or see why others are slow",
+        open.len(),
+        super::WHOLE.as_secs()
+    );
+    Some(Finding::new(Code::NotReached, first.trim_matches('"'), text))
+}
+
+/// The clock of the gateway behind a peer.
+fn told_of_clock(way: &Way, answers: &HashMap<(usize, Address), Answer>) -> Option<Finding> {
+    let answer = answers.get(&(way.entries[0], way.peer.clone()))?;
+    let skew = Duration::from_millis(answer.as_ref().ok()?.skew);
+    let text =
+        format!("far site {}: the clock at {} differs by {:.1} s", way.site, way.peer, skew.as_secs_f64());
+    Some(if skew > Duration::from_millis(SKEW) {
+        let text = format!("{text}: certificates are checked by the clock; set both clocks by NTP");
+        Finding::new(Code::ClockDiffers, &way.peer, text).advise("timedatectl set-ntp true")
+    } else {
+        Finding::new(Code::Clock, &way.peer, text)
+    })
 }
 
 /// Advice if a TCP connection was refused.
@@ -107,5 +316,54 @@ fn unreached(error: &str, peer: &Address) -> String {
         )
     } else {
         String::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn config(entries: &[(&str, &[&str])]) -> Config {
+        let mut text = "site = \"dc2\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n".to_owned();
+        for (at, (site, peers)) in entries.iter().enumerate() {
+            text += &format!(
+                "[[replica]]\nname = \"r{at}\"\nlisten = \"127.0.0.1:{}\"\nsite = \"{site}\"\npeers = {peers:?}\n",
+                6390 + at
+            );
+        }
+        Config::parse(&[Source::new("gateway.toml", text)]).unwrap()
+    }
+
+    #[test]
+    fn a_peer_of_a_site_is_one_way_for_all_its_entries() {
+        let config = config(&[("dc1", &["a:1", "b:1"]), ("DC1", &["b:1"]), ("dc3", &["b:1"])]);
+        let found: Vec<_> = ways(&config)
+            .into_iter()
+            .map(|way| format!("{} {} {:?}", way.site, way.peer, way.entries))
+            .collect();
+        assert_eq!(found, ["dc1 a:1 [0]", "dc1 b:1 [0, 1]", "dc3 b:1 [2]"]);
+    }
+
+    #[test]
+    fn an_entry_fails_only_once_every_peer_has_failed_and_what_is_open_is_told() {
+        let config = config(&[("dc1", &["a:1", "b:1"]), ("dc1", &["b:1", "c:1"]), ("dc1", &["c:1"])]);
+        let peer = |host: &str| Address { host: host.to_owned(), port: 1 };
+        let good = Accepted { node: "gw".to_owned(), skew: 0 };
+        let failed = || Err("b:1: Connection refused".to_owned());
+        let answers = HashMap::from([
+            ((0, peer("a")), Ok(good)),
+            ((0, peer("b")), failed()),
+            ((1, peer("b")), failed()),
+            ((2, peer("c")), failed()),
+        ]);
+        let found = told_of_entries(&config, &answers, &HashMap::new());
+        let codes: Vec<_> = found.iter().map(|finding| finding.code).collect();
+        use Code::{NoWay, NotReached, Peer, PeerUnreached};
+        assert_eq!(codes, [Peer, PeerUnreached, PeerUnreached, PeerUnreached, NoWay, NotReached]);
+        assert!(
+            found[5].text.starts_with("1 of 3 replicas: ") && found[5].text.contains("\"r1\""),
+            "{found:?}"
+        );
     }
 }

@@ -1,10 +1,12 @@
-//! The Redis of a `[[master]]`: whether it answers, lets the gateway log in, and is a master.
+//! The Redis of a `[[master]]`: whether it answers, and lets the gateway log in.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::DEADLINE;
-use super::report::Report;
+use super::codes::Code;
+use super::report::Finding;
+use super::words::redis_cli;
 use crate::config::{Auth, Commands, Master};
 use crate::escape::shown;
 use crate::race;
@@ -13,18 +15,33 @@ use crate::session::auth::{Login, ask, authenticate_to_master};
 use crate::tls::fetch_chain;
 use crate::units::Address;
 
-/// Checks a master's Redis. Returns whether it answers at all.
-pub(super) async fn check(master: &Master, report: &mut Report) -> bool {
+/// What was found out.
+#[derive(Debug)]
+pub(super) struct Tried {
+    /// What there is to say.
+    pub(super) finding: Option<Finding>,
+    /// Its role, which INFO tells better if it may be read.
+    pub(super) role: Option<Finding>,
+    /// Whether Redis answers at all.
+    pub(super) answers: bool,
+}
+
+/// Tries a master's Redis as the gateway would use it.
+pub(super) async fn check(master: &Master) -> Tried {
     match &master.commands {
-        Commands::Replication { auth: Some(auth), .. } => login(master, auth, report).await,
-        _ => answers_role(master, report).await,
+        Commands::Replication { auth: Some(auth), .. } => login(master, auth).await,
+        _ => role(master).await,
     }
 }
 
-/// Checks whether the master's Redis accepts the gateway's password, and lets its user run a
-/// replica's commands. Returns whether Redis answers at all.
-async fn login(master: &Master, auth: &Auth, report: &mut Report) -> bool {
-    let what = format!("master {:?}: Redis at {}", master.name, master.redis);
+/// Whether its port speaks TLS.
+async fn speaks_tls(redis: &Address) -> bool {
+    matches!(timeout(DEADLINE, fetch_chain::fetch_chain(redis)).await, Ok(Ok(_)))
+}
+
+/// Tries whether the master's Redis accepts the gateway's password, and lets its user run a
+/// replica's commands.
+async fn login(master: &Master, auth: &Auth) -> Tried {
     let tried = timeout(DEADLINE * 2, async {
         let mut redis = race::run::connect(&master.redis, None, DEADLINE)
             .await
@@ -44,81 +61,78 @@ async fn login(master: &Master, auth: &Auth, report: &mut Report) -> bool {
     })
     .await;
     let user = auth.username.as_deref().unwrap_or("default");
+    let what = format!("master {:?}: Redis at {}", master.name, master.redis);
+    let finding = |code, text: String| Finding::new(code, &master.name, format!("{what}{text}"));
     let answers = matches!(tried, Ok(Ok(_)));
-    match tried {
-        Err(_) => report.fail(&format!("{what} does not answer in time")),
-        Ok(Err(_)) if fetch_chain::fetch_chain(&master.redis).await.is_ok() => {
-            report.fail(&format!("{what}: {}", answer::SPEAKS_TLS));
+    let finding = match tried {
+        Err(_) => finding(Code::RedisDown, " does not answer in time".to_owned()),
+        Ok(Err(_)) if speaks_tls(&master.redis).await => {
+            finding(Code::RedisDown, format!(": {}", answer::SPEAKS_TLS))
         }
-        Ok(Err(fault)) => report.fail(&format!("{what}: {fault}")),
-        Ok(Ok((_, lacks))) if !lacks.is_empty() => report.fail(&format!(
-            "{what}: user {user} lacks rights: ACL SETUSER {user} {} (least: +ping +replconf +psync)",
-            lacks.join(" ")
-        )),
-        Ok(Ok((Login::NotWanted, _))) => report.warn(&format!(
-            "{what} requires no password, although `auth` has one: anyone who reaches it can write; set a password there (requirepass, or ACL SETUSER), or remove `auth`"
-        )),
-        Ok(Ok((Login::Good, _))) => report.ok(&format!(
-            "{what} accepts the password of user {user}; only the first sync shows whether the user has +psync"
-        )),
-    }
-    answers
+        Ok(Err(fault)) => finding(Code::RedisLogin, format!(": {fault}")),
+        Ok(Ok((_, lacks))) if !lacks.is_empty() => {
+            let words = [&["ACL", "SETUSER", user][..], &lacks].concat();
+            finding(
+                Code::RightsMissing,
+                format!(": user {user} lacks rights: ACL SETUSER {user} {} (least: +ping +replconf +psync)", lacks.join(" ")),
+            )
+            .advise(redis_cli(&master.redis, &words))
+        }
+        Ok(Ok((Login::NotWanted, _))) => finding(
+            Code::RedisOpen,
+            " requires no password, although `auth` has one: anyone who reaches it can write; set a password there (requirepass, or ACL SETUSER), or remove `auth`".to_owned(),
+        ),
+        Ok(Ok((Login::Good, _))) => finding(
+            Code::RedisLoggedIn,
+            format!(" accepts the password of user {user}; only the first sync shows whether the user has +psync"),
+        ),
+    };
+    Tried { finding: Some(finding), role: None, answers }
 }
 
-/// Reports the role of the master's Redis. Returns whether it answers at all.
-async fn answers_role(master: &Master, report: &mut Report) -> bool {
-    let what = format!("master {:?}", master.name);
-    let answer = timeout(DEADLINE, role(&master.redis)).await;
-    let answers =
-        matches!(&answer, Ok(Ok(answer)) if !answer.is_empty() && !answer::is_tls(answer.as_bytes()));
-    match answer {
-        Err(_) => report.fail(&format!(
-            "{what}: Redis at {} does not answer within {} s",
-            master.redis,
-            DEADLINE.as_secs()
-        )),
-        Ok(Err(error)) => report.fail(&format!(
-            "{what}: Redis at {}: {error}; replicas will be refused until it is up",
-            master.redis
-        )),
-        Ok(Ok(answer)) => match answer.lines().nth(2) {
-            Some("master") => {
-                let offset =
-                    answer.lines().nth(3).and_then(|line| line.strip_prefix(':')).unwrap_or("?").to_owned();
-                report.ok(&format!("{what}: Redis at {} is a master at offset {offset}", master.redis));
-            }
-            Some("slave") => report.ok(&format!(
-                "{what}: Redis at {} is itself a replica: replicas behind it form a chain",
-                master.redis
-            )),
-            _ if answer::is_tls(answer.as_bytes()) => {
-                report.fail(&format!("{what}: Redis at {}: {}", master.redis, answer::SPEAKS_TLS));
-            }
-            // A TLS port closes the connection without an answer if it gets plain text.
-            _ if answer.is_empty() => {
-                let why = if fetch_chain::fetch_chain(&master.redis).await.is_ok() {
-                    answer::SPEAKS_TLS
-                } else {
-                    "it closes the connection without an answer; its own log may say why"
-                };
-                report.fail(&format!("{what}: Redis at {}: {why}", master.redis));
-            }
-            _ if answer.starts_with("-NOAUTH") => report.warn(&format!(
-                "{what}: Redis at {} requires a password, and this config has none: write auth = {{ password_file = \"redis.pw\" }} in the [[master]], or set masterauth in each replica",
-                master.redis
-            )),
-            _ => report.warn(&format!(
-                "{what}: Redis at {} answers ROLE with {}",
-                master.redis,
-                shown(answer.lines().next().unwrap_or_default().as_bytes())
-            )),
-        },
+/// Tries whether the master's Redis answers, and asks for its role.
+async fn role(master: &Master) -> Tried {
+    let what = format!("master {:?}: Redis at {}", master.name, master.redis);
+    let finding = |code, text: String| Finding::new(code, &master.name, format!("{what}{text}"));
+    let failed =
+        |text: String| Tried { finding: Some(finding(Code::RedisDown, text)), role: None, answers: false };
+    let answer = match timeout(DEADLINE, ask_role(&master.redis)).await {
+        Err(_) => return failed(format!(" does not answer within {} s", DEADLINE.as_secs())),
+        Ok(Err(error)) => return failed(format!(": {error}; replicas will be refused until it is up")),
+        Ok(Ok(answer)) => answer,
+    };
+    // A TLS port closes the connection without an answer if it gets plain text.
+    if answer::is_tls(answer.as_bytes()) || (answer.is_empty() && speaks_tls(&master.redis).await) {
+        return failed(format!(": {}", answer::SPEAKS_TLS));
     }
-    answers
+    if answer.is_empty() {
+        return failed(": it closes the connection without an answer; its own log may say why".to_owned());
+    }
+    let mut tried = Tried { finding: None, role: None, answers: true };
+    match answer.lines().nth(2) {
+        Some("master") => {
+            let offset = answer.lines().nth(3).and_then(|line| line.strip_prefix(':')).unwrap_or("?");
+            let offset = shown(offset.as_bytes());
+            tried.role = Some(finding(Code::RedisMaster, format!(" is a master at offset {offset}")));
+        }
+        Some("slave") => {
+            let text = " is itself a replica: replicas behind it form a chain".to_owned();
+            tried.role = Some(finding(Code::Chain, text));
+        }
+        _ if answer.starts_with("-NOAUTH") => {
+            let text = " requires a password, and this config has none: write auth = { password_file = \"redis.pw\" } in the [[master]], or set masterauth in each replica".to_owned();
+            tried.finding = Some(finding(Code::RedisWantsPassword, text));
+        }
+        _ => {
+            let said = shown(answer.lines().next().unwrap_or_default().as_bytes());
+            tried.finding = Some(finding(Code::RedisOdd, format!(" answers ROLE with {said}")));
+        }
+    }
+    tried
 }
 
 /// The beginning of what Redis answers to ROLE.
-async fn role(redis: &Address) -> std::io::Result<String> {
+async fn ask_role(redis: &Address) -> std::io::Result<String> {
     let mut socket = race::run::connect(redis, None, DEADLINE).await?;
     socket.write_all(b"*1\r\n$4\r\nROLE\r\n").await?;
     let mut answer = Vec::new();

@@ -140,18 +140,17 @@ impl Failure {
 
 /// Why no address of a far site has accepted a lane.
 #[derive(Debug)]
-pub(super) struct Unreached {
+pub struct Unreached {
     /// What each address answered.
-    pub(super) words: String,
+    pub words: String,
     /// Whether any gateway answered.
-    answered: bool,
+    pub answered: bool,
 }
 
 /// Asks the far site about a master without opening a link.
-pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), String> {
-    let (lane, accept) = reach(dialer, replica, |_| Request::Probe { master: replica.master.clone() })
-        .await
-        .map_err(|unreached| unreached.words)?;
+pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), Unreached> {
+    let (lane, accept) =
+        reach(dialer, replica, |_| Request::Probe { master: replica.master.clone() }).await?;
     let peer = lane.peer();
     let _ = timeout(Duration::from_secs(1), lane.close()).await;
     Ok((peer, accept))
