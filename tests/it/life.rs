@@ -697,7 +697,7 @@ fn check_says_what_the_operator_must_look_at() {
     std::fs::write(&first.config, text.clone() + "[limits]\nlinks_per_site = 3\n")
         .expect("the lab is writable");
     let said = check("dc1.toml");
-    assert!(said.contains("was started with other contents of this config: restart it"), "{said}");
+    assert!(said.contains("uses other contents of this config: reload it"), "{said}");
     // One port is in use, and nothing listens on another.
     std::fs::write(lab.path().join("other.toml"), text).expect("the lab is writable");
     let said = check("other.toml");

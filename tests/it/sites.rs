@@ -108,7 +108,7 @@ fn included_files_are_checked_with_the_rest_and_a_change_in_one_is_a_change_of_t
         assert!(code == 0 && out.contains(line), "{line}\n{out}");
     }
     // An address changes in one line, which the running gateway has not read.
-    let other = "was started with other contents of this config";
+    let other = "uses other contents of this config";
     assert!(!check(&[]).1.contains(other));
     include(&lab, "sites.toml", &far_site("dc1", free_port()));
     assert!(check(&[]).1.contains(other));

@@ -46,7 +46,7 @@ pub(super) fn judge(config: &Config, running: Option<&Status>) -> Vec<Finding> {
     let mut findings = judge_process(status, process.as_ref(), own, clock::now());
     if !status.config.is_empty() && status.config != config.digest() {
         let text = format!(
-            "the running gateway (process {}) was started with other contents of this config: restart it to use this one",
+            "the running gateway (process {}) uses other contents of this config: reload it (systemctl reload replgate, or SIGHUP) to use this one",
             status.pid
         );
         findings.push(Finding::new(Code::OtherConfig, status.pid, text));
