@@ -239,7 +239,8 @@ impl LinkEntry {
         let failure = self.redial_failure.lock().expect("no code panics while it holds a reason").clone();
         let (to_replica_bytes, to_master_bytes) = self.counts();
         let rates = self.rates().since((to_replica_bytes, to_master_bytes), now);
-        let round_trip = Some(of(&self.round_trip)).filter(|micros| *micros > 0);
+        // A lane that has gone silent may still be there while the link is held.
+        let round_trip = Some(of(&self.round_trip)).filter(|micros| *micros > 0 && hold.is_none());
         LinkStatus {
             number: self.number,
             name: self.name.clone(),

@@ -206,7 +206,12 @@ fn what_a_link_has_counted_is_told_while_it_lives_and_after_its_end() {
     assert!((39.0..=40.0).contains(&of(&now, "replgate_link_hold_left_seconds", "")));
     assert_eq!(of(&now, "replgate_link_hold_seconds", ""), 45.0);
     assert_eq!(of(&now, "replgate_window_used_bytes", ""), 300.0);
-    assert_eq!(of(&now, "replgate_round_trip_seconds", ""), 0.02);
+    // A lane that has gone silent is still there, and tells nothing of the path now.
+    let trip = format!("replgate_round_trip_seconds{{{ORDERS}}}");
+    assert!(!now.contains_key(&trip), "it is held");
+    link.update(LinkStats { held: None, ..held() });
+    assert_eq!(told(&registry)[&trip], 0.02);
+    link.update(held());
     assert_eq!(of(&now, "replgate_breaks_ended_total", r#",outcome="lost""#), 0.0);
     link.end("no new lane".to_owned(), &End::NoNewLane(LaneLoss::Closed, Duration::ZERO));
     let after = told(&registry);
@@ -326,6 +331,7 @@ fn everything() -> Told {
     let mut snapshot = of(&registry);
     drop(link);
     let link = &mut snapshot.status.links[0];
+    link.round_trip_seconds = Some(0.02);
     link.coverage =
         serde_json::from_str(r#"{"bytes_per_second":1.0,"seconds":9.0,"hold_seconds":45.0}"#).unwrap();
     let replication = link.replication.as_mut().unwrap();

@@ -196,6 +196,7 @@ fn the_page_says_what_the_gateway_carries() {
     assert!(page.contains("<title>dc1: all well – replgate</title>"), "{page}");
     assert!(page.contains(r#"<progress value="42" max="100" aria-label="full sync">"#), "{page}");
     assert!(!page.contains("all entries"), "one entry alone is not drawn twice");
+    assert!(!page.contains("never shown"), "what the config says already is no event of the page");
 }
 
 #[test]

@@ -111,7 +111,10 @@ impl Event {
             let was = if self.end.is_some() { "up" } else { "held" };
             format!(" (was {was} for {seconds:.1} s)")
         });
-        let more = self.more.map_or_else(String::new, |more| format!(" (and {more} more before)"));
+        // A line that is only about those that were left out has their number in its words.
+        let is_said = |more: &u64| self.words.starts_with(&format!("{more} more "));
+        let more = self.more.filter(|more| !is_said(more));
+        let more = more.map_or_else(String::new, |more| format!(" (and {more} more before)"));
         format!("{about}{}{seconds}{more}", self.words)
     }
 
@@ -196,6 +199,25 @@ mod tests {
         let mut kinds = HashMap::new();
         events.latest().into_iter().for_each(|event| *kinds.entry(event.kind).or_default() += 1);
         kinds
+    }
+
+    #[test]
+    fn a_sentence_has_what_it_is_about_and_each_number_once() {
+        let (site, link) = (Some("dc1".to_owned()), Some(5));
+        let resumed = Event {
+            site,
+            link,
+            seconds: Some(3.46),
+            more: Some(2),
+            ..event("resumed", "orders", "link resumed")
+        };
+        let sentence = "orders dc1 #5: link resumed (was held for 3.5 s) (and 2 more before)";
+        assert_eq!(resumed.sentence(), sentence);
+        let down = Event { end: Some("far".to_owned()), more: None, ..resumed };
+        assert_eq!(down.sentence(), "orders dc1 #5: link resumed (was up for 3.5 s)");
+        let left_out = Event { more: Some(2), ..event("held", "orders", "2 more breaks begun") };
+        assert_eq!(left_out.sentence(), "orders: 2 more breaks begun");
+        assert_eq!(Event { words: "gateway up".to_owned(), ..Event::default() }.sentence(), "gateway up");
     }
 
     #[test]
