@@ -13,6 +13,7 @@ mod dials;
 mod documents;
 mod ends;
 mod files;
+mod guide;
 mod lanes;
 mod life;
 mod logs;
