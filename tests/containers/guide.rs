@@ -23,11 +23,11 @@ shift
 exec docker exec -i -w /root "$host" bash -c "$*"
 "#;
 
-/// `scp [-rp] FILE… root@HOST:[FOLDER]`. As with scp, a file that is there already keeps its owner,
+/// `scp [-rp|-p] FILE… root@HOST:[FOLDER]`. As with scp, a file that is there already keeps its owner,
 /// and a new one is root's.
 const SCP: &str = r#"#!/bin/bash
 set -eu -o pipefail
-[ "$1" != -rp ] || shift
+case $1 in -*) shift ;; esac
 to=${!#}
 host=${to#root@} folder=${to#*:}
 for from in "${@:1:$#-1}"; do

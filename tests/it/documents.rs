@@ -285,3 +285,25 @@ fn every_key_of_the_config_is_in_its_reference_with_the_time_at_which_a_change_a
     }
     assert!(keys > 50, "only {keys} keys were found");
 }
+
+#[test]
+fn every_command_of_replgate_that_a_sentence_names_is_one() {
+    let mut paths = Vec::new();
+    documents(root(), &mut paths);
+    let mut named = BTreeSet::new();
+    for path in &paths {
+        for (_, line) in prose(&text(path)) {
+            // Every other piece between back quotes is code.
+            let code = line.split('`').skip(1).step_by(2);
+            named.extend(code.filter(|code| code.starts_with("replgate ")).map(str::to_owned));
+        }
+    }
+    for command in &named {
+        // With --help nothing is done, and what stands before it must be known.
+        let words = command.split_whitespace().skip(1);
+        let output = Command::new(REPLGATE).args(words).arg("--help").output().expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{command}` of the documents: {said}");
+    }
+    assert!(named.len() > 20, "only {named:?} were found");
+}

@@ -37,6 +37,9 @@ const TROUBLED: &[Section] = &[
     ("### A replica shows master_link_status:down", stop_the_master, nothing),
 ];
 
+/// Sections of the guide, in its order, for a pair in sync.
+const MONITORING: [&str; 2] = ["## Monitoring", "## Watching it over HTTP"];
+
 fn nothing(_: &mut Sites) {}
 
 fn drop_the_replica(sites: &mut Sites) {
@@ -120,7 +123,10 @@ fn the_commands_for_trouble_work_where_there_is_that_trouble() {
 
 #[test]
 fn the_guides_part_about_monitoring_works() {
-    follow(&pair().terminal, GUIDE, Some("## Monitoring"));
+    let pair = pair();
+    for heading in MONITORING {
+        follow(&pair.terminal, GUIDE, Some(heading));
+    }
 }
 
 /// Programs whose name at the beginning of a block makes it a block of commands.
@@ -132,7 +138,7 @@ const PROGRAMS: [&str; 24] = [
 #[test]
 fn every_command_of_the_guide_and_for_trouble_is_run_by_a_test() {
     let here: Vec<&str> = CALM.iter().chain(TROUBLED).map(|(heading, ..)| *heading).collect();
-    let guide: Vec<&str> = ON_BOOTED_HOSTS.into_iter().chain(["## Monitoring"]).collect();
+    let guide: Vec<&str> = ON_BOOTED_HOSTS.into_iter().chain(MONITORING).collect();
     let mut run = 0;
     for (page, headings) in [(GUIDE, guide), (TROUBLE, here)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
@@ -145,13 +151,16 @@ fn every_command_of_the_guide_and_for_trouble_is_run_by_a_test() {
         run += all.len();
         // No command is where nothing runs it.
         let text = std::fs::read_to_string(&path).expect("it is there");
-        let mut fence = None;
+        let (mut fence, mut before) = (None, "");
         for (number, line) in text.lines().enumerate() {
             if let Some(mark) = line.strip_prefix("```") {
                 fence = fence.is_none().then_some(mark);
                 continue;
             }
-            let is_block = fence.is_some_and(|mark| mark != "console") || (fence.is_none() && line.starts_with("    "));
+            let is_inside = |line: &str| fence.is_none() && line.starts_with("    ");
+            let is_block =
+                fence.is_some_and(|mark| mark != "console") || (is_inside(line) && !is_inside(before));
+            before = line;
             let word = line.split_whitespace().next().unwrap_or_default();
             let is_command = is_block && PROGRAMS.contains(&word) && fence != Some("toml");
             assert!(!is_command, "{page}:{}: no test runs this: {line}", number + 1);

@@ -113,7 +113,7 @@ pub struct Sites {
 
 impl Sites {
     pub fn new() -> Self {
-        let terminal = Terminal::below("hosts/local", &["/etc/replgate", "/var/lib/replgate-ca"]);
+        let terminal = Terminal::below("hosts/local", &["/etc/replgate", "/run/replgate", "/var/lib/replgate-ca"]);
         let here = terminal.folder.path().to_owned();
         let write = |path: &Path, text: &str| {
             std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a folder");
@@ -158,7 +158,8 @@ impl Sites {
             write(&place.join("redis.port"), &redis.port.to_string());
             let started = terminal.execute(&format!(
                 "mkdir -p hosts/{site}/etc/replgate/certs && cp -rp certs/{site} hosts/{site}/etc/replgate/certs/
-                cd hosts/{site}; replgate run -c $PWD/etc/replgate/gateway.toml > log 2>&1 & echo $! > pid"
+                cd hosts/{site}; mkdir -p run/replgate
+                RUNTIME_DIRECTORY=$PWD/run/replgate replgate run -c $PWD/etc/replgate/gateway.toml > log 2>&1 & echo $! > pid"
             ));
             assert!(started.status.success(), "{started:?}");
             eventually("the gateway is up", SOON, || {
