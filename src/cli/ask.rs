@@ -22,8 +22,10 @@ impl Running {
             Err(Failure::Config(faults)) => faults,
             Err(failure) => return Err(failure),
         };
-        let Some(site) = Config::site_of(config.path()) else { return Err(Failure::Config(faults)) };
-        let gateway = Gateway { site, path: config.path().to_owned(), key: None };
+        let Some((site, key)) = Config::identity_of(config.path()) else {
+            return Err(Failure::Config(faults));
+        };
+        let gateway = Gateway { site, path: config.path().to_owned(), key };
         Ok(Self { gateway, path, faults: Some(faults) })
     }
 

@@ -37,7 +37,7 @@ pub(super) struct Show {
     /// Only events about this far site
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
-    /// Only events of this kind, such as up, down, held or revoked; docs/operations.md lists all
+    /// Only events of this kind, such as up, down, held or revoked; docs/logs.md lists all
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
 }

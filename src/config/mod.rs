@@ -310,15 +310,16 @@ impl Config {
         Self::of(files, found)
     }
 
-    /// The site that the file at `path` names, even if the file has faults: to find the gateway that still
-    /// runs with an earlier state of it.
-    pub fn site_of(path: &Path) -> Option<String> {
+    /// The site that the file at `path` names, and its private key, even if the file has faults: to find
+    /// the gateway that still runs with an earlier state of it.
+    pub fn identity_of(path: &Path) -> Option<(String, Option<PathBuf>)> {
         let source = crate::file::read_text(path, LARGEST).ok()?;
-        let top = source.lines().take_while(|line| !line.trim_start().starts_with('['));
-        let mut values =
-            top.filter_map(|line| line.trim().strip_prefix("site")?.trim_start().strip_prefix('='));
-        let value = values.next()?.trim_start().strip_prefix('"')?;
-        value.split_once('"').map(|(site, _)| site.to_owned())
+        let is_head = |line: &&str| line.trim_start().starts_with('[');
+        let site = text_of(source.lines().take_while(|line| !is_head(line)), "site")?;
+        let tls = source.lines().skip_while(|line| line.trim() != "[tls]").skip(1);
+        let key = text_of(tls.take_while(|line| !is_head(line)), "key");
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Some((site, key.map(|key| folder.join(key))))
     }
 
     /// Validates texts: first the one of the file that includes the others. Relative paths start at
@@ -416,6 +417,13 @@ impl Config {
         let sites: BTreeSet<_> = self.replicas.iter().map(|replica| replica.site.as_str()).collect();
         sites.into_iter()
     }
+}
+
+/// The text that the first of these lines with this key gives it, as in `site = "dc1"`.
+fn text_of<'a>(lines: impl Iterator<Item = &'a str>, key: &str) -> Option<String> {
+    let mut values = lines.filter_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='));
+    let value = values.next()?.trim_start().strip_prefix('"')?;
+    value.split_once('"').map(|(text, _)| text.to_owned())
 }
 
 #[cfg(test)]

@@ -378,17 +378,22 @@ fn an_announced_address_that_is_accepted_is_one_replicas_of_an_allowed_site() {
 }
 
 #[test]
-fn the_site_of_a_file_with_faults_is_still_found() {
+fn the_site_and_the_key_of_a_file_with_faults_are_still_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gateway.toml");
-    for (text, site) in [
-        ("node = \"a\"\n site = \"dc1\" # ours\n[tls\n", Some("dc1")),
+    let key = folder.path().join("dc1.key");
+    for (text, found) in [
+        ("node = \"a\"\n site = \"dc1\" # ours\n[tls\n", Some(("dc1", None))),
+        ("site = \"dc1\"\n[tls]\n key= \"dc1.key\" # ours\n[x\n", Some(("dc1", Some(key)))),
+        ("site = \"dc1\"\n[tls]\ncert = \"a\"\n[other]\nkey = \"a.key\"\n", Some(("dc1", None))),
+        ("site = \"dc1\"\n[tls]\nkey = \"/a/key\"\n", Some(("dc1", Some("/a/key".into())))),
         ("sites = \"dc1\"\n[[replica]]\nsite = \"dc2\"\n", None),
         ("site = dc1\n", None),
         ("", None),
     ] {
         std::fs::write(&path, text).unwrap();
-        assert_eq!(Config::site_of(&path).as_deref(), site, "{text}");
+        let found = found.map(|(site, key)| (site.to_owned(), key));
+        assert_eq!(Config::identity_of(&path), found, "{text}");
     }
 }
 

@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_operators_document_lists_the_codes_of_ends_and_losses() {
-        let (document, code) = (include_str!("../../docs/operations.md"), include_str!("end.rs"));
+        let (document, code) = (include_str!("../../docs/logs.md"), include_str!("end.rs"));
         let codes = code
             .lines()
             .filter_map(|line| line.trim().split_once("=> \"")?.1.split_once("\","))

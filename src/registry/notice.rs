@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_operators_document_lists_every_kind_and_no_code_has_two_meanings() {
-        let document = include_str!("../../docs/operations.md");
+        let document = include_str!("../../docs/logs.md");
         for code in CODES {
             assert!(document.contains(&format!("| `{code}` |")), "{code}");
             assert_eq!(Kind::of(code), None, "{code} is a throttled kind too");

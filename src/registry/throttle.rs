@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_operators_document_lists_every_kind() {
-        let document = include_str!("../../docs/operations.md");
+        let document = include_str!("../../docs/logs.md");
         for code in Kind::CODES {
             assert!(document.contains(&format!("| `{code}` |")), "{code}");
         }

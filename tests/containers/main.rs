@@ -3,6 +3,8 @@
 
 mod compose;
 mod engine;
+mod guide;
+mod host;
 mod package;
 #[path = "../it/support/transcript.rs"]
 mod transcript;

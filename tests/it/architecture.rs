@@ -178,7 +178,7 @@ fn calls<'a>(code: &'a str, name: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_line_that_is_logged_at_info_or_above_has_a_kind() {
-    let document = std::fs::read_to_string(root().join("docs/operations.md")).expect("it is there");
+    let document = std::fs::read_to_string(root().join("docs/logs.md")).expect("it is there");
     let (mut lines, mut without) = (0, Vec::new());
     for path in sources(&root().join("src")).into_iter().filter(|path| !is_of_tests(path)) {
         let text = std::fs::read_to_string(&path).expect("a source can be read");
@@ -214,7 +214,7 @@ fn every_line_that_is_logged_at_info_or_above_has_a_kind() {
             }
         }
     }
-    assert!(without.is_empty(), "without a `kind` that docs/operations.md lists:\n{}", without.join("\n"));
+    assert!(without.is_empty(), "without a `kind` that docs/logs.md lists:\n{}", without.join("\n"));
     assert!(lines > 30, "only {lines} lines were found");
 }
 

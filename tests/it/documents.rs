@@ -26,6 +26,11 @@ impl Terminal {
         Self { folder, replaced: PORTS.map(|port| (port.to_owned(), free_port().to_string())).to_vec() }
     }
 
+    /// Replaces `shown` in a document by `here`, before all that is replaced already.
+    pub fn replace(&mut self, shown: &str, here: impl ToString) {
+        self.replaced.insert(0, (shown.to_owned(), here.to_string()));
+    }
+
     /// A terminal in which these folders of a document are below `root`, in its own folder.
     pub fn below(root: &str, folders: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -50,9 +55,13 @@ impl Terminal {
         here
     }
 
-    /// Runs a command of a document.
-    fn run(&self, command: &str) -> Output {
-        self.execute(&self.here(command))
+    /// Runs a command of a document, in the folder of its host if it names one.
+    fn run(&self, step: &transcript::Step) -> Output {
+        let command = self.here(&step.command);
+        match step.host.as_deref() {
+            None | Some("ca") => self.execute(&command),
+            Some(host) => self.execute(&format!("ssh root@{host} {}", quoted(&command))),
+        }
     }
 
     /// Runs a command as it stands.
@@ -79,10 +88,18 @@ impl Terminal {
     }
 }
 
+/// A word of the shell that is this text.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 impl Drop for Terminal {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", String::from_utf8_lossy(&self.run("tail -n 30 dc?/log */redis.log").stdout));
+            eprintln!(
+                "{}",
+                String::from_utf8_lossy(&self.execute("tail -n 30 dc?/log hosts/*/log */redis.log").stdout)
+            );
         }
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let place = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
@@ -93,34 +110,26 @@ impl Drop for Terminal {
     }
 }
 
-/// Whether a command only reads, so that it can be repeated until the answer is as expected.
-fn asks(command: &str) -> bool {
-    ["INFO ", " GET ", " EXISTS ", " DBSIZE", " PING", "grep ", "replgate status", "replgate check"]
-        .iter()
-        .any(|word| command.contains(word))
-}
-
 /// Runs the commands of a document, or of its section under `heading`; each must succeed and print
 /// what is shown.
 #[track_caller]
 pub fn follow(terminal: &Terminal, page: &str, heading: Option<&str>) {
     for step in transcript::steps(&root().join(page), heading) {
-        let shown: Vec<String> = step.output.iter().map(|line| terminal.here(line)).collect();
-        let patience = if asks(&step.command) { SOON } else { Duration::ZERO };
+        let patience = if step.only_asks() { SOON } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
         loop {
-            let output = terminal.run(&step.command);
-            let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-            if output.status.success() && transcript::matches(&shown, &said) {
+            let output = terminal.run(&step);
+            if step.is_shown(&output, |line| terminal.here(line)) {
                 break;
             }
             assert!(
                 Instant::now() < deadline,
-                "{page}:{}: {}\nshown:\n{}\nseen ({}):\n{said}{}",
+                "{page}:{}: {}\nshown:\n{}\nseen ({}):\n{}{}",
                 step.line,
                 step.command,
-                shown.join("\n"),
+                step.output.join("\n"),
                 output.status,
+                String::from_utf8_lossy(&output.stdout),
                 String::from_utf8_lossy(&output.stderr)
             );
             std::thread::sleep(Duration::from_millis(50));
@@ -278,4 +287,26 @@ fn every_key_of_the_config_is_in_its_reference_with_the_time_at_which_a_change_a
         }
     }
     assert!(keys > 50, "only {keys} keys were found");
+}
+
+#[test]
+fn every_command_of_replgate_that_a_sentence_names_is_one() {
+    let mut paths = Vec::new();
+    documents(root(), &mut paths);
+    let mut named = BTreeSet::new();
+    for path in &paths {
+        for (_, line) in prose(&text(path)) {
+            // Every other piece between back quotes is code.
+            let code = line.split('`').skip(1).step_by(2);
+            named.extend(code.filter(|code| code.starts_with("replgate ")).map(str::to_owned));
+        }
+    }
+    for command in &named {
+        // With --help nothing is done, and what stands before it must be known.
+        let words = command.split_whitespace().skip(1);
+        let output = Command::new(REPLGATE).args(words).arg("--help").output().expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{command}` of the documents: {said}");
+    }
+    assert!(named.len() > 20, "only {named:?} were found");
 }

@@ -14,6 +14,7 @@ mod doctor;
 mod documents;
 mod ends;
 mod files;
+mod guide;
 mod lanes;
 mod life;
 mod logs;

@@ -21,6 +21,7 @@ HOST=${1#root@}
 shift
 export HOST
 here=$HERE/hosts/$HOST
+export REPLGATE_CONFIG=$here/etc/replgate/gateway.toml
 cd "$here"
 command="$*"
 exec bash -c "${command//$HERE\/hosts\/local/$here}"
@@ -51,6 +52,22 @@ case "$*" in
         sleep 0.05
     done
     exit 1;;
+"start replgate")
+    cd "$HERE/hosts/$HOST"
+    replgate run >> log 2>&1 &
+    echo $! > pid
+    before=$(grep -c 'gateway up' log || true)
+    for _ in {1..400}; do
+        [ "$(grep -c 'gateway up' log || true)" -gt "$before" ] && exit 0
+        kill -0 "$(cat pid)" || exit 1
+        sleep 0.05
+    done
+    exit 1;;
+"stop replgate")
+    cd "$HERE/hosts/$HOST"
+    kill "$(cat pid)"
+    for _ in {1..400}; do kill -0 "$(cat pid)" || exit 0; sleep 0.05; done
+    exit 1;;
 "start replgate-renew")
     environment=$(unit EnvironmentFile service)
     command=$(unit ExecStart service)
@@ -65,26 +82,52 @@ case "$*" in
 esac
 "#;
 
+/// `journalctl -u replgate [-n LINES]`
+const JOURNALCTL: &str = r#"#!/bin/bash
+set -eu
+[ "$1 $2" = "-u replgate" ]
+exec tail -n "${4:-1000}" "$HERE/hosts/$HOST/log"
+"#;
+
+/// `redis-cli`, at the Redis of the host unless a port is named.
+const REDIS_CLI: &str = r#"#!/bin/bash
+set -eu
+cli=$(PATH=${PATH#*:} command -v redis-cli)
+[ "$1" = -p ] && exec "$cli" "$@"
+exec "$cli" -p "$(cat "$HERE/hosts/$HOST/redis.port")" "$@"
+"#;
+
 /// `chown` to the user of the unit, whom a test cannot have.
 const CHOWN: &str = "#!/bin/sh\n[ \"$1 $2\" = '-R replgate-ca:' ] && [ -d \"$3\" ]\n";
 
 /// Two sites that replicate, and the machine with the CA, where the runbooks' commands run.
-struct Sites {
-    terminal: Terminal,
-    alpha: Redis,
-    bravo: Redis,
-    wan: u16,
+pub struct Sites {
+    pub terminal: Terminal,
+    pub alpha: Redis,
+    pub bravo: Redis,
+    /// The port on which dc1 listens for other sites.
+    pub wan: u16,
+    /// The port on which dc2 listens for replicas.
+    pub entry: u16,
 }
 
 impl Sites {
-    fn new() -> Self {
-        let terminal = Terminal::below("hosts/local", &["/etc/replgate", "/var/lib/replgate-ca"]);
+    pub fn new() -> Self {
+        let terminal =
+            Terminal::below("hosts/local", &["/etc/replgate", "/run/replgate", "/var/lib/replgate-ca"]);
         let here = terminal.folder.path().to_owned();
         let write = |path: &Path, text: &str| {
             std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a folder");
             std::fs::write(path, text).expect("the folder is writable");
         };
-        for (name, text) in [("ssh", SSH), ("scp", SCP), ("systemctl", SYSTEMCTL), ("chown", CHOWN)] {
+        for (name, text) in [
+            ("ssh", SSH),
+            ("scp", SCP),
+            ("systemctl", SYSTEMCTL),
+            ("journalctl", JOURNALCTL),
+            ("redis-cli", REDIS_CLI),
+            ("chown", CHOWN),
+        ] {
             let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
             let (first, rest) = text.split_once('\n').expect("a script");
             let path = here.join("bin").join(name);
@@ -112,9 +155,12 @@ impl Sites {
             let place = here.join("hosts").join(site);
             let config = tls_in(site, &format!("certs/{site}")) + &rest;
             write(&place.join("etc/replgate/gateway.toml"), &config);
+            let redis = if site == "dc1" { &alpha } else { &bravo };
+            write(&place.join("redis.port"), &redis.port.to_string());
             let started = terminal.execute(&format!(
                 "mkdir -p hosts/{site}/etc/replgate/certs && cp -rp certs/{site} hosts/{site}/etc/replgate/certs/
-                cd hosts/{site}; replgate run -c etc/replgate/gateway.toml > log 2>&1 & echo $! > pid"
+                cd hosts/{site}; mkdir -p run/replgate
+                RUNTIME_DIRECTORY=$PWD/run/replgate replgate run -c $PWD/etc/replgate/gateway.toml > log 2>&1 & echo $! > pid"
             ));
             assert!(started.status.success(), "{started:?}");
             eventually("the gateway is up", SOON, || {
@@ -123,7 +169,7 @@ impl Sites {
         }
         bravo.replicaof(entry);
         bravo.wait_equal(&alpha);
-        let sites = Self { terminal, alpha, bravo, wan };
+        let sites = Self { terminal, alpha, bravo, wan, entry };
         sites.read("## Bring new files to the hosts");
         sites
     }
@@ -134,8 +180,9 @@ impl Sites {
         follow(&self.terminal, PAGE, Some(heading));
     }
 
+    /// Runs a script in the folder of the machine with the CA.
     #[track_caller]
-    fn sh(&self, script: &str) {
+    pub fn sh(&self, script: &str) {
         let output = self.terminal.execute(script);
         assert!(output.status.success(), "{script}\n{output:?}");
     }

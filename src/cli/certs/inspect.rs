@@ -9,6 +9,7 @@ use crate::certs;
 use crate::cli::{Outcome, block_on};
 use crate::clock;
 use crate::tls::pem::{Content, Contents, PemError};
+use crate::tls::revocation::number_text;
 use crate::tls::{fetch_chain, pem};
 use crate::units;
 use crate::x509::{Certificate, RevocationList, some_of};
@@ -55,6 +56,10 @@ fn inspect_file(path: &Path) -> Outcome {
 fn print_list(list: RevocationList) {
     crate::outln::outln!("revocation list");
     crate::outln::outln!("  issuer       {}", crate::escape::shown(list.issuer.as_bytes()));
+    crate::outln::outln!(
+        "  number       {}",
+        list.number.map_or_else(|| "none".to_owned(), |number| number_text(&number))
+    );
     crate::outln::outln!("  made         {}", clock::utc(list.this_update));
     crate::outln::outln!(
         "  good until   {}",
