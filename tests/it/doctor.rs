@@ -349,6 +349,22 @@ fn fifty_entries_with_dead_peers_are_told_within_the_deadline_and_tried_once_a_p
 }
 
 #[test]
+fn many_entries_of_one_master_ask_the_far_gateway_once() {
+    let lab = lab();
+    let alpha = Redis::start(Version::System, lab.path(), "alpha", GOOD);
+    let wan = free_port();
+    let _first = lab.gateway("dc1", &master_config("dc1", wan, &[("orders", alpha.port)], ""));
+    // More than the links without a sync that a site may have at a master.
+    let entries =
+        (0..200).map(|at| replica_block(&format!("r{at}"), free_port(), wan, "master = \"orders\""));
+    std::fs::write(lab.path().join("dc2.toml"), tls("dc2") + &entries.collect::<String>())
+        .expect("the lab is writable");
+    let said = Said::of(lab.path(), &["-c", "dc2.toml"]);
+    let peers = said.findings().iter().filter(|finding| finding["code"] == "peer").count();
+    assert_eq!((said.code, peers), (0, 200), "{:?}", said.unwell());
+}
+
+#[test]
 fn text_and_json_have_the_same_findings() {
     let lab = lab();
     let alpha = Redis::start(Version::System, lab.path(), "alpha", &[]);

@@ -1,7 +1,8 @@
 //! The way to the far site of each `[[replica]]`: connections, certificates, clocks, round trips.
 //!
-//! Entries that share a peer share its connection: what does not answer is tried once, however many
-//! entries name it. All peers are tried concurrently, within a bound and until one deadline.
+//! Entries that share a peer share what it answers: a peer that does not answer is tried once, and one
+//! that does is asked once about each master, since the far gateway lets only so many through that
+//! ask for no sync. All peers are tried concurrently, within a bound and until one deadline.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,12 +73,25 @@ enum Event {
     Measured(Way, Measured),
 }
 
-/// A peer of a site, with the entries that name it, by their places in the config.
+/// A peer of a site, with the masters for which entries name it, and these entries, by their places
+/// in the config.
 #[derive(Clone, Debug)]
 struct Way {
     site: String,
     peer: Address,
-    entries: Vec<usize>,
+    masters: Vec<(String, Vec<usize>)>,
+}
+
+impl Way {
+    /// The first entry that names it.
+    fn first(&self) -> usize {
+        self.masters[0].1[0]
+    }
+
+    /// Every entry that names it.
+    fn entries(&self) -> impl Iterator<Item = usize> {
+        self.masters.iter().flat_map(|(_, entries)| entries.iter().copied())
+    }
 }
 
 /// The peers of all entries, each once for each site.
@@ -87,11 +101,15 @@ fn ways(config: &Config) -> Vec<Way> {
     for (at, replica) in config.replicas.iter().enumerate() {
         for peer in &replica.peers {
             let place = *places.entry((replica.site.to_ascii_lowercase(), peer)).or_insert_with(|| {
-                ways.push(Way { site: replica.site.clone(), peer: peer.clone(), entries: Vec::new() });
+                ways.push(Way { site: replica.site.clone(), peer: peer.clone(), masters: Vec::new() });
                 ways.len() - 1
             });
-            if ways[place].entries.last() != Some(&at) {
-                ways[place].entries.push(at);
+            let masters = &mut ways[place].masters;
+            match masters.iter_mut().find(|(master, _)| *master == replica.master) {
+                // A peer may stand twice in one list.
+                Some((_, entries)) if entries.last() == Some(&at) => {}
+                Some((_, entries)) => entries.push(at),
+                None => masters.push((replica.master.clone(), vec![at])),
             }
         }
     }
@@ -119,13 +137,14 @@ pub(super) async fn check(config: &Config, material: Material, before: &Before<'
     for way in ways(config) {
         let unresolved = before.names.get(&way.peer).and_then(|looked| looked.addresses().err());
         if let Some(why) = unresolved {
-            for at in &way.entries {
-                let _ =
-                    events.send(Event::Answered(*at, way.peer.clone(), Err(format!("{}: {why}", way.peer))));
+            let answer: Answer = Err(format!("{}: {why}", way.peer));
+            for at in way.entries() {
+                let _ = events.send(Event::Answered(at, way.peer.clone(), answer.clone()));
             }
             continue;
         }
-        let replicas = way.entries.iter().map(|at| Arc::clone(&config.replicas[*at])).collect();
+        let first = |(_, entries): &(String, Vec<usize>)| Arc::clone(&config.replicas[entries[0]]);
+        let replicas = way.masters.iter().map(first).collect();
         running.spawn(explore(Arc::clone(&dialer), way, replicas, Arc::clone(before.gate), events.clone()));
     }
     drop(events);
@@ -137,13 +156,13 @@ pub(super) async fn check(config: &Config, material: Material, before: &Before<'
         }
     }
     drop(running);
-    paths.sort_by_key(|(way, _)| way.entries[0]);
+    paths.sort_by_key(|(way, _)| way.first());
     let mut findings = told_of_entries(config, &answers, before.names);
     for (way, measured) in paths {
-        let carried = way.entries.iter().filter_map(|at| before.carried.get(&config.replicas[*at].name));
+        let carried = way.entries().filter_map(|at| before.carried.get(&config.replicas[at].name));
         let carried = carried.copied().reduce(f64::max);
         findings.extend(told_of_clock(&way, &answers));
-        let link = &config.replicas[way.entries[0]].link;
+        let link = &config.replicas[way.first()].link;
         findings.extend(path::judge(
             &way.site,
             &way.peer.to_string(),
@@ -156,7 +175,8 @@ pub(super) async fn check(config: &Config, material: Material, before: &Before<'
     findings
 }
 
-/// Tries one peer for all its entries, and measures the path to it.
+/// Tries one peer for all its entries, and measures the path to it. `replicas` has an entry for each
+/// master.
 async fn explore(
     dialer: Arc<Dialer>,
     way: Way,
@@ -164,20 +184,30 @@ async fn explore(
     gate: Arc<Semaphore>,
     events: UnboundedSender<Event>,
 ) {
+    let tell = {
+        let (peer, events) = (way.peer.clone(), events.clone());
+        move |entries: &[usize], answer: &Answer| {
+            for at in entries {
+                let _ = events.send(Event::Answered(*at, peer.clone(), answer.clone()));
+            }
+        }
+    };
     let mut measured = Measured::default();
     let mut address = None;
     let mut silent = None;
     let permit = Arc::clone(&gate).acquire_owned().await;
     for _ in 0..PROBES {
         let began = Instant::now();
-        match probe(&dialer, &replicas[0], &way.peer).await {
+        let probed = probe(&dialer, &replicas[0], &way.peer).await;
+        let took = began.elapsed();
+        match probed {
             Ok((at, accepted)) => {
-                measured.probes.push(began.elapsed());
+                measured.probes.push(took);
                 address = Some(at);
-                let _ = events.send(Event::Answered(way.entries[0], way.peer.clone(), Ok(accepted)));
+                tell(&way.masters[0].1, &Ok(accepted));
             }
             Err((why, answered)) => {
-                let _ = events.send(Event::Answered(way.entries[0], way.peer.clone(), Err(why.clone())));
+                tell(&way.masters[0].1, &Err(why.clone()));
                 silent = (!answered).then_some(why);
                 break;
             }
@@ -192,20 +222,19 @@ async fn explore(
         }
     }
     drop(permit);
-    // Other entries ask a gateway that answers about their own masters.
+    // A gateway that answers is asked about the other masters too.
     let mut asked = JoinSet::new();
-    for (at, replica) in way.entries.iter().copied().zip(replicas).skip(1) {
-        let (peer, events) = (way.peer.clone(), events.clone());
+    for ((_, entries), replica) in way.masters.iter().zip(replicas).skip(1) {
         if let Some(why) = &silent {
-            let _ = events.send(Event::Answered(at, peer, Err(why.clone())));
+            tell(entries, &Err(why.clone()));
             continue;
         }
-        let (dialer, gate) = (Arc::clone(&dialer), Arc::clone(&gate));
+        let (dialer, gate, peer) = (Arc::clone(&dialer), Arc::clone(&gate), way.peer.clone());
+        let (tell, entries) = (tell.clone(), entries.clone());
         asked.spawn(async move {
             let _permit = gate.acquire_owned().await;
             let answer = probe(&dialer, &replica, &peer).await;
-            let answer = answer.map(|(_, accepted)| accepted).map_err(|(why, _)| why);
-            let _ = events.send(Event::Answered(at, peer, answer));
+            tell(&entries, &answer.map(|(_, accepted)| accepted).map_err(|(why, _)| why));
         });
     }
     if !measured.connects.is_empty() {
@@ -294,7 +323,7 @@ fn not_reached(open: &[String], all: usize) -> Option<Finding> {
 
 /// The clock of the gateway behind a peer.
 fn told_of_clock(way: &Way, answers: &HashMap<(usize, Address), Answer>) -> Option<Finding> {
-    let answer = answers.get(&(way.entries[0], way.peer.clone()))?;
+    let answer = answers.get(&(way.first(), way.peer.clone()))?;
     let skew = Duration::from_millis(answer.as_ref().ok()?.skew);
     let text =
         format!("far site {}: the clock at {} differs by {:.1} s", way.site, way.peer, skew.as_secs_f64());
@@ -324,11 +353,11 @@ mod tests {
     use super::*;
     use crate::config::Source;
 
-    fn config(entries: &[(&str, &[&str])]) -> Config {
+    fn config(entries: &[(&str, &str, &[&str])]) -> Config {
         let mut text = "site = \"dc2\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n".to_owned();
-        for (at, (site, peers)) in entries.iter().enumerate() {
+        for (at, (site, master, peers)) in entries.iter().enumerate() {
             text += &format!(
-                "[[replica]]\nname = \"r{at}\"\nlisten = \"127.0.0.1:{}\"\nsite = \"{site}\"\npeers = {peers:?}\n",
+                "[[replica]]\nname = \"r{at}\"\nmaster = \"{master}\"\nlisten = \"127.0.0.1:{}\"\nsite = \"{site}\"\npeers = {peers:?}\n",
                 6390 + at
             );
         }
@@ -336,18 +365,27 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_of_a_site_is_one_way_for_all_its_entries() {
-        let config = config(&[("dc1", &["a:1", "b:1"]), ("DC1", &["b:1"]), ("dc3", &["b:1"])]);
+    fn a_peer_of_a_site_is_one_way_and_is_asked_once_about_each_master() {
+        let config = config(&[
+            ("dc1", "m", &["a:1", "b:1", "b:1"]),
+            ("DC1", "n", &["b:1"]),
+            ("dc1", "m", &["b:1"]),
+            ("dc3", "m", &["b:1"]),
+        ]);
         let found: Vec<_> = ways(&config)
             .into_iter()
-            .map(|way| format!("{} {} {:?}", way.site, way.peer, way.entries))
+            .map(|way| format!("{} {} {:?}", way.site, way.peer, way.masters))
             .collect();
-        assert_eq!(found, ["dc1 a:1 [0]", "dc1 b:1 [0, 1]", "dc3 b:1 [2]"]);
+        assert_eq!(
+            found,
+            [r#"dc1 a:1 [("m", [0])]"#, r#"dc1 b:1 [("m", [0, 2]), ("n", [1])]"#, r#"dc3 b:1 [("m", [3])]"#,]
+        );
     }
 
     #[test]
     fn an_entry_fails_only_once_every_peer_has_failed_and_what_is_open_is_told() {
-        let config = config(&[("dc1", &["a:1", "b:1"]), ("dc1", &["b:1", "c:1"]), ("dc1", &["c:1"])]);
+        let config =
+            config(&[("dc1", "m", &["a:1", "b:1"]), ("dc1", "m", &["b:1", "c:1"]), ("dc1", "m", &["c:1"])]);
         let peer = |host: &str| Address { host: host.to_owned(), port: 1 };
         let good = Accepted { node: "gw".to_owned(), skew: 0 };
         let failed = || Err("b:1: Connection refused".to_owned());

@@ -30,7 +30,7 @@ use crate::tls::material::Material;
 use crate::units::{self, Address};
 
 /// Most names, Redis servers and gateways that are asked at a time.
-const AT_A_TIME: usize = 64;
+const AT_A_TIME: usize = 128;
 
 /// What the command line asks for.
 #[derive(Debug)]
