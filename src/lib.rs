@@ -148,7 +148,7 @@ pub mod internal {
     }
 
     pub mod units {
-        pub use crate::units::Address;
+        pub use crate::units::{Address, ListenAddress};
     }
 
     pub mod wire {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use replgate::internal::config::{Config, LinkSettings, Source};
+use replgate::internal::units::ListenAddress;
 
 /// Faults that have no place: of a file that lacks something, and of one that is nested too deep.
 const OF_THE_WHOLE: [&str; 3] = ["[tls] is missing: ", "nothing to do: ", "recursion limit"];
@@ -58,7 +59,7 @@ peers = ["gw.dc1.example:7379"]
 /// The pieces that bytes from 0x80 on stand for. After the configs come letters that take more than
 /// one byte or must not be shown. Then come lines: values at and beyond their limits, and keys that
 /// belong together and that do not.
-const PIECES: [&str; 87] = [
+const PIECES: [&str; 93] = [
     MASTER,
     REPLICA,
     "é",
@@ -146,6 +147,12 @@ const PIECES: [&str; 87] = [
     "name = 'dc1'\n",
     "name = 'DC1'\n",
     "listen = '127.0.0.1:6391'\n",
+    "listen = 'unix:admin.sock'\n",
+    "listen = 'unix:'\n",
+    "listen = 'unix:/run/a\u{1}b'\n",
+    "listen = '10.0.0.5:7380'\n",
+    "public = true\n",
+    "public = false\n",
 ];
 
 /// Longest text in bytes: longer ones are slow and find nothing new.
@@ -234,10 +241,20 @@ fn is_consistent(config: &Config) {
     assert!(unique(config.replicas.iter().map(|replica| &replica.name).collect()));
     let listeners: Vec<_> = config.listeners().collect();
     assert_eq!(listeners.iter().collect::<HashSet<_>>().len(), listeners.len());
-    assert!(listeners.iter().all(|listener| listener.port() != 0));
-    assert!(!listeners.is_empty(), "there is something to do");
-    assert!(listeners.iter().all(|listener| listener.ip() == listener.ip().to_canonical()));
+    for listener in &listeners {
+        match listener {
+            ListenAddress::Ip(address) => {
+                assert!(address.port() != 0 && address.ip() == address.ip().to_canonical());
+            }
+            ListenAddress::Unix(path) => assert!(path.file_name().is_some()),
+        }
+    }
     assert!(config.masters.is_empty() || config.listen.is_some());
+    assert!(!config.masters.is_empty() || !config.replicas.is_empty(), "there is something to do");
+    if let Some(admin) = &config.admin {
+        let is_open = matches!(&admin.listen, ListenAddress::Ip(address) if !address.ip().is_loopback());
+        assert!(admin.public || !is_open, "shown to everybody");
+    }
     for master in &config.masters {
         assert!(!master.allow.is_empty() && master.redis.port != 0 && !master.redis.host.is_empty());
     }
