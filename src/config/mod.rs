@@ -421,8 +421,7 @@ impl Config {
 
 /// The text that the first of these lines with this key gives it, as in `site = "dc1"`.
 fn text_of<'a>(lines: impl Iterator<Item = &'a str>, key: &str) -> Option<String> {
-    let mut values =
-        lines.filter_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='));
+    let mut values = lines.filter_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='));
     let value = values.next()?.trim_start().strip_prefix('"')?;
     value.split_once('"').map(|(text, _)| text.to_owned())
 }

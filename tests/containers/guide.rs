@@ -60,7 +60,7 @@ impl<'a> Machines<'a> {
                 engine,
                 &["--name", site, "--hostname", site, "--network", "wan", "--network-alias", &alias],
             );
-            host.run("redis-server /etc/redis/redis.conf --daemonize yes");
+            host.run("redis-server /etc/redis/redis.conf --daemonize yes --repl-diskless-sync-delay 0");
             host
         };
         let (dc1, dc2) = (boot("dc1"), boot("dc2"));
@@ -77,15 +77,9 @@ impl<'a> Machines<'a> {
                 command.args(["-c", &step.command.replace("/usr/local/bin", &bin)]);
                 output(command.current_dir(self.ca.path()).env("PATH", format!("{bin}:{path}")))
             }
-            Some(host @ ("dc1" | "dc2")) => output(self.engine.docker().args([
-                "exec",
-                "-w",
-                "/root",
-                host,
-                "bash",
-                "-c",
-                &step.command,
-            ])),
+            Some(host @ ("dc1" | "dc2")) => {
+                output(self.engine.docker().args(["exec", "-w", "/root", host, "bash", "-c", &step.command]))
+            }
             other => panic!("{PAGE}:{}: a command of the guide names its host: {other:?}", step.line),
         }
     }
@@ -101,12 +95,8 @@ impl<'a> Machines<'a> {
                 let said = [seen.stdout, seen.stderr].concat();
                 Err(format!("({}):\n{}", seen.status, String::from_utf8_lossy(&said)))
             };
-            let what = format!(
-                "{PAGE}:{}: {}\nshown:\n{}\n",
-                step.line,
-                step.command,
-                step.output.join("\n")
-            );
+            let what =
+                format!("{PAGE}:{}: {}\nshown:\n{}\n", step.line, step.command, step.output.join("\n"));
             match step.only_asks() {
                 true => eventually(&what, attempt),
                 false => attempt().unwrap_or_else(|seen| panic!("{what}seen {seen}")),
@@ -130,8 +120,10 @@ impl<'a> Machines<'a> {
     fn replicates(&self, full_syncs: u32) {
         self.dc1.run("redis-cli INCR writes");
         eventually("the write arrives", || {
-            let (a, b) =
-                (self.dc1.run("redis-cli GET writes"), self.dc2.run("redis-cli GET writes; redis-cli INFO replication | grep link_status:up"));
+            let (a, b) = (
+                self.dc1.run("redis-cli GET writes"),
+                self.dc2.run("redis-cli GET writes; redis-cli INFO replication | grep link_status:up"),
+            );
             if b.starts_with(a.trim()) && b.contains("up") { Ok(()) } else { Err(format!("{a}{b}")) }
         });
         let stats = self.dc1.run("redis-cli INFO stats");

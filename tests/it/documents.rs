@@ -96,7 +96,10 @@ pub fn quoted(text: &str) -> String {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", String::from_utf8_lossy(&self.execute("tail -n 30 dc?/log hosts/*/log */redis.log").stdout));
+            eprintln!(
+                "{}",
+                String::from_utf8_lossy(&self.execute("tail -n 30 dc?/log hosts/*/log */redis.log").stdout)
+            );
         }
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let place = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();

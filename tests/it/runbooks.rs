@@ -113,7 +113,8 @@ pub struct Sites {
 
 impl Sites {
     pub fn new() -> Self {
-        let terminal = Terminal::below("hosts/local", &["/etc/replgate", "/run/replgate", "/var/lib/replgate-ca"]);
+        let terminal =
+            Terminal::below("hosts/local", &["/etc/replgate", "/run/replgate", "/var/lib/replgate-ca"]);
         let here = terminal.folder.path().to_owned();
         let write = |path: &Path, text: &str| {
             std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a folder");

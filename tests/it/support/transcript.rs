@@ -40,7 +40,8 @@ impl Step {
     /// Whether a run of the command did what the document shows. `here` puts what stands for a value
     /// of the document in its place.
     pub fn is_shown(&self, seen: &Output, here: impl Fn(&str) -> String) -> bool {
-        let wanted = self.command.rsplit_once("# exits ").map_or(0, |(_, code)| code.parse().expect("a code"));
+        let wanted =
+            self.command.rsplit_once("# exits ").map_or(0, |(_, code)| code.parse().expect("a code"));
         let shown: Vec<String> = self.output.iter().map(|line| here(line)).collect();
         let mut said = String::from_utf8_lossy(&seen.stdout).into_owned();
         if wanted != 0 {
