@@ -60,7 +60,7 @@ impl<'a> Machines<'a> {
                 engine,
                 &["--name", site, "--hostname", site, "--network", "wan", "--network-alias", &alias],
             );
-            host.run("redis-server /etc/redis/redis.conf --daemonize yes");
+            host.run("redis-server /etc/redis/redis.conf --daemonize yes --repl-diskless-sync-delay 0");
             host
         };
         let (dc1, dc2) = (boot("dc1"), boot("dc2"));
