@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use super::{Status, link_words};
 use crate::clock;
 use crate::redis::replication::Stage;
-use crate::registry::{Coverage, Event, Kind as Refusal, LinkStatus};
+use crate::registry::{Coverage, Event, Kind as Refusal, LinkStatus, MissingLink};
 use crate::tls::expiry::{Kind, Standing, Term, Urgency};
 use crate::words;
 
@@ -168,6 +168,7 @@ pub fn findings(status: &Status, now: i64) -> Vec<Finding> {
     found.extend(listeners(status));
     found.extend(links(&status.links, Fault::Held));
     found.extend(without_link(status));
+    found.extend(without_sync(status));
     let others = [Fault::Unknown, Fault::Error, Fault::Behind];
     found.extend(others.into_iter().filter_map(|fault| links(&status.links, fault)));
     found.extend(status.reload.refused.as_ref().map(|refused| Finding {
@@ -176,6 +177,7 @@ pub fn findings(status: &Status, now: i64) -> Vec<Finding> {
         details: vec![refused.words()],
         next: "mend it, then reload; replgate check --offline shows all faults".to_owned(),
     }));
+    found.extend(missing_links(status, now));
     found.extend(uncovered(&status.links));
     found.extend((of_memory(status) > Level::Good).then(|| {
         let size = |bytes: u64| words::size(bytes as f64);
@@ -241,6 +243,63 @@ pub(super) fn got_no_link(status: &Status, name: &str) -> String {
     let why = status.events.iter().find(is_why).map(|event| event.words.trim_start_matches("no link: "));
     let why = why.map_or_else(|| "; replgate events says why".to_owned(), |why| format!(": {why}"));
     format!("a replica asked for {name:?} a moment ago and got no link{why}")
+}
+
+/// The entries of which a replica asked for a sync and got an error.
+fn without_sync(status: &Status) -> Option<Finding> {
+    let all = &status.missing_syncs;
+    let what = match &all[..] {
+        [] => return None,
+        [one] => format!("no sync for {}", one.name),
+        _ => format!("no sync for {} entries", all.len()),
+    };
+    let details = all.iter().map(|missing| {
+        let way = way(&missing.role, &missing.site);
+        format!("a replica of {} {way} asked a moment ago and got none: {}", missing.name, missing.reason)
+    });
+    Some(Finding {
+        level: Level::Bad,
+        what,
+        details: told(details, "entries: replgate status --json"),
+        next: "find these words in docs/troubleshooting.md; the log of the master's Redis may say more"
+            .to_owned(),
+    })
+}
+
+/// The entries that had a working link and have none now. Not those of which more is known: a replica asks, and gets
+/// no link or no sync.
+fn missing_links(status: &Status, now: i64) -> Option<Finding> {
+    let is_told = |missing: &MissingLink| {
+        let is_without = missing.role == "replica" && status.without_link.contains(&missing.name);
+        is_without
+            || status.missing_syncs.iter().any(|sync| {
+                (&sync.name, &sync.role, &sync.site) == (&missing.name, &missing.role, &missing.site)
+            })
+    };
+    let all: Vec<_> = status.missing_links.iter().filter(|missing| !is_told(missing)).collect();
+    let span = |missing: &MissingLink| clock::span(now.saturating_sub(missing.since));
+    let what = match &all[..] {
+        [] => return None,
+        [one] => format!("no link of {} with {} for {}", one.name, one.site, span(one)),
+        _ => format!("{} entries that had a link have none", all.len()),
+    };
+    let details = all.iter().map(|missing| {
+        let way = way(&missing.role, &missing.site);
+        format!("{} {way}: the last one ended {} ago: {}", missing.name, span(missing), missing.reason)
+    });
+    Some(Finding {
+        level: Level::Look,
+        what,
+        details: told(details, "entries: replgate status --json"),
+        next: "look at the replica: INFO replication, and its log; if it was taken away for good, remove the entry, or the \
+               site from `allow`"
+            .to_owned(),
+    })
+}
+
+/// Where the far site of an entry is, seen from the master.
+fn way(role: &str, site: &str) -> String {
+    if role == "master" { format!("to {site}") } else { format!("from {site}") }
 }
 
 /// The links with this fault, if there are any.
@@ -432,6 +491,32 @@ mod tests {
         assert_eq!(found(full(90)), []);
         let (level, words) = one(full(91));
         assert!(level == Level::Look && words.contains("links hold 91 B of at most 100 B"), "{words}");
+    }
+
+    #[test]
+    fn a_sync_that_is_refused_and_a_link_that_is_gone_are_told() {
+        let sync =
+            |name: &str| json!({"name": name, "role": "master", "site": "dc2", "reason": "closed; NOAUTH"});
+        let (level, words) = one(|json| json["missing_syncs"] = json!([sync("orders")]));
+        let start = "no sync for orders: a replica of orders to dc2 asked a moment ago and got none: closed; NOAUTH -> find";
+        assert!(level == Level::Bad && words.starts_with(start), "{words}");
+        let link = |name: &str, role: &str| json!({"name": name, "role": role, "site": "dc2", "since": -200, "reason": "closed"});
+        let (level, words) = one(|json| json["missing_links"] = json!([link("orders", "replica")]));
+        let start = "no link of orders with dc2 for 5 minutes: orders from dc2: the last one ended 5 minutes ago: closed -> look at the replica";
+        assert!(level == Level::Look && words.starts_with(start), "{words}");
+        // What is told already is not told twice.
+        let seen = found(|json| {
+            json["missing_links"] = json!([
+                link("orders", "master"),
+                link("carts", "replica"),
+                link("stock", "replica"),
+                link("x", "replica")
+            ]);
+            json["missing_syncs"] = json!([sync("orders")]);
+            json["without_link"] = json!(["carts"]);
+        });
+        let what: Vec<&str> = seen.iter().filter_map(|(_, words)| words.split(": ").next()).collect();
+        assert_eq!(what, ["no link for carts", "no sync for orders", "2 entries that had a link have none"]);
     }
 
     #[test]

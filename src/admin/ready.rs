@@ -31,7 +31,13 @@ pub fn links_down(status: &Status) -> Vec<String> {
         format!("link {} of {:?} with site {} is held: nothing carries it", link.number, link.name, link.site)
     });
     let without = status.without_link.iter().map(|name| health::got_no_link(status, name));
-    held.chain(without).collect()
+    let no_sync = status.missing_syncs.iter().map(|missing| {
+        format!(
+            "a replica asked for a sync of {:?} with site {} a moment ago and got none: {}",
+            missing.name, missing.site, missing.reason
+        )
+    });
+    held.chain(without).chain(no_sync).collect()
 }
 
 #[cfg(test)]
@@ -47,15 +53,17 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_got_no_link_is_named() {
+    fn a_replica_that_got_no_link_or_no_sync_is_named() {
         let text = format!(
             r#"{{"site":"dc2","node":"n","version":"0","pid":1,"certificate_expires":0,"listeners":[],
             "masters":[],"replicas":[],"memory_used":0,"memory_limit":0,"links":[],"ended":[],"syncs":[],
-            "counts":{},"without_link":["orders"]}}"#,
+            "counts":{},"without_link":["orders"],
+            "missing_syncs":[{{"name":"carts","role":"master","site":"dc3","reason":"NOAUTH"}}]}}"#,
             serde_json::to_string(&crate::registry::Counts::default()).unwrap()
         );
         let status: Status = serde_json::from_str(&text).unwrap();
         let down = links_down(&status);
-        assert!(down.len() == 1 && down[0].contains("orders"), "{down:?}");
+        assert!(down.len() == 2 && down[0].contains("orders"), "{down:?}");
+        assert!(down[1].contains(r#""carts" with site dc3 "#) && down[1].ends_with("NOAUTH"), "{down:?}");
     }
 }

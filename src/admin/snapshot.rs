@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::config::Config;
-use crate::registry::{Counts, EndedLink, Event, LastReload, LinkStatus, Live, SyncCounts};
+use crate::registry::{
+    Counts, EndedLink, Event, LastReload, LinkStatus, Live, MissingLink, MissingSync, SyncCounts,
+};
 use crate::session::Shared;
 use crate::tls::expiry::Term;
 use crate::tls::revocation::InUse;
@@ -77,6 +79,12 @@ pub struct Status {
     /// The last events of this process, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// The entries of its config that had a working link with a far site and have none now.
+    #[serde(default)]
+    pub missing_links: Vec<MissingLink>,
+    /// The entries of its config of which a replica asked for a sync a moment ago and got an error.
+    #[serde(default)]
+    pub missing_syncs: Vec<MissingSync>,
 }
 
 /// A far site of the config.
@@ -106,6 +114,13 @@ fn far_sites(config: &Config) -> Vec<FarSite> {
     sites.into_values().collect()
 }
 
+/// The site as the config spells it; `None` if the config in use has no such entry.
+fn spelled<'a>(far_sites: &'a [FarSite], role: &str, name: &str, site: &str) -> Option<&'a str> {
+    let far = far_sites.iter().find(|far| far.site.eq_ignore_ascii_case(site))?;
+    let names = if role == "replica" { &far.replicas } else { &far.masters };
+    names.iter().any(|other| other == name).then_some(&far.site)
+}
+
 /// The terms of kinds that this release knows; a later one may say others.
 fn those_known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Term>, D::Error> {
     let terms = Vec::<serde_json::Value>::deserialize(from)?;
@@ -119,6 +134,15 @@ impl Status {
         let Live { links, ended, counts, syncs } = shared.registry.live();
         let (tls, config) = (shared.tls.now(), shared.config());
         let listeners = shared.registry.listeners();
+        let far_sites = far_sites(&config);
+        let missing_links = shared.registry.missing_links(clock::now()).into_iter().filter_map(|missing| {
+            let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
+            Some(MissingLink { site, ..missing })
+        });
+        let missing_syncs = shared.registry.missing_syncs().into_iter().filter_map(|missing| {
+            let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
+            Some(MissingSync { site, ..missing })
+        });
         Self {
             site: config.site.clone(),
             node: shared.process.node.clone(),
@@ -141,7 +165,9 @@ impl Status {
             counts,
             syncs,
             started: clock::now().saturating_sub(i64::try_from(shared.age().as_secs()).unwrap_or(i64::MAX)),
-            far_sites: far_sites(&config),
+            missing_links: missing_links.collect(),
+            missing_syncs: missing_syncs.collect(),
+            far_sites,
             format: FORMAT,
             events: shared.events.latest(),
         }

@@ -155,7 +155,8 @@ impl Observed {
         self.known.lock().expect("no code panics while it holds an observation")
     }
 
-    pub(super) fn syncs(&self) -> &Syncs {
+    /// What it shares with the links of the same `[[master]]` or `[[replica]]` and far site.
+    pub fn syncs(&self) -> &Syncs {
         &self.syncs
     }
 

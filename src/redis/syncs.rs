@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Most beginnings that wait for their main connections; beyond that the oldest is dropped.
 const MOST: usize = 64;
@@ -28,6 +29,8 @@ pub struct Syncs {
     partial: AtomicU64,
     refused: AtomicU64,
     beginnings: Mutex<VecDeque<(u64, Beginning)>>,
+    /// When a replica last got an error in place of a sync, and how its link ended; none once a sync has begun.
+    without: Mutex<Option<(Instant, String)>>,
 }
 
 impl Syncs {
@@ -51,6 +54,24 @@ impl Syncs {
         [&self.full, &self.partial, &self.refused].map(|count| count.load(Ordering::Relaxed))
     }
 
+    /// A replica got an error in place of a sync, and its link has ended like this.
+    pub fn got_none(&self, words: &str, now: Instant) {
+        *self.without.lock().expect("no code panics while it holds this") = Some((now, words.to_owned()));
+    }
+
+    /// A sync has begun.
+    pub fn begins(&self) {
+        *self.without.lock().expect("no code panics while it holds this") = None;
+    }
+
+    /// How the last link ended whose replica got an error in place of a sync, if that is not longer ago and no
+    /// sync has begun since.
+    pub fn none_within(&self, time: Duration, now: Instant) -> Option<String> {
+        let without = self.without.lock().expect("no code panics while it holds this");
+        let (at, words) = without.as_ref()?;
+        (now.saturating_duration_since(*at) < time).then(|| words.clone())
+    }
+
     /// Stores where the stream of the main connection with this id begins.
     pub fn leave(&self, id: u64, beginning: Beginning) {
         let mut beginnings = self.beginnings.lock().expect("no code panics while it holds the beginnings");
@@ -72,6 +93,18 @@ impl Syncs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_without_a_sync_is_remembered_for_a_while_and_until_one_begins() {
+        let (syncs, start) = (Syncs::default(), Instant::now());
+        let time = Duration::from_secs(15);
+        let after = |seconds| syncs.none_within(time, start + Duration::from_secs(seconds));
+        assert_eq!(after(0), None);
+        syncs.got_none("NOAUTH", start);
+        assert_eq!((after(14).as_deref(), after(15)), (Some("NOAUTH"), None));
+        syncs.begins();
+        assert_eq!(after(0), None);
+    }
 
     #[test]
     fn a_beginning_is_taken_once_and_few_are_kept() {

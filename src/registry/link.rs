@@ -156,7 +156,11 @@ impl LinkEntry {
             return false;
         }
         let begun = self.observed.as_ref().is_none_or(|observed| observed.has_begun());
-        begun && !self.begun.swap(true, Ordering::Relaxed)
+        let begins = begun && !self.begun.swap(true, Ordering::Relaxed);
+        if let (true, Some(observed)) = (begins, &self.observed) {
+            observed.syncs().begins();
+        }
+        begins
     }
 
     /// Whether [`LinkEntry::begins_now`] has returned true.

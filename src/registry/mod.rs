@@ -7,6 +7,7 @@ mod coverage;
 mod events;
 mod history;
 mod link;
+mod missing;
 pub mod notice;
 mod rate;
 mod reloads;
@@ -27,6 +28,9 @@ pub use self::coverage::Coverage;
 pub use self::events::{Event, Events, Recorder};
 pub use self::history::{History, LinkSample, Point, SAMPLE_EVERY, SPAN};
 pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
+#[cfg(test)]
+pub use self::missing::{DOWN_AFTER, REMEMBERED_FOR};
+pub use self::missing::{MissingLink, MissingSync};
 use self::reloads::Reloads;
 pub use self::reloads::{LastReload, Part};
 use self::tally::Counters;
@@ -135,6 +139,8 @@ struct State {
     listening: Vec<ListenAddress>,
     /// When a client of a `[[replica]]` last got no link, unless one has got a link since.
     without: HashMap<String, Instant>,
+    /// The last working link of each side, name, and site in lower case.
+    worked: HashMap<(Side, String, String), MissingLink>,
     work: HashMap<String, Arc<SiteWork>>,
     reloads: Reloads,
     counters: Counters,
@@ -189,7 +195,10 @@ impl LinkGuard {
         state.counts.commands_refused += u64::from(matches!(end, End::CommandRefused(_)));
         state.counters.ends(&self.entry, end);
         let begun = self.entry.has_begun();
-        if !begun {
+        if begun {
+            missing::worked(&mut state.worked, self.entry.side, &ended);
+        } else {
+            self.note_missing_sync(&ended.reason, end);
             // Replicas that get no sync ask again every second. Their links must not displace
             // others.
             let same = |link: &LinkStatus| {
@@ -445,6 +454,7 @@ fn join_two(links: &mut [LinkStatus], main: usize, snapshot: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::observer::Observer;
     use crate::tap::Flow;
     use crate::wire::terms::Terms;
 
@@ -540,5 +550,55 @@ mod tests {
         ended("orders", true, "just now");
         let reasons: Vec<String> = registry.live().ended.into_iter().map(|ended| ended.reason).collect();
         assert_eq!(reasons, ["just now", "refused", "attempt 99", "long ago"]);
+    }
+
+    #[test]
+    fn an_entry_is_missed_from_two_minutes_after_its_last_working_link_until_the_next_one_or_for_a_week() {
+        let registry = Arc::new(Registry::default());
+        let [first, second, never] = [true, true, false].map(|begins| {
+            let link = open(&registry, "orders", begins);
+            assert_eq!(link.begins_now(), begins);
+            link
+        });
+        let missed = |seconds: i64| registry.missing_links(clock::now() + seconds);
+        never.end("no sync".to_owned(), &End::Finished);
+        first.end("first".to_owned(), &End::Finished);
+        assert_eq!(missed(1_000), [], "another one works");
+        second.end("second".to_owned(), &End::Finished);
+        assert_eq!(missed(DOWN_AFTER - 2), []);
+        let [missing] = &missed(DOWN_AFTER + 2)[..] else { panic!("one is missed") };
+        let MissingLink { name, role, site, reason, .. } = missing;
+        assert_eq!((&name[..], &role[..], &site[..], &reason[..]), ("orders", "master", "dc2", "second"));
+        assert_eq!((missed(REMEMBERED_FOR - 2).len(), missed(REMEMBERED_FOR + 2)), (1, vec![]));
+        let asks = open(&registry, "orders", false);
+        assert_eq!(missed(DOWN_AFTER + 2).len(), 1, "its sync has not begun");
+        let next = open(&registry, "orders", true);
+        assert!(next.begins_now());
+        assert_eq!(missed(DOWN_AFTER + 2), []);
+        drop((asks, next));
+    }
+
+    #[test]
+    fn a_link_that_opens_does_not_end_what_is_known_of_a_refused_sync() {
+        let registry = Arc::new(Registry::default());
+        let refused = open(&registry, "orders", false);
+        Observer::new(Arc::clone(refused.observed.as_ref().unwrap())).refused("NOAUTH", true);
+        refused.end("closed; NOAUTH".to_owned(), &End::Finished);
+        let reasons = || -> Vec<String> {
+            registry.missing_syncs().into_iter().map(|missing| missing.reason).collect()
+        };
+        assert_eq!(reasons(), ["closed; NOAUTH"]);
+        let next = open(&registry, "orders", false);
+        assert!(!next.begins_now());
+        assert_eq!(reasons().len(), 1, "it is in its handshake");
+        let mut observer = Observer::new(Arc::clone(next.observed.as_ref().unwrap()));
+        observer.lose("something unknown passes");
+        assert!(next.begins_now());
+        assert_eq!(reasons().len(), 0);
+        // A client that sends other commands is no replica.
+        let other = open(&registry, "orders", false);
+        Observer::new(Arc::clone(other.observed.as_ref().unwrap())).refused("GET", false);
+        other.end("GET".to_owned(), &End::CommandRefused("GET".to_owned()));
+        assert_eq!(reasons().len(), 0);
     }
 }
