@@ -125,7 +125,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             certificate_expires: tls.material.leaf.not_after,
-            config: config.digest(),
+            config: shared.config_digest(),
             terms: tls.material.terms.clone(),
             lists: tls.material.revocation.in_use.clone(),
             reload: shared.registry.last_reload(),
