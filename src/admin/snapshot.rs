@@ -77,6 +77,10 @@ pub struct Status {
     /// The last events of this process, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// Random, new at each start: in a container every process has the same `pid`. Empty in an answer of a
+    /// gateway from before there was one.
+    #[serde(default)]
+    pub run_id: String,
 }
 
 /// A far site of the config.
@@ -144,6 +148,7 @@ impl Status {
             far_sites: far_sites(&config),
             format: FORMAT,
             events: shared.events.latest(),
+            run_id: shared.run_id.clone(),
         }
     }
 }

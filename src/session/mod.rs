@@ -110,6 +110,8 @@ pub struct Shared {
     pub memory: Arc<Budget>,
     /// Opens lanes to other gateways.
     pub dialer: Arc<Dialer>,
+    /// Random, new at each start: what tells this process from an earlier one in `status`. Nothing else uses it.
+    pub run_id: String,
     /// When this process was started; the ticks of all links count from then.
     started: Instant,
     /// Logins at the masters' Redis that have failed recently.
@@ -148,6 +150,7 @@ impl Shared {
             memory,
             exchange: Arc::clone(&dialer.exchange),
             dialer,
+            run_id: run_id(),
             started: Instant::now(),
             logins: auth::Logins::default(),
             stop,
@@ -217,6 +220,12 @@ async fn offer_after_renewal(dialer: Arc<Dialer>) {
     };
     let _ = timeout(RENEWED, renewed).await;
     dialer.exchange.offer(&dialer.tls.now().material.revocation, Instant::now());
+}
+
+/// Another text for each process.
+fn run_id() -> String {
+    let Id(random) = Id::random();
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// This process as other gateways identify it.
