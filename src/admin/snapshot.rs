@@ -85,6 +85,10 @@ pub struct Status {
     /// The entries of its config of which a replica asked for a sync a moment ago and got an error.
     #[serde(default)]
     pub missing_syncs: Vec<MissingSync>,
+    /// Random, new at each start: in a container every process has the same `pid`. Empty in an answer of a
+    /// gateway from before there was one.
+    #[serde(default)]
+    pub run_id: String,
 }
 
 /// A far site of the config.
@@ -149,7 +153,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             certificate_expires: tls.material.leaf.not_after,
-            config: config.digest(),
+            config: shared.config_digest(),
             terms: tls.material.terms.clone(),
             lists: tls.material.revocation.in_use.clone(),
             reload: shared.registry.last_reload(),
@@ -170,6 +174,7 @@ impl Status {
             far_sites,
             format: FORMAT,
             events: shared.events.latest(),
+            run_id: shared.run_id.clone(),
         }
     }
 }

@@ -9,11 +9,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -143,6 +144,7 @@ async fn beside(name: &str, taken: io::Error) -> io::Result<UnixListener> {
 /// Answers requests until the gateway stops. Connections of other users are closed at once.
 pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTracker) {
     let questions = Unproven::new(QUESTIONS, QUESTIONS);
+    let answers = Arc::new(Answers::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -150,10 +152,11 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTrack
         };
         match accepted {
             Ok((socket, _)) if is_of(&socket, None) => {
-                let (shared, seat) = (Arc::clone(&shared), questions.enter(()));
+                let (shared, answers) = (Arc::clone(&shared), Arc::clone(&answers));
+                let (asked, seat) = (Instant::now(), questions.enter(()));
                 tasks.spawn(async move {
                     tokio::select! {
-                        _ = timeout(DEADLINE, answer(&shared, socket)) => {}
+                        _ = timeout(DEADLINE, answers.give(asked, || Status::now(&shared), socket)) => {}
                         () = seat.evicted() => {}
                         () = shared.stop.cancelled() => {}
                     }
@@ -165,9 +168,40 @@ pub async fn serve(shared: Arc<Shared>, listener: UnixListener, tasks: TaskTrack
     }
 }
 
-async fn answer(shared: &Shared, mut socket: UnixStream) -> io::Result<()> {
-    socket.write_all(&serde_json::to_vec(&Status::now(shared))?).await?;
-    socket.shutdown().await
+/// The answers that are being sent.
+#[derive(Debug, Default)]
+struct Answers {
+    /// When the state of the newest one was taken, and its text, as long as it is being sent.
+    newest: Mutex<Option<(Instant, Weak<[u8]>)>>,
+}
+
+impl Answers {
+    /// Sends the state to who has asked at this time.
+    async fn give(
+        &self,
+        asked: Instant,
+        state: impl FnOnce() -> Status,
+        mut socket: UnixStream,
+    ) -> io::Result<()> {
+        socket.write_all(&self.text(asked, state).await?).await?;
+        socket.shutdown().await
+    }
+
+    /// The state as JSON. It is written once for all who asked before it was taken: with thousands of names that
+    /// takes a while, and many may ask at a time. Nobody gets a state from before the question.
+    async fn text(&self, asked: Instant, state: impl FnOnce() -> Status) -> io::Result<Arc<[u8]>> {
+        let mut newest = self.newest.lock().await;
+        if let Some((taken, text)) = &*newest
+            && *taken >= asked
+            && let Some(text) = text.upgrade()
+        {
+            return Ok(text);
+        }
+        let taken = Instant::now();
+        let text: Arc<[u8]> = serde_json::to_vec(&state())?.into();
+        *newest = Some((taken, Arc::downgrade(&text)));
+        Ok(text)
+    }
 }
 
 /// Asks a gateway; `None` if it does not run.
@@ -230,4 +264,31 @@ async fn ask_at(gateway: &Gateway, name: &str) -> io::Result<Option<Status>> {
         ));
     }
     Ok(Some(serde_json::from_slice(&text)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_written_once_for_all_who_asked_before_and_never_shown_to_who_asks_later() {
+        let (answers, mut taken) = (Answers::default(), 0);
+        let before = Instant::now();
+        let mut ask = async |asked| {
+            let state = || {
+                taken += 1;
+                Status { site: format!("state {taken}"), ..Status::default() }
+            };
+            answers.text(asked, state).await.expect("a state can be written")
+        };
+        let site = |text: &[u8]| serde_json::from_slice::<Status>(text).expect("it is a state").site;
+        let first = ask(before).await;
+        let same = ask(before).await;
+        assert!(Arc::ptr_eq(&first, &same) && site(&first) == "state 1");
+        let later = ask(Instant::now()).await;
+        assert_eq!(site(&later), "state 2", "what has happened meanwhile is in it");
+        assert!(Arc::ptr_eq(&later, &ask(before).await));
+        drop((first, same, later));
+        assert_eq!(site(&ask(before).await), "state 3", "nothing is kept once it is sent");
+    }
 }

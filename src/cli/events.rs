@@ -42,13 +42,36 @@ pub(super) struct Show {
     kind: Option<String>,
 }
 
+/// What tells a process from the one before it: a gateway of an earlier release tells its pid alone.
+type Process = (u32, String);
+
 /// What was printed so far.
 #[derive(Default)]
 struct Printed {
     /// The process whose events they are, and the number of the last one.
-    last: Option<(u32, u64)>,
+    last: Option<(Process, u64)>,
     /// The day of the last one, as in `2027-11-22`.
     day: String,
+}
+
+impl Printed {
+    /// The number of the last event of this process; `None` if it is another one than before.
+    fn of(&self, status: &Status) -> Option<u64> {
+        let (of, number) = self.last.as_ref()?;
+        (*of == process(status)).then_some(*number)
+    }
+
+    /// The events that were not taken yet, the oldest first.
+    fn take_new<'a>(&mut self, status: &'a Status) -> Vec<&'a Event> {
+        let after = self.of(status).unwrap_or(0);
+        let new: Vec<&Event> = status.events.iter().rev().filter(|event| event.number > after).collect();
+        self.last = Some((process(status), new.last().map_or(after, |event| event.number)));
+        new
+    }
+}
+
+fn process(status: &Status) -> Process {
+    (status.pid, status.run_id.clone())
 }
 
 impl Show {
@@ -72,7 +95,7 @@ impl Show {
         loop {
             match running.ask().await {
                 Ok(status) => {
-                    if printed.last.is_none_or(|(process, _)| process != status.pid) {
+                    if printed.of(&status).is_none() {
                         eprintln!("replgate: {}", about(&status));
                     }
                     self.print(&status, &mut printed)?;
@@ -90,11 +113,8 @@ impl Show {
 
     /// Prints the events that are asked for and were not printed, the oldest first.
     fn print(&self, status: &Status, printed: &mut Printed) -> Outcome {
-        let after =
-            printed.last.filter(|(process, _)| *process == status.pid).map_or(0, |(_, number)| number);
-        let new: Vec<&Event> = status.events.iter().rev().filter(|event| event.number > after).collect();
-        printed.last = Some((status.pid, new.last().map_or(after, |event| event.number)));
-        let new: Vec<&Event> = new.into_iter().filter(|event| self.is_chosen(event)).collect();
+        let new: Vec<&Event> =
+            printed.take_new(status).into_iter().filter(|event| self.is_chosen(event)).collect();
         let mut out = std::io::stdout().lock();
         if self.json {
             for event in new {
@@ -165,4 +185,28 @@ fn text(events: &[&Event], columns: Option<usize>, day: &mut String) -> Vec<Stri
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_event_is_taken_once_and_those_of_a_restarted_gateway_too_though_its_pid_is_the_same() {
+        let status = |run_id: &str, events: &[u64]| Status {
+            pid: 1,
+            run_id: run_id.to_owned(),
+            events: events.iter().rev().map(|number| Event { number: *number, ..Event::default() }).collect(),
+            ..Status::default()
+        };
+        let mut printed = Printed::default();
+        let mut taken = |status: Status| -> Vec<u64> {
+            printed.take_new(&status).iter().map(|event| event.number).collect()
+        };
+        assert_eq!(taken(status("a", &[1, 2])), [1, 2]);
+        assert_eq!(taken(status("a", &[2, 3])), [3]);
+        assert_eq!(taken(status("a", &[2, 3])), [0; 0]);
+        assert_eq!(taken(status("b", &[1, 2])), [1, 2], "another process");
+        assert_eq!(taken(status("b", &[1, 2, 3])), [3]);
+    }
 }

@@ -20,7 +20,7 @@ pub mod relay;
 pub mod replica_listener;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -87,6 +87,8 @@ fn caller(config: &Config, leaf: &Certificate) -> Caller {
 pub struct Shared {
     /// The config in use.
     config: Arc<Current<Config>>,
+    /// A config whose digest was asked for, with the digest.
+    digest: Mutex<Option<(Arc<Config>, String)>>,
     /// Certificate, key, CAs.
     pub tls: Arc<Current<Loaded>>,
     /// Changes whenever every link must be judged again: after a reload, and when a certificate has
@@ -108,6 +110,8 @@ pub struct Shared {
     pub memory: Arc<Budget>,
     /// Opens lanes to other gateways.
     pub dialer: Arc<Dialer>,
+    /// Random, new at each start: what tells this process from an earlier one in `status`. Nothing else uses it.
+    pub run_id: String,
     /// When this process was started; the ticks of all links count from then.
     started: Instant,
     /// Logins at the masters' Redis that have failed recently.
@@ -133,6 +137,7 @@ impl Shared {
         let dialer = Arc::new(Dialer::new(process.clone(), config, loaded, exchange, stop.clone()));
         let shared = Self {
             config: Arc::clone(&dialer.config),
+            digest: Mutex::default(),
             tls: Arc::clone(&dialer.tls),
             reloads: dialer.reloads.clone(),
             process,
@@ -145,6 +150,7 @@ impl Shared {
             memory,
             exchange: Arc::clone(&dialer.exchange),
             dialer,
+            run_id: run_id(),
             started: Instant::now(),
             logins: auth::Logins::default(),
             stop,
@@ -161,6 +167,17 @@ impl Shared {
     /// The config in use now. A session takes it once, and so judges by one config.
     pub fn config(&self) -> Arc<Config> {
         self.config.now()
+    }
+
+    /// The digest of the config in use now. It is made once for each config: with thousands of entries that
+    /// takes a while.
+    pub fn config_digest(&self) -> String {
+        let config = self.config();
+        let mut known = self.digest.lock().expect("no code panics while it makes a digest");
+        match &*known {
+            Some((of, digest)) if Arc::ptr_eq(of, &config) => digest.clone(),
+            _ => known.insert((Arc::clone(&config), config.digest())).1.clone(),
+        }
     }
 
     /// Uses other files of trust, another config, or both from now on. Every link and every lane is judged
@@ -203,6 +220,12 @@ async fn offer_after_renewal(dialer: Arc<Dialer>) {
     };
     let _ = timeout(RENEWED, renewed).await;
     dialer.exchange.offer(&dialer.tls.now().material.revocation, Instant::now());
+}
+
+/// Another text for each process.
+fn run_id() -> String {
+    let Id(random) = Id::random();
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// This process as other gateways identify it.

@@ -13,7 +13,6 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use self::recorder::Recorder;
-use super::throttle::Counted;
 use super::{Kind, notice};
 
 /// Most bytes of an event's words that are kept.
@@ -51,6 +50,9 @@ pub struct Event {
     pub more: Option<u64>,
     /// What the log says.
     pub words: String,
+    /// The address of who connected.
+    #[serde(default)]
+    pub from: Option<String>,
 }
 
 /// What kept events are bounded by.
@@ -60,7 +62,7 @@ pub(super) enum Class {
     Link,
     /// Links that a replica here asked for and did not get, or that ended before their sync.
     Attempt,
-    /// Connections and links that were refused here.
+    /// Connections, links and requests that were refused here, and clients that asked for nothing.
     Refused,
     /// What happened to the gateway: starts, reloads, certificates.
     Gateway,
@@ -83,11 +85,53 @@ impl Class {
     fn of(code: &str) -> Self {
         let Some(kind) = Kind::of(code) else { return notice::class(code) };
         match kind {
-            Kind::Held | Kind::Resumed | Kind::LaneLost | Kind::Uncovered | Kind::Slowed => Self::Link,
+            Kind::Held
+            | Kind::Resumed
+            | Kind::LaneLost
+            | Kind::NoNewLaneYet
+            | Kind::Uncovered
+            | Kind::Slowed => Self::Link,
             Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted => Self::Gateway,
-            Kind::ListRefused => Self::Refused,
-            kind if kind.counted() == Counted::Refused => Self::Refused,
-            _ => Self::Attempt,
+            Kind::NoLink
+            | Kind::Declined
+            | Kind::Complaint
+            | Kind::CommandRefused
+            | Kind::Broken
+            | Kind::NoSync
+            | Kind::Renamed => Self::Attempt,
+            // Whoever reaches a port can cause most of these.
+            Kind::CrowdedOut
+            | Kind::NotTls
+            | Kind::Tls
+            | Kind::Alert
+            | Kind::UnknownCa
+            | Kind::Dates
+            | Kind::Revoked
+            | Kind::Certificate
+            | Kind::NoHello
+            | Kind::BadHello
+            | Kind::SiteCrowded
+            | Kind::Mismatch
+            | Kind::Version
+            | Kind::NotOffered
+            | Kind::NotAllowed
+            | Kind::RedisDown
+            | Kind::Limit
+            | Kind::UnknownLink
+            | Kind::Busy
+            | Kind::WrongInstance
+            | Kind::ListRefused
+            | Kind::ListStale
+            | Kind::Stopping
+            | Kind::NotAClient
+            | Kind::ClientCrowdedOut
+            | Kind::WrongPassword
+            | Kind::NoPassword
+            | Kind::PasswordFile
+            | Kind::Guessing
+            | Kind::NotAsked
+            | Kind::AdminRefused
+            | Kind::AdminCrowdedOut => Self::Refused,
         }
     }
 }
@@ -101,8 +145,13 @@ impl Event {
         [notice::OFFERING, notice::LISTENING, notice::SANDBOX].contains(&&*self.kind)
     }
 
-    /// What it is about, what the log says, for how long a link was up or held, and how many more there were:
-    /// `orders dc1 #5: link resumed: … (was held for 3.5 s)`.
+    /// Whether it is about a link, or about one that was asked for and not opened.
+    pub fn is_of_a_link(&self) -> bool {
+        matches!(Class::of(&self.kind), Class::Link | Class::Attempt)
+    }
+
+    /// What it is about, what the log says, for how long a link was up or held, who was refused, and how many
+    /// more there were: `orders dc1 #5: link resumed: … (was held for 3.5 s)`.
     pub fn sentence(&self) -> String {
         let about: Vec<&str> = [&self.name, &self.site].into_iter().flatten().map(|name| &**name).collect();
         let number = self.link.map_or_else(String::new, |number| format!(" #{number}"));
@@ -111,11 +160,16 @@ impl Event {
             let was = if self.end.is_some() { "up" } else { "held" };
             format!(" (was {was} for {seconds:.1} s)")
         });
+        let from = self
+            .from
+            .as_ref()
+            .filter(|from| Class::of(&self.kind) == Class::Refused && !self.words.contains(&***from));
+        let from = from.map_or_else(String::new, |from| format!(" (from {from})"));
         // A line that is only about those that were left out has their number in its words.
         let is_said = |more: &u64| self.words.starts_with(&format!("{more} more "));
         let more = self.more.filter(|more| !is_said(more));
         let more = more.map_or_else(String::new, |more| format!(" (and {more} more before)"));
-        format!("{about}{}{seconds}{more}", self.words)
+        format!("{about}{}{seconds}{from}{more}", self.words)
     }
 
     fn group(&self, class: Class) -> Group<'_> {
@@ -129,7 +183,8 @@ impl Event {
     fn bounded(mut self) -> Self {
         cut(&mut self.words, WORDS);
         cut(&mut self.kind, NAME);
-        let texts = [&mut self.name, &mut self.site, &mut self.end, &mut self.reason, &mut self.cause];
+        let Self { name, site, end, reason, cause, from, .. } = &mut self;
+        let texts = [name, site, end, reason, cause, from];
         texts.into_iter().flatten().for_each(|text| cut(text, NAME));
         self
     }
@@ -217,6 +272,10 @@ mod tests {
         assert_eq!(down.sentence(), "orders dc1 #5: link resumed (was up for 3.5 s)");
         let left_out = Event { more: Some(2), ..event("held", "orders", "2 more breaks begun") };
         assert_eq!(left_out.sentence(), "orders: 2 more breaks begun");
+        let from = Some("192.0.2.7:4000".to_owned());
+        let refused = Event { from, name: None, ..event("not-tls", "", "connection refused: no TLS") };
+        assert_eq!(refused.sentence(), "connection refused: no TLS (from 192.0.2.7:4000)");
+        assert_eq!(Event { kind: "up".to_owned(), ..refused }.sentence(), "connection refused: no TLS");
         assert_eq!(Event { words: "gateway up".to_owned(), ..Event::default() }.sentence(), "gateway up");
     }
 
@@ -227,9 +286,16 @@ mod tests {
         events.add(event("revoked", "", "revoked"));
         events.add(event("no-link", "orders", "no link"));
         (0..10_000).for_each(|_| events.add(event("not-tls", "", "no TLS")));
+        let strangers = ["admin-refused", "admin-crowded-out", "not-asked", "client-crowded-out"];
+        for kind in strangers {
+            (0..10_000).for_each(|_| events.add(event(kind, "", "refused")));
+        }
+        let kept = kinds(&events);
+        assert_eq!((kept["up"], kept["revoked"], kept["no-link"]), (1, 1, 1));
+        let sum: usize = strangers.iter().map(|kind| kept[*kind]).sum();
+        assert_eq!(sum + kept["not-tls"], 79, "{kept:?}");
         (0..10_000).for_each(|_| events.add(event("no-link", "other", "no link")));
-        let kinds = kinds(&events);
-        assert_eq!((kinds["up"], kinds["revoked"], kinds["not-tls"], kinds["no-link"]), (1, 1, 79, 40));
+        assert_eq!(kinds(&events)["no-link"], 40);
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Visit for Fields {
             "end" => event.end = Some(text),
             "reason" => event.reason = Some(text),
             "cause" => event.cause = Some(text),
+            "from" | "client" | "source" => event.from = Some(text),
             _ => {}
         }
     }
@@ -106,8 +107,14 @@ mod tests {
             tracing::info!(kind = "offering", master = name, redis = "127.0.0.1:6379", "offering");
             tracing::info!(kind = "up", link = name, master = "127.0.0.1:6379", "link up");
             tracing::error!("without a kind");
+            let source: Option<std::net::IpAddr> = "192.0.2.7".parse().ok();
+            tracing::warn!(kind = "admin-refused", source = source.map(tracing::field::display), "refused");
+            tracing::warn!(kind = "not-tls", from = %"192.0.2.8:4000", "refused");
+            tracing::warn!(kind = "wrong-password", client = %"192.0.2.9:4000", "refused");
         });
-        let latest = events.latest();
+        let mut latest = events.latest();
+        let from: Vec<_> = latest.drain(..3).filter_map(|event| event.from).collect();
+        assert_eq!(from, ["192.0.2.9:4000", "192.0.2.8:4000", "192.0.2.7"]);
         let told: Vec<_> = latest
             .iter()
             .map(|event| (event.number, &*event.level, &*event.kind, event.name.as_deref(), &*event.words))
