@@ -151,9 +151,15 @@ impl Listeners {
 
     /// Shows the state where `admin` says, on `bound` if that is a new place.
     fn follow_admin(&mut self, admin: Option<&Admin>, bound: Option<http::Bound>) {
-        let stays = |served: &mut Served| admin.is_some_and(|admin| served.is_at(admin));
+        // A new socket takes the place of the earlier one, also of a lost one at the same address.
+        let stays = |served: &mut Served| bound.is_none() && admin.is_some_and(|admin| served.is_at(admin));
         if let Some(served) = self.admin.take_if(|served| !stays(served)) {
-            info!(kind = notice::NOT_LISTENING, listen = %served.address(), "no longer showing the state over HTTP");
+            let address = served.address();
+            if admin.is_some_and(|admin| admin.listen == *address) {
+                info!(kind = notice::LISTENING, listen = %address, "showing the state over HTTP again");
+            } else {
+                info!(kind = notice::NOT_LISTENING, listen = %address, "no longer showing the state over HTTP");
+            }
             served.close();
         }
         let Some(admin) = admin else { return };

@@ -132,8 +132,8 @@ struct State {
     counts: Counts,
     next: u64,
     taken: Taken,
-    /// By side, name, and site in lower case.
-    syncs: HashMap<(Side, String, String), Arc<Syncs>>,
+    /// A change of the config removes those whose counts it removes.
+    syncs: HashMap<tally::Key, Arc<Syncs>>,
     log: LogThrottle,
     sites: Arc<Sites>,
     listening: Vec<ListenAddress>,
@@ -162,7 +162,11 @@ pub struct Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.registry.lock().listening.retain(|address| *address != self.address);
+        // A socket that takes the place of this one has the same address.
+        let listening = &mut self.registry.lock().listening;
+        if let Some(at) = listening.iter().position(|address| *address == self.address) {
+            listening.remove(at);
+        }
     }
 }
 
@@ -262,8 +266,8 @@ impl Registry {
         let mut state = self.lock();
         state.next += 1;
         state.counts.opened += 1;
-        state.counters.opened(new_link.side, new_link.name, new_link.site);
         let entry = Arc::new(LinkEntry::new(state.next, new_link));
+        state.counters.opened(&entry);
         state.links.push(Arc::clone(&entry));
         if new_link.side == Side::Dialler {
             state.without.remove(new_link.name);
@@ -338,8 +342,7 @@ impl Registry {
 
     /// The sync state that the links of one `[[master]]` or `[[replica]]` with one far site share.
     pub fn syncs(&self, side: Side, name: &str, site: &str) -> Arc<Syncs> {
-        let key = (side, name.to_owned(), site.to_ascii_lowercase());
-        Arc::clone(self.lock().syncs.entry(key).or_default())
+        Arc::clone(self.lock().syncs.entry(tally::key(side, name, site)).or_default())
     }
 
     /// The meter of one more link of a far site.
@@ -398,7 +401,7 @@ impl Registry {
 }
 
 /// The counts of each name, in order, whichever far sites its syncs were for.
-fn by_name(syncs: Vec<((Side, String, String), Arc<Syncs>)>) -> Vec<SyncCounts> {
+fn by_name(syncs: Vec<(tally::Key, Arc<Syncs>)>) -> Vec<SyncCounts> {
     let mut by_name: BTreeMap<(&str, String), [u64; 3]> = BTreeMap::new();
     for ((side, name, _), syncs) in syncs {
         let sums = by_name.entry((side.role(), name)).or_default();
@@ -462,10 +465,14 @@ mod tests {
     fn a_listener_that_ends_is_no_longer_among_those_that_listen() {
         let registry = Arc::new(Registry::default());
         let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let (_kept, lost) = (registry.listening(one), registry.listening(other));
+        let (kept, lost) = (registry.listening(one), registry.listening(other));
         assert_eq!(registry.listeners(), [one.into(), other.into()]);
         drop(lost);
         assert_eq!(registry.listeners(), [one.into()]);
+        let anew = registry.listening(one);
+        drop(kept);
+        assert_eq!(registry.listeners(), [one.into()], "another socket has its address");
+        drop(anew);
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! What is counted since the start, and outlives links: for each entry of the config with each far site.
 //!
 //! Only the config makes entries here, so it bounds them. What belongs to no entry is counted under
-//! [`OTHER`]. The counts of an entry that a reload has removed stay until the next reload that changes the
-//! config, so that they can still be read. A live link counts for itself; its counts are added when
-//! somebody asks, and when it ends.
+//! [`OTHER`], and stays there: no count ever goes back. The counts of an entry that a reload has removed stay until
+//! the next reload that changes the config, so that they can still be read; one that comes back later begins at 0.
+//! A live link counts for itself; its counts are added when somebody asks, and when it ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::throttle::Kind;
-use super::{LinkEntry, Registry};
+use super::{LinkEntry, Registry, State};
 use crate::config::Config;
 use crate::link::compress::Packed;
 use crate::link::{ByCause, End, Side};
+use crate::redis::syncs::Syncs;
 
 /// The name and the site of what belongs to no entry of the config.
 pub const OTHER: &str = "other";
@@ -45,7 +46,7 @@ impl Dialled {
 }
 
 /// The counts of one place.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Links that were opened.
     pub opened: u64,
@@ -100,10 +101,19 @@ pub struct Reloaded {
 }
 
 /// The side, the name, and the site in lower case: sites are compared without regard to case.
-type Key = (Side, String, String);
+pub(super) type Key = (Side, String, String);
 
-fn key(side: Side, name: &str, site: &str) -> Key {
+pub(super) fn key(side: Side, name: &str, site: &str) -> Key {
     (side, name.to_owned(), site.to_ascii_lowercase())
+}
+
+fn key_of(link: &LinkEntry) -> Key {
+    key(link.side, &link.name, &link.site)
+}
+
+/// Adds counts of syncs.
+fn add(sums: &mut [u64; 3], counts: [u64; 3]) {
+    sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
 }
 
 /// The counts of one place, kept.
@@ -122,14 +132,16 @@ pub(super) struct Counters {
     places: HashMap<Key, Kept>,
     /// What belongs to no place, at each side.
     other: [Tally; 2],
+    /// The numbers of the live links that had no place once: they belong to none that comes later.
+    strays: HashSet<u64>,
     kinds: [u64; Kind::CODES.len()],
     pub(super) lists_learnt: u64,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        let (places, other) = (HashMap::new(), Default::default());
-        Self { places, other, kinds: [0; Kind::CODES.len()], lists_learnt: 0 }
+        let (places, other, strays) = (HashMap::new(), Default::default(), HashSet::new());
+        Self { places, other, strays, kinds: [0; Kind::CODES.len()], lists_learnt: 0 }
     }
 }
 
@@ -144,7 +156,16 @@ fn places(config: &Config) -> impl Iterator<Item = (Side, &str, &str)> {
 
 impl Counters {
     /// This config is in use from now on. What neither it nor the one before it has is forgotten.
-    fn follow(&mut self, config: &Config) {
+    /// The live links and the counts of syncs are those of the registry.
+    fn follow(&mut self, config: &Config, links: &[Arc<LinkEntry>], syncs: &mut HashMap<Key, Arc<Syncs>>) {
+        // What was counted under no place stays there, though there may be a place from now on.
+        syncs.retain(|key, counted| {
+            let has_place = self.places.contains_key(key);
+            if !has_place {
+                add(&mut self.other[key.0 as usize].syncs, counted.counts());
+            }
+            has_place
+        });
         self.places.values_mut().for_each(|kept| kept.age = kept.age.saturating_add(1));
         for (side, name, site) in places(config) {
             let fresh = || Kept { site: String::new(), age: 0, tally: Tally::default() };
@@ -152,6 +173,9 @@ impl Counters {
             (kept.site, kept.age) = (site.to_owned(), 0);
         }
         self.places.retain(|_, kept| kept.age <= 1);
+        syncs.retain(|key, _| self.places.contains_key(key));
+        let stray = |link: &&Arc<LinkEntry>| !self.places.contains_key(&key_of(link));
+        self.strays.extend(links.iter().filter(stray).map(|link| link.number));
     }
 
     /// The counts of a place; those of no place if neither this config nor the one before has it.
@@ -162,21 +186,33 @@ impl Counters {
         }
     }
 
+    /// The counts to which those of a link belong.
+    fn of_link(&mut self, link: &LinkEntry) -> &mut Tally {
+        if self.strays.contains(&link.number) {
+            return &mut self.other[link.side as usize];
+        }
+        self.of(link.side, &link.name, &link.site)
+    }
+
     /// A link is open.
-    pub(super) fn opened(&mut self, side: Side, name: &str, site: &str) {
-        self.of(side, name, site).opened += 1;
+    pub(super) fn opened(&mut self, link: &LinkEntry) {
+        if !self.places.contains_key(&key_of(link)) {
+            self.strays.insert(link.number);
+        }
+        self.of_link(link).opened += 1;
     }
 
     /// A link ends for this reason.
     pub(super) fn ends(&mut self, link: &LinkEntry, end: &End) {
-        *self.of(link.side, &link.name, &link.site).ended.entry(end.code()).or_default() += 1;
+        *self.of_link(link).ended.entry(end.code()).or_default() += 1;
     }
 
     /// A link is no longer among the live ones.
     pub(super) fn gone(&mut self, link: &LinkEntry) {
-        let tally = self.of(link.side, &link.name, &link.site);
+        let tally = self.of_link(link);
         link.add_to_tally(tally);
         tally.lost += link.lost_in_breaks();
+        self.strays.remove(&link.number);
     }
 
     /// Counts an event of this kind.
@@ -188,7 +224,9 @@ impl Counters {
 impl Registry {
     /// This config is in use from now on: its entries are counted.
     pub fn follow(&self, config: &Config) {
-        self.lock().counters.follow(config);
+        let mut state = self.lock();
+        let State { counters, links, syncs, .. } = &mut *state;
+        counters.follow(config, links, syncs);
     }
 
     /// Counts a dial for a `[[replica]]`.
@@ -212,22 +250,25 @@ impl Registry {
             .iter()
             .map(|(key, kept)| (key.clone(), (kept.site.clone(), kept.age == 0, kept.tally.clone())))
             .collect();
-        let mut other = counters.other.clone();
+        let (mut other, strays) = (counters.other.clone(), counters.strays.clone());
         let refused = Kind::refusals().map(|kind| (kind.code(), counters.kinds[kind as usize])).collect();
         let (lists_learnt, reloads) = (counters.lists_learnt, state.reloads.counted());
         let links = state.links.clone();
         let syncs: Vec<_> = state.syncs.iter().map(|(key, syncs)| (key.clone(), Arc::clone(syncs))).collect();
         drop(state);
-        let mut of = |key: &Key, add: &dyn Fn(&mut Tally)| match counted.get_mut(key) {
-            Some((_, _, tally)) => add(tally),
-            None => add(&mut other[key.0 as usize]),
-        };
         for link in links {
-            of(&key(link.side, &link.name, &link.site), &|tally| link.add_to_tally(tally));
+            if strays.contains(&link.number) {
+                link.add_to_tally(&mut other[link.side as usize]);
+            } else if let Some((_, _, tally)) = counted.get_mut(&key_of(&link)) {
+                link.add_to_tally(tally);
+            }
         }
         for (key, syncs) in syncs {
-            let counts = syncs.counts();
-            of(&key, &|tally| tally.syncs.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count));
+            let tally = match counted.get_mut(&key) {
+                Some((_, _, tally)) => tally,
+                None => &mut other[key.0 as usize],
+            };
+            add(&mut tally.syncs, syncs.counts());
         }
         let mut places: Vec<_> = counted
             .into_iter()
@@ -236,7 +277,7 @@ impl Registry {
             })
             .collect();
         for (side, tally) in [Side::Dialler, Side::Acceptor].into_iter().zip(other) {
-            if tally.opened > 0 || tally.dials.iter().any(|dials| *dials > 0) {
+            if tally != Tally::default() {
                 let [name, site] = [OTHER, OTHER].map(str::to_owned);
                 places.push((Place { role: side.role(), name, site }, false, tally));
             }

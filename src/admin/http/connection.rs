@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::answers::Answer;
-use super::request::{self, Refusal};
+use super::request::{self, Reach, Refusal};
 use super::{Desk, Place, Source};
 use crate::admin::page;
 use crate::registry::{Kind, Topic, log_throttled};
@@ -41,13 +41,13 @@ const CLOSING: Duration = Duration::from_secs(1);
 const THROWN_AWAY: usize = 64 << 10;
 
 /// Serves a connection to its end, which comes within [`WHOLE`], or once another connection has got its seat.
-pub(super) async fn serve<S>(desk: &Desk, mut socket: S, source: Source, public: bool, seat: &Place)
+pub(super) async fn serve<S>(desk: &Desk, mut socket: S, source: Source, reach: Reach, seat: &Place)
 where
     S: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
     let asked = CancellationToken::new();
     let answering = async {
-        answer(desk, &mut socket, source, public, seat, &asked).await;
+        answer(desk, &mut socket, source, reach, seat, &asked).await;
         seat.refused();
         let _ = timeout(CLOSING, close(&mut socket)).await;
     };
@@ -81,7 +81,7 @@ async fn answer<S>(
     desk: &Desk,
     socket: &mut S,
     source: Source,
-    public: bool,
+    reach: Reach,
     seat: &Place,
     asked: &CancellationToken,
 ) where
@@ -91,7 +91,7 @@ async fn answer<S>(
         seat.spoke();
         asked.cancel();
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-        let response = match request::judge(method, uri, request.version(), headers, public) {
+        let response = match request::judge(method, uri, request.version(), headers, reach) {
             Ok(route) => {
                 let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
                 let accept = accept.collect::<Vec<_>>().join(",");

@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -22,10 +23,11 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use self::answers::Answers;
 use self::pulse::Pulse;
+use self::request::Reach;
 use crate::config::Admin;
 use crate::listener::{self, unix};
 use crate::registry::{Listening, notice};
@@ -39,6 +41,9 @@ const CONNECTIONS: usize = 64;
 
 /// Most connections that are accepted before the first of them is looked at.
 const WAITING: usize = 16;
+
+/// How often the file of a socket is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What is added to the thread's niceness: about a tenth of the time of a busy core.
 const NICE: i32 = 10;
@@ -78,6 +83,10 @@ pub struct Served {
     listen: ListenAddress,
     public: Arc<AtomicBool>,
     close: CancellationToken,
+    /// It does not listen any more.
+    ended: CancellationToken,
+    /// The file of a Unix socket.
+    file: Option<unix::Place>,
 }
 
 /// Binds. The error says why not.
@@ -126,7 +135,13 @@ impl Server {
             listen: admin.listen.clone(),
             public: Arc::new(AtomicBool::new(admin.public)),
             close: close.clone(),
+            ended: CancellationToken::new(),
+            file: match &bound {
+                Bound::Tcp(_) => None,
+                Bound::Unix(bound) => Some(bound.place()),
+            },
         };
+        let (file, ended) = (served.file.clone(), served.ended.clone().drop_guard());
         let listening = self.desk.shared.registry.listening(admin.listen.clone());
         let visitors = Visitors {
             desk: Arc::clone(&self.desk),
@@ -136,6 +151,8 @@ impl Server {
         };
         self.tasks.spawn_on(
             async move {
+                // It goes before the socket does: a file that comes then may have the id of the earlier one.
+                let ended = ended;
                 // The sockets are watched by the runtime that accepts.
                 match bound {
                     Bound::Tcp(socket) => match socket.into_std().and_then(TcpListener::from_std) {
@@ -149,7 +166,17 @@ impl Server {
                         ),
                     },
                     Bound::Unix(bound) => match bound.accepting() {
-                        Ok(socket) => visitors.accept(socket, listening, |()| None, starved).await,
+                        Ok(socket) => {
+                            let accepting = visitors.accept(socket, listening, |()| None, starved);
+                            tokio::pin!(accepting);
+                            tokio::select! {
+                                () = &mut accepting => {}
+                                () = lost(file) => {
+                                    warn!(kind = notice::NOT_LISTENING, "[admin]: the file of the socket is gone, and nobody can connect; a reload makes it again");
+                                    drop(ended);
+                                }
+                            }
+                        }
                         Err(error) => error!(
                             kind = notice::NOT_LISTENING,
                             "[admin]: the socket cannot be watched: {error}"
@@ -170,9 +197,12 @@ impl Drop for Server {
 }
 
 impl Served {
-    /// Whether this is the listener of `admin`, which may be public or not by now.
+    /// Whether this is the listener of `admin`, which may be public or not by now. One to which nobody can
+    /// connect any more is that of none.
     pub fn is_at(&self, admin: &Admin) -> bool {
         self.listen == admin.listen
+            && !self.ended.is_cancelled()
+            && self.file.as_ref().is_none_or(unix::Place::is_there)
     }
 
     /// Where it listens.
@@ -188,6 +218,14 @@ impl Served {
     /// Closes it, with its connections.
     pub fn close(self) {
         self.close.cancel();
+    }
+}
+
+/// Completes once the file of a socket is gone, or another one is in its place.
+async fn lost(file: Option<unix::Place>) {
+    let Some(file) = file else { return std::future::pending().await };
+    while file.is_there() {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -213,13 +251,18 @@ impl Visitors {
         let take = move |socket, from, room| {
             let source = source(&from);
             let seat = self.desk.seats.enter(source);
-            let (desk, public) = (Arc::clone(&self.desk), self.public.load(Ordering::Relaxed));
+            let reach = match source {
+                None => Reach::Socket,
+                Some(_) if self.public.load(Ordering::Relaxed) => Reach::Public,
+                Some(_) => Reach::Local,
+            };
+            let desk = Arc::clone(&self.desk);
             let close = self.close.clone();
             // The accept task runs on this thread's runtime, and so do its connections.
             self.tasks.spawn(async move {
                 drop(room);
                 tokio::select! {
-                    () = connection::serve(&desk, socket, source, public, &seat) => {}
+                    () = connection::serve(&desk, socket, source, reach, &seat) => {}
                     () = close.cancelled() => {}
                 }
             });

@@ -2,7 +2,8 @@
 //!
 //! A page of another site that a browser has open can make it send requests to this host. It must see nothing:
 //! no answer allows another origin to read it, requests that a browser marks as those of another site
-//! are refused, and so is a `Host` that is a name, since a name can be made to lead here (DNS rebinding).
+//! are refused, and so is a `Host` that is a name, since a name can be made to lead here (DNS rebinding). To a Unix
+//! socket no name leads, and no browser connects.
 
 use std::net::IpAddr;
 
@@ -42,6 +43,17 @@ impl Route {
     }
 }
 
+/// Whom a listener shows something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Programs of this host, by a loopback address.
+    Local,
+    /// Those who may open the socket's file.
+    Socket,
+    /// Everybody.
+    Public,
+}
+
 /// Why nothing is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -60,10 +72,13 @@ pub(super) fn judge(
     uri: &Uri,
     version: Version,
     headers: &HeaderMap,
-    public: bool,
+    reach: Reach,
 ) -> Result<Route, Refusal> {
     let refuse = |status, words| Err(Refusal { status, words });
-    if !public && let Err(words) = is_local(uri, version, headers) {
+    let public = reach == Reach::Public;
+    if reach == Reach::Local
+        && let Err(words) = is_local(uri, version, headers)
+    {
         return refuse(StatusCode::MISDIRECTED_REQUEST, words);
     }
     if is_of_another_site(method, headers) {
@@ -145,12 +160,16 @@ mod tests {
 
     /// Judges a request with these headers.
     fn asked(method: &str, uri: &str, headers: &[(&str, &str)], public: bool) -> Result<Route, u16> {
+        asked_at(if public { Reach::Public } else { Reach::Local }, method, uri, headers)
+    }
+
+    fn asked_at(reach: Reach, method: &str, uri: &str, headers: &[(&str, &str)]) -> Result<Route, u16> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        judge(&parts.method, &parts.uri, parts.version, &parts.headers, public)
+        judge(&parts.method, &parts.uri, parts.version, &parts.headers, reach)
             .map_err(|refusal| refusal.status.as_u16())
     }
 
@@ -204,8 +223,19 @@ mod tests {
         assert_eq!(asked("GET", "/", &[local, ("host", "evil.example")], false), Err(421));
         assert_eq!(asked("GET", "/", &[], false), Err(421));
         // Health checks of HTTP/1.0 name no host.
-        let none = judge(&Method::GET, &Uri::from_static("/"), Version::HTTP_10, &HeaderMap::new(), false);
+        let none =
+            judge(&Method::GET, &Uri::from_static("/"), Version::HTTP_10, &HeaderMap::new(), Reach::Local);
         assert_eq!(none, Ok(Route::Page));
+    }
+
+    #[test]
+    fn at_a_unix_socket_the_host_is_any() {
+        for host in ["replgate", "evil.example", ""] {
+            assert_eq!(asked_at(Reach::Socket, "GET", "/status", &[("host", host)]), Ok(Route::Status));
+        }
+        assert_eq!(asked_at(Reach::Socket, "GET", "/status", &[]), Ok(Route::Status));
+        let cross = ("sec-fetch-site", "cross-site");
+        assert_eq!(asked_at(Reach::Socket, "GET", "/status", &[("host", "replgate"), cross]), Err(403));
     }
 
     #[test]
@@ -229,7 +259,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, hyper::header::HeaderValue::from_bytes(b"evil\x9b31m").unwrap());
         let uri = Uri::from_static("/");
-        let refused = judge(&Method::GET, &uri, Version::HTTP_11, &headers, false).unwrap_err();
+        let refused = judge(&Method::GET, &uri, Version::HTTP_11, &headers, Reach::Local).unwrap_err();
         assert!(refused.words.contains("evil\\") && refused.words.is_ascii(), "{}", refused.words);
     }
 }

@@ -276,6 +276,55 @@ fn an_entry_that_a_reload_removes_loses_its_gauges_and_keeps_its_counters_until_
 }
 
 #[test]
+fn what_outlives_its_entry_is_counted_as_other_and_no_count_goes_back() {
+    let [with, without] = [config(&[], &["orders", "sessions"]), config(&[], &["sessions"])];
+    let registry = counting(&with);
+    let syncs = |name: &str| registry.syncs(Side::Dialler, name, "dc1");
+    syncs("orders").count_full();
+    let link = full(&registry);
+    let mut before = BTreeMap::new();
+    let mut look = || {
+        let now = told(&registry);
+        let others = now.iter().filter(|(series, _)| series.contains(r#"name="other""#));
+        let others: BTreeMap<_, _> = others
+            .filter(|(series, _)| parts(series).0.ends_with("_total"))
+            .map(|(s, n)| (s.clone(), *n))
+            .collect();
+        for (series, count) in &before {
+            assert!(others.get(series).is_some_and(|now| now >= count), "{series}: {count}, {others:?}");
+        }
+        before = others;
+        now
+    };
+    let other = |now: &BTreeMap<String, f64>, name: &str, more: &str| {
+        now.get(&format!(r#"replgate_{name}{{name="other",role="replica",site="other"{more}}}"#)).copied()
+    };
+    look();
+    registry.follow(&without);
+    look();
+    // A change that has nothing to do with it.
+    registry.follow(&config(&[("carts", &["dc3"])], &["sessions"]));
+    syncs("orders").count_partial();
+    let now = look();
+    assert_eq!(other(&now, "syncs_total", r#",kind="partial""#), Some(1.0));
+    assert_eq!(other(&now, "payload_bytes_total", r#",direction="to_replica""#), Some(1_000.0));
+    // It comes back, and begins at 0; what was of no entry stays there.
+    registry.follow(&with);
+    let now = look();
+    for name in ["syncs_total", "payload_bytes_total", "links_opened_total"] {
+        let of_orders = |series: &&String| series.starts_with(&format!("replgate_{name}{{{ORDERS}"));
+        let counts: Vec<f64> = now.keys().filter(of_orders).map(|series| now[series]).collect();
+        assert!(!counts.is_empty() && counts.iter().all(|count| *count == 0.0), "{name}: {counts:?}");
+    }
+    assert_eq!(other(&now, "syncs_total", r#",kind="partial""#), Some(1.0));
+    link.end("it outlived its entry".to_owned(), &End::Finished);
+    let now = look();
+    assert_eq!(other(&now, "payload_bytes_total", r#",direction="to_replica""#), Some(1_000.0));
+    assert!(now.keys().any(|series| series.starts_with(r#"replgate_links_ended_total{name="other""#)));
+    assert_eq!(registry.live().syncs.len(), 0, "those of removed entries are gone");
+}
+
+#[test]
 fn a_refusal_is_counted_whether_its_line_is_logged_or_not() {
     let registry = counting(&config(&[("carts", &["dc3"])], &[]));
     for _ in 0..1_000 {
