@@ -398,7 +398,7 @@ mod tests {
 
     use super::*;
     use crate::redis::replication::Replication;
-    use crate::tls::expiry;
+    use crate::registry::{DOWN_AFTER, REMEMBERED_FOR};
 
     /// A gateway at dc1 whose certificate is good until second 1000, with these fields of the JSON changed.
     fn status(change: impl FnOnce(&mut serde_json::Value)) -> Status {
@@ -685,16 +685,27 @@ mod tests {
         assert_eq!(expressions("ReplgateLag"), [format!("replgate_lag_seconds > {BEHIND:.0}")]);
         let memory = format!("replgate_memory_used_bytes / replgate_memory_limit_bytes > {FULL}");
         assert_eq!(expressions("ReplgateMemoryShort"), [memory]);
-        let left = "replgate_certificate_expiry_timestamp_seconds - time()";
-        let [soon, late] =
-            [expiry::SOON, expiry::LATE].map(|seconds| format!("{} * 86400", seconds / 86_400));
-        let wanted = [format!("{left} < {soon} and {left} >= {late}"), format!("{left} < {late}")];
-        assert_eq!(expressions("ReplgateCertificateExpiry"), wanted);
+        // The metric has the limits of `Term::urgency`, as `status` has.
+        let expires = |urgency| {
+            format!(
+                "replgate_certificate_expiry_timestamp_seconds - time() and replgate_certificate_urgency == {urgency}"
+            )
+        };
+        assert_eq!(expressions("ReplgateCertificateExpiry"), [expires(1), expires(2)]);
+        let days = REMEMBERED_FOR / 86_400;
+        let down = format!("replgate_link_up == 0 and max_over_time(replgate_link_up[{days}d]) == 1");
+        assert_eq!(expressions("ReplgateLinkDown"), [down]);
+        let rules = include_str!("../../packaging/monitoring/replgate.rules.yml");
+        let rule = rules.split("- alert: ").find(|rule| rule.starts_with("ReplgateLinkDown\n"));
+        let wait = format!("        for: {}m\n", DOWN_AFTER / 60);
+        assert!(rule.is_some_and(|rule| rule.contains(&wait)), "{rule:?}");
         // These have no limit of their own: what they compare is in the state.
         for (alert, expression) in [
             ("ReplgateOutageNotCovered", "replgate_outage_covered_seconds < replgate_link_hold_seconds"),
             ("ReplgateReplicaWithoutLink", "replgate_replica_without_link == 1"),
             ("ReplgateReloadFailed", "replgate_reload_refused == 1"),
+            ("ReplgateUnknownState", r#"replgate_links{state="unknown"} > 0"#),
+            ("ReplgateSyncRefused", r#"increase(replgate_syncs_total{kind="refused"}[5m]) > 3"#),
             ("ReplgateRevocationListStale", "replgate_revocation_list_stale_timestamp_seconds < time()"),
         ] {
             assert_eq!(expressions(alert), [expression]);

@@ -458,6 +458,43 @@ fn refusals_are_counted_by_kind_logged_or_not_and_a_site_that_is_not_allowed_get
 }
 
 #[test]
+fn a_sync_that_the_master_refuses_each_time_is_told_at_both_sites_also_between_the_tries() {
+    let watched = Watched::apart(Version::System);
+    let Line { alpha, bravo, .. } = &watched.line;
+    // A replica without its own master refuses every sync.
+    alpha.replicaof(free_port());
+    bravo.replicaof(watched.line.entry);
+    for shown in watched.both() {
+        let series = shown.series("replgate_syncs_total", r#"kind="refused""#);
+        eventually("it is refused again and again", SOON, || shown.told().get(&series) >= 2.0);
+        // No try is under way: the link of the last one is gone.
+        let mut status = shown.status();
+        eventually("a moment between two tries is seen", SOON, || {
+            status = shown.status();
+            status["links"].as_array().is_some_and(Vec::is_empty)
+        });
+        let missing = &status["missing_syncs"][0];
+        assert_eq!(missing["name"], "orders");
+        let role = if shown.labels == HERE[0] { "master" } else { "replica" };
+        assert_eq!(missing["role"], role);
+        assert!(
+            missing["reason"].as_str().is_some_and(|reason| reason.contains("NOMASTERLINK")),
+            "{missing}"
+        );
+    }
+    let config = watched.line.second.config.to_string_lossy().into_owned();
+    let mut command = Command::new(crate::support::REPLGATE);
+    let out = command.args(["status", "--ready", "--links", "-c", &config]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(!out.status.success() && said.contains("a replica asked for a sync of"), "{said}");
+    alpha.ask(&["REPLICAOF", "NO", "ONE"]);
+    for shown in watched.both() {
+        shown.wait("replgate_syncs_total", r#"kind="full""#, 1.0);
+        eventually("a sync has begun", SOON, || shown.status()["missing_syncs"] == Value::Array(Vec::new()));
+    }
+}
+
+#[test]
 fn an_expired_certificate_is_told_by_its_date_and_by_readiness() {
     let (lab, port) = (Lab::new(), free_port());
     let folder = lab.path().join("certs/dc2");
@@ -624,7 +661,7 @@ fn a_real_prometheus_takes_every_sample_in_both_formats() {
         Some((rules.len(), rules.iter().filter(|rule| rule["health"] == "ok").count()))
     };
     eventually("every rule can be evaluated", SOON, || {
-        ask("/api/v1/rules").is_some_and(|groups| alerts(&groups) == Some((15, 15)))
+        ask("/api/v1/rules").is_some_and(|groups| alerts(&groups) == Some((18, 18)))
     });
     let firing = query("count(ALERTS{alertstate=%22firing%22,alertname!=%22ReplgateFullResync%22})");
     assert!(firing.is_empty(), "nothing is wrong: {:?}", ask("/api/v1/alerts"));
@@ -643,13 +680,17 @@ fn the_rules_are_valid_and_each_alert_fires_and_clears_in_its_scenario() {
     let lints =
         promtool(&monitoring(), &["check", "rules", "--lint=all", "--lint-fatal", "replgate.rules.yml"], "");
     assert!(lints.0, "{}", lints.1);
-    let (good, said) = promtool(&monitoring(), &["test", "rules", "replgate.rules.test.yml"], "");
+    let (good, said) = promtool(
+        &monitoring(),
+        &["test", "rules", "replgate.rules.test.yml", "replgate.rules.days.test.yml"],
+        "",
+    );
     assert!(good, "{said}");
     let read = |file: &str| std::fs::read_to_string(monitoring().join(file)).expect("it is shipped");
     let (rules, tests) = (read("replgate.rules.yml"), read("replgate.rules.test.yml"));
     let alerts = || rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     let names: BTreeSet<&str> = alerts().collect();
-    assert_eq!((alerts().count(), names.len()), (15, 14), "the expiry has two degrees");
+    assert_eq!((alerts().count(), names.len()), (18, 17), "the expiry has two degrees");
     let scenarios: Vec<&str> = tests.split("\n  - name: ").skip(1).collect();
     for name in names {
         let quiet = |scenario: &str| scenario.contains(&format!("{{ alertname: {name}, eval_time: "));
@@ -661,7 +702,7 @@ fn the_rules_are_valid_and_each_alert_fires_and_clears_in_its_scenario() {
         assert!(quiet(before) && quiet(after), "{name}: it does not fire before, and clears");
     }
     for severity in rules.lines().filter_map(|line| line.trim().strip_prefix("severity: ")) {
-        assert!(["critical", "warning"].contains(&severity), "{severity}");
+        assert!(["critical", "warning", "info"].contains(&severity), "{severity}");
     }
 }
 

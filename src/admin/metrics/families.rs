@@ -15,7 +15,7 @@ use crate::link::LaneLoss;
 use crate::own_process::Usage;
 use crate::redis::replication::{Replication, Stage};
 use crate::registry::{Dialled, LinkStatus, Tally};
-use crate::tls::expiry::Kind;
+use crate::tls::expiry::{Kind, Urgency};
 
 /// The states of a link, as `status` names them, with their labels.
 const STATES: [(&str, &str); 8] = [
@@ -399,34 +399,44 @@ fn of_breaks(page: &mut Page, places: &[Place<'_>]) {
 }
 
 fn of_trust(page: &mut Page, snapshot: &Snapshot<'_>) {
-    // Two CAs may have one name: that of the next one in a rollover. The first to expire counts.
+    // Two CAs may have one name: that of the next one in a rollover. The first to expire counts, the most urgent.
     let (mut certificates, mut lists) = (BTreeMap::new(), BTreeMap::new());
-    let note = |of: &mut BTreeMap<(&'static str, String), i64>, kind, name: &str, until| {
-        let known = of.entry((kind, name.to_owned())).or_insert(until);
-        *known = until.min(*known);
-    };
     for term in &snapshot.status.terms {
-        match term.kind {
-            Kind::Certificate => note(&mut certificates, "certificate", &term.name, term.until),
-            Kind::Ca => note(&mut certificates, "ca", &term.name, term.until),
-            Kind::List => {}
-        }
+        let kind = match term.kind {
+            Kind::Certificate => "certificate",
+            Kind::Ca => "ca",
+            Kind::List => continue,
+        };
+        let found = (term.until, term.urgency(snapshot.now));
+        let (until, urgency) = certificates.entry((kind, term.name.clone())).or_insert(found);
+        (*until, *urgency) = ((*until).min(found.0), (*urgency).max(found.1));
     }
     for list in &snapshot.status.lists {
         if let Some(until) = list.until {
-            note(&mut lists, "", &list.issuer, until);
+            let known = lists.entry(list.issuer.clone()).or_insert(until);
+            *known = until.min(*known);
         }
     }
-    let certificates = certificates.into_iter().map(|((kind, name), until)| {
-        let labels: [Label; 2] = [("kind", kind.into()), ("name", name.into())];
-        (Labels { shared: Arc::from(labels), own: None }, until.into())
-    });
+    let labels = |(kind, name): &(&'static str, String)| {
+        let labels: [Label; 2] = [("kind", (*kind).into()), ("name", name.clone().into())];
+        Labels { shared: Arc::from(labels), own: None }
+    };
     page.gauge(
         "replgate_certificate_expiry_timestamp_seconds",
         "When the certificate of this gateway expires, or a CA that it trusts.",
-        certificates,
+        certificates.iter().map(|(key, (until, _))| (labels(key), (*until).into())),
     );
-    let lists = lists.into_iter().map(|((_, issuer), until)| {
+    let urgency = |urgency| match urgency {
+        Urgency::None => 0,
+        Urgency::Soon => 1,
+        Urgency::Now => 2_u64,
+    };
+    page.gauge(
+        "replgate_certificate_urgency",
+        "How soon it has to be renewed: 0 there is time, 1 soon, 2 now.",
+        certificates.iter().map(|(key, (_, how))| (labels(key), urgency(*how).into())),
+    );
+    let lists = lists.into_iter().map(|(issuer, until)| {
         (Labels { own: Some(("issuer", issuer.into())), ..Labels::default() }, until.into())
     });
     page.gauge(

@@ -365,10 +365,18 @@ fn of_two_cas_of_one_name_the_first_to_expire_counts_and_names_are_escaped() {
             |labels: &str| told[&format!("replgate_certificate_expiry_timestamp_seconds{{{labels}}}")];
         assert_eq!(expires(r#"kind="certificate",name="certs/tls.crt""#), 2_000.0);
         assert_eq!(expires(r#"kind="ca",name="CN=a \"CA\"\n\\""#), 3_000.0);
+        // At 1,000: half of a certificate's life is left, and less than a third of none of them.
+        let urgency = |labels: &str| told[&format!("replgate_certificate_urgency{{{labels}}}")];
+        assert_eq!(urgency(r#"kind="certificate",name="certs/tls.crt""#), 0.0);
+        assert_eq!(urgency(r#"kind="ca",name="CN=a \"CA\"\n\\""#), 0.0);
         assert_eq!(told[r#"replgate_revocation_list_stale_timestamp_seconds{issuer="CN=CA"}"#], 4_000.0);
         assert_eq!(told["replgate_ready"], 1.0);
     }
-    snapshot.now = 2_001;
+    let own = |told: &BTreeMap<String, f64>| told[r#"replgate_certificate_urgency{kind="certificate",name="certs/tls.crt"}"#];
+    for (now, urgency) in [(1_500, 1.0), (1_801, 2.0), (2_001, 2.0)] {
+        snapshot.now = now;
+        assert_eq!(own(&samples(&snapshot.text(Format::Text))), urgency, "at {now}");
+    }
     assert_eq!(samples(&snapshot.text(Format::Text))["replgate_ready"], 0.0);
 }
 
@@ -531,7 +539,13 @@ fn the_rules_and_their_tests_ask_for_metrics_that_there_are() {
     let known: BTreeSet<&str> = types(&page).into_keys().collect();
     for (file, rules) in [
         ("rules", include_str!("../../../packaging/monitoring/replgate.rules.yml")),
-        ("tests", include_str!("../../../packaging/monitoring/replgate.rules.test.yml")),
+        (
+            "tests",
+            concat!(
+                include_str!("../../../packaging/monitoring/replgate.rules.test.yml"),
+                include_str!("../../../packaging/monitoring/replgate.rules.days.test.yml"),
+            ),
+        ),
     ] {
         let code: String = rules.lines().map(|line| line.split(" #").next().unwrap_or_default()).collect();
         let asked = metrics_in(&code);
