@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::ask::Running;
+use super::choice::{known_kind, known_name, known_site};
 use super::text::{one_line, width, wrapped_after};
 use super::{ConfigPath, Outcome, block_on};
 use crate::admin::Status;
@@ -84,6 +85,7 @@ impl Show {
 
     async fn shows(&self, running: Running) -> Outcome {
         let status = running.ask_once().await?;
+        self.check(&status)?;
         self.print(&status, &mut Printed::default())?;
         eprintln!("replgate: {}", about(&status));
         Ok(())
@@ -95,6 +97,9 @@ impl Show {
         loop {
             match running.ask().await {
                 Ok(status) => {
+                    if printed.last.is_none() {
+                        self.check(&status)?;
+                    }
                     if printed.of(&status).is_none() {
                         eprintln!("replgate: {}", about(&status));
                     }
@@ -129,6 +134,13 @@ impl Show {
         Ok(())
     }
 
+    /// An error if it chooses by a name, a site or a kind that is not there.
+    fn check(&self, status: &Status) -> Outcome {
+        known_name(status, self.name.as_deref())?;
+        known_site(status, self.site.as_deref())?;
+        known_kind(status, self.kind.as_deref())
+    }
+
     fn is_chosen(&self, event: &Event) -> bool {
         let is = |wanted: &Option<String>, value: Option<&str>| {
             wanted.as_ref().is_none_or(|wanted| value.is_some_and(|value| wanted.eq_ignore_ascii_case(value)))
@@ -147,7 +159,7 @@ fn columns() -> Option<usize> {
         let size = rustix::termios::tcgetwinsize(&out).ok().filter(|_| out.is_terminal())?;
         Some(usize::from(size.ws_col))
     };
-    said.or_else(terminal).filter(|columns| *columns >= 40)
+    said.or_else(terminal).filter(|columns| *columns > 0).map(|columns| columns.max(40))
 }
 
 /// What these events are, and where to find the others.

@@ -8,6 +8,7 @@
 mod ask;
 mod certs;
 mod check;
+mod choice;
 mod demo;
 mod events;
 mod log;

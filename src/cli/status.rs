@@ -15,6 +15,7 @@ use clap::Args;
 
 use self::screen::Screen;
 use super::ask::Running;
+use super::choice::{known_name, known_site};
 use super::{ConfigPath, Failure, Outcome, block_on};
 use crate::admin::health::is_unwell;
 use crate::admin::{Status, ready};
@@ -87,6 +88,7 @@ impl Show {
             crate::outln::outln!("ready");
             return Ok(());
         }
+        self.check(&status)?;
         let screen = Screen::new();
         if self.json {
             screen.print_json(&self.chosen(status))
@@ -97,9 +99,14 @@ impl Show {
 
     /// Shows the status every second, until it is interrupted. If no gateway answers, it may come back.
     async fn watches(&self, running: &Running) -> Outcome {
-        let mut screen = Screen::new();
+        let (mut screen, mut is_checked) = (Screen::new(), false);
         loop {
-            match (running.ask().await, self.json) {
+            let answer = running.ask().await;
+            if let (Ok(status), false) = (&answer, is_checked) {
+                self.check(status)?;
+                is_checked = true;
+            }
+            match (answer, self.json) {
                 (Ok(status), true) => screen.print_json(&self.chosen(status))?,
                 (Ok(status), false) => {
                     screen.show(|view| self.lines(&status, view), self.all)?;
@@ -108,6 +115,12 @@ impl Show {
             }
             screen.rest().await?;
         }
+    }
+
+    /// An error if it chooses by a name or a site that is not there.
+    fn check(&self, status: &Status) -> Outcome {
+        known_name(status, self.master.as_deref())?;
+        known_site(status, self.site.as_deref())
     }
 
     /// The status without the links that are not asked for.

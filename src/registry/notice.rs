@@ -10,8 +10,7 @@ macro_rules! notices {
         $($(#[$doc])* pub const $name: &str = $code;)+
 
         /// The code of every kind.
-        #[cfg(test)]
-        const CODES: &[&str] = &[$($code,)+];
+        pub const CODES: &[&str] = &[$($code,)+];
 
         /// The class of a kind of this file.
         pub(super) fn class(code: &str) -> Class {

@@ -52,7 +52,7 @@ macro_rules! kinds {
             }
 
             /// The code of every kind.
-            pub(super) const CODES: &[&str] = &[$($code,)+];
+            pub const CODES: &[&str] = &[$($code,)+];
 
             /// The words for several of them.
             fn words(self) -> &'static str {

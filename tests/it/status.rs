@@ -268,7 +268,37 @@ fn each_state_and_each_event_is_shown_and_the_document_of_the_json_is_correct() 
     let some = told(&line.second, &["--name", "ORDERS", "--site", "dc1", "--kind", "held"]);
     assert_eq!(kinds(&some), ["held"]);
     assert!(some.contains("  orders dc1 #1: link held: "), "{some}");
-    assert_eq!(told(&line.first, &["--site", "dc9"]), "");
+    assert_eq!(told(&line.first, &["--name", "orders", "--kind", "slowed"]), "", "a kind that is known");
+    let refused = told(&line.first, &["--kind", "not-tls"]);
+    let words = refused.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("(from 127.0.0.1:"), "{refused}");
+
+    // What is not there is no good news.
+    let config = line.second.config.to_string_lossy().into_owned();
+    for (wrong, says) in [
+        (
+            &["status", "--master", "nosuch"][..],
+            "\"nosuch\" is no master or replica entry of the gateway of site dc2; known: orders\n",
+        ),
+        (
+            &["status", "--json", "--site", "dc9"],
+            "\"dc9\" is no far site of the gateway of site dc2; known: dc1\n",
+        ),
+        (&["status", "--watch", "--master", "nosuch"], "known: orders\n"),
+        (&["events", "--name", "nosuch"], "known: orders\n"),
+        (&["events", "--follow", "--site", "dc9"], "known: dc1\n"),
+        (
+            &["events", "--kind", "reloads"],
+            "\"reloads\" is no kind of event (docs/logs.md explains them); known: reload, reload-refused, ",
+        ),
+    ] {
+        let (code, text, error) = replgate(line.lab.path(), &[wrong, &["-c", &config]].concat());
+        assert!(code == 2 && text.is_empty() && error.contains(says), "{wrong:?}: {code} {text} {error}");
+    }
+    assert_eq!(
+        replgate(line.lab.path(), &["status", "--master", "ORDERS", "--site", "dc1", "-c", &config]).0,
+        0
+    );
 
     // What this run does not show has its reason.
     let absent = [
@@ -320,6 +350,13 @@ fn a_watched_status_is_drawn_in_place_and_survives_a_restart_of_the_gateway() {
         picture.lines().count() <= 6 && picture.lines().all(|line| line.chars().count() <= 50),
         "{picture}"
     );
+    // Less than a text is laid out for: lines are cut, and none takes two rows.
+    terminal.resize(25, 7);
+    terminal.wait("\nsite dc2 on ");
+    eventually("each line fits", SOON, || {
+        let picture = terminal.picture();
+        picture.lines().count() <= 6 && picture.lines().all(|line| line.chars().count() <= 25)
+    });
     // Nothing is cleared before it is drawn anew, and there is no second screen to be left.
     let seen = terminal.seen();
     assert!(!seen.contains("\x1b[2J") && !seen.contains("\x1b[?1049h"), "{seen:?}");

@@ -12,7 +12,7 @@ use super::wide::NAMES;
 use crate::admin::Status;
 use crate::admin::health::{self, Finding, Level, is_unwell};
 use crate::admin::link_words::{listed, states};
-use crate::cli::text::{cut, one_line, wrapped, wrapped_after};
+use crate::cli::text::{cut, width, wrapped, wrapped_after};
 use crate::clock;
 use crate::registry::{Event, LinkStatus, notice};
 use crate::words::{names, rate, span, whole_span};
@@ -28,6 +28,15 @@ const LEAST: usize = 6;
 
 /// Most events that are shown.
 const LATELY: usize = 5;
+
+/// How many of them may be about links, as long as there are others.
+const OF_LINKS: usize = 4;
+
+/// Lines that all of them may have: fewest, where the screen is small, and most.
+const LATELY_LINES: (usize, usize) = (5, 8);
+
+/// Most lines of one of them.
+const EVENT_LINES: usize = 2;
 
 /// Most lines of what needs attention.
 const DETAILS: usize = 10;
@@ -54,11 +63,13 @@ pub(super) type Line = (Tone, String);
 pub(super) fn text(status: &Status, chosen: &[&LinkStatus], view: View, now: i64) -> Vec<Line> {
     let most = view.width.unwrap_or(COLUMNS);
     let mut lines = head(status, view, now);
-    let lately = lately(status, most, now);
+    let height = view.lines.unwrap_or(LINES);
+    let left = height.saturating_sub(lines.len() + LEAST + 4);
+    let (fewest, at_most) = LATELY_LINES;
+    let lately = lately(status, most, left.clamp(fewest, at_most), now);
     // Two empty lines, and one for the prompt.
     let taken = lines.len() + lately.len() + 3;
-    let room =
-        if view.all { usize::MAX } else { view.lines.unwrap_or(LINES).saturating_sub(taken).max(LEAST) };
+    let room = if view.all { usize::MAX } else { height.saturating_sub(taken).max(LEAST) };
     let table = table(chosen, most, room);
     for part in [table, lately] {
         if !part.is_empty() {
@@ -218,10 +229,14 @@ pub(super) fn sum(group: &[&LinkStatus]) -> (String, String, String) {
     (listed(&states(group)), lag, rate(bytes as f64))
 }
 
-/// The latest events, and the links that have ended without one, each in a line.
-fn lately(status: &Status, most: usize, now: i64) -> Vec<Line> {
+/// The latest events, and the links that have ended without one, in at most `room` lines under a heading. Those
+/// about links come before refusals and reloads, which may be many.
+fn lately(status: &Status, most: usize, room: usize, now: i64) -> Vec<Line> {
     let events = status.events.iter().filter(|event| !event.is_routine());
-    let mut shown: Vec<Event> = events.take(LATELY).cloned().collect();
+    let (of_links, others): (Vec<&Event>, Vec<&Event>) = events.partition(|event| event.is_of_a_link());
+    let of_others = others.len().min(LATELY - OF_LINKS).max(LATELY.saturating_sub(of_links.len()));
+    let of_links = of_links.into_iter().take(LATELY - of_others.min(others.len()));
+    let mut shown: Vec<Event> = of_links.chain(others.iter().take(of_others).copied()).cloned().collect();
     let is_told =
         |number| status.events.iter().any(|event| event.link == Some(number) && event.end.is_some());
     let ended = status.ended.iter().filter(|ended| !is_told(ended.link.number)).take(LATELY);
@@ -234,16 +249,25 @@ fn lately(status: &Status, most: usize, now: i64) -> Vec<Line> {
         words: format!("link down: {}", ended.reason),
         ..Event::default()
     }));
-    shown.sort_by_key(|event| std::cmp::Reverse(event.at));
+    shown.sort_by_key(|event| std::cmp::Reverse((event.at, event.number)));
     shown.truncate(LATELY);
     if shown.is_empty() {
         return Vec::new();
     }
-    let line = |event: &Event| {
-        let age = format!("{} ago", whole_span((now - event.at).max(0) as f64));
-        cut(&format!("  {age:>10}  {}", one_line(&event.sentence())), most)
-    };
-    let head = cut("lately (replgate events tells more):", most);
-    let lines = shown.iter().map(|event| (Tone::Plain, line(event)));
-    std::iter::once((Tone::Plain, head)).chain(lines).collect()
+    let mut lines = vec![cut("lately (replgate events tells more):", most)];
+    for event in &shown {
+        let age = format!("  {:>10}  ", format!("{} ago", whole_span((now - event.at).max(0) as f64)));
+        let mut words = wrapped_after(&age, &event.sentence(), most, width(&age));
+        if words.len() > EVENT_LINES {
+            words.truncate(EVENT_LINES);
+            // What does not fit is cut as a whole, so that the last line says that there is more.
+            let rest = words.pop().unwrap_or_default();
+            words.push(cut(&format!("{rest} ..."), most));
+        }
+        if lines.len() + words.len() > room + 1 {
+            break;
+        }
+        lines.extend(words);
+    }
+    lines.into_iter().map(|line| (Tone::Plain, line)).collect()
 }

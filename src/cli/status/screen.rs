@@ -19,7 +19,7 @@ use crate::clock;
 /// Time between two pictures.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Fewest columns that a screen is taken to have.
+/// Fewest columns that a text is laid out for. On a narrower screen its lines are cut.
 const LEAST: usize = 40;
 
 /// The output.
@@ -50,19 +50,21 @@ impl Screen {
         }
     }
 
-    /// Its size now: that of the terminal, or `COLUMNS` and `LINES`.
+    /// What there is room for now.
     pub(super) fn view(&self, all: bool) -> View {
+        let (columns, lines) = self.size();
+        View { width: columns.map(|columns| columns.max(LEAST)), lines, all }
+    }
+
+    /// Its columns and lines now: those of the terminal, or `COLUMNS` and `LINES`.
+    fn size(&self) -> (Option<usize>, Option<usize>) {
         let said = |name: &str| std::env::var(name).ok().and_then(|count| count.parse::<usize>().ok());
         let out = std::io::stdout();
         let size =
             rustix::termios::tcgetwinsize(&out).ok().filter(|size| out.is_terminal() && size.ws_col > 0);
         let columns = said("COLUMNS").or(size.map(|size| size.ws_col.into()));
         let lines = said("LINES").or(size.map(|size| size.ws_row.into()));
-        View {
-            width: columns.filter(|columns| *columns >= LEAST),
-            lines: lines.filter(|lines| *lines >= 2),
-            all,
-        }
+        (columns.filter(|columns| *columns > 0), lines.filter(|lines| *lines >= 2))
     }
 
     /// Prints lines once.
@@ -87,7 +89,7 @@ impl Screen {
     pub(super) fn show(&mut self, text: impl FnOnce(View) -> Vec<Line>, all: bool) -> Outcome {
         let lines = text(self.view(all));
         if self.in_place {
-            self.draw(&lines, all)?;
+            self.draw(&lines)?;
         } else {
             if !self.is_first {
                 self.print(&[(Tone::Plain, String::new())])?;
@@ -115,7 +117,7 @@ impl Screen {
             lines.extend([(Tone::Plain, String::new()), (Tone::Plain, words)]);
             lines.extend(last.iter().map(|(_, line)| (Tone::Dim, format!("| {line}"))));
         }
-        self.draw(&lines, false)?;
+        self.draw(&lines)?;
         self.is_first = false;
         Ok(())
     }
@@ -134,21 +136,25 @@ impl Screen {
     }
 
     /// Draws lines from the top of the screen, as many as there is room for.
-    fn draw(&mut self, lines: &[Line], all: bool) -> Outcome {
-        let view = self.view(all);
+    fn draw(&self, lines: &[Line]) -> Outcome {
+        let (columns, height) = self.size();
         let mut out = std::io::stdout().lock();
         if self.is_first {
             // What the terminal shows moves up, out of the way.
-            let height = view.lines.unwrap_or(LINES);
-            write!(out, "{}", "\n".repeat(height))?;
+            write!(out, "{}", "\n".repeat(height.unwrap_or(LINES)))?;
         }
-        self.draw_at_home(&mut out, lines, view)?;
+        self.draw_at_home(&mut out, lines, columns.unwrap_or(COLUMNS), height.unwrap_or(usize::MAX))?;
         out.flush()?;
         Ok(())
     }
 
-    fn draw_at_home(&self, out: &mut StdoutLock<'_>, lines: &[Line], view: View) -> std::io::Result<()> {
-        let (columns, height) = (view.width.unwrap_or(COLUMNS), view.lines.unwrap_or(usize::MAX));
+    fn draw_at_home(
+        &self,
+        out: &mut StdoutLock<'_>,
+        lines: &[Line],
+        columns: usize,
+        height: usize,
+    ) -> std::io::Result<()> {
         // The last line is left to the cursor: a line break there would move everything up.
         let room = height - 1;
         let hidden = if lines.len() > room { lines.len() - room.saturating_sub(1) } else { 0 };

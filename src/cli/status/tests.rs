@@ -126,7 +126,8 @@ carts      from dc1  full sync 99 MB, size unknown  1.2 MB/s  80 ms  2       3 d
 plain      from dc1  tunnel                                   80 ms  2       3 d
 
 lately (replgate events tells more):
-    12 s ago  orders dc1 #3: link held: nothing received from the far gateway...
+    12 s ago  orders dc1 #3: link held: nothing received from the far gateway
+              for 3.0 s; gives up in 45.0 s
      2 h ago  orders dc1 #1: link resumed: silence (and 3 more before)
 "
     );
@@ -224,6 +225,43 @@ fn links_that_have_ended_at_a_gateway_without_events_are_shown_as_those() {
     status.events = serde_json::from_value(json!([down])).unwrap();
     assert!(text(&status, columns(80)).ends_with(line));
     assert_eq!(text(&status, columns(80)).matches("replica closed").count(), 1);
+}
+
+#[test]
+fn what_has_happened_to_links_is_shown_with_its_reason_however_much_else_has_happened() {
+    let words = "link down: the far gateway stops: the gateway of site dc1 stops, and its operator has said why at length, in more words than two lines have room for, and even then some more";
+    let mut events: Vec<Value> = (10..60)
+        .rev()
+        .map(|number| {
+            event(
+                number,
+                json!({"kind": "not-tls", "name": null, "site": null, "link": null, "at": NOW - 1,
+                "from": "192.0.2.7:4000", "words": "connection refused: no TLS"}),
+            )
+        })
+        .collect();
+    events.push(event(2, json!({"kind": "down", "end": "far", "words": words, "at": NOW - 90})));
+    events.push(event(1, json!({"at": NOW - 100})));
+    let mut status = status(vec![]);
+    status.events = serde_json::from_value(events.into()).unwrap();
+    let shown = text(&status, columns(80));
+    assert!(
+        shown.ends_with(
+            "\
+     1 s ago  connection refused: no TLS (from 192.0.2.7:4000)
+     1 s ago  connection refused: no TLS (from 192.0.2.7:4000)
+     1 s ago  connection refused: no TLS (from 192.0.2.7:4000)
+    90 s ago  orders dc1 #1: link down: the far gateway stops: the gateway of
+              site dc1 stops, and its operator has said why at length, in mor...
+   100 s ago  orders dc1 #1: link up
+"
+        ),
+        "{shown}"
+    );
+    // Where much has happened to links as well, one other event is shown.
+    status.events.extend((100..200).map(|_| status.events[51].clone()).collect::<Vec<_>>());
+    let shown = text(&status, columns(80));
+    assert_eq!(shown.matches("no TLS").count(), 1, "{shown}");
 }
 
 #[test]
