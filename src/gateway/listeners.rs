@@ -74,7 +74,7 @@ impl Listeners {
                     tcp.insert(address, listener);
                 }
                 Err(error) => {
-                    let hint = listener::hint(&error, address);
+                    let hint = self.hint(&error, address);
                     faults.push(format!("{what}: listen on {address}: {error}{hint}"));
                 }
             }
@@ -101,7 +101,30 @@ impl Listeners {
             let server = Server::start(&self.shared, &self.workers, &self.tasks);
             self.server = Some(server.map_err(|error| fault(format!("start its thread: {error}")))?);
         }
-        http::bind(&admin.listen).map(Some).map_err(fault)
+        http::bind(&admin.listen).map(Some).map_err(|why| {
+            let own = match &admin.listen {
+                ListenAddress::Ip(address) => self.overlaps(*address),
+                ListenAddress::Unix(_) => None,
+            };
+            fault(own.map_or(why, needs_restart))
+        })
+    }
+
+    /// What to do about an address that cannot be bound.
+    fn hint(&self, error: &std::io::Error, address: SocketAddr) -> String {
+        let own = self.overlaps(address).filter(|_| error.kind() == std::io::ErrorKind::AddrInUse);
+        own.map_or_else(|| listener::hint(error, address), |own| format!("; {}", needs_restart(own)))
+    }
+
+    /// The address on which this gateway listens already, and which takes this one in, or lies in it.
+    fn overlaps(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let sites = self.sites.as_ref().map(|(address, _)| *address);
+        let admin = self.admin.as_ref().and_then(|served| match served.address() {
+            ListenAddress::Ip(address) => Some(*address),
+            ListenAddress::Unix(_) => None,
+        });
+        let mut open = sites.into_iter().chain(self.replicas.keys().copied()).chain(admin);
+        open.find(|own| listener::overlap(*own, address))
     }
 
     fn is_open_for_sites(&self, address: SocketAddr) -> bool {
@@ -216,6 +239,13 @@ impl Listeners {
         });
         Serving { entry, close }
     }
+}
+
+/// Why an address cannot be bound beside an own one.
+fn needs_restart(own: SocketAddr) -> String {
+    format!(
+        "this gateway itself listens on {own}, and closes that only once the new address is bound: the change needs a restart"
+    )
 }
 
 /// Logs that connections cannot be accepted.

@@ -51,6 +51,14 @@ pub fn hint(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
+/// Whether two addresses cannot both be listened on.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_all = |address: SocketAddr| address.ip().is_unspecified();
+    // On `[::]` IPv4 comes in too; `0.0.0.0` takes no IPv6.
+    let takes_in = |all: SocketAddr, one: SocketAddr| is_all(all) && (all.is_ipv6() || one.is_ipv4());
+    one.port() == other.port() && (one.ip() == other.ip() || takes_in(one, other) || takes_in(other, one))
+}
+
 /// A socket to which connections come.
 pub trait Accept: Send + Sync {
     /// A connection.
@@ -121,4 +129,39 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         ConnectionAborted | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable | TimedOut
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_overlaps_cannot_be_bound_beside_one_another() {
+        let addresses = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "[::]", "[::1]"];
+        if bind("[::1]:0".parse().unwrap()).is_err() {
+            return eprintln!("skipped: there is no IPv6 here");
+        }
+        for one in addresses {
+            let bound = bind(format!("{one}:0").parse().unwrap()).unwrap();
+            let one = bound.local_addr().unwrap();
+            for other in addresses {
+                let other = format!("{other}:{}", one.port()).parse().unwrap();
+                // Another process may have that port elsewhere, so only this direction is sure.
+                assert!(!overlap(one, other) || bind(other).is_err(), "{one} {other}");
+                assert_eq!(overlap(one, other), overlap(other, one));
+            }
+        }
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (one, other, is) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "0.0.0.0:1", true),
+            ("127.0.0.1:1", "[::]:1", true),
+            ("[::1]:1", "[::]:1", true),
+            ("127.0.0.1:1", "0.0.0.0:2", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("[::1]:1", "0.0.0.0:1", false),
+        ] {
+            assert_eq!(overlap(at(one), at(other)), is, "{one} {other}");
+        }
+    }
 }

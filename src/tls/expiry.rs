@@ -89,14 +89,21 @@ impl Term {
         }
     }
 
-    /// How soon it has to be replaced, as `status`, the page and the alert rules judge it.
+    /// Whether it ends within [`LATE`].
+    pub fn is_late(&self, now: i64) -> bool {
+        let late = LATE.min(self.until.saturating_sub(self.from) / 10);
+        self.until.saturating_sub(now) < late
+    }
+
+    /// How soon it has to be replaced, as `status`, the page, the alert rules and `check` judge it.
     pub fn urgency(&self, now: i64) -> Urgency {
         let left = self.until.saturating_sub(now);
-        let late = LATE.min(self.until.saturating_sub(self.from) / 10);
         match self.standing(now) {
             Standing::Past => Urgency::Now,
             Standing::Good => Urgency::None,
-            Standing::Ending | Standing::LastDay if left < late && self.kind != Kind::List => Urgency::Now,
+            Standing::Ending | Standing::LastDay if self.is_late(now) && self.kind != Kind::List => {
+                Urgency::Now
+            }
             Standing::Ending | Standing::LastDay if left < SOON => Urgency::Soon,
             Standing::Ending | Standing::LastDay => Urgency::None,
         }

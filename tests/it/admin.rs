@@ -417,6 +417,12 @@ fn a_reload_adds_moves_changes_and_removes_the_listener() {
     let faults = || shown.gateway.status()["reload"]["refused"]["faults"].to_string();
     let fault = format!("[admin]: listen on 127.0.0.1:{port}");
     eventually("the reload is refused", SOON, || faults().contains(&fault));
+    // One that overlaps its own.
+    shown.reload(&format!("[admin]\nlisten = \"0.0.0.0:{}\"\npublic = true\n", ports[1]));
+    let own = format!("this gateway itself listens on 127.0.0.1:{}", ports[1]);
+    eventually("the reload is refused for it", SOON, || {
+        faults().contains(&own) && faults().contains("needs a restart")
+    });
     assert_eq!((other.get("/status").status, other.get("/ready").status), (403, 200));
     shown.reload(of_socket);
     eventually("it has moved to a socket", SOON, || is_gone(&other) && !is_gone(unix));
@@ -443,6 +449,14 @@ fn a_socket_is_replaced_after_a_kill_refused_while_it_is_served_and_removed_at_t
     let socket = lab.path().join("admin.sock");
     let text = "[admin]\nlisten = \"unix:admin.sock\"\n";
     let check = || replgate(lab.path(), &["check", "-c", "dc2.toml"]).1;
+    let nowhere = Shown::text(&text.replace("admin.sock", "nowhere/admin.sock"));
+    std::fs::write(lab.path().join("dc2.toml"), nowhere).expect("the lab is writable");
+    for offline in [&["--offline"][..], &[]] {
+        let (code, said, _) = replgate(lab.path(), &[&["check", "-c", "dc2.toml"], offline].concat());
+        let folder = lab.path().join("nowhere");
+        let words = format!("fail  [admin]: the folder {} of the socket is not there", folder.display());
+        assert!(code == 1 && said.matches(&words).count() == 1, "{said}");
+    }
     std::fs::write(lab.path().join("dc2.toml"), Shown::text(text)).expect("the lab is writable");
     let shown = format!("unix:{}", socket.display());
     assert!(check().contains(&format!("ok    [admin]: {shown} is free to listen on")), "{}", check());

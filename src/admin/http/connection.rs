@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::SetOnce;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -45,9 +46,9 @@ pub(super) async fn serve<S>(desk: &Desk, mut socket: S, source: Source, reach: 
 where
     S: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
-    let asked = CancellationToken::new();
+    let (asked, read) = (CancellationToken::new(), SetOnce::new());
     let answering = async {
-        answer(desk, &mut socket, source, reach, seat, &asked).await;
+        answer(desk, &mut socket, source, reach, seat, &asked, &read).await;
         seat.refused();
         let _ = timeout(CLOSING, close(&mut socket)).await;
     };
@@ -57,8 +58,13 @@ where
             () = sleep(HEAD) => {}
         }
     };
+    let too_many = async {
+        let number = *read.wait().await;
+        desk.answers.too_many(number).await;
+    };
     let cut = tokio::select! {
         done = timeout(WHOLE, answering) => done.err().map(|_| "it does not read its answer"),
+        () = too_many => Some("it reads slowly, and answers wait for too many that do"),
         () = late => Some("it has not sent a whole request in time"),
         () = seat.evicted() => {
             if !asked.is_cancelled() {
@@ -76,7 +82,8 @@ where
     }
 }
 
-/// Reads a request and writes its answer. `asked` is cancelled once the request is there.
+/// Reads a request and writes its answer. `asked` is cancelled once the request is there; `read` tells the
+/// number of the body that it reads then.
 async fn answer<S>(
     desk: &Desk,
     socket: &mut S,
@@ -84,6 +91,7 @@ async fn answer<S>(
     reach: Reach,
     seat: &Place,
     asked: &CancellationToken,
+    read: &SetOnce<u64>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -95,7 +103,12 @@ async fn answer<S>(
             Ok(route) => {
                 let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
                 let accept = accept.collect::<Vec<_>>().join(",");
-                response(desk.answers.of(route, &accept).await)
+                let answer = desk.answers.of(route, &accept).await;
+                if let Some(number) = answer.number {
+                    // It is set once: a connection has one request.
+                    let _ = read.set(number);
+                }
+                response(answer)
             }
             Err(refusal) => {
                 let Refusal { status, words } = &refusal;
@@ -135,7 +148,7 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) -> std::io::Re
 
 /// An answer with the headers that every answer has.
 fn response(answer: Answer) -> Response<Full<Bytes>> {
-    let Answer { status, kind, body } = answer;
+    let Answer { status, kind, body, number: _ } = answer;
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();

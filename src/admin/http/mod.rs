@@ -2,11 +2,12 @@
 //!
 //! It runs on a thread of its own, of a lower priority than those of sessions: however many ask, no link waits
 //! for it. `request.rs` says what is asked for and whether it is shown, `answers.rs` what is answered,
-//! `pulse.rs` whether every thread works, `connection.rs` carries one request and its answer. All of it is bounded: connections, the time of each, the
-//! bytes of a request, how often an answer is made.
+//! `pulse.rs` whether every thread works, `connection.rs` carries one request and its answer, `kept.rs` bounds
+//! the answers that slow readers hold. All of it is bounded: connections, the time of each, the bytes of a request, how often an answer is made.
 
 mod answers;
 mod connection;
+mod kept;
 mod pulse;
 mod request;
 

@@ -1,7 +1,7 @@
 //! The addresses on which a gateway with this config listens.
 
 use super::codes::Code;
-use super::report::Finding;
+use super::report::{Finding, quoted};
 use crate::admin::Status;
 use crate::config::Config;
 use crate::listener::{self, unix};
@@ -33,6 +33,8 @@ pub(super) fn check(config: &Config, running: Option<&Status>) -> Vec<Finding> {
                     bound.map_err(|error| format!("{error}{}", listener::hint(&error, *ip))),
                 )
             }
+            // A finding of its own tells it.
+            (None, ListenAddress::Unix(path)) if !unix::has_folder(path) => continue,
             // Binding would leave a file, or take one away.
             (None, ListenAddress::Unix(path)) => free(&what, &address, unix::may_bind(path)),
         };
@@ -40,6 +42,16 @@ pub(super) fn check(config: &Config, running: Option<&Status>) -> Vec<Finding> {
     }
     drop(held);
     findings
+}
+
+/// Whether the folder of the socket is there; it needs no network.
+pub(super) fn socket_folder(config: &Config) -> Option<Finding> {
+    let path = config.socket().filter(|path| !unix::has_folder(path))?;
+    let folder = path.parent().unwrap_or(path).display();
+    let text =
+        format!("[admin]: the folder {folder} of the socket is not there, so the gateway does not start");
+    let finding = Finding::new(Code::SocketFolderMissing, folder.to_string(), text);
+    Some(finding.advise(format!("mkdir {}", quoted(&folder.to_string()))))
 }
 
 /// What is said of an address that could be bound, or not and why.

@@ -109,6 +109,7 @@ codes! {
         Ok PortFree = "port-free",
         Warn NotListening = "not-listening",
         Fail PortTaken = "port-taken",
+        Fail SocketFolderMissing = "socket-folder-missing",
     }
     Host {
         Ok Memory = "memory",

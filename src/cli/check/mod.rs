@@ -93,6 +93,7 @@ impl Check {
         files::ca_key(&config, &mut report);
         files::passwords(&config, &mut report);
         let material = files::material(&config, &mut report);
+        report.extend(addresses::socket_folder(&config));
         if self.offline {
             for master in &config.masters {
                 report.extend(masters::judge(&config, master));
