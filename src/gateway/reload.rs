@@ -139,7 +139,8 @@ fn standing(shared: &Shared) -> String {
 /// any.
 fn read(before: &Config, learnt: &[Learnt]) -> Result<Read, Refusal> {
     let of_config = |faults| (Part::Config, faults);
-    let config = Config::load(&before.path).map_err(|faults| of_config(vec![faults.to_string()]))?;
+    let config = Config::load(&before.path)
+        .map_err(|faults| of_config(faults.to_string().lines().map(str::to_owned).collect()))?;
     if let Some(fault) = config.needs_restart(before) {
         return Err(of_config(vec![fault]));
     }
