@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::config::Config;
+use crate::follow::FollowStatus;
 use crate::registry::{
     Counts, EndedLink, Event, LastReload, LinkStatus, Live, MissingLink, MissingSync, SyncCounts,
 };
@@ -85,6 +86,9 @@ pub struct Status {
     /// The entries of its config of which a replica asked for a sync a moment ago and got an error.
     #[serde(default)]
     pub missing_syncs: Vec<MissingSync>,
+    /// Who is followed, for each `[[master]]` and `[[replica]]` that follows a master.
+    #[serde(default)]
+    pub following: Vec<FollowStatus>,
     /// Random, new at each start: in a container every process has the same `pid`. Empty in an answer of a
     /// gateway from before there was one.
     #[serde(default)]
@@ -114,7 +118,9 @@ fn far_sites(config: &Config) -> Vec<FarSite> {
     for master in &config.masters {
         master.allow.iter().for_each(|site| at(site, &master.name, true));
     }
-    config.replicas.iter().for_each(|replica| at(&replica.site, &replica.name, false));
+    for replica in &config.replicas {
+        replica.from.iter().for_each(|origin| at(&origin.site, &replica.name, false));
+    }
     sites.into_values().collect()
 }
 
@@ -174,6 +180,7 @@ impl Status {
             far_sites,
             format: FORMAT,
             events: shared.events.latest(),
+            following: shared.following.status(),
             run_id: shared.run_id.clone(),
         }
     }

@@ -74,7 +74,11 @@ impl<'i> Files<'i> {
 
     /// Records a fault at a place.
     pub fn fault(&self, place: Place, text: impl Into<String>) {
-        self.faults.borrow_mut().push(Fault { place, text: text.into() });
+        let (mut faults, text) = (self.faults.borrow_mut(), text.into());
+        // What several sites of a replica have in common is read for each of them.
+        if !faults.iter().any(|fault| fault.place == place && fault.text == text) {
+            faults.push(Fault { place, text });
+        }
     }
 
     /// Records a fault of the first file as a whole.
@@ -298,7 +302,17 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// Whether `key` holds a string; does not count as a lookup.
     pub fn is_string(&self, key: &str) -> bool {
-        self.table.get(key).is_some_and(|value| value.get_ref().is_str())
+        self.text(key).is_some()
+    }
+
+    /// The string of `key`; does not count as a lookup.
+    pub fn text(&self, key: &str) -> Option<&'a str> {
+        self.table.get(key)?.get_ref().as_str()
+    }
+
+    /// Whether `key` holds a list without items; does not count as a lookup.
+    pub fn is_empty_list(&self, key: &str) -> bool {
+        self.table.get(key).and_then(|value| value.get_ref().as_array()).is_some_and(|list| list.is_empty())
     }
 
     /// Counts `key` as looked up, since it is read elsewhere.

@@ -106,8 +106,12 @@ pub struct Admin {
 pub struct Master {
     /// The name that other sites use for it.
     pub name: String,
-    /// The address of its Redis.
-    pub redis: Address,
+    /// The Redis that may be the master, in the config's order; none where Sentinel alone names it.
+    pub redis: Vec<Address>,
+    /// The Sentinels that say which Redis is the master, if any do.
+    pub sentinel: Option<Sentinel>,
+    /// Which of them gets the links.
+    pub follow: Follow,
     /// Sites that may replicate it.
     pub allow: Vec<String>,
     /// The commands that reach it.
@@ -118,6 +122,24 @@ impl Master {
     /// Whether a site may replicate it.
     pub fn admits(&self, site: &str) -> bool {
         self.allow.iter().any(|allowed| allowed.eq_ignore_ascii_case(site))
+    }
+
+    /// Where its Redis may be, in words.
+    pub fn places(&self) -> String {
+        let redis = || self.redis.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match &self.sentinel {
+            Some(sentinel) if self.redis.is_empty() => sentinel.to_string(),
+            Some(sentinel) => format!("{} ({sentinel})", redis()),
+            None => redis(),
+        }
+    }
+
+    /// How the gateway authenticates itself at its Redis, if it does.
+    pub fn auth(&self) -> Option<&Auth> {
+        match &self.commands {
+            Commands::Any => None,
+            Commands::Replication { auth, .. } => auth.as_ref(),
+        }
     }
 
     /// Whether every command passes, which makes it a plain tunnel.
@@ -137,6 +159,35 @@ impl Master {
             "allow_slot_migration: a site in `allow` may take slots with their data away from this Redis",
         ];
         switches.into_iter().zip(dangers).filter_map(|(on, danger)| on.then_some(danger))
+    }
+}
+
+/// Which Redis of a `[[master]]` gets its links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// The first one that answers, whatever it is.
+    Any,
+    /// The one that is known to be the master.
+    Master,
+}
+
+/// The Sentinels that say which Redis is the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinel {
+    /// The name that they have for it.
+    pub master: String,
+    /// Their addresses. More than half of them must agree.
+    pub at: Vec<Address>,
+    /// How the gateway authenticates itself there.
+    pub auth: Option<Auth>,
+    /// Networks in which the Redis must be that they name, where the config names none: it gets the
+    /// password. Empty otherwise.
+    pub networks: Vec<Network>,
+}
+
+impl std::fmt::Display for Sentinel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sentinel's {:?}", self.master)
     }
 }
 
@@ -189,10 +240,13 @@ pub struct Replica {
     pub listen: SocketAddr,
     /// Networks from which replicas may connect.
     pub clients: Vec<Network>,
-    /// The far site: its gateway must prove this name.
+    /// The far site: its gateway must prove this name. Of several it is the first, but for a link that goes
+    /// to another one ([`Replica::at`]).
     pub site: String,
     /// The addresses of that site's gateways, best first.
     pub peers: Vec<Address>,
+    /// Every site that can have the master, in the config's order: one or more.
+    pub from: Vec<Origin>,
     /// The address that the master lists for replicas of this site.
     pub announce: Announced,
     /// The file with the password that replicas must send, if they must.
@@ -208,6 +262,37 @@ impl Replica {
     pub fn admits(&self, client: IpAddr) -> bool {
         self.clients.iter().any(|network| network.contains(client))
     }
+
+    /// Whether several sites can have the master.
+    pub fn has_choice(&self) -> bool {
+        self.from.len() > 1
+    }
+
+    /// This entry for links to one of its sites; `None` if the site is none of them.
+    pub fn at(self: &Arc<Self>, site: &str) -> Option<Arc<Self>> {
+        let origin = self.from.iter().find(|origin| origin.site.eq_ignore_ascii_case(site))?;
+        if origin.site == self.site {
+            return Some(Arc::clone(self));
+        }
+        let Origin { site, peers, link } = origin.clone();
+        Some(Arc::new(Self { site, peers, link, ..Self::clone(self) }))
+    }
+
+    /// This entry for each of its sites, in the config's order.
+    pub fn at_each(self: &Arc<Self>) -> impl Iterator<Item = Arc<Self>> {
+        self.from.iter().filter_map(|origin| self.at(&origin.site))
+    }
+}
+
+/// A site that can have the master of a `[[replica]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its gateway must prove this name.
+    pub site: String,
+    /// The addresses of its gateways, best first.
+    pub peers: Vec<Address>,
+    /// Settings for links to it.
+    pub link: LinkSettings,
 }
 
 /// The address that a master's INFO shows for a replica.
@@ -357,9 +442,9 @@ impl Config {
 
     /// Every password file that the config names.
     pub fn password_files(&self) -> impl Iterator<Item = &Path> {
-        let masters = self.masters.iter().filter_map(|master| match &master.commands {
-            Commands::Replication { auth: Some(auth), .. } => Some(auth.password_file.as_path()),
-            _ => None,
+        let masters = self.masters.iter().flat_map(|master| {
+            let sentinel = master.sentinel.as_ref().and_then(|sentinel| sentinel.auth.as_ref());
+            master.auth().into_iter().chain(sentinel).map(|auth| auth.password_file.as_path())
         });
         masters.chain(self.replicas.iter().filter_map(|replica| replica.password_file.as_deref()))
     }
@@ -395,6 +480,9 @@ impl Config {
             if let Commands::Replication { auth: Some(auth), .. } = &mut master.commands {
                 absolute(&mut auth.password_file);
             }
+            if let Some(Sentinel { auth: Some(auth), .. }) = &mut master.sentinel {
+                absolute(&mut auth.password_file);
+            }
         }
         validated.state.iter_mut().for_each(absolute);
         let replicas = validated.replicas.iter_mut().map(Arc::make_mut);
@@ -414,7 +502,8 @@ impl Config {
 
     /// The sites that this gateway dials, each once.
     pub fn far_sites(&self) -> impl Iterator<Item = &str> {
-        let sites: BTreeSet<_> = self.replicas.iter().map(|replica| replica.site.as_str()).collect();
+        let origins = self.replicas.iter().flat_map(|replica| &replica.from);
+        let sites: BTreeSet<_> = origins.map(|origin| origin.site.as_str()).collect();
         sites.into_iter()
     }
 }

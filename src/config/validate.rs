@@ -11,7 +11,8 @@ use super::file::{At, Files, Table};
 use super::include::Found;
 use super::link;
 use super::{
-    Accepted, Admin, Announced, Auth, Commands, Config, Limits, LinkSettings, Master, Replica, TlsFiles,
+    Accepted, Admin, Announced, Auth, Commands, Config, Follow, Limits, LinkSettings, Master, Origin,
+    Replica, Sentinel, TlsFiles,
 };
 use crate::escape::shown;
 use crate::memory;
@@ -203,7 +204,8 @@ fn tls(table: &Table<'_, '_>, folder: &Path) -> Option<Tls> {
 /// The name, and the master if all of it is valid.
 fn master(table: &Table<'_, '_>, folder: &Path) -> (Option<At<String>>, Option<Master>) {
     let name = table.required("name", "\"orders\", the name that other sites ask for", units::name);
-    let redis = table.required("redis", "\"127.0.0.1:6379\", the master's own address", units::address);
+    let sentinel = table.table("sentinel").map(|inner| self::sentinel(&inner, folder, table.has("redis")));
+    let redis = candidates(table);
     let allow = table.list("allow", units::site);
     match &allow {
         None if table.has("allow") => {}
@@ -217,12 +219,20 @@ fn master(table: &Table<'_, '_>, folder: &Path) -> (Option<At<String>>, Option<M
         Some(_) => {}
     }
     let allowed = allow.as_ref().map_or(&[][..], |allow| &allow.value);
-    let commands = commands(table, folder, redis.as_ref().map(|redis| &redis.value), allowed);
+    let commands = commands(table, folder, redis.as_deref().unwrap_or_default(), allowed);
+    let follow = follow(table, redis.as_deref().map(<[_]>::len));
     table.finish();
+    let sentinel = match sentinel {
+        Some(None) => return (name, None),
+        None if table.has("sentinel") => return (name, None),
+        sentinel => sentinel.flatten(),
+    };
     let master = (|| {
         Some(Master {
             name: name.as_ref()?.value.clone(),
-            redis: redis?.value,
+            redis: redis?,
+            sentinel,
+            follow: follow?,
             allow: allow?.value,
             commands: commands?,
         })
@@ -230,13 +240,130 @@ fn master(table: &Table<'_, '_>, folder: &Path) -> (Option<At<String>>, Option<M
     (name, master)
 }
 
+/// Most Redis that one `[[master]]` names, most Sentinels, and most sites of one `[[replica]]`.
+const MOST: usize = 16;
+
+/// The Redis that may be the master: one, or a list of them; none where a Sentinel names it.
+fn candidates(table: &Table<'_, '_>) -> Option<Vec<Address>> {
+    if !table.has("redis") && table.has("sentinel") {
+        return Some(Vec::new());
+    }
+    if !table.has("redis") || table.is_string("redis") {
+        let one = table.required("redis", "\"127.0.0.1:6379\", the master's own address", units::address)?;
+        return Some(vec![one.value]);
+    }
+    places(table, "redis", "no Redis could be the master")
+}
+
+/// A list of addresses, each once.
+fn places(table: &Table<'_, '_>, key: &str, if_none: &str) -> Option<Vec<Address>> {
+    let items = table.items(key, units::address)?;
+    let before = table.prefix();
+    if items.value.is_empty() {
+        table.fault_at(&items, format!("{before}{key}: the list is empty: {if_none}"));
+        return None;
+    }
+    if items.value.len() > MOST {
+        table.fault_at(
+            &items,
+            format!("{before}{key}: {} addresses are too many; {MOST} at most", items.value.len()),
+        );
+        return None;
+    }
+    let mut known: Vec<Address> = Vec::new();
+    let mut good = true;
+    for item in items.value {
+        if known.contains(&item.value) {
+            good = false;
+            table.fault_at(
+                &item,
+                format!("{before}{key}: {} is there twice; leave one of them out", item.value),
+            );
+        }
+        known.push(item.value);
+    }
+    good.then_some(known)
+}
+
+/// The Sentinels of a master. `named`: whether the config names the Redis that may be it.
+fn sentinel(table: &Table<'_, '_>, folder: &Path, named: bool) -> Option<Sentinel> {
+    let master =
+        table.required("master", "\"mymaster\", the name that the Sentinels have for it", units::name);
+    let at = if table.has("at") {
+        places(table, "at", "there is no Sentinel to ask")
+    } else {
+        table.fault(format!(
+            "{}`at` is missing; write at = [\"10.0.0.5:26379\"], every Sentinel of this master",
+            table.prefix()
+        ));
+        None
+    };
+    let username = table.parsed("username", user);
+    let password_file = table.parsed("password_file", path(folder));
+    if let (Some(username), false) = (&username, table.has("password_file")) {
+        table.fault_at(username, format!("{}username: a user needs a `password_file` too", table.prefix()));
+    }
+    let networks = table.list("networks", units::network);
+    match &networks {
+        None if !table.has("networks") && !named => table.fault(format!(
+            "{}without `redis` the Sentinels alone say which Redis gets the links and the password; say where it may be: networks = [\"10.0.0.0/24\"]",
+            table.prefix()
+        )),
+        Some(networks) if named => table.fault_at(
+            networks,
+            format!("{}networks: the Sentinels may only name one of `redis`; leave `networks` or `redis` out", table.prefix()),
+        ),
+        Some(networks) if networks.value.is_empty() => table.fault_at(networks, format!("{}networks: the list is empty: no Redis could be followed", table.prefix())),
+        _ => {}
+    }
+    table.finish();
+    let read = |key: &str, read: bool| read || !table.has(key);
+    (read("username", username.is_some())
+        && read("password_file", password_file.is_some())
+        && read("networks", networks.is_some()))
+    .then_some(())?;
+    Some(Sentinel {
+        master: master?.value,
+        at: at?,
+        auth: password_file
+            .map(|file| Auth { username: username.map(|name| name.value), password_file: file.value }),
+        networks: networks.map_or_else(Vec::new, |networks| networks.value),
+    })
+}
+
+/// Which Redis gets the links; `count` is the number of those that may, if it is known.
+fn follow(table: &Table<'_, '_>, count: Option<usize>) -> Option<Follow> {
+    let plain = table.text("commands") == Some("any");
+    let given = table.parsed("follow", |text| match text {
+        "any" => Ok(Follow::Any),
+        "master" => Ok(Follow::Master),
+        other => Err(format!(
+            "{:?} is unknown; write \"master\", the one that is known to be the master, or \"any\", the first that answers",
+            shown(other.as_bytes())
+        )),
+    });
+    if table.has("follow") && given.is_none() {
+        return None;
+    }
+    let before = table.prefix();
+    if plain && table.has("sentinel") {
+        table.fault(format!("{before}sentinel: with commands = \"any\" the gateway does not look at what Redis says; leave one of them out"));
+    }
+    if let Some(given) = &given {
+        if given.value == Follow::Any && table.has("sentinel") {
+            table.fault_at(given, format!("{before}follow: \"any\" takes whatever answers, and the Sentinels would not be asked; leave `follow` or `sentinel` out"));
+        }
+        if given.value == Follow::Master && plain {
+            table.fault_at(given, format!("{before}follow: with commands = \"any\" the gateway does not look at what Redis says; leave one of them out"));
+        }
+        return Some(given.value);
+    }
+    let by_itself = !plain && (table.has("sentinel") || count? > 1);
+    Some(if by_itself { Follow::Master } else { Follow::Any })
+}
+
 /// Which commands reach the master, and how the gateway authenticates itself there.
-fn commands(
-    table: &Table<'_, '_>,
-    folder: &Path,
-    redis: Option<&Address>,
-    allowed: &[String],
-) -> Option<Commands> {
+fn commands(table: &Table<'_, '_>, folder: &Path, redis: &[Address], allowed: &[String]) -> Option<Commands> {
     let plain = table.parsed("commands", |text| match text {
         "replication" => Ok(false),
         "any" => Ok(true),
@@ -301,7 +428,7 @@ fn commands(
 }
 
 /// Reads the replicas that are listed as they announce themselves, by site.
-fn accepted(table: &Table<'_, '_>, redis: Option<&Address>, allowed: &[String]) -> Option<Vec<Accepted>> {
+fn accepted(table: &Table<'_, '_>, redis: &[Address], allowed: &[String]) -> Option<Vec<Accepted>> {
     let mut accepted = Vec::new();
     let mut good = true;
     for key in table.keys() {
@@ -317,7 +444,8 @@ fn accepted(table: &Table<'_, '_>, redis: Option<&Address>, allowed: &[String]) 
         };
         for address in &addresses.value {
             if redis
-                .is_some_and(|redis| redis == address || listing::is_same(address, &redis.host, redis.port))
+                .iter()
+                .any(|redis| redis == address || listing::is_same(address, &redis.host, redis.port))
             {
                 good = false;
                 table.fault_at(
@@ -377,6 +505,90 @@ fn replica(
     let master = table.parsed("master", units::name);
     let listen = table.required("listen", "\"127.0.0.1:6390\", where the replicas connect", units::listener);
     let clients = table.list("clients", units::network);
+    let from = origins(table, around);
+    if let (Some(listen), false) = (&listen, table.has("clients"))
+        && !listen.value.ip().is_loopback()
+    {
+        files.fault(
+            listen.place,
+            format!("{}listen {} is reachable from other hosts, and who connects gets the data; say who may: clients = [\"10.1.2.3/32\"]", table.prefix(), listen.value),
+        );
+    }
+    let announce = announced(table, own);
+    let password_file = table.parsed("password_file", path(folder));
+    let drop_capabilities = table.list("drop_capabilities", capability);
+    // A value that cannot be read is a fault; it must not count as left out.
+    let good = (password_file.is_some() || !table.has("password_file"))
+        && (drop_capabilities.is_some() || !table.has("drop_capabilities"));
+    table.finish();
+    if clients.as_ref().is_some_and(|clients| clients.value.is_empty()) {
+        table.fault(format!("{}`clients` is empty: nobody could connect", table.prefix()));
+    }
+    let replica = (|| {
+        let name = name.as_ref().filter(|_| good)?;
+        Some(Replica {
+            name: name.value.clone(),
+            master: master.map_or_else(|| name.value.clone(), |master| master.value),
+            listen: listen.as_ref()?.value,
+            clients: clients.map_or_else(Network::loopback, |clients| clients.value),
+            site: from.as_ref()?.first()?.site.clone(),
+            peers: from.as_ref()?.first()?.peers.clone(),
+            link: from.as_ref()?.first()?.link.clone(),
+            announce: announce?,
+            password_file: password_file.map(|path| path.value),
+            drop_capabilities: drop_capabilities.map_or_else(Vec::new, |list| list.value),
+            from: from?,
+        })
+    })();
+    (name, listen, replica)
+}
+
+/// The sites that can have the master of a `[[replica]]`: one of `site` and `peers`, or those of `from`.
+fn origins(table: &Table<'_, '_>, around: &Around<'_>) -> Option<Vec<Origin>> {
+    if !table.has("from") {
+        return Some(vec![origin(table, table, around)?]);
+    }
+    let tables = table.tables("from");
+    for key in ["site", "peers"] {
+        if table.has(key) {
+            table.known(key);
+            table.fault(format!(
+                "{}`from` and `{key}` both say which site has the master; leave `{key}` out",
+                table.prefix()
+            ));
+        }
+    }
+    if table.is_empty_list("from") {
+        table.fault(format!("{}`from` is empty: no site could have the master", table.prefix()));
+    }
+    if tables.len() > MOST {
+        table.fault(format!("{}from: {} sites are too many; {MOST} at most", table.prefix(), tables.len()));
+        return None;
+    }
+    let mut known: Vec<String> = Vec::new();
+    let mut read = Vec::new();
+    for inner in &tables {
+        let origin = origin(inner, table, around);
+        inner.finish();
+        if let Some(origin) = &origin {
+            if known.contains(&origin.site.to_ascii_lowercase()) {
+                inner.fault(format!(
+                    "{}{:?} is there twice; write all of its peers in one",
+                    inner.prefix(),
+                    origin.site
+                ));
+                return None;
+            }
+            known.push(origin.site.to_ascii_lowercase());
+        }
+        read.push(origin);
+    }
+    read.into_iter().collect::<Option<Vec<_>>>().filter(|origins| !origins.is_empty())
+}
+
+/// One site, of the keys `site` and `peers` in `table`; settings of links are in `whole`.
+fn origin(table: &Table<'_, '_>, whole: &Table<'_, '_>, around: &Around<'_>) -> Option<Origin> {
+    let Around { own, files, .. } = *around;
     let site = table.required("site", "\"dc1\", the site that must answer", units::site);
     let far_site = site.as_ref().and_then(|site| around.far_sites.of(&site.value));
     let peers = table.list("peers", units::address);
@@ -397,21 +609,13 @@ fn replica(
             }
             None
         }
-        (_, peers) => peers.map(|peers| {
+        (_, peers) => peers.and_then(|peers| {
             if peers.value.is_empty() {
                 table.fault(format!("{}`peers` is empty: there is no way to the far site", table.prefix()));
             }
-            peers.value
+            (!peers.value.is_empty()).then_some(peers.value)
         }),
     };
-    if let (Some(listen), false) = (&listen, table.has("clients"))
-        && !listen.value.ip().is_loopback()
-    {
-        files.fault(
-            listen.place,
-            format!("{}listen {} is reachable from other hosts, and who connects gets the data; say who may: clients = [\"10.1.2.3/32\"]", table.prefix(), listen.value),
-        );
-    }
     if let (Some(site), Some(own)) = (&site, own)
         && site.value.eq_ignore_ascii_case(own)
     {
@@ -423,34 +627,9 @@ fn replica(
             ),
         );
     }
-    let announce = announced(table, own);
-    let password_file = table.parsed("password_file", path(folder));
-    let drop_capabilities = table.list("drop_capabilities", capability);
-    // A value that cannot be read is a fault; it must not count as left out.
-    let good = (password_file.is_some() || !table.has("password_file"))
-        && (drop_capabilities.is_some() || !table.has("drop_capabilities"));
     let defaults = far_site.and_then(|far_site| far_site.link.as_ref()).unwrap_or(around.defaults);
-    let link = link::read(table, defaults, files);
-    table.finish();
-    if clients.as_ref().is_some_and(|clients| clients.value.is_empty()) {
-        table.fault(format!("{}`clients` is empty: nobody could connect", table.prefix()));
-    }
-    let replica = (|| {
-        let name = name.as_ref().filter(|_| good)?;
-        Some(Replica {
-            name: name.value.clone(),
-            master: master.map_or_else(|| name.value.clone(), |master| master.value),
-            listen: listen.as_ref()?.value,
-            clients: clients.map_or_else(Network::loopback, |clients| clients.value),
-            site: site?.value,
-            peers: peers?,
-            announce: announce?,
-            password_file: password_file.map(|path| path.value),
-            drop_capabilities: drop_capabilities.map_or_else(Vec::new, |list| list.value),
-            link: link?,
-        })
-    })();
-    (name, listen, replica)
+    let link = link::read(whole, defaults, files);
+    Some(Origin { site: site?.value, peers: peers?, link: link? })
 }
 
 fn announced(table: &Table<'_, '_>, own: Option<&str>) -> Option<Announced> {

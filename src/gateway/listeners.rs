@@ -296,5 +296,5 @@ fn offers(config: &Config, master: &Master) {
     for danger in master.dangers() {
         warn!(kind = notice::CONFIG_WARNING, master = %master.name, "{danger}");
     }
-    info!(kind = notice::OFFERING, master = %master.name, redis = %master.redis, allow = %master.allow.join(","), listen = %config.listen.expect("a master needs it"), "offering a master");
+    info!(kind = notice::OFFERING, master = %master.name, redis = %master.places(), allow = %master.allow.join(","), listen = %config.listen.expect("a master needs it"), "offering a master");
 }

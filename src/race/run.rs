@@ -203,7 +203,16 @@ pub async fn connect(
     last_good: Option<SocketAddr>,
     within: Duration,
 ) -> io::Result<TcpStream> {
-    let mut attempts = Attempts::over(std::slice::from_ref(place), last_good);
+    connect_any(std::slice::from_ref(place), last_good, within).await
+}
+
+/// As [`connect`], for several places, of which the first is the best.
+pub async fn connect_any(
+    places: &[Address],
+    last_good: Option<SocketAddr>,
+    within: Duration,
+) -> io::Result<TcpStream> {
+    let mut attempts = Attempts::over(places, last_good);
     let mut failed = None;
     let connected = timeout(within, async {
         loop {

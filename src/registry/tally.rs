@@ -150,8 +150,10 @@ fn places(config: &Config) -> impl Iterator<Item = (Side, &str, &str)> {
     let masters = config.masters.iter().flat_map(|master| {
         master.allow.iter().map(|site| (Side::Acceptor, master.name.as_str(), site.as_str()))
     });
-    let replicas = config.replicas.iter();
-    masters.chain(replicas.map(|replica| (Side::Dialler, replica.name.as_str(), replica.site.as_str())))
+    let replicas = config.replicas.iter().flat_map(|replica| {
+        replica.from.iter().map(|origin| (Side::Dialler, replica.name.as_str(), origin.site.as_str()))
+    });
+    masters.chain(replicas)
 }
 
 impl Counters {

@@ -498,7 +498,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
         return Err(no_login(master, &fault));
     }
     let last_good = shared.dialer.ways.last_good(Side::Acceptor, &master.name);
-    let failed = match race::run::connect(&master.redis, last_good, REDIS_DEADLINE).await {
+    let failed = match race::run::connect_any(&master.redis, last_good, REDIS_DEADLINE).await {
         Ok(mut redis) => {
             tune(&redis);
             if let Ok(address) = redis.peer_addr() {
@@ -511,7 +511,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
     };
     Err(No {
         why: Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {failed}")),
-        log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.redis),
+        log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
     })
 }
@@ -523,7 +523,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
         Ok(Login::Good) => Ok(()),
         Ok(Login::NotWanted) => {
             let topic = Topic::master(Kind::NoPasswordWanted, master);
-            log_throttled!(warn, shared.registry, topic, "no password required"; master = %master.name, "`auth` is set, but Redis at {} requires no password: anyone who reaches it can write; set a password there (requirepass, or ACL SETUSER), or remove `auth`", master.redis);
+            log_throttled!(warn, shared.registry, topic, "no password required"; master = %master.name, "`auth` is set, but Redis at {} requires no password: anyone who reaches it can write; set a password there (requirepass, or ACL SETUSER), or remove `auth`", master.places());
             Ok(())
         }
         Err(fault) => {
@@ -537,7 +537,7 @@ fn no_login(master: &Master, fault: &str) -> No {
     let message = "the master's gateway cannot authenticate itself at its Redis; its log says why";
     No {
         why: Reason::new(ReasonCode::RedisDown, message),
-        log: format!("master {:?}: Redis at {}: {fault}", master.name, master.redis),
+        log: format!("master {:?}: Redis at {}: {fault}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
     }
 }

@@ -36,6 +36,7 @@ use self::link_table::LinkTable;
 use crate::clock;
 use crate::config::{Compression, Config, Congestion, LinkSettings};
 use crate::current::Current;
+use crate::follow::Following;
 use crate::memory::Budget;
 use crate::registry::{Events, Kind, Registry, Topic, log_throttled};
 use crate::tls::loaded::Loaded;
@@ -108,6 +109,8 @@ pub struct Shared {
     pub links: Arc<LinkTable>,
     /// The memory budget of all links.
     pub memory: Arc<Budget>,
+    /// Which Redis and which sites are followed.
+    pub following: Following,
     /// Opens lanes to other gateways.
     pub dialer: Arc<Dialer>,
     /// Random, new at each start: what tells this process from an earlier one in `status`. Nothing else uses it.
@@ -148,6 +151,7 @@ impl Shared {
             callers: Unproven::new(CALLERS_OF_ONE, usize::MAX).or_more(CALLERS_AT_MOST),
             links: Arc::default(),
             memory,
+            following: Following::default(),
             exchange: Arc::clone(&dialer.exchange),
             dialer,
             run_id: run_id(),

@@ -61,7 +61,7 @@ fn still_granted(config: &Config, master: &Master, site: &str) -> Result<(), Str
         return Err(format!("`allow` of master {name:?} does not name {site} any more"));
     }
     if now.redis != master.redis {
-        return Err(format!("master {name:?} is at {} now", now.redis));
+        return Err(format!("master {name:?} is at {} now", now.places()));
     }
     if !grants(&now.commands, &master.commands) {
         return Err(format!("the config permits other commands to reach master {name:?} now"));

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::candidate::Candidate;
 use super::codes::Code;
 use super::facts::Facts;
 use super::report::Finding;
-use crate::config::{Config, Master, Replica};
+use crate::config::{Config, Replica};
 use crate::units::Address;
 
 /// What is known of addresses.
@@ -58,7 +59,7 @@ pub(super) fn of_peers(config: &Config, replica: &Replica, known: &Known<'_>) ->
 /// Findings about a master and what its Redis has said, if it has.
 pub(super) fn of_master(
     config: &Config,
-    master: &Master,
+    master: &Candidate,
     facts: Option<&Facts>,
     known: &Known<'_>,
 ) -> Vec<Finding> {
@@ -100,7 +101,7 @@ pub(super) fn of_master(
 }
 
 /// Whether a master follows a site, through this gateway, that also follows it.
-fn ring(config: &Config, master: &Master, facts: &Facts, known: &Known<'_>) -> Option<Finding> {
+fn ring(config: &Config, master: &Candidate, facts: &Facts, known: &Known<'_>) -> Option<Finding> {
     let (host, port) = facts.follows()?;
     let followed = SocketAddr::new(host.parse().ok()?, port);
     let entry = config.replicas.iter().find(|entry| known.reaches(followed, entry.listen))?;
@@ -145,12 +146,13 @@ mod tests {
             "site = \"dc2\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[tunnel]\nlisten = \"0.0.0.0:7379\"\n[[master]]\nname = \"orders\"\nredis = \"{redis}\"\nallow = [\"{allow}\"]\n[[replica]]\nname = \"far\"\nmaster = \"orders\"\nlisten = \"{listen}\"\nsite = \"dc1\"\npeers = [\"{peer}\"]\nclients = [\"10.0.0.0/8\"]\n"
         );
         let config = Config::parse(&[Source::new(Path::new("gateway.toml"), text)]).unwrap();
-        let places = [&config.masters[0].redis, &config.replicas[0].peers[0]];
+        let candidate = &Candidate::of(&config)[0];
+        let places = [&candidate.redis, &config.replicas[0].peers[0]];
         let places = places.map(|place| (place.clone(), vec![place.to_string().parse().unwrap()]));
         let known = Known { places: &places.into(), is_local: &|ip| ip == LOCAL.parse::<IpAddr>().unwrap() };
         let facts = Facts::of(info, &[]);
         let of_peers = of_peers(&config, &config.replicas[0], &known);
-        let of_master = of_master(&config, &config.masters[0], Some(&facts), &known);
+        let of_master = of_master(&config, candidate, Some(&facts), &known);
         of_peers.into_iter().chain(of_master).map(|finding| finding.code).collect()
     }
 

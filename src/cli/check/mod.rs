@@ -10,6 +10,7 @@
 //! [`WHOLE`]. What was not reached by then is a finding too.
 
 mod addresses;
+mod candidate;
 mod codes;
 mod expiry;
 mod facts;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::WHOLE;
+use super::candidate::Candidate;
 use super::codes::Code;
 use super::facts::{self, Facts, Unasked};
 use super::far_sites;
@@ -59,6 +60,7 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
     let until = Instant::now() + WHOLE;
     let gate = Arc::new(Semaphore::new(AT_A_TIME));
     let Wanted { login, replicas } = wanted;
+    let candidates = Candidate::of(config);
     let looked = places(config, &replicas).into_iter().map(|place| {
         let look = bounded(&gate, {
             let place = place.clone();
@@ -68,7 +70,7 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
     });
     let looked: Vec<_> = looked.collect();
     let asked_masters =
-        config.masters.iter().map(|master| bounded(&gate, ask_master(Arc::clone(master), login.clone())));
+        candidates.iter().map(|master| bounded(&gate, ask_master(master.clone(), login.clone())));
     let asked_masters: Vec<_> = asked_masters.collect();
     let asked_replicas: Vec<_> =
         replicas.iter().map(|redis| bounded(&gate, ask_replica(redis.clone(), login.clone()))).collect();
@@ -96,8 +98,11 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
         .collect();
     let known = loops::Known { places: &places, is_local: &is_local };
 
-    for (master, asked) in config.masters.iter().zip(asked_masters) {
-        report.extend(masters::judge(config, master));
+    let mut told: Option<&str> = None;
+    for (master, asked) in candidates.iter().zip(asked_masters) {
+        if told.replace(&master.name) != Some(&*master.name) {
+            report.extend(masters::judge(config, master));
+        }
         let about = format!("master {:?}", master.name);
         if let Some(looked) = names.get(&master.redis) {
             let codes = [Code::MasterNameSlow, Code::MasterNameChanges];
@@ -140,12 +145,13 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
         }
     }
 
-    for replica in &config.replicas {
+    let each_way: Vec<_> = config.replicas.iter().flat_map(|replica| replica.at_each()).collect();
+    for replica in &each_way {
         report.extend(loops::of_peers(config, replica, &known));
     }
     let mut told = HashSet::new();
     for (replica, peer) in
-        config.replicas.iter().flat_map(|replica| replica.peers.iter().map(move |peer| (replica, peer)))
+        each_way.iter().flat_map(|replica| replica.peers.iter().map(move |peer| (replica, peer)))
     {
         if let (Some(looked), true) = (names.get(peer), told.insert(peer)) {
             let about = format!("far site {}", replica.site);
@@ -167,8 +173,9 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
 
 /// Every place that is looked up, once each.
 fn places(config: &Config, replicas: &[Address]) -> HashSet<Address> {
-    let masters = config.masters.iter().map(|master| &master.redis);
-    let peers = config.replicas.iter().flat_map(|replica| &replica.peers);
+    let masters = config.masters.iter().flat_map(|master| &master.redis);
+    let origins = config.replicas.iter().flat_map(|replica| &replica.from);
+    let peers = origins.flat_map(|origin| &origin.peers);
     masters.chain(peers).chain(replicas).cloned().collect()
 }
 
@@ -184,7 +191,7 @@ fn bounded<T: Send + 'static>(
     })
 }
 
-async fn ask_master(master: Arc<Master>, login: Option<Auth>) -> AskedMaster {
+async fn ask_master(master: Candidate, login: Option<Auth>) -> AskedMaster {
     let tried = redis::check(&master).await;
     // Where the gateway's own login fails, another may still read the settings.
     let is_refused = tried.finding.as_ref().is_some_and(|finding| finding.code == Code::RedisLogin);
@@ -223,7 +230,8 @@ fn near<'a>(
 ) -> Option<&'a str> {
     let (_, port) = facts.follows()?;
     let is_it = |redis: &SocketAddr| redis.port() == port && follows.contains(&redis.ip());
-    let of = |master: &&Arc<Master>| places.get(&master.redis).is_some_and(|all| all.iter().any(is_it));
+    let is_at = |redis: &Address| places.get(redis).is_some_and(|all| all.iter().any(is_it));
+    let of = |master: &&Arc<Master>| master.redis.iter().any(is_at);
     config.masters.iter().find(of).map(|master| master.name.as_str())
 }
 
@@ -243,7 +251,7 @@ fn user(login: Option<&Auth>) -> &str {
 /// All that a master's Redis has shown.
 fn of_master(
     config: &Config,
-    master: &Master,
+    master: &Candidate,
     asked: AskedMaster,
     running: Option<&Status>,
     login: Option<&Auth>,

@@ -4,10 +4,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::DEADLINE;
+use super::candidate::Candidate;
 use super::codes::Code;
 use super::report::Finding;
 use super::words::redis_cli;
-use crate::config::{Auth, Commands, Master};
+use crate::config::{Auth, Commands};
 use crate::escape::shown;
 use crate::race;
 use crate::redis::{answer, command};
@@ -27,7 +28,7 @@ pub(super) struct Tried {
 }
 
 /// Tries a master's Redis as the gateway would use it.
-pub(super) async fn check(master: &Master) -> Tried {
+pub(super) async fn check(master: &Candidate) -> Tried {
     match &master.commands {
         Commands::Replication { auth: Some(auth), .. } => login(master, auth).await,
         _ => role(master).await,
@@ -41,7 +42,7 @@ async fn speaks_tls(redis: &Address) -> bool {
 
 /// Tries whether the master's Redis accepts the gateway's password, and lets its user run a
 /// replica's commands.
-async fn login(master: &Master, auth: &Auth) -> Tried {
+async fn login(master: &Candidate, auth: &Auth) -> Tried {
     let tried = timeout(DEADLINE * 2, async {
         let mut redis = race::run::connect(&master.redis, None, DEADLINE)
             .await
@@ -91,7 +92,7 @@ async fn login(master: &Master, auth: &Auth) -> Tried {
 }
 
 /// Tries whether the master's Redis answers, and asks for its role.
-async fn role(master: &Master) -> Tried {
+async fn role(master: &Candidate) -> Tried {
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
     let finding = |code, text: String| Finding::new(code, &master.name, format!("{what}{text}"));
     let failed =

@@ -321,11 +321,13 @@ impl<'a> Driver<'a> {
                 self.lanes.dial(&mut self.link, self.entry, now);
                 self.take_new_lanes(cx);
             }
-            self.report(now);
+            self.share.set(self.held(), self.link.scattered());
             if !moved && self.sleeps(cx, now) {
+                self.report(now);
                 return Poll::Pending;
             }
         }
+        self.report(Instant::now());
         self.turn.more = true;
         wake_after_others(cx);
         Poll::Pending
@@ -356,7 +358,12 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Reports changes to the registry and the log.
+    /// Bytes of memory that it holds.
+    fn held(&self) -> u64 {
+        self.link.memory() + self.lanes.storage()
+    }
+
+    /// Reports changes to the registry and the log, once a turn.
     fn report(&mut self, now: Instant) {
         let stats = LinkStats {
             lanes: self.link.lanes() as u64,
@@ -365,7 +372,7 @@ impl<'a> Driver<'a> {
             breaks: self.link.breaks_by_cause(),
             resent: self.link.resent(),
             carried: self.link.carried(),
-            buffered: self.link.memory() + self.lanes.storage(),
+            buffered: self.held(),
             round_trip: self.lanes.round_trip(now),
             unacknowledged: self.link.unacknowledged(),
             packed: self.link.packed(),
@@ -379,7 +386,6 @@ impl<'a> Driver<'a> {
             log_link!(warn, self.entry, throttled(Kind::Held, &words); cause, within, "link held: {words}; gives up in {within:.1} s");
         }
         if stats != self.reported {
-            self.share.set(stats.buffered, self.link.scattered());
             self.entry.update(stats);
             self.reported = stats;
         }

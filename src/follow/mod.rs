@@ -1,0 +1,224 @@
+//! Which Redis of a `[[master]]`, and which site of a `[[replica]]`, gets the links: what sessions ask, and
+//! what is shown of it.
+//!
+//! The tasks of the gateway look at the parties and judge ([`crate::lineage::judge`]); they write here what
+//! came of it. An entry that follows whatever answers is not here.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::lineage::Standing;
+use crate::link::Side;
+
+/// Most orders of people that wait.
+const ORDERS: usize = 8;
+
+/// Who is followed, as the tasks of the gateway have judged.
+#[derive(Debug, Default)]
+pub struct Following {
+    entries: Mutex<HashMap<(Side, String), Arc<Entry>>>,
+}
+
+/// One entry of the config that follows a master.
+#[derive(Debug)]
+pub struct Entry {
+    state: Mutex<State>,
+    /// Notified when something may have changed that is not looked at before its time: a link has
+    /// ended, or somebody got none.
+    hurry: Notify,
+    orders: mpsc::Sender<Order>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    target: Option<Target>,
+    status: FollowStatus,
+}
+
+/// What new links go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The party as the config or the Sentinels name it: `10.0.0.6:6379`, or a site.
+    pub party: String,
+    /// The addresses of a Redis, best first; empty for a site. They are those that were looked at.
+    pub addresses: Vec<SocketAddr>,
+    /// Where it stands, as it was last seen.
+    pub standing: Standing,
+    /// Whether it was followed on a proof or on somebody's word, not only because nothing else was there.
+    pub vouched: bool,
+}
+
+/// What a person orders.
+#[derive(Debug)]
+pub struct Order {
+    /// The party, as in [`Target::party`].
+    pub party: String,
+    /// Whether it is carried out. Otherwise what it would cost is told.
+    pub carry_out: bool,
+    /// The answer: what it costs or has cost, in sentences; or why it cannot be done.
+    pub answer: oneshot::Sender<Result<Vec<String>, String>>,
+}
+
+/// Who is followed by an entry, as `status` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FollowStatus {
+    /// Its name.
+    pub name: String,
+    /// `master` where its Redis is here, `replica` where it follows one of several sites.
+    pub role: String,
+    /// Who is followed now.
+    pub present: Option<PresentStatus>,
+    /// Every party, in the config's order.
+    pub parties: Vec<PartyStatus>,
+    /// Each Sentinel and what it says, as a clause.
+    pub sentinels: Vec<SentinelStatus>,
+    /// Why nobody is followed, or what a person must look at although somebody is: a sentence.
+    pub attention: Option<String>,
+    /// What to do about it: a sentence with a command.
+    pub next_step: Option<String>,
+    /// How often another party was followed, since the start.
+    pub switches: u64,
+}
+
+/// Who is followed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PresentStatus {
+    /// The party.
+    pub party: String,
+    /// Since when, seconds since 1970.
+    pub since: i64,
+    /// Who said so: `sentinel`, `lineage`, `first`, `person`.
+    pub by: String,
+}
+
+/// A party.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PartyStatus {
+    /// The address of a Redis, or a site.
+    pub party: String,
+    /// `master`, `replica`, `away` or `unknown`.
+    pub state: String,
+    /// What it is, and why it is not followed, as a clause.
+    pub words: String,
+    /// The id of its stream.
+    pub history: Option<String>,
+    /// The offset of its last byte.
+    pub offset: Option<u64>,
+}
+
+/// A Sentinel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SentinelStatus {
+    /// Its address.
+    pub sentinel: String,
+    /// What it names; `None` if it does not answer.
+    pub names: Option<String>,
+    /// What it says, as a clause.
+    pub words: String,
+}
+
+impl Following {
+    fn entries(&self) -> MutexGuard<'_, HashMap<(Side, String), Arc<Entry>>> {
+        self.entries.lock().expect("no code panics while it holds the entries")
+    }
+
+    /// An entry begins to follow, or does so anew. The task that looks after it takes its orders.
+    pub fn begin(&self, side: Side, name: &str) -> (Arc<Entry>, mpsc::Receiver<Order>) {
+        let (orders, taken) = mpsc::channel(ORDERS);
+        let entry = Arc::new(Entry { state: Mutex::default(), hurry: Notify::new(), orders });
+        self.entries().insert((side, name.to_owned()), Arc::clone(&entry));
+        (entry, taken)
+    }
+
+    /// An entry follows nothing any more.
+    pub fn end(&self, side: Side, name: &str) {
+        self.entries().remove(&(side, name.to_owned()));
+    }
+
+    /// The entry of this name, if it follows.
+    pub fn entry(&self, side: Side, name: &str) -> Option<Arc<Entry>> {
+        self.entries().get(&(side, name.to_owned())).cloned()
+    }
+
+    /// Every entry as `status` shows it, by name.
+    pub fn status(&self) -> Vec<FollowStatus> {
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        let mut all: Vec<_> = entries.iter().map(|entry| entry.status()).collect();
+        all.sort_by(|one, other| (&one.name, &one.role).cmp(&(&other.name, &other.role)));
+        all
+    }
+}
+
+impl Entry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds a state")
+    }
+
+    /// Where new links go. The error says why they go nowhere, for a person.
+    pub fn target(&self) -> Result<Target, String> {
+        let state = self.state();
+        state.target.clone().ok_or_else(|| {
+            state
+                .status
+                .attention
+                .clone()
+                .unwrap_or_else(|| "it is not known yet who is the master".to_owned())
+        })
+    }
+
+    /// Whether links to this party may go on. The error says who is followed instead.
+    pub fn goes_on(&self, party: &str) -> Result<(), String> {
+        let state = self.state();
+        match &state.target {
+            Some(target) if target.party == party => Ok(()),
+            Some(target) => Err(format!("{} is the master now", target.party)),
+            None => Err(state
+                .status
+                .attention
+                .clone()
+                .unwrap_or_else(|| format!("{party} is no master any more"))),
+        }
+    }
+
+    /// Stores what was judged. Returns whether new links go to another place than before, so that every
+    /// link must be judged again.
+    pub fn judged(&self, target: Option<Target>, status: FollowStatus) -> bool {
+        let mut state = self.state();
+        let party = |target: &Option<Target>| target.as_ref().map(|target| target.party.clone());
+        let moved = party(&state.target) != party(&target);
+        *state = State { target, status };
+        moved
+    }
+
+    /// What `status` shows.
+    pub fn status(&self) -> FollowStatus {
+        self.state().status.clone()
+    }
+
+    /// Has the parties looked at without waiting for their time.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Completes when the parties are to be looked at now.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
+    }
+
+    /// A person orders to follow a party. Returns what that costs, or why it cannot be done.
+    pub async fn order(&self, party: &str, carry_out: bool) -> Result<Vec<String>, String> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order { party: party.to_owned(), carry_out, answer };
+        let gone = "the gateway does not look after this entry any more; ask again";
+        self.orders.send(order).await.map_err(|_| gone.to_owned())?;
+        answered.await.map_err(|_| gone.to_owned())?
+    }
+}

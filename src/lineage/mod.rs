@@ -1,0 +1,123 @@
+//! Which stream of writes a Redis has, and whether it is the one that was followed.
+//!
+//! Every blank or detached Redis says that it is a master. What tells it from the one that took over is
+//! its history: the replication id that a master gives to its stream of writes. A replica that is promoted
+//! takes a new id, and states the earlier one with the first offset that the two do not have in common
+//! (`master_replid2` and `second_repl_offset` of INFO). By the same two fields Redis itself decides on a
+//! partial resync. No I/O and no clock. [`judge`] decides who is followed.
+
+pub mod judge;
+
+/// A replication id: 40 letters that a master gives to its stream of writes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct History([u8; 40]);
+
+impl History {
+    /// Reads it. Redis writes zeros where it has none.
+    pub fn read(text: &[u8]) -> Option<Self> {
+        let id: [u8; 40] = text.try_into().ok()?;
+        (id.iter().all(u8::is_ascii_alphanumeric) && id.iter().any(|letter| *letter != b'0'))
+            .then_some(Self(id))
+    }
+
+    /// Its letters.
+    pub fn as_bytes(&self) -> &[u8; 40] {
+        &self.0
+    }
+
+    /// As a person sees it: enough to tell it from others.
+    pub fn short(&self) -> &str {
+        &self.as_str()[..8]
+    }
+
+    /// Its letters as text.
+    pub fn as_str(&self) -> &str {
+        // Only ASCII letters and digits are read.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for History {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A process of Redis: its `run_id`, new at each start. A far site does not tell it.
+pub type Run = String;
+
+/// Where a Redis stands in the history of its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The id of its stream.
+    pub history: History,
+    /// The offset of the last byte that it has.
+    pub offset: u64,
+    /// The id that the stream had earlier, and the first offset that is not the same under both.
+    pub earlier: Option<(History, u64)>,
+    /// The process, if it is known.
+    pub run: Option<Run>,
+}
+
+/// What the links of an entry have followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// The id of the stream.
+    pub history: History,
+    /// The offset of the last byte that they have passed on; `None` if that is not known.
+    pub passed: Option<u64>,
+    /// The process that it came from, if it is known.
+    pub run: Option<Run>,
+}
+
+/// How the data of a Redis is related to what was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinship {
+    /// The same stream goes on.
+    Same,
+    /// It took over when it had everything that was passed on: replicas continue by a partial resync.
+    Successor,
+    /// It took over without the last bytes that were passed on: this many.
+    Behind(u64),
+    /// It took over, and it is not known what had been passed on by then.
+    Uncertain,
+    /// The same process has given its stream a new id, and has followed nobody meanwhile: it does so after
+    /// an hour without a replica.
+    Renamed,
+    /// Nothing shows that it has the data that was followed.
+    Stranger,
+}
+
+impl Kinship {
+    /// Whether it proves that replicas lose nothing that they have.
+    pub fn is_proof(self) -> bool {
+        matches!(self, Self::Same | Self::Successor | Self::Renamed)
+    }
+}
+
+impl Followed {
+    /// How a Redis with this standing is related to what was followed.
+    pub fn kinship(&self, standing: &Standing) -> Kinship {
+        if standing.history == self.history {
+            return Kinship::Same;
+        }
+        match standing.earlier {
+            Some((earlier, differs_from)) if earlier == self.history => match self.passed {
+                None => Kinship::Uncertain,
+                // Redis grants a partial resync to who asks for an offset up to this one, which is the
+                // one after the last that the replica has.
+                Some(passed) if passed < differs_from => Kinship::Successor,
+                Some(passed) => Kinship::Behind(passed - differs_from + 1),
+            },
+            None if self.run.is_some() && self.run == standing.run => Kinship::Renamed,
+            _ => Kinship::Stranger,
+        }
+    }
+
+    /// Takes up what its links have passed on by now, if that is of this stream.
+    pub fn passes(&mut self, history: History, offset: u64) {
+        if history == self.history {
+            self.passed = Some(self.passed.unwrap_or(0).max(offset));
+        }
+    }
+}
