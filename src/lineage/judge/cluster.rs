@@ -72,10 +72,12 @@ fn continues(master: &Node, history: History, have: u64) -> bool {
 #[derive(Clone, Debug)]
 enum Step {
     Write(usize, u8),
-    /// A replica gets everything that its master has.
-    Sync(usize),
+    /// A replica asks its master for a sync, and gets this many bytes of the stream.
+    Sync(usize, u8),
     Promote(usize),
     Demote(usize, usize),
+    /// It follows another one for a moment that the gateway does not see.
+    Detour(usize, usize),
     Kill(usize),
     StartBlank(usize),
     /// With its data and a new history, as up to Redis 6.2, or from an AOF.
@@ -127,7 +129,7 @@ impl Cluster {
                     }
                 }
             }
-            Step::Sync(at) => self.sync(at),
+            Step::Sync(at, count) => self.sync(at, count.into()),
             Step::Promote(at) => {
                 let id = self.id();
                 let node = &mut self.nodes[at];
@@ -140,6 +142,11 @@ impl Cluster {
                 if at != to && self.nodes[at].up {
                     self.nodes[at].follows = Some(to);
                 }
+            }
+            Step::Detour(at, to) => {
+                self.run(&Step::Demote(at, to));
+                self.sync(at, 100);
+                self.run(&Step::Promote(at));
             }
             Step::Kill(at) => self.nodes[at].up = false,
             Step::StartBlank(at) => self.start(at, |node, _| {
@@ -182,20 +189,24 @@ impl Cluster {
     }
 
     /// What Redis does between a replica and its master.
-    fn sync(&mut self, at: usize) {
+    fn sync(&mut self, at: usize, count: usize) {
         let Some(from) = self.nodes[at].follows else { return };
         let (master, node) = (self.nodes[from].clone(), self.nodes[at].clone());
         if !master.up || !node.up {
             return;
         }
         let have = node.data.len() as u64;
+        let mut until = master.data.len();
         let node = &mut self.nodes[at];
         if !continues(&master, node.history, have) {
             node.earlier = None;
-        } else if node.history != master.history {
-            node.earlier = Some((node.history, have + 1));
+        } else {
+            until = until.min(node.data.len() + count);
+            if node.history != master.history {
+                node.earlier = Some((node.history, have + 1));
+            }
         }
-        (node.data, node.history) = (master.data, master.history);
+        (node.data, node.history) = (master.data[..until].to_vec(), master.history);
     }
 
     /// The far replica asks the one that is followed for a sync, and gets some bytes.
@@ -242,7 +253,8 @@ fn step() -> impl Strategy<Value = Step> {
     let at = 0..NODES;
     prop_oneof![
         4 => (at.clone(), 1u8..5).prop_map(|(at, count)| Step::Write(at, count)),
-        4 => at.clone().prop_map(Step::Sync),
+        4 => (at.clone(), 0u8..8).prop_map(|(at, count)| Step::Sync(at, count)),
+        1 => (at.clone(), at.clone()).prop_map(|(at, to)| Step::Detour(at, to)),
         2 => at.clone().prop_map(Step::Promote),
         2 => (at.clone(), at.clone()).prop_map(|(at, to)| Step::Demote(at, to)),
         1 => at.clone().prop_map(Step::Kill),
@@ -278,7 +290,7 @@ proptest! {
         to in 1usize..NODES,
     ) {
         let mut cluster = Cluster::new();
-        let all = |cluster: &mut Cluster| (0..NODES).for_each(|at| cluster.run(&Step::Sync(at)));
+        let all = |cluster: &mut Cluster| (0..NODES).for_each(|at| cluster.run(&Step::Sync(at, 100)));
         cluster.run(&Step::Write(0, writes));
         all(&mut cluster);
         for step in [Step::Look, Step::Pass(passed), Step::Look] {

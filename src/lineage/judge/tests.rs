@@ -209,6 +209,10 @@ fn the_stream_that_goes_on_elsewhere_is_what_a_successor_must_have() {
         Some(Change::Lost { party: 0, why: Doubt::NoMaster("is a replica".to_owned()) })
     );
     assert_eq!(judge.followed().unwrap().history, history('b'));
+    // One that was behind in that stream does not have all that was passed on from here.
+    let looks = [replica('b', 120, Some(('a', 101))), master('d', 60, Some(('b', 51)), "two")];
+    judge.step(&looks, &Sentinels::None, 9);
+    assert_eq!((party(&judge), &judge.doubts()[1]), (None, &Some(Doubt::Behind(50))));
     let looks = [master('c', 150, Some(('b', 141)), "one"), replica('c', 150, None)];
     judge.step(&looks, &Sentinels::None, 9);
     assert_eq!(party(&judge), Some(0), "it is promoted again");
