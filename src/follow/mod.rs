@@ -62,7 +62,7 @@ pub enum Absent {
     /// The one that is followed cannot be reached: why, in words.
     Away(String),
     /// Nobody is followed: why, in words, and where the Redis stands that is there instead.
-    NoMaster(String, Option<Standing>),
+    NoMaster(String, Option<Box<Standing>>),
 }
 
 /// What a person orders.
@@ -224,6 +224,9 @@ impl Entry {
     pub fn offer(&self) -> Result<Target, Absent> {
         let target = self.target();
         let state = self.state();
+        if !state.is_judged {
+            return Err(Absent::Away("it was not looked at yet".to_owned()));
+        }
         match target {
             Ok(target) => {
                 let mut parties = state.status.parties.iter();
@@ -232,7 +235,7 @@ impl Entry {
                     None => Ok(target),
                 }
             }
-            Err(words) => Err(Absent::NoMaster(words, state.standing.clone())),
+            Err(words) => Err(Absent::NoMaster(words, state.standing.clone().map(Box::new))),
         }
     }
 

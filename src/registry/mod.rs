@@ -321,6 +321,11 @@ impl Registry {
         links.filter(|link| !link.is_held()).count()
     }
 
+    /// The number of links of an entry.
+    pub fn links_of(&self, side: Side, name: &str) -> usize {
+        self.lock().links.iter().filter(|link| link.side == side && link.name == name).count()
+    }
+
     /// The stream of writes that the links of an entry carry, and the offset of its last byte that they have
     /// passed on, those that have ended included; `None` if no link has passed any since the start.
     pub fn passed(&self, side: Side, name: &str) -> Option<(lineage::History, u64)> {

@@ -135,6 +135,8 @@ kinds! {
     Guessing = "guessing": Refused, "clients refused: too many passwords are being tried";
     /// A client that left before it asked for a sync.
     NotAsked = "not-asked": Not, "clients left without asking for a sync";
+    /// A site that offers a master is not followed, or the one that is followed is not reached.
+    SiteDoubt = "site-doubt": Not, "sites that are not followed, or not reached";
     /// A link that this side asked for and did not get.
     NoLink = "no-link": Failed, "links not opened";
     /// The master requires no password although `auth` is set.

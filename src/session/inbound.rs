@@ -53,7 +53,7 @@ struct No {
     log: String,
     topic: Topic,
     /// Where the Redis stands that is there instead of a master, if that is known.
-    standing: Option<Standing>,
+    standing: Option<Box<Standing>>,
 }
 
 impl No {
@@ -209,8 +209,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
     let config = shared.config();
-    if let Some(entry) = asked_about(&shared, &config, &lane, &hello) {
-        return Box::pin(tell(&shared, lane, seat, &entry)).await;
+    if let Some((name, entry)) = asked_about(&shared, &config, &lane, &hello) {
+        return Box::pin(tell(&shared, lane, seat, &name, &entry)).await;
     }
     let (master, admission) = match admit(&shared, &config, &lane, &hello) {
         Ok(admitted) => admitted,
@@ -474,18 +474,18 @@ async fn say_no(mut lane: Lane, refuse: Refuse) {
     }
 }
 
-/// What is followed of the master about which a PROBE asks, if the site may know it. Everything else is judged
+/// The master about which a PROBE asks, and what is followed of it, if the site may know it. Everything else is judged
 /// as for a link.
-fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<Arc<Entry>> {
+fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<(String, Arc<Entry>)> {
     let Request::Probe { master } = &hello.request else { return None };
     claims(lane, hello).ok()?;
     let master = offered(config, master, &hello.identity.site).ok()?;
-    shared.following.entry(Side::Acceptor, &master.name)
+    Some((master.name.clone(), shared.following.entry(Side::Acceptor, &master.name)?))
 }
 
 /// Answers a PROBE by what was seen of the master lately. That costs its Redis nothing, and a site that has a
 /// choice asks once a second.
-async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry) {
+async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, entry: &Entry) {
     let refuse = match entry.offer() {
         Ok(target) => {
             let accept = Accept {
@@ -495,7 +495,7 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry
                 link: None,
                 received: 0,
                 plain: false,
-                offer: Some(offer_of(target)),
+                offer: Some(offer_of(shared, name, target)),
             };
             let told = async {
                 lane.send(&Frame::Accept(accept)).await?;
@@ -517,12 +517,21 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry
 }
 
 /// What a site is told of a master here; `None` if it is not followed.
-fn offer(shared: &Shared, master: &Master) -> Option<Result<Offer, Absent>> {
-    Some(shared.following.entry(Side::Acceptor, &master.name)?.offer().map(offer_of))
+fn offer(shared: &Shared, master: &Master) -> Option<Result<Box<Offer>, Absent>> {
+    let offered = shared.following.entry(Side::Acceptor, &master.name)?.offer();
+    Some(offered.map(|target| offer_of(shared, &master.name, target)))
 }
 
-fn offer_of(Target { standing, vouched, .. }: Target) -> Offer {
-    Offer { standing, vouched }
+/// What a site is told of a master that is followed. What was read from it lately goes beyond what was seen of
+/// it.
+fn offer_of(shared: &Shared, name: &str, target: Target) -> Box<Offer> {
+    let Target { mut standing, vouched, .. } = target;
+    if let Some((history, passed)) = shared.registry.passed(Side::Acceptor, name)
+        && history == standing.history
+    {
+        standing.offset = standing.offset.max(passed);
+    }
+    Box::new(Offer { standing, vouched })
 }
 
 /// Decides on a HELLO. The link keeps the admission that is returned.

@@ -90,7 +90,8 @@ impl Class {
             | Kind::LaneLost
             | Kind::NoNewLaneYet
             | Kind::Uncovered
-            | Kind::Slowed => Self::Link,
+            | Kind::Slowed
+            | Kind::SiteDoubt => Self::Link,
             Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted => Self::Gateway,
             Kind::NoLink
             | Kind::Declined
