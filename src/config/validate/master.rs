@@ -58,6 +58,10 @@ fn candidates(table: &Table<'_, '_>) -> Option<Vec<Address>> {
         let one = table.required("redis", "\"127.0.0.1:6379\", the master's own address", units::address)?;
         return Some(vec![one.value]);
     }
+    if table.length("redis").is_none() {
+        table.expected_at("redis", "\"host:port\" in quotes, or a list of them");
+        return None;
+    }
     places(table, "redis", "no Redis could be the master")
 }
 
@@ -123,14 +127,14 @@ fn follow(table: &Table<'_, '_>, count: Option<usize>) -> Option<Follow> {
     }
     let before = table.prefix();
     if plain && table.has("sentinel") {
-        table.fault(format!("{before}sentinel: with commands = \"any\" the gateway does not look at what Redis says; leave one of them out"));
+        table.fault_of("sentinel", format!("{before}sentinel: with commands = \"any\" the gateway asks nobody which Redis is the master; leave one of them out"));
     }
     if let Some(given) = &given {
         if given.value == Follow::Any && table.has("sentinel") {
             table.fault_at(given, format!("{before}follow: \"any\" takes whatever answers, and the Sentinels would not be asked; leave `follow` or `sentinel` out"));
         }
         if given.value == Follow::Master && plain {
-            table.fault_at(given, format!("{before}follow: with commands = \"any\" the gateway does not look at what Redis says; leave one of them out"));
+            table.fault_at(given, format!("{before}follow: with commands = \"any\" the gateway asks no Redis whether it is the master; leave one of them out"));
         }
         return Some(given.value);
     }
@@ -224,9 +228,11 @@ fn accepted(table: &Table<'_, '_>, redis: &[Address], allowed: &[String]) -> Opt
                 .any(|redis| redis == address || listing::is_same(address, &redis.host, redis.port))
             {
                 good = false;
+                let itself =
+                    if redis.len() > 1 { "one of this master's `redis`" } else { "this master itself" };
                 table.fault_at(
                     &addresses,
-                    format!("{}{address} is this master itself: a Sentinel would make it a replica of itself; give the replica another port", table.prefix()),
+                    format!("{}{address} is {itself}: a Sentinel would make it a replica of itself; give the replica another port", table.prefix()),
                 );
             }
         }
@@ -254,7 +260,10 @@ fn places(table: &Table<'_, '_>, key: &str, if_none: &str) -> Option<Vec<Address
     let mut known: Vec<Address> = Vec::new();
     let mut good = true;
     for item in items.value {
-        if known.contains(&item.value) {
+        let is_known = |other: &Address| {
+            other.port == item.value.port && other.host.eq_ignore_ascii_case(&item.value.host)
+        };
+        if known.iter().any(is_known) {
             good = false;
             table.fault_at(
                 &item,

@@ -1,9 +1,11 @@
 //! Validates what a `[[replica]]` says: where its replicas connect, and which sites can have the master.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::super::far_site::FarSites;
+use super::super::faults::Place;
 use super::super::file::{At, Files, Table};
 use super::super::link;
 use super::super::{Announced, LinkSettings, Origin, Replica};
@@ -77,48 +79,64 @@ pub(super) fn replica(
 /// The sites that can have the master of a `[[replica]]`: one of `site` and `peers`, or those of `from`.
 fn origins(table: &Table<'_, '_>, around: &Around<'_>) -> Option<Vec<Origin>> {
     if !table.has("from") {
-        return Some(vec![origin(table, table, around)?]);
+        table.known("from");
+        return Some(vec![origin(table, table, around).1?]);
     }
-    let tables = table.tables("from");
+    let before = table.prefix();
     for key in ["site", "peers"] {
         if table.has(key) {
             table.known(key);
-            table.fault(format!(
-                "{}`from` and `{key}` both say which site has the master; leave `{key}` out",
-                table.prefix()
-            ));
+            table.fault_of(
+                key,
+                format!("{before}`from` says which sites can have the master; leave `{key}` out"),
+            );
         }
     }
-    if table.is_empty_list("from") {
-        table.fault(format!("{}`from` is empty: no site could have the master", table.prefix()));
+    let example = "[{ site = \"dc1\", peers = [\"gw.dc1.example:7379\"] }]";
+    let tables = table.inner_tables("from", "site", example);
+    match table.length("from") {
+        Some(0) => table.fault_of(
+            "from",
+            format!("{before}`from` is empty: no site could have the master; write from = {example}"),
+        ),
+        Some(count) if count > MOST => {
+            table.fault_of("from", format!("{before}from: {count} sites are too many; {MOST} at most"));
+        }
+        _ => {}
     }
-    if tables.len() > MOST {
-        table.fault(format!("{}from: {} sites are too many; {MOST} at most", table.prefix(), tables.len()));
-        return None;
-    }
-    let mut known: Vec<String> = Vec::new();
-    let mut read = Vec::new();
-    for inner in &tables {
-        let origin = origin(inner, table, around);
+    let mut known: HashMap<String, Place> = HashMap::new();
+    let mut good = !tables.is_empty() && tables.len() <= MOST && table.length("from") == Some(tables.len());
+    let mut origins = Vec::new();
+    for inner in tables.iter().take(MOST) {
+        let (site, origin) = origin(inner, table, around);
         inner.finish();
-        if let Some(origin) = &origin {
-            if known.contains(&origin.site.to_ascii_lowercase()) {
-                inner.fault(format!(
-                    "{}{:?} is there twice; write all of its peers in one",
-                    inner.prefix(),
-                    origin.site
-                ));
-                return None;
-            }
-            known.push(origin.site.to_ascii_lowercase());
+        good &= origin.is_some();
+        origins.extend(origin);
+        let Some(At { value: site, place }) = site else { continue };
+        if let Some(first) = known.get(&site.to_ascii_lowercase()) {
+            good = false;
+            let first = around.files.shown(*first);
+            let fault = format!(
+                "{before}from: {site:?} is there twice, first at {first}; write all of its peers in one"
+            );
+            around.files.fault(place, fault);
         }
-        read.push(origin);
+        known.entry(site.to_ascii_lowercase()).or_insert(place);
     }
-    read.into_iter().collect::<Option<Vec<_>>>().filter(|origins| !origins.is_empty())
+    if tables.is_empty() {
+        // What is wrong with it is told all the same.
+        link::read(table, around.defaults, around.files);
+    }
+    good.then_some(origins)
 }
 
-/// One site, of the keys `site` and `peers` in `table`; settings of links are in `whole`.
-fn origin(table: &Table<'_, '_>, whole: &Table<'_, '_>, around: &Around<'_>) -> Option<Origin> {
+/// The name of one site, and all of it if it is valid, of the keys `site` and `peers` in `table`. The
+/// settings of its links are in `whole`.
+fn origin(
+    table: &Table<'_, '_>,
+    whole: &Table<'_, '_>,
+    around: &Around<'_>,
+) -> (Option<At<String>>, Option<Origin>) {
     let Around { own, files, .. } = *around;
     let site = table.required("site", "\"dc1\", the site that must answer", units::site);
     let far_site = site.as_ref().and_then(|site| around.far_sites.of(&site.value));
@@ -160,7 +178,8 @@ fn origin(table: &Table<'_, '_>, whole: &Table<'_, '_>, around: &Around<'_>) -> 
     }
     let defaults = far_site.and_then(|far_site| far_site.link.as_ref()).unwrap_or(around.defaults);
     let link = link::read(whole, defaults, files);
-    Some(Origin { site: site?.value, peers: peers?, link: link? })
+    let origin = (|| Some(Origin { site: site.as_ref()?.value.clone(), peers: peers?, link: link? }))();
+    (site, origin)
 }
 
 fn announced(table: &Table<'_, '_>, own: Option<&str>) -> Option<Announced> {
