@@ -84,8 +84,8 @@ fn origins(table: &Table<'_, '_>, around: &Around<'_>) -> Option<Vec<Origin>> {
     }
     let before = table.prefix();
     for key in ["site", "peers"] {
+        table.known(key);
         if table.has(key) {
-            table.known(key);
             table.fault_of(
                 key,
                 format!("{before}`from` says which sites can have the master; leave `{key}` out"),
