@@ -169,17 +169,17 @@ fn follows_nobody(known: &Known, name: &str) -> String {
     let of = |all: &[(String, String)]| all.iter().find(|(other, _)| other == name).map(|(_, at)| at.clone());
     if let Some(places) = of(&known.masters) {
         return format!(
-            "master {name:?} follows nobody: its links go to what answers at {places}; name its candidates in `redis`, with follow = \"master\""
+            "master {name:?} has no choice: it goes to what answers at {places}; name its candidates in `redis`, with follow = \"master\""
         );
     }
     if let Some(site) = of(&known.replicas) {
         return format!(
-            "replica {name:?} has the one site {site}; name the sites that can have the master in `from`"
+            "replica {name:?} has no choice but the site {site}; name the sites that can have the master in `from`"
         );
     }
     let mut all: Vec<&str> = known.following.iter().map(|entry| &*entry.name).collect();
     all.dedup();
-    format!("{name:?} follows nobody here; {}", there_is(&all, name))
+    format!("no entry {name:?} follows a master here; {}", there_is(&all, name))
 }
 
 /// The names that there are, those first that are written much the same as the wanted one.
@@ -187,4 +187,76 @@ fn there_is(all: &[&str], wanted: &str) -> String {
     let mut listed = all.to_vec();
     listed.sort_by_key(|name| std::cmp::Reverse(alike(name, wanted)));
     if listed.is_empty() { "there is none".to_owned() } else { format!("known: {}", names(&listed, LISTED)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::follow::PartyStatus;
+
+    fn entry(name: &str, role: &str, parties: &[&str]) -> FollowStatus {
+        let party = |party: &&str| PartyStatus { party: (*party).to_owned(), ..PartyStatus::default() };
+        FollowStatus {
+            name: name.to_owned(),
+            role: role.to_owned(),
+            parties: parties.iter().map(party).collect(),
+            ..FollowStatus::default()
+        }
+    }
+
+    fn known() -> Known {
+        let named = |name: &str, at: &str| (name.to_owned(), at.to_owned());
+        Known {
+            following: vec![
+                entry("carts", "replica", &["dc1", "dc3"]),
+                entry("orders", "master", &["10.0.0.5:6379", "[2001:db8::1]:6379"]),
+                entry("orders", "replica", &["dc1", "dc2"]),
+            ],
+            masters: vec![named("orders", "10.0.0.5:6379, …"), named("stock", "10.0.0.9:6379")],
+            replicas: vec![named("carts", "dc1"), named("orders", "dc1"), named("sessions", "dc2")],
+        }
+    }
+
+    #[test]
+    fn a_party_tells_a_master_entry_from_a_replica_entry_of_the_same_name() {
+        let found = |name: &str, party: &str| find(&known(), name, party).unwrap();
+        let is = |side: Side, name: &str, party: &str| (side, name.to_owned(), party.to_owned());
+        assert_eq!(found("orders", "10.0.0.5:6379"), is(Side::Acceptor, "orders", "10.0.0.5:6379"));
+        assert_eq!(found("orders", "dc2"), is(Side::Dialler, "orders", "dc2"));
+        // As the config spells it.
+        assert_eq!(found("carts", "DC3"), is(Side::Dialler, "carts", "dc3"));
+        assert_eq!(found("orders", "[2001:DB8::1]:6379").2, "[2001:db8::1]:6379");
+    }
+
+    #[test]
+    fn an_unknown_name_or_party_is_answered_with_what_there_is_the_nearest_first() {
+        let why = |name: &str, party: &str| find(&known(), name, party).unwrap_err();
+        assert_eq!(why("order", "dc1"), r#"no entry "order" follows a master here; known: orders, carts"#);
+        assert_eq!(
+            why("orders", "10.0.0.6:6379"),
+            r#""10.0.0.6:6379" is no Redis of master "orders"; known: 10.0.0.5:6379, [2001:db8::1]:6379"#
+        );
+        assert_eq!(why("orders", "dc3"), r#""dc3" is no site of replica "orders"; known: dc1, dc2"#);
+        assert_eq!(
+            why("carts", "10.0.0.6:6379"),
+            r#""10.0.0.6:6379" is no site of replica "carts"; known: dc1, dc3"#
+        );
+        assert!(
+            why("stock", "10.0.0.9:6379")
+                .contains("goes to what answers at 10.0.0.9:6379; name its candidates")
+        );
+        assert!(why("sessions", "dc2").contains("has no choice but the site dc2; name the sites"));
+        let none = find(&Known::default(), "orders", "dc2").unwrap_err();
+        assert_eq!(none, r#"no entry "orders" follows a master here; there is none"#);
+    }
+
+    #[test]
+    fn an_order_is_read_back_and_one_with_more_in_it_is_not_taken_for_it() {
+        let order = Order::Follow { name: "orders".to_owned(), party: "dc2".to_owned(), carry_out: true };
+        let text = serde_json::to_string(&order).unwrap();
+        assert_eq!(text, r#"{"follow":{"name":"orders","party":"dc2","carry_out":true}}"#);
+        assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order);
+        let later = text.replace("true}", r#"true,"only_if_nothing_is_lost":true}"#);
+        assert!(serde_json::from_str::<Order>(&later).is_err());
+    }
 }

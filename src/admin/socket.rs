@@ -424,4 +424,72 @@ mod tests {
         drop((first, same, later));
         assert_eq!(site(&ask(before).await), "state 3", "nothing is kept once it is sent");
     }
+
+    /// What a client that sends these pieces and then closes, or says nothing more, has said.
+    async fn heard(pieces: &[&[u8]], closes: bool) -> Option<Vec<u8>> {
+        let (mut client, mut gateway) = UnixStream::pair().unwrap();
+        let says = async {
+            for piece in pieces {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            if closes {
+                client.shutdown().await.unwrap();
+            }
+            client
+        };
+        tokio::join!(said(&mut gateway), says).0
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_wants_the_state_and_a_line_is_an_order() {
+        let began = Instant::now();
+        assert_eq!(heard(&[], true).await, None);
+        assert!(began.elapsed() < SAYS_NOTHING, "who closes its side is not waited for");
+        assert_eq!(heard(&[], false).await, None, "an earlier release says nothing and waits");
+        assert!(began.elapsed() >= SAYS_NOTHING);
+        let order = Some(b"{\"follow\"}".to_vec());
+        assert_eq!(heard(&[b"{\"fol", b"low\"}\nmore"], false).await, order);
+        assert_eq!(heard(&[b"{\"follow\"}"], true).await, order);
+        let long = heard(&[&[b'x'; 3 * MAX_ORDER]], false).await.unwrap();
+        assert_eq!(long.len(), MAX_ORDER, "no more of it is read");
+    }
+
+    /// The gateway of a test, whose answers are these, one for each connection. `reads` has it read the order first.
+    fn impersonate(site: &str, answers: Vec<String>, reads: bool) -> Gateway {
+        let path = PathBuf::from(format!("/nowhere/{}", std::process::id()));
+        let gateway = Gateway { site: site.to_owned(), path, key: None };
+        let listener = UnixListener::bind(&names(&gateway)[0]).unwrap();
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                if reads {
+                    assert!(said(&mut socket).await.is_some());
+                }
+                socket.write_all(answer.as_bytes()).await.unwrap();
+                socket.shutdown().await.unwrap();
+            }
+        });
+        gateway
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_knows_no_orders_is_told_from_one_that_was_too_fast() {
+        let sent = Order::Follow { name: "orders".to_owned(), party: "dc2".to_owned(), carry_out: true };
+        let mut state =
+            serde_json::to_value(Status { version: "0.1.0".to_owned(), ..Status::default() }).unwrap();
+        let now = state.to_string();
+        state.as_object_mut().unwrap().remove("following");
+        // It closes without having read the order, which resets the connection.
+        let old = impersonate("old", vec![state.to_string()], false);
+        let reply = order(&old, &sent).await.unwrap();
+        assert!(matches!(&reply, Some(Reply::TooOld(version)) if version == "0.1.0"), "{reply:?}");
+        let answer = Answer::Refused { why: "no".to_owned() };
+        let text = serde_json::to_string(&answer).unwrap();
+        let fast = impersonate("fast", vec![now.clone(), now, text], true);
+        let reply = order(&fast, &sent).await.unwrap();
+        assert!(matches!(&reply, Some(Reply::Answer(said)) if *said == answer), "{reply:?}");
+        let nobody = Gateway { site: "nobody".to_owned(), ..old };
+        assert!(order(&nobody, &sent).await.unwrap().is_none());
+    }
 }

@@ -111,7 +111,7 @@ mod tests {
             told(&costs, &following, 280),
             [
                 "10.0.0.6:6379 has other data: a full sync",
-                "orders (master) now follows 10.0.0.5:6379 for 3 min, by Sentinel",
+                "orders (master) now follows 10.0.0.5:6379 for 3 minutes, by Sentinel",
                 "Sentinel 10.0.0.7:26379 names 10.0.0.5:6379",
             ]
         );
