@@ -38,8 +38,28 @@ pub fn others(entry: &FollowStatus) -> impl Iterator<Item = String> {
 
 /// A party with its words.
 pub fn clause(party: &PartyStatus) -> String {
-    let words = if party.words.is_empty() { "was not asked yet" } else { &party.words };
-    format!("{} {words}", party.party)
+    format!("{} {}", party.party, words(party))
+}
+
+/// What a party is.
+pub fn words(party: &PartyStatus) -> &str {
+    if party.words.is_empty() { "was not asked yet" } else { &party.words }
+}
+
+/// How often another party was followed.
+pub fn switches(entry: &FollowStatus) -> String {
+    match entry.switches {
+        0 => "no switch since the start".to_owned(),
+        1 => "1 switch since the start".to_owned(),
+        times => format!("{times} switches since the start"),
+    }
+}
+
+/// The stream of a party, as far as it is known: `c4631a6d at 4711`.
+pub fn stream(party: &PartyStatus) -> Option<String> {
+    // Enough of an id to tell it from others.
+    let history: String = party.history.as_ref()?.chars().take(8).collect();
+    Some(party.offset.map_or_else(|| history.clone(), |offset| format!("{history} at {offset}")))
 }
 
 /// How many of the Sentinels name the one that is followed; `None` if there are none.

@@ -784,6 +784,8 @@ mod tests {
         // These have no limit of their own: what they compare is in the state.
         for (alert, expression) in [
             ("ReplgateOutageNotCovered", "replgate_outage_covered_seconds < replgate_link_hold_seconds"),
+            ("ReplgateNobodyFollowed", "replgate_following == 0"),
+            ("ReplgateFollowAttention", "replgate_follow_attention == 1 and replgate_following == 1"),
             ("ReplgateReplicaWithoutLink", "replgate_replica_without_link == 1"),
             ("ReplgateReloadFailed", "replgate_reload_refused == 1"),
             ("ReplgateUnknownState", r#"replgate_links{state="unknown"} > 0"#),

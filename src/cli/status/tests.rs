@@ -237,13 +237,13 @@ fn the_wide_text_has_every_party_every_sentinel_and_the_next_step() {
     let shown = super::wide::text(&status, View::default(), NOW);
     let wanted = "\
 orders (master here) follows 10.0.0.6:6379 for 3 minutes, by Sentinel; 1 switch since the start
-    10.0.0.5:6379 is a replica of 10.0.0.6:6379 (stream c4631a6d, offset 4711)
+    10.0.0.5:6379 is a replica of 10.0.0.6:6379 (stream c4631a6d at 4711)
   * 10.0.0.6:6379 is the master
     Sentinel 10.0.0.5:26379 names 10.0.0.6:6379
     Sentinel 10.0.0.7:26379 does not answer
     attention: two masters
     next: stop one
-carts (replicas here) follows nobody
+carts (replicas here) follows nobody; no switch since the start
     dc1 was not asked yet
 ";
     assert!(shown.contains(wanted), "{shown}");

@@ -45,24 +45,17 @@ fn lists(lists: &[InUse]) -> String {
 fn following(entries: &[FollowStatus], now: i64) -> String {
     let mut out = String::new();
     for entry in entries {
-        let switches = match entry.switches {
-            0 => String::new(),
-            times => format!(
-                "; {} since the start",
-                if times == 1 { "1 switch".to_owned() } else { format!("{times} switches") }
-            ),
-        };
         let here = if entry.role == "replica" { "replicas here" } else { "master here" };
-        let mut lines =
-            vec![format!("{} ({here}) follows {}{switches}", entry.name, follow_words::present(entry, now))];
+        let mut lines = vec![format!(
+            "{} ({here}) follows {}; {}",
+            entry.name,
+            follow_words::present(entry, now),
+            follow_words::switches(entry)
+        )];
         for party in &entry.parties {
             let mark = if follow_words::is_present(entry, party) { "*" } else { " " };
-            let short = |history: &String| history.chars().take(8).collect::<String>();
-            let stream = match (party.history.as_ref().map(short), party.offset) {
-                (Some(history), Some(offset)) => format!(" (stream {history}, offset {offset})"),
-                (Some(history), None) => format!(" (stream {history})"),
-                _ => String::new(),
-            };
+            let stream =
+                follow_words::stream(party).map_or_else(String::new, |stream| format!(" (stream {stream})"));
             lines.push(format!("  {mark} {}{stream}", follow_words::clause(party)));
         }
         lines.extend(
