@@ -60,7 +60,9 @@ pub mod internal {
     }
 
     pub mod config {
-        pub use crate::config::{Accepted, Auth, Commands, Config, LinkSettings, Source, TlsFiles};
+        pub use crate::config::{
+            Accepted, Auth, Commands, Config, Follow, LinkSettings, Master, Sentinel, Source, TlsFiles,
+        };
     }
 
     pub mod link {
