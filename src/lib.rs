@@ -61,7 +61,9 @@ pub mod internal {
     }
 
     pub mod config {
-        pub use crate::config::{Accepted, Auth, Commands, Config, LinkSettings, Source, TlsFiles};
+        pub use crate::config::{
+            Accepted, Auth, Commands, Config, Follow, LinkSettings, Master, Sentinel, Source, TlsFiles,
+        };
     }
 
     pub mod link {
@@ -171,6 +173,10 @@ pub mod internal {
 
         pub mod lists {
             pub use crate::wire::lists::{Known, LARGEST_PIECE, ListName, ListNumber, MOST_KNOWN, Piece};
+        }
+
+        pub mod offer {
+            pub use crate::wire::offer::Offer;
         }
 
         pub mod reason {

@@ -91,7 +91,9 @@ pub fn address(text: &str) -> Result<Address, String> {
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(v6) => v6.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_canonical().to_string(),
-        None if host.is_empty() || host.contains([':', '[', ']', ' ', '/']) => return Err(wrong()),
+        None if host.is_empty() || host.contains([':', '[', ']', '/']) => return Err(wrong()),
+        // It is shown as it is.
+        None if !host.bytes().all(|letter| letter.is_ascii_graphic()) => return Err(wrong()),
         None => host.to_owned(),
     };
     let port: u16 = port.parse().map_err(|_| wrong())?;

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use replgate::internal::config::{Config, LinkSettings, Source};
+use replgate::internal::config::{Config, Follow, LinkSettings, Master, Source};
 use replgate::internal::units::ListenAddress;
 
 /// Faults that have no place: of a file that lacks something, and of one that is nested too deep.
@@ -59,7 +59,7 @@ peers = ["gw.dc1.example:7379"]
 /// The pieces that bytes from 0x80 on stand for. After the configs come letters that take more than
 /// one byte or must not be shown. Then come lines: values at and beyond their limits, and keys that
 /// belong together and that do not.
-const PIECES: [&str; 93] = [
+const PIECES: [&str; 112] = [
     MASTER,
     REPLICA,
     "é",
@@ -153,6 +153,25 @@ const PIECES: [&str; 93] = [
     "listen = '10.0.0.5:7380'\n",
     "public = true\n",
     "public = false\n",
+    "redis = ['10.0.0.5:6379', '[fd00::6]:6379']\n",
+    "redis = ['a:1', 'A:1', 'a\u{7}:1']\n",
+    "redis = []\n",
+    "sentinel = { master = 'mymaster', at = ['10.0.0.5:26379', '10.0.0.6:26379'] }\n",
+    "sentinel = { master = 'mymaster', at = ['10.0.0.5:26379'], networks = ['10.0.0.0/24'] }\n",
+    "sentinel = { at = [], username = 'gw' }\n",
+    "[master.sentinel]\n",
+    "at = ['10.0.0.5:26379', '10.0.0.6:26379', '10.0.0.7:26379']\n",
+    "networks = ['10.0.0.0/24']\n",
+    "networks = []\n",
+    "follow = 'any'\n",
+    "follow = 'master'\n",
+    "follow = 'replica'\n",
+    "from = [{ site = 'dc1', peers = ['gw:7379'] }, { site = 'dc3', peers = ['gw:1'] }]\n",
+    "from = [{ site = 'dc1' }, { site = 'DC1', peers = [] }]\n",
+    "from = [{ site = 'a\u{202e}' }]\n",
+    "from = []\n",
+    "[[replica.from]]\n",
+    "site = 'dc3'\n",
 ];
 
 /// Longest text in bytes: longer ones are slow and find nothing new.
@@ -256,18 +275,47 @@ fn is_consistent(config: &Config) {
         assert!(admin.public || !is_open, "shown to everybody");
     }
     for master in &config.masters {
-        assert!(!master.allow.is_empty() && master.redis.port != 0 && !master.redis.host.is_empty());
+        assert!(!master.allow.is_empty());
+        is_known_where(master);
     }
     for replica in &config.replicas {
-        assert!(!replica.clients.is_empty() && !replica.peers.is_empty());
-        assert!(!replica.site.eq_ignore_ascii_case(&config.site));
-        can_work(&replica.link);
+        assert!(!replica.clients.is_empty() && !replica.from.is_empty());
+        let names: HashSet<_> = replica.from.iter().map(|origin| origin.site.to_ascii_lowercase()).collect();
+        assert_eq!(names.len(), replica.from.len(), "a site is there once");
+        for origin in &replica.from {
+            assert!(!origin.peers.is_empty() && !origin.site.eq_ignore_ascii_case(&config.site));
+            can_work(&origin.link);
+        }
+        assert_eq!(replica.at_each().count(), replica.from.len());
+        assert_eq!((&replica.site, &replica.peers), (&replica.from[0].site, &replica.from[0].peers));
     }
     can_work(&config.link);
     let limits = &config.limits;
     assert!(limits.memory >= 16 << 20);
     assert!(limits.links_per_site > 0 && limits.new_links_per_minute > 0);
     assert!(limits.full_syncs_per_minute != Some(0));
+}
+
+/// Asserts that it is known where the Redis of a master may be, and who says which of them it is.
+fn is_known_where(master: &Master) {
+    let sentinels = master.sentinel.as_ref();
+    let places = master.redis.iter().chain(sentinels.iter().flat_map(|sentinel| &sentinel.at));
+    for place in places {
+        assert!(place.port != 0 && !place.host.is_empty());
+        is_printable(&place.to_string());
+    }
+    match sentinels {
+        None => assert!(!master.redis.is_empty(), "no Redis could be the master"),
+        Some(sentinel) => {
+            assert!(!sentinel.at.is_empty() && master.follow == Follow::Master);
+            assert_ne!(
+                master.redis.is_empty(),
+                sentinel.networks.is_empty(),
+                "one of them says where it may be"
+            );
+        }
+    }
+    assert!(!(master.is_plain() && master.follow == Follow::Master), "a plain tunnel looks at nothing");
 }
 
 /// Asserts that a link can work with these settings.

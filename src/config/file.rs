@@ -246,11 +246,19 @@ impl<'a, 'i> Table<'a, 'i> {
         self.files.fault(at.place, text);
     }
 
+    /// Records a fault at the value of `key`, or at the table if there is none.
+    pub fn fault_of(&self, key: &str, text: impl Into<String>) {
+        let place = self.table.get(key).map_or(self.place, |value| self.at(value));
+        self.files.fault(place, text);
+    }
+
     /// A sub-table.
     pub fn table(&self, key: &str) -> Option<Table<'a, 'i>> {
         let value = self.get(key)?;
         let Some(table) = value.get_ref().as_table() else {
-            self.expected(value, key, &format!("a table, as in [{key}]"));
+            let example =
+                if self.name.is_empty() { format!("[{key}]") } else { format!("{key} = {{ … }}") };
+            self.expected(value, key, &format!("a table, as in {example}"));
             return None;
         };
         Some(Table {
@@ -264,9 +272,24 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// The tables of `[[key]]`.
     pub fn tables(&self, key: &str) -> Vec<Table<'a, 'i>> {
+        let expected = [
+            format!("a list of tables: write [[{key}]], with two brackets"),
+            format!("a table: write [[{key}]]"),
+        ];
+        self.each_table(key, "name", key, &expected)
+    }
+
+    /// The tables of a list in this table; faults name each by the value of `by`. `example` is a list with
+    /// one of them.
+    pub fn inner_tables(&self, key: &str, by: &str, example: &str) -> Vec<Table<'a, 'i>> {
+        let expected = ["a list of tables", "a table"].map(|what| format!("{what}, as in {key} = {example}"));
+        self.each_table(key, by, &format!("{} {key}", self.name), &expected)
+    }
+
+    fn each_table(&self, key: &str, by: &str, called: &str, expected: &[String; 2]) -> Vec<Table<'a, 'i>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
-            self.expected(value, key, &format!("a list of tables: write [[{key}]], with two brackets"));
+            self.expected(value, key, &expected[0]);
             return Vec::new();
         };
         let mut tables = Vec::new();
@@ -274,9 +297,9 @@ impl<'a, 'i> Table<'a, 'i> {
             match item.get_ref().as_table() {
                 Some(table) => {
                     let name = table
-                        .get("name")
+                        .get(by)
                         .and_then(|name| name.get_ref().as_str())
-                        .map_or_else(|| key.to_owned(), |name| format!("{key} {name:?}"));
+                        .map_or_else(|| called.to_owned(), |name| format!("{called} {name:?}"));
                     tables.push(Table {
                         files: self.files,
                         table,
@@ -285,7 +308,7 @@ impl<'a, 'i> Table<'a, 'i> {
                         asked: RefCell::default(),
                     });
                 }
-                None => self.expected(item, key, &format!("a table: write [[{key}]]")),
+                None => self.expected(item, key, &expected[1]),
             }
         }
         tables
@@ -310,9 +333,9 @@ impl<'a, 'i> Table<'a, 'i> {
         self.table.get(key)?.get_ref().as_str()
     }
 
-    /// Whether `key` holds a list without items; does not count as a lookup.
-    pub fn is_empty_list(&self, key: &str) -> bool {
-        self.table.get(key).and_then(|value| value.get_ref().as_array()).is_some_and(|list| list.is_empty())
+    /// The number of items of the list in `key`; `None` if it holds no list. Does not count as a lookup.
+    pub fn length(&self, key: &str) -> Option<usize> {
+        Some(self.table.get(key)?.get_ref().as_array()?.len())
     }
 
     /// Counts `key` as looked up, since it is read elsewhere.
@@ -360,6 +383,13 @@ impl<'a, 'i> Table<'a, 'i> {
             };
             let name = crate::escape::shown(name.as_bytes());
             self.files.fault(self.at(key), format!("{}unknown key `{name}`; {hint}", self.prefix()));
+        }
+    }
+
+    /// Records the fault that `key` holds another kind of value than this.
+    pub fn expected_at(&self, key: &str, what: &str) {
+        if let Some(value) = self.get(key) {
+            self.expected(value, key, what);
         }
     }
 

@@ -1,5 +1,7 @@
 use super::*;
 
+mod following;
+
 fn parse(source: &str) -> Result<Config, String> {
     parse_all(&[("gateway.toml", source)])
 }

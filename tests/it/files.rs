@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use replgate::internal::config::{Accepted, Auth, Commands, Source};
+use replgate::internal::config::{Accepted, Auth, Commands, Config, Follow, Sentinel, Source};
 use replgate::internal::units::Address;
 
 use time::Duration as Days;
@@ -33,6 +33,30 @@ fn every_example_config_is_loaded() {
 }
 
 #[test]
+fn the_example_of_three_sites_is_loaded_and_each_gives_the_others_what_they_need() {
+    let folder = root().join("examples/both-ways");
+    let count = std::fs::read_dir(&folder).expect("the examples are there").count();
+    let load = |site: &str| Config::load(&folder.join(format!("{site}.toml"))).expect("it has no fault");
+    let sites = ["dc1", "dc2", "dc3"].map(load);
+    assert_eq!(count, sites.len());
+    let [dc1, dc2, dc3] = &sites;
+    for config in [dc1, dc2] {
+        // A replica is never offered, so no ring can be built of the two.
+        assert_eq!(config.masters[0].follow, Follow::Master);
+        assert_eq!((config.masters.len(), config.replicas.len(), config.warnings.len()), (1, 1, 0));
+    }
+    assert!(dc3.masters.is_empty() && dc3.replicas[0].has_choice());
+    for config in &sites {
+        for origin in config.replicas.iter().flat_map(|replica| &replica.from) {
+            let far = sites.iter().find(|far| far.site == origin.site).expect("it is one of the three");
+            let master = far.master(&config.replicas[0].master).expect("the far site offers it");
+            assert!(master.admits(&config.site), "{} does not allow {}", far.site, config.site);
+            assert_eq!(origin.peers[0].port, far.listen.expect("it listens").port());
+        }
+    }
+}
+
+#[test]
 fn the_commented_lines_of_the_example_are_valid_as_well() {
     let text = std::fs::read_to_string(root().join("gateway.toml")).expect("the example is there");
     let uncommented: String = text
@@ -53,14 +77,19 @@ fn the_commented_lines_of_the_example_are_valid_as_well() {
         replgate::internal::config::Config::parse(&[Source::new("gateway.toml", uncommented.as_str())])
             .unwrap_or_else(|faults| panic!("{faults}\n{uncommented}"));
     // The values that the comments call defaults are the defaults. A password, a limit of full
-    // syncs, a state folder and exceptions have no default.
+    // syncs, a state folder, Sentinels and exceptions have no default.
     let mut plain =
         replgate::internal::config::Config::load(&root().join("gateway.toml")).expect("the example loads");
     plain.limits.full_syncs_per_minute = Some(2);
     plain.state = Some("/var/lib/replgate".into());
     let username = Some("repl".to_owned());
     let auth = Some(Auth { username, password_file: "redis.pw".into() });
-    std::sync::Arc::make_mut(&mut plain.masters[0]).commands = Commands::Replication {
+    let master = std::sync::Arc::make_mut(&mut plain.masters[0]);
+    let at = [5, 6, 7].map(|last| Address { host: format!("10.0.0.{last}"), port: 26379 });
+    master.sentinel =
+        Some(Sentinel { master: "mymaster".to_owned(), at: at.into(), auth: None, networks: Vec::new() });
+    master.follow = Follow::Master;
+    master.commands = Commands::Replication {
         auth,
         failover: false,
         dump: false,
