@@ -12,14 +12,14 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::auth::{Login, authenticate_to_master};
 use super::exchange::Far;
 use super::exchange::opening::{self, Unfit};
 use super::link_table::AttachRequest;
 use super::permission::Permission;
 use super::predecessors::Predecessors;
 use super::relay::{self, LaneSource, Relay};
-use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
+use super::{Caller, HELLO_DEADLINE, Shared, announce, caller, congestion, terms, tune};
+use crate::client::{self, Login, authenticate_to_master};
 use crate::clock;
 use crate::config::{Commands, Compression, Config, Master};
 use crate::escape::shown;
@@ -575,7 +575,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
         return Err(no_login(master, &fault));
     }
     let last_good = shared.dialer.ways.last_good(Side::Acceptor, &master.name);
-    let failed = match race::run::connect_any(&master.redis, last_good, REDIS_DEADLINE).await {
+    let failed = match race::run::connect_any(&master.redis, last_good, client::DEADLINE).await {
         Ok(mut redis) => {
             tune(&redis);
             if let Ok(address) = redis.peer_addr() {
