@@ -2,6 +2,7 @@
 //!
 //! This module sees no bytes of any connection. Every task is tracked and ends with `stop`.
 
+mod following;
 mod learning;
 mod listeners;
 mod reload;
@@ -71,6 +72,7 @@ pub async fn run(
     for listener in admin::socket::bind(&shared).await {
         tasks.spawn(admin::socket::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
+    tasks.spawn(following::masters(Arc::clone(&shared), tasks.clone()));
     listeners.follow(bound);
     listeners::tell_offers(&shared.config(), None);
     tasks.spawn(upkeep::count(Arc::clone(&shared)));

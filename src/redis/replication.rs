@@ -190,6 +190,13 @@ impl Observed {
         self.known().lag(now)
     }
 
+    /// The id of the stream and the offset of the last byte of it that has passed, or that a snapshot has; `None`
+    /// before the sync, and where that is not known.
+    pub fn passed(&self) -> Option<(String, u64)> {
+        let known = self.known();
+        Some((known.replid.clone()?, known.offset?))
+    }
+
     /// What `status` shows, as of `now`.
     pub fn view(&self, now: Instant) -> Replication {
         let known = self.known();

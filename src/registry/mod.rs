@@ -9,6 +9,7 @@ mod history;
 mod link;
 mod missing;
 pub mod notice;
+mod passed;
 mod rate;
 mod reloads;
 mod tally;
@@ -31,6 +32,7 @@ pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 #[cfg(test)]
 pub use self::missing::{DOWN_AFTER, REMEMBERED_FOR};
 pub use self::missing::{MissingLink, MissingSync};
+use self::passed::Passed;
 use self::reloads::Reloads;
 pub use self::reloads::{LastReload, Part};
 use self::tally::Counters;
@@ -145,6 +147,7 @@ struct State {
     reloads: Reloads,
     counters: Counters,
     history: Arc<History>,
+    passed: Passed,
 }
 
 /// The live state of one gateway.
@@ -228,6 +231,7 @@ impl Drop for LinkGuard {
         state.counts.closed += 1;
         self.entry.add_to(&mut state.counts);
         state.counters.gone(&self.entry);
+        state.passed.ended(&self.entry);
     }
 }
 
@@ -303,6 +307,20 @@ impl Registry {
         let mut links = state.links.iter().rev();
         let newest = links.find(|link| link.side == Side::Dialler && link.name == name && !link.is_held())?;
         Some((newest.far(), newest.instance))
+    }
+
+    /// How far the links of this entry have passed on each stream, those that have ended included: the id of
+    /// the stream, and the offset of the last byte. Streams that nobody had lately may be left out.
+    pub fn passed(&self, side: Side, name: &str) -> Vec<(String, u64)> {
+        let state = self.lock();
+        let live = state.links.iter().filter(|link| link.side == side && link.name == name);
+        let live = live.filter_map(|link| link.observed.as_ref()?.passed());
+        live.chain(state.passed.of(side, name)).collect()
+    }
+
+    /// Whether there is a live link of this entry.
+    pub fn has_links(&self, side: Side, name: &str) -> bool {
+        self.lock().links.iter().any(|link| link.side == side && link.name == name)
     }
 
     /// Whether a link that this side has opened to the site has a lane, or had one within this time.

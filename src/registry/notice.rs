@@ -26,6 +26,10 @@ notices! {
     DOWN = "down": Link;
     /// A replica that came again got what it lacked from memory.
     CONTINUED = "continued": Link;
+    /// Another Redis of a master is followed from now on.
+    MASTER_FOLLOWED = "master-followed": Link;
+    /// The Redis that was followed is not the master any more.
+    MASTER_LOST = "master-lost": Link;
     /// The gateway has started.
     START = "start": Gateway;
     /// The gateway stops.

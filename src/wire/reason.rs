@@ -91,6 +91,8 @@ codes! {
     Superseded = 26,
     /// The acceptor's revocation list of the certificate's issuer is stale.
     ListStale = 27,
+    /// It is not known here which Redis is the master, or another one is now.
+    NoMaster = 28,
 }
 
 impl Reason {

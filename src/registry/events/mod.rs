@@ -91,7 +91,7 @@ impl Class {
             | Kind::NoNewLaneYet
             | Kind::Uncovered
             | Kind::Slowed => Self::Link,
-            Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted => Self::Gateway,
+            Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted | Kind::MasterDoubt => Self::Gateway,
             Kind::NoLink
             | Kind::Declined
             | Kind::Complaint
@@ -116,6 +116,7 @@ impl Class {
             | Kind::NotOffered
             | Kind::NotAllowed
             | Kind::RedisDown
+            | Kind::NoMaster
             | Kind::Limit
             | Kind::UnknownLink
             | Kind::Busy
