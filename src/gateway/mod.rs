@@ -72,6 +72,7 @@ pub async fn run(
     for listener in admin::socket::bind(&shared).await {
         tasks.spawn(admin::socket::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
+    tasks.spawn(following::masters(Arc::clone(&shared), tasks.clone()));
     listeners.follow(bound);
     listeners::tell_offers(&shared.config(), None);
     tasks.spawn(upkeep::count(Arc::clone(&shared)));

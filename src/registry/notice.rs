@@ -30,6 +30,10 @@ notices! {
     SITE_FOLLOWED = "site-followed": Link;
     /// The site that was followed does not have the master any more.
     SITE_LOST = "site-lost": Link;
+    /// Another Redis of a master is followed from now on.
+    MASTER_FOLLOWED = "master-followed": Link;
+    /// The Redis that was followed is not the master any more.
+    MASTER_LOST = "master-lost": Link;
     /// The gateway has started.
     START = "start": Gateway;
     /// The gateway stops.

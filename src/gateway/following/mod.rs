@@ -1,3 +1,10 @@
-//! Who is followed: looks at the parties, judges, and writes for sessions what came of it.
+//! Looks after the entries of the config that follow a master, and judges for each of them who has it.
+//!
+//! Sessions read what came of it in [`crate::follow`].
 
+mod keeper;
+mod masters;
 pub(super) mod sites;
+mod words;
+
+pub(super) use self::masters::look_after as masters;

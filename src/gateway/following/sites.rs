@@ -112,7 +112,7 @@ fn sites(entry: &Replica) -> Vec<String> {
 
 /// What the links of an entry show that had one site until now: that one is followed.
 fn of_links(shared: &Shared, entry: &Replica) -> Option<Kept> {
-    let (history, passed) = shared.registry.passed(Side::Dialler, &entry.name)?;
+    let (history, passed) = shared.registry.stream(Side::Dialler, &entry.name)?;
     let carries = |site: &String| shared.registry.carried(&entry.name, site) > 0;
     let (party, site) = sites(entry).into_iter().enumerate().find(|(_, site)| carries(site))?;
     let by = crate::lineage::judge::By::First;
@@ -307,7 +307,7 @@ impl Sites {
 
     /// Takes up what the links have passed on by now.
     fn take_passed(&mut self) -> Option<(History, u64)> {
-        let passed = self.shared.registry.passed(Side::Dialler, &self.name);
+        let passed = self.shared.registry.stream(Side::Dialler, &self.name);
         let passed = passed.filter(|passed| self.given_up.as_ref() != Some(passed));
         if let Some((history, offset)) = passed {
             self.judge.passes(history, offset);
@@ -534,7 +534,7 @@ impl Sites {
         let costs = words::costs(&site, kinship, &standing, links);
         if carry_out {
             if !kinship.is_some_and(Kinship::is_proof) {
-                self.given_up = self.shared.registry.passed(Side::Dialler, &self.name);
+                self.given_up = self.shared.registry.stream(Side::Dialler, &self.name);
                 self.passed.clear();
             }
             let looks = self.looks();
