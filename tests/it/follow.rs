@@ -93,9 +93,31 @@ fn links_follow_the_one_that_is_promoted_and_the_replica_continues_by_a_partial_
     let present = &following(&two.first)["present"];
     assert_eq!(present["by"], "lineage");
     two.first.wait_kind("master-followed");
+    eprintln!("first byte at dc2 after {took:?}");
+}
+
+#[test]
+fn links_to_a_master_that_hangs_end_when_another_one_is_promoted_and_say_so() {
+    let two = Two::new();
+    two.alpha.process.signal("STOP");
+    eventually("it is told apart", SOON, || following(&two.first).to_string().contains("hangs"));
+    assert_eq!((two.followed(), two.first.links()), (Some(at(&two.alpha)), 1), "the link stays");
+    let began = Instant::now();
+    two.alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
+    two.alpha2.ask(&["SET", "after", "the switch"]);
+    eventually("the first byte at dc2", Duration::from_secs(10), || {
+        two.bravo.ask(&["GET", "after"]) == "the switch"
+    });
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(two.alpha2.sync_full(), 0);
     two.first.wait_end("moved");
     two.second.wait_far_end("NoMaster");
     two.second.wait_log(&format!("{} is the master of orders now", at(&two.alpha2)));
+    // It comes back, and still says that it is the master.
+    two.alpha.process.signal("CONT");
+    two.first.wait_log("says that it is the master too");
+    two.bravo.wait_equal(&two.alpha2);
     eprintln!("first byte at dc2 after {took:?}");
 }
 
@@ -150,9 +172,12 @@ fn a_gateway_that_was_restarted_knows_whom_it_has_followed() {
     let kept = || std::fs::read_to_string(&file).unwrap_or_default();
     eventually("it is kept", SOON, || kept().contains(&at(&two.alpha)));
     assert!(!kept().contains("passed"), "not while it runs: {}", kept());
+    two.alpha.ask(&["SET", "one", "more"]);
+    two.bravo.wait_equal(&two.alpha);
     let offset = two.alpha.master_offset();
+    assert!(offset > 0);
     assert_eq!(two.first.stop(), Some(0));
-    assert!(kept().contains(&format!("passed = {offset}\n")), "{offset}: {}", kept());
+    assert!(kept().contains(&format!("passed = {offset}\n")), "{offset}: {} {}", kept(), two.first.log());
     // While it is away another one is promoted, and the earlier one is gone.
     two.alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
     two.alpha.kill();
