@@ -1,0 +1,1 @@
+//! Without a Sentinel: somebody promotes by hand.
