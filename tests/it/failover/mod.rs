@@ -4,6 +4,8 @@
 mod by_hand;
 mod sentinel;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ const RATE: u64 = 2_000_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time for which a server is silent before a Sentinel considers it down.
-const DOWN_AFTER: Duration = Duration::from_millis(700);
+const DOWN_AFTER: Duration = Duration::from_millis(1000);
 
 /// Everything of both sites. The lab is the last field, so that the logs still exist when the others are dropped.
 struct Sites {
@@ -46,6 +48,8 @@ struct Layout<'a> {
     false_sentinels: &'a [u16],
     /// Ports that the config names as candidates besides alpha and alpha2.
     more_candidates: &'a [u16],
+    /// Whether the config does not name alpha2.
+    without_alpha2: bool,
     /// The `networks` of the Sentinels, instead of candidates.
     networks: Option<&'a str>,
 }
@@ -69,7 +73,10 @@ impl Sites {
         let sentinels =
             if layout.sentinels { Sentinel::three(lab.path(), &alpha, &alpha2) } else { Vec::new() };
         let (wan, entry) = (free_port(), free_port());
-        let first = lab.gateway("dc1", &config(wan, &[alpha.port, alpha2.port], &sentinels, layout));
+        let mut candidates = vec![alpha.port];
+        candidates.extend((!layout.without_alpha2).then_some(alpha2.port));
+        candidates.extend(layout.more_candidates);
+        let first = lab.gateway("dc1", &config(wan, &candidates, &sentinels, layout));
         let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
         let sites = Self { sentinels, first, second, alpha, alpha2, bravo, charli, lab };
         for replica in sites.far() {
@@ -116,12 +123,66 @@ impl Sites {
         eventually("nothing is left to be looked at", PATIENCE, || self.following()["attention"].is_null());
     }
 
+    /// Waits until the load arrives at dc2.
+    #[track_caller]
+    fn loaded(&self) {
+        let arrives = |replica: &Redis| replica.replica_offset() > 1_000_000;
+        eventually("the load arrives", SOON, || self.far().into_iter().all(arrives));
+    }
+
+    /// The log of dc1, as far as an operator reads it.
+    fn lines(&self) -> Vec<String> {
+        let log = self.first.log();
+        log.lines().filter(|line| !line.contains(" DEBUG ")).map(str::to_owned).collect()
+    }
+
     /// How many full syncs `master`, which was promoted, owes its replicas at dc2: those that had more of the
     /// stream, as they were asked at that time, than it had when it was promoted.
     fn owed(&self, master: &Redis, offsets: [i64; 2]) -> i64 {
         let differs = master.info_number("second_repl_offset");
         assert!(differs > 0, "it was promoted");
         offsets.iter().map(|offset| i64::from(*offset >= differs)).sum()
+    }
+
+    /// Waits until this failover by Sentinels, with or without the earlier master, is over at dc2. Returns how many full
+    /// syncs it has cost and how many it may have cost; and prints how long it took.
+    #[track_caller]
+    fn through_failover(&self, what: &str, deed: impl FnOnce()) {
+        let switch = self.sentinels[0].switch();
+        let byte = first_byte(&self.bravo, &self.alpha2);
+        deed();
+        let offsets = self.last_offsets();
+        let is_early = !is_master(&self.alpha2);
+        let switched = switch.join().expect("Sentinel tells of the switch");
+        told(what, switched, byte.join().expect("it arrives"));
+        for replica in self.far() {
+            let port = self.alpha2.port.to_string();
+            eventually("both get what is written", PATIENCE, || {
+                replica.try_ask(&["GET", "via"]) == Some(Answer::Text(port.clone()))
+            });
+        }
+        let full = self.alpha2.sync_full();
+        if is_early {
+            assert_eq!(
+                full,
+                self.owed(&self.alpha2, offsets),
+                "{what}: {offsets:?}, {}",
+                self.alpha2.info("second_repl_offset")
+            );
+        }
+        assert!(full <= 2, "{what}: {full} full syncs");
+    }
+
+    /// While a Redis that was the master still says so, nothing moves to it, until Sentinel makes it a replica.
+    #[track_caller]
+    fn stays_until_demoted(&self, earlier: &Redis, present: &Redis) {
+        eventually("it says that it is the master too", SOON, || {
+            self.words_of(earlier) == "says that it is the master too"
+        });
+        eventually("Sentinel makes it a replica", PATIENCE, || {
+            assert!(self.follows(present), "{}", self.following());
+            !is_master(earlier)
+        });
     }
 
     /// The offsets of the replicas at dc2, once they get nothing more.
@@ -137,6 +198,32 @@ impl Sites {
         });
         known.0
     }
+}
+
+/// Has `to` take over from `from`, which becomes its replica, without the loss of a byte. Nobody else may write to `to`.
+#[track_caller]
+fn hand_over(from: &Redis, to: &Redis) {
+    pause(from, to);
+    to.ask(&["REPLICAOF", "NO", "ONE"]);
+    become_replica(from, to);
+}
+
+/// Nothing is written to `from` from here on, and `to` has all of it.
+#[track_caller]
+fn pause(from: &Redis, to: &Redis) {
+    // Its own pings would be bytes too.
+    from.ask(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+    from.ask(&["CLIENT", "PAUSE", "30000", "WRITE"]);
+    let is_equal = || to.replica_offset() == from.master_offset() && to.info("master_link_status") == "up";
+    eventually("the other one has all", SOON, is_equal);
+}
+
+/// What was written to `from` meanwhile is refused.
+#[track_caller]
+fn become_replica(from: &Redis, to: &Redis) {
+    from.replicaof(to.port);
+    from.ask(&["CLIENT", "UNPAUSE"]);
+    from.ask(&["CONFIG", "SET", "repl-ping-replica-period", "10"]);
 }
 
 /// Waits until `replica` has the data of `master`. A Sentinel writes to a master from time to time, so that
@@ -160,7 +247,7 @@ fn config(wan: u16, candidates: &[u16], sentinels: &[Sentinel], layout: Layout<'
         tls("dc1")
     );
     if layout.networks.is_none() {
-        text += &format!("redis = [{}]\n", list(&[candidates, layout.more_candidates].concat()));
+        text += &format!("redis = [{}]\n", list(candidates));
     }
     if !sentinels.is_empty() {
         let real = sentinels.iter().map(|sentinel| sentinel.port).take(3 - layout.false_sentinels.len());
@@ -271,6 +358,73 @@ impl Sentinel {
             };
             place.get(1)?.text().parse().ok()
         })
+    }
+}
+
+/// A server that says, as a Sentinel, that the Redis on `port` has the master "orders", with an epoch that no
+/// other has.
+struct Liar {
+    port: u16,
+    stop: Arc<AtomicBool>,
+}
+
+impl Liar {
+    fn new(bait: &Redis) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, named, run) = (Arc::clone(&stop), bait.port.to_string(), bait.info("run_id"));
+        std::thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (named, run) = (named.clone(), run.clone());
+                std::thread::spawn(move || lie(socket, &named, &run));
+            }
+        });
+        Self { port, stop }
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+/// Answers one connection.
+fn lie(socket: TcpStream, named: &str, run: &str) -> Option<()> {
+    let mut answers = socket.try_clone().ok()?;
+    let mut lines = BufReader::new(socket).lines().map_while(Result::ok);
+    loop {
+        let count: usize = lines.next()?.strip_prefix('*')?.parse().ok()?;
+        let words: Vec<_> = lines.by_ref().take(2 * count).skip(1).step_by(2).collect();
+        let asked = words.join(" ").to_uppercase();
+        let answer = match asked.as_str() {
+            "SENTINEL GET-MASTER-ADDR-BY-NAME ORDERS" => Client::encode(&["127.0.0.1", named]),
+            "SENTINEL MASTER ORDERS" => Client::encode(&[
+                "name",
+                "orders",
+                "ip",
+                "127.0.0.1",
+                "port",
+                named,
+                "runid",
+                run,
+                "config-epoch",
+                "999999999",
+            ]),
+            "SUBSCRIBE +SWITCH-MASTER" => {
+                let message = format!("orders 127.0.0.1 1 127.0.0.1 {named}");
+                let message = Client::encode(&["message", "+switch-master", &message]);
+                [b"*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n".to_vec(), message.repeat(100)]
+                    .concat()
+            }
+            _ => b"+PONG\r\n".to_vec(),
+        };
+        answers.write_all(&answer).ok()?;
     }
 }
 
