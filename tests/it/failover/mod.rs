@@ -130,12 +130,6 @@ impl Sites {
         eventually("the load arrives", SOON, || self.far().into_iter().all(arrives));
     }
 
-    /// The log of dc1, as far as an operator reads it.
-    fn lines(&self) -> Vec<String> {
-        let log = self.first.log();
-        log.lines().filter(|line| !line.contains(" DEBUG ")).map(str::to_owned).collect()
-    }
-
     /// How many full syncs `master`, which was promoted, owes its replicas at dc2: those that had more of the
     /// stream, as they were asked at that time, than it had when it was promoted.
     fn owed(&self, master: &Redis, offsets: [i64; 2]) -> i64 {

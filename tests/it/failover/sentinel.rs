@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    Layout, Liar, Sentinel, Sites, Writer, at, become_replica, first_byte, hand_over, is_master, pause, told,
-};
+use super::{Layout, Liar, Sites, Writer, at, become_replica, first_byte, hand_over, is_master, pause, told};
 use crate::support::gateway::Lab;
 use crate::support::redis::{ALL, Version};
 use crate::support::{SOON, always, eventually};
@@ -138,7 +136,6 @@ fn a_minority_of_sentinels_that_lies_changes_nothing_whatever_its_epoch() {
 #[test]
 fn what_is_no_candidate_is_not_followed_even_if_all_sentinels_name_it() {
     let sites = Sites::new(Version::System, Layout { without_alpha2: true, ..WATCHED });
-    let before = sites.alpha.sync_full();
     sites.sentinels[0].fail_over();
     let attention = || sites.following()["attention"].to_string();
     let words = format!("name {}, which is not in `redis`", at(&sites.alpha2));
@@ -147,12 +144,8 @@ fn what_is_no_candidate_is_not_followed_even_if_all_sentinels_name_it() {
     sites.first.wait_kind("no-master");
     assert_eq!(sites.alpha2.sync_partial_ok() + sites.alpha2.sync_full(), 1, "only alpha has come");
     assert_eq!(sites.first.links(), 0);
-    let named = || Sentinel::named(&[sites.sentinels[0].port]);
-    eventually("Sentinel fails over again", super::PATIENCE, || {
-        sites.sentinels[0].fail_over();
-        eventually("it is over", SOON, || named().is_some());
-        named() == Some(sites.alpha.port) || is_master(&sites.alpha)
-    });
+    let back = sites.sentinels[0].switch();
+    sites.sentinels[0].fail_over();
+    back.join().expect("Sentinel tells of the switch");
     sites.settle(&sites.alpha, &[&sites.bravo, &sites.charli], "sentinel");
-    let _ = before;
 }
