@@ -169,12 +169,18 @@ impl Sites {
         assert!(full <= 2, "{what}: {full} full syncs");
     }
 
-    /// While a Redis that was the master still says so, nothing moves to it, until Sentinel makes it a replica.
+    /// Waits until `status` shows that a Redis says that it is the master, beside the one that is followed.
     #[track_caller]
-    fn stays_until_demoted(&self, earlier: &Redis, present: &Redis) {
+    fn says_so_too(&self, earlier: &Redis) {
         eventually("it says that it is the master too", SOON, || {
             self.words_of(earlier) == "says that it is the master too"
         });
+    }
+
+    /// While a Redis that was the master still says so, nothing moves to it, until Sentinel makes it a replica.
+    #[track_caller]
+    fn stays_until_demoted(&self, earlier: &Redis, present: &Redis) {
+        self.says_so_too(earlier);
         eventually("Sentinel makes it a replica", PATIENCE, || {
             assert!(self.follows(present), "{}", self.following());
             !is_master(earlier)
