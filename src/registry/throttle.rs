@@ -107,6 +107,10 @@ kinds! {
     NotAllowed = "not-allowed": Refused, "links refused: a master that the site may not replicate";
     /// The master's Redis cannot be reached, or refuses the login.
     RedisDown = "redis-down": Refused, "links refused: the master's Redis is down";
+    /// It is not known which Redis is the master.
+    NoMaster = "no-master": Refused, "links refused: no Redis is known to be the master";
+    /// A Redis that says that it is the master is not followed, or the one that is followed is away.
+    MasterDoubt = "master-doubt": Not, "masters that are not followed";
     /// The site has reached its limit of links.
     Limit = "limit": Refused, "links refused: too many";
     /// A lane asks for a link that does not exist.

@@ -40,9 +40,11 @@ pub(super) fn fits(shared: &Shared, replica: &Replica, accept: &Accept) -> Resul
     let target = entry.target()?;
     let history = target.standing.history;
     let passed = shared.registry.passed(Side::Dialler, &replica.name);
-    let passed = passed.filter(|(other, _)| *other == history).map(|(_, offset)| offset);
-    let followed = Followed { history, passed, run: None };
-    if offer.vouched || followed.kinship(&offer.standing).is_proof() {
+    let of_it = passed.into_iter().filter(|(stream, _)| stream == history.as_str());
+    let followed = Followed { history, passed: of_it.map(|(_, offset)| offset).max(), run: None };
+    // What its links have passed on since its Redis was looked at is more than that had then.
+    let goes_on = offer.standing.history == history || followed.kinship(&offer.standing).is_proof();
+    if offer.vouched || goes_on {
         return Ok(());
     }
     Err(format!(

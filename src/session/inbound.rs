@@ -12,20 +12,20 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::auth::{Login, authenticate_to_master};
 use super::exchange::Far;
 use super::exchange::opening::{self, Unfit};
 use super::link_table::AttachRequest;
 use super::permission::Permission;
 use super::predecessors::Predecessors;
 use super::relay::{self, LaneSource, Relay};
-use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
+use super::{Caller, HELLO_DEADLINE, Shared, announce, caller, congestion, terms, tune};
+use crate::client::{self, Login, authenticate_to_master};
 use crate::clock;
-use crate::config::{Commands, Compression, Config, Master};
+use crate::config::{Commands, Compression, Config, Follow, Master};
 use crate::escape::shown;
-use crate::follow::{Absent, Entry, Target};
+use crate::follow::{Absent, Entry, Target, look};
 use crate::lane::{Lane, LaneError};
-use crate::lineage::Standing;
+use crate::lineage::judge::Look;
 use crate::link::dials::Dial;
 use crate::link::{Link, Side};
 use crate::race;
@@ -52,14 +52,12 @@ struct No {
     why: Reason,
     log: String,
     topic: Topic,
-    /// Where the Redis stands that is there instead of a master, if that is known.
-    standing: Option<Box<Standing>>,
 }
 
 impl No {
     fn new(kind: Kind, code: ReasonCode, message: &str) -> Self {
         let why = Reason::new(code, message);
-        Self { why, log: message.to_owned(), topic: Topic::of(kind), standing: None }
+        Self { why, log: message.to_owned(), topic: Topic::of(kind) }
     }
 
     /// The common answer for an unknown and a forbidden master.
@@ -71,7 +69,6 @@ impl No {
             ),
             log,
             topic,
-            standing: None,
         }
     }
 }
@@ -209,8 +206,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
     let config = shared.config();
-    if let Some((name, entry)) = asked_about(&shared, &config, &lane, &hello) {
-        return Box::pin(tell(&shared, lane, seat, &name, &entry)).await;
+    if let Some(entry) = asked_about(&shared, &config, &lane, &hello) {
+        return Box::pin(tell(&shared, lane, seat, &entry)).await;
     }
     let (master, admission) = match admit(&shared, &config, &lane, &hello) {
         Ok(admitted) => admitted,
@@ -231,8 +228,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             Err(No::new(Kind::Stopping, ReasonCode::Stopping, &words))
         }
     };
-    let redis = match connected {
-        Ok(redis) => redis,
+    let (redis, party) = match connected {
+        Ok(connected) => connected,
         Err(no) => {
             // Replicas ask again every second, which must not use up the site's links.
             admission.forgive();
@@ -330,7 +327,12 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             .lists
             .then(|| shared.exchange.join(Far::new(&site, hello.identity.instance), Instant::now())),
         reloads: shared.reloads.subscribe(),
-        permission: Box::new(Permission::Granted { shared: Arc::clone(&shared), master, site: site.clone() }),
+        permission: Box::new(Permission::Granted {
+            shared: Arc::clone(&shared),
+            master,
+            site: site.clone(),
+            party: party.map(|party| (party, address)),
+        }),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
         redis,
@@ -344,6 +346,10 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
+    if let Some(entry) = shared.following.entry(Side::Acceptor, &guard.name) {
+        // It may have ended because that Redis is not the master any more.
+        entry.hurry();
+    }
     announce::ended(guard, &end);
 }
 
@@ -405,7 +411,6 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             log: format!("a lane asks for a link: {}", shown(why.text.as_bytes())),
             why,
             topic: Topic::of(Kind::UnknownLink),
-            standing: None,
         })?;
         // The rules are checked again for every lane.
         offered(&shared.config(), &name, &site)
@@ -446,7 +451,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     // had it.
     let us = shared.process.identity();
     let by = (no.why.code == ReasonCode::UnknownLink).then_some((us.node, us.instance));
-    part_as(lane, &seat, Refuse { by, standing: no.standing, ..refusal(no.why) }).await;
+    part_as(lane, &seat, Refuse { by, ..refusal(no.why) }).await;
 }
 
 /// Refuses a lane and closes it; at once if its seat is given to another.
@@ -474,18 +479,18 @@ async fn say_no(mut lane: Lane, refuse: Refuse) {
     }
 }
 
-/// The master about which a PROBE asks, and what is followed of it, if the site may know it. Everything else is judged
+/// What is followed of the master about which a PROBE asks, if the site may know it. Everything else is judged
 /// as for a link.
-fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<(String, Arc<Entry>)> {
+fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<Arc<Entry>> {
     let Request::Probe { master } = &hello.request else { return None };
     claims(lane, hello).ok()?;
     let master = offered(config, master, &hello.identity.site).ok()?;
-    Some((master.name.clone(), shared.following.entry(Side::Acceptor, &master.name)?))
+    shared.following.entry(Side::Acceptor, &master.name)
 }
 
 /// Answers a PROBE by what was seen of the master lately. That costs its Redis nothing, and a site that has a
 /// choice asks once a second.
-async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, entry: &Entry) {
+async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry) {
     let refuse = match entry.offer() {
         Ok(target) => {
             let accept = Accept {
@@ -495,7 +500,7 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, e
                 link: None,
                 received: 0,
                 plain: false,
-                offer: Some(offer_of(shared, name, target)),
+                offer: Some(offer_of(target)),
             };
             let told = async {
                 lane.send(&Frame::Accept(accept)).await?;
@@ -519,18 +524,10 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, e
 /// What a site is told of a master here; `None` if it is not followed.
 fn offer(shared: &Shared, master: &Master) -> Option<Result<Box<Offer>, Absent>> {
     let offered = shared.following.entry(Side::Acceptor, &master.name)?.offer();
-    Some(offered.map(|target| offer_of(shared, &master.name, target)))
+    Some(offered.map(offer_of))
 }
 
-/// What a site is told of a master that is followed. What was read from it lately goes beyond what was seen of
-/// it.
-fn offer_of(shared: &Shared, name: &str, target: Target) -> Box<Offer> {
-    let Target { mut standing, vouched, .. } = target;
-    if let Some((history, passed)) = shared.registry.passed(Side::Acceptor, name)
-        && history == standing.history
-    {
-        standing.offset = standing.offset.max(passed);
-    }
+fn offer_of(Target { standing, vouched, .. }: Target) -> Box<Offer> {
     Box::new(Offer { standing, vouched })
 }
 
@@ -568,30 +565,80 @@ fn admit(
     Ok((master, admission))
 }
 
-/// Connects to a master's Redis and authenticates, ready for a replica.
-async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
+/// Connects to a master's Redis and authenticates, ready for a replica. Also returns which party it is, if
+/// one of several is followed.
+async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
+    if master.follow == Follow::Master {
+        return connect_to_followed(shared, master).await;
+    }
     // Replicas ask again every second, and each time the master would have to check a password.
     if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
         return Err(no_login(master, &fault));
     }
     let last_good = shared.dialer.ways.last_good(Side::Acceptor, &master.name);
-    let failed = match race::run::connect_any(&master.redis, last_good, REDIS_DEADLINE).await {
+    match race::run::connect_any(&master.redis, last_good, client::DEADLINE).await {
         Ok(mut redis) => {
             tune(&redis);
             if let Ok(address) = redis.peer_addr() {
                 shared.dialer.ways.was_good(Side::Acceptor, &master.name, address);
             }
             authenticate(shared, master, &mut redis).await?;
-            return Ok(redis);
+            Ok((redis, None))
         }
-        Err(error) => error.to_string(),
-    };
-    Err(No {
+        Err(error) => Err(no_redis(master, &error.to_string())),
+    }
+}
+
+/// As [`connect`], to the Redis that is followed. The connection itself is asked whether it leads to the very
+/// process that was judged: another one may have taken its place since then, without any data.
+async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
+    let entry = shared.following.entry(Side::Acceptor, &master.name);
+    let entry = entry.ok_or_else(|| no_master(master, "the gateway has just begun to look for it"))?;
+    let target = entry.target().map_err(|why| {
+        entry.hurry();
+        no_master(master, &why)
+    })?;
+    if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
+        return Err(no_login(master, &fault));
+    }
+    let connected = race::run::connect_among(&target.addresses, client::DEADLINE).await;
+    let mut redis = connected.map_err(|error| {
+        entry.hurry();
+        no_redis(master, &format!("{}: {error}", target.party))
+    })?;
+    tune(&redis);
+    authenticate(shared, master, &mut redis).await?;
+    let user = master.auth().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
+    let looked = look::once(redis, user, client::DEADLINE).await.and_then(|(look, redis)| match look {
+        Look::Master { standing, .. } if target.standing.is_same_process(&standing) => Ok(redis),
+        Look::Master { .. } => Err("is not the process that was followed; it is looked at anew".to_owned()),
+        Look::Other { words, .. } | Look::Away(words) => Err(words),
+        Look::NotYet => Err("was not looked at".to_owned()),
+    });
+    let redis = looked.map_err(|why| {
+        entry.hurry();
+        no_master(master, &format!("{} {why}", target.party))
+    })?;
+    if let Ok(address) = redis.peer_addr() {
+        entry.goes_on_at(&target.party, address).map_err(|why| no_master(master, &why))?;
+    }
+    Ok((redis, Some(target.party)))
+}
+
+fn no_master(master: &Master, why: &str) -> No {
+    No {
+        why: Reason::new(ReasonCode::NoMaster, why),
+        log: format!("master {:?}: {why}", master.name),
+        topic: Topic::master(Kind::NoMaster, master),
+    }
+}
+
+fn no_redis(master: &Master, failed: &str) -> No {
+    No {
         why: Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {failed}")),
         log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
-        standing: None,
-    })
+    }
 }
 
 /// Sends the master's password, if the config has one.
@@ -617,7 +664,6 @@ fn no_login(master: &Master, fault: &str) -> No {
         why: Reason::new(ReasonCode::RedisDown, message),
         log: format!("master {:?}: Redis at {}: {fault}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
-        standing: None,
     }
 }
 

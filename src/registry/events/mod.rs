@@ -92,7 +92,7 @@ impl Class {
             | Kind::Uncovered
             | Kind::Slowed
             | Kind::SiteDoubt => Self::Link,
-            Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted => Self::Gateway,
+            Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted | Kind::MasterDoubt => Self::Gateway,
             Kind::NoLink
             | Kind::Declined
             | Kind::Complaint
@@ -117,6 +117,7 @@ impl Class {
             | Kind::NotOffered
             | Kind::NotAllowed
             | Kind::RedisDown
+            | Kind::NoMaster
             | Kind::Limit
             | Kind::UnknownLink
             | Kind::Busy
