@@ -14,6 +14,7 @@ mod doctor;
 mod documents;
 mod ends;
 mod files;
+mod follow;
 mod guide;
 mod lanes;
 mod life;
