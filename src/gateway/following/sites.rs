@@ -311,9 +311,8 @@ impl Sites {
         };
         let is_urgent = self.judge.present().map_or(0, carried) == 0;
         self.urgent = is_urgent.then(|| self.urgent.unwrap_or(now));
-        let is_within = |then: Option<Instant>, time| {
-            then.is_some_and(|then| now.saturating_duration_since(then) < time)
-        };
+        let is_within =
+            |then: Option<Instant>, time| then.is_some_and(|then| now.saturating_duration_since(then) < time);
         if is_within(self.hurried, HURRIED) || is_within(self.urgent, TIRED_AFTER) {
             URGENT
         } else if is_urgent {
@@ -476,10 +475,15 @@ impl Sites {
         let Some(present) = present else {
             let told: Vec<_> = all().filter_map(clause).collect();
             let next = match &masters[..] {
-                [] => "promote a Redis at one of them (REPLICAOF NO ONE), or bring the master back".to_owned(),
+                [] => {
+                    "promote a Redis at one of them (REPLICAOF NO ONE), or bring the master back".to_owned()
+                }
                 _ => format!("if it has the right data: {orders}"),
             };
-            return Some((format!("no site is known to have the master of {name}: {}", told.join("; ")), next));
+            return Some((
+                format!("no site is known to have the master of {name}: {}", told.join("; ")),
+                next,
+            ));
         };
         let told: Vec<_> = masters.iter().filter_map(|at| self.rival(*at)).collect();
         let (own, told) = (&self.sites[present].name, told.join("; "));
@@ -505,9 +509,13 @@ impl Sites {
     fn rival(&self, at: usize) -> Option<String> {
         let Site { name, look: Look::Master { standing, .. }, .. } = &self.sites[at] else { return None };
         let has = match self.judge.kinship(standing)? {
-            Kinship::Same | Kinship::Successor | Kinship::Renamed => "which has all that came here".to_owned(),
+            Kinship::Same | Kinship::Successor | Kinship::Renamed => {
+                "which has all that came here".to_owned()
+            }
             Kinship::Behind(lost) => format!("which lacks the last {lost} bytes that came here"),
-            Kinship::Uncertain => "which took over, and it is not known what had come here by then".to_owned(),
+            Kinship::Uncertain => {
+                "which took over, and it is not known what had come here by then".to_owned()
+            }
             Kinship::Stranger => format!("with data of another history ({})", standing.history.short()),
         };
         Some(format!("{name} offers a master too, {has}"))
