@@ -42,6 +42,7 @@ pub use self::throttle::{Kind, Line, Suppressed, Topic};
 pub use self::work::{Meter, Penalty, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
+use crate::lineage;
 use crate::link::{End, Side};
 use crate::memory;
 use crate::redis::replication::{Channel, Observed, Stage};
@@ -147,6 +148,7 @@ struct State {
     reloads: Reloads,
     counters: Counters,
     history: Arc<History>,
+    /// What the ended links of each entry have passed on.
     passed: Passed,
 }
 
@@ -316,18 +318,26 @@ impl Registry {
         links.filter(|link| !link.is_held()).count()
     }
 
-    /// How far the links of this entry have passed on each stream, those that have ended included: the id of
-    /// the stream, and the offset of the last byte. Streams that nobody had lately may be left out.
-    pub fn passed(&self, side: Side, name: &str) -> Vec<(String, u64)> {
-        let state = self.lock();
-        let live = state.links.iter().filter(|link| link.side == side && link.name == name);
-        let live = live.filter_map(|link| link.observed.as_ref()?.passed());
-        live.chain(state.passed.of(side, name)).collect()
+    /// The number of links of an entry.
+    pub fn links_of(&self, side: Side, name: &str) -> usize {
+        self.lock().links.iter().filter(|link| link.side == side && link.name == name).count()
     }
 
-    /// Whether there is a live link of this entry.
-    pub fn has_links(&self, side: Side, name: &str) -> bool {
-        self.lock().links.iter().any(|link| link.side == side && link.name == name)
+    /// How far the links of an entry have passed on each stream of writes, those that have ended included: the
+    /// offset of the last byte. The stream that was begun last comes last. Streams that nobody had lately may be
+    /// left out.
+    pub fn passed(&self, side: Side, name: &str) -> Vec<(lineage::History, u64)> {
+        let state = self.lock();
+        let live = state.links.iter().filter(|link| link.side == side && link.name == name);
+        state.passed.of(side, name).chain(live.filter_map(|link| link.passed())).collect()
+    }
+
+    /// The stream that the links of an entry carry, or have carried last, and how far they have passed it on;
+    /// `None` if no link has passed any since the start.
+    pub fn stream(&self, side: Side, name: &str) -> Option<(lineage::History, u64)> {
+        let all = self.passed(side, name);
+        let (newest, _) = *all.last()?;
+        all.into_iter().filter(|(history, _)| *history == newest).max_by_key(|(_, offset)| *offset)
     }
 
     /// Whether a link that this side has opened to the site has a lane, or had one within this time.

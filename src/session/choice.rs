@@ -40,7 +40,7 @@ pub(super) fn fits(shared: &Shared, replica: &Replica, accept: &Accept) -> Resul
     let target = entry.target()?;
     let history = target.standing.history;
     let passed = shared.registry.passed(Side::Dialler, &replica.name);
-    let of_it = passed.into_iter().filter(|(stream, _)| stream == history.as_str());
+    let of_it = passed.into_iter().filter(|(stream, _)| *stream == history);
     let followed = Followed { history, passed: of_it.map(|(_, offset)| offset).max(), run: None };
     // What its links have passed on since its Redis was looked at is more than that had then.
     let goes_on = offer.standing.history == history || followed.kinship(&offer.standing).is_proof();

@@ -23,8 +23,8 @@ use crate::follow::pace::Lead;
 use crate::follow::sentinel::{Claim, Watched, Word};
 use crate::follow::vote::{self, Outcome, Said};
 use crate::follow::{Entry, FollowStatus, Order, PresentStatus, Target};
+use crate::lineage::Followed;
 use crate::lineage::judge::{By, Change, Doubt, Judge, Look, Present, Sentinels};
-use crate::lineage::{Followed, History};
 use crate::link::Side;
 use crate::registry::{Kind, Topic, log_throttled, notice};
 use crate::session::Shared;
@@ -262,10 +262,10 @@ impl Follower {
     async fn stop(mut self) {
         let name = self.master.name.clone();
         let by = Instant::now() + LAST_LINKS;
-        while self.shared.registry.has_links(Side::Acceptor, &name) && Instant::now() < by {
+        while self.shared.registry.links_of(Side::Acceptor, &name) > 0 && Instant::now() < by {
             sleep(Duration::from_millis(20)).await;
         }
-        let all = !self.shared.registry.has_links(Side::Acceptor, &name);
+        let all = self.shared.registry.links_of(Side::Acceptor, &name) == 0;
         self.count();
         if let Some(kept) = self.kept() {
             self.keeper.keep_last(if all { kept } else { kept.while_running() }).await;
@@ -313,9 +313,7 @@ impl Follower {
     fn count(&mut self) {
         self.counted = Some(Instant::now());
         for (stream, offset) in self.shared.registry.passed(Side::Acceptor, &self.master.name) {
-            if let Some(history) = History::read(stream.as_bytes()) {
-                self.judge.passes(history, offset);
-            }
+            self.judge.passes(stream, offset);
         }
     }
 
@@ -343,17 +341,15 @@ impl Follower {
         if matches!(change, Some(Change::Follows { .. })) {
             self.switches += 1;
         }
-        let others = looks.iter().filter_map(|look| match look {
-            Look::Other { standing, .. } => standing.as_ref(),
-            _ => None,
-        });
-        let best = others.max_by_key(|standing| standing.offset).cloned();
-        self.entry.has_instead(best.filter(|_| self.target.is_none()));
         let status = self.status(looks, said);
         let attention = status.attention.clone().zip(Some(status.next_step.clone().unwrap_or_default()));
         if self.entry.judged(self.target.clone(), status) {
             self.shared.reloads.send_modify(|reloads| *reloads += 1);
         }
+        self.entry.has_instead(looks.iter().find_map(|look| match look {
+            Look::Other { standing, .. } => standing.clone(),
+            _ => None,
+        }));
         if let Some(change) = change {
             self.tell(&change, looks, said);
         }

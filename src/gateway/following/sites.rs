@@ -116,8 +116,8 @@ fn sites(entry: &Replica) -> Vec<String> {
 fn of_links(shared: &Shared, entry: &Replica) -> Option<Kept> {
     let carries = |site: &String| shared.registry.carried(&entry.name, site) > 0;
     let site = sites(entry).into_iter().find(carries)?;
-    let (stream, passed) = shared.registry.passed(Side::Dialler, &entry.name).into_iter().next()?;
-    let followed = Followed { history: History::read(stream.as_bytes())?, passed: Some(passed), run: None };
+    let (history, passed) = shared.registry.stream(Side::Dialler, &entry.name)?;
+    let followed = Followed { history, passed: Some(passed), run: None };
     Some(Kept { followed, present: Some((site, By::First, clock::now())) })
 }
 
@@ -177,7 +177,7 @@ struct Sites {
     judge: Judge,
     switches: u64,
     /// What the links had passed on when a person chose a master that does not have it.
-    given_up: Vec<(String, u64)>,
+    given_up: Vec<(History, u64)>,
     /// Since when something must be found out.
     urgent: Option<Instant>,
     hurried: Option<Instant>,
@@ -264,7 +264,7 @@ impl Sites {
     /// The gateway stops, or the entry is another one now. Once the links have ended, it is known exactly how
     /// far they have passed the stream on.
     async fn stop(mut self) -> Option<Kept> {
-        let has_links = |sites: &Self| sites.shared.registry.has_links(Side::Dialler, &sites.name);
+        let has_links = |sites: &Self| sites.shared.registry.links_of(Side::Dialler, &sites.name) > 0;
         if self.shared.stop.is_cancelled() {
             let by = Instant::now() + LAST_LINKS;
             while has_links(&self) && Instant::now() < by {
@@ -347,10 +347,8 @@ impl Sites {
     /// Takes up what the links have passed on by now.
     fn take_passed(&mut self) {
         for passed in self.shared.registry.passed(Side::Dialler, &self.name) {
-            if let Some(history) = History::read(passed.0.as_bytes())
-                && !self.given_up.contains(&passed)
-            {
-                self.judge.passes(history, passed.1);
+            if !self.given_up.contains(&passed) {
+                self.judge.passes(passed.0, passed.1);
             }
         }
     }
