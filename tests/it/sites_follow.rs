@@ -36,7 +36,6 @@ fn from_both(entry: u16, wans: [u16; 2]) -> String {
 }
 
 struct Three {
-    lab: Lab,
     alpha: Redis,
     bravo: Redis,
     first: Gateway,
@@ -45,6 +44,8 @@ struct Three {
     charli: Redis,
     /// The ports where Redis of dc1, dc2 and dc3 find the master.
     entries: [u16; 3],
+    /// Dropped last: the others print their logs.
+    lab: Lab,
 }
 
 impl Three {
@@ -83,6 +84,10 @@ impl Three {
 
     fn followed(&self) -> Option<String> {
         self.following()["present"]["party"].as_str().map(str::to_owned)
+    }
+
+    fn second_offers(&self) -> bool {
+        self.second.status()["following"][0]["present"]["party"].is_string()
     }
 
     /// Waits for these words in what `status` shows of a site.
@@ -138,11 +143,10 @@ fn a_blank_redis_at_another_site_that_says_it_is_the_master_gets_no_replica() {
     let mut three = Three::new();
     let before = three.charli.digest();
     three.bravo.kill();
+    std::fs::remove_file(three.lab.path().join("bravo/dump.rdb")).expect("a replica writes what it gets");
     three.bravo.start_again();
     assert_eq!(three.bravo.ask(&["DBSIZE"]), "0");
-    eventually("dc2 offers it", SOON, || {
-        three.second.status()["following"][0]["present"]["party"].is_string()
-    });
+    eventually("dc2 offers it", SOON, || three.second_offers());
     // Even with no other master: neither its gateway nor a link to it is left.
     three.alpha.kill();
     three.wait_words("dc1", "is followed, and");
@@ -172,6 +176,7 @@ fn the_site_that_is_followed_is_kept_while_another_offers_a_master_too_until_a_p
     three.bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     three.alpha.ask(&["SET", "only", "at alpha"]);
     three.charli.wait_equal(&three.alpha);
+    eventually("dc2 offers it", SOON, || three.second_offers());
     let (code, out, err) = three.order(&["dc2"]);
     assert_eq!(code, 0, "{out}{err}");
     for words in
