@@ -369,7 +369,10 @@ impl Judge {
         looks: &[Look],
         sentinels: &Sentinels,
     ) -> Option<Doubt> {
-        if self.present.is_some() {
+        if self
+            .present
+            .is_some_and(|present| matches!(looks[present.party], Look::Master { .. } | Look::NotYet))
+        {
             return Some(Doubt::Rival);
         }
         match sentinels {
