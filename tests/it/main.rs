@@ -36,5 +36,6 @@ mod runbooks;
 mod sandbox;
 mod sentinel;
 mod sites;
+mod sites_follow;
 mod status;
 mod trust;
