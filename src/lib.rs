@@ -174,6 +174,10 @@ pub mod internal {
             pub use crate::wire::lists::{Known, LARGEST_PIECE, ListName, ListNumber, MOST_KNOWN, Piece};
         }
 
+        pub mod offer {
+            pub use crate::wire::offer::Offer;
+        }
+
         pub mod reason {
             pub use crate::wire::reason::{Reason, ReasonCode};
         }

@@ -61,6 +61,11 @@ pub fn names<T: AsRef<str>>(names: &[T], most: usize) -> String {
     if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
+/// How many letters two names share at their begin, to list those first that may be meant.
+pub fn alike(one: &str, other: &str) -> usize {
+    one.chars().zip(other.chars()).take_while(|(one, other)| one.eq_ignore_ascii_case(other)).count()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

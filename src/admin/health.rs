@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use super::{Status, link_words};
 use crate::clock;
+use crate::follow::FollowStatus;
 use crate::redis::replication::Stage;
 use crate::registry::{Coverage, Event, Kind as Refusal, LinkStatus, MissingLink};
 use crate::tls::expiry::{Kind, Standing, Term, Urgency};
@@ -167,6 +168,7 @@ pub fn findings(status: &Status, now: i64) -> Vec<Finding> {
     let mut found = terms(status, now);
     found.extend(listeners(status));
     found.extend(links(&status.links, Fault::Held));
+    found.extend(following(status, Level::Bad));
     found.extend(without_link(status));
     found.extend(without_sync(status));
     let others = [Fault::Unknown, Fault::Error, Fault::Behind];
@@ -177,6 +179,7 @@ pub fn findings(status: &Status, now: i64) -> Vec<Finding> {
         details: vec![refused.words()],
         next: "mend it, then reload; replgate check --offline shows all faults".to_owned(),
     }));
+    found.extend(following(status, Level::Look));
     found.extend(missing_links(status, now));
     found.extend(uncovered(&status.links));
     found.extend((of_memory(status) > Level::Good).then(|| {
@@ -195,6 +198,50 @@ pub fn findings(status: &Status, now: i64) -> Vec<Finding> {
     }));
     found.sort_by_key(|finding| Reverse(finding.level));
     found
+}
+
+/// The level of an entry that follows a master. Nobody is followed for a moment after the start: that needs no
+/// attention.
+pub fn of_following(entry: &FollowStatus) -> Level {
+    match (&entry.present, &entry.attention) {
+        (_, None) => Level::Good,
+        (Some(_), Some(_)) => Level::Look,
+        (None, Some(_)) => Level::Bad,
+    }
+}
+
+/// The entries of which nobody is followed, or those to look at although somebody is.
+fn following(status: &Status, level: Level) -> Option<Finding> {
+    let all: Vec<&FollowStatus> =
+        status.following.iter().filter(|entry| of_following(entry) == level).collect();
+    let names = || match &all[..] {
+        [one] => one.name.clone(),
+        _ => format!("{} entries", all.len()),
+    };
+    let what = match (level, all.is_empty()) {
+        (_, true) => return None,
+        (Level::Bad, _) => format!("no master is followed for {}", names()),
+        _ => format!("the master of {} needs a look", names()),
+    };
+    let detail = |entry: &&FollowStatus| {
+        let attention = entry.attention.as_deref().unwrap_or_default();
+        match &entry.present {
+            None => format!("{}: {attention}", entry.name),
+            Some(present) => format!("{} follows {}: {attention}", entry.name, present.party),
+        }
+    };
+    let mut steps: Vec<&str> = all.iter().filter_map(|entry| entry.next_step.as_deref()).collect();
+    steps.dedup();
+    let next = match steps[..] {
+        [one] => one.to_owned(),
+        _ => "replgate status --wide has the next step of each; replgate follow NAME PARTY shows what a switch would cost".to_owned(),
+    };
+    Some(Finding {
+        level,
+        what,
+        details: told(all.iter().map(detail), "entries: replgate status --wide"),
+        next,
+    })
 }
 
 /// The first of several details, and the number of the others, of which `more` says what they are.
@@ -520,6 +567,41 @@ mod tests {
     }
 
     #[test]
+    fn nobody_to_follow_is_bad_and_a_doubt_beside_one_who_is_followed_is_worth_a_look() {
+        let entry = |name: &str, party: Option<&str>, attention: Option<&str>| {
+            json!({"name": name, "role": "master", "attention": attention,
+                "next_step": attention.map(|_| format!("replgate follow {name} 10.0.0.6:6379")),
+                "present": party.map(|party| json!({"party": party, "since": 40, "by": "lineage"}))})
+        };
+        let of = |entries: &[serde_json::Value]| found(|json| json["following"] = entries.into());
+        assert_eq!(of(&[entry("orders", Some("10.0.0.5:6379"), None)]), []);
+        assert_eq!(of(&[entry("orders", None, None)]), [], "it was started just now");
+        let nobody = entry("orders", None, Some("two say that they are the master"));
+        let (level, words) = of(std::slice::from_ref(&nobody)).remove(0);
+        assert_eq!(level, Level::Bad);
+        assert_eq!(
+            words,
+            "no master is followed for orders: orders: two say that they are the master -> replgate follow orders 10.0.0.6:6379"
+        );
+        let doubt = entry("carts", Some("10.0.0.5:6379"), Some("10.0.0.6:6379 says so too"));
+        let (level, words) = of(std::slice::from_ref(&doubt)).remove(0);
+        assert_eq!(level, Level::Look);
+        assert_eq!(
+            words,
+            "the master of carts needs a look: carts follows 10.0.0.5:6379: 10.0.0.6:6379 says so too -> replgate follow carts 10.0.0.6:6379"
+        );
+        let both = of(&[nobody.clone(), doubt]);
+        assert_eq!(both.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Bad, Level::Look]);
+        let many: Vec<_> = (0..9).map(|at| entry(&format!("m{at}"), None, Some("it is away"))).collect();
+        let (_, words) = of(&many).remove(0);
+        assert!(words.starts_with("no master is followed for 9 entries: m0: it is away / m1: "), "{words}");
+        assert!(
+            words.contains(" / and 6 more entries: replgate status --wide -> replgate status --wide has"),
+            "{words}"
+        );
+    }
+
+    #[test]
     fn what_expires_is_judged_by_days_and_a_short_life_by_its_last_part() {
         const DAY: i64 = 86_400;
         let of = |kind: &str, life: i64, left: i64| {
@@ -702,6 +784,8 @@ mod tests {
         // These have no limit of their own: what they compare is in the state.
         for (alert, expression) in [
             ("ReplgateOutageNotCovered", "replgate_outage_covered_seconds < replgate_link_hold_seconds"),
+            ("ReplgateNobodyFollowed", "replgate_following == 0"),
+            ("ReplgateFollowAttention", "replgate_follow_attention == 1 and replgate_following == 1"),
             ("ReplgateReplicaWithoutLink", "replgate_replica_without_link == 1"),
             ("ReplgateReloadFailed", "replgate_reload_refused == 1"),
             ("ReplgateUnknownState", r#"replgate_links{state="unknown"} > 0"#),

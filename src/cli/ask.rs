@@ -1,6 +1,7 @@
 //! Asking the gateway that runs with a config, for the subcommands that show what it says.
 
-use crate::admin::{self, Gateway, Status};
+use crate::admin::orders::{Answer, Order};
+use crate::admin::{self, Gateway, Reply, Status};
 use crate::config::{Config, Faults};
 
 use super::{ConfigPath, Failure};
@@ -53,6 +54,18 @@ impl Running {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err(self.nobody()),
             Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Gives it an order.
+    pub(super) async fn order(&self, order: &Order) -> Result<Answer, Failure> {
+        match admin::order(&self.gateway, order).await? {
+            Some(Reply::Answer(answer)) => Ok(answer),
+            Some(Reply::TooOld(version)) => Err(Failure::Failed(anyhow::anyhow!(
+                "this gateway ({version}) does not know orders yet; restart it with this release ({})",
+                env!("CARGO_PKG_VERSION")
+            ))),
+            None => Err(Failure::Failed(anyhow::anyhow!(self.nobody()))),
         }
     }
 

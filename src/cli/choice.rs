@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Failure, Outcome};
 use crate::admin::Status;
 use crate::registry::{Kind, notice};
-use crate::words::names;
+use crate::words::{alike, names};
 
 /// Most names that an error lists.
 const LISTED: usize = 20;
@@ -62,13 +62,7 @@ fn one_of<'a>(
     }
     // Those that are written much the same come first.
     let mut listed: Vec<String> = known.iter().map(|name| super::text::one_line(name)).collect();
-    let alike = |name: &str| shared(name, wanted);
-    listed.sort_by_key(|name| std::cmp::Reverse(alike(name)));
+    listed.sort_by_key(|name| std::cmp::Reverse(alike(name, wanted)));
     let known = if listed.is_empty() { "there is none".to_owned() } else { names(&listed, LISTED) };
     Err(Failure::Usage(format!("{wanted:?} is no {what}{of}; known: {known}")))
-}
-
-/// How many letters two names share at their begin.
-fn shared(one: &str, other: &str) -> usize {
-    one.chars().zip(other.chars()).take_while(|(one, other)| one.eq_ignore_ascii_case(other)).count()
 }

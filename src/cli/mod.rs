@@ -11,6 +11,7 @@ mod check;
 mod choice;
 mod demo;
 mod events;
+mod follow;
 mod log;
 mod run;
 mod status;
@@ -42,6 +43,8 @@ enum Command {
     Status(status::Show),
     /// Show what has happened lately: links that broke, what was refused, reloads
     Events(events::Show),
+    /// Say who has the master, where only a person can: shows what that costs first
+    Follow(follow::Follow),
     /// Make and manage the certificates of all sites
     Certs(certs::Certs),
     /// Show two sites on this machine, with real redis-server processes
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Status(status) => status.execute(),
         Command::Events(events) => events.execute(),
+        Command::Follow(follow) => follow.execute(),
         Command::Certs(certs) => certs.execute(),
         Command::Demo(demo) => demo.execute(),
     };

@@ -66,6 +66,8 @@ struct View {
     lines: Option<usize>,
     /// Show all rows.
     all: bool,
+    /// Show every column.
+    wide: bool,
 }
 
 impl Show {
@@ -141,8 +143,9 @@ impl Show {
     fn lines(&self, status: &Status, view: View) -> Vec<glance::Line> {
         let now = clock::now();
         if self.wide {
+            let view = View { wide: true, ..view };
             let mut lines = glance::head(status, view, now);
-            let text = wide::text(&self.chosen(status.clone()), view);
+            let text = wide::text(&self.chosen(status.clone()), view, now);
             lines.extend(text.lines().map(|line| (glance::Tone::Plain, line.to_owned())));
             return lines;
         }

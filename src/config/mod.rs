@@ -268,6 +268,11 @@ impl Replica {
         self.from.len() > 1
     }
 
+    /// The names of its sites.
+    pub fn sites(&self) -> String {
+        self.from.iter().map(|origin| origin.site.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
     /// This entry for links to one of its sites; `None` if the site is none of them.
     pub fn at(self: &Arc<Self>, site: &str) -> Option<Arc<Self>> {
         let origin = self.from.iter().find(|origin| origin.site.eq_ignore_ascii_case(site))?;

@@ -37,6 +37,10 @@ pub struct Entry {
 struct State {
     target: Option<Target>,
     status: FollowStatus,
+    /// Whether anything was judged yet.
+    is_judged: bool,
+    /// Where the Redis stands that is there while there is no target, if that is known.
+    standing: Option<Standing>,
 }
 
 /// What new links go to.
@@ -50,6 +54,15 @@ pub struct Target {
     pub standing: Standing,
     /// Whether it was followed on a proof or on somebody's word, not only because nothing else was there.
     pub vouched: bool,
+}
+
+/// Why a far site is offered no master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// The one that is followed cannot be reached: why, in words.
+    Away(String),
+    /// Nobody is followed: why, in words, and where the Redis stands that is there instead.
+    NoMaster(String, Option<Standing>),
 }
 
 /// What a person orders.
@@ -174,11 +187,13 @@ impl Entry {
         })
     }
 
-    /// Whether links to this party may go on. The error says who is followed instead.
+    /// Whether links to this party may go on; they may as long as nothing was judged. The error says who is
+    /// followed instead.
     pub fn goes_on(&self, party: &str) -> Result<(), String> {
         let state = self.state();
         match &state.target {
-            Some(target) if target.party == party => Ok(()),
+            None if !state.is_judged => Ok(()),
+            Some(target) if target.party.eq_ignore_ascii_case(party) => Ok(()),
             Some(target) => Err(format!("{} is the master now", target.party)),
             None => Err(state
                 .status
@@ -194,8 +209,31 @@ impl Entry {
         let mut state = self.state();
         let party = |target: &Option<Target>| target.as_ref().map(|target| target.party.clone());
         let moved = party(&state.target) != party(&target);
-        *state = State { target, status };
+        let standing = state.standing.take();
+        *state = State { target, status, is_judged: true, standing };
         moved
+    }
+
+    /// While there is no target: this is where the Redis stands that is there instead, if that is known.
+    pub fn has_instead(&self, standing: Option<Standing>) {
+        self.state().standing = standing;
+    }
+
+    /// What a far site is told of the master: where new links go, if its Redis was reachable when it was last
+    /// looked at.
+    pub fn offer(&self) -> Result<Target, Absent> {
+        let target = self.target();
+        let state = self.state();
+        match target {
+            Ok(target) => {
+                let mut parties = state.status.parties.iter();
+                match parties.find(|party| party.party == target.party && party.state == "away") {
+                    Some(away) => Err(Absent::Away(format!("{} {}", away.party, away.words))),
+                    None => Ok(target),
+                }
+            }
+            Err(words) => Err(Absent::NoMaster(words, state.standing.clone())),
+        }
     }
 
     /// What `status` shows.

@@ -282,7 +282,7 @@ pub(super) fn tell_offers(config: &Config, before: Option<&Config>) {
         info!(kind = notice::LISTENING, listen = %admin.listen, "showing the state over HTTP: {shown}");
     }
     for replica in config.replicas.iter().filter(|replica| old_replicas.get(&replica.name) != Some(replica)) {
-        info!(kind = notice::LISTENING, replica = %replica.name, site = %replica.site, master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
+        info!(kind = notice::LISTENING, replica = %replica.name, site = %replica.sites(), master = %replica.master, listen = %replica.listen, "waiting for replicas: REPLICAOF {} {}", replica.listen.ip(), replica.listen.port());
     }
 }
 

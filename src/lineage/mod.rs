@@ -77,7 +77,7 @@ pub enum Kinship {
     Same,
     /// It took over when it had everything that was passed on: replicas continue by a partial resync.
     Successor,
-    /// It took over without the last bytes that were passed on: this many.
+    /// It lacks the last bytes that were passed on: this many.
     Behind(u64),
     /// It took over, and it is not known what had been passed on by then.
     Uncertain,
@@ -99,7 +99,11 @@ impl Followed {
     /// How a Redis with this standing is related to what was followed.
     pub fn kinship(&self, standing: &Standing) -> Kinship {
         if standing.history == self.history {
-            return Kinship::Same;
+            // A host that was set back to an earlier state has less of it than was passed on.
+            return match self.passed {
+                Some(passed) if passed > standing.offset => Kinship::Behind(passed - standing.offset),
+                _ => Kinship::Same,
+            };
         }
         match standing.earlier {
             Some((earlier, differs_from)) if earlier == self.history => match self.passed {
@@ -119,5 +123,70 @@ impl Followed {
         if history == self.history {
             self.passed = Some(self.passed.unwrap_or(0).max(offset));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(letter: char) -> History {
+        History::read(letter.to_string().repeat(40).as_bytes()).unwrap()
+    }
+
+    fn standing(letter: char, offset: u64, earlier: Option<(char, u64)>, run: &str) -> Standing {
+        let earlier = earlier.map(|(letter, differs_from)| (history(letter), differs_from));
+        Standing { history: history(letter), offset, earlier, run: Some(run.to_owned()) }
+    }
+
+    fn followed(passed: Option<u64>) -> Followed {
+        Followed { history: history('a'), passed, run: Some("one".to_owned()) }
+    }
+
+    #[test]
+    fn an_id_has_forty_letters_and_is_not_made_of_zeros() {
+        let id = "0123456789012345678901234567890123456789";
+        assert_eq!(History::read(id.as_bytes()).unwrap().as_str(), id);
+        for other in [&id[1..], &"0".repeat(40), &id.replace('9', "\r"), &format!("{id}0"), ""] {
+            assert_eq!(History::read(other.as_bytes()), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_successor_is_who_redis_would_grant_a_partial_resync_from() {
+        // The replica asks for the byte 101, the first one that the two histories do not share.
+        let took_over = |differs_from| standing('b', 500, Some(('a', differs_from)), "two");
+        assert_eq!(followed(Some(100)).kinship(&took_over(101)), Kinship::Successor);
+        assert_eq!(followed(Some(100)).kinship(&took_over(500)), Kinship::Successor);
+        assert_eq!(followed(Some(100)).kinship(&took_over(100)), Kinship::Behind(1));
+        assert_eq!(followed(Some(100)).kinship(&took_over(1)), Kinship::Behind(100));
+        assert_eq!(followed(None).kinship(&took_over(500)), Kinship::Uncertain);
+    }
+
+    #[test]
+    fn only_the_same_stream_and_the_same_process_need_no_earlier_id() {
+        let of = |passed, letter, offset, run| followed(passed).kinship(&standing(letter, offset, None, run));
+        assert_eq!(of(Some(100), 'a', 100, "two"), Kinship::Same);
+        assert_eq!(of(None, 'a', 0, "two"), Kinship::Same);
+        assert_eq!(of(Some(100), 'a', 90, "one"), Kinship::Behind(10), "the host was set back");
+        assert_eq!(of(Some(100), 'b', 200, "one"), Kinship::Renamed);
+        assert_eq!(of(Some(100), 'b', 200, "two"), Kinship::Stranger);
+        let followed_another = standing('b', 200, Some(('c', 150)), "one");
+        assert_eq!(followed(Some(100)).kinship(&followed_another), Kinship::Stranger);
+        let unknown = Followed { run: None, ..followed(Some(100)) };
+        assert_eq!(
+            unknown.kinship(&Standing { run: None, ..standing('b', 200, None, "") }),
+            Kinship::Stranger
+        );
+    }
+
+    #[test]
+    fn what_was_passed_on_counts_only_for_its_own_stream_and_never_less() {
+        let mut known = followed(None);
+        known.passes(history('b'), 70);
+        assert_eq!(known.passed, None);
+        known.passes(history('a'), 60);
+        known.passes(history('a'), 50);
+        assert_eq!(known.passed, Some(60));
     }
 }

@@ -190,6 +190,12 @@ impl Observed {
         self.known().lag(now)
     }
 
+    /// The master's replication id, and its offset of the last byte that has passed.
+    pub fn passed(&self) -> Option<(String, u64)> {
+        let known = self.known();
+        Some((known.replid.clone()?, known.offset?))
+    }
+
     /// What `status` shows, as of `now`.
     pub fn view(&self, now: Instant) -> Replication {
         let known = self.known();

@@ -15,6 +15,7 @@ use super::tally::Tally;
 use super::{Counts, LinkSample, NewLink};
 use crate::clock;
 use crate::escape::shown;
+use crate::lineage;
 use crate::link::compress::Packed;
 use crate::link::{ByCause, LaneLoss, Side};
 use crate::redis::replication::{Channel, Observed, Replication, Stage};
@@ -166,6 +167,17 @@ impl LinkEntry {
     /// Whether [`LinkEntry::begins_now`] has returned true.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is one of a `[[replica]]` with this site.
+    pub(super) fn is_of_replica(&self, name: &str, site: &str) -> bool {
+        self.side == Side::Dialler && self.name == name && self.site.eq_ignore_ascii_case(site)
+    }
+
+    /// The stream of writes that it carries, and the offset of its last byte that has passed.
+    pub(super) fn passed(&self) -> Option<(lineage::History, u64)> {
+        let (id, offset) = self.observed.as_ref()?.passed()?;
+        Some((lineage::History::read(id.as_bytes())?, offset))
     }
 
     /// Whether it has no lane now.

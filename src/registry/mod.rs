@@ -40,6 +40,7 @@ pub use self::throttle::{Kind, Line, Suppressed, Topic};
 pub use self::work::{Meter, Penalty, Turn, thread_time};
 use self::work::{SiteWork, Sites};
 use crate::clock;
+use crate::lineage;
 use crate::link::{End, Side};
 use crate::memory;
 use crate::redis::replication::{Channel, Observed, Stage};
@@ -145,6 +146,8 @@ struct State {
     reloads: Reloads,
     counters: Counters,
     history: Arc<History>,
+    /// What the ended links of each entry have passed on, of the stream that one of them carried last.
+    passed: HashMap<(Side, String), (lineage::History, u64)>,
 }
 
 /// The live state of one gateway.
@@ -224,6 +227,12 @@ impl Drop for LinkGuard {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
         state.links.retain(|link| link.number != self.entry.number);
+        if let Some((history, offset)) = self.entry.passed() {
+            let key = (self.entry.side, self.entry.name.clone());
+            let before = state.passed.get(&key).filter(|(other, _)| *other == history);
+            let offset = before.map_or(offset, |(_, before)| offset.max(*before));
+            state.passed.insert(key, (history, offset));
+        }
         Arc::make_mut(&mut state.history).end(&self.entry.sample(Instant::now()));
         state.counts.closed += 1;
         self.entry.add_to(&mut state.counts);
@@ -296,13 +305,32 @@ impl Registry {
         names
     }
 
-    /// The far address and instance of the newest link of a `[[replica]]` that has a lane: the two
-    /// connections of one sync must reach the same gateway.
-    pub fn sibling(&self, name: &str) -> Option<(SocketAddr, Id)> {
+    /// The far address and instance of the newest link of a `[[replica]]` with this site that has a lane: the
+    /// two connections of one sync must reach the same gateway.
+    pub fn sibling(&self, name: &str, site: &str) -> Option<(SocketAddr, Id)> {
         let state = self.lock();
-        let mut links = state.links.iter().rev();
-        let newest = links.find(|link| link.side == Side::Dialler && link.name == name && !link.is_held())?;
+        let links = state.links.iter().rev().filter(|link| link.is_of_replica(name, site));
+        let newest = links.into_iter().find(|link| !link.is_held())?;
         Some((newest.far(), newest.instance))
+    }
+
+    /// The number of links of a `[[replica]]` with this site that have a lane.
+    pub fn carried(&self, name: &str, site: &str) -> usize {
+        let state = self.lock();
+        let links = state.links.iter().filter(|link| link.is_of_replica(name, site));
+        links.filter(|link| !link.is_held()).count()
+    }
+
+    /// The stream of writes that the links of an entry carry, and the offset of its last byte that they have
+    /// passed on, those that have ended included; `None` if no link has passed any since the start.
+    pub fn passed(&self, side: Side, name: &str) -> Option<(lineage::History, u64)> {
+        let state = self.lock();
+        let live = state.links.iter().filter(|link| link.side == side && link.name == name);
+        let ended = state.passed.get(&(side, name.to_owned())).copied();
+        // The newest link comes last.
+        let all: Vec<_> = ended.into_iter().chain(live.filter_map(|link| link.passed())).collect();
+        let (history, _) = *all.last()?;
+        all.into_iter().filter(|(other, _)| *other == history).max_by_key(|(_, offset)| *offset)
     }
 
     /// Whether a link that this side has opened to the site has a lane, or had one within this time.

@@ -60,6 +60,8 @@ notices! {
     SANDBOX = "sandbox": Gateway;
     /// The name of the status socket is taken.
     STATUS_SOCKET = "status-socket": Gateway;
+    /// A person has ordered something of the running gateway.
+    ORDER = "order": Gateway;
     /// A thread hangs.
     HANG = "hang": Gateway;
 }

@@ -85,6 +85,11 @@ const REPLICATION: u8 = 1;
 const PASSTHROUGH: u8 = 2;
 
 impl Offer {
+    /// Of a master that is surely no passthrough.
+    pub(super) fn of_replication() -> Self {
+        Self { kind: AtomicU8::new(REPLICATION), ..Self::default() }
+    }
+
     /// The far gateway has accepted a link.
     pub(super) fn accepted(&self, passthrough: bool) {
         self.kind.store(if passthrough { PASSTHROUGH } else { REPLICATION }, Ordering::Relaxed);

@@ -23,7 +23,9 @@ use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, co
 use crate::clock;
 use crate::config::{Commands, Compression, Config, Master};
 use crate::escape::shown;
+use crate::follow::{Absent, Entry, Target};
 use crate::lane::{Lane, LaneError};
+use crate::lineage::Standing;
 use crate::link::dials::Dial;
 use crate::link::{Link, Side};
 use crate::race;
@@ -38,6 +40,7 @@ use crate::tls::diagnostics::Class;
 use crate::unproven::Seat;
 use crate::wire::frame::Frame;
 use crate::wire::hello::{Accept, Hello, Id, Refuse, Request, VERSION};
+use crate::wire::offer::Offer;
 use crate::wire::reason::{Reason, ReasonCode};
 use crate::x509::Certificate;
 
@@ -49,11 +52,14 @@ struct No {
     why: Reason,
     log: String,
     topic: Topic,
+    /// Where the Redis stands that is there instead of a master, if that is known.
+    standing: Option<Standing>,
 }
 
 impl No {
     fn new(kind: Kind, code: ReasonCode, message: &str) -> Self {
-        Self { why: Reason::new(code, message), log: message.to_owned(), topic: Topic::of(kind) }
+        let why = Reason::new(code, message);
+        Self { why, log: message.to_owned(), topic: Topic::of(kind), standing: None }
     }
 
     /// The common answer for an unknown and a forbidden master.
@@ -65,6 +71,7 @@ impl No {
             ),
             log,
             topic,
+            standing: None,
         }
     }
 }
@@ -152,7 +159,7 @@ async fn hello(mut lane: Lane, ours: &Certificate) -> Result<(Lane, Hello), Lane
         Ok(_) => Err(LaneError::Unexpected),
         Err(LaneError::Frame(error)) => {
             let why = Reason::new(ReasonCode::Version, &format!("the HELLO cannot be read: {error}"));
-            let _ = timeout(PARTING, say_no(lane, why, None)).await;
+            let _ = timeout(PARTING, say_no(lane, refusal(why))).await;
             Err(error.into())
         }
         Err(error) => Err(error),
@@ -202,6 +209,9 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
     let config = shared.config();
+    if let Some(entry) = asked_about(&shared, &config, &lane, &hello) {
+        return Box::pin(tell(&shared, lane, seat, &entry)).await;
+    }
     let (master, admission) = match admit(&shared, &config, &lane, &hello) {
         Ok(admitted) => admitted,
         Err(no) => {
@@ -258,6 +268,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         link: (!probe).then_some(id),
         received: 0,
         plain,
+        offer: offer(&shared, &master).and_then(Result::ok),
     });
     if !matches!(timeout(Duration::from_secs(5), lane.send(&accept)).await, Ok(Ok(()))) {
         debug!(%from, %site, "the far gateway closed the connection before it was accepted");
@@ -394,6 +405,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             log: format!("a lane asks for a link: {}", shown(why.text.as_bytes())),
             why,
             topic: Topic::of(Kind::UnknownLink),
+            standing: None,
         })?;
         // The rules are checked again for every lane.
         offered(&shared.config(), &name, &site)
@@ -410,6 +422,7 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
         link: Some(link),
         received: 0,
         plain: master.is_plain(),
+        offer: None,
     };
     if let Err(request) = shared.links.hand_over(link, AttachRequest { lane, seat, dial, accept }) {
         let no = No::new(Kind::Busy, ReasonCode::NotYet, "the link is busy or about to end");
@@ -433,28 +446,83 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     // had it.
     let us = shared.process.identity();
     let by = (no.why.code == ReasonCode::UnknownLink).then_some((us.node, us.instance));
-    part_as(lane, &seat, no.why, by).await;
+    part_as(lane, &seat, Refuse { by, standing: no.standing, ..refusal(no.why) }).await;
 }
 
 /// Refuses a lane and closes it; at once if its seat is given to another.
 pub(super) async fn part(lane: Lane, seat: &Seat<Caller>, why: Reason) {
-    part_as(lane, seat, why, None).await;
+    part_as(lane, seat, refusal(why)).await;
 }
 
-async fn part_as(lane: Lane, seat: &Seat<Caller>, why: Reason, by: Option<(String, Id)>) {
+async fn part_as(lane: Lane, seat: &Seat<Caller>, refuse: Refuse) {
     seat.refused();
     tokio::select! {
-        _ = timeout(PARTING, say_no(lane, why, by)) => {}
+        _ = timeout(PARTING, say_no(lane, refuse)) => {}
         () = seat.evicted() => {}
     }
 }
 
+/// A refusal that says no more than this.
+fn refusal(reason: Reason) -> Refuse {
+    Refuse { reason, clock: Some(clock::now_millis()), by: None, standing: None }
+}
+
 /// Sends a refusal and waits until the far side has closed. It has no deadline of its own.
-async fn say_no(mut lane: Lane, reason: Reason, by: Option<(String, Id)>) {
-    let refuse = Frame::Refuse(Refuse { reason, clock: Some(clock::now_millis()), by });
-    if lane.send(&refuse).await.is_ok() {
+async fn say_no(mut lane: Lane, refuse: Refuse) {
+    if lane.send(&Frame::Refuse(refuse)).await.is_ok() {
         lane.close().await;
     }
+}
+
+/// What is followed of the master about which a PROBE asks, if the site may know it. Everything else is judged
+/// as for a link.
+fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<Arc<Entry>> {
+    let Request::Probe { master } = &hello.request else { return None };
+    claims(lane, hello).ok()?;
+    let master = offered(config, master, &hello.identity.site).ok()?;
+    shared.following.entry(Side::Acceptor, &master.name)
+}
+
+/// Answers a PROBE by what was seen of the master lately. That costs its Redis nothing, and a site that has a
+/// choice asks once a second.
+async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry) {
+    let refuse = match entry.offer() {
+        Ok(target) => {
+            let accept = Accept {
+                version: VERSION,
+                identity: shared.process.identity(),
+                terms: terms(&shared.config().link),
+                link: None,
+                received: 0,
+                plain: false,
+                offer: Some(offer_of(target)),
+            };
+            let told = async {
+                lane.send(&Frame::Accept(accept)).await?;
+                lane.close().await;
+                Ok::<_, LaneError>(())
+            };
+            let _ = timeout(PARTING, told).await;
+            return;
+        }
+        Err(Absent::Away(words)) => {
+            refusal(Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {words}")))
+        }
+        Err(Absent::NoMaster(words, standing)) => {
+            Refuse { standing, ..refusal(Reason::new(ReasonCode::NoMaster, &words)) }
+        }
+    };
+    debug!(from = %lane.peer(), "probed, and there is no master: {}", refuse.reason.text);
+    part_as(lane, &seat, refuse).await;
+}
+
+/// What a site is told of a master here; `None` if it is not followed.
+fn offer(shared: &Shared, master: &Master) -> Option<Result<Offer, Absent>> {
+    Some(shared.following.entry(Side::Acceptor, &master.name)?.offer().map(offer_of))
+}
+
+fn offer_of(Target { standing, vouched, .. }: Target) -> Offer {
+    Offer { standing, vouched }
 }
 
 /// Decides on a HELLO. The link keeps the admission that is returned.
@@ -513,6 +581,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
         why: Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {failed}")),
         log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
+        standing: None,
     })
 }
 
@@ -539,6 +608,7 @@ fn no_login(master: &Master, fault: &str) -> No {
         why: Reason::new(ReasonCode::RedisDown, message),
         log: format!("master {:?}: Redis at {}: {fault}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
+        standing: None,
     }
 }
 

@@ -9,6 +9,7 @@
 mod announce;
 pub mod auth;
 mod backoff;
+pub mod choice;
 pub mod dial;
 pub mod exchange;
 mod first_words;
@@ -203,6 +204,11 @@ impl Shared {
                 self.exchange.offer(&self.tls.now().material.revocation, Instant::now());
             }
         }
+        self.reloads.send_modify(|reloads| *reloads += 1);
+    }
+
+    /// Judges every link again: another Redis or another site is followed.
+    pub fn judge_links(&self) {
         self.reloads.send_modify(|reloads| *reloads += 1);
     }
 

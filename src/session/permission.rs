@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Shared;
+use super::{Shared, choice};
 use crate::config::{Commands, Config, Master, Replica};
 use crate::link::End;
 use crate::wire::reason::{Reason, ReasonCode};
@@ -42,11 +42,18 @@ impl Permission {
                     (Reason::new(ReasonCode::NotAvailable, &far), End::NotPermitted(words))
                 })
             }
-            Self::Asked { shared, replica, client } => still_asked(&shared.config(), replica, *client)
-                .map_err(|words| {
-                    let far = "the replica's site does not ask for this master any more";
-                    (Reason::new(ReasonCode::ReplicaClosed, far), End::NotPermitted(words))
-                }),
+            Self::Asked { shared, replica, client } => {
+                let far = |words| Reason::new(ReasonCode::ReplicaClosed, words);
+                still_asked(&shared.config(), replica, *client).map_err(|words| {
+                    (
+                        far("the replica's site does not ask for this master any more"),
+                        End::NotPermitted(words),
+                    )
+                })?;
+                choice::goes_on(shared, replica).map_err(|words| {
+                    (far("the replica's site does not follow this site any more"), End::NotPermitted(words))
+                })
+            }
         }
     }
 }
@@ -87,8 +94,8 @@ fn still_asked(config: &Config, replica: &Replica, client: IpAddr) -> Result<(),
     let Some(now) = config.replica(name) else {
         return Err(format!("replica {name:?} was removed from the config"));
     };
-    if (&now.site, &now.master) != (&replica.site, &replica.master) {
-        return Err(format!("replica {name:?} follows master {:?} of {} now", now.master, now.site));
+    if now.at(&replica.site).is_none() || now.master != replica.master {
+        return Err(format!("replica {name:?} follows master {:?} of {} now", now.master, now.sites()));
     }
     if !now.admits(client) {
         return Err(format!("`clients` of replica {name:?} does not have {client} any more"));

@@ -25,9 +25,9 @@ use super::exchange::Far;
 use super::first_words::{LEFT, Next, Offer, first_command, first_words, part_silent};
 use super::permission::Permission;
 use super::relay::{self, LaneSource, Relay};
-use super::{HELLO_DEADLINE, Shared, announce, dialling_terms, is_gone, last_words, tune};
+use super::{HELLO_DEADLINE, Shared, announce, choice, dialling_terms, is_gone, last_words, tune};
 use crate::config::{Announced, Replica};
-use crate::lane::LaneError;
+use crate::lane::{Lane, LaneError};
 use crate::link::{End, Link, Side};
 use crate::redis::at_replica::AtReplica;
 use crate::redis::introduction::Introduction;
@@ -39,7 +39,7 @@ use crate::registry::{Kind, NewLink, Topic, log_throttled};
 use crate::tap::{Blind, Flow, Tap};
 use crate::unproven::{Seat, Unproven, source};
 use crate::wire::frame::Frame;
-use crate::wire::hello::{Id, ReplicaKey, Request};
+use crate::wire::hello::{Accept, Id, ReplicaKey, Request};
 use crate::wire::reason::{Reason, ReasonCode};
 
 /// Time a refused replica is given to send its first command and to read the reply.
@@ -82,13 +82,20 @@ fn names(replica: &Replica) -> Option<Arc<Names>> {
     }
 }
 
+/// What is known of the master of an entry before it was asked.
+fn offer(replica: &Replica) -> Arc<Offer> {
+    // Only a master that is no passthrough can be followed.
+    Arc::new(if replica.has_choice() { Offer::of_replication() } else { Offer::default() })
+}
+
 impl ReplicaListener {
     /// A listener that no client has used yet.
     pub fn new(replica: Arc<Replica>) -> Self {
         let names = names(&replica);
         let unproven = Unproven::new(CLIENTS_OF_ONE, CLIENTS);
         let clients = Clients { backoff: Backoff::default(), unproven, guesses: Guesses::default() };
-        Self { replica, names, offer: Arc::default(), clients: Arc::new(clients) }
+        let offer = offer(&replica);
+        Self { replica, names, offer, clients: Arc::new(clients) }
     }
 
     /// The listener after a reload that has changed its entry. What is known about its clients stays.
@@ -96,8 +103,9 @@ impl ReplicaListener {
         let (old, replica) = (&self.replica, Arc::clone(replica));
         let same_names = old.announce == replica.announce;
         let names = if same_names { self.names.clone() } else { names(&replica) };
-        let same_offer = old.site == replica.site && old.master == replica.master;
-        let offer = if same_offer { Arc::clone(&self.offer) } else { Arc::default() };
+        let sites = |entry: &Replica| entry.from.iter().map(|origin| origin.site.clone()).collect::<Vec<_>>();
+        let same_offer = sites(old) == sites(&replica) && old.master == replica.master;
+        let offer = if same_offer { Arc::clone(&self.offer) } else { offer(&replica) };
         Self { replica, names, offer, clients: Arc::clone(&self.clients) }
     }
 }
@@ -110,9 +118,9 @@ pub async fn serve_replica(
     from: SocketAddr,
 ) {
     tune(&redis);
-    let replica = Arc::clone(&listener.replica);
-    let name = &replica.name;
-    let about = |kind| Topic::replica(kind, &replica);
+    let entry = Arc::clone(&listener.replica);
+    let name = &entry.name;
+    let about = |kind| Topic::replica(kind, &entry);
     let seat = listener.clients.unproven.enter(source(from.ip()));
     let may_open = tokio::select! {
         may_open = Box::pin(approach(&shared, &listener, &mut redis, &seat, from)) => may_open,
@@ -127,27 +135,26 @@ pub async fn serve_replica(
         return;
     }
     drop(seat);
-    let key = ReplicaKey::new(&replica.name, from.ip(), &shared.process.node);
-    let want = |sibling| Request::New { master: replica.master.clone(), sibling, replica: Some(key) };
+    let key = ReplicaKey::new(&entry.name, from.ip(), &shared.process.node);
+    let want = |sibling| Request::New { master: entry.master.clone(), sibling, replica: Some(key) };
     // What is needed only until the link is open, or for its refusal, is boxed: a link may be there
     // for months.
     let open = Box::pin(async {
         let opening = listener.clients.backoff.place(from.ip()).await;
         let opening = opening.ok_or("too many links of this client's address wait for their sync")?;
         // Other clients get the same reason why there is no link, but not the limit of one address.
-        let reached = reach_again(&shared.dialer, &replica, want).await;
-        let reached = reached.map_err(|unreached| unreached.words);
-        let reached = reached.inspect_err(|reason| listener.offer.failed(reason))?;
-        Ok::<_, String>((opening, reached))
+        let reached = reach_present(&shared, &entry, want).await;
+        let (replica, reached) = reached.inspect_err(|reason| listener.offer.failed(reason))?;
+        Ok::<_, String>((opening, replica, reached))
     });
     let opened = tokio::select! {
         opened = open => opened,
         () = shared.stop.cancelled() => return,
     };
-    let (opening, (mut lane, accept)) = match opened {
+    let (opening, replica, (mut lane, accept)) = match opened {
         Ok(opened) => opened,
         Err(reason) => {
-            no_link(&shared, &replica, from, &reason);
+            no_link(&shared, &entry, from, &reason);
             let seat = listener.clients.unproven.enter(source(from.ip()));
             let reply = reply::error(&shared.process.site, &reason);
             tokio::select! {
@@ -245,10 +252,37 @@ pub async fn serve_replica(
         shared.dialer.ways.seen(&replica.site);
     }
     announce::ended(guard, &end);
+    if !matches!(end, End::LocalClosed(_)) {
+        choice::hurry(&shared, &replica);
+    }
     if let Some(abort) = pending {
         debug!(link = %name, site = %replica.site, "telling the far gateway that the link is over");
         Box::pin(abort.send()).await;
     }
+}
+
+/// Opens a link to the site that has the master, which is returned as the entry for links to it. If another
+/// site has it meanwhile, this one is given up.
+async fn reach_present(
+    shared: &Shared,
+    entry: &Arc<Replica>,
+    want: impl Fn(Option<Id>) -> Request,
+) -> Result<(Arc<Replica>, (Lane, Accept)), String> {
+    let reached = async {
+        let replica = choice::present(shared, entry)?;
+        let reached = tokio::select! {
+            reached = reach_again(&shared.dialer, &replica, want, |accept| choice::fits(shared, &replica, accept)) => {
+                reached.map_err(|unreached| unreached.words)
+            }
+            words = choice::moved(shared, &replica) => Err(words),
+        };
+        Ok((replica, reached?))
+    };
+    let reached = reached.await;
+    if reached.is_err() {
+        choice::hurry(shared, entry);
+    }
+    reached
 }
 
 /// Checks a client from its accept up to the point where a link may be opened for it. Returns false
@@ -334,8 +368,8 @@ fn no_sync(shared: &Shared, replica: &Replica, from: SocketAddr) {
 }
 
 /// Logs that no link could be opened for a client.
-fn no_link(shared: &Shared, replica: &Replica, from: SocketAddr, reason: &str) {
-    log_throttled!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), reason; link = %replica.name, site = %replica.site, client = %from, "no link: {reason}");
+fn no_link(shared: &Shared, replica: &Arc<Replica>, from: SocketAddr, reason: &str) {
+    log_throttled!(warn, shared.registry, Topic::replica(Kind::NoLink, replica), reason; link = %replica.name, site = %choice::site(shared, replica), client = %from, "no link: {reason}");
 }
 
 /// A refusal: the reply to the client, if any, and the reason for the log.

@@ -28,6 +28,7 @@ pub(super) const T_CODE: u16 = 14;
 pub(super) const T_TEXT: u16 = 15;
 pub(super) const T_BY: u16 = 16;
 pub(super) const T_KEY: u16 = 17;
+pub(super) const T_OFFER: u16 = 18;
 
 /// A fault in a field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::fields::{
-    self, FieldError, T_ATTACH, T_BY, T_CLOCK, T_INSTANCE, T_KEY, T_LINK, T_NEW, T_NODE, T_PLAIN, T_PROBE,
-    T_RECEIVED, T_SIBLING, T_SITE, T_TERMS, T_VERSION, Writer, cut_text, fixed, name,
+    self, FieldError, T_ATTACH, T_BY, T_CLOCK, T_INSTANCE, T_KEY, T_LINK, T_NEW, T_NODE, T_OFFER, T_PLAIN,
+    T_PROBE, T_RECEIVED, T_SIBLING, T_SITE, T_TERMS, T_VERSION, Writer, cut_text, fixed, name,
 };
+use super::offer::Offer;
 use super::reason::Reason;
 use super::terms::Terms;
+use crate::lineage::Standing;
 
 /// The version of the protocol that this build speaks.
 pub const VERSION: u16 = 1;
@@ -137,6 +139,8 @@ pub struct Accept {
     pub received: u64,
     /// Whether the far `[[master]]` accepts any command: a plain tunnel.
     pub plain: bool,
+    /// The master that is offered, where the acceptor follows it. Earlier releases do not say it.
+    pub offer: Option<Offer>,
 }
 
 /// The acceptor refuses.
@@ -148,6 +152,8 @@ pub struct Refuse {
     pub clock: Option<u64>,
     /// Who refuses a lane that asks for a link: the acceptor's node and process.
     pub by: Option<(String, Id)>,
+    /// Where the Redis stands that is there instead of a master, if that is known.
+    pub standing: Option<Standing>,
 }
 
 impl Identity {
@@ -290,29 +296,34 @@ impl Accept {
         if self.plain {
             out.put(T_PLAIN, &[]);
         }
+        if let Some(offer) = &self.offer {
+            out.put(T_OFFER, &offer.encode());
+        }
         out.0
     }
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, FieldError> {
         let mut common = Common::default();
-        let (mut link, mut received, mut plain) = (None, 0, false);
+        let (mut link, mut received, mut plain, mut offer) = (None, 0, false, None);
         fields::read(content, |tag, value| {
             match tag {
                 T_LINK => link = Some(Id(fixed(tag, value)?)),
                 T_RECEIVED => received = u64::from_be_bytes(fixed(tag, value)?),
                 T_PLAIN => plain = true,
+                T_OFFER => offer = Some(Offer::decode(value)?),
                 _ => return common.take(tag, value),
             }
             Ok(true)
         })?;
         let (version, identity, terms) = common.finish()?;
-        Ok(Self { version, identity, terms, link, received, plain })
+        Ok(Self { version, identity, terms, link, received, plain, offer })
     }
 
     #[cfg(test)]
     pub(crate) fn sample() -> Self {
         let Hello { version, identity, terms, .. } = Hello::sample();
-        Self { version, identity, terms, link: Some(Id([9; 16])), received: 5, plain: true }
+        let offer = Some(Offer::sample());
+        Self { version, identity, terms, link: Some(Id([9; 16])), received: 5, plain: true, offer }
     }
 }
 
@@ -325,12 +336,15 @@ impl Refuse {
         if let Some((node, instance)) = &self.by {
             out.put(T_BY, &[&instance.0, node.as_bytes()].concat());
         }
+        if let Some(standing) = &self.standing {
+            out.put(T_OFFER, &Offer { standing: standing.clone(), vouched: false }.encode());
+        }
         out.0
     }
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, FieldError> {
         let reason = Reason::decode(content)?;
-        let (mut clock, mut by) = (None, None);
+        let (mut clock, mut by, mut standing) = (None, None, None);
         fields::read(content, |tag, value| {
             match tag {
                 T_CLOCK => clock = Some(u64::from_be_bytes(fixed(tag, value)?)),
@@ -338,11 +352,12 @@ impl Refuse {
                     let (instance, node) = value.split_first_chunk().ok_or(FieldError::Value(tag))?;
                     by = Some((cut_text(node), Id(*instance)));
                 }
+                T_OFFER => standing = Some(Offer::decode(value)?.standing),
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
-        Ok(Self { reason, clock, by })
+        Ok(Self { reason, clock, by, standing })
     }
 }
 

@@ -7,5 +7,6 @@ pub mod fields;
 pub mod frame;
 pub mod hello;
 pub mod lists;
+pub mod offer;
 pub mod reason;
 pub mod terms;

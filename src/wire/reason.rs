@@ -91,6 +91,8 @@ codes! {
     Superseded = 26,
     /// The acceptor's revocation list of the certificate's issuer is stale.
     ListStale = 27,
+    /// The site offers no master now: what it has instead, in words.
+    NoMaster = 28,
 }
 
 impl Reason {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::Snapshot;
 use super::page::{Label, Labels, Page, Value};
 use crate::admin::ready::unready;
+use crate::follow::FollowStatus;
 use crate::link::LaneLoss;
 use crate::own_process::Usage;
 use crate::redis::replication::{Replication, Stage};
@@ -128,6 +129,7 @@ fn places<'a>(snapshot: &'a Snapshot<'_>) -> Vec<Place<'a>> {
 pub(super) fn of(snapshot: &Snapshot<'_>) -> Page {
     let (mut page, places) = (Page::default(), places(snapshot));
     of_gateway(&mut page, snapshot);
+    of_following(&mut page, snapshot);
     of_links(&mut page, &places);
     of_streams(&mut page, &places);
     of_breaks(&mut page, &places);
@@ -235,6 +237,32 @@ fn of_gateway(page: &mut Page, snapshot: &Snapshot<'_>) {
         "replgate_revocation_lists_learnt_total",
         "Revocation lists that other gateways handed over and that are in use since.",
         alone(tallies.lists_learnt),
+    );
+}
+
+/// Who is followed: by the entry alone, since Sentinels may name a party that the config does not have.
+fn of_following(page: &mut Page, snapshot: &Snapshot<'_>) {
+    let each = |value: fn(&FollowStatus) -> Value| {
+        snapshot.status.following.iter().map(move |entry| {
+            let role = if entry.role == "replica" { "replica" } else { "master" };
+            let labels: [Label; 2] = [("name", entry.name.clone().into()), ("role", role.into())];
+            (Labels { shared: Arc::from(labels), own: None }, value(entry))
+        })
+    };
+    page.gauge(
+        "replgate_following",
+        "Whether this entry, which follows a master, knows who has it.",
+        each(|entry| entry.present.is_some().into()),
+    );
+    page.gauge(
+        "replgate_follow_attention",
+        "Whether a person must look at who is followed, or at why nobody is.",
+        each(|entry| entry.attention.is_some().into()),
+    );
+    page.counter(
+        "replgate_follow_switches_total",
+        "Times that another one was followed.",
+        each(|entry| entry.switches.into()),
     );
 }
 

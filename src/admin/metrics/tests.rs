@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::{Config, Source};
+use crate::follow::{FollowStatus, PresentStatus};
 use crate::link::compress::Packed;
 use crate::link::{End, LaneLoss, Side};
 use crate::redis::replication::Observed;
@@ -380,6 +381,35 @@ fn of_two_cas_of_one_name_the_first_to_expire_counts_and_names_are_escaped() {
     assert_eq!(samples(&snapshot.text(Format::Text))["replgate_ready"], 0.0);
 }
 
+#[test]
+fn who_is_followed_is_told_by_name_and_role_and_never_by_what_sentinels_name() {
+    let mut snapshot = of(&counting(&config(&[("carts", &["dc3"])], &["orders"])));
+    let entry = |name: &str, role: &str, followed: bool, attention: Option<&str>| FollowStatus {
+        name: name.to_owned(),
+        role: role.to_owned(),
+        present: followed
+            .then(|| PresentStatus { party: "10.0.0.99:6379".to_owned(), ..PresentStatus::default() }),
+        attention: attention.map(str::to_owned),
+        switches: 3,
+        ..FollowStatus::default()
+    };
+    snapshot.status.following =
+        vec![entry("carts", "master", true, None), entry("orders", "replica", false, Some("two masters"))];
+    let page = snapshot.text(Format::Text);
+    let told = samples(&page);
+    let (carts, orders) = (r#"name="carts",role="master""#, r#"name="orders",role="replica""#);
+    for (name, entry, value) in [
+        ("following", carts, 1.0),
+        ("following", orders, 0.0),
+        ("follow_attention", carts, 0.0),
+        ("follow_attention", orders, 1.0),
+        ("follow_switches_total", carts, 3.0),
+    ] {
+        assert_eq!(told[&format!("replgate_{name}{{{entry}}}")], value, "{name} of {entry}");
+    }
+    assert!(!page.contains("10.0.0.99"), "{page}");
+}
+
 /// A snapshot of which every metric has a sample.
 fn everything() -> Told {
     let registry = counting(&config(&[("carts", &["dc3"])], &["orders"]));
@@ -396,6 +426,8 @@ fn everything() -> Told {
     replication.stage = crate::redis::replication::Stage::FullSync;
     replication.snapshot =
         serde_json::from_str(r#"{"bytes":25,"size":100,"bytes_per_second":1,"seconds_left":75.0}"#).unwrap();
+    let following = r#"[{"name":"carts","role":"master","switches":1}]"#;
+    snapshot.status.following = serde_json::from_str(following).unwrap();
     let until = |kind, until| Term { kind, name: "name".to_owned(), from: 0, until };
     snapshot.status.terms = vec![until(expiry::Kind::Certificate, 1), until(expiry::Kind::Ca, 2)];
     let list = r#"[{"issuer":"CN=CA","number":"1","from":null,"made":1,"until":2,"revoked":0}]"#;

@@ -10,6 +10,7 @@
 mod drawing;
 mod events;
 mod findings;
+mod following;
 mod links;
 mod summary;
 mod trust;
@@ -76,6 +77,7 @@ pub fn html(status: &Status, history: &History, now: i64) -> String {
                     (top(status, &findings, now))
                     (findings::list(&findings))
                     (summary::part(status, history, now))
+                    (following::part(status, now))
                     (links::part(&links::entries(status), status, history))
                     (summary::far_sites(status))
                     (trust::terms(status, now))

@@ -199,6 +199,45 @@ fn the_page_says_what_the_gateway_carries() {
     assert!(!page.contains("never shown"), "what the config says already is no event of the page");
 }
 
+/// An entry that follows 10.0.0.6:6379 of two Redis, with these fields.
+fn following(fields: &Value) -> Value {
+    let mut entry = json!({
+        "name": "orders", "role": "master", "present": {"party": "10.0.0.6:6379", "since": NOW - 200, "by": "lineage"},
+        "parties": [
+            {"party": "10.0.0.5:6379", "state": "replica", "words": "is a replica of 10.0.0.6:6379", "history": null, "offset": null},
+            {"party": "10.0.0.6:6379", "state": "master", "words": "is the master",
+                "history": "c4631a6d3d5b8b3d6b47bd5ff732076d2e8eddf7", "offset": 4711},
+        ],
+        "sentinels": [{"sentinel": "10.0.0.7:26379", "names": null, "words": "does not answer"}],
+        "attention": null, "next_step": null, "switches": 1,
+    });
+    merge(&mut entry, fields);
+    entry
+}
+
+#[test]
+fn who_is_followed_is_shown_with_every_party_and_sentinel() {
+    let shown = |fields: &Value| {
+        let status = status(vec![streaming(1)], &json!({ "following": [following(fields)] }));
+        html(&status, &of_orders(), NOW)
+    };
+    let page = shown(&json!({}));
+    says(
+        &page,
+        "Who is followedorders follows 10.0.0.6:6379 for 3 minutes, by its history. the master is here, 1 switch since the start",
+    );
+    says(
+        &page,
+        "10.0.0.5:6379is a replica of 10.0.0.6:6379–10.0.0.6:6379is the masterc4631a6d at 4711Sentinel 10.0.0.7:26379 does not answer.",
+    );
+    says(&page, "All well");
+    let page = shown(&json!({ "present": null, "attention": "two say so", "next_step": "replgate follow" }));
+    says(&page, "No master is followed for ordersorders: two say soNext: replgate follow");
+    says(&page, "orders follows nobody.");
+    let status = status(vec![streaming(1)], &json!({}));
+    assert!(!html(&status, &of_orders(), NOW).contains("Who is followed"), "nothing follows");
+}
+
 #[test]
 fn what_is_not_well_comes_first_with_the_next_step() {
     let links = vec![streaming(1), syncing(2), held(3)];
@@ -270,6 +309,7 @@ fn what_a_far_side_or_the_config_says_stays_text() {
     let complaint = link(5, "carts", "replica", &json!({}), &json!({ "complaint": "x", "host": null }));
     let more = json!({
         "events": events, "without_link": ["x"], "replicas": ["carts"],
+        "following": [following(&json!({ "attention": "x", "next_step": "x" }))],
         "reload": { "read_at": 1, "refused": { "since": 1, "faults": ["x", "x"] } },
     });
     let mut value =
@@ -301,6 +341,11 @@ fn what_a_far_side_or_the_config_says_stays_text() {
         "without_link",
         "masters",
         "replication_id",
+        "party",
+        "by",
+        "sentinel",
+        "attention",
+        "next_step",
     ] {
         let text = format!(
             "{key}&lt;script&gt;alert(1)&lt;/script&gt;&quot;'&gt;&lt;img src=x onerror=alert(1)&gt;&amp;amp;"

@@ -4,16 +4,17 @@
 //! Where there are more links than lines, those that are well are summed up by name and site. Last come
 //! the latest events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::View;
 use super::links::{self, Row};
 use super::wide::NAMES;
-use crate::admin::Status;
 use crate::admin::health::{self, Finding, Level, is_unwell};
 use crate::admin::link_words::{listed, states};
+use crate::admin::{Status, follow_words};
 use crate::cli::text::{cut, width, wrapped, wrapped_after};
 use crate::clock;
+use crate::follow::FollowStatus;
 use crate::registry::{Event, LinkStatus, notice};
 use crate::words::{names, rate, span, whole_span};
 
@@ -40,6 +41,9 @@ const EVENT_LINES: usize = 2;
 
 /// Most lines of what needs attention.
 const DETAILS: usize = 10;
+
+/// Most entries whose master is told, and most lines of one of them. Those that need attention are told above.
+const FOLLOWING: (usize, usize) = (3, 3);
 
 /// What a line tells. Its colour never tells more than its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub(super) fn text(status: &Status, chosen: &[&LinkStatus], view: View, now: i64
     // Two empty lines, and one for the prompt.
     let taken = lines.len() + lately.len() + 3;
     let room = if view.all { usize::MAX } else { height.saturating_sub(taken).max(LEAST) };
-    let table = table(chosen, most, room);
+    let table = table(chosen, &status.following, most, room);
     for part in [table, lately] {
         if !part.is_empty() {
             lines.push((Tone::Plain, String::new()));
@@ -102,6 +106,14 @@ pub(super) fn head(status: &Status, view: View, now: i64) -> Vec<Line> {
         let words = format!("moving to another certificate: {old} connections still use the earlier one");
         lines.extend(wrapped(&words, most, 2).into_iter().map(|line| (Tone::Plain, line)));
     }
+    if !view.wide {
+        lines.extend(following(
+            status,
+            most,
+            if view.all { (usize::MAX, usize::MAX) } else { FOLLOWING },
+            now,
+        ));
+    }
     if status.links.is_empty() {
         let offers = [("masters offered", &status.masters), ("far masters offered", &status.replicas)];
         for (what, offered) in offers.into_iter().filter(|(_, offered)| !offered.is_empty()) {
@@ -109,6 +121,31 @@ pub(super) fn head(status: &Status, view: View, now: i64) -> Vec<Line> {
             lines.extend(wrapped(&words, most, 2).into_iter().map(|line| (Tone::Plain, line)));
         }
     }
+    lines
+}
+
+/// Who is followed, for each entry that follows a master.
+fn following(status: &Status, most: usize, room: (usize, usize), now: i64) -> Vec<Line> {
+    let mut all: Vec<&FollowStatus> = status.following.iter().collect();
+    all.sort_by_key(|entry| std::cmp::Reverse(health::of_following(entry)));
+    let (entries, of_one) = room;
+    let mut lines = Vec::new();
+    for entry in all.iter().take(entries) {
+        let tone = match health::of_following(entry) {
+            Level::Bad => Tone::Bad,
+            Level::Look => Tone::Warning,
+            _ => Tone::Plain,
+        };
+        let mut words = wrapped(&follow_words::sentence(entry, now), most, 2);
+        if words.len() > of_one {
+            words.truncate(of_one);
+            let rest = words.pop().unwrap_or_default();
+            words.push(cut(&format!("{rest} ..."), most));
+        }
+        lines.extend(words.into_iter().map(|line| (tone, line)));
+    }
+    let left = all.len().saturating_sub(entries);
+    lines.extend((left > 0).then(|| (Tone::Dim, cut(&format!("and {left} more that follow: --wide"), most))));
     lines
 }
 
@@ -162,7 +199,7 @@ fn verdict(status: &Status, findings: &[Finding]) -> (Tone, String) {
 }
 
 /// The lines about links, at most `room` of them.
-fn table(all: &[&LinkStatus], most: usize, room: usize) -> Vec<Line> {
+fn table(all: &[&LinkStatus], following: &[FollowStatus], most: usize, room: usize) -> Vec<Line> {
     // The other connection of a sync belongs to a link that is shown.
     let is_whole = |link: &&&LinkStatus| link.replication.as_ref().is_none_or(|part| part.part_of.is_none());
     let mut shown: Vec<&LinkStatus> = all.iter().filter(is_whole).copied().collect();
@@ -171,13 +208,13 @@ fn table(all: &[&LinkStatus], most: usize, room: usize) -> Vec<Line> {
         return Vec::new();
     }
     if shown.len() < room {
-        return links::table(&rows(&shown), most);
+        return links::table(&rows(&shown, following), most);
     }
     // What is unwell, and then all of them summed up, half and half.
     let unwell = shown.iter().filter(|link| is_unwell(link)).count();
     let (first, mut lines) = (unwell.min((room / 2).saturating_sub(2)), Vec::new());
     if first > 0 {
-        lines.extend(links::table(&rows(&shown[..first]), most));
+        lines.extend(links::table(&rows(&shown[..first], following), most));
         if unwell > first {
             lines.push((
                 Tone::Dim,
@@ -191,11 +228,18 @@ fn table(all: &[&LinkStatus], most: usize, room: usize) -> Vec<Line> {
 }
 
 /// A row for each link. Links of the same name and site show their numbers.
-fn rows<'a>(links: &[&'a LinkStatus]) -> Vec<Row<'a>> {
+fn rows<'a>(links: &[&'a LinkStatus], following: &[FollowStatus]) -> Vec<Row<'a>> {
+    let masters: HashSet<&str> =
+        following.iter().filter(|entry| entry.role == "master").map(|entry| &*entry.name).collect();
     let mut alike: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
     let key = |link: &'a LinkStatus| (&*link.name, &*link.role, &*link.site);
     links.iter().for_each(|link| *alike.entry(key(link)).or_default() += 1);
-    links.iter().map(|link| Row { link, numbered: alike[&key(link)] > 1 }).collect()
+    let row = |link: &&'a LinkStatus| Row {
+        link,
+        numbered: alike[&key(link)] > 1,
+        follows: link.role == "master" && masters.contains(&*link.name),
+    };
+    links.iter().map(row).collect()
 }
 
 /// The links summed up by name and site, those with unwell ones and then the most links first.

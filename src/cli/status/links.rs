@@ -33,6 +33,8 @@ pub(super) struct Row<'a> {
     pub(super) link: &'a LinkStatus,
     /// Whether its number is shown, since others have its name and site.
     pub(super) numbered: bool,
+    /// Whether it goes to a Redis here that is followed, of several.
+    pub(super) follows: bool,
 }
 
 /// One line of a table.
@@ -48,25 +50,31 @@ struct Cells {
 
 /// A line for each link, under the names of the columns.
 pub(super) fn table(rows: &[Row<'_>], most: usize) -> Vec<Line> {
-    let heads = ["LAG", "RATE", "RTT", "BREAKS", "AGE"].map(str::to_owned).to_vec();
-    let cells = rows.iter().map(|Row { link, numbered }| {
+    let mut heads = ["LAG", "RATE", "RTT", "BREAKS", "AGE"].map(str::to_owned).to_vec();
+    let follows = rows.iter().any(|row| row.follows);
+    heads.extend(follows.then(|| "REDIS".to_owned()));
+    let cells = rows.iter().map(|Row { link, numbered, follows: is_following }| {
         let lag = link.replication.as_ref().and_then(|replication| replication.lag_seconds);
         let number = if *numbered { format!(" #{}", link.number) } else { String::new() };
+        let redis = if *is_following { one_line(&link.redis) } else { String::new() };
         Cells {
             tone: if is_unwell(link) { Tone::Bad } else { Tone::Plain },
             name: format!("{}{number}", one_line(&link.name)),
             far: one_line(&link_words::way(link)),
             state: state(link),
-            rest: vec![
+            rest: [
                 lag.map_or_else(String::new, span),
                 link.to_replica_bytes_per_second.map_or_else(String::new, |bytes| rate(bytes as f64)),
                 link.round_trip_seconds.map_or_else(String::new, round_trip),
                 count(link.breaks),
                 whole_span(link.seconds as f64),
-            ],
+            ]
+            .into_iter()
+            .chain(follows.then_some(redis))
+            .collect(),
         }
     });
-    lines(heads, cells.collect(), most)
+    lines(heads, cells.collect(), most, follows)
 }
 
 /// A line for each group of links, under the names of the columns.
@@ -82,11 +90,12 @@ pub(super) fn sums(groups: &[Vec<&LinkStatus>], most: usize) -> Vec<Line> {
             rest: vec![count(group.len() as u64), lag, rate],
         }
     });
-    lines(heads, cells.collect(), most)
+    lines(heads, cells.collect(), most, false)
 }
 
-/// The lines of a table, of at most `most` columns.
-fn lines(mut heads: Vec<String>, mut rows: Vec<Cells>, most: usize) -> Vec<Line> {
+/// The lines of a table, of at most `most` columns. `spares` has the last column left out where it would shorten
+/// another.
+fn lines(mut heads: Vec<String>, mut rows: Vec<Cells>, most: usize, spares: bool) -> Vec<Line> {
     let head = Cells {
         tone: Tone::Plain,
         name: "NAME".to_owned(),
@@ -103,6 +112,10 @@ fn lines(mut heads: Vec<String>, mut rows: Vec<Cells>, most: usize) -> Vec<Line>
     let taken = |name: usize, far: usize, rest: &[usize]| {
         name + far + GAP + rest.iter().map(|width| width + GAP).sum::<usize>() + GAP
     };
+    let longest = widest(&|row| row.state.first().map_or(0, |state| width(state)));
+    if spares && taken(name, far, &rest) + longest > most {
+        rest.pop();
+    }
     // What is left for the state.
     let room = loop {
         let room = most.saturating_sub(taken(name, far, &rest));

@@ -53,7 +53,7 @@ impl Screen {
     /// What there is room for now.
     pub(super) fn view(&self, all: bool) -> View {
         let (columns, lines) = self.size();
-        View { width: columns.map(|columns| columns.max(LEAST)), lines, all }
+        View { width: columns.map(|columns| columns.max(LEAST)), lines, all, ..View::default() }
     }
 
     /// Its columns and lines now: those of the terminal, or `COLUMNS` and `LINES`.

@@ -165,6 +165,90 @@ fn the_verdict_says_what_there_is() {
     assert_eq!(first(&status(vec![held(1), syncing(2)])).0, Tone::Bad);
 }
 
+/// An entry that follows 10.0.0.6:6379 of two Redis, with these fields.
+fn following(name: &str, fields: Value) -> Value {
+    let mut entry = json!({
+        "name": name, "role": "master", "present": {"party": "10.0.0.6:6379", "since": NOW - 200, "by": "sentinel"},
+        "parties": [
+            {"party": "10.0.0.5:6379", "state": "replica", "words": "is a replica of 10.0.0.6:6379",
+                "history": "c4631a6d3d5b8b3d6b47bd5ff732076d2e8eddf7", "offset": 4711},
+            {"party": "10.0.0.6:6379", "state": "master", "words": "is the master", "history": null, "offset": null},
+        ],
+        "sentinels": [
+            {"sentinel": "10.0.0.5:26379", "names": "10.0.0.6:6379", "words": "names 10.0.0.6:6379"},
+            {"sentinel": "10.0.0.7:26379", "names": null, "words": "does not answer"},
+        ],
+        "attention": null, "next_step": null, "switches": 1,
+    });
+    entry.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    entry
+}
+
+#[test]
+fn who_is_followed_and_who_said_so_is_told_before_the_links_and_each_link_tells_its_redis() {
+    let of_master = json!({"role": "master", "site": "dc2", "redis": "10.0.0.6:6379"});
+    let mut status = status(vec![link(1, of_master)]);
+    status.following = serde_json::from_value(json!([following("orders", json!({}))])).unwrap();
+    assert_eq!(
+        text(&status, columns(90)),
+        "\
+ok: 1 link, streaming
+site dc2 on vm, replgate 0.1.0, process 7; certificate good for 300 days
+orders follows 10.0.0.6:6379 for 3 minutes, by Sentinel; 10.0.0.5:6379 is a replica of
+  10.0.0.6:6379; Sentinels: 1 of 2 name it
+
+NAME    FAR SITE  STATE      LAG    RATE      RTT    BREAKS  AGE  REDIS
+orders  to dc2    streaming  0.0 s  1.2 MB/s  80 ms  2       3 d  10.0.0.6:6379
+"
+    );
+    let narrow = text(&status, columns(60));
+    assert!(narrow.contains("streaming") && !narrow.contains("REDIS"), "no other column gives way: {narrow}");
+
+    let doubt = json!({"attention": "10.0.0.5:6379 says that it is a master too", "next_step": "stop it"});
+    let nobody = json!({"present": null, "attention": "10.0.0.6:6379 has other data", "next_step": "replgate follow carts 10.0.0.6:6379"});
+    status.following =
+        serde_json::from_value(json!([following("orders", doubt), following("carts", nobody)])).unwrap();
+    let shown = lines(&status, columns(80));
+    let has = |tone: Tone, words: &str| {
+        assert!(shown.iter().any(|(of, line)| *of == tone && line.starts_with(words)), "{words}: {shown:#?}");
+    };
+    has(Tone::Bad, "NOT WELL: no master is followed for carts");
+    has(Tone::Bad, "  carts: 10.0.0.6:6379 has other data");
+    has(Tone::Bad, "  next: replgate follow carts 10.0.0.6:6379");
+    has(Tone::Warning, "  orders follows 10.0.0.6:6379: 10.0.0.5:6379 says that it is a master too");
+    has(Tone::Bad, "carts follows nobody; 10.0.0.5:6379 is a replica of 10.0.0.6:6379;");
+    has(Tone::Warning, "orders follows 10.0.0.6:6379 for 3 minutes, by Sentinel;");
+
+    let many: Vec<Value> = (0..600).map(|at| following(&format!("m{at}"), json!({}))).collect();
+    status.following = serde_json::from_value(many.into()).unwrap();
+    let view = View { lines: Some(24), ..columns(80) };
+    let shown = text(&status, view);
+    assert!(shown.lines().count() < 24 && shown.contains("and 597 more that follow: --wide"), "{shown}");
+}
+
+#[test]
+fn the_wide_text_has_every_party_every_sentinel_and_the_next_step() {
+    let mut status = status(vec![]);
+    let doubt = json!({"attention": "two\nmasters", "next_step": "stop one"});
+    let of_sites = json!({"role": "replica", "present": null, "sentinels": [], "switches": 0,
+        "parties": [{"party": "dc1", "state": "unknown", "words": "", "history": null, "offset": null}]});
+    status.following =
+        serde_json::from_value(json!([following("orders", doubt), following("carts", of_sites)])).unwrap();
+    let shown = super::wide::text(&status, View::default(), NOW);
+    let wanted = "\
+orders (master here) follows 10.0.0.6:6379 for 3 minutes, by Sentinel; 1 switch since the start
+    10.0.0.5:6379 is a replica of 10.0.0.6:6379 (stream c4631a6d at 4711)
+  * 10.0.0.6:6379 is the master
+    Sentinel 10.0.0.5:26379 names 10.0.0.6:6379
+    Sentinel 10.0.0.7:26379 does not answer
+    attention: two masters
+    next: stop one
+carts (replicas here) follows nobody; no switch since the start
+    dc1 was not asked yet
+";
+    assert!(shown.contains(wanted), "{shown}");
+}
+
 #[test]
 fn six_hundred_links_fit_a_screen_with_what_is_unwell_first() {
     let name = |number: u64| format!("shard-{}", number % 7);
@@ -333,15 +417,18 @@ proptest! {
         status.events = serde_json::from_value(events.into()).unwrap();
         status.reload = serde_json::from_value(json!({"read_at": 0, "refused": {"since": 0, "faults": words}})).unwrap();
         status.without_link = words.clone();
+        let entries: Vec<Value> = words.iter()
+            .map(|words| following(words, json!({"attention": words, "next_step": words, "parties": [{"party": words, "words": words}]}))).collect();
+        status.following = serde_json::from_value(entries.into()).unwrap();
         status.node = words.concat();
         for most in [80, 40, wide_screen] {
-            let lines = lines(&status, View { width: Some(most), lines: Some(24), all });
+            let lines = lines(&status, View { all, lines: Some(24), ..columns(most) });
             for (_, line) in &lines {
                 prop_assert!(width(line) <= most, "{most}: {line:?}");
                 prop_assert!(!line.chars().any(char::is_control), "{line:?}");
             }
         }
         // The text for a pipe is the one for 80 columns.
-        prop_assert_eq!(lines(&status, View { all, ..View::default() }), lines(&status, View { width: Some(80), all, lines: Some(24) }));
+        prop_assert_eq!(lines(&status, View { all, ..View::default() }), lines(&status, View { all, lines: Some(24), ..columns(80) }));
     }
 }

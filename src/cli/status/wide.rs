@@ -5,11 +5,12 @@
 
 use super::View;
 use super::table::Table;
-use crate::admin::Status;
 use crate::admin::health::is_unwell;
 use crate::admin::link_words::{self, held};
-use crate::cli::text::{bytes, cut};
+use crate::admin::{Status, follow_words};
+use crate::cli::text::{bytes, cut, one_line};
 use crate::clock;
+use crate::follow::FollowStatus;
 use crate::redis::replication::{Replication, Stage, SyncKind};
 use crate::registry::{EndedLink, LinkStatus};
 use crate::tls::revocation::InUse;
@@ -40,8 +41,38 @@ fn lists(lists: &[InUse]) -> String {
     out
 }
 
-/// The whole text below the head.
-pub(super) fn text(status: &Status, view: View) -> String {
+/// Who is followed, for each entry that follows a master, with all that is known of the parties and the Sentinels.
+fn following(entries: &[FollowStatus], now: i64) -> String {
+    let mut out = String::new();
+    for entry in entries {
+        let here = if entry.role == "replica" { "replicas here" } else { "master here" };
+        let mut lines = vec![format!(
+            "{} ({here}) follows {}; {}",
+            entry.name,
+            follow_words::present(entry, now),
+            follow_words::switches(entry)
+        )];
+        for party in &entry.parties {
+            let mark = if follow_words::is_present(entry, party) { "*" } else { " " };
+            let stream =
+                follow_words::stream(party).map_or_else(String::new, |stream| format!(" (stream {stream})"));
+            lines.push(format!("  {mark} {}{stream}", follow_words::clause(party)));
+        }
+        lines.extend(
+            entry.sentinels.iter().map(|said| format!("    Sentinel {} {}", said.sentinel, said.words)),
+        );
+        lines.extend(entry.attention.iter().map(|words| format!("    attention: {words}")));
+        lines.extend(entry.next_step.iter().map(|words| format!("    next: {words}")));
+        for line in lines {
+            let indent = line.chars().take_while(|letter| *letter == ' ').count();
+            out += &format!("{:indent$}{}\n", "", one_line(&line));
+        }
+    }
+    out
+}
+
+/// The whole text below the head. `now` is in seconds since 1970.
+pub(super) fn text(status: &Status, view: View, now: i64) -> String {
     let mut out = format!(
         "certificate until {}; config and certificates read {}\n",
         clock::utc(status.certificate_expires),
@@ -54,6 +85,7 @@ pub(super) fn text(status: &Status, view: View) -> String {
     if !status.replicas.is_empty() {
         out += &format!("far masters offered: {}\n", names(&status.replicas, NAMES));
     }
+    out += &following(&status.following, now);
     let counts = &status.counts;
     out += &format!(
         "links: {} up, {} opened, {} closed, {} refused here, {} failed\n",

@@ -115,6 +115,9 @@ pub(super) enum Failure {
     /// The far gateway refused it.
     #[error("refused: {}", crate::escape::shown(.0.reason.text.as_bytes()))]
     Refused(Refuse),
+    /// It accepted, but offers something else than what is wanted; the reason.
+    #[error("{0}")]
+    Unfit(String),
     /// The dial failed before the far gateway answered.
     #[error("{0}")]
     Other(String),
@@ -134,7 +137,11 @@ impl Failure {
 
     /// Whether a gateway answered, and does not stop.
     fn is_answer(&self) -> bool {
-        matches!(self, Self::Refused(refuse) if refuse.reason.code != ReasonCode::Stopping)
+        match self {
+            Self::Refused(refuse) => refuse.reason.code != ReasonCode::Stopping,
+            Self::Unfit(_) => true,
+            Self::Other(_) => false,
+        }
     }
 }
 
@@ -145,15 +152,33 @@ pub struct Unreached {
     pub words: String,
     /// Whether any gateway answered.
     pub answered: bool,
+    /// Every refusal.
+    pub refusals: Vec<Refuse>,
 }
 
 /// Asks the far site about a master without opening a link.
 pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), Unreached> {
-    let (lane, accept) =
-        reach(dialer, replica, |_| Request::Probe { master: replica.master.clone() }).await?;
+    let reached = reach(dialer, replica, about(replica), |_| Ok(())).await?;
+    Ok(part(reached).await)
+}
+
+/// As [`probe`], but it counts as no dial, and changes nothing for later ones.
+pub async fn look(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), Unreached> {
+    let reached = race(dialer, replica, about(replica), |_| Ok(())).await?;
+    Ok(part(reached).await)
+}
+
+/// The question about the master of an entry.
+fn about(replica: &Replica) -> impl Fn(Option<Id>) -> Request {
+    let master = replica.master.clone();
+    move |_| Request::Probe { master: master.clone() }
+}
+
+/// Closes the lane of a question that was answered.
+async fn part((lane, accept): (Lane, Accept)) -> (SocketAddr, Accept) {
     let peer = lane.peer();
     let _ = timeout(Duration::from_secs(1), lane.close()).await;
-    Ok((peer, accept))
+    (peer, accept)
 }
 
 /// As [`reach`]; if nobody is there, but a gateway of the site was seen lately, it is tried for a
@@ -162,10 +187,11 @@ pub(super) async fn reach_again(
     dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
     want: impl Fn(Option<Id>) -> Request,
+    fits: impl Fn(&Accept) -> Result<(), String>,
 ) -> Result<(Lane, Accept), Unreached> {
     let until = Instant::now() + RESTARTING;
     loop {
-        match reach(dialer, replica, &want).await {
+        match reach(dialer, replica, &want, &fits).await {
             Err(unreached)
                 if !unreached.answered && was_there(dialer, &replica.site) && Instant::now() < until =>
             {
@@ -182,16 +208,49 @@ fn was_there(dialer: &Dialer, site: &str) -> bool {
     dialer.ways.was_seen_lately(site) || dialer.registry.carried_lately(site, LATELY)
 }
 
-/// Races over every address of every peer until one accepts. While other links of this replica
-/// entry are up, their address comes first, and their gateway before any other.
-pub(super) async fn reach(
+/// Races over every address of every peer until one accepts, and `fits` finds nothing wrong with that. While
+/// other links of this replica entry to this site are up, their address comes first, and their gateway before
+/// any other.
+async fn reach(
     dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
     want: impl Fn(Option<Id>) -> Request,
+    fits: impl Fn(&Accept) -> Result<(), String>,
 ) -> Result<(Lane, Accept), Unreached> {
-    let sibling = dialer.registry.sibling(&replica.name);
+    let reached = race(dialer, replica, want, fits).await;
+    let dialled = match &reached {
+        Ok(_) => Dialled::Opened,
+        Err(unreached) if unreached.answered => Dialled::Refused,
+        Err(_) => Dialled::Unreached,
+    };
+    dialer.registry.note_dial(&replica.name, &replica.site, dialled);
+    if let Ok((lane, _)) = &reached {
+        dialer.ways.was_good(Side::Dialler, &replica.name, lane.peer());
+    }
+    reached
+}
+
+/// As [`reach`], but nothing of it is noted.
+async fn race(
+    dialer: &Arc<Dialer>,
+    replica: &Arc<Replica>,
+    want: impl Fn(Option<Id>) -> Request,
+    fits: impl Fn(&Accept) -> Result<(), String>,
+) -> Result<(Lane, Accept), Unreached> {
+    let sibling = dialer.registry.sibling(&replica.name, &replica.site);
     let instance = sibling.map(|(_, instance)| instance);
-    let (mut failures, mut answered) = (Vec::new(), false);
+    let (mut failures, mut answered, mut refusals) = (Vec::new(), false, Vec::new());
+    let judge = |(lane, accept): (Lane, Accept)| match fits(&accept) {
+        Ok(()) => Ok((lane, accept)),
+        Err(words) => {
+            tokio::spawn(let_go(
+                lane,
+                ReasonCode::ReplicaClosed,
+                "it goes on from another stream than the one that is followed",
+            ));
+            Err((Failure::Unfit(words), None))
+        }
+    };
     let turned = Arc::new(Notify::new());
     let open = |address| {
         let (dialer, replica, turned) = (Arc::clone(dialer), Arc::clone(replica), Arc::clone(&turned));
@@ -218,7 +277,7 @@ pub(super) async fn reach(
                     }
                     Event::Failed(address, error) => (address, error),
                     Event::Opened(address, lane) => {
-                        match greet(dialer, replica, lane, want(instance)).await {
+                        match greet(dialer, replica, lane, want(instance)).await.and_then(judge) {
                             Ok(reached) => return Some(reached),
                             Err((error, refused)) => {
                                 aside.extend(refused);
@@ -228,6 +287,9 @@ pub(super) async fn reach(
                     }
                 };
                 answered |= error.is_answer();
+                if let Failure::Refused(refuse) = &error {
+                    refusals.push(refuse.clone());
+                }
                 if !error.is_other_instance() {
                     failures.push(format!("{}: {error}", race.shown(address)));
                 } else if sibling.is_some_and(|(first, _)| first == address) && behind < BEHIND_ONE {
@@ -243,10 +305,12 @@ pub(super) async fn reach(
                 let (address, error) = match event {
                     Event::Unresolved(..) => continue,
                     Event::Failed(address, error) => (address, error),
-                    Event::Opened(address, lane) => match greet(dialer, replica, lane, want(None)).await {
-                        Ok(reached) => return Some(reached),
-                        Err((error, _)) => (address, error),
-                    },
+                    Event::Opened(address, lane) => {
+                        match greet(dialer, replica, lane, want(None)).await.and_then(judge) {
+                            Ok(reached) => return Some(reached),
+                            Err((error, _)) => (address, error),
+                        }
+                    }
                 };
                 failures.push(format!("{address}: {error}"));
             }
@@ -257,19 +321,7 @@ pub(super) async fn reach(
             None
         }
     };
-    let dialled = match (&reached, answered) {
-        (Some(_), _) => Dialled::Opened,
-        (None, true) => Dialled::Refused,
-        (None, false) => Dialled::Unreached,
-    };
-    dialer.registry.note_dial(&replica.name, &replica.site, dialled);
-    match reached {
-        Some((lane, accept)) => {
-            dialer.ways.was_good(Side::Dialler, &replica.name, lane.peer());
-            Ok((lane, accept))
-        }
-        None => Err(Unreached { words: failures.join("; "), answered }),
-    }
+    reached.ok_or_else(|| Unreached { words: failures.join("; "), answered, refusals })
 }
 
 /// Completes when the time for a dial is over, which begins with its first turn. Returns the reason
@@ -447,7 +499,11 @@ async fn greet(
         Ok(Ok(Frame::Accept(accept))) => {
             dialer.ways.met(&accept.identity);
             if refuses_stale && let Err(words) = current(dialer, replica, &mut lane, &accept).await {
-                tokio::spawn(let_go(lane, "the revocation list of its issuer is stale"));
+                tokio::spawn(let_go(
+                    lane,
+                    ReasonCode::TimedOut,
+                    "the revocation list of its issuer is stale",
+                ));
                 return other(words);
             }
             if terms.agree(&accept.terms, accept.plain).is_shared() {
@@ -465,7 +521,7 @@ async fn greet(
         Ok(Ok(_)) => other(LaneError::Unexpected.to_string()),
         Ok(Err(error)) => other(error.to_string()),
         Err(_) => {
-            tokio::spawn(let_go(lane, "the answer came too late"));
+            tokio::spawn(let_go(lane, ReasonCode::TimedOut, "the answer came too late"));
             other(format!("the far gateway did not answer within {} s", ANSWER_DEADLINE.as_secs()))
         }
     }
@@ -483,8 +539,8 @@ async fn current(dialer: &Dialer, replica: &Replica, lane: &mut Lane, accept: &A
 }
 
 /// Ends a lane in good order that is not used, since the far side may have accepted it.
-async fn let_go(mut lane: Lane, why: &'static str) {
-    let why = Reason::new(ReasonCode::TimedOut, why);
+async fn let_go(mut lane: Lane, code: ReasonCode, why: &'static str) {
+    let why = Reason::new(code, why);
     let _ = timeout(LET_GO, async {
         lane.send(&Frame::Abort(why)).await?;
         lane.close().await;

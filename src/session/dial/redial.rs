@@ -146,18 +146,18 @@ impl Redial {
         self.spread.uneven(&self.known, in_use).map(|(address, _)| address)
     }
 
-    /// Uses the entry of the config as it is now. Addresses that it does not name any more are not
-    /// dialled again.
+    /// Uses the entry of the config as it is now, for the site that has the link. Addresses that it does not
+    /// name any more are not dialled again.
     fn look_at_config(&mut self) {
         let config = self.dialer.config.now();
-        let Some(now) = config.replica(&self.replica.name) else { return };
+        let now = config.replica(&self.replica.name).and_then(|entry| entry.at(&self.replica.site));
+        // Without the site the link is about to end.
+        let Some(now) = now else { return };
         if now.peers != self.replica.peers {
-            (self.known, self.spread) = known(now);
+            (self.known, self.spread) = known(&now);
             (self.resolving, self.resolved) = (None, None);
         }
-        if !Arc::ptr_eq(now, &self.replica) {
-            self.replica = Arc::clone(now);
-        }
+        self.replica = now;
     }
 
     /// Starts a dial. Must be called from a task.

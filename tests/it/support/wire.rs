@@ -93,7 +93,8 @@ impl Site {
         assert!(matches!(wire.next(), Ok(Received::Frame(Frame::Hello(_)))), "the first frame is a HELLO");
         let (identity, terms) = (self.identity.clone(), self.terms.clone());
         let link = Some(Id::random());
-        let accept = Accept { version: VERSION, identity, terms, link, received: 0, plain: false };
+        let accept =
+            Accept { version: VERSION, identity, terms, link, received: 0, plain: false, offer: None };
         wire.send(&Frame::Accept(accept)).expect("the gateway reads");
         wire
     }

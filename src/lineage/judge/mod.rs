@@ -235,8 +235,11 @@ impl Judge {
             Look::NotYet | Look::Away(_) => {}
             Look::Other { .. } => self.present = None,
             Look::Master { standing, vouched } => {
+                // What its links have passed on since it was looked at is more than it had then.
+                let goes_on =
+                    self.followed.as_ref().is_some_and(|followed| followed.history == standing.history);
                 let proven = self.kinship(standing).is_some_and(Kinship::is_proof);
-                if proven || *vouched || self.is_vouched_for(party, standing, sentinels) {
+                if goes_on || proven || *vouched || self.is_vouched_for(party, standing, sentinels) {
                     self.continue_with(standing);
                 } else {
                     self.present = None;
@@ -311,7 +314,9 @@ impl Judge {
     fn continue_with(&mut self, standing: &Standing) {
         let passed = match &self.followed {
             // The offsets go on under another id.
-            Some(followed) if followed.kinship(standing).is_proof() => {
+            Some(followed)
+                if followed.history == standing.history || followed.kinship(standing).is_proof() =>
+            {
                 // All that was passed on came from this stream.
                 followed.passed.or(Some(standing.offset))
             }
@@ -369,7 +374,7 @@ impl Judge {
         looks: &[Look],
         sentinels: &Sentinels,
     ) -> Option<Doubt> {
-        if self.present.is_some() {
+        if self.present.is_some_and(|present| !matches!(looks[present.party], Look::Away(_))) {
             return Some(Doubt::Rival);
         }
         match sentinels {
@@ -397,3 +402,8 @@ fn masters(looks: &[Look]) -> impl Iterator<Item = (usize, &Standing)> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod cluster;
+#[cfg(test)]
+mod tests;

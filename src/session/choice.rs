@@ -1,0 +1,83 @@
+//! Which site the links of a replica go to, where several can have its master.
+//!
+//! The gateway's task judges ([`crate::follow`]); a session only asks. An entry with one site has no choice,
+//! and nothing here concerns it.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use super::Shared;
+use crate::config::Replica;
+use crate::follow::Entry;
+use crate::lineage::Followed;
+use crate::link::Side;
+use crate::wire::hello::Accept;
+
+/// Why a site is not followed of which it is not known what it has.
+pub const UNTOLD: &str =
+    "does not say whether it has the master: write follow = \"master\" in its [[master]]";
+
+/// What is followed for an entry, if it has a choice.
+fn followed(shared: &Shared, replica: &Replica) -> Option<Arc<Entry>> {
+    shared.following.entry(Side::Dialler, &replica.name).filter(|_| replica.has_choice())
+}
+
+/// The entry for links to the site that has the master. The error says why there is none.
+pub(super) fn present(shared: &Shared, replica: &Arc<Replica>) -> Result<Arc<Replica>, String> {
+    if !replica.has_choice() {
+        return Ok(Arc::clone(replica));
+    }
+    let unknown = || "it is not known yet which site has the master".to_owned();
+    let target = followed(shared, replica).ok_or_else(unknown)?.target()?;
+    replica.at(&target.party).ok_or_else(unknown)
+}
+
+/// Whether a link that a gateway has accepted goes on from what is followed: there may be several gateways at
+/// its site. The error says why not.
+pub(super) fn fits(shared: &Shared, replica: &Replica, accept: &Accept) -> Result<(), String> {
+    let Some(entry) = followed(shared, replica) else { return Ok(()) };
+    let Some(offer) = &accept.offer else { return Err(UNTOLD.to_owned()) };
+    let target = entry.target()?;
+    let history = target.standing.history;
+    let passed = shared.registry.passed(Side::Dialler, &replica.name);
+    let passed = passed.filter(|(other, _)| *other == history).map(|(_, offset)| offset);
+    let followed = Followed { history, passed, run: None };
+    if offer.vouched || followed.kinship(&offer.standing).is_proof() {
+        return Ok(());
+    }
+    Err(format!(
+        "its master has the history {}, which does not go on from {}, which is followed",
+        offer.standing.history.short(),
+        history.short()
+    ))
+}
+
+/// Whether links to this site of the entry may go on. The error says why not.
+pub(super) fn goes_on(shared: &Shared, replica: &Replica) -> Result<(), String> {
+    followed(shared, replica).map_or(Ok(()), |entry| entry.goes_on(&replica.site))
+}
+
+/// Completes when links to this site of the entry may not go on any more, with the reason.
+pub(super) async fn moved(shared: &Shared, replica: &Replica) -> String {
+    let mut reloads = shared.reloads.subscribe();
+    loop {
+        if let Err(words) = goes_on(shared, replica) {
+            return words;
+        }
+        if reloads.changed().await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// Has the sites looked at now: a link has ended, or could not be opened.
+pub(super) fn hurry(shared: &Shared, replica: &Replica) {
+    if let Some(entry) = followed(shared, replica) {
+        entry.hurry();
+    }
+}
+
+/// The site that links of an entry go to, for the log; all of them while none is followed.
+pub(super) fn site(shared: &Shared, replica: &Arc<Replica>) -> String {
+    present(shared, replica).map_or_else(|_| replica.sites(), |replica| replica.site.clone())
+}
