@@ -63,10 +63,8 @@ pub(super) fn follow(stage: &Stage, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let within = promoted.elapsed().as_secs_f64();
     let after = full()?;
     for line in dc1.logged(FOLLOWED).iter().skip(1) {
-        crate::outln::outln!(
-            "    log of dc1: {}",
-            line.split_once(" INFO ").map_or(line.as_str(), |(_, words)| words)
-        );
+        let words = line.split_once(" INFO ").map_or(line.as_str(), |(_, words)| words);
+        crate::outln::outln!("    log of dc1: {}", words.split(" kind=").next().unwrap_or(words).trim());
     }
     crate::outln::outln!(
         "    read on alpha, bravo and charli {within:.1} s after the promotion; sync_full {before} -> {after}"
