@@ -3,11 +3,11 @@
 //! Only a regular file of bounded size is read. It is checked through the opened handle, so that it
 //! cannot be replaced in between. A pipe, a device or a folder is refused at once, and opening one
 //! never blocks. A file that this process has locked itself out of is told from one that its user may
-//! not read. What is read is wiped on drop, since it may be a secret.
+//! not read. What is read is wiped on drop, since it may be a secret. Writes those few that it owns itself.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -50,6 +50,31 @@ pub fn read(path: &Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     }
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// Writes a file as a whole or not at all, beside its place first. Its folder is made if it is not there. Only
+/// this user may read either.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    };
+    make_folder(folder)?;
+    let mut beside = std::ffi::OsString::from(".new-");
+    beside.push(name);
+    let new = folder.join(beside);
+    let _ = std::fs::remove_file(&new);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    written
+}
+
+/// Makes a folder, and those above it, if it is not there. Only this user may use it.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// As [`read`], for text.

@@ -13,6 +13,7 @@ mod bbr;
 mod buffer;
 mod certs;
 mod cli;
+mod client;
 mod clock;
 mod config;
 mod crypto;

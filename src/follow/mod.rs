@@ -4,6 +4,14 @@
 //! The tasks of the gateway look at the parties and judge ([`crate::lineage::judge`]); they write here what
 //! came of it. An entry that follows whatever answers is not here.
 
+pub mod asking;
+pub mod candidate;
+pub mod kept;
+pub mod look;
+pub mod pace;
+pub mod sentinel;
+pub mod vote;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,7 +70,7 @@ pub enum Absent {
     /// The one that is followed cannot be reached: why, in words.
     Away(String),
     /// Nobody is followed: why, in words, and where the Redis stands that is there instead.
-    NoMaster(String, Option<Standing>),
+    NoMaster(String, Option<Box<Standing>>),
 }
 
 /// What a person orders.
@@ -194,7 +202,10 @@ impl Entry {
         match &state.target {
             None if !state.is_judged => Ok(()),
             Some(target) if target.party.eq_ignore_ascii_case(party) => Ok(()),
-            Some(target) => Err(format!("{} is the master now", target.party)),
+            Some(target) if state.status.role == Side::Dialler.role() => {
+                Err(format!("site {} has the master of {} now", target.party, state.status.name))
+            }
+            Some(target) => Err(format!("{} is the master of {} now", target.party, state.status.name)),
             None => Err(state
                 .status
                 .attention
@@ -203,12 +214,26 @@ impl Entry {
         }
     }
 
+    /// As [`Entry::goes_on`], for links to a Redis at this address.
+    pub fn goes_on_at(&self, party: &str, address: SocketAddr) -> Result<(), String> {
+        self.goes_on(party)?;
+        match &self.state().target {
+            Some(target) if !target.addresses.contains(&address) => {
+                let now = target.addresses.first().map_or_else(String::new, |now| format!(" ({now})"));
+                Err(format!("{party} is at another address now{now}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Stores what was judged. Returns whether new links go to another place than before, so that every
     /// link must be judged again.
     pub fn judged(&self, target: Option<Target>, status: FollowStatus) -> bool {
         let mut state = self.state();
-        let party = |target: &Option<Target>| target.as_ref().map(|target| target.party.clone());
-        let moved = party(&state.target) != party(&target);
+        let place = |target: &Option<Target>| {
+            target.as_ref().map(|target| (target.party.clone(), target.addresses.clone()))
+        };
+        let moved = place(&state.target) != place(&target);
         let standing = state.standing.take();
         *state = State { target, status, is_judged: true, standing };
         moved
@@ -224,6 +249,9 @@ impl Entry {
     pub fn offer(&self) -> Result<Target, Absent> {
         let target = self.target();
         let state = self.state();
+        if !state.is_judged {
+            return Err(Absent::Away("it was not looked at yet".to_owned()));
+        }
         match target {
             Ok(target) => {
                 let mut parties = state.status.parties.iter();
@@ -232,7 +260,7 @@ impl Entry {
                     None => Ok(target),
                 }
             }
-            Err(words) => Err(Absent::NoMaster(words, state.standing.clone())),
+            Err(words) => Err(Absent::NoMaster(words, state.standing.clone().map(Box::new))),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! This module sees no bytes of any connection. Every task is tracked and ends with `stop`.
 
+mod following;
 mod learning;
 mod listeners;
 mod reload;
@@ -71,6 +72,7 @@ pub async fn run(
     for listener in admin::socket::bind(&shared).await {
         tasks.spawn(admin::socket::serve(Arc::clone(&shared), listener, tasks.clone()));
     }
+    tasks.spawn(following::masters(Arc::clone(&shared), tasks.clone()));
     listeners.follow(bound);
     listeners::tell_offers(&shared.config(), None);
     tasks.spawn(upkeep::count(Arc::clone(&shared)));
@@ -80,6 +82,7 @@ pub async fn run(
     tasks.spawn(upkeep::look_at_dates(Arc::clone(&shared)));
     tasks.spawn(learning::look_after(Arc::clone(&shared)));
     tasks.spawn(learning::keep(Arc::clone(&shared)));
+    tasks.spawn(following::sites::look_after(Arc::clone(&shared)));
     tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked, arrived));
     tasks.spawn(watchdog::run(Arc::clone(&workers), stop.clone()));
     let Process { site, node, .. } = &shared.process;

@@ -59,6 +59,14 @@ pub struct Standing {
     pub run: Option<Run>,
 }
 
+impl Standing {
+    /// Whether another look shows the same process with the same stream. A process that is not known is none
+    /// that could be the same.
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        self.run.is_some() && self.run == other.run && self.history == other.history
+    }
+}
+
 /// What the links of an entry have followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Followed {

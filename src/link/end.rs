@@ -68,6 +68,8 @@ pub enum End {
     Outdated(String),
     /// The config does not permit it any more, for this reason.
     NotPermitted(String),
+    /// Another Redis, or another site, has the master now, or nobody is known to; the reason.
+    Moved(String),
     /// The far side broke the protocol.
     Protocol(String),
     /// The last bytes could not be delivered: no progress for [`super::closing::DRAIN_IDLE`].
@@ -114,6 +116,7 @@ impl End {
             Self::Returned => "returned",
             Self::Outdated(_) => "outdated",
             Self::NotPermitted(_) => "not-permitted",
+            Self::Moved(_) => "moved",
             Self::Protocol(_) => "protocol",
             Self::NotDelivered => "not-delivered",
             Self::MemoryShort => "memory-short",
@@ -137,7 +140,10 @@ impl std::fmt::Display for End {
             Self::NoNewLane(loss, hold) => {
                 write!(f, "lane lost: {loss}; no new lane within {:.1} s", hold.as_secs_f64())
             }
-            Self::Forgotten(words) | Self::NotPermitted(words) | Self::Outdated(words) => f.write_str(words),
+            Self::Forgotten(words)
+            | Self::NotPermitted(words)
+            | Self::Moved(words)
+            | Self::Outdated(words) => f.write_str(words),
             Self::Superseded => f.write_str("a new process of the far gateway has taken over"),
             Self::Returned => f.write_str("the replica has come again over another link"),
             Self::Protocol(fault) => {

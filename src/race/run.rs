@@ -212,7 +212,15 @@ pub async fn connect_any(
     last_good: Option<SocketAddr>,
     within: Duration,
 ) -> io::Result<TcpStream> {
-    let mut attempts = Attempts::over(places, last_good);
+    win(Attempts::over(places, last_good), within).await
+}
+
+/// As [`connect`], for addresses that are known already, best first.
+pub async fn connect_among(addresses: &[SocketAddr], within: Duration) -> io::Result<TcpStream> {
+    win(Attempts::among(addresses.iter().copied()), within).await
+}
+
+async fn win(mut attempts: Attempts<TcpStream, io::Error>, within: Duration) -> io::Result<TcpStream> {
     let mut failed = None;
     let connected = timeout(within, async {
         loop {

@@ -14,6 +14,7 @@ pub mod full_syncs;
 pub mod gate;
 pub mod grants;
 pub mod guesses;
+pub mod info;
 pub mod introduction;
 pub mod lag;
 pub mod listing;

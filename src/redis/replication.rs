@@ -190,7 +190,8 @@ impl Observed {
         self.known().lag(now)
     }
 
-    /// The master's replication id, and its offset of the last byte that has passed.
+    /// The id of the stream and the offset of the last byte of it that has passed, or that a snapshot has; `None`
+    /// before the sync, and where that is not known.
     pub fn passed(&self) -> Option<(String, u64)> {
         let known = self.known();
         Some((known.replid.clone()?, known.offset?))

@@ -9,6 +9,7 @@ mod history;
 mod link;
 mod missing;
 pub mod notice;
+mod passed;
 mod rate;
 mod reloads;
 mod tally;
@@ -31,6 +32,7 @@ pub use self::link::{EndedLink, Hold, LinkEntry, LinkStats, LinkStatus};
 #[cfg(test)]
 pub use self::missing::{DOWN_AFTER, REMEMBERED_FOR};
 pub use self::missing::{MissingLink, MissingSync};
+use self::passed::Passed;
 use self::reloads::Reloads;
 pub use self::reloads::{LastReload, Part};
 use self::tally::Counters;
@@ -146,8 +148,8 @@ struct State {
     reloads: Reloads,
     counters: Counters,
     history: Arc<History>,
-    /// What the ended links of each entry have passed on, of the stream that one of them carried last.
-    passed: HashMap<(Side, String), (lineage::History, u64)>,
+    /// What the ended links of each entry have passed on.
+    passed: Passed,
 }
 
 /// The live state of one gateway.
@@ -227,16 +229,11 @@ impl Drop for LinkGuard {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
         state.links.retain(|link| link.number != self.entry.number);
-        if let Some((history, offset)) = self.entry.passed() {
-            let key = (self.entry.side, self.entry.name.clone());
-            let before = state.passed.get(&key).filter(|(other, _)| *other == history);
-            let offset = before.map_or(offset, |(_, before)| offset.max(*before));
-            state.passed.insert(key, (history, offset));
-        }
         Arc::make_mut(&mut state.history).end(&self.entry.sample(Instant::now()));
         state.counts.closed += 1;
         self.entry.add_to(&mut state.counts);
         state.counters.gone(&self.entry);
+        state.passed.ended(&self.entry);
     }
 }
 
@@ -321,16 +318,26 @@ impl Registry {
         links.filter(|link| !link.is_held()).count()
     }
 
-    /// The stream of writes that the links of an entry carry, and the offset of its last byte that they have
-    /// passed on, those that have ended included; `None` if no link has passed any since the start.
-    pub fn passed(&self, side: Side, name: &str) -> Option<(lineage::History, u64)> {
+    /// The number of links of an entry.
+    pub fn links_of(&self, side: Side, name: &str) -> usize {
+        self.lock().links.iter().filter(|link| link.side == side && link.name == name).count()
+    }
+
+    /// How far the links of an entry have passed on each stream of writes, those that have ended included: the
+    /// offset of the last byte. The stream that was begun last comes last. Streams that nobody had lately may be
+    /// left out.
+    pub fn passed(&self, side: Side, name: &str) -> Vec<(lineage::History, u64)> {
         let state = self.lock();
         let live = state.links.iter().filter(|link| link.side == side && link.name == name);
-        let ended = state.passed.get(&(side, name.to_owned())).copied();
-        // The newest link comes last.
-        let all: Vec<_> = ended.into_iter().chain(live.filter_map(|link| link.passed())).collect();
-        let (history, _) = *all.last()?;
-        all.into_iter().filter(|(other, _)| *other == history).max_by_key(|(_, offset)| *offset)
+        state.passed.of(side, name).chain(live.filter_map(|link| link.passed())).collect()
+    }
+
+    /// The stream that the links of an entry carry, or have carried last, and how far they have passed it on;
+    /// `None` if no link has passed any since the start.
+    pub fn stream(&self, side: Side, name: &str) -> Option<(lineage::History, u64)> {
+        let all = self.passed(side, name);
+        let (newest, _) = *all.last()?;
+        all.into_iter().filter(|(history, _)| *history == newest).max_by_key(|(_, offset)| *offset)
     }
 
     /// Whether a link that this side has opened to the site has a lane, or had one within this time.

@@ -107,6 +107,10 @@ kinds! {
     NotAllowed = "not-allowed": Refused, "links refused: a master that the site may not replicate";
     /// The master's Redis cannot be reached, or refuses the login.
     RedisDown = "redis-down": Refused, "links refused: the master's Redis is down";
+    /// It is not known which Redis is the master.
+    NoMaster = "no-master": Refused, "links refused: no Redis is known to be the master";
+    /// A Redis that says that it is the master is not followed, or the one that is followed is away.
+    MasterDoubt = "master-doubt": Not, "masters that are not followed";
     /// The site has reached its limit of links.
     Limit = "limit": Refused, "links refused: too many";
     /// A lane asks for a link that does not exist.
@@ -135,6 +139,8 @@ kinds! {
     Guessing = "guessing": Refused, "clients refused: too many passwords are being tried";
     /// A client that left before it asked for a sync.
     NotAsked = "not-asked": Not, "clients left without asking for a sync";
+    /// A site that offers a master is not followed, or the one that is followed is not reached.
+    SiteDoubt = "site-doubt": Not, "sites that are not followed, or not reached";
     /// A link that this side asked for and did not get.
     NoLink = "no-link": Failed, "links not opened";
     /// The master requires no password although `auth` is set.

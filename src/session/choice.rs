@@ -39,7 +39,7 @@ pub(super) fn fits(shared: &Shared, replica: &Replica, accept: &Accept) -> Resul
     let Some(offer) = &accept.offer else { return Err(UNTOLD.to_owned()) };
     let target = entry.target()?;
     let history = target.standing.history;
-    let passed = shared.registry.passed(Side::Dialler, &replica.name);
+    let passed = shared.registry.stream(Side::Dialler, &replica.name);
     let passed = passed.filter(|(other, _)| *other == history).map(|(_, offset)| offset);
     let followed = Followed { history, passed, run: None };
     if offer.vouched || followed.kinship(&offer.standing).is_proof() {

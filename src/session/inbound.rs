@@ -12,20 +12,21 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::auth::{Login, authenticate_to_master};
 use super::exchange::Far;
 use super::exchange::opening::{self, Unfit};
 use super::link_table::AttachRequest;
 use super::permission::Permission;
 use super::predecessors::Predecessors;
 use super::relay::{self, LaneSource, Relay};
-use super::{Caller, HELLO_DEADLINE, REDIS_DEADLINE, Shared, announce, caller, congestion, terms, tune};
+use super::{Caller, HELLO_DEADLINE, Shared, announce, caller, congestion, terms, tune};
+use crate::client::{self, Login, authenticate_to_master};
 use crate::clock;
-use crate::config::{Commands, Compression, Config, Master};
+use crate::config::{Commands, Compression, Config, Follow, Master};
 use crate::escape::shown;
-use crate::follow::{Absent, Entry, Target};
+use crate::follow::{Absent, Entry, Target, look};
 use crate::lane::{Lane, LaneError};
 use crate::lineage::Standing;
+use crate::lineage::judge::Look;
 use crate::link::dials::Dial;
 use crate::link::{Link, Side};
 use crate::race;
@@ -53,7 +54,7 @@ struct No {
     log: String,
     topic: Topic,
     /// Where the Redis stands that is there instead of a master, if that is known.
-    standing: Option<Standing>,
+    standing: Option<Box<Standing>>,
 }
 
 impl No {
@@ -209,8 +210,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
     let config = shared.config();
-    if let Some(entry) = asked_about(&shared, &config, &lane, &hello) {
-        return Box::pin(tell(&shared, lane, seat, &entry)).await;
+    if let Some((name, entry)) = asked_about(&shared, &config, &lane, &hello) {
+        return Box::pin(tell(&shared, lane, seat, &name, &entry)).await;
     }
     let (master, admission) = match admit(&shared, &config, &lane, &hello) {
         Ok(admitted) => admitted,
@@ -231,8 +232,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             Err(No::new(Kind::Stopping, ReasonCode::Stopping, &words))
         }
     };
-    let redis = match connected {
-        Ok(redis) => redis,
+    let (redis, party) = match connected {
+        Ok(connected) => connected,
         Err(no) => {
             // Replicas ask again every second, which must not use up the site's links.
             admission.forgive();
@@ -330,7 +331,12 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             .lists
             .then(|| shared.exchange.join(Far::new(&site, hello.identity.instance), Instant::now())),
         reloads: shared.reloads.subscribe(),
-        permission: Box::new(Permission::Granted { shared: Arc::clone(&shared), master, site: site.clone() }),
+        permission: Box::new(Permission::Granted {
+            shared: Arc::clone(&shared),
+            master,
+            site: site.clone(),
+            party: party.map(|party| (party, address)),
+        }),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
         redis,
@@ -344,6 +350,10 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     };
     let (end, _) = relay::run(relay, &shared.stop).await;
     listed.end(&end.to_string(), hold);
+    if let Some(entry) = shared.following.entry(Side::Acceptor, &guard.name) {
+        // It may have ended because that Redis is not the master any more.
+        entry.hurry();
+    }
     announce::ended(guard, &end);
 }
 
@@ -474,18 +484,18 @@ async fn say_no(mut lane: Lane, refuse: Refuse) {
     }
 }
 
-/// What is followed of the master about which a PROBE asks, if the site may know it. Everything else is judged
+/// The master about which a PROBE asks, and what is followed of it, if the site may know it. Everything else is judged
 /// as for a link.
-fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<Arc<Entry>> {
+fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<(String, Arc<Entry>)> {
     let Request::Probe { master } = &hello.request else { return None };
     claims(lane, hello).ok()?;
     let master = offered(config, master, &hello.identity.site).ok()?;
-    shared.following.entry(Side::Acceptor, &master.name)
+    Some((master.name.clone(), shared.following.entry(Side::Acceptor, &master.name)?))
 }
 
 /// Answers a PROBE by what was seen of the master lately. That costs its Redis nothing, and a site that has a
 /// choice asks once a second.
-async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry) {
+async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, entry: &Entry) {
     let refuse = match entry.offer() {
         Ok(target) => {
             let accept = Accept {
@@ -495,7 +505,7 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry
                 link: None,
                 received: 0,
                 plain: false,
-                offer: Some(offer_of(target)),
+                offer: Some(offer_of(shared, name, target)),
             };
             let told = async {
                 lane.send(&Frame::Accept(accept)).await?;
@@ -517,12 +527,21 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry
 }
 
 /// What a site is told of a master here; `None` if it is not followed.
-fn offer(shared: &Shared, master: &Master) -> Option<Result<Offer, Absent>> {
-    Some(shared.following.entry(Side::Acceptor, &master.name)?.offer().map(offer_of))
+fn offer(shared: &Shared, master: &Master) -> Option<Result<Box<Offer>, Absent>> {
+    let offered = shared.following.entry(Side::Acceptor, &master.name)?.offer();
+    Some(offered.map(|target| offer_of(shared, &master.name, target)))
 }
 
-fn offer_of(Target { standing, vouched, .. }: Target) -> Offer {
-    Offer { standing, vouched }
+/// What a site is told of a master that is followed. What was read from it lately goes beyond what was seen of
+/// it.
+fn offer_of(shared: &Shared, name: &str, target: Target) -> Box<Offer> {
+    let Target { mut standing, vouched, .. } = target;
+    for (history, passed) in shared.registry.passed(Side::Acceptor, name) {
+        if history == standing.history {
+            standing.offset = standing.offset.max(passed);
+        }
+    }
+    Box::new(Offer { standing, vouched })
 }
 
 /// Decides on a HELLO. The link keeps the admission that is returned.
@@ -559,30 +578,82 @@ fn admit(
     Ok((master, admission))
 }
 
-/// Connects to a master's Redis and authenticates, ready for a replica.
-async fn connect(shared: &Shared, master: &Master) -> Result<TcpStream, No> {
+/// Connects to a master's Redis and authenticates, ready for a replica. Also returns which party it is, if
+/// one of several is followed.
+async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
+    if master.follow == Follow::Master {
+        return connect_to_followed(shared, master).await;
+    }
     // Replicas ask again every second, and each time the master would have to check a password.
     if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
         return Err(no_login(master, &fault));
     }
     let last_good = shared.dialer.ways.last_good(Side::Acceptor, &master.name);
-    let failed = match race::run::connect_any(&master.redis, last_good, REDIS_DEADLINE).await {
+    match race::run::connect_any(&master.redis, last_good, client::DEADLINE).await {
         Ok(mut redis) => {
             tune(&redis);
             if let Ok(address) = redis.peer_addr() {
                 shared.dialer.ways.was_good(Side::Acceptor, &master.name, address);
             }
             authenticate(shared, master, &mut redis).await?;
-            return Ok(redis);
+            Ok((redis, None))
         }
-        Err(error) => error.to_string(),
-    };
-    Err(No {
+        Err(error) => Err(no_redis(master, &error.to_string())),
+    }
+}
+
+/// As [`connect`], to the Redis that is followed. The connection itself is asked whether it leads to the very
+/// process that was judged: another one may have taken its place since then, without any data.
+async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
+    let entry = shared.following.entry(Side::Acceptor, &master.name);
+    let entry = entry.ok_or_else(|| no_master(master, "the gateway has just begun to look for it"))?;
+    let target = entry.target().map_err(|why| {
+        entry.hurry();
+        no_master(master, &why)
+    })?;
+    if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
+        return Err(no_login(master, &fault));
+    }
+    let connected = race::run::connect_among(&target.addresses, client::DEADLINE).await;
+    let mut redis = connected.map_err(|error| {
+        entry.hurry();
+        no_redis(master, &format!("{}: {error}", target.party))
+    })?;
+    tune(&redis);
+    authenticate(shared, master, &mut redis).await?;
+    let user = master.auth().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
+    let looked = look::once(redis, user, client::DEADLINE).await.and_then(|(look, redis)| match look {
+        Look::Master { standing, .. } if target.standing.is_same_process(&standing) => Ok(redis),
+        Look::Master { .. } => Err("is not the process that was followed; it is looked at anew".to_owned()),
+        Look::Other { words, .. } | Look::Away(words) => Err(words),
+        Look::NotYet => Err("was not looked at".to_owned()),
+    });
+    let redis = looked.map_err(|why| {
+        entry.hurry();
+        no_master(master, &format!("{} {why}", target.party))
+    })?;
+    if let Ok(address) = redis.peer_addr() {
+        entry.goes_on_at(&target.party, address).map_err(|why| no_master(master, &why))?;
+    }
+    Ok((redis, Some(target.party)))
+}
+
+fn no_master(master: &Master, why: &str) -> No {
+    No {
+        why: Reason::new(ReasonCode::NoMaster, why),
+        log: format!("master {:?}: {why}", master.name),
+        topic: Topic::master(Kind::NoMaster, master),
+        standing: None,
+    }
+}
+
+fn no_redis(master: &Master, failed: &str) -> No {
+    No {
         why: Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {failed}")),
         log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
         standing: None,
-    })
+    }
 }
 
 /// Sends the master's password, if the config has one.

@@ -7,7 +7,7 @@
 //! `announce` logs the start and the end of links.
 
 mod announce;
-pub mod auth;
+mod auth;
 mod backoff;
 pub mod choice;
 pub mod dial;
@@ -49,9 +49,6 @@ use crate::x509::Certificate;
 
 /// Time from the accept of a connection to its HELLO.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Time the local Redis is given to accept a connection.
-pub const REDIS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Connections of one source at a time that have shown no certificate. More are allowed if none of
 /// them is late, since there may be many gateways behind one address.

@@ -1,11 +1,11 @@
 //! Whether a link is still permitted by the config, which a reload may change.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Shared, choice};
-use crate::config::{Commands, Config, Master, Replica};
-use crate::link::End;
+use crate::config::{Commands, Config, Follow, Master, Replica};
+use crate::link::{End, Side};
 use crate::wire::reason::{Reason, ReasonCode};
 
 /// What permits a link.
@@ -18,6 +18,8 @@ pub enum Permission {
         master: Arc<Master>,
         /// The far site.
         site: String,
+        /// The Redis that the link goes to, as the party that is followed, if one of several is.
+        party: Option<(String, SocketAddr)>,
     },
     /// At the replica's site: this entry lets the client in.
     Asked {
@@ -35,12 +37,15 @@ impl Permission {
     /// and one for this side.
     pub fn judge(&self) -> Result<(), (Reason, End)> {
         match self {
-            Self::Granted { shared, master, site } => {
+            Self::Granted { shared, master, site, party } => {
                 still_granted(&shared.config(), master, site).map_err(|words| {
                     // As to a site that asks for a master that does not exist.
                     let far = format!("master {:?} is not available to this site any more", master.name);
                     (Reason::new(ReasonCode::NotAvailable, &far), End::NotPermitted(words))
-                })
+                })?;
+                let Some((party, address)) = party else { return Ok(()) };
+                still_followed(shared, &master.name, party, *address)
+                    .map_err(|words| (Reason::new(ReasonCode::NoMaster, &words), End::Moved(words)))
             }
             Self::Asked { shared, replica, client } => {
                 let far = |words| Reason::new(ReasonCode::ReplicaClosed, words);
@@ -51,10 +56,23 @@ impl Permission {
                     )
                 })?;
                 choice::goes_on(shared, replica).map_err(|words| {
-                    (far("the replica's site does not follow this site any more"), End::NotPermitted(words))
+                    (far("the replica's site does not follow this site any more"), End::Moved(words))
                 })
             }
         }
+    }
+}
+
+/// Whether this Redis is still the one that is followed. The error says which one is, or why none is.
+pub(super) fn still_followed(
+    shared: &Shared,
+    name: &str,
+    party: &str,
+    address: SocketAddr,
+) -> Result<(), String> {
+    match shared.following.entry(Side::Acceptor, name) {
+        Some(entry) => entry.goes_on_at(party, address),
+        None => Err(format!("the Redis of {name} are not looked at any more")),
     }
 }
 
@@ -67,7 +85,11 @@ fn still_granted(config: &Config, master: &Master, site: &str) -> Result<(), Str
     if !now.admits(site) {
         return Err(format!("`allow` of master {name:?} does not name {site} any more"));
     }
-    if now.redis != master.redis {
+    if now.follow != master.follow {
+        return Err(format!("the config follows another Redis of master {name:?} now"));
+    }
+    // Of several the one that is followed is judged apart.
+    if now.follow == Follow::Any && now.redis != master.redis {
         return Err(format!("master {name:?} is at {} now", now.places()));
     }
     if !grants(&now.commands, &master.commands) {

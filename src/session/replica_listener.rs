@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use super::auth::{Guesses, Proof, authenticate_replica, read};
+use super::auth::{Guesses, Proof, authenticate_replica};
 use super::backoff::Backoff;
 use super::dial::reach_again;
 use super::dial::redial::Redial;
@@ -26,6 +26,7 @@ use super::first_words::{LEFT, Next, Offer, first_command, first_words, part_sil
 use super::permission::Permission;
 use super::relay::{self, LaneSource, Relay};
 use super::{HELLO_DEADLINE, Shared, announce, choice, dialling_terms, is_gone, last_words, tune};
+use crate::client::read_password;
 use crate::config::{Announced, Replica};
 use crate::lane::{Lane, LaneError};
 use crate::link::{End, Link, Side};
@@ -434,7 +435,7 @@ async fn proof(
         return Err(left());
     }
     // The file is read only now: strangers must not be able to make this gateway read files.
-    let password = read(path).await.map_err(|reason| {
+    let password = read_password(path).await.map_err(|reason| {
         let reply = Some(reply::error(site, "the gateway cannot read its password_file"));
         No { reply, kind: Kind::PasswordFile, reason }
     })?;

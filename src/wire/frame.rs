@@ -340,7 +340,7 @@ mod tests {
                 reason: Reason::new(ReasonCode::NotAvailable, "no"),
                 clock: Some(5),
                 by: Some(("host".to_owned(), crate::wire::hello::Id([7; 16]))),
-                standing: Some(crate::wire::offer::Offer::sample().standing),
+                standing: Some(Box::new(crate::wire::offer::Offer::sample().standing)),
             }),
             Frame::Refuse(Refuse {
                 reason: Reason::new(ReasonCode::Limit, ""),

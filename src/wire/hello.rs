@@ -140,7 +140,7 @@ pub struct Accept {
     /// Whether the far `[[master]]` accepts any command: a plain tunnel.
     pub plain: bool,
     /// The master that is offered, where the acceptor follows it. Earlier releases do not say it.
-    pub offer: Option<Offer>,
+    pub offer: Option<Box<Offer>>,
 }
 
 /// The acceptor refuses.
@@ -153,7 +153,7 @@ pub struct Refuse {
     /// Who refuses a lane that asks for a link: the acceptor's node and process.
     pub by: Option<(String, Id)>,
     /// Where the Redis stands that is there instead of a master, if that is known.
-    pub standing: Option<Standing>,
+    pub standing: Option<Box<Standing>>,
 }
 
 impl Identity {
@@ -310,7 +310,7 @@ impl Accept {
                 T_LINK => link = Some(Id(fixed(tag, value)?)),
                 T_RECEIVED => received = u64::from_be_bytes(fixed(tag, value)?),
                 T_PLAIN => plain = true,
-                T_OFFER => offer = Some(Offer::decode(value)?),
+                T_OFFER => offer = Some(Box::new(Offer::decode(value)?)),
                 _ => return common.take(tag, value),
             }
             Ok(true)
@@ -322,7 +322,7 @@ impl Accept {
     #[cfg(test)]
     pub(crate) fn sample() -> Self {
         let Hello { version, identity, terms, .. } = Hello::sample();
-        let offer = Some(Offer::sample());
+        let offer = Some(Box::new(Offer::sample()));
         Self { version, identity, terms, link: Some(Id([9; 16])), received: 5, plain: true, offer }
     }
 }
@@ -337,7 +337,7 @@ impl Refuse {
             out.put(T_BY, &[&instance.0, node.as_bytes()].concat());
         }
         if let Some(standing) = &self.standing {
-            out.put(T_OFFER, &Offer { standing: standing.clone(), vouched: false }.encode());
+            out.put(T_OFFER, &Offer { standing: Standing::clone(standing), vouched: false }.encode());
         }
         out.0
     }
@@ -352,7 +352,7 @@ impl Refuse {
                     let (instance, node) = value.split_first_chunk().ok_or(FieldError::Value(tag))?;
                     by = Some((cut_text(node), Id(*instance)));
                 }
-                T_OFFER => standing = Some(Offer::decode(value)?.standing),
+                T_OFFER => standing = Some(Box::new(Offer::decode(value)?.standing)),
                 _ => return Ok(false),
             }
             Ok(true)

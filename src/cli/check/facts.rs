@@ -7,19 +7,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::DEADLINE;
+use crate::client::{self, Conversation, Unasked};
 use crate::config::Auth;
 use crate::escape::shown;
-use crate::race;
-use crate::redis::answer;
-use crate::redis::command;
-use crate::redis::value::{Parsed, Value, parse};
-use crate::secret::Secret;
-use crate::session::auth::authenticate_to_master;
+use crate::redis::info;
+use crate::redis::value::Value;
 use crate::units::Address;
 
 /// Time that one Redis has for all answers, besides [`SAMPLE`].
@@ -80,15 +75,6 @@ pub(super) struct Facts {
     pub(super) has_masterauth: Option<bool>,
     /// Bytes a second that it has written to its stream meanwhile.
     pub(super) write_rate: Option<f64>,
-}
-
-/// Why a Redis has said nothing of itself, in a sentence without its address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unasked {
-    /// It cannot be reached, or does not speak Redis' protocol.
-    Unreached(String),
-    /// It refuses the login.
-    Refused(String),
 }
 
 /// A replica in the list of its master.
@@ -158,12 +144,7 @@ impl Facts {
 
     /// Keeps the lines of a part of INFO.
     fn take_info(&mut self, text: &[u8]) {
-        for line in text.split(|byte| *byte == b'\n') {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if let Some(at) = line.iter().position(|byte| *byte == b':').filter(|_| line[0] != b'#') {
-                self.info.insert(shown(&line[..at]), shown(&line[at + 1..]));
-            }
-        }
+        self.info.extend(info::fields(text).map(|(field, value)| (shown(field), shown(value))));
     }
 
     /// Keeps what Redis answers instead, if it is an error. Returns whether it is.
@@ -195,17 +176,10 @@ impl Facts {
 pub(super) async fn ask(redis: &Address, login: Option<&Auth>, masterauth: bool) -> Result<Facts, Unasked> {
     let by = Instant::now() + CONVERSATION;
     let late = |_| Unasked::Unreached(format!("it does not answer within {} s", CONVERSATION.as_secs()));
-    let opened = async {
-        let connected = race::run::connect(redis, None, DEADLINE).await;
-        let mut socket = connected.map_err(|error| Unasked::Unreached(error.to_string()))?;
-        if let Some(login) = login {
-            authenticate_to_master(&mut socket, login).await.map_err(Unasked::Refused)?;
-        }
-        Ok(Conversation { socket, read: Secret::default() })
-    };
+    let opened = client::open(redis, None, login, DEADLINE);
     let mut conversation = timeout_at(by, opened).await.map_err(late)??;
     let mut facts = Facts::default();
-    let asked = conversation.settings(&mut facts, masterauth);
+    let asked = settings(&mut conversation, &mut facts, masterauth);
     timeout_at(by, asked).await.map_err(late)?.map_err(Unasked::Unreached)?;
     // Without a backlog the offset does not grow, however much is written.
     if facts.info("repl_backlog_active") == Some("1")
@@ -214,7 +188,7 @@ pub(super) async fn ask(redis: &Address, login: Option<&Auth>, masterauth: bool)
         let began = Instant::now();
         sleep(SAMPLE).await;
         let mut again = Facts::default();
-        let asked = conversation.info("replication", &mut again);
+        let asked = section(&mut conversation, "replication", &mut again);
         timeout_at(began + SAMPLE + DEADLINE, asked).await.map_err(late)?.map_err(Unasked::Unreached)?;
         let after = again.count("master_repl_offset");
         let grown = after.and_then(|after| after.checked_sub(before));
@@ -223,77 +197,45 @@ pub(super) async fn ask(redis: &Address, login: Option<&Auth>, masterauth: bool)
     Ok(facts)
 }
 
-/// A connection on which commands are answered one after the other. What was read is wiped.
-struct Conversation {
-    socket: TcpStream,
-    read: Secret,
+/// Reads everything but the rate.
+async fn settings(asked: &mut Conversation, facts: &mut Facts, masterauth: bool) -> Result<(), String> {
+    for name in SECTIONS {
+        if !section(asked, name, facts).await? {
+            break;
+        }
+    }
+    for key in SETTINGS {
+        let known = asked
+            .ask(&[b"CONFIG", b"GET", key.as_bytes()], |value| {
+                if let Some(value) = of_pair(value) {
+                    facts.settings.insert(key.to_owned(), shown(value));
+                }
+                !facts.take_error(value, CONFIG_GET)
+            })
+            .await?;
+        if !known {
+            return Ok(());
+        }
+    }
+    if masterauth {
+        let set = asked.ask(&[b"CONFIG", b"GET", b"masterauth"], |value| {
+            of_pair(value).map(|password| !password.is_empty())
+        });
+        facts.has_masterauth = set.await?;
+    }
+    Ok(())
 }
 
-impl Conversation {
-    /// Reads everything but the rate.
-    async fn settings(&mut self, facts: &mut Facts, masterauth: bool) -> Result<(), String> {
-        for section in SECTIONS {
-            if !self.info(section, facts).await? {
-                break;
-            }
-        }
-        for key in SETTINGS {
-            let known = self
-                .ask(&[b"CONFIG", b"GET", key.as_bytes()], |value| {
-                    if let Some(value) = of_pair(value) {
-                        facts.settings.insert(key.to_owned(), shown(value));
-                    }
-                    !facts.take_error(value, CONFIG_GET)
-                })
-                .await?;
-            if !known {
-                return Ok(());
-            }
-        }
-        if masterauth {
-            let set = self.ask(&[b"CONFIG", b"GET", b"masterauth"], |value| {
-                of_pair(value).map(|password| !password.is_empty())
-            });
-            facts.has_masterauth = set.await?;
-        }
-        Ok(())
-    }
-
-    /// Reads a section of INFO. Returns whether Redis gives it.
-    async fn info(&mut self, section: &str, facts: &mut Facts) -> Result<bool, String> {
-        self.ask(&[b"INFO", section.as_bytes()], |value| {
+/// Reads a section of INFO. Returns whether Redis gives it.
+async fn section(asked: &mut Conversation, name: &str, facts: &mut Facts) -> Result<bool, String> {
+    asked
+        .ask(&[b"INFO", name.as_bytes()], |value| {
             if let Value::Text(text) = value {
                 facts.take_info(text);
             }
             !facts.take_error(value, INFO)
         })
         .await
-    }
-
-    /// Sends a command and passes its answer to `take`.
-    async fn ask<T>(&mut self, words: &[&[u8]], take: impl FnOnce(&Value<'_>) -> T) -> Result<T, String> {
-        let failed = |error: std::io::Error| error.to_string();
-        self.socket.write_all(&command::encode(words)).await.map_err(failed)?;
-        let mut piece = zeroize::Zeroizing::new([0; 4096]);
-        loop {
-            if answer::is_tls(&self.read) {
-                return Err(answer::SPEAKS_TLS.to_owned());
-            }
-            let (length, taken) = match parse(&self.read) {
-                Parsed::Whole { length, value } => (length, take(&value)),
-                Parsed::Malformed(why) => return Err(why.to_owned()),
-                Parsed::Incomplete => match self.socket.read(&mut piece[..]).await.map_err(failed)? {
-                    0 => return Err("it closes the connection without a whole answer".to_owned()),
-                    count => {
-                        self.read.extend(&piece[..count]);
-                        continue;
-                    }
-                },
-            };
-            self.read.consume(length);
-            return Ok(taken);
-        }
-    }
 }
 
 /// The value in an answer to CONFIG GET of one key; `None` if Redis does not know the key.

@@ -8,11 +8,11 @@ use super::candidate::Candidate;
 use super::codes::Code;
 use super::report::Finding;
 use super::words::redis_cli;
+use crate::client::{Login, ask_line, authenticate_to_master};
 use crate::config::{Auth, Commands};
 use crate::escape::shown;
 use crate::race;
 use crate::redis::{answer, command};
-use crate::session::auth::{Login, ask, authenticate_to_master};
 use crate::tls::fetch_chain;
 use crate::units::Address;
 
@@ -53,7 +53,8 @@ async fn login(master: &Candidate, auth: &Auth) -> Tried {
         let mut lacks = Vec::new();
         for (right, words) in [("+ping", &[&b"PING"[..]][..]), ("+replconf", &[b"REPLCONF", b"capa", b"eof"])]
         {
-            let answer = ask(&mut redis, &command::encode(words)).await.map_err(|error| error.to_string())?;
+            let answer =
+                ask_line(&mut redis, &command::encode(words)).await.map_err(|error| error.to_string())?;
             if answer.starts_with(b"-NOPERM") {
                 lacks.push(right);
             }

@@ -90,8 +90,9 @@ impl Class {
             | Kind::LaneLost
             | Kind::NoNewLaneYet
             | Kind::Uncovered
-            | Kind::Slowed => Self::Link,
-            Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted => Self::Gateway,
+            | Kind::Slowed
+            | Kind::SiteDoubt => Self::Link,
+            Kind::Starved | Kind::Congestion | Kind::NoPasswordWanted | Kind::MasterDoubt => Self::Gateway,
             Kind::NoLink
             | Kind::Declined
             | Kind::Complaint
@@ -116,6 +117,7 @@ impl Class {
             | Kind::NotOffered
             | Kind::NotAllowed
             | Kind::RedisDown
+            | Kind::NoMaster
             | Kind::Limit
             | Kind::UnknownLink
             | Kind::Busy

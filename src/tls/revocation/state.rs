@@ -5,8 +5,7 @@
 //! lists are verified again when they are loaded, so a file needs no protection against others.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,12 +39,8 @@ pub fn folder(of_config: Option<&Path>) -> Option<PathBuf> {
 /// written.
 pub fn made(of_config: Option<&Path>) -> Option<PathBuf> {
     let folder = of_config?;
-    let _ = make(folder);
+    let _ = file::make_folder(folder);
     Some(folder.to_owned())
-}
-
-fn make(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// Reads the lists in the folder, unverified, and a warning for each file that is not one.
@@ -97,7 +92,7 @@ fn read(path: &Path) -> Result<Learnt, String> {
 
 /// Makes the folder hold these lists and no others.
 pub fn save(folder: &Path, lists: &[Learnt]) -> io::Result<()> {
-    make(folder)?;
+    file::make_folder(folder)?;
     let mut wanted = Vec::new();
     for list in lists.iter().take(MOST) {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &list.der);
@@ -105,7 +100,7 @@ pub fn save(folder: &Path, lists: &[Learnt]) -> io::Result<()> {
         let path = folder.join(stem + ENDING);
         let text = text(list);
         if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
-            write(folder, &path, text.as_bytes())?;
+            file::replace(&path, text.as_bytes())?;
         }
         wanted.push(path);
     }
@@ -125,16 +120,4 @@ fn text(list: &Learnt) -> String {
         list.from,
         ::pem::encode_config(&::pem::Pem::new("X509 CRL", &list.der[..]), config)
     )
-}
-
-/// Writes a file as a whole or not at all.
-fn write(folder: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = folder.join(".new");
-    let _ = fs::remove_file(&new);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written = file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    written
 }

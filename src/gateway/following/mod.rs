@@ -1,0 +1,10 @@
+//! Looks after the entries of the config that follow a master, and judges for each of them who has it.
+//!
+//! Sessions read what came of it in [`crate::follow`].
+
+mod keeper;
+mod masters;
+pub(super) mod sites;
+mod words;
+
+pub(super) use self::masters::look_after as masters;
