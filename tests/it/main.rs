@@ -15,6 +15,7 @@ mod documents;
 mod ends;
 mod failover_guide;
 mod files;
+mod follow;
 mod guide;
 mod lanes;
 mod life;
