@@ -65,7 +65,7 @@ impl Stage {
             write(
                 &host.join("values"),
                 &format!(
-                    "ENTRY={}\nexport RUNTIME_DIRECTORY=$PWD/run STATE_DIRECTORY=$PWD/state\n",
+                    "export ENTRY={} RUNTIME_DIRECTORY=$PWD/run STATE_DIRECTORY=$PWD/state\n",
                     entry[number]
                 ),
             );
