@@ -363,8 +363,10 @@ impl Follower {
         self.lead.every(if is_urgent { URGENT } else { CALM });
     }
 
+    /// What a restart must know: nothing, where nobody got anything of the first one.
     fn kept(&self) -> Option<Kept> {
-        let followed = self.judge.followed()?;
+        let is_first = self.judge.present().is_none_or(|present| present.by == By::First);
+        let followed = self.judge.followed().filter(|followed| !is_first || followed.passed != Some(0))?;
         Some(Kept::of(followed, self.judge.present(), |party| self.name(party)))
     }
 
