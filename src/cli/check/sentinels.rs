@@ -82,12 +82,11 @@ async fn said(at: &Address, sentinel: &Sentinel) -> Word {
     };
     let name = sentinel.master.as_bytes();
     let mut replies = Vec::new();
-    for command in
-        [&[&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", name][..], &[b"SENTINEL", b"MASTER", name], &[
-            b"SUBSCRIBE",
-            b"+switch-master",
-        ]]
-    {
+    for command in [
+        &[&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", name][..],
+        &[b"SENTINEL", b"MASTER", name],
+        &[b"SUBSCRIBE", b"+switch-master"],
+    ] {
         match asked.ask(command, reply).await {
             Ok(reply) => replies.push(reply),
             Err(why) => return Word::Away(why),
@@ -152,7 +151,8 @@ fn read(replies: &[Reply]) -> Word {
 
 /// The Redis that more than half of the Sentinels of the config name.
 pub(super) fn named(said: &[Said]) -> Option<&Named> {
-    let names = |said: &Said, named: &Named| matches!(&said.word, Word::Names(other) if is_same(other, named));
+    let names =
+        |said: &Said, named: &Named| matches!(&said.word, Word::Names(other) if is_same(other, named));
     let all = said.iter().filter_map(|said| match &said.word {
         Word::Names(named) => Some(named),
         _ => None,
@@ -175,6 +175,14 @@ pub(super) fn candidate<'a>(
         redis.to_string() == named.place
             || places.get(*redis).is_some_and(|all| all.iter().any(|one| named.addresses.contains(one)))
     })
+}
+
+/// The address of the Redis that is named where the config names none, if it may get the password.
+pub(super) fn permitted(sentinel: &Sentinel, named: &Named) -> Option<Address> {
+    let is_in =
+        |address: &&SocketAddr| sentinel.networks.iter().any(|network| network.contains(address.ip()));
+    let found = named.addresses.iter().find(is_in)?;
+    Some(Address { host: found.ip().to_string(), port: found.port() })
 }
 
 /// What there is to say about the Sentinels of a master.
@@ -208,12 +216,19 @@ pub(super) fn judge(
             ));
         }
         Some(named) => {
-            let agree = said.iter().filter(|said| matches!(&said.word, Word::Names(other) if is_same(other, named)));
+            let agree =
+                said.iter().filter(|said| matches!(&said.word, Word::Names(other) if is_same(other, named)));
             let agree = agree.count();
             if let Some(code) = not_permitted(master, sentinel, named, places) {
-                findings.push(finding(code.0, format!("{agree} of {count} Sentinels name {}, {}", named.place, code.1)));
+                findings.push(finding(
+                    code.0,
+                    format!("{agree} of {count} Sentinels name {}, {}", named.place, code.1),
+                ));
             } else {
-                findings.push(finding(Code::SentinelsAgree, format!("{agree} of {count} Sentinels name {}", named.place)));
+                findings.push(finding(
+                    Code::SentinelsAgree,
+                    format!("{agree} of {count} Sentinels name {}", named.place),
+                ));
             }
         }
     }
@@ -254,8 +269,7 @@ fn not_permitted(
             (Code::SentinelsNameOther, text)
         });
     }
-    let is_in = |address: &SocketAddr| sentinel.networks.iter().any(|network| network.contains(address.ip()));
-    (!named.addresses.iter().any(is_in)).then(|| {
+    permitted(sentinel, named).is_none().then(|| {
         let text = if named.addresses.is_empty() {
             "a name that does not resolve here".to_owned()
         } else {
@@ -269,7 +283,8 @@ fn not_permitted(
 fn of_one(about: &str, master: &Master, sentinel: &Sentinel, said: &Said) -> Finding {
     let at = &said.at;
     let user = sentinel.auth.as_ref().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
-    let finding = |code, text: String| Finding::new(code, &master.name, format!("{about}: Sentinel {at}: {text}"));
+    let finding =
+        |code, text: String| Finding::new(code, &master.name, format!("{about}: Sentinel {at}: {text}"));
     let grant = |finding: Finding, rights: &[&str]| {
         let words = [&["ACL", "SETUSER", user][..], rights].concat();
         finding.advise(redis_cli(at, &words))
@@ -283,17 +298,25 @@ fn of_one(about: &str, master: &Master, sentinel: &Sentinel, said: &Said) -> Fin
         }
         Word::Unknown => finding(
             Code::SentinelUnknownMaster,
-            format!("it knows no master of the name {:?}: `sentinel.master` must be the name of `sentinel monitor` there", sentinel.master),
+            format!(
+                "it knows no master of the name {:?}: `sentinel.master` must be the name of `sentinel monitor` there",
+                sentinel.master
+            ),
         ),
-        Word::NoSentinel => {
-            finding(Code::NoSentinel, "it is no Sentinel: `sentinel.at` has the addresses of Sentinels (usually port 26379)".to_owned())
-        }
+        Word::NoSentinel => finding(
+            Code::NoSentinel,
+            "it is no Sentinel: `sentinel.at` has the addresses of Sentinels (usually port 26379)".to_owned(),
+        ),
         Word::Names(named) if !named.hears => {
-            let text = format!("it names {}, but user {user} may not hear of a switch at once: the gateway sees it up to a second later", named.place);
+            let text = format!(
+                "it names {}, but user {user} may not hear of a switch at once: the gateway sees it up to a second later",
+                named.place
+            );
             grant(finding(Code::SentinelDeaf, text), &["+subscribe", "+ping", "&+switch-master"])
         }
         Word::Names(named) => {
-            let others = named.others.map_or_else(String::new, |others| format!(", and knows {others} others"));
+            let others =
+                named.others.map_or_else(String::new, |others| format!(", and knows {others} others"));
             finding(Code::Sentinel, format!("it names {}{others}", named.place))
         }
     }
@@ -321,7 +344,10 @@ mod tests {
         let master = &config.masters[0];
         let said: Vec<Said> = (1..)
             .zip(words)
-            .map(|(at, word)| Said { at: units::address(&format!("10.0.0.{at}:1")).unwrap(), word: word.clone() })
+            .map(|(at, word)| Said {
+                at: units::address(&format!("10.0.0.{at}:1")).unwrap(),
+                word: word.clone(),
+            })
             .collect();
         let places =
             master.redis.iter().map(|redis| (redis.clone(), redis.to_string().parse().into_iter().collect()));
@@ -352,12 +378,22 @@ mod tests {
         assert_eq!(codes(&most), [Sentinel, SentinelDown, Sentinel, SentinelsAgree]);
         let split = found(&both, &[five.clone(), away, names("10.0.1.6:6379")]);
         assert_eq!(codes(&split), [Sentinel, SentinelDown, Sentinel, SentinelsNoMajority]);
-        assert!(split[3].1.contains("no Redis is named by 2 of the 3") && split[3].1.contains("10.0.0.3:1 names 10.0.1.6:6379"), "{split:?}");
+        assert!(
+            split[3].1.contains("no Redis is named by 2 of the 3")
+                && split[3].1.contains("10.0.0.3:1 names 10.0.1.6:6379"),
+            "{split:?}"
+        );
         let other = found(&both, &vec![names("10.0.1.7:6379"); 3]);
         assert_eq!(other[3].0, SentinelsNameOther);
         assert!(other[3].1.contains("none of `redis` (10.0.1.5:6379, 10.0.1.6:6379)"), "{other:?}");
         // By a name that has the address of a candidate.
-        let named = Named { place: "alpha.example:6379".to_owned(), ..match five { Word::Names(named) => named, _ => unreachable!() } };
+        let named = Named {
+            place: "alpha.example:6379".to_owned(),
+            ..match five {
+                Word::Names(named) => named,
+                _ => unreachable!(),
+            }
+        };
         assert_eq!(found(&both, &vec![Word::Names(named); 3])[3].0, SentinelsAgree);
 
         let alone = config("", ", networks = [\"10.0.1.0/24\"]");
@@ -376,12 +412,20 @@ mod tests {
         let all = found(&with_user, &[Word::MayNotAsk, deaf, Word::Unknown]);
         assert_eq!(
             codes(&all),
-            [Code::SentinelRights, Code::SentinelDeaf, Code::SentinelUnknownMaster, Code::SentinelsNoMajority]
+            [
+                Code::SentinelRights,
+                Code::SentinelDeaf,
+                Code::SentinelUnknownMaster,
+                Code::SentinelsNoMajority
+            ]
         );
         assert!(all[0].1.ends_with("; do: redis-cli -h 10.0.0.1 -p 1 ACL SETUSER gw '+sentinel|get-master-addr-by-name' '+sentinel|master' +subscribe +ping '&+switch-master'"), "{}", all[0].1);
         assert!(all[1].1.ends_with("ACL SETUSER gw +subscribe +ping '&+switch-master'"), "{}", all[1].1);
         assert!(all[2].1.contains("\"mymaster\""), "{}", all[2].1);
-        let all = found(&with_user, &[Word::NoSentinel, Word::Refused("no".to_owned()), Word::Away("no".to_owned())]);
+        let all = found(
+            &with_user,
+            &[Word::NoSentinel, Word::Refused("no".to_owned()), Word::Away("no".to_owned())],
+        );
         assert_eq!(
             codes(&all),
             [Code::NoSentinel, Code::SentinelLogin, Code::SentinelDown, Code::SentinelsNoMajority]
@@ -399,7 +443,8 @@ mod tests {
         assert!(few(2).unwrap().contains("2 Sentinels: both must agree"));
         assert_eq!(few(3), None);
         assert!(few(4).unwrap().contains("3 of them must agree, so no more of them may be away than of 3"));
-        let more = Named { place: "10.0.1.5:6379".to_owned(), others: Some(4), hears: true, ..Named::default() };
+        let more =
+            Named { place: "10.0.1.5:6379".to_owned(), others: Some(4), hears: true, ..Named::default() };
         let all = found(&both, &vec![Word::Names(more); 3]);
         assert_eq!(all[4].0, Code::SentinelsNotAll);
         assert!(all[4].1.contains("know 5 of them, and the config names 3"), "{all:?}");
@@ -413,13 +458,21 @@ mod tests {
         let facts = || list(&["name", "mymaster", "num-other-sentinels", "2"]);
         let Word::Names(named) = read(&[at(), facts(), list(&["subscribe"])]) else { panic!() };
         assert_eq!((&*named.place, named.others, named.hears), ("10.0.1.5:6379", Some(2), true));
-        let Word::Names(named) = read(&[list(&["fd00::5", "6379"]), facts(), error("NOPERM")]) else { panic!() };
+        let Word::Names(named) = read(&[list(&["fd00::5", "6379"]), facts(), error("NOPERM")]) else {
+            panic!()
+        };
         assert_eq!((&*named.place, named.hears), ("[fd00::5]:6379", false));
-        assert_eq!(read(&[Reply::Other, error("ERR No such master with that name"), list(&[])]), Word::Unknown);
+        assert_eq!(
+            read(&[Reply::Other, error("ERR No such master with that name"), list(&[])]),
+            Word::Unknown
+        );
         assert_eq!(read(&[error("NOPERM this user"), facts(), list(&[])]), Word::MayNotAsk);
         assert_eq!(read(&[at(), error("NOPERM this user"), list(&[])]), Word::MayNotAsk);
         assert_eq!(read(&[error("ERR unknown command 'SENTINEL'"), facts(), list(&[])]), Word::NoSentinel);
-        assert!(matches!(read(&[error("NOAUTH Authentication required."), facts(), list(&[])]), Word::Refused(_)));
+        assert!(matches!(
+            read(&[error("NOAUTH Authentication required."), facts(), list(&[])]),
+            Word::Refused(_)
+        ));
         let Word::Away(words) = read(&[error("ERR \x1b[2J"), facts(), list(&[])]) else { panic!() };
         assert!(words.contains(r"\x1b[2J"), "{words}");
     }
