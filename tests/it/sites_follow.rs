@@ -115,9 +115,10 @@ impl Three {
 fn a_site_is_failed_over_and_back_and_the_replica_elsewhere_follows_by_partial_resyncs() {
     let three = Three::new();
     let full = three.full_syncs();
-    let sites = [(&three.alpha, three.entries[0], "dc1"), (&three.bravo, three.entries[1], "dc2")];
-    for (at, [(old, entry, _), (new, _, site)]) in
-        [[sites[0], sites[1]], [sites[1], sites[0]], [sites[0], sites[1]]].into_iter().enumerate()
+    let dc1 = (&three.alpha, &three.first, three.entries[0], "dc1");
+    let dc2 = (&three.bravo, &three.second, three.entries[1], "dc2");
+    for (at, [(old, gateway, entry, _), (new, _, _, site)]) in
+        [[dc1, dc2], [dc2, dc1], [dc1, dc2]].into_iter().enumerate()
     {
         new.ask(&["REPLICAOF", "NO", "ONE"]);
         old.replicaof(entry);
@@ -132,6 +133,12 @@ fn a_site_is_failed_over_and_back_and_the_replica_elsewhere_follows_by_partial_r
         assert_eq!(three.followed().as_deref(), Some(site));
         assert_eq!(three.following()["present"]["by"], "lineage");
         assert_eq!(three.full_syncs(), full, "nothing was lost, so nobody needed all data");
+        // A Redis tells of one earlier id alone. So its gateway must have seen it as a replica of the new
+        // master before it is promoted again.
+        let history = new.info("master_replid");
+        eventually("the gateway of the old master has seen what it follows now", SOON, || {
+            gateway.status()["following"][0]["parties"][0]["history"] == history.trim()
+        });
     }
     three.third.wait_event("site dc2 has the master of orders now", &["kind=\"site-followed\"", "site=dc2"]);
     three.third.wait_kind("site-lost");
