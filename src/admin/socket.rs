@@ -387,8 +387,9 @@ async fn ask_at(gateway: &Gateway, name: &str, line: &[u8]) -> io::Result<Option
     let _ = socket.shutdown().await;
     let mut text = Vec::new();
     match socket.take(MAX_ANSWER).read_to_end(&mut text).await {
-        // A gateway of an earlier release has not read the order.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !text.is_empty() => {}
+        // It was closed before the order was read: by a gateway of an earlier release, or one that answers
+        // another user alone.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         read => drop(read?),
     }
     if text.is_empty() {

@@ -20,6 +20,7 @@ mod life;
 mod logs;
 mod metrics;
 mod observer;
+mod orders;
 mod outages;
 mod page;
 mod passwords;
