@@ -245,7 +245,7 @@ async fn obey(shared: &Shared, orders: &Semaphore, order: &[u8], mut socket: Uni
                 Err(error) => Answer::Refused { why: format!("it is not known who asks: {error}") },
                 Ok(asker) => timeout(CARRIES_OUT, orders::carry_out(shared, order, asker)).await.unwrap_or_else(|_| {
                     let seconds = CARRIES_OUT.as_secs();
-                    Answer::Refused { why: format!("the gateway has not carried it out within {seconds} s, and may do so yet: replgate status shows who is followed") }
+                    Answer::Refused { why: format!("no answer within {seconds} s; it is not carried out any more: replgate status shows who is followed") }
                 }),
             }
         }

@@ -89,7 +89,7 @@ fn a_person_sees_what_a_switch_costs_and_does_it_only_with_yes() {
 
     let (code, done, error) = two.follow(&["orders", &second, "--yes"]);
     assert_eq!((code, &*error), (0, ""), "{done}");
-    assert!(done.contains(&format!("orders (master) now follows {second} for ")), "{done}");
+    assert!(done.contains(&format!("orders (master) follows {second} for ")), "{done}");
     assert!(done.contains(", by a person") && !done.contains("to do it"), "{done}");
     let entry = two.entry();
     assert_eq!((&entry["present"]["party"], &entry["present"]["by"]), (&(*second).into(), &"person".into()));
@@ -310,4 +310,18 @@ fn check_says_who_is_master_and_what_is_missing_to_follow_it() {
     assert!(of(&check(), "sentinel-deaf").is_empty());
     config(&format!("\nsentinel = {{ master = \"other\", at = [{all}] }}"));
     assert_eq!(of(&check(), "sentinel-unknown-master").len(), 2);
+
+    // Sentinels alone name it: what they name gets the password only within `networks`.
+    for (networks, permitted) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
+        config(&format!("\nsentinel = {{ master = \"orders\", at = [{all}], networks = [\"{networks}\"] }}"));
+        let path = lab.path().join("dc1.toml");
+        let text = std::fs::read_to_string(&path).expect("it is there");
+        let without: Vec<&str> = text.lines().filter(|line| !line.starts_with("redis = ")).collect();
+        std::fs::write(&path, without.join("\n")).expect("ours");
+        let found = check();
+        let [agree, other] = ["sentinels-agree", "sentinels-name-other"].map(|code| of(&found, code).len());
+        assert_eq!((agree, other), if permitted { (1, 0) } else { (0, 1) }, "{networks}: {found:#?}");
+        let logged_in = of(&found, "redis-logged-in");
+        assert_eq!(logged_in.len(), usize::from(permitted), "{networks}: {found:#?}");
+    }
 }
