@@ -287,7 +287,7 @@ impl Judge {
         {
             return None;
         }
-        if looks.iter().any(|look| *look == Look::NotYet) {
+        if looks.contains(&Look::NotYet) {
             return None;
         }
         if self.followed.is_some() {
