@@ -165,8 +165,8 @@ impl Judge {
         &self.doubts
     }
 
-    /// The links have passed this on.
-    pub fn passes(&mut self, history: History, offset: u64) {
+    /// The links have passed this on; `None` if that is not known.
+    pub fn passes(&mut self, history: History, offset: Option<u64>) {
         if let Some(followed) = &mut self.followed {
             followed.passes(history, offset);
         }
@@ -277,7 +277,7 @@ impl Judge {
         {
             return None;
         }
-        if looks.iter().any(|look| *look == Look::NotYet) {
+        if looks.contains(&Look::NotYet) {
             return None;
         }
         if self.followed.is_some() {

@@ -122,10 +122,10 @@ impl Followed {
         }
     }
 
-    /// Takes up what its links have passed on by now, if that is of this stream.
-    pub fn passes(&mut self, history: History, offset: u64) {
+    /// Takes up what its links have passed on by now, if that is of this stream; `None` if that is not known.
+    pub fn passes(&mut self, history: History, offset: Option<u64>) {
         if history == self.history {
-            self.passed = Some(self.passed.unwrap_or(0).max(offset));
+            self.passed = offset.map(|offset| self.passed.unwrap_or(0).max(offset));
         }
     }
 }

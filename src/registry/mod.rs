@@ -310,12 +310,18 @@ impl Registry {
     }
 
     /// How far the links of this entry have passed on each stream, those that have ended included: the id of
-    /// the stream, and the offset of the last byte. Streams that nobody had lately may be left out.
-    pub fn passed(&self, side: Side, name: &str) -> Vec<(String, u64)> {
+    /// the stream, and the offset of the last byte; `None` where a link does not know. Streams that nobody had lately
+    /// may be left out.
+    pub fn passed(&self, side: Side, name: &str) -> Vec<(String, Option<u64>)> {
         let state = self.lock();
         let live = state.links.iter().filter(|link| link.side == side && link.name == name);
         let live = live.filter_map(|link| link.observed.as_ref()?.passed());
-        live.chain(state.passed.of(side, name)).collect()
+        let mut all: HashMap<String, Option<u64>> = HashMap::new();
+        for (stream, offset) in live.chain(state.passed.of(side, name)) {
+            let furthest = all.entry(stream).or_insert(offset);
+            *furthest = furthest.zip(offset).map(|(one, other)| one.max(other));
+        }
+        all.into_iter().collect()
     }
 
     /// Whether there is a live link of this entry.

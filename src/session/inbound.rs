@@ -46,6 +46,9 @@ use crate::x509::Certificate;
 /// Time a far side is given to read its refusal, or the answer to its probe, and to close.
 const PARTING: Duration = Duration::from_secs(2);
 
+/// Time for which a far side waits while it is not known which Redis is the master.
+const NO_MASTER: Duration = Duration::from_secs(1);
+
 /// A refusal: the reason for the far side, and the reason for the log.
 struct No {
     why: Reason,
@@ -325,7 +328,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             shared: Arc::clone(&shared),
             master,
             site: site.clone(),
-            party: party.map(|party| (party, address)),
+            redis: address,
+            party,
         }),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
@@ -519,7 +523,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<
             if let Ok(address) = redis.peer_addr() {
                 shared.dialer.ways.was_good(Side::Acceptor, &master.name, address);
             }
-            authenticate(shared, master, &mut redis).await?;
+            authenticate(shared, master, &master.name, &mut redis).await?;
             Ok((redis, None))
         }
         Err(error) => Err(no_redis(master, &error.to_string())),
@@ -531,11 +535,12 @@ async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<
 async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
     let entry = shared.following.entry(Side::Acceptor, &master.name);
     let entry = entry.ok_or_else(|| no_master(master, "the gateway has just begun to look for it"))?;
-    let target = entry.target().map_err(|why| {
+    if entry.target().is_err() {
         entry.hurry();
-        no_master(master, &why)
-    })?;
-    if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
+    }
+    let target = entry.target_within(NO_MASTER).await.map_err(|why| no_master(master, &why))?;
+    let place = format!("{} at {}", master.name, target.party);
+    if let Some(fault) = shared.logins.failed_lately(&place, Instant::now()) {
         return Err(no_login(master, &fault));
     }
     let connected = race::run::connect_among(&target.addresses, client::DEADLINE).await;
@@ -544,7 +549,7 @@ async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStr
         no_redis(master, &format!("{}: {error}", target.party))
     })?;
     tune(&redis);
-    authenticate(shared, master, &mut redis).await?;
+    authenticate(shared, master, &place, &mut redis).await?;
     let user = master.auth().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
     let looked = look::once(redis, user, client::DEADLINE).await.and_then(|(look, redis)| match look {
         Look::Master { standing, .. } if target.standing.is_same_process(&standing) => Ok(redis),
@@ -578,8 +583,13 @@ fn no_redis(master: &Master, failed: &str) -> No {
     }
 }
 
-/// Sends the master's password, if the config has one.
-async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
+/// Sends the master's password, if the config has one. A failure is remembered for this place.
+async fn authenticate(
+    shared: &Shared,
+    master: &Master,
+    place: &str,
+    redis: &mut TcpStream,
+) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
     match authenticate_to_master(redis, auth).await {
         Ok(Login::Good) => Ok(()),
@@ -589,7 +599,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
             Ok(())
         }
         Err(fault) => {
-            shared.logins.failed(&master.name, &fault, Instant::now());
+            shared.logins.failed(place, &fault, Instant::now());
             Err(no_login(master, &fault))
         }
     }
