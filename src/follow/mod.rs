@@ -187,13 +187,18 @@ impl Entry {
         })
     }
 
-    /// As [`Entry::target`], and waits for one for this long: while another one takes over there is none for a
-    /// moment.
-    pub async fn target_within(&self, within: Duration) -> Result<Target, String> {
+    /// As [`Entry::target`], for one that is `wanted`, and waits for it for this long: while another one takes over
+    /// there is none for a moment.
+    pub async fn target_within(
+        &self,
+        within: Duration,
+        wanted: impl Fn(&Target) -> Result<(), String>,
+    ) -> Result<Target, String> {
         let by = Instant::now() + within;
         loop {
             let judged = self.judged.notified();
-            match self.target() {
+            let target = self.target().and_then(|target| wanted(&target).map(|()| target));
+            match target {
                 Ok(target) => return Ok(target),
                 Err(why) if timeout_at(by, judged).await.is_err() => return Err(why),
                 Err(_) => {}

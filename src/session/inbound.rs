@@ -23,7 +23,7 @@ use crate::client::{self, Login, authenticate_to_master};
 use crate::clock;
 use crate::config::{Commands, Compression, Config, Follow, Master};
 use crate::escape::shown;
-use crate::follow::look;
+use crate::follow::{Target, look};
 use crate::lane::{Lane, LaneError};
 use crate::lineage::judge::Look;
 use crate::link::dials::Dial;
@@ -538,7 +538,8 @@ async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStr
     if entry.target().is_err() {
         entry.hurry();
     }
-    let target = entry.target_within(NO_MASTER).await.map_err(|why| no_master(master, &why))?;
+    let target = entry.target_within(NO_MASTER, |_| Ok(())).await;
+    let target = target.map_err(|why| no_master(master, &why))?;
     let place = format!("{} at {}", master.name, target.party);
     if let Some(fault) = shared.logins.failed_lately(&place, Instant::now()) {
         return Err(no_login(master, &fault));
@@ -551,19 +552,30 @@ async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStr
     tune(&redis);
     authenticate(shared, master, &place, &mut redis).await?;
     let user = master.auth().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
+    let address = redis.peer_addr().map_err(|error| no_redis(master, &error.to_string()))?;
     let looked = look::once(redis, user, client::DEADLINE).await.and_then(|(look, redis)| match look {
-        Look::Master { standing, .. } if target.standing.is_same_process(&standing) => Ok(redis),
-        Look::Master { .. } => Err("is not the process that was followed; it is looked at anew".to_owned()),
+        Look::Master { standing, .. } => Ok((standing, redis)),
         Look::Other { words, .. } | Look::Away(words) => Err(words),
         Look::NotYet => Err("was not looked at".to_owned()),
     });
-    let redis = looked.map_err(|why| {
+    let (standing, redis) = looked.map_err(|why| {
         entry.hurry();
         no_master(master, &format!("{} {why}", target.party))
     })?;
-    if let Ok(address) = redis.peer_addr() {
-        entry.goes_on_at(&target.party, address).map_err(|why| no_master(master, &why))?;
+    // It may have a new history by now, of which the next look tells.
+    let is_it = |now: &Target| {
+        if now.party != target.party || !now.addresses.contains(&address) {
+            Err(format!("{} is the master of {} now", now.party, master.name))
+        } else if !now.standing.is_same_process(&standing) {
+            Err(format!("{} is not the process that was followed, and is looked at anew", target.party))
+        } else {
+            Ok(())
+        }
+    };
+    if entry.target().is_ok_and(|now| is_it(&now).is_err()) {
+        entry.hurry();
     }
+    let target = entry.target_within(NO_MASTER, is_it).await.map_err(|why| no_master(master, &why))?;
     Ok((redis, Some(target.party)))
 }
 
