@@ -117,7 +117,7 @@ fn of_links(shared: &Shared, entry: &Replica) -> Option<Kept> {
     let carries = |site: &String| shared.registry.carried(&entry.name, site) > 0;
     let site = sites(entry).into_iter().find(carries)?;
     let (history, passed) = shared.registry.stream(Side::Dialler, &entry.name)?;
-    let followed = Followed { history, passed: Some(passed), run: None };
+    let followed = Followed { history, passed, run: None };
     Some(Kept { followed, present: Some((site, By::First, clock::now())) })
 }
 
@@ -177,7 +177,7 @@ struct Sites {
     judge: Judge,
     switches: u64,
     /// What the links had passed on when a person chose a master that does not have it.
-    given_up: Vec<(History, u64)>,
+    given_up: Vec<(History, Option<u64>)>,
     /// Since when something must be found out.
     urgent: Option<Instant>,
     hurried: Option<Instant>,
