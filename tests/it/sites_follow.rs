@@ -170,11 +170,9 @@ fn a_blank_redis_at_another_site_that_says_it_is_the_master_gets_no_replica() {
     let status = three.following();
     assert_eq!(status["present"], serde_json::Value::Null);
     assert_eq!(three.charli.info("master_link_status"), "down");
-    assert!(
-        three.charli.log().contains("no site is known to have the master of orders"),
-        "{}",
-        three.charli.log()
-    );
+    eventually("the reason is in charli's log", SOON, || {
+        three.charli.log().contains("no site is known to have the master of orders")
+    });
 }
 
 #[test]
@@ -244,7 +242,7 @@ fn of_two_gateways_at_a_site_a_replica_gets_the_one_whose_master_goes_on_from_wh
     alpha.fill();
     let (wans, entries) = ([(); 3].map(|()| free_port()), [(); 3].map(|()| free_port()));
     let first = both_roles("dc1", alpha.port, [wans[0], wans[1]], entries[0], "dc2", FOLLOW);
-    let _first = lab.gateway("dc1", &first);
+    let first = lab.gateway("dc1", &first);
     let second = both_roles("dc2", bravo.port, [wans[1], wans[0]], entries[1], "dc1", FOLLOW);
     let _second = lab.gateway("dc2", &second);
     bravo.replicaof(entries[1]);
@@ -253,7 +251,7 @@ fn of_two_gateways_at_a_site_a_replica_gets_the_one_whose_master_goes_on_from_wh
     let peers = |port: u16| format!("peers = [\"127.0.0.1:{port}\"");
     let text = from_both(entries[2], [wans[0], wans[1]]);
     let text = text.replace(&peers(wans[0]), &format!("{}, \"127.0.0.1:{}\"", peers(wans[2]), wans[0]));
-    let third = lab.gateway("dc3", &text);
+    let mut third = lab.gateway("dc3", &text);
     charli.replicaof(entries[2]);
     charli.wait_equal(&alpha);
     let full = alpha.sync_full();
@@ -262,14 +260,16 @@ fn of_two_gateways_at_a_site_a_replica_gets_the_one_whose_master_goes_on_from_wh
     eventually("it offers its Redis", SOON, || {
         other.status()["following"][0]["present"]["party"].is_string()
     });
-    charli.ask(&["CLIENT", "KILL", "TYPE", "master"]);
-    third.wait_log("which does not go on from");
+    // After a restart dc3 does not know which address worked last.
+    assert_eq!(third.stop(), Some(0));
+    third.start_again();
+    other.wait_log("it goes on from another stream than the one that is followed");
     charli.wait_equal(&alpha);
     assert_eq!((alpha.sync_full(), blank.listed().0), (full, 0), "the link went on to the right one");
     assert_eq!(third.status()["following"][0]["present"]["party"], "dc1");
     // With its own gateway gone, the blank Redis is still not taken.
     let before = charli.digest();
-    drop(_first);
+    drop(first);
     let present = || third.status()["following"][0].clone();
     eventually("dc1 counts as away", SOON, || present().to_string().contains("is reached in part"));
     always("the data of dc3 stays", Duration::from_secs(3), || charli.digest() == before);
