@@ -22,6 +22,7 @@ mod life;
 mod logs;
 mod metrics;
 mod observer;
+mod orders;
 mod outages;
 mod page;
 mod passwords;

@@ -617,6 +617,9 @@ impl Follower {
 
     /// Answers what a person orders, and carries it out if that is asked for.
     fn answer(&mut self, order: Order) {
+        if order.is_given_up() {
+            return;
+        }
         let answer = self.carry_out(&order.party, order.carry_out);
         let _ = order.answer.send(answer);
     }
