@@ -39,10 +39,12 @@ pub(super) fn fits(shared: &Shared, replica: &Replica, accept: &Accept) -> Resul
     let Some(offer) = &accept.offer else { return Err(UNTOLD.to_owned()) };
     let target = entry.target()?;
     let history = target.standing.history;
-    let passed = shared.registry.stream(Side::Dialler, &replica.name);
-    let passed = passed.filter(|(other, _)| *other == history).map(|(_, offset)| offset);
-    let followed = Followed { history, passed, run: None };
-    if offer.vouched || followed.kinship(&offer.standing).is_proof() {
+    let passed = shared.registry.passed(Side::Dialler, &replica.name);
+    let of_it = passed.into_iter().filter(|(stream, _)| *stream == history);
+    let followed = Followed { history, passed: of_it.map(|(_, offset)| offset).max(), run: None };
+    // What its links have passed on since its Redis was looked at is more than that had then.
+    let goes_on = offer.standing.history == history || followed.kinship(&offer.standing).is_proof();
+    if offer.vouched || goes_on {
         return Ok(());
     }
     Err(format!(

@@ -25,7 +25,6 @@ use crate::config::{Commands, Compression, Config, Follow, Master};
 use crate::escape::shown;
 use crate::follow::{Absent, Entry, Target, look};
 use crate::lane::{Lane, LaneError};
-use crate::lineage::Standing;
 use crate::lineage::judge::Look;
 use crate::link::dials::Dial;
 use crate::link::{Link, Side};
@@ -53,14 +52,12 @@ struct No {
     why: Reason,
     log: String,
     topic: Topic,
-    /// Where the Redis stands that is there instead of a master, if that is known.
-    standing: Option<Box<Standing>>,
 }
 
 impl No {
     fn new(kind: Kind, code: ReasonCode, message: &str) -> Self {
         let why = Reason::new(code, message);
-        Self { why, log: message.to_owned(), topic: Topic::of(kind), standing: None }
+        Self { why, log: message.to_owned(), topic: Topic::of(kind) }
     }
 
     /// The common answer for an unknown and a forbidden master.
@@ -72,7 +69,6 @@ impl No {
             ),
             log,
             topic,
-            standing: None,
         }
     }
 }
@@ -210,8 +206,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
     let config = shared.config();
-    if let Some((name, entry)) = asked_about(&shared, &config, &lane, &hello) {
-        return Box::pin(tell(&shared, lane, seat, &name, &entry)).await;
+    if let Some(entry) = asked_about(&shared, &config, &lane, &hello) {
+        return Box::pin(tell(&shared, lane, seat, &entry)).await;
     }
     let (master, admission) = match admit(&shared, &config, &lane, &hello) {
         Ok(admitted) => admitted,
@@ -415,7 +411,6 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             log: format!("a lane asks for a link: {}", shown(why.text.as_bytes())),
             why,
             topic: Topic::of(Kind::UnknownLink),
-            standing: None,
         })?;
         // The rules are checked again for every lane.
         offered(&shared.config(), &name, &site)
@@ -456,7 +451,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     // had it.
     let us = shared.process.identity();
     let by = (no.why.code == ReasonCode::UnknownLink).then_some((us.node, us.instance));
-    part_as(lane, &seat, Refuse { by, standing: no.standing, ..refusal(no.why) }).await;
+    part_as(lane, &seat, Refuse { by, ..refusal(no.why) }).await;
 }
 
 /// Refuses a lane and closes it; at once if its seat is given to another.
@@ -484,18 +479,18 @@ async fn say_no(mut lane: Lane, refuse: Refuse) {
     }
 }
 
-/// The master about which a PROBE asks, and what is followed of it, if the site may know it. Everything else is judged
+/// What is followed of the master about which a PROBE asks, if the site may know it. Everything else is judged
 /// as for a link.
-fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<(String, Arc<Entry>)> {
+fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<Arc<Entry>> {
     let Request::Probe { master } = &hello.request else { return None };
     claims(lane, hello).ok()?;
     let master = offered(config, master, &hello.identity.site).ok()?;
-    Some((master.name.clone(), shared.following.entry(Side::Acceptor, &master.name)?))
+    shared.following.entry(Side::Acceptor, &master.name)
 }
 
 /// Answers a PROBE by what was seen of the master lately. That costs its Redis nothing, and a site that has a
 /// choice asks once a second.
-async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, entry: &Entry) {
+async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry) {
     let refuse = match entry.offer() {
         Ok(target) => {
             let accept = Accept {
@@ -505,7 +500,7 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, e
                 link: None,
                 received: 0,
                 plain: false,
-                offer: Some(offer_of(shared, name, target)),
+                offer: Some(offer_of(target)),
             };
             let told = async {
                 lane.send(&Frame::Accept(accept)).await?;
@@ -529,18 +524,10 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, e
 /// What a site is told of a master here; `None` if it is not followed.
 fn offer(shared: &Shared, master: &Master) -> Option<Result<Box<Offer>, Absent>> {
     let offered = shared.following.entry(Side::Acceptor, &master.name)?.offer();
-    Some(offered.map(|target| offer_of(shared, &master.name, target)))
+    Some(offered.map(offer_of))
 }
 
-/// What a site is told of a master that is followed. What was read from it lately goes beyond what was seen of
-/// it.
-fn offer_of(shared: &Shared, name: &str, target: Target) -> Box<Offer> {
-    let Target { mut standing, vouched, .. } = target;
-    for (history, passed) in shared.registry.passed(Side::Acceptor, name) {
-        if history == standing.history {
-            standing.offset = standing.offset.max(passed);
-        }
-    }
+fn offer_of(Target { standing, vouched, .. }: Target) -> Box<Offer> {
     Box::new(Offer { standing, vouched })
 }
 
@@ -643,7 +630,6 @@ fn no_master(master: &Master, why: &str) -> No {
         why: Reason::new(ReasonCode::NoMaster, why),
         log: format!("master {:?}: {why}", master.name),
         topic: Topic::master(Kind::NoMaster, master),
-        standing: None,
     }
 }
 
@@ -652,7 +638,6 @@ fn no_redis(master: &Master, failed: &str) -> No {
         why: Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {failed}")),
         log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
-        standing: None,
     }
 }
 
@@ -679,7 +664,6 @@ fn no_login(master: &Master, fault: &str) -> No {
         why: Reason::new(ReasonCode::RedisDown, message),
         log: format!("master {:?}: Redis at {}: {fault}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
-        standing: None,
     }
 }
 

@@ -56,7 +56,7 @@ impl Permission {
                     )
                 })?;
                 choice::goes_on(shared, replica).map_err(|words| {
-                    (far("the replica's site does not follow this site any more"), End::Moved(words))
+                    (far("the replica's site follows another site now, or none"), End::Moved(words))
                 })
             }
         }

@@ -253,7 +253,7 @@ pub(super) fn judge(
     let few = match count {
         1 => Some("it alone decides, and while it is away no switch is made on its word: name three, on three hosts".to_owned()),
         2 => Some("both must agree, so if one is away no switch is made on their word: name three, on three hosts".to_owned()),
-        _ if count % 2 == 0 => Some(format!("{majority} of them must agree, so no more of them may be away than of {}: one more would help", count - 1)),
+        _ if count.is_multiple_of(2) => Some(format!("{majority} of them must agree, so no more of them may be away than of {}: one more would help", count - 1)),
         _ => None,
     };
     findings.extend(few.map(|why| {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -96,6 +96,8 @@ async fn follow(shared: Arc<Shared>, mut changes: watch::Receiver<Arc<Master>>) 
     loop {
         follower.round();
         tokio::select! {
+            biased;
+            // At a stop the entry is not removed, though nobody looks after it any more.
             () = shared.stop.cancelled() => break follower.stop().await,
             changed = changes.changed() => match changed {
                 Ok(()) => {
@@ -107,15 +109,11 @@ async fn follow(shared: Arc<Shared>, mut changes: watch::Receiver<Arc<Master>>) 
             () = follower.changed.notified() => {}
             () = follower.switched.notified() => follower.switching(),
             () = entry.hurried() => follower.lead.hurry(),
-            Some(order) = receive(&mut orders) => follower.answer(order),
+            Some(order) = orders.recv() => follower.answer(order),
             () = follower.keeper.written() => {}
             () = sleep(CALM) => {}
         }
     }
-}
-
-async fn receive(orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
-    orders.recv().await
 }
 
 /// What one entry follows.
@@ -365,8 +363,10 @@ impl Follower {
         self.lead.every(if is_urgent { URGENT } else { CALM });
     }
 
+    /// What a restart must know: nothing, where nobody got anything of the first one.
     fn kept(&self) -> Option<Kept> {
-        let followed = self.judge.followed()?;
+        let is_first = self.judge.present().is_none_or(|present| present.by == By::First);
+        let followed = self.judge.followed().filter(|followed| !is_first || followed.passed != Some(0))?;
         Some(Kept::of(followed, self.judge.present(), |party| self.name(party)))
     }
 
@@ -556,15 +556,20 @@ impl Follower {
                 let redis = self.name(*party);
                 let Look::Master { standing, .. } = &looks[*party] else { return };
                 let (history, offset) = (standing.history.as_str(), standing.offset);
-                let cost = words::cost(*kinship, standing, self.judge.followed());
-                let _ = cost;
+                let costs = match kinship {
+                    None => "",
+                    Some(kinship) if kinship.is_proof() => {
+                        "; replicas continue by a partial resync, as far as its backlog reaches"
+                    }
+                    Some(_) => "; replicas that have more or other data get all of it by a full sync",
+                };
                 let because = match by {
                     By::Sentinel => said.to_owned(),
                     By::Lineage => "it has the stream that was followed".to_owned(),
                     By::First => "every other one is its replica".to_owned(),
                     By::Person => "a person said so".to_owned(),
                 };
-                info!(kind = notice::MASTER_FOLLOWED, link = %name, %redis, by = by_words(*by), history, offset, "{redis} is the master of {name} now: {because}");
+                info!(kind = notice::MASTER_FOLLOWED, link = %name, %redis, by = by_words(*by), history, offset, "{redis} is the master of {name} now: {because}{costs}");
             }
             Change::Lost { party, why } => {
                 let redis = self.name(*party);

@@ -94,7 +94,8 @@ pub(super) fn party(name: &str, look: &Look, is_followed: bool, doubt: Option<St
     let (state, own, standing) = match look {
         Look::NotYet => ("unknown", "was not asked yet".to_owned(), None),
         Look::Master { standing, .. } => ("master", "is the master".to_owned(), Some(standing)),
-        Look::Other { standing, words } => ("replica", words.clone(), standing.as_ref()),
+        Look::Other { standing: Some(standing), words } => ("replica", words.clone(), Some(standing)),
+        Look::Other { standing: None, words } => ("unknown", words.clone(), None),
         Look::Away(words) => ("away", words.clone(), None),
     };
     let words = match doubt {

@@ -233,7 +233,14 @@ impl Judge {
         let Some(Present { party, .. }) = self.present else { return };
         match &looks[party] {
             Look::NotYet | Look::Away(_) => {}
-            Look::Other { .. } => self.present = None,
+            Look::Other { .. } => {
+                self.present = None;
+                // Nobody got anything of it: a Redis of a new site, say, that was a master before it became a
+                // replica. So there is nothing that a successor must have.
+                if self.followed.as_ref().is_some_and(|followed| followed.passed == Some(0)) {
+                    (self.followed, self.last) = (None, None);
+                }
+            }
             Look::Master { standing, vouched } => {
                 // What its links have passed on since it was looked at is more than it had then.
                 let goes_on =
@@ -280,7 +287,7 @@ impl Judge {
         {
             return None;
         }
-        if looks.iter().any(|look| *look == Look::NotYet) {
+        if looks.contains(&Look::NotYet) {
             return None;
         }
         if self.followed.is_some() {

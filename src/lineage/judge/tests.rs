@@ -63,6 +63,23 @@ fn the_first_master_is_taken_only_if_every_other_party_answers_as_its_replica() 
 }
 
 #[test]
+fn a_redis_of_which_nothing_was_passed_on_leaves_no_history_when_it_becomes_a_replica() {
+    let mut judge = Judge::new(1, None, None);
+    judge.step(&[master('b', 0, None, "1")], &Sentinels::None, 1);
+    assert_eq!(party(&judge), Some(0));
+    // It was blank, and takes the data of a master elsewhere. Then it is promoted.
+    judge.step(&[replica('a', 500, None)], &Sentinels::None, 2);
+    assert_eq!((party(&judge), judge.followed()), (None, None));
+    let change = judge.step(&[master('c', 700, Some(('a', 700)), "1")], &Sentinels::None, 3);
+    assert_eq!(change, Some(Change::Follows { party: 0, by: By::First, kinship: None }));
+    // What somebody has got of it stands.
+    judge.passes(history('c'), 701);
+    judge.step(&[replica('d', 500, None)], &Sentinels::None, 4);
+    judge.step(&[master('e', 700, Some(('d', 700)), "1")], &Sentinels::None, 5);
+    assert_eq!((party(&judge), &judge.doubts()[0]), (None, &Some(Doubt::Restarted)));
+}
+
+#[test]
 fn a_successor_is_followed_once_the_one_before_is_no_master() {
     for before in [replica('b', 120, Some(('a', 101))), away()] {
         let mut judge = settled();

@@ -43,11 +43,13 @@ impl<'a> Answers<'a> {
         let (kind, look) = match answer {
             Ok(Accept { offer: Some(offer), .. }) => {
                 let Offer { standing, vouched } = *offer;
-                let kinship = self.followed.map(|followed| followed.kinship(&standing));
-                let kind = match kinship {
-                    Some(kinship) if kinship.is_proof() => Kind::Proof,
-                    _ if vouched => Kind::Vouched,
-                    _ => Kind::Offer,
+                let goes_on = self.followed.is_some_and(|followed| {
+                    followed.history == standing.history || followed.kinship(&standing).is_proof()
+                });
+                let kind = match (goes_on, vouched) {
+                    (true, _) => Kind::Proof,
+                    (false, true) => Kind::Vouched,
+                    (false, false) => Kind::Offer,
                 };
                 (kind, Look::Master { standing, vouched })
             }
@@ -92,5 +94,5 @@ fn refused(unreached: Unreached) -> (Kind, Look) {
     if let Some(refuse) = of(ReasonCode::NotAvailable) {
         return (Kind::Nothing, Look::Other { standing: None, words: format!("refuses: {}", says(refuse)) });
     }
-    (Kind::Away, Look::Away(unreached.words))
+    (Kind::Away, Look::Away(format!("is not reached: {}", unreached.words)))
 }

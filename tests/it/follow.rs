@@ -1,0 +1,324 @@
+//! The gateway at the master's site knows which of several Redis is the master.
+//!
+//! alpha and alpha2 are at dc1, bravo at dc2. Redis' own pings are off where offsets are compared.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::gateway::{Gateway, Lab, replica_config, tls};
+use crate::support::redis::{Redis, Version};
+use crate::support::{SOON, always, eventually, free_port};
+
+/// No bytes in the stream but those of writes.
+const QUIET: &[&str] = &["--repl-ping-replica-period", "3600"];
+
+/// The config of dc1 with these candidates.
+fn masters(wan: u16, candidates: &[u16], more: &str) -> String {
+    let redis: Vec<_> = candidates.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    format!(
+        "{}[state]\ndir = \"state\"\n[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n[[master]]\nname = \"orders\"\nredis = [{}]\nallow = [\"dc2\"]\n{more}\n",
+        tls("dc1"),
+        redis.join(", ")
+    )
+}
+
+struct Two {
+    alpha: Redis,
+    alpha2: Redis,
+    first: Gateway,
+    second: Gateway,
+    bravo: Redis,
+    /// Goes last, while the others still print their logs.
+    lab: Lab,
+}
+
+impl Two {
+    /// alpha2 and bravo follow alpha, each in sync.
+    fn new() -> Self {
+        let lab = Lab::new();
+        let redis = |name| Redis::start(Version::System, lab.path(), name, QUIET);
+        let (alpha, alpha2, bravo) = (redis("alpha"), redis("alpha2"), redis("bravo"));
+        alpha.fill();
+        alpha2.replicaof(alpha.port);
+        alpha2.wait_equal(&alpha);
+        let (wan, entry) = (free_port(), free_port());
+        let first = lab.gateway("dc1", &masters(wan, &[alpha.port, alpha2.port], ""));
+        let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+        bravo.replicaof(entry);
+        bravo.wait_equal(&alpha);
+        Self { alpha, alpha2, first, second, bravo, lab }
+    }
+
+    /// Who is followed, as `status` shows it.
+    fn followed(&self) -> Option<String> {
+        followed(&self.first)
+    }
+}
+
+fn following(gateway: &Gateway) -> serde_json::Value {
+    gateway.status()["following"][0].clone()
+}
+
+fn followed(gateway: &Gateway) -> Option<String> {
+    following(gateway)["present"]["party"].as_str().map(str::to_owned)
+}
+
+fn at(redis: &Redis) -> String {
+    format!("127.0.0.1:{}", redis.port)
+}
+
+/// Ordinary clients of a Redis.
+fn clients(redis: &Redis) -> usize {
+    redis.ask(&["CLIENT", "LIST", "TYPE", "normal"]).lines().count()
+}
+
+#[test]
+fn links_follow_the_one_that_is_promoted_and_the_replica_continues_by_a_partial_resync() {
+    let two = Two::new();
+    let (full, began) = (two.alpha.sync_full(), Instant::now());
+    two.alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
+    two.alpha.replicaof(two.alpha2.port);
+    two.alpha2.ask(&["SET", "after", "the switch"]);
+    eventually("the first byte at dc2", Duration::from_secs(10), || {
+        two.bravo.ask(&["GET", "after"]) == "the switch"
+    });
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    two.bravo.wait_equal(&two.alpha2);
+    assert_eq!((two.alpha.sync_full(), two.alpha2.sync_full()), (full, 0), "nobody needed all data");
+    assert_eq!(two.followed(), Some(at(&two.alpha2)));
+    let present = &following(&two.first)["present"];
+    assert_eq!(present["by"], "lineage");
+    two.first.wait_kind("master-followed");
+    eprintln!("first byte at dc2 after {took:?}");
+}
+
+#[test]
+fn links_to_a_master_that_hangs_end_when_another_one_is_promoted_and_say_so() {
+    let two = Two::new();
+    two.alpha.process.signal("STOP");
+    eventually("it is told apart", SOON, || following(&two.first).to_string().contains("hangs"));
+    assert_eq!((two.followed(), two.first.links()), (Some(at(&two.alpha)), 1), "the link stays");
+    let began = Instant::now();
+    two.alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
+    two.alpha2.ask(&["SET", "after", "the switch"]);
+    eventually("the first byte at dc2", Duration::from_secs(10), || {
+        two.bravo.ask(&["GET", "after"]) == "the switch"
+    });
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(two.alpha2.sync_full(), 0);
+    two.first.wait_end("moved");
+    two.second.wait_far_end("NoMaster");
+    two.second.wait_log(&format!("{} is the master of orders now", at(&two.alpha2)));
+    // It comes back, and still says that it is the master.
+    two.alpha.process.signal("CONT");
+    two.first.wait_log("says that it is the master too");
+    two.bravo.wait_equal(&two.alpha2);
+    eprintln!("first byte at dc2 after {took:?}");
+}
+
+#[test]
+fn a_blank_redis_at_the_masters_address_gets_no_link() {
+    let mut two = Two::new();
+    let before = two.bravo.digest();
+    // alpha2 would take over its blank master's data itself.
+    two.alpha2.process.signal("STOP");
+    two.alpha.kill();
+    two.alpha.start_again();
+    assert_eq!(two.alpha.ask(&["DBSIZE"]), "0");
+    two.first.wait_kind("master-lost");
+    two.first.wait_kind("master-doubt");
+    two.first.wait_kind("no-master");
+    always("the data of dc2 stays", Duration::from_secs(4), || two.bravo.digest() == before);
+    let status = following(&two.first);
+    assert_eq!(status["present"], serde_json::Value::Null);
+    let next = status["next_step"].as_str().unwrap_or_default();
+    assert!(next.contains(&format!("replgate follow orders {}", at(&two.alpha))), "{status}");
+    assert_eq!(two.alpha.sync_full(), 0);
+    two.alpha2.process.signal("CONT");
+}
+
+#[test]
+fn of_two_masters_none_is_followed_before_one_of_them_is_the_other_ones_replica() {
+    let lab = Lab::new();
+    let (alpha, alpha2, bravo) = (lab.redis("alpha"), lab.redis("alpha2"), lab.redis("bravo"));
+    alpha.fill();
+    let (wan, entry) = (free_port(), free_port());
+    let first = lab.gateway("dc1", &masters(wan, &[alpha.port, alpha2.port], ""));
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    bravo.replicaof(entry);
+    first.wait_kind("no-master");
+    first.wait_kind("master-doubt");
+    assert_eq!((followed(&first), alpha.sync_full(), alpha2.sync_full()), (None, 0, 0));
+    alpha2.replicaof(alpha.port);
+    bravo.wait_equal(&alpha);
+    assert_eq!(following(&first)["present"]["by"], "first");
+    // Another master beside the one that is followed changes nothing.
+    alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
+    first.wait_log("says that it is the master too");
+    alpha.ask(&["SET", "still", "alpha"]);
+    bravo.wait_equal(&alpha);
+    assert_eq!(followed(&first), Some(at(&alpha)));
+}
+
+#[test]
+fn a_gateway_that_was_restarted_knows_whom_it_has_followed() {
+    let mut two = Two::new();
+    let file = two.lab.path().join("state/follow-master-orders.toml");
+    let kept = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually("it is kept", SOON, || kept().contains(&at(&two.alpha)));
+    assert!(!kept().contains("passed"), "not while it runs: {}", kept());
+    two.alpha.ask(&["SET", "one", "more"]);
+    two.bravo.wait_equal(&two.alpha);
+    two.alpha2.wait_equal(&two.alpha);
+    let offset = two.alpha.master_offset();
+    assert!(offset > 0);
+    assert_eq!(two.first.stop(), Some(0));
+    assert!(kept().contains(&format!("passed = {offset}\n")), "{offset}: {} {}", kept(), two.first.log());
+    // While it is away another one is promoted, and the earlier one is gone.
+    two.alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
+    two.alpha.kill();
+    two.first.start_again();
+    two.bravo.wait_equal(&two.alpha2);
+    assert_eq!((two.followed(), two.alpha2.sync_full()), (Some(at(&two.alpha2)), 0));
+    // After a crash it is not known how far the stream was passed on.
+    two.first.kill();
+    assert!(!kept().contains("passed"), "{}", kept());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_counts_as_no_history() {
+    let lab = Lab::new();
+    let (alpha, alpha2) = (lab.redis("alpha"), lab.redis("alpha2"));
+    std::fs::create_dir(lab.path().join("state")).unwrap();
+    std::fs::write(lab.path().join("state/follow-master-orders.toml"), "history = \"nonsense\"\n").unwrap();
+    let first = lab.gateway("dc1", &masters(free_port(), &[alpha.port, alpha2.port], ""));
+    first.wait_event("cannot be read", &["kind=\"state\""]);
+    first.wait_kind("master-doubt");
+    assert_eq!(followed(&first), None);
+    alpha2.replicaof(alpha.port);
+    eventually("the master is followed", SOON, || followed(&first) == Some(at(&alpha)));
+}
+
+/// Listens, and answers everything in this way until it is dropped.
+struct Fake {
+    port: u16,
+    stop: Arc<AtomicBool>,
+}
+
+impl Fake {
+    fn new(answer: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                std::thread::spawn(move || {
+                    let mut socket = socket;
+                    let mut piece = [0; 4096];
+                    while let Ok(1..) = socket.read(&mut piece) {
+                        if socket.write_all(answer).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { port, stop }
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = std::net::TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+/// More than is read of any answer.
+fn megabyte() -> &'static [u8] {
+    let mut answer = b"$1048576\r\n".to_vec();
+    answer.resize(1 << 20, b'x');
+    Box::leak(answer.into_boxed_slice())
+}
+
+/// A line without an end.
+fn endless() -> &'static [u8] {
+    Box::leak(vec![b'+'; 1 << 20].into_boxed_slice())
+}
+
+#[test]
+fn a_candidate_that_answers_half_a_line_or_a_megabyte_is_told_apart_and_changes_nothing() {
+    let lab = Lab::new();
+    let (alpha, bravo) = (lab.redis("alpha"), lab.redis("bravo"));
+    alpha.fill();
+    let alpha2 = lab.redis("alpha2");
+    alpha2.replicaof(alpha.port);
+    alpha2.wait_equal(&alpha);
+    let (wan, entry) = (free_port(), free_port());
+    let mut first = lab.gateway("dc1", &masters(wan, &[alpha.port, alpha2.port], ""));
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+    let fakes = [
+        &b"$100\r\nrole:ma"[..],
+        megabyte(),
+        endless(),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x15\x03\x03\x00\x02\x02\x28",
+    ]
+    .map(Fake::new);
+    let free = free_port();
+    let mut candidates = vec![alpha.port];
+    candidates.extend(fakes.iter().map(|fake| fake.port));
+    candidates.push(free);
+    std::fs::write(&first.config, masters(wan, &candidates, "")).unwrap();
+    first.process.signal("HUP");
+    let words = |port: u16| {
+        let status = following(&first);
+        let parties = status["parties"].as_array().cloned().unwrap_or_default();
+        let party = parties.into_iter().find(|party| party["party"] == format!("127.0.0.1:{port}"));
+        party.map(|party| party["words"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
+    };
+    for (port, expected) in fakes.iter().map(|fake| fake.port).zip([
+        "hangs",
+        "too long",
+        "not Redis' protocol",
+        "not Redis' protocol",
+        "speaks TLS",
+    ]) {
+        eventually(&format!("{expected}: {}", words(port)), SOON, || words(port).contains(expected));
+    }
+    eventually("one cannot be reached", SOON, || words(free).contains("cannot be reached"));
+    alpha.ask(&["SET", "still", "here"]);
+    bravo.wait_equal(&alpha);
+    assert_eq!((followed(&first), alpha.sync_full()), (Some(at(&alpha)), 2));
+    assert_eq!(first.stop(), Some(0));
+}
+
+#[test]
+fn no_connection_is_left_behind_after_many_switches() {
+    let two = Two::new();
+    let (mut master, mut other) = (&two.alpha, &two.alpha2);
+    for _ in 0..10 {
+        other.ask(&["REPLICAOF", "NO", "ONE"]);
+        master.replicaof(other.port);
+        (master, other) = (other, master);
+        eventually("the other one is followed", SOON, || two.followed() == Some(at(master)));
+        two.bravo.wait_equal(master);
+    }
+    for redis in [&two.alpha, &two.alpha2] {
+        // The gateway's own, and that of the client that asks.
+        eventually("no connection is left behind", SOON, || clients(redis) <= 2);
+    }
+    assert_eq!(two.alpha2.sync_full(), 0);
+    assert_eq!(two.first.links(), 1);
+}
