@@ -13,6 +13,7 @@ mod dials;
 mod doctor;
 mod documents;
 mod ends;
+mod failover;
 mod failover_guide;
 mod files;
 mod follow;

@@ -56,9 +56,10 @@ case "$*" in
     exit 1;;
 "start replgate")
     cd "$HERE/hosts/$HOST"
+    touch log
+    before=$(grep -c 'gateway up' log || true)
     replgate run >> log 2>&1 &
     echo $! > pid
-    before=$(grep -c 'gateway up' log || true)
     for _ in {1..400}; do
         [ "$(grep -c 'gateway up' log || true)" -gt "$before" ] && exit 0
         kill -0 "$(cat pid)" || exit 1

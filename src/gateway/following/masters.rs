@@ -365,8 +365,7 @@ impl Follower {
 
     /// What a restart must know: nothing, where nobody got anything of the first one.
     fn kept(&self) -> Option<Kept> {
-        let is_first = self.judge.present().is_none_or(|present| present.by == By::First);
-        let followed = self.judge.followed().filter(|followed| !is_first || followed.passed != Some(0))?;
+        let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
         Some(Kept::of(followed, self.judge.present(), |party| self.name(party)))
     }
 

@@ -279,7 +279,7 @@ impl Sites {
     }
 
     fn kept(&self) -> Option<Kept> {
-        let followed = self.judge.followed()?;
+        let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
         Some(Kept::of(followed, self.judge.present(), |party| self.sites[party].name.clone()))
     }
 

@@ -24,6 +24,9 @@ pub(super) fn doubt(doubt: &Doubt, look: &Look, followed: Option<&Followed>, sen
             took_over_at(standing)
         ),
         Doubt::Stranger => format!("says that it is the master, with data of another history{}", at(standing)),
+        Doubt::Restarted if standing.is_some_and(|standing| standing.earlier.is_some()) => {
+            format!("took over from another stream than the one that was followed{}", at(standing))
+        }
         Doubt::Restarted => format!("was started again with a new history{}", at(standing)),
         Doubt::Ambiguous => "has the data that was followed, and so has another one".to_owned(),
         Doubt::Unproven => {
