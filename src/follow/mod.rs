@@ -84,6 +84,13 @@ pub struct Order {
     pub answer: oneshot::Sender<Result<Vec<String>, String>>,
 }
 
+impl Order {
+    /// Whether nobody waits for the answer any more. It must not be carried out then.
+    pub fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
+}
+
 /// Who is followed by an entry, as `status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -36,7 +36,6 @@ fn from_both(entry: u16, wans: [u16; 2]) -> String {
 }
 
 struct Three {
-    lab: Lab,
     alpha: Redis,
     bravo: Redis,
     first: Gateway,
@@ -45,6 +44,8 @@ struct Three {
     charli: Redis,
     /// The ports where Redis of dc1, dc2 and dc3 find the master.
     entries: [u16; 3],
+    /// Dropped last: the others print their logs.
+    lab: Lab,
 }
 
 impl Three {
@@ -85,6 +86,10 @@ impl Three {
         self.following()["present"]["party"].as_str().map(str::to_owned)
     }
 
+    fn second_offers(&self) -> bool {
+        self.second.status()["following"][0]["present"]["party"].is_string()
+    }
+
     /// Waits for these words in what `status` shows of a site.
     #[track_caller]
     fn wait_words(&self, site: &str, words: &str) {
@@ -110,9 +115,10 @@ impl Three {
 fn a_site_is_failed_over_and_back_and_the_replica_elsewhere_follows_by_partial_resyncs() {
     let three = Three::new();
     let full = three.full_syncs();
-    let sites = [(&three.alpha, three.entries[0], "dc1"), (&three.bravo, three.entries[1], "dc2")];
-    for (at, [(old, entry, _), (new, _, site)]) in
-        [[sites[0], sites[1]], [sites[1], sites[0]], [sites[0], sites[1]]].into_iter().enumerate()
+    let dc1 = (&three.alpha, &three.first, three.entries[0], "dc1");
+    let dc2 = (&three.bravo, &three.second, three.entries[1], "dc2");
+    for (at, [(old, gateway, entry, _), (new, _, _, site)]) in
+        [[dc1, dc2], [dc2, dc1], [dc1, dc2]].into_iter().enumerate()
     {
         new.ask(&["REPLICAOF", "NO", "ONE"]);
         old.replicaof(entry);
@@ -127,6 +133,12 @@ fn a_site_is_failed_over_and_back_and_the_replica_elsewhere_follows_by_partial_r
         assert_eq!(three.followed().as_deref(), Some(site));
         assert_eq!(three.following()["present"]["by"], "lineage");
         assert_eq!(three.full_syncs(), full, "nothing was lost, so nobody needed all data");
+        // A Redis tells of one earlier id alone. So its gateway must have seen it as a replica of the new
+        // master before it is promoted again.
+        let history = new.info("master_replid");
+        eventually("the gateway of the old master has seen what it follows now", SOON, || {
+            gateway.status()["following"][0]["parties"][0]["history"] == history.trim()
+        });
     }
     three.third.wait_event("site dc2 has the master of orders now", &["kind=\"site-followed\"", "site=dc2"]);
     three.third.wait_kind("site-lost");
@@ -138,11 +150,10 @@ fn a_blank_redis_at_another_site_that_says_it_is_the_master_gets_no_replica() {
     let mut three = Three::new();
     let before = three.charli.digest();
     three.bravo.kill();
+    std::fs::remove_file(three.lab.path().join("bravo/dump.rdb")).expect("a replica writes what it gets");
     three.bravo.start_again();
     assert_eq!(three.bravo.ask(&["DBSIZE"]), "0");
-    eventually("dc2 offers it", SOON, || {
-        three.second.status()["following"][0]["present"]["party"].is_string()
-    });
+    eventually("dc2 offers it", SOON, || three.second_offers());
     // Even with no other master: neither its gateway nor a link to it is left.
     three.alpha.kill();
     three.wait_words("dc1", "is followed, and");
@@ -172,6 +183,7 @@ fn the_site_that_is_followed_is_kept_while_another_offers_a_master_too_until_a_p
     three.bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     three.alpha.ask(&["SET", "only", "at alpha"]);
     three.charli.wait_equal(&three.alpha);
+    eventually("dc2 offers it", SOON, || three.second_offers());
     let (code, out, err) = three.order(&["dc2"]);
     assert_eq!(code, 0, "{out}{err}");
     for words in

@@ -31,8 +31,6 @@ use crate::session::exchange::Exchange;
 use crate::tls::loaded::Loaded;
 use crate::tls::material::Material;
 use crate::units::Address;
-use crate::wire::hello::Refuse;
-use crate::wire::reason::ReasonCode;
 
 /// Difference between clocks in milliseconds above which there is a warning.
 const SKEW: u64 = 30_000;
@@ -277,8 +275,7 @@ async fn probe(
             Ok((address, Accepted { node, skew, offer: accept.offer.map(|offer| offer.standing) }))
         }
         Err(unreached) => {
-            let is_without = |refuse: &Refuse| refuse.reason.code == ReasonCode::NoMaster;
-            let no_master = unreached.refusals.iter().any(is_without);
+            let no_master = unreached.has_no_master();
             Err((Failed { words: unreached.words, no_master }, unreached.answered))
         }
     }

@@ -14,13 +14,14 @@ use super::words::redis_cli;
 use crate::client::{self, Unasked};
 use crate::config::{Master, Sentinel};
 use crate::escape::shown;
+use crate::follow::vote;
 use crate::race;
 use crate::redis::value::Value;
 use crate::units::{self, Address};
 
-/// The rights that the gateway's user needs at a Sentinel.
-const RIGHTS: [&str; 5] =
-    ["+sentinel|get-master-addr-by-name", "+sentinel|master", "+subscribe", "+ping", "&+switch-master"];
+/// The rights that the gateway's user needs at a Sentinel, beside `+ping`.
+const RIGHTS: [&str; 4] =
+    ["+sentinel|get-master-addr-by-name", "+sentinel|master", "+subscribe", "&+switch-master"];
 
 /// What one Sentinel has said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ pub(super) enum Word {
     Away(String),
     /// It refuses the login: why.
     Refused(String),
-    /// Its user may not ask.
-    MayNotAsk,
+    /// Its user may not ask: the rights that are missing.
+    MayNotAsk(Vec<&'static str>),
     /// It does not know the name.
     Unknown,
     /// It is no Sentinel.
@@ -55,8 +56,8 @@ pub(super) struct Named {
     pub(super) addresses: Vec<SocketAddr>,
     /// How many other Sentinels it knows.
     pub(super) others: Option<usize>,
-    /// Whether the gateway hears at once of a switch.
-    pub(super) hears: bool,
+    /// The rights that are missing to hear at once of a switch.
+    pub(super) lacks: Vec<&'static str>,
 }
 
 /// What a Sentinel answers to one command.
@@ -82,11 +83,13 @@ async fn said(at: &Address, sentinel: &Sentinel) -> Word {
     };
     let name = sentinel.master.as_bytes();
     let mut replies = Vec::new();
-    for command in [
-        &[&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", name][..],
+    let commands: [&[&[u8]]; 4] = [
+        &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name],
         &[b"SENTINEL", b"MASTER", name],
+        &[b"PING"],
         &[b"SUBSCRIBE", b"+switch-master"],
-    ] {
+    ];
+    for command in commands {
         match asked.ask(command, reply).await {
             Ok(reply) => replies.push(reply),
             Err(why) => return Word::Away(why),
@@ -117,14 +120,29 @@ fn reply(value: &Value<'_>) -> Reply {
     }
 }
 
-/// What its answers mean: to the two questions, and to the subscription.
+/// What its answers mean: to the two questions, PING, and the subscription.
 fn read(replies: &[Reply]) -> Word {
-    let [at, facts, heard] = replies else { return Word::Away("it gives too few answers".to_owned()) };
+    let [at, facts, ping, heard] = replies else {
+        return Word::Away("it gives too few answers".to_owned());
+    };
+    let lacks = |reply: &Reply, right| match reply {
+        Reply::Error(words) if words.starts_with(b"NOPERM") => Some(right),
+        _ => None,
+    };
+    let of_a_channel = |reply: &Reply| match reply {
+        Reply::Error(words) => words.windows(7).any(|part| part == b"channel"),
+        _ => false,
+    };
+    let [address, master, subscribe, channel] = RIGHTS;
+    let subscribing = if of_a_channel(heard) { channel } else { subscribe };
+    let hearing: Vec<_> = lacks(ping, "+ping").into_iter().chain(lacks(heard, subscribing)).collect();
+    let asking: Vec<_> = lacks(at, address).into_iter().chain(lacks(facts, master)).collect();
+    if !asking.is_empty() {
+        return Word::MayNotAsk([asking, hearing].concat());
+    }
     for answer in [at, facts] {
         let Reply::Error(words) = answer else { continue };
-        return if words.starts_with(b"NOPERM") {
-            Word::MayNotAsk
-        } else if words.starts_with(b"NOAUTH") {
+        return if words.starts_with(b"NOAUTH") {
             Word::Refused(
                 "it requires a password: write `password_file`, and `username` if it has users, in `sentinel`"
                     .to_owned(),
@@ -145,7 +163,7 @@ fn read(replies: &[Reply]) -> Word {
         place: format!("{host}:{port}"),
         addresses: Vec::new(),
         others: fact("num-other-sentinels").and_then(|count| count.parse().ok()),
-        hears: matches!(heard, Reply::List(_)),
+        lacks: hearing,
     })
 }
 
@@ -196,10 +214,10 @@ pub(super) fn judge(
     let finding = |code, text: String| Finding::new(code, &master.name, format!("{about}: {text}"));
     let mut findings: Vec<Finding> = said.iter().map(|said| of_one(&about, master, sentinel, said)).collect();
     let count = said.len();
-    let majority = count / 2 + 1;
+    let majority = vote::majority(count);
     match named(said) {
         None => {
-            let mut claims: Vec<String> = Vec::new();
+            let mut claims = Vec::new();
             for one in said {
                 let claim = match &one.word {
                     Word::Names(named) => format!("{} names {}", one.at, named.place),
@@ -292,9 +310,9 @@ fn of_one(about: &str, master: &Master, sentinel: &Sentinel, said: &Said) -> Fin
     match &said.word {
         Word::Away(why) => finding(Code::SentinelDown, why.clone()),
         Word::Refused(why) => finding(Code::SentinelLogin, why.clone()),
-        Word::MayNotAsk => {
-            let text = format!("user {user} may not ask it: least rights {}", RIGHTS.join(" "));
-            grant(finding(Code::SentinelRights, text), &RIGHTS)
+        Word::MayNotAsk(lacks) => {
+            let text = format!("user {user} may not ask it (least rights: +ping {})", RIGHTS.join(" "));
+            grant(finding(Code::SentinelRights, text), lacks)
         }
         Word::Unknown => finding(
             Code::SentinelUnknownMaster,
@@ -307,12 +325,12 @@ fn of_one(about: &str, master: &Master, sentinel: &Sentinel, said: &Said) -> Fin
             Code::NoSentinel,
             "it is no Sentinel: `sentinel.at` has the addresses of Sentinels (usually port 26379)".to_owned(),
         ),
-        Word::Names(named) if !named.hears => {
+        Word::Names(named) if !named.lacks.is_empty() => {
             let text = format!(
                 "it names {}, but user {user} may not hear of a switch at once: the gateway sees it up to a second later",
                 named.place
             );
-            grant(finding(Code::SentinelDeaf, text), &["+subscribe", "+ping", "&+switch-master"])
+            grant(finding(Code::SentinelDeaf, text), &named.lacks)
         }
         Word::Names(named) => {
             let others =
@@ -336,7 +354,7 @@ mod tests {
 
     fn names(place: &str) -> Word {
         let addresses = place.parse().into_iter().collect();
-        Word::Names(Named { place: place.to_owned(), addresses, others: Some(2), hears: true })
+        Word::Names(Named { place: place.to_owned(), addresses, others: Some(2), lacks: vec![] })
     }
 
     /// What is found if the Sentinels say this, with the sentences.
@@ -408,8 +426,13 @@ mod tests {
     #[test]
     fn what_each_sentinel_lacks_is_told_with_the_command() {
         let with_user = config(TWO, ", username = \"gw\", password_file = \"s.pw\"");
-        let deaf = Word::Names(Named { place: "10.0.1.5:6379".to_owned(), hears: false, ..Named::default() });
-        let all = found(&with_user, &[Word::MayNotAsk, deaf, Word::Unknown]);
+        let deaf = Word::Names(Named {
+            place: "10.0.1.5:6379".to_owned(),
+            lacks: vec!["&+switch-master"],
+            ..Named::default()
+        });
+        let all =
+            found(&with_user, &[Word::MayNotAsk(vec!["+sentinel|master", "+ping"]), deaf, Word::Unknown]);
         assert_eq!(
             codes(&all),
             [
@@ -419,8 +442,12 @@ mod tests {
                 Code::SentinelsNoMajority
             ]
         );
-        assert!(all[0].1.ends_with("; do: redis-cli -h 10.0.0.1 -p 1 ACL SETUSER gw '+sentinel|get-master-addr-by-name' '+sentinel|master' +subscribe +ping '&+switch-master'"), "{}", all[0].1);
-        assert!(all[1].1.ends_with("ACL SETUSER gw +subscribe +ping '&+switch-master'"), "{}", all[1].1);
+        assert!(
+            all[0].1.ends_with("; do: redis-cli -h 10.0.0.1 -p 1 ACL SETUSER gw '+sentinel|master' +ping"),
+            "{}",
+            all[0].1
+        );
+        assert!(all[1].1.ends_with("ACL SETUSER gw '&+switch-master'"), "{}", all[1].1);
         assert!(all[2].1.contains("\"mymaster\""), "{}", all[2].1);
         let all = found(
             &with_user,
@@ -443,8 +470,7 @@ mod tests {
         assert!(few(2).unwrap().contains("2 Sentinels: both must agree"));
         assert_eq!(few(3), None);
         assert!(few(4).unwrap().contains("3 of them must agree, so no more of them may be away than of 3"));
-        let more =
-            Named { place: "10.0.1.5:6379".to_owned(), others: Some(4), hears: true, ..Named::default() };
+        let more = Named { place: "10.0.1.5:6379".to_owned(), others: Some(4), ..Named::default() };
         let all = found(&both, &vec![Word::Names(more); 3]);
         assert_eq!(all[4].0, Code::SentinelsNotAll);
         assert!(all[4].1.contains("know 5 of them, and the config names 3"), "{all:?}");
@@ -456,24 +482,30 @@ mod tests {
         let error = |words: &str| Reply::Error(words.as_bytes().to_vec());
         let at = || list(&["10.0.1.5", "6379"]);
         let facts = || list(&["name", "mymaster", "num-other-sentinels", "2"]);
-        let Word::Names(named) = read(&[at(), facts(), list(&["subscribe"])]) else { panic!() };
-        assert_eq!((&*named.place, named.others, named.hears), ("10.0.1.5:6379", Some(2), true));
-        let Word::Names(named) = read(&[list(&["fd00::5", "6379"]), facts(), error("NOPERM")]) else {
-            panic!()
+        let good = || [Reply::Other, list(&["subscribe"])];
+        let both = |at, facts, [ping, heard]: [Reply; 2]| read(&[at, facts, ping, heard]);
+        let Word::Names(named) = both(at(), facts(), good()) else { panic!() };
+        assert_eq!((&*named.place, named.others, named.lacks), ("10.0.1.5:6379", Some(2), vec![]));
+        let deaf = |words: &str| match both(list(&["fd00::5", "6379"]), facts(), [Reply::Other, error(words)])
+        {
+            Word::Names(named) if named.place == "[fd00::5]:6379" => named.lacks,
+            other => panic!("{other:?}"),
         };
-        assert_eq!((&*named.place, named.hears), ("[fd00::5]:6379", false));
+        let channel = "NOPERM this user has no permissions to access one of the channels used as arguments";
+        assert_eq!(deaf(channel), ["&+switch-master"]);
         assert_eq!(
-            read(&[Reply::Other, error("ERR No such master with that name"), list(&[])]),
-            Word::Unknown
+            deaf("NOPERM this user has no permissions to run the 'subscribe' command"),
+            ["+subscribe"]
         );
-        assert_eq!(read(&[error("NOPERM this user"), facts(), list(&[])]), Word::MayNotAsk);
-        assert_eq!(read(&[at(), error("NOPERM this user"), list(&[])]), Word::MayNotAsk);
-        assert_eq!(read(&[error("ERR unknown command 'SENTINEL'"), facts(), list(&[])]), Word::NoSentinel);
-        assert!(matches!(
-            read(&[error("NOAUTH Authentication required."), facts(), list(&[])]),
-            Word::Refused(_)
-        ));
-        let Word::Away(words) = read(&[error("ERR \x1b[2J"), facts(), list(&[])]) else { panic!() };
+        let denied = || error("NOPERM this user has no permissions to run the command");
+        let all = Word::MayNotAsk(vec![RIGHTS[0], RIGHTS[1], "+ping", "+subscribe"]);
+        assert_eq!(both(denied(), denied(), [denied(), denied()]), all);
+        assert_eq!(both(at(), denied(), good()), Word::MayNotAsk(vec!["+sentinel|master"]));
+        assert_eq!(both(Reply::Other, error("ERR No such master with that name"), good()), Word::Unknown);
+        assert_eq!(both(error("ERR unknown command 'SENTINEL'"), facts(), good()), Word::NoSentinel);
+        let noauth = both(error("NOAUTH Authentication required."), facts(), good());
+        assert!(matches!(noauth, Word::Refused(_)), "{noauth:?}");
+        let Word::Away(words) = both(error("ERR \x1b[2J"), facts(), good()) else { panic!() };
         assert!(words.contains(r"\x1b[2J"), "{words}");
     }
 }

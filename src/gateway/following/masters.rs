@@ -365,8 +365,7 @@ impl Follower {
 
     /// What a restart must know: nothing, where nobody got anything of the first one.
     fn kept(&self) -> Option<Kept> {
-        let is_first = self.judge.present().is_none_or(|present| present.by == By::First);
-        let followed = self.judge.followed().filter(|followed| !is_first || followed.passed != Some(0))?;
+        let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
         Some(Kept::of(followed, self.judge.present(), |party| self.name(party)))
     }
 
@@ -618,6 +617,9 @@ impl Follower {
 
     /// Answers what a person orders, and carries it out if that is asked for.
     fn answer(&mut self, order: Order) {
+        if order.is_given_up() {
+            return;
+        }
         let answer = self.carry_out(&order.party, order.carry_out);
         let _ = order.answer.send(answer);
     }

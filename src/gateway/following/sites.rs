@@ -279,7 +279,7 @@ impl Sites {
     }
 
     fn kept(&self) -> Option<Kept> {
-        let followed = self.judge.followed()?;
+        let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
         Some(Kept::of(followed, self.judge.present(), |party| self.sites[party].name.clone()))
     }
 
@@ -365,7 +365,7 @@ impl Sites {
         let (waiting, others): (Vec<_>, _) =
             std::mem::take(&mut self.orders).into_iter().partition(|(of, _)| *of == at);
         self.orders = others;
-        for (_, order) in waiting {
+        for (_, order) in waiting.into_iter().filter(|(_, order)| !order.is_given_up()) {
             let answer = self.carry_out(at, order.carry_out);
             let _ = order.answer.send(answer);
         }

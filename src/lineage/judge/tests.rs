@@ -72,8 +72,8 @@ fn a_redis_of_which_nothing_was_passed_on_leaves_no_history_when_it_becomes_a_re
     assert_eq!((party(&judge), judge.followed()), (None, None));
     let change = judge.step(&[master('c', 700, Some(('a', 700)), "1")], &Sentinels::None, 3);
     assert_eq!(change, Some(Change::Follows { party: 0, by: By::First, kinship: None }));
-    // What somebody has got of it stands.
-    judge.passes(history('c'), 701);
+    // What somebody has got of it stands, even if it is a snapshot before the first byte of a stream.
+    judge.passes(history('c'), 0);
     judge.step(&[replica('d', 500, None)], &Sentinels::None, 4);
     judge.step(&[master('e', 700, Some(('d', 700)), "1")], &Sentinels::None, 5);
     assert_eq!((party(&judge), &judge.doubts()[0]), (None, &Some(Doubt::Restarted)));

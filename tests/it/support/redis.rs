@@ -286,6 +286,12 @@ impl Client {
         Self { stream: BufReader::new(stream) }
     }
 
+    /// Waits this long for an answer.
+    pub fn patient_for(self, within: Duration) -> Self {
+        self.stream.get_ref().set_read_timeout(Some(within)).expect("a timeout can be set");
+        self
+    }
+
     /// Its own port.
     pub fn port(&self) -> u16 {
         self.stream.get_ref().local_addr().expect("it is connected").port()
