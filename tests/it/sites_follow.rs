@@ -292,6 +292,7 @@ fn a_link_to_another_site_than_the_first_survives_a_break_of_the_path_there() {
     reload(&three.third, &text);
     three.bravo.ask(&["REPLICAOF", "NO", "ONE"]);
     three.alpha.replicaof(three.entries[0]);
+    three.bravo.ask(&["SET", "before", "the break"]);
     three.charli.wait_equal(&three.bravo);
     let number = || three.third.each("number");
     let link = number();
