@@ -322,3 +322,50 @@ impl Entry {
         answered.await.map_err(|_| gone.to_owned())?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lineage::History;
+
+    fn standing() -> Standing {
+        Standing { history: History::read(&[b'a'; 40]).unwrap(), offset: 7, earlier: None, run: None }
+    }
+
+    fn target(party: &str) -> Target {
+        Target { party: party.to_owned(), addresses: Vec::new(), standing: standing(), vouched: true }
+    }
+
+    fn status(state: &str) -> FollowStatus {
+        let words = "is followed, and hangs".to_owned();
+        let party =
+            PartyStatus { party: "dc1".to_owned(), state: state.to_owned(), words, ..PartyStatus::default() };
+        FollowStatus { name: "orders".to_owned(), parties: vec![party], ..FollowStatus::default() }
+    }
+
+    #[test]
+    fn links_go_on_until_it_was_judged_that_another_party_is_followed() {
+        let following = Following::default();
+        let (entry, _orders) = following.begin(Side::Dialler, "orders");
+        assert_eq!(entry.goes_on("dc1"), Ok(()), "nothing was judged yet");
+        assert!(entry.target().is_err());
+        assert!(entry.judged(Some(target("dc1")), status("master")));
+        assert!(!entry.judged(Some(target("dc1")), status("master")), "the same place");
+        assert_eq!((entry.goes_on("DC1"), entry.goes_on("dc2").is_err()), (Ok(()), true));
+        assert!(entry.judged(None, status("away")));
+        assert!(entry.goes_on("dc1").is_err());
+    }
+
+    #[test]
+    fn a_far_site_is_offered_a_master_that_was_there_when_it_was_last_looked_at() {
+        let (entry, _orders) = Following::default().begin(Side::Acceptor, "orders");
+        assert!(matches!(entry.offer(), Err(Absent::Away(_))), "it was not looked at yet");
+        entry.judged(Some(target("dc1")), status("master"));
+        assert_eq!(entry.offer(), Ok(target("dc1")));
+        entry.judged(Some(target("dc1")), status("away"));
+        assert_eq!(entry.offer(), Err(Absent::Away("dc1 is followed, and hangs".to_owned())));
+        entry.judged(None, FollowStatus { attention: Some("nobody".to_owned()), ..status("replica") });
+        entry.has_instead(Some(standing()));
+        assert_eq!(entry.offer(), Err(Absent::NoMaster("nobody".to_owned(), Some(Box::new(standing())))));
+    }
+}

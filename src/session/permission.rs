@@ -245,6 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn a_link_goes_on_while_its_site_is_one_of_those_that_may_have_the_master() {
+        let sites = |names: &[&str]| {
+            let origin = |name: &&str| format!("{{ site = \"{name}\", peers = [\"gw.{name}:7379\"] }}");
+            let from: Vec<_> = names.iter().map(origin).collect();
+            config(MASTER, &format!("from = [{}]\nclients = [\"127.0.0.0/8\"]", from.join(", ")))
+        };
+        let judged = |now: &Config, site: &str| {
+            let before = sites(&["dc2", "dc4"]).replicas[0].at(site).unwrap();
+            still_asked(now, &before, "127.0.0.1".parse().unwrap())
+        };
+        for site in ["dc2", "DC4"] {
+            assert_eq!(judged(&sites(&["dc4", "dc5", "dc2"]), site), Ok(()), "{site}");
+        }
+        assert_eq!(judged(&config(MASTER, REPLICA), "dc4"), Ok(()), "as the only one");
+        let words = judged(&sites(&["dc4", "dc5"]), "dc2").unwrap_err();
+        assert_eq!(words, "replica \"carts\" follows master \"carts\" of dc4, dc5 now");
+    }
+
+    #[test]
     fn a_permission_that_is_taken_away_ends_the_links_that_had_it() {
         let with = config(&format!("{MASTER}\nallow_failover = true"), REPLICA);
         let words = still_granted(&config(MASTER, REPLICA), &with.masters[0], "dc2").unwrap_err();

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use crate::support::gateway::{Gateway, Lab, tls};
+use crate::support::gateway::{Gateway, Lab, replica_block, tls};
+use crate::support::path::Path;
 use crate::support::redis::{Redis, Version};
 use crate::support::{SOON, always, eventually, free_port, replgate, replgate_ok};
 
@@ -274,4 +275,67 @@ fn of_two_gateways_at_a_site_a_replica_gets_the_one_whose_master_goes_on_from_wh
     eventually("dc1 counts as away", SOON, || present().to_string().contains("is reached in part"));
     always("the data of dc3 stays", Duration::from_secs(3), || charli.digest() == before);
     assert_eq!(blank.listed().0, 0);
+}
+
+#[test]
+fn a_link_to_another_site_than_the_first_survives_a_break_of_the_path_there() {
+    let three = Three::new();
+    let config = three.third.config.clone();
+    let text = std::fs::read_to_string(&config).expect("the test has written it");
+    // The same sites, and a path of its own to dc2.
+    let wan = |site: usize| {
+        let peer = text.split("peers = [\"127.0.0.1:").nth(site).expect("two sites");
+        peer.split('"').next().and_then(|port| port.parse::<u16>().ok()).expect("a port")
+    };
+    let path = Path::to(wan(2));
+    let text = text.replace(&format!("127.0.0.1:{}", wan(2)), &format!("127.0.0.1:{}", path.port));
+    reload(&three.third, &text);
+    three.bravo.ask(&["REPLICAOF", "NO", "ONE"]);
+    three.alpha.replicaof(three.entries[0]);
+    three.charli.wait_equal(&three.bravo);
+    let number = || three.third.each("number");
+    let link = number();
+    path.cut();
+    three.third.wait_event("link resumed", &["site=dc2"]);
+    three.bravo.ask(&["SET", "after", "the break"]);
+    three.charli.wait_equal(&three.bravo);
+    assert_eq!((number(), three.followed().as_deref()), (link, Some("dc2")), "the same link");
+}
+
+/// Has dc3 read another config. Returns when it is in use.
+fn reload(gateway: &Gateway, text: &str) {
+    let words = "config and certificates read again";
+    let before = gateway.log().matches(words).count();
+    std::fs::write(&gateway.config, text).expect("the test's folder is writable");
+    gateway.process.signal("HUP");
+    eventually("the config is in use", SOON, || gateway.log().matches(words).count() > before);
+}
+
+#[test]
+fn a_reload_that_adds_a_site_or_takes_the_other_away_ends_no_link() {
+    let mut three = Three::new();
+    let several = std::fs::read_to_string(&three.third.config).expect("the test has written it");
+    let (head, rest) = several.split_once("[[replica]]").expect("it has one");
+    let wan = rest.split("peers = [\"127.0.0.1:").nth(1).and_then(|rest| rest.split('"').next());
+    let wan = wan.and_then(|port| port.parse().ok()).expect("a port");
+    let one = format!("{head}{}", replica_block("orders", three.entries[2], wan, ""));
+    // Nothing is known of whom it has followed.
+    assert_eq!(three.third.stop(), Some(0));
+    std::fs::remove_dir_all(three.lab.path().join("state-dc3")).expect("it was kept");
+    std::fs::write(&three.third.config, &one).expect("the test's folder is writable");
+    three.third.start_again();
+    three.charli.wait_equal(&three.alpha);
+    let number = || three.third.each("number");
+    let link = number();
+    // dc2 cannot say now what it has.
+    three.second.process.signal("STOP");
+    reload(&three.third, &several);
+    three.wait_words("dc2", "has not answered");
+    assert_eq!((number(), three.followed().as_deref()), (link.clone(), Some("dc1")));
+    three.second.process.signal("CONT");
+    reload(&three.third, &one);
+    eventually("there is no choice any more", SOON, || three.following() == serde_json::Value::Null);
+    three.alpha.ask(&["SET", "it", "goes on"]);
+    three.charli.wait_equal(&three.alpha);
+    assert_eq!(number(), link);
 }
