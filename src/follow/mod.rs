@@ -15,9 +15,11 @@ pub mod vote;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::lineage::Standing;
 use crate::link::Side;
@@ -38,6 +40,8 @@ pub struct Entry {
     /// Notified when something may have changed that is not looked at before its time: a link has
     /// ended, or somebody got none.
     hurry: Notify,
+    /// Notified after each judgement.
+    judged: Notify,
     orders: mpsc::Sender<Order>,
 }
 
@@ -161,7 +165,8 @@ impl Following {
     /// An entry begins to follow, or does so anew. The task that looks after it takes its orders.
     pub fn begin(&self, side: Side, name: &str) -> (Arc<Entry>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
-        let entry = Arc::new(Entry { state: Mutex::default(), hurry: Notify::new(), orders });
+        let entry =
+            Arc::new(Entry { state: Mutex::default(), hurry: Notify::new(), judged: Notify::new(), orders });
         self.entries().insert((side, name.to_owned()), Arc::clone(&entry));
         (entry, taken)
     }
@@ -202,6 +207,25 @@ impl Entry {
         })
     }
 
+    /// As [`Entry::target`], for one that is `wanted`, and waits for it for this long: while another one takes over
+    /// there is none for a moment.
+    pub async fn target_within(
+        &self,
+        within: Duration,
+        wanted: impl Fn(&Target) -> Result<(), String>,
+    ) -> Result<Target, String> {
+        let by = Instant::now() + within;
+        loop {
+            let judged = self.judged.notified();
+            let target = self.target().and_then(|target| wanted(&target).map(|()| target));
+            match target {
+                Ok(target) => return Ok(target),
+                Err(why) if timeout_at(by, judged).await.is_err() => return Err(why),
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Whether links to this party may go on; they may as long as nothing was judged. The error says who is
     /// followed instead.
     pub fn goes_on(&self, party: &str) -> Result<(), String> {
@@ -224,10 +248,11 @@ impl Entry {
     /// As [`Entry::goes_on`], for links to a Redis at this address.
     pub fn goes_on_at(&self, party: &str, address: SocketAddr) -> Result<(), String> {
         self.goes_on(party)?;
-        match &self.state().target {
+        let state = self.state();
+        match &state.target {
             Some(target) if !target.addresses.contains(&address) => {
                 let now = target.addresses.first().map_or_else(String::new, |now| format!(" ({now})"));
-                Err(format!("{party} is at another address now{now}"))
+                Err(format!("{party} is the master of {} at another address now{now}", state.status.name))
             }
             _ => Ok(()),
         }
@@ -243,6 +268,8 @@ impl Entry {
         let moved = place(&state.target) != place(&target);
         let standing = state.standing.take();
         *state = State { target, status, is_judged: true, standing };
+        drop(state);
+        self.judged.notify_waiters();
         moved
     }
 

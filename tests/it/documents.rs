@@ -120,13 +120,6 @@ pub fn follow(terminal: &Terminal, page: &str, heading: Option<&str>) {
         loop {
             let output = terminal.run(&step);
             if step.is_shown(&output, |line| terminal.here(line)) {
-                eprintln!(
-                    "@@ {:?}# {}\n{}{}",
-                    step.host,
-                    step.command,
-                    String::from_utf8_lossy(&output.stdout),
-                    String::from_utf8_lossy(&output.stderr)
-                ); // TRY
                 break;
             }
             assert!(
