@@ -464,8 +464,8 @@ fn a_minority_of_sentinels_that_floods_stalls_or_lies_changes_nothing() {
     let two = Two::new();
     let lie = |port: u16| {
         let address = format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.to_string().len());
-        let facts = format!("*4\r\n$12\r\nconfig-epoch\r\n$3\r\n999\r\n$2\r\nip\r\n$9\r\n127.0.0.1\r\n");
-        Box::leak((address + &facts).into_bytes().into_boxed_slice())
+        let facts = "*4\r\n$12\r\nconfig-epoch\r\n$3\r\n999\r\n$2\r\nip\r\n$9\r\n127.0.0.1\r\n";
+        Box::leak((address + facts).into_bytes().into_boxed_slice())
     };
     let liar = lie(two.alpha2.port);
     let honest: Vec<_> = (0..4).map(|_| Fake::new(lie(two.alpha.port))).collect();
