@@ -6,8 +6,9 @@
 //! faults stop, either everything arrives or both ends have ended; that no more is under way than
 //! the window, however much is taken in during a break; that only the end of its hold
 //! ends a link; that a link is never long without either a lane or a hold; that whatever is due
-//! is done, so that no end is woken forever; and that what a replica had sent when it left over a
-//! path that works is delivered.
+//! is done, so that no end is woken forever; that what a replica had sent when it left over a
+//! path that works is delivered; and that a link which one end has given up, since another Redis is the
+//! master now, delivers nothing there any more and ends at the other end too.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -511,6 +512,17 @@ impl World {
         calm
     }
 
+    /// The end at `side` is told that another Redis is the master now, whatever its lanes do. Returns whether
+    /// the far end must hear of it: whether the path works, and goes on to.
+    fn switch(&mut self, side: usize) -> bool {
+        let calm = self.is_calm();
+        self.faults &= !calm;
+        let now = "10.0.0.6:6379 is the master of orders now";
+        self.ends[side].link.abort(Reason::new(ReasonCode::NoMaster, now), End::Moved(now.to_owned()));
+        assert!(self.ends[side].link.take().is_none(), "what waited is dropped");
+        calm
+    }
+
     /// Injects a random fault.
     fn fault(&mut self) {
         let at = self.dice.roll(self.pipes.len().max(1) as u64) as usize;
@@ -583,6 +595,8 @@ struct Outcome {
     deep: bool,
     /// Whether its replica left over a path that worked.
     left: bool,
+    /// Whether one end was told of another master while the path worked.
+    switched: bool,
     /// Number of bytes that it left to another link of its replica.
     left_behind: u64,
 }
@@ -596,6 +610,11 @@ fn run(seed: u64) -> Outcome {
         (world.dice.one_in(12), world.dice.one_in(12), 200 + world.dice.roll(1000));
     let (returns, keeps) = (world.dice.one_in(8), world.dice.one_in(2));
     let closes = world.dice.roll(8);
+    // At any moment, also before the sync.
+    let (switches, switch_at) = (world.dice.one_in(6), 1 + world.dice.roll(length));
+    let switch_side = world.dice.roll(2) as usize;
+    // How much was delivered there before.
+    let (mut switched, mut delivered) = (false, None);
     // A replica that leaves over a path that works has time to wait for one.
     let leaves = closes == 2;
     let close_at = if leaves { 100 + world.dice.roll(length / 2) } else { 200 + world.dice.roll(1500) };
@@ -635,6 +654,11 @@ fn run(seed: u64) -> Outcome {
                 link.stopped(Reason::new(ReasonCode::Stopping, ""));
             }
         }
+        if switches && world.tick == switch_at && world.ends[switch_side].link.closing.ended().is_none() {
+            let certain = !restarts && !stops && !supersedes && !returns && !closed;
+            switched = world.switch(switch_side) && certain;
+            delivered = Some(world.ends[switch_side].written);
+        }
         if supersedes && world.tick == stop_at && world.ends[1].link.is_held() {
             world.ends[1].link.superseded(world.now);
         }
@@ -656,7 +680,7 @@ fn run(seed: u64) -> Outcome {
             world.let_go();
         }
     }
-    let closed = closed || stops && world.tick >= stop_at;
+    let closed = closed || delivered.is_some() || stops && world.tick >= stop_at;
     // There are no more faults from here on.
     (world.faults, world.blackout) = (false, false);
     let ended_before = world.ends.iter().any(|end| end.link.closing.ended().is_some());
@@ -686,6 +710,14 @@ fn run(seed: u64) -> Outcome {
         world.listen(1, u64::MAX);
         world.step();
     }
+    if let Some(delivered) = delivered {
+        assert_eq!(world.ends[switch_side].written, delivered, "nothing is delivered after a switch");
+    }
+    if switched {
+        let [own, far] = [switch_side, 1 - switch_side].map(|side| world.ends[side].link.closing.ended());
+        assert!(matches!(own, Some(End::Moved(_))), "{own:?}");
+        assert!(matches!(far, Some(End::Far(reason)) if reason.code == ReasonCode::NoMaster), "{far:?}");
+    }
     if closes == 1 && world.ends[0].link.closing.is_delivered() {
         assert_eq!(world.ends[0].written, world.offered[1], "delivered is to the last byte");
     }
@@ -712,6 +744,7 @@ fn run(seed: u64) -> Outcome {
         alive: world.ends[0].link.closing.ended().is_none(),
         deep: world.most > 2 * world.window,
         left,
+        switched,
         left_behind: world.left_behind,
     }
 }
@@ -746,11 +779,13 @@ fn a_link_survives_thousands_of_schedules_of_faults_without_a_wrong_byte() {
     let breaks: u64 = outcomes.iter().map(|outcome| u64::from(outcome.breaks)).sum();
     let (survived, leaves) = (count(|outcome| outcome.alive), count(|outcome| outcome.left));
     let (legacies, deep) = (count(|outcome| outcome.left_behind > 0), count(|outcome| outcome.deep));
+    let switches = count(|outcome| outcome.switched);
     println!(
-        "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {deep} with more than twice the window, {leaves} replicas left over a working path, {legacies} links left something to the next one"
+        "{seeds} schedules: {breaks} breaks survived, {survived} links alive at the end, {deep} with more than twice the window, {leaves} replicas left over a working path, {switches} switches over one, {legacies} links left something to the next one"
     );
     assert!(breaks > seeds && survived > seeds / 4, "{breaks} breaks, {survived} of {seeds}");
     assert!(leaves > seeds / 40, "{leaves} leaves of {seeds}");
+    assert!(switches > seeds / 100, "{switches} switches of {seeds}");
     assert!(legacies > seeds / 200, "{legacies} legacies of {seeds}");
     assert!(deep > seeds / 50, "{deep} of {seeds} took in more than their window");
 }

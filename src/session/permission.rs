@@ -199,6 +199,52 @@ mod tests {
     }
 
     #[test]
+    fn a_link_to_a_redis_that_is_not_followed_any_more_ends_with_who_is() {
+        let following = crate::follow::Following::default();
+        let (entry, _orders) = following.begin(Side::Acceptor, "orders");
+        let [old, new] = ["10.0.0.5:6379", "10.0.0.6:6379"];
+        let at = |party: &str| party.parse::<SocketAddr>().unwrap();
+        let follow = |party: &str, address: &str| {
+            let history = crate::lineage::History::read(&[b'a'; 40]).unwrap();
+            let standing = crate::lineage::Standing { history, offset: 7, earlier: None, run: None };
+            let target = crate::follow::Target {
+                party: party.to_owned(),
+                addresses: vec![at(address)],
+                standing,
+                vouched: true,
+            };
+            let status = crate::follow::FollowStatus {
+                name: "orders".to_owned(),
+                role: Side::Acceptor.role().to_owned(),
+                ..Default::default()
+            };
+            entry.judged(Some(target), status)
+        };
+        let judged = |party: Option<&str>| still_followed(Some(&entry), party, at(old));
+        // From before any was followed.
+        assert_eq!(judged(None), Ok(()));
+        assert!(follow(old, old));
+        assert!(!follow(old, old), "nothing has moved");
+        assert_eq!([judged(None), judged(Some(old))], [Ok(()), Ok(())]);
+        assert!(follow(old, "10.0.0.7:6379"), "the same name, at another address");
+        let words = "10.0.0.5:6379 is the master of orders at another address now (10.0.0.7:6379)";
+        assert_eq!([judged(None), judged(Some(old))], [Err(words.to_owned()), Err(words.to_owned())]);
+        assert!(follow(new, new));
+        let words = "10.0.0.6:6379 is the master of orders now";
+        assert_eq!(judged(Some(old)), Err(words.to_owned()));
+        assert!(judged(None).is_err());
+        assert!(entry.judged(None, Default::default()));
+        assert!(judged(Some(old)).is_err());
+        assert_eq!(judged(None), Ok(()));
+    }
+
+    #[test]
+    fn other_candidates_are_judged_by_who_is_followed_and_not_by_the_config() {
+        let several = MASTER.replace("\"127.0.0.1:6379\"", "[\"127.0.0.1:6379\", \"127.0.0.1:6380\"]");
+        assert_eq!(judged(&several, REPLICA), [Ok(()), Ok(())]);
+    }
+
+    #[test]
     fn a_link_goes_on_while_its_site_is_one_of_those_that_may_have_the_master() {
         let sites = |names: &[&str]| {
             let origin = |name: &&str| format!("{{ site = \"{name}\", peers = [\"gw.{name}:7379\"] }}");

@@ -236,6 +236,34 @@ fn what_was_followed_is_known_after_a_restart_and_no_site_but_that_one_is_follow
 }
 
 #[test]
+fn check_says_which_site_has_the_master_and_which_does_not_tell() {
+    let codes = |three: &Three| {
+        let out = replgate(three.lab.path(), &["check", "-c", "dc3.toml", "--json"]).1;
+        let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        let text = |finding: &serde_json::Value| format!("{}: {}", finding["code"], finding["text"]);
+        let all = json["findings"].as_array().expect("a list");
+        let ours =
+            all.iter().filter(|finding| finding["subject"] == "far-site" && finding["what"] == "orders");
+        ours.map(text).collect::<Vec<_>>()
+    };
+    let three = Three::new();
+    let found = codes(&three);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let history = three.alpha.info("master_replid");
+    assert!(
+        found[0].starts_with("\"peer\"") && found[0].contains(&format!("(stream {}, at ", &history[..8])),
+        "{found:?}"
+    );
+    assert!(
+        found[1].starts_with("\"peer-no-master\"") && found[1].contains("dc2 has no master now"),
+        "{found:?}"
+    );
+    drop(three);
+    let found = codes(&Three::with("follow = \"any\""));
+    assert!(found.iter().any(|text| text.starts_with("\"peer-untold\"")), "{found:#?}");
+}
+
+#[test]
 fn of_two_gateways_at_a_site_a_replica_gets_the_one_whose_master_goes_on_from_what_it_has() {
     let lab = Lab::new();
     let redis = |name| Redis::start(Version::System, lab.path(), name, QUIET);

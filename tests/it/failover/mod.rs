@@ -36,7 +36,7 @@ struct Sites {
     alpha2: Redis,
     bravo: Redis,
     charli: Redis,
-    lab: Lab,
+    _lab: Lab,
 }
 
 /// How the gateway of dc1 finds its master.
@@ -52,6 +52,8 @@ struct Layout<'a> {
     without_alpha2: bool,
     /// The `networks` of the Sentinels, instead of candidates.
     networks: Option<&'a str>,
+    /// More sections.
+    sections: &'a str,
 }
 
 impl Sites {
@@ -78,7 +80,7 @@ impl Sites {
         candidates.extend(layout.more_candidates);
         let first = lab.gateway("dc1", &config(wan, &candidates, &sentinels, layout));
         let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
-        let sites = Self { sentinels, first, second, alpha, alpha2, bravo, charli, lab };
+        let sites = Self { sentinels, first, second, alpha, alpha2, bravo, charli, _lab: lab };
         for replica in sites.far() {
             replica.replicaof(entry);
             replica.wait_equal(&sites.alpha);
@@ -237,8 +239,9 @@ fn config(wan: u16, candidates: &[u16], sentinels: &[Sentinel], layout: Layout<'
         places.join(", ")
     };
     let mut text = format!(
-        "{}[state]\ndir = \"state\"\n[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n[[master]]\nname = \"orders\"\nallow = [\"dc2\"]\n",
-        tls("dc1")
+        "{}[state]\ndir = \"state\"\n[tunnel]\nlisten = \"127.0.0.1:{wan}\"\n{}[[master]]\nname = \"orders\"\nallow = [\"dc2\"]\n",
+        tls("dc1"),
+        layout.sections
     );
     if layout.networks.is_none() {
         text += &format!("redis = [{}]\n", list(candidates));

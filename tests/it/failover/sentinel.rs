@@ -13,6 +13,7 @@ const WATCHED: Layout<'_> = Layout {
     more_candidates: &[],
     without_alpha2: false,
     networks: None,
+    sections: "",
 };
 
 /// A failover that was planned, with a load. Returns the writer.
