@@ -24,6 +24,8 @@ notices! {
     UP = "up": Link;
     /// A link that was up has ended.
     DOWN = "down": Link;
+    /// A replica that had data of a master gets all of it again.
+    FULL_RESYNC = "full-resync": Link;
     /// A replica that came again got what it lacked from memory.
     CONTINUED = "continued": Link;
     /// Another Redis of a master is followed from now on.

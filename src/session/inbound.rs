@@ -47,6 +47,9 @@ use crate::x509::Certificate;
 /// Time a far side is given to read its refusal, or the answer to its probe, and to close.
 const PARTING: Duration = Duration::from_secs(2);
 
+/// Time for which a far side waits while it is not known which Redis is the master.
+const NO_MASTER: Duration = Duration::from_secs(1);
+
 /// A refusal: the reason for the far side, and the reason for the log.
 struct No {
     why: Reason,
@@ -331,7 +334,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             shared: Arc::clone(&shared),
             master,
             site: site.clone(),
-            party: party.map(|party| (party, address)),
+            redis: address,
+            party,
         }),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
@@ -582,7 +586,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<
             if let Ok(address) = redis.peer_addr() {
                 shared.dialer.ways.was_good(Side::Acceptor, &master.name, address);
             }
-            authenticate(shared, master, &mut redis).await?;
+            authenticate(shared, master, &master.name, &mut redis).await?;
             Ok((redis, None))
         }
         Err(error) => Err(no_redis(master, &error.to_string())),
@@ -594,11 +598,13 @@ async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<
 async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
     let entry = shared.following.entry(Side::Acceptor, &master.name);
     let entry = entry.ok_or_else(|| no_master(master, "the gateway has just begun to look for it"))?;
-    let target = entry.target().map_err(|why| {
+    if entry.target().is_err() {
         entry.hurry();
-        no_master(master, &why)
-    })?;
-    if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
+    }
+    let target = entry.target_within(NO_MASTER, |_| Ok(())).await;
+    let target = target.map_err(|why| no_master(master, &why))?;
+    let place = format!("{} at {}", master.name, target.party);
+    if let Some(fault) = shared.logins.failed_lately(&place, Instant::now()) {
         return Err(no_login(master, &fault));
     }
     let connected = race::run::connect_among(&target.addresses, client::DEADLINE).await;
@@ -607,21 +613,32 @@ async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStr
         no_redis(master, &format!("{}: {error}", target.party))
     })?;
     tune(&redis);
-    authenticate(shared, master, &mut redis).await?;
+    authenticate(shared, master, &place, &mut redis).await?;
     let user = master.auth().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
+    let address = redis.peer_addr().map_err(|error| no_redis(master, &error.to_string()))?;
     let looked = look::once(redis, user, client::DEADLINE).await.and_then(|(look, redis)| match look {
-        Look::Master { standing, .. } if target.standing.is_same_process(&standing) => Ok(redis),
-        Look::Master { .. } => Err("is not the process that was followed; it is looked at anew".to_owned()),
+        Look::Master { standing, .. } => Ok((standing, redis)),
         Look::Other { words, .. } | Look::Away(words) => Err(words),
         Look::NotYet => Err("was not looked at".to_owned()),
     });
-    let redis = looked.map_err(|why| {
+    let (standing, redis) = looked.map_err(|why| {
         entry.hurry();
         no_master(master, &format!("{} {why}", target.party))
     })?;
-    if let Ok(address) = redis.peer_addr() {
-        entry.goes_on_at(&target.party, address).map_err(|why| no_master(master, &why))?;
+    // It may have a new history by now, of which the next look tells.
+    let is_it = |now: &Target| {
+        if now.party != target.party || !now.addresses.contains(&address) {
+            Err(format!("{} is the master of {} now", now.party, master.name))
+        } else if !now.standing.is_same_process(&standing) {
+            Err(format!("{} is not the process that was followed, and is looked at anew", target.party))
+        } else {
+            Ok(())
+        }
+    };
+    if entry.target().is_ok_and(|now| is_it(&now).is_err()) {
+        entry.hurry();
     }
+    let target = entry.target_within(NO_MASTER, is_it).await.map_err(|why| no_master(master, &why))?;
     Ok((redis, Some(target.party)))
 }
 
@@ -641,8 +658,13 @@ fn no_redis(master: &Master, failed: &str) -> No {
     }
 }
 
-/// Sends the master's password, if the config has one.
-async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
+/// Sends the master's password, if the config has one. A failure is remembered for this place.
+async fn authenticate(
+    shared: &Shared,
+    master: &Master,
+    place: &str,
+    redis: &mut TcpStream,
+) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
     match authenticate_to_master(redis, auth).await {
         Ok(Login::Good) => Ok(()),
@@ -652,7 +674,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
             Ok(())
         }
         Err(fault) => {
-            shared.logins.failed(&master.name, &fault, Instant::now());
+            shared.logins.failed(place, &fault, Instant::now());
             Err(no_login(master, &fault))
         }
     }

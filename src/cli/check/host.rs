@@ -295,7 +295,7 @@ mod tests {
         let more = "[[replica]]\nname = \"r\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc4\"\npeers = [\"h:1\"]\nlink = { lanes = 8 }\n[limits]\nlinks_per_site = 10\n";
         assert_eq!(needed_descriptors(&config(more)), BESIDE + 2 + 2 * 10 * 3 + 10 * 10);
         // Two sites of one entry, each with settings of its own, and Sentinels that are asked.
-        let more = "sentinel = { master = \"m\", at = [\"h:1\", \"h:2\", \"h:3\"] }\n[[replica]]\nname = \"r\"\nlisten = \"127.0.0.1:6390\"\nfrom = [\"dc4\", \"dc5\"]\n[[far_site]]\nname = \"dc4\"\npeers = [\"h:1\"]\n[[far_site]]\nname = \"dc5\"\npeers = [\"h:2\"]\nlink = { lanes = 8 }\n[limits]\nlinks_per_site = 10\n";
+        let more = "sentinel = { master = \"m\", at = [\"h:1\", \"h:2\", \"h:3\"] }\n[[replica]]\nname = \"r\"\nlisten = \"127.0.0.1:6390\"\nfrom = [{ site = \"dc4\" }, { site = \"dc5\" }]\n[[far_site]]\nname = \"dc4\"\npeers = [\"h:1\"]\n[[far_site]]\nname = \"dc5\"\npeers = [\"h:2\"]\nlink = { lanes = 8 }\n[limits]\nlinks_per_site = 10\n";
         let asked = 1 + 2 * 3 + 2;
         assert_eq!(needed_descriptors(&config(more)), BESIDE + 2 + 2 * 10 * 3 + 10 * 3 + 10 * 10 + asked);
     }

@@ -289,11 +289,40 @@ impl Follower {
         self.parties.iter().map(|party| party.as_ref().map(Candidate::seen)).collect()
     }
 
+    /// What each party is. Of two that are the same process, one counts: the one that is followed, or the first.
+    fn looks(&self, seen: &[Option<Seen>]) -> Vec<Look> {
+        let look = |seen: &Option<Seen>| match seen {
+            Some(seen) => seen.look.clone(),
+            None => Look::Away("no Redis is known there".to_owned()),
+        };
+        let mut looks: Vec<_> = seen.iter().map(look).collect();
+        let run = |look: &Look| match look {
+            Look::Master { standing, .. } => standing.run.clone(),
+            _ => None,
+        };
+        let present = self.judge.present().map(|present| present.party);
+        let order = present.into_iter().chain((0..looks.len()).filter(|party| Some(*party) != present));
+        let mut known: Vec<(String, usize)> = Vec::new();
+        for party in order {
+            let Some(run) = run(&looks[party]) else { continue };
+            match known.iter().find(|(other, _)| *other == run) {
+                None => known.push((run, party)),
+                Some((_, first)) => {
+                    let words = format!("is the same Redis as {}", self.name(*first));
+                    if let Look::Master { standing, .. } = &looks[party] {
+                        looks[party] = Look::Other { standing: Some(standing.clone()), words };
+                    }
+                }
+            }
+        }
+        looks
+    }
+
     /// Judges by what was seen last.
     fn round(&mut self) {
         let (sentinels, said) = self.vote();
         let seen = self.seen();
-        let looks = looks(&seen);
+        let looks = self.looks(&seen);
         let is_calm = self.judge.present().is_some_and(|present| {
             looks
                 .iter()
@@ -635,7 +664,7 @@ impl Follower {
         };
         let (sentinels, said) = self.vote();
         let seen = self.seen();
-        let looks = looks(&seen);
+        let looks = self.looks(&seen);
         self.count();
         let standing = match &looks[party] {
             Look::Master { standing, .. } => standing.clone(),
@@ -688,15 +717,6 @@ impl Follower {
         lines.push(format!("{redis} is followed as the master of {name} from now on."));
         Ok(lines)
     }
-}
-
-/// What each party is. Where there is no Redis, nothing is away.
-fn looks(seen: &[Option<Seen>]) -> Vec<Look> {
-    let look = |seen: &Option<Seen>| match seen {
-        Some(seen) => seen.look.clone(),
-        None => Look::Away("no Redis is known there".to_owned()),
-    };
-    seen.iter().map(look).collect()
 }
 
 fn canonical(at: SocketAddr) -> SocketAddr {

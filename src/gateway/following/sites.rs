@@ -117,7 +117,7 @@ fn of_links(shared: &Shared, entry: &Replica) -> Option<Kept> {
     let carries = |site: &String| shared.registry.carried(&entry.name, site) > 0;
     let site = sites(entry).into_iter().find(carries)?;
     let (history, passed) = shared.registry.stream(Side::Dialler, &entry.name)?;
-    let followed = Followed { history, passed: Some(passed), run: None };
+    let followed = Followed { history, passed, run: None };
     Some(Kept { followed, present: Some((site, By::First, clock::now())) })
 }
 
@@ -177,7 +177,7 @@ struct Sites {
     judge: Judge,
     switches: u64,
     /// What the links had passed on when a person chose a master that does not have it.
-    given_up: Vec<(History, u64)>,
+    given_up: Vec<(History, Option<u64>)>,
     /// Since when something must be found out.
     urgent: Option<Instant>,
     hurried: Option<Instant>,
@@ -293,9 +293,10 @@ impl Sites {
             let config = self.shared.config();
             let replica = config.replica(&self.name).and_then(|entry| entry.at(&site.name));
             let (shared, followed) = (Arc::clone(&self.shared), self.judge.followed().cloned());
+            let is_followed = self.judge.present().is_some_and(|present| present.party == at);
             asked.spawn(async move {
                 let look = match replica {
-                    Some(replica) => look_at(&shared, &replica, followed.as_ref()).await,
+                    Some(replica) => look_at(&shared, &replica, is_followed, followed.as_ref()).await,
                     None => Look::Away("is not in the config any more".to_owned()),
                 };
                 (at, look)
@@ -597,7 +598,7 @@ impl Sites {
 
 /// Asks every gateway of a site. An answer that proves that it has what was followed ends the wait for the
 /// others.
-async fn look_at(shared: &Shared, replica: &Replica, followed: Option<&Followed>) -> Look {
+async fn look_at(shared: &Shared, replica: &Replica, is_followed: bool, followed: Option<&Followed>) -> Look {
     let mut asked = JoinSet::new();
     for (at, peer) in replica.peers.iter().enumerate() {
         let one = Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() });
@@ -618,5 +619,6 @@ async fn look_at(shared: &Shared, replica: &Replica, followed: Option<&Followed>
             until = until.min(Instant::now() + GRACE);
         }
     }
-    answers.look(&format!("has not answered within {} s", DEADLINE.as_secs()))
+    let away = format!("has not answered within {} s", DEADLINE.as_secs());
+    answers.look(replica.peers.len(), is_followed, &away)
 }

@@ -175,8 +175,8 @@ impl Judge {
         &self.doubts
     }
 
-    /// The links have passed this on.
-    pub fn passes(&mut self, history: History, offset: u64) {
+    /// The links have passed this on; `None` if that is not known.
+    pub fn passes(&mut self, history: History, offset: Option<u64>) {
         if let Some(followed) = &mut self.followed {
             followed.passes(history, offset);
             // A snapshot may be all that was passed on: of a master whose stream has not begun.

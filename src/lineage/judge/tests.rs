@@ -31,7 +31,7 @@ fn settled() -> Judge {
     let mut judge = Judge::new(2, None, None);
     let change = judge.step(&[master('a', 100, None, "one"), replica('a', 90, None)], &Sentinels::None, 5);
     assert_eq!(change, Some(Change::Follows { party: 0, by: By::First, kinship: None }));
-    judge.passes(history('a'), 100);
+    judge.passes(history('a'), Some(100));
     judge
 }
 
@@ -73,7 +73,7 @@ fn a_redis_of_which_nothing_was_passed_on_leaves_no_history_when_it_becomes_a_re
     let change = judge.step(&[master('c', 700, Some(('a', 700)), "1")], &Sentinels::None, 3);
     assert_eq!(change, Some(Change::Follows { party: 0, by: By::First, kinship: None }));
     // What somebody has got of it stands, even if it is a snapshot before the first byte of a stream.
-    judge.passes(history('c'), 0);
+    judge.passes(history('c'), Some(0));
     judge.step(&[replica('d', 500, None)], &Sentinels::None, 4);
     judge.step(&[master('e', 700, Some(('d', 700)), "1")], &Sentinels::None, 5);
     assert_eq!((party(&judge), &judge.doubts()[0]), (None, &Some(Doubt::Restarted)));
