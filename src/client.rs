@@ -96,8 +96,17 @@ impl Conversation {
 
     /// Sends a command, whose answer [`Conversation::answer`] reads.
     pub async fn send(&mut self, words: &[&[u8]]) -> Result<(), String> {
-        let command = Zeroizing::new(command::encode(words));
-        self.socket.write_all(&command).await.map_err(|error| error.to_string())
+        self.send_encoded(&Zeroizing::new(command::encode(words))).await
+    }
+
+    /// Sends one or more commands that are encoded already.
+    pub async fn send_encoded(&mut self, commands: &[u8]) -> Result<(), String> {
+        self.socket.write_all(commands).await.map_err(|error| error.to_string())
+    }
+
+    /// Whether nothing more has come than was read.
+    pub fn is_quiet(&self) -> bool {
+        self.read.is_empty()
     }
 
     /// Passes the next answer to `take`. Cancelling this loses nothing.

@@ -129,8 +129,14 @@ fn frame_comes_back(frame: &Frame) {
                 );
             }
         }
-        Frame::Accept(accept) => identity(&accept.identity),
-        Frame::Refuse(refuse) => brief(&refuse.reason),
+        Frame::Accept(accept) => {
+            identity(&accept.identity);
+            assert!(accept.offer.as_ref().is_none_or(|offer| offer.standing.run.is_none()));
+        }
+        Frame::Refuse(refuse) => {
+            brief(&refuse.reason);
+            assert!(refuse.standing.as_ref().is_none_or(|standing| standing.run.is_none()));
+        }
         Frame::End { reason, .. } | Frame::Goodbye { reason, .. } | Frame::Abort(reason) => brief(reason),
         Frame::Lists(known) => {
             has_fields = false;

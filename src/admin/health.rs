@@ -223,13 +223,8 @@ fn following(status: &Status, level: Level) -> Option<Finding> {
         (Level::Bad, _) => format!("no master is followed for {}", names()),
         _ => format!("the master of {} needs a look", names()),
     };
-    let detail = |entry: &&FollowStatus| {
-        let attention = entry.attention.as_deref().unwrap_or_default();
-        match &entry.present {
-            None => format!("{}: {attention}", entry.name),
-            Some(present) => format!("{} follows {}: {attention}", entry.name, present.party),
-        }
-    };
+    let detail =
+        |entry: &&FollowStatus| format!("{}: {}", entry.name, entry.attention.as_deref().unwrap_or_default());
     let mut steps: Vec<&str> = all.iter().filter_map(|entry| entry.next_step.as_deref()).collect();
     steps.dedup();
     let next = match steps[..] {
@@ -588,7 +583,7 @@ mod tests {
         assert_eq!(level, Level::Look);
         assert_eq!(
             words,
-            "the master of carts needs a look: carts follows 10.0.0.5:6379: 10.0.0.6:6379 says so too -> replgate follow carts 10.0.0.6:6379"
+            "the master of carts needs a look: carts: 10.0.0.6:6379 says so too -> replgate follow carts 10.0.0.6:6379"
         );
         let both = of(&[nobody.clone(), doubt]);
         assert_eq!(both.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Bad, Level::Look]);

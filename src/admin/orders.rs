@@ -94,7 +94,7 @@ pub async fn carry_out(shared: &Shared, text: &[u8], asker: Asker) -> Answer {
             Answer::Refused { why } | Answer::Unknown { why } => format!("refused: {why}"),
         };
         info!(
-            kind = notice::ORDER, %name, role = side.role(), uid = asker.uid, pid = asker.pid,
+            kind = notice::ORDER, link = %name, role = side.role(), uid = asker.uid, pid = asker.pid,
             "{asker} ordered to follow {}: {outcome}", shown(party.as_bytes())
         );
     }

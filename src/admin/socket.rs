@@ -245,7 +245,7 @@ async fn obey(shared: &Shared, orders: &Semaphore, order: &[u8], mut socket: Uni
                 Err(error) => Answer::Refused { why: format!("it is not known who asks: {error}") },
                 Ok(asker) => timeout(CARRIES_OUT, orders::carry_out(shared, order, asker)).await.unwrap_or_else(|_| {
                     let seconds = CARRIES_OUT.as_secs();
-                    Answer::Refused { why: format!("the gateway has not carried it out within {seconds} s, and may do so yet: replgate status shows who is followed") }
+                    Answer::Refused { why: format!("no answer within {seconds} s; it is not carried out any more: replgate status shows who is followed") }
                 }),
             }
         }
@@ -387,8 +387,9 @@ async fn ask_at(gateway: &Gateway, name: &str, line: &[u8]) -> io::Result<Option
     let _ = socket.shutdown().await;
     let mut text = Vec::new();
     match socket.take(MAX_ANSWER).read_to_end(&mut text).await {
-        // A gateway of an earlier release has not read the order.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !text.is_empty() => {}
+        // It was closed before the order was read: by a gateway of an earlier release, or one that answers
+        // another user alone.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         read => drop(read?),
     }
     if text.is_empty() {

@@ -47,7 +47,8 @@ impl Follow {
                 if !self.json {
                     let lines = told(&sentences, &following, clock::now());
                     lines.iter().for_each(|line| outln!("{line}"));
-                    if !self.yes {
+                    let is_followed = following.present.is_some_and(|present| present.party == party);
+                    if !self.yes && !is_followed {
                         outln!("to do it: {}", self.command(&party));
                     }
                 }
@@ -72,7 +73,7 @@ impl Follow {
 fn told(sentences: &[String], following: &FollowStatus, now: i64) -> Vec<String> {
     let mut lines: Vec<String> = sentences.iter().map(|sentence| one_line(sentence)).collect();
     lines.push(format!(
-        "{} ({}) now follows {}",
+        "{} ({}) follows {}",
         following.name,
         following.role,
         follow_words::present(following, now)
@@ -111,11 +112,11 @@ mod tests {
             told(&costs, &following, 280),
             [
                 "10.0.0.6:6379 has other data: a full sync",
-                "orders (master) now follows 10.0.0.5:6379 for 3 minutes, by Sentinel",
+                "orders (master) follows 10.0.0.5:6379 for 3 minutes, by Sentinel",
                 "Sentinel 10.0.0.7:26379 names 10.0.0.5:6379",
             ]
         );
         let nobody = FollowStatus { present: None, ..following };
-        assert_eq!(told(&[], &nobody, 280)[0], "orders (master) now follows nobody");
+        assert_eq!(told(&[], &nobody, 280)[0], "orders (master) follows nobody");
     }
 }

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Interrupt, Running, eventually};
 
 /// What a gateway logs when it listens.
 const UP: &str = "gateway up";
+
+/// What it logs when it has read its config again.
+const RELOADED: &str = "config and certificates read again";
 
 /// A gateway with its config and its log, stopped on drop.
 pub(super) struct Gateway {
@@ -48,6 +52,25 @@ impl Gateway {
         let before = self.logged(UP).len();
         self.process = spawn(&self.replgate, &self.config, &self.log)?;
         self.wait_up(before + 1, interrupt)
+    }
+
+    /// Changes the config and has the process read it again. Returns once it has.
+    pub(super) fn reload(
+        &self,
+        change: impl FnOnce(&str) -> String,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.config)
+            .with_context(|| format!("read {}", self.config.display()))?;
+        std::fs::write(&self.config, change(&text))
+            .with_context(|| format!("write {}", self.config.display()))?;
+        let before = self.logged(RELOADED).len();
+        kill_process(Pid::from_child(&self.process.0), Signal::HUP)
+            .with_context(|| format!("signal the gateway of {}", self.site))?;
+        if !eventually(interrupt, || Ok(self.logged(RELOADED).len() > before))? {
+            bail!("the gateway of {} does not read its config again", self.site);
+        }
+        Ok(())
     }
 
     /// The lines of the log so far that contain `words`.

@@ -1,7 +1,9 @@
 //! The demo: two sites on this machine with real redis-server processes. It starts everything,
 //! shows and checks the result, and leaves nothing behind. What fails while writes go on is in
-//! `outage.rs` (the path) and `restart.rs` (a gateway); a site that is shut out is in `revoke.rs`.
+//! `outage.rs` (the path) and `restart.rs` (a gateway); a site that is shut out is in `revoke.rs`,
+//! another master in `failover.rs`.
 
+mod failover;
 mod gateway;
 mod load;
 mod outage;
@@ -93,6 +95,7 @@ pub fn run(replgate: &std::path::Path, keep: bool, interrupt: &Interrupt) -> any
     outage::outlive(&stage, &mut rows)?;
     restart::outlive(&mut stage, &mut rows)?;
     revoke::shut_out(&stage, &mut rows)?;
+    failover::follow(&stage, &mut rows)?;
     let good = rows.iter().all(|row| row.good);
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
     crate::outln::outln!("\n      {:<width$}  SEEN", "CHECK");

@@ -14,6 +14,7 @@ use super::pace::Pace;
 use crate::client::{self, Conversation, Unasked};
 use crate::config::Auth;
 use crate::race::run::resolve;
+use crate::redis::command;
 use crate::redis::value::Value;
 use crate::units::Address;
 
@@ -34,6 +35,9 @@ const REFUSED: Duration = Duration::from_secs(1);
 
 /// What is said of a Redis that is connected and silent, as a clause.
 pub const HANGS: &str = "hangs: it accepts connections, and gives no answer within 1 s";
+
+/// What is said of one that sends more than was asked for, as a clause.
+pub const MORE: &str = "it says more than it was asked";
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,17 +167,20 @@ impl Asking {
         if connection.asked.is_none() {
             connection.asked = Some(Instant::now());
             connection.replies.clear();
+            let mut commands = Vec::new();
             for command in self.commands {
                 let words = command.iter().copied().chain(self.argument.as_deref());
                 let words: Vec<_> = words.map(str::as_bytes).collect();
-                connection.conversation.send(&words).await?;
+                commands.extend(command::encode(&words));
             }
+            connection.conversation.send_encoded(&commands).await?;
         }
         while connection.replies.len() < self.commands.len() {
             let reply = connection.conversation.answer(Reply::of).await?;
             connection.replies.push(reply);
         }
-        Ok(())
+        // What comes without being asked for would be taken for the next answer.
+        if connection.conversation.is_quiet() { Ok(()) } else { Err(MORE.to_owned()) }
     }
 
     async fn connect(&mut self) -> Result<Connection, String> {

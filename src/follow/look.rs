@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::asking::{HANGS, Reply};
+use super::asking::{HANGS, MORE, Reply};
 use crate::client::Conversation;
 use crate::escape::shown;
 use crate::lineage::judge::Look;
@@ -59,7 +59,7 @@ pub async fn once(redis: TcpStream, user: &str, within: Duration) -> Result<(Loo
     };
     let answers = timeout(within, asked).await.map_err(|_| HANGS.to_owned())?;
     let answers = answers.map_err(|why| format!("cannot be asked: {why}"))?;
-    let redis = conversation.into_socket().ok_or("says more than it was asked")?;
+    let redis = conversation.into_socket().ok_or_else(|| format!("cannot be asked: {MORE}"))?;
     Ok((look(&answers, user), redis))
 }
 

@@ -15,9 +15,11 @@ pub mod vote;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::lineage::Standing;
 use crate::link::Side;
@@ -38,6 +40,8 @@ pub struct Entry {
     /// Notified when something may have changed that is not looked at before its time: a link has
     /// ended, or somebody got none.
     hurry: Notify,
+    /// Notified after each judgement.
+    judged: Notify,
     orders: mpsc::Sender<Order>,
 }
 
@@ -82,6 +86,13 @@ pub struct Order {
     pub carry_out: bool,
     /// The answer: what it costs or has cost, in sentences; or why it cannot be done.
     pub answer: oneshot::Sender<Result<Vec<String>, String>>,
+}
+
+impl Order {
+    /// Whether nobody waits for the answer any more. It must not be carried out then.
+    pub fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
 }
 
 /// Who is followed by an entry, as `status` shows it.
@@ -154,7 +165,8 @@ impl Following {
     /// An entry begins to follow, or does so anew. The task that looks after it takes its orders.
     pub fn begin(&self, side: Side, name: &str) -> (Arc<Entry>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
-        let entry = Arc::new(Entry { state: Mutex::default(), hurry: Notify::new(), orders });
+        let entry =
+            Arc::new(Entry { state: Mutex::default(), hurry: Notify::new(), judged: Notify::new(), orders });
         self.entries().insert((side, name.to_owned()), Arc::clone(&entry));
         (entry, taken)
     }
@@ -195,6 +207,25 @@ impl Entry {
         })
     }
 
+    /// As [`Entry::target`], for one that is `wanted`, and waits for it for this long: while another one takes over
+    /// there is none for a moment.
+    pub async fn target_within(
+        &self,
+        within: Duration,
+        wanted: impl Fn(&Target) -> Result<(), String>,
+    ) -> Result<Target, String> {
+        let by = Instant::now() + within;
+        loop {
+            let judged = self.judged.notified();
+            let target = self.target().and_then(|target| wanted(&target).map(|()| target));
+            match target {
+                Ok(target) => return Ok(target),
+                Err(why) if timeout_at(by, judged).await.is_err() => return Err(why),
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Whether links to this party may go on; they may as long as nothing was judged. The error says who is
     /// followed instead.
     pub fn goes_on(&self, party: &str) -> Result<(), String> {
@@ -217,10 +248,11 @@ impl Entry {
     /// As [`Entry::goes_on`], for links to a Redis at this address.
     pub fn goes_on_at(&self, party: &str, address: SocketAddr) -> Result<(), String> {
         self.goes_on(party)?;
-        match &self.state().target {
+        let state = self.state();
+        match &state.target {
             Some(target) if !target.addresses.contains(&address) => {
                 let now = target.addresses.first().map_or_else(String::new, |now| format!(" ({now})"));
-                Err(format!("{party} is at another address now{now}"))
+                Err(format!("{party} is the master of {} at another address now{now}", state.status.name))
             }
             _ => Ok(()),
         }
@@ -236,6 +268,8 @@ impl Entry {
         let moved = place(&state.target) != place(&target);
         let standing = state.standing.take();
         *state = State { target, status, is_judged: true, standing };
+        drop(state);
+        self.judged.notify_waiters();
         moved
     }
 
@@ -286,5 +320,52 @@ impl Entry {
         let gone = "the gateway does not look after this entry any more; ask again";
         self.orders.send(order).await.map_err(|_| gone.to_owned())?;
         answered.await.map_err(|_| gone.to_owned())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lineage::History;
+
+    fn standing() -> Standing {
+        Standing { history: History::read(&[b'a'; 40]).unwrap(), offset: 7, earlier: None, run: None }
+    }
+
+    fn target(party: &str) -> Target {
+        Target { party: party.to_owned(), addresses: Vec::new(), standing: standing(), vouched: true }
+    }
+
+    fn status(state: &str) -> FollowStatus {
+        let words = "is followed, and hangs".to_owned();
+        let party =
+            PartyStatus { party: "dc1".to_owned(), state: state.to_owned(), words, ..PartyStatus::default() };
+        FollowStatus { name: "orders".to_owned(), parties: vec![party], ..FollowStatus::default() }
+    }
+
+    #[test]
+    fn links_go_on_until_it_was_judged_that_another_party_is_followed() {
+        let following = Following::default();
+        let (entry, _orders) = following.begin(Side::Dialler, "orders");
+        assert_eq!(entry.goes_on("dc1"), Ok(()), "nothing was judged yet");
+        assert!(entry.target().is_err());
+        assert!(entry.judged(Some(target("dc1")), status("master")));
+        assert!(!entry.judged(Some(target("dc1")), status("master")), "the same place");
+        assert_eq!((entry.goes_on("DC1"), entry.goes_on("dc2").is_err()), (Ok(()), true));
+        assert!(entry.judged(None, status("away")));
+        assert!(entry.goes_on("dc1").is_err());
+    }
+
+    #[test]
+    fn a_far_site_is_offered_a_master_that_was_there_when_it_was_last_looked_at() {
+        let (entry, _orders) = Following::default().begin(Side::Acceptor, "orders");
+        assert!(matches!(entry.offer(), Err(Absent::Away(_))), "it was not looked at yet");
+        entry.judged(Some(target("dc1")), status("master"));
+        assert_eq!(entry.offer(), Ok(target("dc1")));
+        entry.judged(Some(target("dc1")), status("away"));
+        assert_eq!(entry.offer(), Err(Absent::Away("dc1 is followed, and hangs".to_owned())));
+        entry.judged(None, FollowStatus { attention: Some("nobody".to_owned()), ..status("replica") });
+        entry.has_instead(Some(standing()));
+        assert_eq!(entry.offer(), Err(Absent::NoMaster("nobody".to_owned(), Some(Box::new(standing())))));
     }
 }

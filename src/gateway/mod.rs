@@ -82,7 +82,7 @@ pub async fn run(
     tasks.spawn(upkeep::look_at_dates(Arc::clone(&shared)));
     tasks.spawn(learning::look_after(Arc::clone(&shared)));
     tasks.spawn(learning::keep(Arc::clone(&shared)));
-    tasks.spawn(following::sites::look_after(Arc::clone(&shared)));
+    tasks.spawn(following::sites(Arc::clone(&shared), tasks.clone()));
     tasks.spawn(reload::run(Arc::clone(&shared), listeners, asked, arrived));
     tasks.spawn(watchdog::run(Arc::clone(&workers), stop.clone()));
     let Process { site, node, .. } = &shared.process;

@@ -126,10 +126,10 @@ impl Followed {
         }
     }
 
-    /// Takes up what its links have passed on by now, if that is of this stream.
-    pub fn passes(&mut self, history: History, offset: u64) {
+    /// Takes up what its links have passed on by now, if that is of this stream; `None` if that is not known.
+    pub fn passes(&mut self, history: History, offset: Option<u64>) {
         if history == self.history {
-            self.passed = Some(self.passed.unwrap_or(0).max(offset));
+            self.passed = offset.map(|offset| self.passed.unwrap_or(0).max(offset));
         }
     }
 }
@@ -191,10 +191,10 @@ mod tests {
     #[test]
     fn what_was_passed_on_counts_only_for_its_own_stream_and_never_less() {
         let mut known = followed(None);
-        known.passes(history('b'), 70);
+        known.passes(history('b'), Some(70));
         assert_eq!(known.passed, None);
-        known.passes(history('a'), 60);
-        known.passes(history('a'), 50);
+        known.passes(history('a'), Some(60));
+        known.passes(history('a'), Some(50));
         assert_eq!(known.passed, Some(60));
     }
 }

@@ -307,6 +307,7 @@ impl Observer {
             [b"+FULLRESYNC", replid, offset] => {
                 let Some(offset) = number(offset) else { return self.lose("an answer to PSYNC") };
                 let beginning = Beginning { replid: shown(replid), offset };
+                self.cannot_continue(&beginning);
                 match self.observed.channel() {
                     Some(Channel::Snapshot(id)) => self.observed.syncs().leave(id, beginning.clone()),
                     _ => self.observed.syncs().count_full(),
@@ -351,6 +352,20 @@ impl Observer {
         };
         self.expected = expected;
         self.observed.known().stage = stage;
+    }
+
+    /// Records what the replica had, if it asked to continue and cannot.
+    fn cannot_continue(&mut self, beginning: &Beginning) {
+        // Who was nobody's replica asks for the first byte of a history of its own.
+        let Some((history, next)) = self.asked.take().filter(|(_, next)| *next > 1) else { return };
+        let short = |id: &str| id.chars().take(8).collect::<String>();
+        self.observed.known().full_because = Some(format!(
+            "it has the history {} up to offset {}, and the master is at offset {} of {}",
+            short(&history),
+            next - 1,
+            beginning.offset,
+            short(&beginning.replid)
+        ));
     }
 
     /// Records that the master has granted the sync.

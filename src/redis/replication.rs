@@ -100,6 +100,8 @@ pub(super) struct Known {
     pub(super) channel: Option<Channel>,
     pub(super) complaint: Option<String>,
     pub(super) unknown: Option<&'static str>,
+    /// Why a replica that had data of a master needs all of it, in words.
+    pub(super) full_because: Option<String>,
     snapshot: Option<Progress>,
 }
 
@@ -179,6 +181,11 @@ impl Observed {
         self.known().stage
     }
 
+    /// Why a replica that asked to continue got all data instead, in words with both offsets.
+    pub fn full_because(&self) -> Option<String> {
+        self.known().full_because.clone()
+    }
+
     /// Which connection of a two-connection sync this is.
     pub fn channel(&self) -> Option<Channel> {
         self.known().channel
@@ -191,10 +198,10 @@ impl Observed {
     }
 
     /// The id of the stream and the offset of the last byte of it that has passed, or that a snapshot has; `None`
-    /// before the sync, and where that is not known.
-    pub fn passed(&self) -> Option<(String, u64)> {
+    /// before the sync, and for the offset where it is not known any more.
+    pub fn passed(&self) -> Option<(String, Option<u64>)> {
         let known = self.known();
-        Some((known.replid.clone()?, known.offset?))
+        Some((known.replid.clone()?, known.offset))
     }
 
     /// What `status` shows, as of `now`.

@@ -174,8 +174,8 @@ impl LinkEntry {
         self.side == Side::Dialler && self.name == name && self.site.eq_ignore_ascii_case(site)
     }
 
-    /// The stream of writes that it carries, and the offset of its last byte that has passed.
-    pub(super) fn passed(&self) -> Option<(lineage::History, u64)> {
+    /// The stream of writes that it carries, and the offset of its last byte that has passed, if that is known.
+    pub(super) fn passed(&self) -> Option<(lineage::History, Option<u64>)> {
         let (id, offset) = self.observed.as_ref()?.passed()?;
         Some((lineage::History::read(id.as_bytes())?, offset))
     }

@@ -324,20 +324,22 @@ impl Registry {
     }
 
     /// How far the links of an entry have passed on each stream of writes, those that have ended included: the
-    /// offset of the last byte. The stream that was begun last comes last. Streams that nobody had lately may be
-    /// left out.
-    pub fn passed(&self, side: Side, name: &str) -> Vec<(lineage::History, u64)> {
+    /// offset of the last byte, or `None` where one of them does not know. The stream that was begun last comes
+    /// last. Streams that nobody had lately may be left out.
+    pub fn passed(&self, side: Side, name: &str) -> Vec<(lineage::History, Option<u64>)> {
         let state = self.lock();
         let live = state.links.iter().filter(|link| link.side == side && link.name == name);
-        state.passed.of(side, name).chain(live.filter_map(|link| link.passed())).collect()
+        let mut all = Vec::new();
+        for (stream, offset) in state.passed.of(side, name).chain(live.filter_map(|link| link.passed())) {
+            passed::note(&mut all, stream, offset);
+        }
+        all
     }
 
     /// The stream that the links of an entry carry, or have carried last, and how far they have passed it on;
     /// `None` if no link has passed any since the start.
-    pub fn stream(&self, side: Side, name: &str) -> Option<(lineage::History, u64)> {
-        let all = self.passed(side, name);
-        let (newest, _) = *all.last()?;
-        all.into_iter().filter(|(history, _)| *history == newest).max_by_key(|(_, offset)| *offset)
+    pub fn stream(&self, side: Side, name: &str) -> Option<(lineage::History, Option<u64>)> {
+        self.passed(side, name).pop()
     }
 
     /// Whether a link that this side has opened to the site has a lane, or had one within this time.

@@ -24,16 +24,18 @@ notices! {
     UP = "up": Link;
     /// A link that was up has ended.
     DOWN = "down": Link;
+    /// A replica that had data of a master gets all of it again.
+    FULL_RESYNC = "full-resync": Link;
     /// A replica that came again got what it lacked from memory.
     CONTINUED = "continued": Link;
-    /// Another site is followed for a `[[replica]]` from now on.
-    SITE_FOLLOWED = "site-followed": Link;
-    /// The site that was followed does not have the master any more.
-    SITE_LOST = "site-lost": Link;
     /// Another Redis of a master is followed from now on.
     MASTER_FOLLOWED = "master-followed": Link;
     /// The Redis that was followed is not the master any more.
     MASTER_LOST = "master-lost": Link;
+    /// Another site is followed for a `[[replica]]` from now on.
+    SITE_FOLLOWED = "site-followed": Link;
+    /// The site that was followed does not have the master any more.
+    SITE_LOST = "site-lost": Link;
     /// The gateway has started.
     START = "start": Gateway;
     /// The gateway stops.

@@ -48,6 +48,9 @@ pub(super) fn look(link: &LinkEntry) {
     };
     let [client, master] = [client, master].map(|redis| redis.map(tracing::field::display));
     log_link!(info, link; kind = notice::UP, node = %link.node, far = %link.far(), client, master, plain = link.passthrough, hold = clock::tenths(link.agreed.hold), lanes = link.agreed.lanes, compressed = link.agreed.compressed, "link up");
+    if let Some(why) = link.observed.as_ref().and_then(|observed| observed.full_because()) {
+        log_link!(info, link; kind = notice::FULL_RESYNC, "the replica gets all data again by a full sync: {why}");
+    }
 }
 
 /// The link has ended; `status` remembers it.

@@ -5,6 +5,9 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::Shared;
 use crate::config::Replica;
@@ -16,6 +19,9 @@ use crate::wire::hello::Accept;
 /// Why a site is not followed of which it is not known what it has.
 pub const UNTOLD: &str =
     "does not say whether it has the master: write follow = \"master\" in its [[master]]";
+
+/// Time for which a client waits for another site to be followed, if the one that is followed gives it no link.
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What is followed for an entry, if it has a choice.
 fn followed(shared: &Shared, replica: &Replica) -> Option<Arc<Entry>> {
@@ -39,10 +45,12 @@ pub(super) fn fits(shared: &Shared, replica: &Replica, accept: &Accept) -> Resul
     let Some(offer) = &accept.offer else { return Err(UNTOLD.to_owned()) };
     let target = entry.target()?;
     let history = target.standing.history;
-    let passed = shared.registry.stream(Side::Dialler, &replica.name);
-    let passed = passed.filter(|(other, _)| *other == history).map(|(_, offset)| offset);
-    let followed = Followed { history, passed, run: None };
-    if offer.vouched || followed.kinship(&offer.standing).is_proof() {
+    let passed = shared.registry.passed(Side::Dialler, &replica.name);
+    let of_it = passed.into_iter().find(|(stream, _)| *stream == history).and_then(|(_, offset)| offset);
+    let followed = Followed { history, passed: of_it, run: None };
+    // What its links have passed on since its Redis was looked at is more than that had then.
+    let goes_on = offer.standing.history == history || followed.kinship(&offer.standing).is_proof();
+    if offer.vouched || goes_on {
         return Ok(());
     }
     Err(format!(
@@ -68,6 +76,32 @@ pub(super) async fn moved(shared: &Shared, replica: &Replica) -> String {
             pending::<()>().await;
         }
     }
+}
+
+/// Whether links of the entry go to another site than the one that was tried, or do so by then. Returns once
+/// they do.
+pub(super) async fn is_another_by(
+    shared: &Shared,
+    entry: &Arc<Replica>,
+    tried: Option<&Replica>,
+    by: Instant,
+) -> bool {
+    if !entry.has_choice() {
+        return false;
+    }
+    let mut reloads = shared.reloads.subscribe();
+    let another = async {
+        loop {
+            let present = present(shared, entry);
+            if present.is_ok_and(|now| tried.is_none_or(|tried| now.site != tried.site)) {
+                return;
+            }
+            if reloads.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    };
+    timeout(by.saturating_duration_since(Instant::now()), another).await.is_ok()
 }
 
 /// Has the sites looked at now: a link has ended, or could not be opened.

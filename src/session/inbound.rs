@@ -25,7 +25,6 @@ use crate::config::{Commands, Compression, Config, Follow, Master};
 use crate::escape::shown;
 use crate::follow::{Absent, Entry, Target, look};
 use crate::lane::{Lane, LaneError};
-use crate::lineage::Standing;
 use crate::lineage::judge::Look;
 use crate::link::dials::Dial;
 use crate::link::{Link, Side};
@@ -48,19 +47,20 @@ use crate::x509::Certificate;
 /// Time a far side is given to read its refusal, or the answer to its probe, and to close.
 const PARTING: Duration = Duration::from_secs(2);
 
+/// Time for which a far side waits while it is not known which Redis is the master.
+const NO_MASTER: Duration = Duration::from_secs(1);
+
 /// A refusal: the reason for the far side, and the reason for the log.
 struct No {
     why: Reason,
     log: String,
     topic: Topic,
-    /// Where the Redis stands that is there instead of a master, if that is known.
-    standing: Option<Box<Standing>>,
 }
 
 impl No {
     fn new(kind: Kind, code: ReasonCode, message: &str) -> Self {
         let why = Reason::new(code, message);
-        Self { why, log: message.to_owned(), topic: Topic::of(kind), standing: None }
+        Self { why, log: message.to_owned(), topic: Topic::of(kind) }
     }
 
     /// The common answer for an unknown and a forbidden master.
@@ -72,7 +72,6 @@ impl No {
             ),
             log,
             topic,
-            standing: None,
         }
     }
 }
@@ -210,8 +209,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
         return Box::pin(attach(&shared, lane, seat, &hello, *link, dial)).await;
     }
     let config = shared.config();
-    if let Some((name, entry)) = asked_about(&shared, &config, &lane, &hello) {
-        return Box::pin(tell(&shared, lane, seat, &name, &entry)).await;
+    if let Some(entry) = asked_about(&shared, &config, &lane, &hello) {
+        return Box::pin(tell(&shared, lane, seat, &entry)).await;
     }
     let (master, admission) = match admit(&shared, &config, &lane, &hello) {
         Ok(admitted) => admitted,
@@ -335,7 +334,8 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             shared: Arc::clone(&shared),
             master,
             site: site.clone(),
-            party: party.map(|party| (party, address)),
+            redis: address,
+            party,
         }),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
@@ -415,7 +415,6 @@ async fn attach(shared: &Shared, lane: Lane, seat: Seat<Caller>, hello: &Hello, 
             log: format!("a lane asks for a link: {}", shown(why.text.as_bytes())),
             why,
             topic: Topic::of(Kind::UnknownLink),
-            standing: None,
         })?;
         // The rules are checked again for every lane.
         offered(&shared.config(), &name, &site)
@@ -456,7 +455,7 @@ async fn refuse(shared: &Shared, lane: Lane, seat: Seat<Caller>, site: &str, no:
     // had it.
     let us = shared.process.identity();
     let by = (no.why.code == ReasonCode::UnknownLink).then_some((us.node, us.instance));
-    part_as(lane, &seat, Refuse { by, standing: no.standing, ..refusal(no.why) }).await;
+    part_as(lane, &seat, Refuse { by, ..refusal(no.why) }).await;
 }
 
 /// Refuses a lane and closes it; at once if its seat is given to another.
@@ -484,18 +483,18 @@ async fn say_no(mut lane: Lane, refuse: Refuse) {
     }
 }
 
-/// The master about which a PROBE asks, and what is followed of it, if the site may know it. Everything else is judged
+/// What is followed of the master about which a PROBE asks, if the site may know it. Everything else is judged
 /// as for a link.
-fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<(String, Arc<Entry>)> {
+fn asked_about(shared: &Shared, config: &Config, lane: &Lane, hello: &Hello) -> Option<Arc<Entry>> {
     let Request::Probe { master } = &hello.request else { return None };
     claims(lane, hello).ok()?;
     let master = offered(config, master, &hello.identity.site).ok()?;
-    Some((master.name.clone(), shared.following.entry(Side::Acceptor, &master.name)?))
+    shared.following.entry(Side::Acceptor, &master.name)
 }
 
 /// Answers a PROBE by what was seen of the master lately. That costs its Redis nothing, and a site that has a
 /// choice asks once a second.
-async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, entry: &Entry) {
+async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, entry: &Entry) {
     let refuse = match entry.offer() {
         Ok(target) => {
             let accept = Accept {
@@ -505,7 +504,7 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, e
                 link: None,
                 received: 0,
                 plain: false,
-                offer: Some(offer_of(shared, name, target)),
+                offer: Some(offer_of(target)),
             };
             let told = async {
                 lane.send(&Frame::Accept(accept)).await?;
@@ -529,18 +528,10 @@ async fn tell(shared: &Shared, mut lane: Lane, seat: Seat<Caller>, name: &str, e
 /// What a site is told of a master here; `None` if it is not followed.
 fn offer(shared: &Shared, master: &Master) -> Option<Result<Box<Offer>, Absent>> {
     let offered = shared.following.entry(Side::Acceptor, &master.name)?.offer();
-    Some(offered.map(|target| offer_of(shared, &master.name, target)))
+    Some(offered.map(offer_of))
 }
 
-/// What a site is told of a master that is followed. What was read from it lately goes beyond what was seen of
-/// it.
-fn offer_of(shared: &Shared, name: &str, target: Target) -> Box<Offer> {
-    let Target { mut standing, vouched, .. } = target;
-    for (history, passed) in shared.registry.passed(Side::Acceptor, name) {
-        if history == standing.history {
-            standing.offset = standing.offset.max(passed);
-        }
-    }
+fn offer_of(Target { standing, vouched, .. }: Target) -> Box<Offer> {
     Box::new(Offer { standing, vouched })
 }
 
@@ -595,7 +586,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<
             if let Ok(address) = redis.peer_addr() {
                 shared.dialer.ways.was_good(Side::Acceptor, &master.name, address);
             }
-            authenticate(shared, master, &mut redis).await?;
+            authenticate(shared, master, &master.name, &mut redis).await?;
             Ok((redis, None))
         }
         Err(error) => Err(no_redis(master, &error.to_string())),
@@ -607,11 +598,13 @@ async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<
 async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
     let entry = shared.following.entry(Side::Acceptor, &master.name);
     let entry = entry.ok_or_else(|| no_master(master, "the gateway has just begun to look for it"))?;
-    let target = entry.target().map_err(|why| {
+    if entry.target().is_err() {
         entry.hurry();
-        no_master(master, &why)
-    })?;
-    if let Some(fault) = shared.logins.failed_lately(&master.name, Instant::now()) {
+    }
+    let target = entry.target_within(NO_MASTER, |_| Ok(())).await;
+    let target = target.map_err(|why| no_master(master, &why))?;
+    let place = format!("{} at {}", master.name, target.party);
+    if let Some(fault) = shared.logins.failed_lately(&place, Instant::now()) {
         return Err(no_login(master, &fault));
     }
     let connected = race::run::connect_among(&target.addresses, client::DEADLINE).await;
@@ -620,21 +613,32 @@ async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStr
         no_redis(master, &format!("{}: {error}", target.party))
     })?;
     tune(&redis);
-    authenticate(shared, master, &mut redis).await?;
+    authenticate(shared, master, &place, &mut redis).await?;
     let user = master.auth().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
+    let address = redis.peer_addr().map_err(|error| no_redis(master, &error.to_string()))?;
     let looked = look::once(redis, user, client::DEADLINE).await.and_then(|(look, redis)| match look {
-        Look::Master { standing, .. } if target.standing.is_same_process(&standing) => Ok(redis),
-        Look::Master { .. } => Err("is not the process that was followed; it is looked at anew".to_owned()),
+        Look::Master { standing, .. } => Ok((standing, redis)),
         Look::Other { words, .. } | Look::Away(words) => Err(words),
         Look::NotYet => Err("was not looked at".to_owned()),
     });
-    let redis = looked.map_err(|why| {
+    let (standing, redis) = looked.map_err(|why| {
         entry.hurry();
         no_master(master, &format!("{} {why}", target.party))
     })?;
-    if let Ok(address) = redis.peer_addr() {
-        entry.goes_on_at(&target.party, address).map_err(|why| no_master(master, &why))?;
+    // It may have a new history by now, of which the next look tells.
+    let is_it = |now: &Target| {
+        if now.party != target.party || !now.addresses.contains(&address) {
+            Err(format!("{} is the master of {} now", now.party, master.name))
+        } else if !now.standing.is_same_process(&standing) {
+            Err(format!("{} is not the process that was followed, and is looked at anew", target.party))
+        } else {
+            Ok(())
+        }
+    };
+    if entry.target().is_ok_and(|now| is_it(&now).is_err()) {
+        entry.hurry();
     }
+    let target = entry.target_within(NO_MASTER, is_it).await.map_err(|why| no_master(master, &why))?;
     Ok((redis, Some(target.party)))
 }
 
@@ -643,7 +647,6 @@ fn no_master(master: &Master, why: &str) -> No {
         why: Reason::new(ReasonCode::NoMaster, why),
         log: format!("master {:?}: {why}", master.name),
         topic: Topic::master(Kind::NoMaster, master),
-        standing: None,
     }
 }
 
@@ -652,12 +655,16 @@ fn no_redis(master: &Master, failed: &str) -> No {
         why: Reason::new(ReasonCode::RedisDown, &format!("the master's Redis is down: {failed}")),
         log: format!("Redis of master {:?} at {} cannot be reached: {failed}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
-        standing: None,
     }
 }
 
-/// Sends the master's password, if the config has one.
-async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -> Result<(), No> {
+/// Sends the master's password, if the config has one. A failure is remembered for this place.
+async fn authenticate(
+    shared: &Shared,
+    master: &Master,
+    place: &str,
+    redis: &mut TcpStream,
+) -> Result<(), No> {
     let Commands::Replication { auth: Some(auth), .. } = &master.commands else { return Ok(()) };
     match authenticate_to_master(redis, auth).await {
         Ok(Login::Good) => Ok(()),
@@ -667,7 +674,7 @@ async fn authenticate(shared: &Shared, master: &Master, redis: &mut TcpStream) -
             Ok(())
         }
         Err(fault) => {
-            shared.logins.failed(&master.name, &fault, Instant::now());
+            shared.logins.failed(place, &fault, Instant::now());
             Err(no_login(master, &fault))
         }
     }
@@ -679,7 +686,6 @@ fn no_login(master: &Master, fault: &str) -> No {
         why: Reason::new(ReasonCode::RedisDown, message),
         log: format!("master {:?}: Redis at {}: {fault}", master.name, master.places()),
         topic: Topic::master(Kind::RedisDown, master),
-        standing: None,
     }
 }
 

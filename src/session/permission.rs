@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::{Shared, choice};
 use crate::config::{Commands, Config, Follow, Master, Replica};
+use crate::follow::Entry;
 use crate::link::{End, Side};
 use crate::wire::reason::{Reason, ReasonCode};
 
 /// What permits a link.
 pub enum Permission {
-    /// At the master's site: `allow` of this master names the site.
+    /// At the master's site: `allow` of this master names the site, and the Redis is the one that is followed.
     Granted {
         /// The gateway's state, for its config.
         shared: Arc<Shared>,
@@ -18,8 +19,10 @@ pub enum Permission {
         master: Arc<Master>,
         /// The far site.
         site: String,
-        /// The Redis that the link goes to, as the party that is followed, if one of several is.
-        party: Option<(String, SocketAddr)>,
+        /// The Redis that the link goes to.
+        redis: SocketAddr,
+        /// The party that it is, if one of several is followed.
+        party: Option<String>,
     },
     /// At the replica's site: this entry lets the client in.
     Asked {
@@ -37,14 +40,18 @@ impl Permission {
     /// and one for this side.
     pub fn judge(&self) -> Result<(), (Reason, End)> {
         match self {
-            Self::Granted { shared, master, site, party } => {
-                still_granted(&shared.config(), master, site).map_err(|words| {
+            Self::Granted { shared, master, site, redis, party } => {
+                let now = shared.config();
+                still_granted(&now, master, site).map_err(|words| {
                     // As to a site that asks for a master that does not exist.
                     let far = format!("master {:?} is not available to this site any more", master.name);
                     (Reason::new(ReasonCode::NotAvailable, &far), End::NotPermitted(words))
                 })?;
-                let Some((party, address)) = party else { return Ok(()) };
-                still_followed(shared, &master.name, party, *address)
+                if now.master(&master.name).is_none_or(|now| now.follow == Follow::Any) {
+                    return Ok(());
+                }
+                let entry = shared.following.entry(Side::Acceptor, &master.name);
+                still_followed(entry.as_deref(), party.as_deref(), *redis)
                     .map_err(|words| (Reason::new(ReasonCode::NoMaster, &words), End::Moved(words)))
             }
             Self::Asked { shared, replica, client } => {
@@ -56,23 +63,24 @@ impl Permission {
                     )
                 })?;
                 choice::goes_on(shared, replica).map_err(|words| {
-                    (far("the replica's site does not follow this site any more"), End::Moved(words))
+                    (far("the replica's site follows another site now, or none"), End::Moved(words))
                 })
             }
         }
     }
 }
 
-/// Whether this Redis is still the one that is followed. The error says which one is, or why none is.
-pub(super) fn still_followed(
-    shared: &Shared,
-    name: &str,
-    party: &str,
-    address: SocketAddr,
-) -> Result<(), String> {
-    match shared.following.entry(Side::Acceptor, name) {
-        Some(entry) => entry.goes_on_at(party, address),
-        None => Err(format!("the Redis of {name} are not looked at any more")),
+/// Whether the Redis of a link is still the one that is followed. The error says which one is, or why none is. A
+/// link from before any was followed stays until one is.
+fn still_followed(entry: Option<&Entry>, party: Option<&str>, redis: SocketAddr) -> Result<(), String> {
+    match (entry, party) {
+        (Some(entry), Some(party)) => entry.goes_on_at(party, redis),
+        (Some(entry), None) => match entry.target() {
+            Ok(target) => entry.goes_on_at(&target.party, redis),
+            Err(_) => Ok(()),
+        },
+        // A reload has just begun it, or is about to.
+        (None, _) => Ok(()),
     }
 }
 
@@ -84,9 +92,6 @@ fn still_granted(config: &Config, master: &Master, site: &str) -> Result<(), Str
     };
     if !now.admits(site) {
         return Err(format!("`allow` of master {name:?} does not name {site} any more"));
-    }
-    if now.follow != master.follow {
-        return Err(format!("the config follows another Redis of master {name:?} now"));
     }
     // Of several the one that is followed is judged apart.
     if now.follow == Follow::Any && now.redis != master.redis {
@@ -191,6 +196,71 @@ mod tests {
             assert!(asked.unwrap_err().contains(words), "{replica}");
             assert_eq!(granted, Ok(()));
         }
+    }
+
+    #[test]
+    fn a_link_to_a_redis_that_is_not_followed_any_more_ends_with_who_is() {
+        let following = crate::follow::Following::default();
+        let (entry, _orders) = following.begin(Side::Acceptor, "orders");
+        let [old, new] = ["10.0.0.5:6379", "10.0.0.6:6379"];
+        let at = |party: &str| party.parse::<SocketAddr>().unwrap();
+        let follow = |party: &str, address: &str| {
+            let history = crate::lineage::History::read(&[b'a'; 40]).unwrap();
+            let standing = crate::lineage::Standing { history, offset: 7, earlier: None, run: None };
+            let target = crate::follow::Target {
+                party: party.to_owned(),
+                addresses: vec![at(address)],
+                standing,
+                vouched: true,
+            };
+            let status = crate::follow::FollowStatus {
+                name: "orders".to_owned(),
+                role: Side::Acceptor.role().to_owned(),
+                ..Default::default()
+            };
+            entry.judged(Some(target), status)
+        };
+        let judged = |party: Option<&str>| still_followed(Some(&entry), party, at(old));
+        // From before any was followed.
+        assert_eq!(judged(None), Ok(()));
+        assert!(follow(old, old));
+        assert!(!follow(old, old), "nothing has moved");
+        assert_eq!([judged(None), judged(Some(old))], [Ok(()), Ok(())]);
+        assert!(follow(old, "10.0.0.7:6379"), "the same name, at another address");
+        let words = "10.0.0.5:6379 is the master of orders at another address now (10.0.0.7:6379)";
+        assert_eq!([judged(None), judged(Some(old))], [Err(words.to_owned()), Err(words.to_owned())]);
+        assert!(follow(new, new));
+        let words = "10.0.0.6:6379 is the master of orders now";
+        assert_eq!(judged(Some(old)), Err(words.to_owned()));
+        assert!(judged(None).is_err());
+        assert!(entry.judged(None, Default::default()));
+        assert!(judged(Some(old)).is_err());
+        assert_eq!(judged(None), Ok(()));
+    }
+
+    #[test]
+    fn other_candidates_are_judged_by_who_is_followed_and_not_by_the_config() {
+        let several = MASTER.replace("\"127.0.0.1:6379\"", "[\"127.0.0.1:6379\", \"127.0.0.1:6380\"]");
+        assert_eq!(judged(&several, REPLICA), [Ok(()), Ok(())]);
+    }
+
+    #[test]
+    fn a_link_goes_on_while_its_site_is_one_of_those_that_may_have_the_master() {
+        let sites = |names: &[&str]| {
+            let origin = |name: &&str| format!("{{ site = \"{name}\", peers = [\"gw.{name}:7379\"] }}");
+            let from: Vec<_> = names.iter().map(origin).collect();
+            config(MASTER, &format!("from = [{}]\nclients = [\"127.0.0.0/8\"]", from.join(", ")))
+        };
+        let judged = |now: &Config, site: &str| {
+            let before = sites(&["dc2", "dc4"]).replicas[0].at(site).unwrap();
+            still_asked(now, &before, "127.0.0.1".parse().unwrap())
+        };
+        for site in ["dc2", "DC4"] {
+            assert_eq!(judged(&sites(&["dc4", "dc5", "dc2"]), site), Ok(()), "{site}");
+        }
+        assert_eq!(judged(&config(MASTER, REPLICA), "dc4"), Ok(()), "as the only one");
+        let words = judged(&sites(&["dc4", "dc5"]), "dc2").unwrap_err();
+        assert_eq!(words, "replica \"carts\" follows master \"carts\" of dc4, dc5 now");
     }
 
     #[test]

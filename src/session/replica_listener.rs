@@ -263,27 +263,41 @@ pub async fn serve_replica(
 }
 
 /// Opens a link to the site that has the master, which is returned as the entry for links to it. If another
-/// site has it meanwhile, this one is given up.
+/// site has it meanwhile, or a moment later, the link goes there.
 async fn reach_present(
     shared: &Shared,
     entry: &Arc<Replica>,
     want: impl Fn(Option<Id>) -> Request,
 ) -> Result<(Arc<Replica>, (Lane, Accept)), String> {
-    let reached = async {
-        let replica = choice::present(shared, entry)?;
-        let reached = tokio::select! {
-            reached = reach_again(&shared.dialer, &replica, want, |accept| choice::fits(shared, &replica, accept)) => {
-                reached.map_err(|unreached| unreached.words)
-            }
-            words = choice::moved(shared, &replica) => Err(words),
+    let by = Instant::now() + choice::PATIENCE;
+    loop {
+        let present = choice::present(shared, entry);
+        let (tried, words) = match present {
+            Ok(replica) => match reach_site(shared, &replica, &want).await {
+                Ok(reached) => return Ok((replica, reached)),
+                Err(words) => (Some(replica), words),
+            },
+            Err(words) => (None, words),
         };
-        Ok((replica, reached?))
-    };
-    let reached = reached.await;
-    if reached.is_err() {
         choice::hurry(shared, entry);
+        if !choice::is_another_by(shared, entry, tried.as_deref(), by).await {
+            return Err(words);
+        }
     }
-    reached
+}
+
+/// Opens a link to one site, unless another one has the master meanwhile.
+async fn reach_site(
+    shared: &Shared,
+    replica: &Arc<Replica>,
+    want: impl Fn(Option<Id>) -> Request,
+) -> Result<(Lane, Accept), String> {
+    tokio::select! {
+        reached = reach_again(&shared.dialer, replica, want, |accept| choice::fits(shared, replica, accept)) => {
+            reached.map_err(|unreached| unreached.words)
+        }
+        words = choice::moved(shared, replica) => Err(words),
+    }
 }
 
 /// Checks a client from its accept up to the point where a link may be opened for it. Returns false

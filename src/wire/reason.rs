@@ -91,7 +91,7 @@ codes! {
     Superseded = 26,
     /// The acceptor's revocation list of the certificate's issuer is stale.
     ListStale = 27,
-    /// The site offers no master now: what it has instead, in words.
+    /// It is not known here which Redis is the master, or another one is now.
     NoMaster = 28,
 }
 

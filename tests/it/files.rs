@@ -263,7 +263,7 @@ fn the_demo_passes_its_checks_and_leaves_nothing_behind() {
         crate::support::run(std::process::Command::new(REPLGATE).arg("demo").env("TMPDIR", dir.path()));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        output.status.success() && said.contains("16 of 16 checks good") && !said.contains("FAIL"),
+        output.status.success() && said.contains("17 of 17 checks good") && !said.contains("FAIL"),
         "{said}"
     );
     for continued in from_memory(&said) {
@@ -275,6 +275,7 @@ fn the_demo_passes_its_checks_and_leaves_nothing_behind() {
         killed.and_then(|line| line.split_once("sync_full ")?.1.split_once(',')?.0.split_once(" -> "));
     let (before, after) = counts.unwrap_or_else(|| panic!("the counts are shown: {said}"));
     assert_eq!(before, after, "no full sync: {said}");
+    assert!(said.contains("ok    the replicas follow a master that was promoted"), "{said}");
     assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "no folder is left");
     assert!(!processes_in(dir.path()), "no process is left");
 }

@@ -4,13 +4,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::{Gateway, Lab, replica_config, tls};
-use crate::support::redis::{Redis, Version};
-use crate::support::{SOON, always, eventually, free_port};
+use crate::support::redis::{Client, Redis, Version};
+use crate::support::{Process, SOON, always, eventually, free_port};
 
 /// No bytes in the stream but those of writes.
 const QUIET: &[&str] = &["--repl-ping-replica-period", "3600"];
@@ -26,13 +27,14 @@ fn masters(wan: u16, candidates: &[u16], more: &str) -> String {
 }
 
 struct Two {
-    lab: Lab,
     alpha: Redis,
     alpha2: Redis,
     first: Gateway,
     second: Gateway,
     bravo: Redis,
     entry: u16,
+    /// Goes last, while the others still print their logs.
+    lab: Lab,
 }
 
 impl Two {
@@ -49,7 +51,7 @@ impl Two {
         let second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
         bravo.replicaof(entry);
         bravo.wait_equal(&alpha);
-        Self { lab, alpha, alpha2, first, second, bravo, entry }
+        Self { alpha, alpha2, first, second, bravo, entry, lab }
     }
 
     /// Who is followed, as `status` shows it.
@@ -174,6 +176,7 @@ fn a_gateway_that_was_restarted_knows_whom_it_has_followed() {
     assert!(!kept().contains("passed"), "not while it runs: {}", kept());
     two.alpha.ask(&["SET", "one", "more"]);
     two.bravo.wait_equal(&two.alpha);
+    two.alpha2.wait_equal(&two.alpha);
     let offset = two.alpha.master_offset();
     assert!(offset > 0);
     assert_eq!(two.first.stop(), Some(0));
@@ -320,5 +323,248 @@ fn no_connection_is_left_behind_after_many_switches() {
     }
     assert_eq!(two.alpha2.sync_full(), 0);
     assert_eq!(two.first.links(), 1);
-    let _ = two.entry;
+}
+
+/// Three Sentinels that watch alpha as "mymaster", with a quorum of two.
+struct Sentinels(Vec<(Process, u16)>);
+
+impl Sentinels {
+    fn start(lab: &Lab, master: u16) -> Self {
+        let start = |number: usize| {
+            let (folder, port) = (lab.path().join(format!("sentinel{number}")), free_port());
+            std::fs::create_dir_all(&folder).unwrap();
+            let config = folder.join("sentinel.conf");
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster 127.0.0.1 {master} 2\n\
+                 sentinel down-after-milliseconds mymaster 1500\nsentinel failover-timeout mymaster 10000\n",
+                folder.display()
+            );
+            std::fs::write(&config, text).unwrap();
+            let mut command = Command::new("redis-server");
+            command.arg(&config).arg("--sentinel");
+            (Process::start(&format!("sentinel {number}"), folder.join("log"), &mut command), port)
+        };
+        let all = Self((1..=3).map(start).collect());
+        eventually("they know each other and alpha2", Duration::from_secs(40), || {
+            all.0.iter().all(|(_, port)| {
+                let master = ask(*port, &["SENTINEL", "MASTER", "mymaster"]);
+                master.contains("num-other-sentinels 2") && master.contains("num-slaves 1")
+            })
+        });
+        all
+    }
+
+    /// The lines of a `[[master]]` for these Sentinels and more.
+    fn config(&self, more: &str) -> String {
+        let at: Vec<_> = self.0.iter().map(|(_, port)| format!("\"127.0.0.1:{port}\"")).collect();
+        format!("sentinel = {{ master = \"mymaster\", at = [{}]{more} }}", at.join(", "))
+    }
+
+    fn wait_switched(&self) {
+        let switched = |(process, _): &(Process, u16)| process.log_text().contains("+switch-master mymaster");
+        let begin = Duration::from_secs(30);
+        eventually("a majority of them has switched", begin, || {
+            self.0.iter().filter(|one| switched(one)).count() > 1
+        });
+    }
+}
+
+fn ask(port: u16, command: &[&str]) -> String {
+    Client::connect(port).map(|mut client| client.ask(command).text()).unwrap_or_default()
+}
+
+/// Full syncs of a Redis but for those that it had to give since the replica was further: until a Sentinel knows
+/// that another one is promoted, Sentinels go on to publish on the earlier master, which counts as writes.
+fn needless_full_syncs(redis: &Redis) -> i64 {
+    redis.sync_full() - redis.log().matches("but I can reply up to").count() as i64
+}
+
+#[test]
+fn links_follow_the_sentinels_and_a_returning_old_master_does_not_get_them_back() {
+    let mut two = Two::new();
+    let sentinels = Sentinels::start(&two.lab, two.alpha.port);
+    let text = std::fs::read_to_string(&two.first.config).unwrap();
+    std::fs::write(&two.first.config, text + &sentinels.config("")).unwrap();
+    two.first.process.signal("HUP");
+    let named = || following(&two.first).to_string().matches("config-epoch").count();
+    eventually("they are asked", SOON, || named() == 3);
+    assert_eq!((two.followed(), two.first.links()), (Some(at(&two.alpha)), 1), "the link has stayed");
+    // A failover by command: nothing is lost.
+    ask(sentinels.0[0].1, &["SENTINEL", "FAILOVER", "mymaster"]);
+    sentinels.wait_switched();
+    let began = Instant::now();
+    two.alpha2.ask(&["SET", "after", "the switch"]);
+    eventually("the first byte at dc2", SOON, || two.bravo.ask(&["GET", "after"]) == "the switch");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    eprintln!("first byte at dc2 {took:?} after +switch-master");
+    assert_eq!((two.followed(), needless_full_syncs(&two.alpha2)), (Some(at(&two.alpha2)), 0));
+    assert_eq!(following(&two.first)["present"]["by"], "sentinel");
+    eventually("alpha follows", SOON, || two.alpha.info("master_link_status") == "up");
+    // And one for a crash.
+    let before = needless_full_syncs(&two.alpha);
+    eventually("the Sentinels know alpha as a replica", Duration::from_secs(40), || {
+        sentinels.0.iter().all(|(_, port)| {
+            let replicas = ask(*port, &["SENTINEL", "REPLICAS", "mymaster"]);
+            replicas.contains(&at(&two.alpha)) && replicas.contains("master-link-status ok")
+        })
+    });
+    two.alpha2.kill();
+    eventually("alpha is the master again", Duration::from_secs(40), || two.alpha.info("role") == "master");
+    two.alpha.ask(&["SET", "after", "the crash"]);
+    eventually("dc2 follows", SOON, || two.bravo.ask(&["GET", "after"]) == "the crash");
+    assert_eq!(needless_full_syncs(&two.alpha), before);
+    // It comes back, empty, and says that it is the master.
+    two.alpha2.start_again();
+    always("alpha is followed", Duration::from_secs(6), || two.followed() == Some(at(&two.alpha)));
+    eventually("alpha2 is made a replica", Duration::from_secs(40), || two.alpha2.info("role") == "slave");
+    two.bravo.wait_equal(&two.alpha);
+}
+
+#[test]
+fn sentinels_alone_name_the_master_within_the_networks_of_the_config() {
+    let lab = Lab::new();
+    let redis = |name| Redis::start(Version::System, lab.path(), name, QUIET);
+    let (alpha, alpha2, bravo) = (redis("alpha"), redis("alpha2"), redis("bravo"));
+    alpha.fill();
+    alpha2.replicaof(alpha.port);
+    alpha2.wait_equal(&alpha);
+    let sentinels = Sentinels::start(&lab, alpha.port);
+    let (wan, entry) = (free_port(), free_port());
+    let config = |networks: &str| {
+        let sentinel = sentinels.config(&format!(", networks = [\"{networks}\"]"));
+        masters(wan, &[], &sentinel).replace("redis = []\n", "")
+    };
+    let first = lab.gateway("dc1", &config("10.0.0.0/8"));
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    bravo.replicaof(entry);
+    first.wait_log("lies outside of `networks`");
+    assert_eq!(followed(&first), None);
+    std::fs::write(&first.config, config("127.0.0.0/8")).unwrap();
+    first.process.signal("HUP");
+    bravo.wait_equal(&alpha);
+    assert_eq!(followed(&first), Some(at(&alpha)));
+    ask(sentinels.0[0].1, &["SENTINEL", "FAILOVER", "mymaster"]);
+    sentinels.wait_switched();
+    eventually("the other one is followed", SOON, || followed(&first) == Some(at(&alpha2)));
+    bravo.wait_equal(&alpha2);
+    assert_eq!(needless_full_syncs(&alpha2), 0);
+    // Without any Sentinel, what was followed goes on.
+    drop(sentinels);
+    eventually("they are silent", SOON, || {
+        following(&first).to_string().matches("cannot be reached").count() > 2
+    });
+    alpha2.ask(&["SET", "still", "here"]);
+    bravo.wait_equal(&alpha2);
+    assert_eq!((followed(&first), first.links()), (Some(at(&alpha2)), 1));
+}
+
+#[test]
+fn a_minority_of_sentinels_that_floods_stalls_or_lies_changes_nothing() {
+    let two = Two::new();
+    let lie = |port: u16| {
+        let address = format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.to_string().len());
+        let facts = "*4\r\n$12\r\nconfig-epoch\r\n$3\r\n999\r\n$2\r\nip\r\n$9\r\n127.0.0.1\r\n";
+        Box::leak((address + facts).into_bytes().into_boxed_slice())
+    };
+    let liar = lie(two.alpha2.port);
+    let honest: Vec<_> = (0..4).map(|_| Fake::new(lie(two.alpha.port))).collect();
+    let others = [liar, &b"*2\r\n$9\r\n127.0"[..], megabyte()].map(Fake::new);
+    let at_all: Vec<_> =
+        honest.iter().chain(&others).map(|fake| format!("\"127.0.0.1:{}\"", fake.port)).collect();
+    let text = std::fs::read_to_string(&two.first.config).unwrap();
+    let sentinel = format!("sentinel = {{ master = \"mymaster\", at = [{}] }}", at_all.join(", "));
+    std::fs::write(&two.first.config, text + &sentinel).unwrap();
+    two.first.process.signal("HUP");
+    let status = || following(&two.first).to_string();
+    eventually("all were asked", SOON, || {
+        !status().contains("was not asked yet")
+            && status().contains("config-epoch 999")
+            && status().contains("hangs")
+    });
+    always("alpha is followed", Duration::from_secs(4), || two.followed() == Some(at(&two.alpha)));
+    // Not even if it takes over.
+    two.alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
+    always("alpha is followed", Duration::from_secs(3), || two.followed() == Some(at(&two.alpha)));
+    assert_eq!(two.first.links(), 1);
+    let cpu = crate::support::cpu(two.first.process.child.id());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(crate::support::cpu(two.first.process.child.id()) - cpu < 0.3, "a flood costs little");
+}
+
+#[test]
+fn a_second_candidate_in_a_reload_keeps_the_link_and_names_are_resolved() {
+    let lab = Lab::new();
+    let redis = |name| Redis::start(Version::System, lab.path(), name, QUIET);
+    let (alpha, alpha2, bravo) = (redis("alpha"), redis("alpha2"), redis("bravo"));
+    alpha.fill();
+    alpha2.replicaof(alpha.port);
+    let (wan, entry) = (free_port(), free_port());
+    let named = |text: String| {
+        text.replace("\"127.0.0.1:", "\"localhost:").replace("listen = \"localhost", "listen = \"127.0.0.1")
+    };
+    let first = lab.gateway("dc1", &named(masters(wan, &[alpha.port], "")));
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    bravo.replicaof(entry);
+    bravo.wait_equal(&alpha);
+    std::fs::write(&first.config, named(masters(wan, &[alpha.port, alpha2.port], ""))).unwrap();
+    first.process.signal("HUP");
+    let own = |redis: &Redis| Some(format!("localhost:{}", redis.port));
+    eventually("alpha is followed", SOON, || followed(&first) == own(&alpha));
+    assert_eq!(first.lines("INFO", "link down"), 0);
+    alpha2.wait_equal(&alpha);
+    alpha2.ask(&["REPLICAOF", "NO", "ONE"]);
+    alpha.replicaof(alpha2.port);
+    eventually("alpha2 is followed", SOON, || followed(&first) == own(&alpha2));
+    bravo.wait_equal(&alpha2);
+    // Without alpha, which is not in the config any more.
+    std::fs::write(&first.config, named(masters(wan, &[alpha2.port, free_port()], ""))).unwrap();
+    first.process.signal("HUP");
+    first.wait_log("reload: ");
+    eventually("alpha is gone", SOON, || !following(&first).to_string().contains(&own(&alpha).unwrap()));
+    assert_eq!((followed(&first), first.links(), alpha2.sync_full()), (own(&alpha2), 1, 0));
+}
+
+#[test]
+fn a_user_without_the_right_to_ask_info_is_named_with_the_command_that_gives_it() {
+    let lab = Lab::new();
+    let (alpha, alpha2, bravo) = (lab.redis("alpha"), lab.redis("alpha2"), lab.redis("bravo"));
+    alpha2.replicaof(alpha.port);
+    alpha2.wait_equal(&alpha);
+    for redis in [&alpha, &alpha2] {
+        redis.ask(&["ACL", "SETUSER", "gate", "on", ">secret", "+ping", "+replconf", "+psync"]);
+    }
+    std::fs::write(lab.path().join("redis.pw"), "wrong\n").unwrap();
+    let (wan, entry) = (free_port(), free_port());
+    let auth = "auth = { username = \"gate\", password_file = \"redis.pw\" }";
+    let first = lab.gateway("dc1", &masters(wan, &[alpha.port, alpha2.port], auth));
+    let _second = lab.gateway("dc2", &replica_config("dc2", entry, wan, ""));
+    bravo.replicaof(entry);
+    let words = || following(&first)["parties"][0]["words"].as_str().unwrap_or_default().to_owned();
+    eventually("the password is wrong", SOON, || words().contains("refuses the password in"));
+    std::fs::write(lab.path().join("redis.pw"), "secret\n").unwrap();
+    eventually("the right is missing", SOON, || words().contains("ACL SETUSER gate +info"));
+    first.wait_kind("master-doubt");
+    for redis in [&alpha, &alpha2] {
+        redis.ask(&["ACL", "SETUSER", "gate", "+info"]);
+    }
+    bravo.wait_equal(&alpha);
+    assert!(!first.log().contains("secret"));
+}
+
+#[test]
+fn a_redis_that_is_restarted_without_its_data_again_and_again_never_gets_a_link() {
+    let mut two = Two::new();
+    let before = two.bravo.digest();
+    two.alpha2.process.signal("STOP");
+    for _ in 0..12 {
+        two.alpha.kill();
+        two.alpha.start_again();
+        // Whoever asks at once is still told that nobody is known.
+        two.bravo.ask(&["REPLICAOF", "127.0.0.1", &two.entry.to_string()]);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(two.alpha.sync_full(), 0);
+    }
+    assert_eq!(two.bravo.digest(), before);
+    two.alpha2.process.signal("CONT");
 }

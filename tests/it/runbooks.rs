@@ -23,6 +23,8 @@ export HOST
 here=$HERE/hosts/$HOST
 export REPLGATE_CONFIG=$here/etc/replgate/gateway.toml
 cd "$here"
+# What means another thing at each host.
+[ ! -f values ] || . ./values
 command="$*"
 exec bash -c "${command//$HERE\/hosts\/local/$here}"
 "#;
@@ -54,9 +56,10 @@ case "$*" in
     exit 1;;
 "start replgate")
     cd "$HERE/hosts/$HOST"
+    touch log
+    before=$(grep -c 'gateway up' log || true)
     replgate run >> log 2>&1 &
     echo $! > pid
-    before=$(grep -c 'gateway up' log || true)
     for _ in {1..400}; do
         [ "$(grep -c 'gateway up' log || true)" -gt "$before" ] && exit 0
         kill -0 "$(cat pid)" || exit 1
@@ -89,16 +92,41 @@ set -eu
 exec tail -n "${4:-1000}" "$HERE/hosts/$HOST/log"
 "#;
 
-/// `redis-cli`, at the Redis of the host unless a port is named.
+/// `redis-cli`, at the Redis of the host unless a port or another host is named.
 const REDIS_CLI: &str = r#"#!/bin/bash
 set -eu
 cli=$(PATH=${PATH#*:} command -v redis-cli)
 [ "$1" = -p ] && exec "$cli" "$@"
+[ "$1" = -h ] && HOST=$2 && shift 2
 exec "$cli" -p "$(cat "$HERE/hosts/$HOST/redis.port")" "$@"
 "#;
 
 /// `chown` to the user of the unit, whom a test cannot have.
 const CHOWN: &str = "#!/bin/sh\n[ \"$1 $2\" = '-R replgate-ca:' ] && [ -d \"$3\" ]\n";
+
+/// Writes the programs into a terminal's folder that stand in for others. Returns what writes a file.
+pub fn stand_in(here: &Path) -> fn(&Path, &str) {
+    let write = |path: &Path, text: &str| {
+        std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a folder");
+        std::fs::write(path, text).expect("the folder is writable");
+    };
+    for (name, text) in [
+        ("ssh", SSH),
+        ("scp", SCP),
+        ("systemctl", SYSTEMCTL),
+        ("journalctl", JOURNALCTL),
+        ("redis-cli", REDIS_CLI),
+        ("chown", CHOWN),
+    ] {
+        let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+        let (first, rest) = text.split_once('\n').expect("a script");
+        let path = here.join("bin").join(name);
+        let places = format!("HERE={}\nPACKAGING={}", here.display(), packaging.display());
+        write(&path, &format!("{first}\n{places}\n{rest}"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    write
+}
 
 /// Two sites that replicate, and the machine with the CA, where the runbooks' commands run.
 pub struct Sites {
@@ -116,25 +144,7 @@ impl Sites {
         let terminal =
             Terminal::below("hosts/local", &["/etc/replgate", "/run/replgate", "/var/lib/replgate-ca"]);
         let here = terminal.folder.path().to_owned();
-        let write = |path: &Path, text: &str| {
-            std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a folder");
-            std::fs::write(path, text).expect("the folder is writable");
-        };
-        for (name, text) in [
-            ("ssh", SSH),
-            ("scp", SCP),
-            ("systemctl", SYSTEMCTL),
-            ("journalctl", JOURNALCTL),
-            ("redis-cli", REDIS_CLI),
-            ("chown", CHOWN),
-        ] {
-            let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
-            let (first, rest) = text.split_once('\n').expect("a script");
-            let path = here.join("bin").join(name);
-            let places = format!("HERE={}\nPACKAGING={}", here.display(), packaging.display());
-            write(&path, &format!("{first}\n{places}\n{rest}"));
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-        }
+        let write = stand_in(&here);
         replgate_ok(&here, &["certs", "init", "dc1", "dc2"]);
         for folder in ["local/etc/replgate", "local/var/lib"] {
             std::fs::create_dir_all(here.join("hosts").join(folder)).expect("a folder");

@@ -187,14 +187,14 @@ impl Watched {
 }
 
 /// A Sentinel with a quorum of one.
-struct Sentinel {
+pub struct Sentinel {
     process: Process,
-    port: u16,
+    pub port: u16,
 }
 
 impl Sentinel {
     /// Starts a Sentinel that monitors the master "orders" on this port.
-    fn start(folder: &Path, master: u16) -> Self {
+    pub fn start(folder: &Path, master: u16) -> Self {
         let (config, port) = (folder.join("sentinel.conf"), free_port());
         // A node counts as down after 2 s of silence. A lost connection, which is opened again after
         // 1 s, must not count.
@@ -219,7 +219,7 @@ impl Sentinel {
     }
 
     #[track_caller]
-    fn ask(&self, command: &[&str]) -> Answer {
+    pub fn ask(&self, command: &[&str]) -> Answer {
         Client::connect(self.port).expect("Sentinel accepts").ask(command)
     }
 }

@@ -15,14 +15,14 @@ use crate::support::writer::Writer;
 use crate::support::{REPLGATE, SOON, eventually, free_port, replgate, replgate_ok};
 
 /// docs/status.md: the fields of each object and what they are, and which of them were seen.
-struct Form {
+pub struct Form {
     /// By object and field: what it is.
     fields: BTreeMap<(String, String), String>,
     seen: BTreeSet<(String, String)>,
 }
 
 impl Form {
-    fn read() -> Self {
+    pub fn read() -> Self {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/status.md");
         let text = std::fs::read_to_string(path).expect("the document is there");
         let (mut fields, mut object) = (BTreeMap::new(), String::new());
@@ -45,7 +45,7 @@ impl Form {
 
     /// Asserts that an object has the documented fields and no others, each of the type that the document
     /// says.
-    fn check(&mut self, object: &str, value: &Value) {
+    pub fn check(&mut self, object: &str, value: &Value) {
         let found = value.as_object().unwrap_or_else(|| panic!("{object}: {value}"));
         let known: BTreeSet<&str> =
             self.fields.keys().filter(|(of, _)| of == object).map(|(_, field)| field.as_str()).collect();
@@ -96,7 +96,7 @@ impl Form {
 
 /// The text of `replgate status`; no line is wider than 80 columns.
 #[track_caller]
-fn shown(gateway: &Gateway) -> String {
+pub fn shown(gateway: &Gateway) -> String {
     let text = replgate_ok(std::path::Path::new("/"), &["status", "-c", &gateway.config.to_string_lossy()]);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     text

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::config::{Config, Master};
+use crate::config::{Follow, Master};
 use crate::units::Address;
 
 /// A `[[master]]` as far as one of its Redis is concerned.
@@ -15,12 +15,24 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Every Redis that the config names as a master, or one that may be.
-    pub(super) fn of(config: &Config) -> Vec<Self> {
-        let each = config.masters.iter().flat_map(|master| {
-            master.redis.iter().map(|redis| Self { master: Arc::clone(master), redis: redis.clone() })
-        });
-        each.collect()
+    /// Every Redis that the config names for a master.
+    pub(super) fn of(master: &Arc<Master>) -> Vec<Self> {
+        master.redis.iter().map(|redis| Self::at(master, redis.clone())).collect()
+    }
+
+    /// A Redis that somebody else names.
+    pub(super) fn at(master: &Arc<Master>, redis: Address) -> Self {
+        Self { master: Arc::clone(master), redis }
+    }
+
+    /// Whether another one may be the master as well.
+    pub(super) fn is_one_of_several(&self) -> bool {
+        self.master.redis.len() > 1
+    }
+
+    /// Whether it is asked what it is, since the gateway follows the master.
+    pub(super) fn is_asked(&self) -> bool {
+        self.master.follow == Follow::Master
     }
 }
 

@@ -23,7 +23,9 @@ use super::report::Finding;
 use crate::clock;
 use crate::config::{Config, Replica};
 use crate::escape::shown;
+use crate::lineage::Standing;
 use crate::session::Process;
+use crate::session::choice::UNTOLD;
 use crate::session::dial::{self, Dialer};
 use crate::session::exchange::Exchange;
 use crate::tls::loaded::Loaded;
@@ -60,21 +62,36 @@ struct Accepted {
     node: String,
     /// By how many milliseconds its clock differs.
     skew: u64,
+    /// Where its master stands, if it follows one.
+    offer: Option<Standing>,
+}
+
+/// Why a peer does not offer the master.
+#[derive(Clone, Debug)]
+struct Failed {
+    words: String,
+    /// Whether its site just has no master now.
+    no_master: bool,
 }
 
 /// What one peer answered about the master of one entry: the gateway, or why not.
-type Answer = Result<Accepted, String>;
+type Answer = Result<Accepted, Failed>;
 
 /// A result of a task.
 enum Event {
-    /// About an entry, by its place in the config, and one of its peers.
+    /// About an entry for one of its sites, by its place among [`entries`], and one of its peers.
     Answered(usize, Address, Answer),
     /// About the path to a peer of a site.
     Measured(Way, Measured),
 }
 
+/// Every `[[replica]]` for each of its sites, in the config's order.
+fn entries(config: &Config) -> Vec<Arc<Replica>> {
+    config.replicas.iter().flat_map(Replica::at_each).collect()
+}
+
 /// A peer of a site, with the masters for which entries name it, and these entries, by their places
-/// in the config.
+/// among [`entries`].
 #[derive(Clone, Debug)]
 struct Way {
     site: String,
@@ -95,10 +112,10 @@ impl Way {
 }
 
 /// The peers of all entries, each once for each site.
-fn ways(config: &Config) -> Vec<Way> {
+fn ways(entries: &[Arc<Replica>]) -> Vec<Way> {
     let mut ways: Vec<Way> = Vec::new();
     let mut places: HashMap<(String, &Address), usize> = HashMap::new();
-    for (at, replica) in config.replicas.iter().enumerate() {
+    for (at, replica) in entries.iter().enumerate() {
         for peer in &replica.peers {
             let place = *places.entry((replica.site.to_ascii_lowercase(), peer)).or_insert_with(|| {
                 ways.push(Way { site: replica.site.clone(), peer: peer.clone(), masters: Vec::new() });
@@ -134,16 +151,17 @@ pub(super) async fn check(config: &Config, material: Material, before: &Before<'
     let (events, mut told) = unbounded_channel();
     // Dropping the set gives up whatever still runs.
     let mut running = JoinSet::new();
-    for way in ways(config) {
+    let entries = entries(config);
+    for way in ways(&entries) {
         let unresolved = before.names.get(&way.peer).and_then(|looked| looked.addresses().err());
         if let Some(why) = unresolved {
-            let answer: Answer = Err(format!("{}: {why}", way.peer));
+            let answer: Answer = Err(Failed { words: format!("{}: {why}", way.peer), no_master: false });
             for at in way.entries() {
                 let _ = events.send(Event::Answered(at, way.peer.clone(), answer.clone()));
             }
             continue;
         }
-        let first = |(_, entries): &(String, Vec<usize>)| Arc::clone(&config.replicas[entries[0]]);
+        let first = |(_, places): &(String, Vec<usize>)| Arc::clone(&entries[places[0]]);
         let replicas = way.masters.iter().map(first).collect();
         running.spawn(explore(Arc::clone(&dialer), way, replicas, Arc::clone(before.gate), events.clone()));
     }
@@ -157,12 +175,12 @@ pub(super) async fn check(config: &Config, material: Material, before: &Before<'
     }
     drop(running);
     paths.sort_by_key(|(way, _)| way.first());
-    let mut findings = told_of_entries(config, &answers, before.names);
+    let mut findings = told_of_entries(&entries, &answers, before.names);
     for (way, measured) in paths {
-        let carried = way.entries().filter_map(|at| before.carried.get(&config.replicas[at].name));
+        let carried = way.entries().filter_map(|at| before.carried.get(&entries[at].name));
         let carried = carried.copied().reduce(f64::max);
         findings.extend(told_of_clock(&way, &answers));
-        let link = &config.replicas[way.first()].link;
+        let link = &entries[way.first()].link;
         findings.extend(path::judge(
             &way.site,
             &way.peer.to_string(),
@@ -206,9 +224,9 @@ async fn explore(
                 address = Some(at);
                 tell(&way.masters[0].1, &Ok(accepted));
             }
-            Err((why, answered)) => {
-                tell(&way.masters[0].1, &Err(why.clone()));
-                silent = (!answered).then_some(why);
+            Err((failed, answered)) => {
+                tell(&way.masters[0].1, &Err(failed.clone()));
+                silent = (!answered).then_some(failed);
                 break;
             }
         }
@@ -234,7 +252,7 @@ async fn explore(
         asked.spawn(async move {
             let _permit = gate.acquire_owned().await;
             let answer = probe(&dialer, &replica, &peer).await;
-            tell(&entries, &answer.map(|(_, accepted)| accepted).map_err(|(why, _)| why));
+            tell(&entries, &answer.map(|(_, accepted)| accepted).map_err(|(failed, _)| failed));
         });
     }
     if !measured.connects.is_empty() {
@@ -248,64 +266,154 @@ async fn probe(
     dialer: &Arc<Dialer>,
     replica: &Replica,
     peer: &Address,
-) -> Result<(std::net::SocketAddr, Accepted), (String, bool)> {
+) -> Result<(std::net::SocketAddr, Accepted), (Failed, bool)> {
     let one = Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() });
     match dial::probe(dialer, &one).await {
         Ok((address, accept)) => {
             let skew = clock::now_millis().abs_diff(accept.identity.clock);
-            Ok((address, Accepted { node: shown(accept.identity.node.as_bytes()), skew }))
+            let node = shown(accept.identity.node.as_bytes());
+            Ok((address, Accepted { node, skew, offer: accept.offer.map(|offer| offer.standing) }))
         }
-        Err(unreached) => Err((unreached.words, unreached.answered)),
+        Err(unreached) => {
+            let no_master = unreached.has_no_master();
+            Err((Failed { words: unreached.words, no_master }, unreached.answered))
+        }
     }
 }
 
 /// What there is to say about each entry, in the config's order.
 fn told_of_entries(
-    config: &Config,
+    entries: &[Arc<Replica>],
     answers: &HashMap<(usize, Address), Answer>,
     names: &HashMap<Address, Looked>,
 ) -> Vec<Finding> {
-    let (mut findings, mut open) = (Vec::new(), Vec::new());
-    for (at, replica) in config.replicas.iter().enumerate() {
-        let what = format!("replica {:?}", replica.name);
-        let finding = |code, text: String| Finding::new(code, &replica.name, format!("{what}: {text}"));
-        let (mut working, mut missing) = (0, 0);
-        for peer in &replica.peers {
-            match answers.get(&(at, peer.clone())) {
-                None => missing += 1,
-                Some(Ok(accepted)) => {
-                    working += 1;
-                    let known =
-                        names.get(peer).and_then(|looked| looked.addresses().ok()).unwrap_or_default();
-                    findings.push(finding(
-                        Code::Peer,
-                        format!(
-                            "{peer} ({}) is {} on {}, offers master {:?} to us, and its Redis is up",
-                            names::list(known),
-                            replica.site,
-                            accepted.node,
-                            replica.master
-                        ),
-                    ));
-                }
-                Some(Err(why)) => {
-                    findings
-                        .push(finding(Code::PeerUnreached, format!("peer {why}{}", unreached(why, peer))));
-                }
+    let (mut findings, mut open, mut count) = (Vec::new(), Vec::new(), 0);
+    let mut at = 0;
+    // Those of one name are the sites of one entry.
+    for sites in entries.chunk_by(|one, other| one.name == other.name) {
+        count += 1;
+        let told: Vec<Told> =
+            (at..).zip(sites).map(|(at, site)| told_of_site(at, site, answers, names)).collect();
+        at += sites.len();
+        let (entry, has_choice) = (&sites[0], sites.len() > 1);
+        let finding =
+            |code, text: String| Finding::new(code, &entry.name, format!("replica {:?}: {text}", entry.name));
+        let is_open = told.iter().any(|told| told.missing > 0);
+        let works = told.iter().any(|told| told.working > 0);
+        for (site, told) in sites.iter().zip(&told) {
+            findings.extend(told.findings.clone());
+            if has_choice && told.working == 0 && told.missing == 0 && !told.no_master {
+                let text = format!(
+                    "no gateway of {} says that it has the master, or that it has none; the lines above say why",
+                    site.site
+                );
+                findings.push(finding(Code::SiteUnreached, text));
             }
         }
-        if working == 0 && missing == 0 {
-            findings.push(finding(
-                Code::NoWay,
-                format!("no gateway of {} offers the master; the lines above say why", replica.site),
-            ));
+        if has_choice {
+            findings.extend(several(&entry.name, sites, &told));
         }
-        if missing > 0 {
-            open.push(format!("{:?}", replica.name));
+        if !works && !is_open {
+            let text = match has_choice {
+                true => format!(
+                    "none of its sites ({}) has the master now; the lines above say why",
+                    entry.sites()
+                ),
+                false => format!("no gateway of {} offers the master; the lines above say why", entry.site),
+            };
+            findings.push(finding(Code::NoWay, text));
+        }
+        if is_open {
+            open.push(format!("{:?}", entry.name));
         }
     }
-    findings.extend(not_reached(&open, config.replicas.len()));
+    findings.extend(not_reached(&open, count));
     findings
+}
+
+/// What was found of one site of an entry.
+struct Told {
+    findings: Vec<Finding>,
+    /// How many of its peers offer the master, and how many were not tried.
+    working: usize,
+    missing: usize,
+    /// Whether the site just has no master now.
+    no_master: bool,
+    /// Where its master stands.
+    offer: Option<Standing>,
+}
+
+fn told_of_site(
+    at: usize,
+    replica: &Replica,
+    answers: &HashMap<(usize, Address), Answer>,
+    names: &HashMap<Address, Looked>,
+) -> Told {
+    let what = format!("replica {:?}", replica.name);
+    let finding = |code, text: String| Finding::new(code, &replica.name, format!("{what}: {text}"));
+    let mut told = Told { findings: Vec::new(), working: 0, missing: 0, no_master: false, offer: None };
+    for peer in &replica.peers {
+        let found = match answers.get(&(at, peer.clone())) {
+            None => {
+                told.missing += 1;
+                continue;
+            }
+            Some(Ok(accepted)) if replica.has_choice() && accepted.offer.is_none() => finding(
+                Code::PeerUntold,
+                format!("{peer} is {} on {}, and {UNTOLD}", replica.site, accepted.node),
+            ),
+            Some(Ok(accepted)) => {
+                told.working += 1;
+                told.offer = told.offer.take().or_else(|| accepted.offer.clone());
+                let known = names.get(peer).and_then(|looked| looked.addresses().ok()).unwrap_or_default();
+                let stream = accepted.offer.as_ref().map_or_else(String::new, |standing| {
+                    format!(" (stream {}, at {})", standing.history.short(), standing.offset)
+                });
+                let (site, node, master) = (&replica.site, &accepted.node, &replica.master);
+                finding(
+                    Code::Peer,
+                    format!(
+                        "{peer} ({}) is {site} on {node}, offers master {master:?} to us, and its Redis is up{stream}",
+                        names::list(known)
+                    ),
+                )
+            }
+            Some(Err(failed)) if replica.has_choice() && failed.no_master => {
+                told.no_master = true;
+                finding(
+                    Code::PeerNoMaster,
+                    format!("peer {}: {} has no master now", failed.words, replica.site),
+                )
+            }
+            Some(Err(Failed { words, .. })) => {
+                finding(Code::PeerUnreached, format!("peer {words}{}", unreached(words, peer)))
+            }
+        };
+        told.findings.push(found);
+    }
+    told
+}
+
+/// Whether several sites say that they have the master.
+fn several(name: &str, sites: &[Arc<Replica>], told: &[Told]) -> Option<Finding> {
+    let offering: Vec<(&str, &Standing)> =
+        sites.iter().zip(told).filter_map(|(site, told)| Some((&*site.site, told.offer.as_ref()?))).collect();
+    let (_, first) = offering.first()?;
+    if offering.len() < 2 {
+        return None;
+    }
+    let is_same = offering.iter().all(|(_, standing)| standing.history == first.history);
+    let all: Vec<String> = offering
+        .iter()
+        .map(|(site, standing)| format!("{site} (stream {})", standing.history.short()))
+        .collect();
+    let what = if is_same {
+        "with the same stream: one follows the other, and does not say so; write follow = \"master\" in its [[master]]"
+    } else {
+        "with different data: make the wrong one a replica of the other; the one that is followed stays so meanwhile"
+    };
+    let text = format!("replica {name:?}: {} offer the master, {what}", all.join(" and "));
+    Some(Finding::new(Code::SitesSeveral, name, text))
 }
 
 /// The entries of which a peer was not tried in time.
@@ -372,7 +480,7 @@ mod tests {
             ("dc1", "m", &["b:1"]),
             ("dc3", "m", &["b:1"]),
         ]);
-        let found: Vec<_> = ways(&config)
+        let found: Vec<_> = ways(&entries(&config))
             .into_iter()
             .map(|way| format!("{} {} {:?}", way.site, way.peer, way.masters))
             .collect();
@@ -387,15 +495,15 @@ mod tests {
         let config =
             config(&[("dc1", "m", &["a:1", "b:1"]), ("dc1", "m", &["b:1", "c:1"]), ("dc1", "m", &["c:1"])]);
         let peer = |host: &str| Address { host: host.to_owned(), port: 1 };
-        let good = Accepted { node: "gw".to_owned(), skew: 0 };
-        let failed = || Err("b:1: Connection refused".to_owned());
+        let good = Accepted { node: "gw".to_owned(), skew: 0, offer: None };
+        let failed = || Err(Failed { words: "b:1: Connection refused".to_owned(), no_master: false });
         let answers = HashMap::from([
             ((0, peer("a")), Ok(good)),
             ((0, peer("b")), failed()),
             ((1, peer("b")), failed()),
             ((2, peer("c")), failed()),
         ]);
-        let found = told_of_entries(&config, &answers, &HashMap::new());
+        let found = told_of_entries(&entries(&config), &answers, &HashMap::new());
         let codes: Vec<_> = found.iter().map(|finding| finding.code).collect();
         use Code::{NoWay, NotReached, Peer, PeerUnreached};
         assert_eq!(codes, [Peer, PeerUnreached, PeerUnreached, PeerUnreached, NoWay, NotReached]);
@@ -403,5 +511,59 @@ mod tests {
             found[5].text.starts_with("1 of 3 replicas: ") && found[5].text.contains("\"r1\""),
             "{found:?}"
         );
+    }
+
+    fn choice() -> Vec<Arc<Replica>> {
+        let text = "site = \"dc3\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:6390\"\nfrom = [ { site = \"dc1\", peers = [\"a:1\"] }, { site = \"dc2\", peers = [\"b:1\"] } ]\n";
+        entries(&Config::parse(&[Source::new("gateway.toml", text)]).unwrap())
+    }
+
+    /// What is found of an entry with two sites that have answered so.
+    fn told(first: Answer, second: Answer) -> Vec<(Code, String)> {
+        let peer = |host: &str| Address { host: host.to_owned(), port: 1 };
+        let answers = HashMap::from([((0, peer("a")), first), ((1, peer("b")), second)]);
+        let found = told_of_entries(&choice(), &answers, &HashMap::new());
+        found.into_iter().map(|finding| (finding.code, finding.text)).collect()
+    }
+
+    fn codes(found: &[(Code, String)]) -> Vec<Code> {
+        found.iter().map(|(code, _)| *code).collect()
+    }
+
+    fn offers(history: u8) -> Answer {
+        let history = crate::lineage::History::read(&[history; 40]).unwrap();
+        let offer = Some(Standing { history, offset: 7, earlier: None, run: None });
+        Ok(Accepted { node: "gw".to_owned(), skew: 0, offer })
+    }
+
+    fn fails(words: &str, no_master: bool) -> Answer {
+        Err(Failed { words: words.to_owned(), no_master })
+    }
+
+    #[test]
+    fn one_of_several_sites_has_the_master_and_the_others_need_not() {
+        use Code::{NoWay, Peer, PeerNoMaster, PeerUnreached, PeerUntold, SiteUnreached, SitesSeveral};
+        let found = told(offers(b'a'), fails("b:1: refused: is a replica", true));
+        assert_eq!(codes(&found), [Peer, PeerNoMaster]);
+        assert!(found[0].1.ends_with("its Redis is up (stream aaaaaaaa, at 7)"), "{found:?}");
+        assert!(found[1].1.ends_with("refused: is a replica: dc2 has no master now"), "{found:?}");
+        let found = told(offers(b'a'), fails("b:1: Connection refused", false));
+        assert_eq!(codes(&found), [Peer, PeerUnreached, SiteUnreached]);
+        assert!(found[2].1.contains("no gateway of dc2 says that it has the master"), "{found:?}");
+        let nobody = told(fails("a:1: no", true), fails("b:1: no", true));
+        assert_eq!(codes(&nobody), [PeerNoMaster, PeerNoMaster, NoWay]);
+        assert!(nobody[2].1.contains("none of its sites (dc1"), "{nobody:?}");
+        let untold = Ok(Accepted { node: "gw".to_owned(), skew: 0, offer: None });
+        let found = told(offers(b'a'), untold);
+        assert_eq!(codes(&found), [Peer, PeerUntold, SiteUnreached]);
+        let both = told(offers(b'a'), offers(b'b'));
+        assert_eq!(codes(&both), [Peer, Peer, SitesSeveral]);
+        assert!(
+            both[2].1.contains(
+                "dc1 (stream aaaaaaaa) and dc2 (stream bbbbbbbb) offer the master, with different data"
+            ),
+            "{both:?}"
+        );
+        assert!(told(offers(b'a'), offers(b'a'))[2].1.contains("with the same stream"));
     }
 }

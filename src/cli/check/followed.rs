@@ -29,12 +29,7 @@ impl Seen {
 
 /// What there is to say about all of them together. `named` is the one that the Sentinels name. `is_known`: a
 /// gateway runs that knows already whom it follows, or one that has kept it.
-pub(super) fn judge(
-    master: &Master,
-    seen: &[Seen],
-    named: Option<&Address>,
-    is_known: bool,
-) -> Vec<Finding> {
+pub(super) fn judge(master: &Master, seen: &[Seen], named: Option<&Address>, is_known: bool) -> Vec<Finding> {
     let finding =
         |code, text: String| Finding::new(code, &master.name, format!("master {:?}: {text}", master.name));
     let all = seen.iter().map(|seen| seen.redis.to_string()).collect::<Vec<_>>().join(", ");
@@ -42,7 +37,10 @@ pub(super) fn judge(
         return Vec::new();
     }
     if seen.len() > 1 && seen.iter().all(|seen| !seen.answers) {
-        return vec![finding(Code::NoMaster, format!("none of its Redis answers ({all}): replicas get no link"))];
+        return vec![finding(
+            Code::NoMaster,
+            format!("none of its Redis answers ({all}): replicas get no link"),
+        )];
     }
     if master.follow != Follow::Master {
         return Vec::new();
@@ -85,11 +83,7 @@ pub(super) fn judge(
 }
 
 /// Several say that they are the master.
-fn several(
-    masters: &[&Seen],
-    named: Option<&Address>,
-    finding: &dyn Fn(Code, String) -> Finding,
-) -> Finding {
+fn several(masters: &[&Seen], named: Option<&Address>, finding: &dyn Fn(Code, String) -> Finding) -> Finding {
     let names = masters.iter().map(|seen| seen.redis.to_string()).collect::<Vec<_>>().join(" and ");
     let right = named.filter(|named| masters.iter().any(|seen| seen.redis == **named));
     let Some(right) = right else {
@@ -148,19 +142,29 @@ mod tests {
 
     #[test]
     fn one_master_with_its_replicas_is_as_it_should_be() {
-        let all = found(MASTER, &[seen(FIVE, Some("slave"), "a"), seen(SIX, Some("master"), "a")], None, false);
+        let all =
+            found(MASTER, &[seen(FIVE, Some("slave"), "a"), seen(SIX, Some("master"), "a")], None, false);
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].0, Code::MasterFound);
-        assert_eq!(all[0].1, "master \"orders\": 10.0.0.6:6379 is the master, and the other one is its replica");
+        assert_eq!(
+            all[0].1,
+            "master \"orders\": 10.0.0.6:6379 is the master, and the other one is its replica"
+        );
         // Whatever answers is followed.
-        assert_eq!(found("follow = \"any\"", &[seen(FIVE, Some("slave"), "a"), seen(SIX, None, "a")], None, false), []);
+        assert_eq!(
+            found("follow = \"any\"", &[seen(FIVE, Some("slave"), "a"), seen(SIX, None, "a")], None, false),
+            []
+        );
     }
 
     #[test]
     fn a_first_start_that_would_follow_nobody_is_told_with_the_command() {
         let stray = [seen(FIVE, None, ""), seen(SIX, Some("master"), "a")];
         let all = found(MASTER, &stray, None, false);
-        assert_eq!(all.iter().map(|(code, _)| *code).collect::<Vec<_>>(), [Code::MasterFound, Code::FirstUnproven]);
+        assert_eq!(
+            all.iter().map(|(code, _)| *code).collect::<Vec<_>>(),
+            [Code::MasterFound, Code::FirstUnproven]
+        );
         assert!(all[0].1.ends_with(", and 10.0.0.5:6379 is not seen as its replica"), "{all:?}");
         assert!(all[1].1.ends_with("replgate follow orders 10.0.0.6:6379"), "{all:?}");
         assert_eq!(found(MASTER, &stray, None, true).len(), 1, "it is known whom it follows");
@@ -184,6 +188,10 @@ mod tests {
         assert!(code == Code::MastersSeveral && text.contains("the Sentinels name 10.0.0.6:6379"), "{text}");
         assert!(text.ends_with("; do: redis-cli -h 10.0.0.5 -p 6379 REPLICAOF 10.0.0.6 6379"), "{text}");
         let unread = Seen { facts: None, ..seen(FIVE, Some("master"), "a") };
-        assert_eq!(found(MASTER, &[unread, seen(SIX, Some("slave"), "a")], None, false), [], "it may be the one");
+        assert_eq!(
+            found(MASTER, &[unread, seen(SIX, Some("slave"), "a")], None, false),
+            [],
+            "it may be the one"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::codes::Code;
 use super::report::{Finding, quoted};
 use super::words::{rate, size};
-use crate::config::{Config, Congestion};
+use crate::config::{Config, Congestion, Follow, Master};
 use crate::memory;
 use crate::tls::revocation::state;
 
@@ -59,7 +59,8 @@ impl Kernel {
             }
         }
         let Some(known) = &self.congestion else { return findings };
-        let settings = config.replicas.iter().map(|replica| &replica.link).chain([&config.link]);
+        let origins = config.replicas.iter().flat_map(|replica| &replica.from);
+        let settings = origins.map(|origin| &origin.link).chain([&config.link]);
         let mut named: Vec<&Congestion> = settings.map(|link| &link.congestion).collect();
         named.dedup();
         for congestion in named {
@@ -172,16 +173,53 @@ pub(super) fn needed_descriptors(config: &Config) -> u64 {
     let far: u64 = config
         .far_sites()
         .map(|site| {
-            config
-                .replicas
-                .iter()
-                .filter(|replica| replica.site == site)
-                .map(|replica| of(replica.link.lanes))
-                .max()
-                .unwrap_or(0)
+            let origins = config.replicas.iter().flat_map(|replica| &replica.from);
+            let of_site = origins.filter(|origin| origin.site == site);
+            of_site.map(|origin| of(origin.link.lanes)).max().unwrap_or(0)
         })
         .sum();
-    BESIDE + config.listeners().count() as u64 + to_masters + far
+    BESIDE + config.listeners().count() as u64 + to_masters + far + asked(config)
+}
+
+/// Connections over which it is asked who has the master: one to each Redis, two to each Sentinel, one to
+/// each site of several.
+fn asked(config: &Config) -> u64 {
+    let followed = config.masters.iter().filter(|master| master.follow == Follow::Master);
+    let at = |master: &Master| {
+        let sentinels = master.sentinel.as_ref().map_or(0, |sentinel| sentinel.at.len());
+        // Where Sentinels alone name it, there is one Redis.
+        (master.redis.len().max(1) + 2 * sentinels) as u64
+    };
+    let choices = config.replicas.iter().filter(|replica| replica.has_choice());
+    followed.map(|master| at(master)).sum::<u64>()
+        + choices.map(|replica| replica.from.len() as u64).sum::<u64>()
+}
+
+/// Whether what was followed is known again after a restart, where something follows. `given` is whether the
+/// service manager has given the running gateway a folder.
+pub(super) fn history(config: &Config, given: Option<bool>) -> Option<Finding> {
+    let masters =
+        config.masters.iter().filter(|master| master.follow == Follow::Master).map(|master| &master.name);
+    let choices = config.replicas.iter().filter(|replica| replica.has_choice()).map(|replica| &replica.name);
+    let first = masters.chain(choices).next()?;
+    let given = given.or(std::env::var_os("STATE_DIRECTORY").map(|_| true));
+    if config.state.is_some() || given == Some(true) {
+        return None;
+    }
+    let what = format!(
+        "after a restart it is not known whom {first:?} has followed, and without Sentinel a failover meanwhile then needs a person"
+    );
+    Some(if given.is_none() {
+        let text = format!(
+            "the config has no [state] dir: unless systemd gives the gateway a state folder, as the shipped unit does (StateDirectory=), {what}"
+        );
+        Finding::new(Code::HistoryFolder, first, text)
+    } else {
+        let text = format!(
+            "the running gateway has no state folder: {what}; write [state] dir = \"/var/lib/replgate\", or StateDirectory= in its unit"
+        );
+        Finding::new(Code::HistoryNotKept, first, text)
+    })
 }
 
 /// The limits of open files of a process; `None` is no limit.
@@ -256,6 +294,28 @@ mod tests {
         assert_eq!(needed_descriptors(&config("")), BESIDE + 1 + 2 * 64 * 3);
         let more = "[[replica]]\nname = \"r\"\nlisten = \"127.0.0.1:6390\"\nsite = \"dc4\"\npeers = [\"h:1\"]\nlink = { lanes = 8 }\n[limits]\nlinks_per_site = 10\n";
         assert_eq!(needed_descriptors(&config(more)), BESIDE + 2 + 2 * 10 * 3 + 10 * 10);
+        // Two sites of one entry, each with settings of its own, and Sentinels that are asked.
+        let more = "sentinel = { master = \"m\", at = [\"h:1\", \"h:2\", \"h:3\"] }\n[[replica]]\nname = \"r\"\nlisten = \"127.0.0.1:6390\"\nfrom = [{ site = \"dc4\" }, { site = \"dc5\" }]\n[[far_site]]\nname = \"dc4\"\npeers = [\"h:1\"]\n[[far_site]]\nname = \"dc5\"\npeers = [\"h:2\"]\nlink = { lanes = 8 }\n[limits]\nlinks_per_site = 10\n";
+        let asked = 1 + 2 * 3 + 2;
+        assert_eq!(needed_descriptors(&config(more)), BESIDE + 2 + 2 * 10 * 3 + 10 * 3 + 10 * 10 + asked);
+    }
+
+    #[test]
+    fn what_follows_needs_a_state_folder() {
+        let follows = "follow = \"master\"\n";
+        assert_eq!(history(&config(""), Some(false)), None);
+        assert_eq!(history(&config(&format!("{follows}[state]\ndir = \"/s\"\n")), Some(false)), None);
+        assert_eq!(history(&config(follows), Some(true)), None);
+        let found = history(&config(follows), Some(false)).unwrap();
+        assert!(
+            found.code == Code::HistoryNotKept && found.text.contains("whom \"b\" has followed"),
+            "{found:?}"
+        );
+        assert_eq!(
+            history(&config(follows), None).unwrap().code,
+            Code::HistoryFolder,
+            "the unit may have one"
+        );
     }
 
     #[test]

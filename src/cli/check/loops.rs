@@ -71,11 +71,12 @@ pub(super) fn of_master(
             "{about}: redis {} is this gateway's own listener of replica {:?}",
             master.redis, entry.name
         );
-        findings.push(if master.admits(&entry.site) {
-            let text = format!("{way}, and `allow` names {}, from where that comes: a loop without any Redis; name a Redis", entry.site);
+        findings.push(if let Some(origin) = entry.from.iter().find(|origin| master.admits(&origin.site)) {
+            let text = format!("{way}, and `allow` names {}, from where that comes: a loop without any Redis; name a Redis", origin.site);
             Finding::new(Code::Loop, &master.name, text)
         } else {
-            let text = format!("{way}: replicas get the data of {} through this gateway twice; a Redis here as a replica, named in `redis`, loads the way to {} once for all", entry.site, entry.site);
+            let sites = entry.sites();
+            let text = format!("{way}: replicas get the data of {sites} through this gateway twice; a Redis here as a replica, named in `redis`, loads the way to {sites} once for all");
             Finding::new(Code::ThroughItself, &master.name, text)
         });
     }
@@ -105,10 +106,7 @@ fn ring(config: &Config, master: &Candidate, facts: &Facts, known: &Known<'_>) -
     let (host, port) = facts.follows()?;
     let followed = SocketAddr::new(host.parse().ok()?, port);
     let entry = config.replicas.iter().find(|entry| known.reaches(followed, entry.listen))?;
-    let site = &entry.site;
-    if !master.admits(site) {
-        return None;
-    }
+    let site = &entry.from.iter().find(|origin| master.admits(&origin.site))?.site;
     let is_of_site = |host: &str| {
         let (host, site) = (host.to_ascii_lowercase(), site.to_ascii_lowercase());
         host == site || host.strip_suffix(&site).is_some_and(|name| name.ends_with('.'))
@@ -142,12 +140,31 @@ mod tests {
 
     /// The codes for a gateway of dc2 with these addresses.
     fn codes(redis: &str, allow: &str, listen: &str, peer: &str, info: &[(&str, &str)]) -> Vec<Code> {
+        let from = format!("site = \"dc1\"\npeers = [\"{peer}\"]");
+        let found = codes_of(redis, allow, listen, peer, &from, info);
+        // The site that is allowed may be any of several.
+        let from = format!(
+            "from = [ {{ site = \"dc4\", peers = [\"{peer}\"] }}, {{ site = \"dc1\", peers = [\"{peer}\"] }} ]"
+        );
+        assert_eq!(codes_of(redis, allow, listen, peer, &from, info), found, "of two sites");
+        found
+    }
+
+    fn codes_of(
+        redis: &str,
+        allow: &str,
+        listen: &str,
+        peer: &str,
+        from: &str,
+        info: &[(&str, &str)],
+    ) -> Vec<Code> {
         let text = format!(
-            "site = \"dc2\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[tunnel]\nlisten = \"0.0.0.0:7379\"\n[[master]]\nname = \"orders\"\nredis = \"{redis}\"\nallow = [\"{allow}\"]\n[[replica]]\nname = \"far\"\nmaster = \"orders\"\nlisten = \"{listen}\"\nsite = \"dc1\"\npeers = [\"{peer}\"]\nclients = [\"10.0.0.0/8\"]\n"
+            "site = \"dc2\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[tunnel]\nlisten = \"0.0.0.0:7379\"\n[[master]]\nname = \"orders\"\nredis = \"{redis}\"\nallow = [\"{allow}\"]\n[[replica]]\nname = \"far\"\nmaster = \"orders\"\nlisten = \"{listen}\"\n{from}\nclients = [\"10.0.0.0/8\"]\n"
         );
         let config = Config::parse(&[Source::new(Path::new("gateway.toml"), text)]).unwrap();
-        let candidate = &Candidate::of(&config)[0];
-        let places = [&candidate.redis, &config.replicas[0].peers[0]];
+        let candidate = &Candidate::of(&config.masters[0])[0];
+        let peer = crate::units::address(peer).unwrap();
+        let places = [&candidate.redis, &peer];
         let places = places.map(|place| (place.clone(), vec![place.to_string().parse().unwrap()]));
         let known = Known { places: &places.into(), is_local: &|ip| ip == LOCAL.parse::<IpAddr>().unwrap() };
         let facts = Facts::of(info, &[]);

@@ -2,9 +2,9 @@
 //!
 //! One file for each subject, in the order in which they are printed: `files` and `expiry`, `running`
 //! with its `process`, `addresses`, `host`, then each master (`masters`: what the config alone tells,
-//! `loops`, `redis`, `settings`), each Redis of `--replica` (`replicas`), and the way to each far
+//! `loops`, `redis`, `settings`, its `sentinels`, who of several is the master: `followed`), each Redis of `--replica` (`replicas`), and the way to each far
 //! site (`far_sites`, `path`). `names` looks names up, `facts` asks a Redis. Those that judge
-//! (`settings`, `replicas`, `loops`, `path`, `expiry`) do no I/O.
+//! (`settings`, `replicas`, `loops`, `followed`, `path`, `expiry`) do no I/O.
 //!
 //! Everything that waits for others (`online`) runs concurrently, within a bound, and ends after
 //! [`WHOLE`]. What was not reached by then is a finding too.
@@ -16,6 +16,7 @@ mod expiry;
 mod facts;
 mod far_sites;
 mod files;
+mod followed;
 mod host;
 mod loops;
 mod masters;
@@ -27,6 +28,7 @@ mod redis;
 mod replicas;
 mod report;
 mod running;
+mod sentinels;
 mod settings;
 mod words;
 

@@ -9,24 +9,30 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::WHOLE;
 use super::candidate::Candidate;
 use super::codes::Code;
 use super::facts::{self, Facts};
 use super::far_sites;
+use super::followed::{self, Seen};
 use super::host;
 use super::loops;
 use super::names;
+use super::process::Process;
 use super::redis::{self, Tried};
 use super::replicas;
 use super::report::{Finding, Report};
 use super::running;
+use super::sentinels::{self, Said};
 use super::settings;
+use super::words::redis_cli;
 use super::{addresses, masters};
 use crate::admin::Status;
 use crate::client::Unasked;
-use crate::config::{Auth, Commands, Config, Master};
+use crate::config::{Auth, Commands, Config, Master, Sentinel};
+use crate::follow::FollowStatus;
 use crate::race;
 use crate::tls::material::Material;
 use crate::units::{self, Address};
@@ -49,6 +55,50 @@ struct AskedMaster {
     facts: Option<Result<Facts, Unasked>>,
 }
 
+impl AskedMaster {
+    /// What it is, to be compared with the others.
+    fn seen(&self, candidate: &Candidate) -> Seen {
+        let facts =
+            self.facts.as_ref().and_then(|facts| facts.as_ref().ok()).filter(|facts| facts.is_known());
+        let role = || {
+            let role = match self.tried.role.as_ref()?.code {
+                Code::RedisMaster => "master",
+                _ => "slave",
+            };
+            Some(Facts { info: HashMap::from([("role".to_owned(), role.to_owned())]), ..Facts::default() })
+        };
+        let (redis, answers) = (candidate.redis.clone(), self.tried.answers);
+        Seen { redis, answers, facts: facts.cloned().or_else(role) }
+    }
+}
+
+/// What the Sentinels of a master have answered, and the Redis that they name, where the config names none.
+struct AskedSentinels {
+    said: Vec<Said>,
+    named: Option<(Candidate, AskedMaster)>,
+}
+
+/// Everything that is asked for one master.
+struct Asking {
+    candidates: Vec<(Candidate, JoinHandle<AskedMaster>)>,
+    sentinels: Option<JoinHandle<AskedSentinels>>,
+}
+
+impl Asking {
+    fn of(master: &Arc<Master>, gate: &Arc<Semaphore>, login: &Option<Auth>) -> Self {
+        let ask = |candidate: Candidate| {
+            let asked = bounded(gate, ask_master(candidate.clone(), login.clone()));
+            (candidate, asked)
+        };
+        let candidates = Candidate::of(master).into_iter().map(ask).collect();
+        let sentinels = master
+            .sentinel
+            .clone()
+            .map(|sentinel| bounded(gate, ask_sentinels(Arc::clone(master), sentinel, login.clone())));
+        Self { candidates, sentinels }
+    }
+}
+
 /// What a replica has answered.
 struct AskedReplica {
     facts: Result<Facts, Unasked>,
@@ -61,7 +111,6 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
     let until = Instant::now() + WHOLE;
     let gate = Arc::new(Semaphore::new(AT_A_TIME));
     let Wanted { login, replicas } = wanted;
-    let candidates = Candidate::of(config);
     let looked = places(config, &replicas).into_iter().map(|place| {
         let look = bounded(&gate, {
             let place = place.clone();
@@ -70,9 +119,8 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
         (place, look)
     });
     let looked: Vec<_> = looked.collect();
-    let asked_masters =
-        candidates.iter().map(|master| bounded(&gate, ask_master(master.clone(), login.clone())));
-    let asked_masters: Vec<_> = asked_masters.collect();
+    let asked_masters: Vec<_> =
+        config.masters.iter().map(|master| Asking::of(master, &gate, &login)).collect();
     let asked_replicas: Vec<_> =
         replicas.iter().map(|redis| bounded(&gate, ask_replica(redis.clone(), login.clone()))).collect();
 
@@ -85,6 +133,8 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
     let kernel = host::Kernel::read();
     report.add(host::memory(config));
     report.extend(host::state(config));
+    let process = running.and_then(|status| Process::read(status.pid));
+    report.extend(host::history(config, process.and_then(|process| process.has_state)));
     report.extend(kernel.judge(config));
 
     let mut names = HashMap::new();
@@ -99,24 +149,53 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
         .collect();
     let known = loops::Known { places: &places, is_local: &is_local };
 
-    let mut told: Option<&str> = None;
-    for (master, asked) in candidates.iter().zip(asked_masters) {
-        if told.replace(&master.name) != Some(&*master.name) {
-            report.extend(masters::judge(config, master));
-        }
+    for (master, Asking { candidates, sentinels }) in config.masters.iter().zip(asked_masters) {
+        report.extend(masters::judge(config, master));
         let about = format!("master {:?}", master.name);
-        if let Some(looked) = names.get(&master.redis) {
-            let codes = [Code::MasterNameSlow, Code::MasterNameChanges];
-            report.extend(names::judge(&master.redis, looked, codes, &about));
+        let mut seen = Vec::new();
+        for (candidate, asked) in candidates {
+            if let Some(looked) = names.get(&candidate.redis) {
+                let codes = [Code::MasterNameSlow, Code::MasterNameChanges];
+                report.extend(names::judge(&candidate.redis, looked, codes, &about));
+            }
+            match timeout_at(until, asked).await {
+                Ok(Ok(asked)) => {
+                    seen.push(asked.seen(&candidate));
+                    let facts = asked.facts.as_ref().and_then(|facts| facts.as_ref().ok());
+                    report.extend(loops::of_master(config, &candidate, facts, &known));
+                    report.extend(of_master(config, &candidate, asked, running, login.as_ref()));
+                }
+                _ => {
+                    let text = format!("{about}: redis {}: {}", candidate.redis, late());
+                    report.add(Finding::new(Code::MasterNotReached, &master.name, text));
+                }
+            }
         }
-        let Ok(Ok(asked)) = timeout_at(until, asked).await else {
-            let text = format!("{about}: redis {}: {}", master.redis, late());
-            report.add(Finding::new(Code::MasterNotReached, &master.name, text));
-            continue;
-        };
-        let facts = asked.facts.as_ref().and_then(|facts| facts.as_ref().ok());
-        report.extend(loops::of_master(config, master, facts, &known));
-        report.extend(of_master(config, master, asked, running, login.as_ref()));
+        let mut voted = None;
+        if let (Some(sentinel), Some(asked)) = (&master.sentinel, sentinels) {
+            match timeout_at(until, asked).await {
+                Ok(Ok(asked)) => {
+                    report.extend(sentinels::judge(master, sentinel, &asked.said, &places));
+                    let named = sentinels::named(&asked.said);
+                    voted = named.and_then(|named| sentinels::candidate(master, named, &places)).cloned();
+                    if let Some((candidate, asked)) = asked.named {
+                        report.extend(of_master(config, &candidate, asked, running, login.as_ref()));
+                    }
+                }
+                _ => {
+                    let text = format!("{about}: its Sentinels: {}", late());
+                    report.add(Finding::new(Code::MasterNotReached, &master.name, text));
+                }
+            }
+        }
+        // A Redis that was not looked at in time may be the master.
+        if seen.len() == master.redis.len() {
+            let follows = |entry: &FollowStatus| {
+                (&*entry.role, &*entry.name) == ("master", &*master.name) && entry.present.is_some()
+            };
+            let is_known = running.is_some_and(|status| status.following.iter().any(follows));
+            report.extend(followed::judge(master, &seen, voted.as_ref(), is_known));
+        }
     }
 
     let histories = running::histories(running);
@@ -206,6 +285,33 @@ async fn ask_master(master: Candidate, login: Option<Auth>) -> AskedMaster {
     AskedMaster { tried, facts }
 }
 
+/// Asks every Sentinel at the same time, and then the Redis that they name, if it may be asked.
+async fn ask_sentinels(master: Arc<Master>, sentinel: Sentinel, login: Option<Auth>) -> AskedSentinels {
+    let asked: Vec<_> = sentinel
+        .at
+        .iter()
+        .cloned()
+        .map(|at| {
+            let sentinel = sentinel.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move { sentinels::ask(&at, &sentinel).await }))
+        })
+        .collect();
+    let mut said = Vec::new();
+    for asked in asked {
+        said.extend(asked.await);
+    }
+    let mut named = None;
+    if master.redis.is_empty()
+        && let Some(place) = sentinels::named(&said).and_then(|named| sentinels::permitted(&sentinel, named))
+    {
+        // That very address: it gets the password.
+        let candidate = Candidate::at(&master, place);
+        let asked = ask_master(candidate.clone(), login).await;
+        named = Some((candidate, asked));
+    }
+    AskedSentinels { said, named }
+}
+
 async fn ask_replica(redis: Address, login: Option<Auth>) -> AskedReplica {
     let facts = facts::ask(&redis, login.as_ref(), true).await;
     let follows = match facts.as_ref().ok().and_then(Facts::follows) {
@@ -272,6 +378,15 @@ fn of_master(
     if !facts.is_known() {
         findings.extend(tried.role);
     }
+    if master.is_asked() && login.is_none() && own_login(master).is_none() && facts.lacks.contains(&"+info") {
+        let text = format!(
+            "master {:?}: Redis at {}: user default may not be asked INFO, and the gateway must ask it whether it is the master",
+            master.name, master.redis
+        );
+        let words = ["ACL", "SETUSER", "default", "+info"];
+        let finding = Finding::new(Code::RightsMissing, &master.name, text);
+        findings.push(finding.advise(redis_cli(&master.redis, &words)));
+    }
     let mean = running.and_then(|status| running::mean_rate(&master.name, status));
     findings.extend(settings::judge(&settings::Judged {
         name: &master.name,
@@ -282,6 +397,7 @@ fn of_master(
         room: running::room(config.limits.memory, running),
         sites: &master.allow,
         user: user(login.or(own_login(master))),
+        may_be_replica: master.is_asked(),
     }));
     // A running gateway knows better for how long its memory lasts.
     if let (None, Some(written)) = (mean, facts.write_rate) {

@@ -22,6 +22,8 @@ pub(super) struct Process {
     pub(super) open_files: Option<OpenFiles>,
     /// Whether its program file was removed or replaced since.
     pub(super) is_replaced: bool,
+    /// Whether the service manager has given it a state folder, if its environment may be read.
+    pub(super) has_state: Option<bool>,
 }
 
 impl Process {
@@ -41,6 +43,9 @@ impl Process {
             started: boot.zip(text("stat")).and_then(|(boot, stat)| started(&boot, &stat)),
             open_files: text("limits").and_then(|limits| OpenFiles::read(&limits)),
             is_replaced: program.is_some_and(|program| program.to_string_lossy().ends_with(" (deleted)")),
+            // Only root and who may debug it can read this, too.
+            has_state: text("environ")
+                .map(|all| all.split('\0').any(|one| one.starts_with("STATE_DIRECTORY=/"))),
         })
     }
 }

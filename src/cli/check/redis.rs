@@ -40,19 +40,41 @@ async fn speaks_tls(redis: &Address) -> bool {
     matches!(timeout(DEADLINE, fetch_chain::fetch_chain(redis)).await, Ok(Ok(_)))
 }
 
+/// The code of a Redis that does not answer: of several, another one may be the master.
+fn down(master: &Candidate) -> Code {
+    if master.is_one_of_several() { Code::CandidateDown } else { Code::RedisDown }
+}
+
+/// What comes of it that a Redis cannot be reached.
+fn until_up(master: &Candidate) -> &'static str {
+    if master.is_one_of_several() {
+        "; it cannot take over before it is up"
+    } else {
+        "; replicas will be refused until it is up"
+    }
+}
+
+/// The least rights of the gateway's user.
+fn least(master: &Candidate) -> &'static str {
+    if master.is_asked() { "+ping +replconf +psync +info" } else { "+ping +replconf +psync" }
+}
+
 /// Tries whether the master's Redis accepts the gateway's password, and lets its user run a
 /// replica's commands.
 async fn login(master: &Candidate, auth: &Auth) -> Tried {
     let tried = timeout(DEADLINE * 2, async {
         let mut redis = race::run::connect(&master.redis, None, DEADLINE)
             .await
-            .map_err(|error| format!("{error}; replicas will be refused until it is up"))?;
+            .map_err(|error| format!("{error}{}", until_up(master)))?;
         let login = authenticate_to_master(&mut redis, auth).await?;
         // The commands that a replica sends before it asks for a sync. PSYNC cannot be tried
         // without starting a sync.
         let mut lacks = Vec::new();
-        for (right, words) in [("+ping", &[&b"PING"[..]][..]), ("+replconf", &[b"REPLCONF", b"capa", b"eof"])]
-        {
+        let rights = [("+ping", &[&b"PING"[..]][..]), ("+replconf", &[b"REPLCONF", b"capa", b"eof"])];
+        // Nothing is read after this: its answer has many lines.
+        let info = [&b"INFO"[..], b"replication"];
+        let asked = master.is_asked().then_some(("+info", &info[..]));
+        for (right, words) in rights.into_iter().chain(asked) {
             let answer =
                 ask_line(&mut redis, &command::encode(words)).await.map_err(|error| error.to_string())?;
             if answer.starts_with(b"-NOPERM") {
@@ -66,17 +88,18 @@ async fn login(master: &Candidate, auth: &Auth) -> Tried {
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
     let finding = |code, text: String| Finding::new(code, &master.name, format!("{what}{text}"));
     let answers = matches!(tried, Ok(Ok(_)));
+    let (down, least) = (down(master), least(master));
     let finding = match tried {
-        Err(_) => finding(Code::RedisDown, " does not answer in time".to_owned()),
+        Err(_) => finding(down, " does not answer in time".to_owned()),
         Ok(Err(_)) if speaks_tls(&master.redis).await => {
-            finding(Code::RedisDown, format!(": {}", answer::SPEAKS_TLS))
+            finding(down, format!(": {}", answer::SPEAKS_TLS))
         }
         Ok(Err(fault)) => finding(Code::RedisLogin, format!(": {fault}")),
         Ok(Ok((_, lacks))) if !lacks.is_empty() => {
             let words = [&["ACL", "SETUSER", user][..], &lacks].concat();
             finding(
                 Code::RightsMissing,
-                format!(": user {user} lacks rights: ACL SETUSER {user} {} (least: +ping +replconf +psync)", lacks.join(" ")),
+                format!(": user {user} lacks rights: ACL SETUSER {user} {} (least: {least})", lacks.join(" ")),
             )
             .advise(redis_cli(&master.redis, &words))
         }
@@ -97,10 +120,10 @@ async fn role(master: &Candidate) -> Tried {
     let what = format!("master {:?}: Redis at {}", master.name, master.redis);
     let finding = |code, text: String| Finding::new(code, &master.name, format!("{what}{text}"));
     let failed =
-        |text: String| Tried { finding: Some(finding(Code::RedisDown, text)), role: None, answers: false };
+        |text: String| Tried { finding: Some(finding(down(master), text)), role: None, answers: false };
     let answer = match timeout(DEADLINE, ask_role(&master.redis)).await {
         Err(_) => return failed(format!(" does not answer within {} s", DEADLINE.as_secs())),
-        Ok(Err(error)) => return failed(format!(": {error}; replicas will be refused until it is up")),
+        Ok(Err(error)) => return failed(format!(": {error}{}", until_up(master))),
         Ok(Ok(answer)) => answer,
     };
     // A TLS port closes the connection without an answer if it gets plain text.
@@ -117,9 +140,17 @@ async fn role(master: &Candidate) -> Tried {
             let offset = shown(offset.as_bytes());
             tried.role = Some(finding(Code::RedisMaster, format!(" is a master at offset {offset}")));
         }
+        Some("slave") if master.is_asked() => {
+            let text = " is a replica: it gets no link before it is promoted".to_owned();
+            tried.role = Some(finding(Code::CandidateReplica, text));
+        }
         Some("slave") => {
             let text = " is itself a replica: replicas behind it form a chain".to_owned();
             tried.role = Some(finding(Code::Chain, text));
+        }
+        _ if answer.starts_with("-NOAUTH") && master.is_asked() => {
+            let text = " requires a password, and the gateway must ask it whether it is the master: write auth = { password_file = \"redis.pw\" } in the [[master]]".to_owned();
+            tried.finding = Some(finding(Code::RightsMissing, text));
         }
         _ if answer.starts_with("-NOAUTH") => {
             let text = " requires a password, and this config has none: write auth = { password_file = \"redis.pw\" } in the [[master]], or set masterauth in each replica".to_owned();

@@ -131,7 +131,8 @@ fn following(judged: &Judged<'_>) -> Vec<Finding> {
             let text = format!("it follows master {master:?} of this site itself ({host}:{port})");
             return vec![judged.finding(Code::ReplicaFollows, &text)];
         }
-        let peers = judged.config.replicas.iter().flat_map(|entry| &entry.peers);
+        let origins = judged.config.replicas.iter().flat_map(|entry| &entry.from);
+        let peers = origins.flat_map(|origin| &origin.peers);
         let is_peer = peers.into_iter().any(|peer| peer.port == port && peer.host == host);
         let which = if is_peer { "the far gateway, which speaks TLS alone" } else { "not this gateway" };
         let text = format!("it follows {host}:{port}, {which}; {}", listeners());
@@ -139,7 +140,7 @@ fn following(judged: &Judged<'_>) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     let whom =
-        format!("it follows {:?} of {} through this gateway ({host}:{port})", entry.master, entry.site);
+        format!("it follows {:?} of {} through this gateway ({host}:{port})", entry.master, entry.sites());
     if facts.info("master_link_status") == Some("up") {
         let offset = facts.info("slave_repl_offset").unwrap_or("?");
         let text = format!("{whom}, and its link is up at offset {offset}");
@@ -188,7 +189,10 @@ fn password(judged: &Judged<'_>, entry: &Replica) -> Option<Finding> {
 
 /// Whether it waits as long as its link is held.
 fn hold(judged: &Judged<'_>, entry: &Replica) -> Option<Finding> {
-    let (hold, dead_after) = (entry.link.hold, entry.link.dead_after);
+    // Of several sites, the one whose links are held longest.
+    let links = entry.from.iter().map(|origin| &origin.link);
+    let link = links.max_by_key(|link| link.hold).unwrap_or(&entry.link);
+    let (hold, dead_after) = (link.hold, link.dead_after);
     let timeout = judged.facts.seconds("repl-timeout")?;
     let most = longest_hold(timeout, PING, dead_after);
     if hold.is_zero() || hold <= most {

@@ -14,13 +14,14 @@ use super::words::redis_cli;
 use crate::client::{self, Unasked};
 use crate::config::{Master, Sentinel};
 use crate::escape::shown;
+use crate::follow::vote;
 use crate::race;
 use crate::redis::value::Value;
 use crate::units::{self, Address};
 
-/// The rights that the gateway's user needs at a Sentinel.
-const RIGHTS: [&str; 5] =
-    ["+sentinel|get-master-addr-by-name", "+sentinel|master", "+subscribe", "+ping", "&+switch-master"];
+/// The rights that the gateway's user needs at a Sentinel, beside `+ping`.
+const RIGHTS: [&str; 4] =
+    ["+sentinel|get-master-addr-by-name", "+sentinel|master", "+subscribe", "&+switch-master"];
 
 /// What one Sentinel has said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ pub(super) enum Word {
     Away(String),
     /// It refuses the login: why.
     Refused(String),
-    /// Its user may not ask.
-    MayNotAsk,
+    /// Its user may not ask: the rights that are missing.
+    MayNotAsk(Vec<&'static str>),
     /// It does not know the name.
     Unknown,
     /// It is no Sentinel.
@@ -55,8 +56,8 @@ pub(super) struct Named {
     pub(super) addresses: Vec<SocketAddr>,
     /// How many other Sentinels it knows.
     pub(super) others: Option<usize>,
-    /// Whether the gateway hears at once of a switch.
-    pub(super) hears: bool,
+    /// The rights that are missing to hear at once of a switch.
+    pub(super) lacks: Vec<&'static str>,
 }
 
 /// What a Sentinel answers to one command.
@@ -82,12 +83,13 @@ async fn said(at: &Address, sentinel: &Sentinel) -> Word {
     };
     let name = sentinel.master.as_bytes();
     let mut replies = Vec::new();
-    for command in
-        [&[&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", name][..], &[b"SENTINEL", b"MASTER", name], &[
-            b"SUBSCRIBE",
-            b"+switch-master",
-        ]]
-    {
+    let commands: [&[&[u8]]; 4] = [
+        &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name],
+        &[b"SENTINEL", b"MASTER", name],
+        &[b"PING"],
+        &[b"SUBSCRIBE", b"+switch-master"],
+    ];
+    for command in commands {
         match asked.ask(command, reply).await {
             Ok(reply) => replies.push(reply),
             Err(why) => return Word::Away(why),
@@ -118,14 +120,29 @@ fn reply(value: &Value<'_>) -> Reply {
     }
 }
 
-/// What its answers mean: to the two questions, and to the subscription.
+/// What its answers mean: to the two questions, PING, and the subscription.
 fn read(replies: &[Reply]) -> Word {
-    let [at, facts, heard] = replies else { return Word::Away("it gives too few answers".to_owned()) };
+    let [at, facts, ping, heard] = replies else {
+        return Word::Away("it gives too few answers".to_owned());
+    };
+    let lacks = |reply: &Reply, right| match reply {
+        Reply::Error(words) if words.starts_with(b"NOPERM") => Some(right),
+        _ => None,
+    };
+    let of_a_channel = |reply: &Reply| match reply {
+        Reply::Error(words) => words.windows(7).any(|part| part == b"channel"),
+        _ => false,
+    };
+    let [address, master, subscribe, channel] = RIGHTS;
+    let subscribing = if of_a_channel(heard) { channel } else { subscribe };
+    let hearing: Vec<_> = lacks(ping, "+ping").into_iter().chain(lacks(heard, subscribing)).collect();
+    let asking: Vec<_> = lacks(at, address).into_iter().chain(lacks(facts, master)).collect();
+    if !asking.is_empty() {
+        return Word::MayNotAsk([asking, hearing].concat());
+    }
     for answer in [at, facts] {
         let Reply::Error(words) = answer else { continue };
-        return if words.starts_with(b"NOPERM") {
-            Word::MayNotAsk
-        } else if words.starts_with(b"NOAUTH") {
+        return if words.starts_with(b"NOAUTH") {
             Word::Refused(
                 "it requires a password: write `password_file`, and `username` if it has users, in `sentinel`"
                     .to_owned(),
@@ -146,13 +163,14 @@ fn read(replies: &[Reply]) -> Word {
         place: format!("{host}:{port}"),
         addresses: Vec::new(),
         others: fact("num-other-sentinels").and_then(|count| count.parse().ok()),
-        hears: matches!(heard, Reply::List(_)),
+        lacks: hearing,
     })
 }
 
 /// The Redis that more than half of the Sentinels of the config name.
 pub(super) fn named(said: &[Said]) -> Option<&Named> {
-    let names = |said: &Said, named: &Named| matches!(&said.word, Word::Names(other) if is_same(other, named));
+    let names =
+        |said: &Said, named: &Named| matches!(&said.word, Word::Names(other) if is_same(other, named));
     let all = said.iter().filter_map(|said| match &said.word {
         Word::Names(named) => Some(named),
         _ => None,
@@ -177,6 +195,14 @@ pub(super) fn candidate<'a>(
     })
 }
 
+/// The address of the Redis that is named where the config names none, if it may get the password.
+pub(super) fn permitted(sentinel: &Sentinel, named: &Named) -> Option<Address> {
+    let is_in =
+        |address: &&SocketAddr| sentinel.networks.iter().any(|network| network.contains(address.ip()));
+    let found = named.addresses.iter().find(is_in)?;
+    Some(Address { host: found.ip().to_string(), port: found.port() })
+}
+
 /// What there is to say about the Sentinels of a master.
 pub(super) fn judge(
     master: &Master,
@@ -188,10 +214,10 @@ pub(super) fn judge(
     let finding = |code, text: String| Finding::new(code, &master.name, format!("{about}: {text}"));
     let mut findings: Vec<Finding> = said.iter().map(|said| of_one(&about, master, sentinel, said)).collect();
     let count = said.len();
-    let majority = count / 2 + 1;
+    let majority = vote::majority(count);
     match named(said) {
         None => {
-            let mut claims: Vec<String> = Vec::new();
+            let mut claims = Vec::new();
             for one in said {
                 let claim = match &one.word {
                     Word::Names(named) => format!("{} names {}", one.at, named.place),
@@ -208,19 +234,26 @@ pub(super) fn judge(
             ));
         }
         Some(named) => {
-            let agree = said.iter().filter(|said| matches!(&said.word, Word::Names(other) if is_same(other, named)));
+            let agree =
+                said.iter().filter(|said| matches!(&said.word, Word::Names(other) if is_same(other, named)));
             let agree = agree.count();
             if let Some(code) = not_permitted(master, sentinel, named, places) {
-                findings.push(finding(code.0, format!("{agree} of {count} Sentinels name {}, {}", named.place, code.1)));
+                findings.push(finding(
+                    code.0,
+                    format!("{agree} of {count} Sentinels name {}, {}", named.place, code.1),
+                ));
             } else {
-                findings.push(finding(Code::SentinelsAgree, format!("{agree} of {count} Sentinels name {}", named.place)));
+                findings.push(finding(
+                    Code::SentinelsAgree,
+                    format!("{agree} of {count} Sentinels name {}", named.place),
+                ));
             }
         }
     }
     let few = match count {
         1 => Some("it alone decides, and while it is away no switch is made on its word: name three, on three hosts".to_owned()),
         2 => Some("both must agree, so if one is away no switch is made on their word: name three, on three hosts".to_owned()),
-        _ if count % 2 == 0 => Some(format!("{majority} of them must agree, so no more of them may be away than of {}: one more would help", count - 1)),
+        _ if count.is_multiple_of(2) => Some(format!("{majority} of them must agree, so no more of them may be away than of {}: one more would help", count - 1)),
         _ => None,
     };
     findings.extend(few.map(|why| {
@@ -254,8 +287,7 @@ fn not_permitted(
             (Code::SentinelsNameOther, text)
         });
     }
-    let is_in = |address: &SocketAddr| sentinel.networks.iter().any(|network| network.contains(address.ip()));
-    (!named.addresses.iter().any(is_in)).then(|| {
+    permitted(sentinel, named).is_none().then(|| {
         let text = if named.addresses.is_empty() {
             "a name that does not resolve here".to_owned()
         } else {
@@ -269,7 +301,8 @@ fn not_permitted(
 fn of_one(about: &str, master: &Master, sentinel: &Sentinel, said: &Said) -> Finding {
     let at = &said.at;
     let user = sentinel.auth.as_ref().and_then(|auth| auth.username.as_deref()).unwrap_or("default");
-    let finding = |code, text: String| Finding::new(code, &master.name, format!("{about}: Sentinel {at}: {text}"));
+    let finding =
+        |code, text: String| Finding::new(code, &master.name, format!("{about}: Sentinel {at}: {text}"));
     let grant = |finding: Finding, rights: &[&str]| {
         let words = [&["ACL", "SETUSER", user][..], rights].concat();
         finding.advise(redis_cli(at, &words))
@@ -277,23 +310,31 @@ fn of_one(about: &str, master: &Master, sentinel: &Sentinel, said: &Said) -> Fin
     match &said.word {
         Word::Away(why) => finding(Code::SentinelDown, why.clone()),
         Word::Refused(why) => finding(Code::SentinelLogin, why.clone()),
-        Word::MayNotAsk => {
-            let text = format!("user {user} may not ask it: least rights {}", RIGHTS.join(" "));
-            grant(finding(Code::SentinelRights, text), &RIGHTS)
+        Word::MayNotAsk(lacks) => {
+            let text = format!("user {user} may not ask it (least rights: +ping {})", RIGHTS.join(" "));
+            grant(finding(Code::SentinelRights, text), lacks)
         }
         Word::Unknown => finding(
             Code::SentinelUnknownMaster,
-            format!("it knows no master of the name {:?}: `sentinel.master` must be the name of `sentinel monitor` there", sentinel.master),
+            format!(
+                "it knows no master of the name {:?}: `sentinel.master` must be the name of `sentinel monitor` there",
+                sentinel.master
+            ),
         ),
-        Word::NoSentinel => {
-            finding(Code::NoSentinel, "it is no Sentinel: `sentinel.at` has the addresses of Sentinels (usually port 26379)".to_owned())
-        }
-        Word::Names(named) if !named.hears => {
-            let text = format!("it names {}, but user {user} may not hear of a switch at once: the gateway sees it up to a second later", named.place);
-            grant(finding(Code::SentinelDeaf, text), &["+subscribe", "+ping", "&+switch-master"])
+        Word::NoSentinel => finding(
+            Code::NoSentinel,
+            "it is no Sentinel: `sentinel.at` has the addresses of Sentinels (usually port 26379)".to_owned(),
+        ),
+        Word::Names(named) if !named.lacks.is_empty() => {
+            let text = format!(
+                "it names {}, but user {user} may not hear of a switch at once: the gateway sees it up to a second later",
+                named.place
+            );
+            grant(finding(Code::SentinelDeaf, text), &named.lacks)
         }
         Word::Names(named) => {
-            let others = named.others.map_or_else(String::new, |others| format!(", and knows {others} others"));
+            let others =
+                named.others.map_or_else(String::new, |others| format!(", and knows {others} others"));
             finding(Code::Sentinel, format!("it names {}{others}", named.place))
         }
     }
@@ -313,7 +354,7 @@ mod tests {
 
     fn names(place: &str) -> Word {
         let addresses = place.parse().into_iter().collect();
-        Word::Names(Named { place: place.to_owned(), addresses, others: Some(2), hears: true })
+        Word::Names(Named { place: place.to_owned(), addresses, others: Some(2), lacks: vec![] })
     }
 
     /// What is found if the Sentinels say this, with the sentences.
@@ -321,7 +362,10 @@ mod tests {
         let master = &config.masters[0];
         let said: Vec<Said> = (1..)
             .zip(words)
-            .map(|(at, word)| Said { at: units::address(&format!("10.0.0.{at}:1")).unwrap(), word: word.clone() })
+            .map(|(at, word)| Said {
+                at: units::address(&format!("10.0.0.{at}:1")).unwrap(),
+                word: word.clone(),
+            })
             .collect();
         let places =
             master.redis.iter().map(|redis| (redis.clone(), redis.to_string().parse().into_iter().collect()));
@@ -352,12 +396,22 @@ mod tests {
         assert_eq!(codes(&most), [Sentinel, SentinelDown, Sentinel, SentinelsAgree]);
         let split = found(&both, &[five.clone(), away, names("10.0.1.6:6379")]);
         assert_eq!(codes(&split), [Sentinel, SentinelDown, Sentinel, SentinelsNoMajority]);
-        assert!(split[3].1.contains("no Redis is named by 2 of the 3") && split[3].1.contains("10.0.0.3:1 names 10.0.1.6:6379"), "{split:?}");
+        assert!(
+            split[3].1.contains("no Redis is named by 2 of the 3")
+                && split[3].1.contains("10.0.0.3:1 names 10.0.1.6:6379"),
+            "{split:?}"
+        );
         let other = found(&both, &vec![names("10.0.1.7:6379"); 3]);
         assert_eq!(other[3].0, SentinelsNameOther);
         assert!(other[3].1.contains("none of `redis` (10.0.1.5:6379, 10.0.1.6:6379)"), "{other:?}");
         // By a name that has the address of a candidate.
-        let named = Named { place: "alpha.example:6379".to_owned(), ..match five { Word::Names(named) => named, _ => unreachable!() } };
+        let named = Named {
+            place: "alpha.example:6379".to_owned(),
+            ..match five {
+                Word::Names(named) => named,
+                _ => unreachable!(),
+            }
+        };
         assert_eq!(found(&both, &vec![Word::Names(named); 3])[3].0, SentinelsAgree);
 
         let alone = config("", ", networks = [\"10.0.1.0/24\"]");
@@ -372,16 +426,33 @@ mod tests {
     #[test]
     fn what_each_sentinel_lacks_is_told_with_the_command() {
         let with_user = config(TWO, ", username = \"gw\", password_file = \"s.pw\"");
-        let deaf = Word::Names(Named { place: "10.0.1.5:6379".to_owned(), hears: false, ..Named::default() });
-        let all = found(&with_user, &[Word::MayNotAsk, deaf, Word::Unknown]);
+        let deaf = Word::Names(Named {
+            place: "10.0.1.5:6379".to_owned(),
+            lacks: vec!["&+switch-master"],
+            ..Named::default()
+        });
+        let all =
+            found(&with_user, &[Word::MayNotAsk(vec!["+sentinel|master", "+ping"]), deaf, Word::Unknown]);
         assert_eq!(
             codes(&all),
-            [Code::SentinelRights, Code::SentinelDeaf, Code::SentinelUnknownMaster, Code::SentinelsNoMajority]
+            [
+                Code::SentinelRights,
+                Code::SentinelDeaf,
+                Code::SentinelUnknownMaster,
+                Code::SentinelsNoMajority
+            ]
         );
-        assert!(all[0].1.ends_with("; do: redis-cli -h 10.0.0.1 -p 1 ACL SETUSER gw '+sentinel|get-master-addr-by-name' '+sentinel|master' +subscribe +ping '&+switch-master'"), "{}", all[0].1);
-        assert!(all[1].1.ends_with("ACL SETUSER gw +subscribe +ping '&+switch-master'"), "{}", all[1].1);
+        assert!(
+            all[0].1.ends_with("; do: redis-cli -h 10.0.0.1 -p 1 ACL SETUSER gw '+sentinel|master' +ping"),
+            "{}",
+            all[0].1
+        );
+        assert!(all[1].1.ends_with("ACL SETUSER gw '&+switch-master'"), "{}", all[1].1);
         assert!(all[2].1.contains("\"mymaster\""), "{}", all[2].1);
-        let all = found(&with_user, &[Word::NoSentinel, Word::Refused("no".to_owned()), Word::Away("no".to_owned())]);
+        let all = found(
+            &with_user,
+            &[Word::NoSentinel, Word::Refused("no".to_owned()), Word::Away("no".to_owned())],
+        );
         assert_eq!(
             codes(&all),
             [Code::NoSentinel, Code::SentinelLogin, Code::SentinelDown, Code::SentinelsNoMajority]
@@ -399,7 +470,7 @@ mod tests {
         assert!(few(2).unwrap().contains("2 Sentinels: both must agree"));
         assert_eq!(few(3), None);
         assert!(few(4).unwrap().contains("3 of them must agree, so no more of them may be away than of 3"));
-        let more = Named { place: "10.0.1.5:6379".to_owned(), others: Some(4), hears: true, ..Named::default() };
+        let more = Named { place: "10.0.1.5:6379".to_owned(), others: Some(4), ..Named::default() };
         let all = found(&both, &vec![Word::Names(more); 3]);
         assert_eq!(all[4].0, Code::SentinelsNotAll);
         assert!(all[4].1.contains("know 5 of them, and the config names 3"), "{all:?}");
@@ -411,16 +482,30 @@ mod tests {
         let error = |words: &str| Reply::Error(words.as_bytes().to_vec());
         let at = || list(&["10.0.1.5", "6379"]);
         let facts = || list(&["name", "mymaster", "num-other-sentinels", "2"]);
-        let Word::Names(named) = read(&[at(), facts(), list(&["subscribe"])]) else { panic!() };
-        assert_eq!((&*named.place, named.others, named.hears), ("10.0.1.5:6379", Some(2), true));
-        let Word::Names(named) = read(&[list(&["fd00::5", "6379"]), facts(), error("NOPERM")]) else { panic!() };
-        assert_eq!((&*named.place, named.hears), ("[fd00::5]:6379", false));
-        assert_eq!(read(&[Reply::Other, error("ERR No such master with that name"), list(&[])]), Word::Unknown);
-        assert_eq!(read(&[error("NOPERM this user"), facts(), list(&[])]), Word::MayNotAsk);
-        assert_eq!(read(&[at(), error("NOPERM this user"), list(&[])]), Word::MayNotAsk);
-        assert_eq!(read(&[error("ERR unknown command 'SENTINEL'"), facts(), list(&[])]), Word::NoSentinel);
-        assert!(matches!(read(&[error("NOAUTH Authentication required."), facts(), list(&[])]), Word::Refused(_)));
-        let Word::Away(words) = read(&[error("ERR \x1b[2J"), facts(), list(&[])]) else { panic!() };
+        let good = || [Reply::Other, list(&["subscribe"])];
+        let both = |at, facts, [ping, heard]: [Reply; 2]| read(&[at, facts, ping, heard]);
+        let Word::Names(named) = both(at(), facts(), good()) else { panic!() };
+        assert_eq!((&*named.place, named.others, named.lacks), ("10.0.1.5:6379", Some(2), vec![]));
+        let deaf = |words: &str| match both(list(&["fd00::5", "6379"]), facts(), [Reply::Other, error(words)])
+        {
+            Word::Names(named) if named.place == "[fd00::5]:6379" => named.lacks,
+            other => panic!("{other:?}"),
+        };
+        let channel = "NOPERM this user has no permissions to access one of the channels used as arguments";
+        assert_eq!(deaf(channel), ["&+switch-master"]);
+        assert_eq!(
+            deaf("NOPERM this user has no permissions to run the 'subscribe' command"),
+            ["+subscribe"]
+        );
+        let denied = || error("NOPERM this user has no permissions to run the command");
+        let all = Word::MayNotAsk(vec![RIGHTS[0], RIGHTS[1], "+ping", "+subscribe"]);
+        assert_eq!(both(denied(), denied(), [denied(), denied()]), all);
+        assert_eq!(both(at(), denied(), good()), Word::MayNotAsk(vec!["+sentinel|master"]));
+        assert_eq!(both(Reply::Other, error("ERR No such master with that name"), good()), Word::Unknown);
+        assert_eq!(both(error("ERR unknown command 'SENTINEL'"), facts(), good()), Word::NoSentinel);
+        let noauth = both(error("NOAUTH Authentication required."), facts(), good());
+        assert!(matches!(noauth, Word::Refused(_)), "{noauth:?}");
+        let Word::Away(words) = both(error("ERR \x1b[2J"), facts(), good()) else { panic!() };
         assert!(words.contains(r"\x1b[2J"), "{words}");
     }
 }

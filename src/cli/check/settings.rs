@@ -54,6 +54,8 @@ pub(super) struct Judged<'a> {
     pub(super) sites: &'a [String],
     /// The user that has asked.
     pub(super) user: &'a str,
+    /// Whether a replica is right here: the gateway follows the master, and this one may become it.
+    pub(super) may_be_replica: bool,
 }
 
 /// All findings about it.
@@ -160,17 +162,24 @@ fn role(judged: &Judged<'_>) -> Vec<Finding> {
             findings.push(Finding::new(Code::RedisMaster, judged.name, text));
         }
         (_, Some((host, port))) => {
-            let text = format!(
-                "master {:?}: Redis at {} is itself a replica of {host}:{port}: replicas behind it form a chain",
-                judged.name, judged.redis
-            );
-            findings.push(Finding::new(Code::Chain, judged.name, text));
+            let what = format!("master {:?}: Redis at {}", judged.name, judged.redis);
+            let lags = if judged.may_be_replica {
+                let text =
+                    format!("{what} is a replica of {host}:{port}: it gets no link before it is promoted");
+                findings.push(Finding::new(Code::CandidateReplica, judged.name, text));
+                "if it takes over now, it lacks what was written since"
+            } else {
+                let text =
+                    format!("{what} is itself a replica of {host}:{port}: replicas behind it form a chain");
+                findings.push(Finding::new(Code::Chain, judged.name, text));
+                "its replicas get no new data"
+            };
             if facts.info("master_link_status") == Some("down") {
                 let since = facts.info("master_link_down_since_seconds").unwrap_or("?");
                 findings.push(judged.finding(
                     Code::ChainDown,
                     &format!(
-                        "its own link to {host}:{port} is down, for {since} s: its replicas get no new data; its own log says why"
+                        "its own link to {host}:{port} is down, for {since} s: {lags}; its own log says why"
                     ),
                 ));
             }

@@ -215,7 +215,7 @@ orders  to dc2    streaming  0.0 s  1.2 MB/s  80 ms  2       3 d  10.0.0.6:6379
     has(Tone::Bad, "NOT WELL: no master is followed for carts");
     has(Tone::Bad, "  carts: 10.0.0.6:6379 has other data");
     has(Tone::Bad, "  next: replgate follow carts 10.0.0.6:6379");
-    has(Tone::Warning, "  orders follows 10.0.0.6:6379: 10.0.0.5:6379 says that it is a master too");
+    has(Tone::Warning, "  orders: 10.0.0.5:6379 says that it is a master too");
     has(Tone::Bad, "carts follows nobody; 10.0.0.5:6379 is a replica of 10.0.0.6:6379;");
     has(Tone::Warning, "orders follows 10.0.0.6:6379 for 3 minutes, by Sentinel;");
 

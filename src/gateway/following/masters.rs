@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -96,6 +96,8 @@ async fn follow(shared: Arc<Shared>, mut changes: watch::Receiver<Arc<Master>>) 
     loop {
         follower.round();
         tokio::select! {
+            biased;
+            // At a stop the entry is not removed, though nobody looks after it any more.
             () = shared.stop.cancelled() => break follower.stop().await,
             changed = changes.changed() => match changed {
                 Ok(()) => {
@@ -107,15 +109,11 @@ async fn follow(shared: Arc<Shared>, mut changes: watch::Receiver<Arc<Master>>) 
             () = follower.changed.notified() => {}
             () = follower.switched.notified() => follower.switching(),
             () = entry.hurried() => follower.lead.hurry(),
-            Some(order) = receive(&mut orders) => follower.answer(order),
+            Some(order) = orders.recv() => follower.answer(order),
             () = follower.keeper.written() => {}
             () = sleep(CALM) => {}
         }
     }
-}
-
-async fn receive(orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
-    orders.recv().await
 }
 
 /// What one entry follows.
@@ -291,11 +289,40 @@ impl Follower {
         self.parties.iter().map(|party| party.as_ref().map(Candidate::seen)).collect()
     }
 
+    /// What each party is. Of two that are the same process, one counts: the one that is followed, or the first.
+    fn looks(&self, seen: &[Option<Seen>]) -> Vec<Look> {
+        let look = |seen: &Option<Seen>| match seen {
+            Some(seen) => seen.look.clone(),
+            None => Look::Away("no Redis is known there".to_owned()),
+        };
+        let mut looks: Vec<_> = seen.iter().map(look).collect();
+        let run = |look: &Look| match look {
+            Look::Master { standing, .. } => standing.run.clone(),
+            _ => None,
+        };
+        let present = self.judge.present().map(|present| present.party);
+        let order = present.into_iter().chain((0..looks.len()).filter(|party| Some(*party) != present));
+        let mut known: Vec<(String, usize)> = Vec::new();
+        for party in order {
+            let Some(run) = run(&looks[party]) else { continue };
+            match known.iter().find(|(other, _)| *other == run) {
+                None => known.push((run, party)),
+                Some((_, first)) => {
+                    let words = format!("is the same Redis as {}", self.name(*first));
+                    if let Look::Master { standing, .. } = &looks[party] {
+                        looks[party] = Look::Other { standing: Some(standing.clone()), words };
+                    }
+                }
+            }
+        }
+        looks
+    }
+
     /// Judges by what was seen last.
     fn round(&mut self) {
         let (sentinels, said) = self.vote();
         let seen = self.seen();
-        let looks = looks(&seen);
+        let looks = self.looks(&seen);
         let is_calm = self.judge.present().is_some_and(|present| {
             looks
                 .iter()
@@ -365,8 +392,9 @@ impl Follower {
         self.lead.every(if is_urgent { URGENT } else { CALM });
     }
 
+    /// What a restart must know: nothing, where nobody got anything of the first one.
     fn kept(&self) -> Option<Kept> {
-        let followed = self.judge.followed()?;
+        let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
         Some(Kept::of(followed, self.judge.present(), |party| self.name(party)))
     }
 
@@ -556,15 +584,20 @@ impl Follower {
                 let redis = self.name(*party);
                 let Look::Master { standing, .. } = &looks[*party] else { return };
                 let (history, offset) = (standing.history.as_str(), standing.offset);
-                let cost = words::cost(*kinship, standing, self.judge.followed());
-                let _ = cost;
+                let costs = match kinship {
+                    None => "",
+                    Some(kinship) if kinship.is_proof() => {
+                        "; replicas continue by a partial resync, as far as its backlog reaches"
+                    }
+                    Some(_) => "; replicas that have more or other data get all of it by a full sync",
+                };
                 let because = match by {
                     By::Sentinel => said.to_owned(),
                     By::Lineage => "it has the stream that was followed".to_owned(),
                     By::First => "every other one is its replica".to_owned(),
                     By::Person => "a person said so".to_owned(),
                 };
-                info!(kind = notice::MASTER_FOLLOWED, link = %name, %redis, by = by_words(*by), history, offset, "{redis} is the master of {name} now: {because}");
+                info!(kind = notice::MASTER_FOLLOWED, link = %name, %redis, by = by_words(*by), history, offset, "{redis} is the master of {name} now: {because}{costs}");
             }
             Change::Lost { party, why } => {
                 let redis = self.name(*party);
@@ -613,6 +646,9 @@ impl Follower {
 
     /// Answers what a person orders, and carries it out if that is asked for.
     fn answer(&mut self, order: Order) {
+        if order.is_given_up() {
+            return;
+        }
         let answer = self.carry_out(&order.party, order.carry_out);
         let _ = order.answer.send(answer);
     }
@@ -628,7 +664,7 @@ impl Follower {
         };
         let (sentinels, said) = self.vote();
         let seen = self.seen();
-        let looks = looks(&seen);
+        let looks = self.looks(&seen);
         self.count();
         let standing = match &looks[party] {
             Look::Master { standing, .. } => standing.clone(),
@@ -681,15 +717,6 @@ impl Follower {
         lines.push(format!("{redis} is followed as the master of {name} from now on."));
         Ok(lines)
     }
-}
-
-/// What each party is. Where there is no Redis, nothing is away.
-fn looks(seen: &[Option<Seen>]) -> Vec<Look> {
-    let look = |seen: &Option<Seen>| match seen {
-        Some(seen) => seen.look.clone(),
-        None => Look::Away("no Redis is known there".to_owned()),
-    };
-    seen.iter().map(look).collect()
 }
 
 fn canonical(at: SocketAddr) -> SocketAddr {

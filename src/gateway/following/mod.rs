@@ -4,7 +4,8 @@
 
 mod keeper;
 mod masters;
-pub(super) mod sites;
+mod sites;
 mod words;
 
 pub(super) use self::masters::look_after as masters;
+pub(super) use self::sites::look_after as sites;

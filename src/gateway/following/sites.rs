@@ -6,23 +6,26 @@
 //! a second; otherwise seldom, so that two sites that both have a master are told.
 
 mod answers;
-mod words;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::answers::Answers;
+use super::keeper::Keeper;
+use super::words;
 use crate::clock;
 use crate::config::Replica;
-use crate::follow::{Entry, FollowStatus, Order, PartyStatus, PresentStatus, Target};
-use crate::lineage::judge::{Change, Judge, Look, Present, Sentinels};
+use crate::follow::kept::{Kept, by_words};
+use crate::follow::{Entry, FollowStatus, Order, PresentStatus, Target};
+use crate::lineage::judge::{By, Change, Judge, Look, Present, Sentinels};
 use crate::lineage::{Followed, History, Kinship, Standing};
 use crate::link::Side;
 use crate::registry::{Kind, Topic, log_throttled, notice};
@@ -35,6 +38,7 @@ const URGENT: Duration = Duration::from_secs(1);
 /// The same once that has lasted for [`TIRED_AFTER`]; a replica that asks for a link shortens it.
 const TIRED: Duration = Duration::from_secs(5);
 
+/// How long it is urgent.
 const TIRED_AFTER: Duration = Duration::from_secs(60);
 
 /// Time between two questions to a site while all is well.
@@ -46,7 +50,7 @@ const APART: Duration = Duration::from_millis(250);
 /// Time for which something must be found out after a link has ended, or could not be opened.
 const HURRIED: Duration = Duration::from_secs(10);
 
-/// Interval at which it is noted what the links have passed on.
+/// Interval at which it is noted what the links have passed on, and whether they are there.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// Time given to all gateways of a site to answer.
@@ -55,53 +59,51 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Time given to the other gateways of a site once one has answered.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// By how much the offset that a site tells may be older than what has come over the links.
-const STALE: Duration = Duration::from_secs(10);
+/// Time for which there must be a doubt before it is logged: while the master moves there are short ones.
+const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
-/// What is known of an entry from before.
-#[derive(Clone, Debug)]
-struct Kept {
-    followed: Followed,
-    present: Option<(String, Present)>,
-}
+/// Time given to the links of an entry to end at a stop.
+const LAST_LINKS: Duration = Duration::from_secs(5);
 
 /// Follows for every entry with a choice, as the config in use has them, until the gateway stops.
-pub(in crate::gateway) async fn look_after(shared: Arc<Shared>) {
+pub(in crate::gateway) async fn look_after(shared: Arc<Shared>, tasks: TaskTracker) {
     let mut running: HashMap<String, Running> = HashMap::new();
     let mut reloads = shared.reloads.subscribe();
     loop {
         let config = shared.config();
-        let chosen = |name: &str| config.replica(name).filter(|entry| entry.has_choice());
-        let changed = running.iter().filter(|(name, task)| {
-            chosen(name).is_none_or(|now| sites(now) != sites(&task.entry) || now.master != task.entry.master)
-        });
+        let with_choice = |name: &str| config.replica(name).filter(|entry| entry.has_choice());
+        let is_changed = |name: &str, task: &Running| {
+            with_choice(name)
+                .is_none_or(|now| sites(now) != sites(&task.entry) || now.master != task.entry.master)
+        };
+        let changed = running.iter().filter(|(name, task)| is_changed(name, task));
         let changed: Vec<String> = changed.map(|(name, _)| name.clone()).collect();
-        let mut kept = HashMap::new();
+        let mut known = HashMap::new();
         for name in changed {
             let Some(Running { entry, cancel, task }) = running.remove(&name) else { continue };
             cancel.cancel();
             let left = task.await.ok().flatten();
-            if chosen(&name).is_some_and(|now| now.master == entry.master) {
-                kept.extend(left.map(|left| (name.clone(), left)));
-            } else {
-                shared.following.end(Side::Dialler, &name);
+            match with_choice(&name) {
+                // What was followed is of another master.
+                Some(now) if now.master != entry.master => drop(known.insert(name, None)),
+                Some(_) => drop(known.insert(name, left)),
+                None => {
+                    shared.following.end(Side::Dialler, &name);
+                    shared.judge_links();
+                }
             }
         }
         for entry in config.replicas.iter().filter(|entry| entry.has_choice()) {
             if !running.contains_key(&entry.name) {
-                let kept = kept.remove(&entry.name).or_else(|| of_links(&shared, entry));
-                let task = Running::start(&shared, entry, kept);
+                let task = Running::start(&shared, &tasks, entry, known.remove(&entry.name));
                 running.insert(entry.name.clone(), task);
             }
         }
         drop(config);
         tokio::select! {
             changed = reloads.changed() => if changed.is_err() { return },
-            () = shared.stop.cancelled() => break,
+            () = shared.stop.cancelled() => return,
         }
-    }
-    for (_, Running { task, .. }) in running {
-        let _ = task.await;
     }
 }
 
@@ -112,12 +114,11 @@ fn sites(entry: &Replica) -> Vec<String> {
 
 /// What the links of an entry show that had one site until now: that one is followed.
 fn of_links(shared: &Shared, entry: &Replica) -> Option<Kept> {
-    let (history, passed) = shared.registry.stream(Side::Dialler, &entry.name)?;
     let carries = |site: &String| shared.registry.carried(&entry.name, site) > 0;
-    let (party, site) = sites(entry).into_iter().enumerate().find(|(_, site)| carries(site))?;
-    let by = crate::lineage::judge::By::First;
-    let followed = Followed { history, passed: Some(passed), run: None };
-    Some(Kept { followed, present: Some((site, Present { party, by, since: clock::now() })) })
+    let site = sites(entry).into_iter().find(carries)?;
+    let (history, passed) = shared.registry.stream(Side::Dialler, &entry.name)?;
+    let followed = Followed { history, passed, run: None };
+    Some(Kept { followed, present: Some((site, By::First, clock::now())) })
 }
 
 /// The task of an entry.
@@ -128,13 +129,30 @@ struct Running {
 }
 
 impl Running {
-    fn start(shared: &Arc<Shared>, entry: &Arc<Replica>, kept: Option<Kept>) -> Self {
+    /// `known` is what the task knew that had this name before, if there was one.
+    fn start(
+        shared: &Arc<Shared>,
+        tasks: &TaskTracker,
+        entry: &Arc<Replica>,
+        known: Option<Option<Kept>>,
+    ) -> Self {
         let cancel = shared.stop.child_token();
-        let (state, orders) = shared.following.begin(Side::Dialler, &entry.name);
-        let sites = Sites::new(Arc::clone(shared), entry, state, kept);
-        let task = tokio::spawn(sites.run(orders, cancel.clone()));
-        Self { entry: Arc::clone(entry), cancel, task }
+        let task = follow(Arc::clone(shared), Arc::clone(entry), known, cancel.clone());
+        Self { entry: Arc::clone(entry), cancel, task: tasks.spawn(task) }
     }
+}
+
+/// Follows for one entry until `cancel`. Returns what it knows then.
+async fn follow(
+    shared: Arc<Shared>,
+    replica: Arc<Replica>,
+    known: Option<Option<Kept>>,
+    cancel: CancellationToken,
+) -> Option<Kept> {
+    let (entry, orders) = shared.following.begin(Side::Dialler, &replica.name);
+    let (keeper, kept) = Keeper::open(&shared, Side::Dialler, &replica.name).await;
+    let kept = known.unwrap_or_else(|| kept.or_else(|| of_links(&shared, &replica)));
+    Sites::new(shared, &replica, entry, keeper, kept).run(orders, cancel).await
 }
 
 /// What is known of one site.
@@ -142,8 +160,6 @@ impl Running {
 struct Site {
     name: String,
     look: Look,
-    /// Whether, when it was asked last, it had what the links had passed on [`STALE`] before.
-    is_abreast: bool,
     /// When it is asked next, if it is not being asked.
     due: Instant,
     /// When it was asked last.
@@ -156,63 +172,66 @@ struct Sites {
     shared: Arc<Shared>,
     name: String,
     entry: Arc<Entry>,
+    keeper: Keeper,
     sites: Vec<Site>,
     judge: Judge,
     switches: u64,
-    /// What the links had passed on lately, the oldest first.
-    passed: VecDeque<(Instant, History, u64)>,
-    /// What they had passed on when a person chose a master that does not have it.
-    given_up: Option<(History, u64)>,
+    /// What the links had passed on when a person chose a master that does not have it.
+    given_up: Vec<(History, Option<u64>)>,
     /// Since when something must be found out.
     urgent: Option<Instant>,
     hurried: Option<Instant>,
     /// Orders that wait for the answer of the site, by its place.
     orders: Vec<(usize, Order)>,
-    /// What was logged last about what a person should look at.
-    told: Option<String>,
+    /// What a person should look at, without digits, since when, and whether it was logged.
+    doubt: Option<(String, Instant, bool)>,
 }
 
 impl Sites {
-    fn new(shared: Arc<Shared>, replica: &Replica, entry: Arc<Entry>, kept: Option<Kept>) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        replica: &Replica,
+        entry: Arc<Entry>,
+        keeper: Keeper,
+        kept: Option<Kept>,
+    ) -> Self {
         let now = Instant::now();
         let site = |(at, name): (usize, String)| Site {
             name,
             look: Look::NotYet,
-            is_abreast: true,
             due: now + APART * u32::try_from(at).unwrap_or(u32::MAX),
             asked: None,
             is_asked: false,
         };
         let sites: Vec<_> = sites(replica).into_iter().enumerate().map(site).collect();
         let (followed, present) = kept.map(|kept| (kept.followed, kept.present)).unzip();
-        let present = present.flatten().and_then(|(name, present)| {
+        let present = present.flatten().and_then(|(name, by, since)| {
             let party = sites.iter().position(|site| site.name.eq_ignore_ascii_case(&name))?;
-            Some(Present { party, ..present })
+            Some(Present { party, by, since })
         });
         let judge = Judge::new(sites.len(), followed, present);
-        let sites = Self {
+        Self {
             shared,
             name: replica.name.clone(),
             entry,
+            keeper,
             sites,
             judge,
             switches: 0,
-            passed: VecDeque::new(),
-            given_up: None,
+            given_up: Vec::new(),
             urgent: None,
             hurried: None,
             orders: Vec::new(),
-            told: None,
-        };
-        // Links to the site that was followed before need not wait for its answer.
-        if sites.judge.present().is_some() {
-            sites.publish();
+            doubt: None,
         }
-        sites
     }
 
-    /// Runs until `cancel`. Returns what is to be known by the next one.
+    /// Runs until `cancel`. Returns what it knows then.
     async fn run(mut self, mut orders: mpsc::Receiver<Order>, cancel: CancellationToken) -> Option<Kept> {
+        // Links to the site that was followed before need not wait for its answer.
+        if self.judge.present().is_some() {
+            self.publish();
+        }
         let mut asked = JoinSet::new();
         let entry = Arc::clone(&self.entry);
         let mut note = Instant::now();
@@ -226,23 +245,42 @@ impl Sites {
             let due = self.sites.iter().filter(|site| !site.is_asked).map(|site| site.due).min();
             let wake = due.map_or(note, |due| due.min(note));
             tokio::select! {
-                biased;
                 () = cancel.cancelled() => break,
                 Some(found) = asked.join_next(), if !asked.is_empty() => {
-                    // Without an answer its task was given up.
+                    // Its tasks end by themselves alone.
                     if let Ok((at, look)) = found {
                         self.seen(at, look);
                     }
                 }
                 Some(order) = orders.recv() => self.ordered(order),
                 () = entry.hurried() => self.hurry(Instant::now()),
+                () = self.keeper.written() => {}
                 () = sleep_until(wake.into()) => {}
             }
         }
+        self.stop().await
+    }
+
+    /// The gateway stops, or the entry is another one now. Once the links have ended, it is known exactly how
+    /// far they have passed the stream on.
+    async fn stop(mut self) -> Option<Kept> {
+        let has_links = |sites: &Self| sites.shared.registry.links_of(Side::Dialler, &sites.name) > 0;
+        if self.shared.stop.is_cancelled() {
+            let by = Instant::now() + LAST_LINKS;
+            while has_links(&self) && Instant::now() < by {
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let all = !has_links(&self);
         self.take_passed();
-        let present = self.judge.present();
-        let present = present.map(|present| (self.sites[present.party].name.clone(), present));
-        self.judge.followed().cloned().map(|followed| Kept { followed, present })
+        let kept = self.kept()?;
+        self.keeper.keep_last(if all { kept.clone() } else { kept.while_running() }).await;
+        Some(kept)
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
+        Some(Kept::of(followed, self.judge.present(), |party| self.sites[party].name.clone()))
     }
 
     /// Asks every site whose time has come.
@@ -255,9 +293,10 @@ impl Sites {
             let config = self.shared.config();
             let replica = config.replica(&self.name).and_then(|entry| entry.at(&site.name));
             let (shared, followed) = (Arc::clone(&self.shared), self.judge.followed().cloned());
+            let is_followed = self.judge.present().is_some_and(|present| present.party == at);
             asked.spawn(async move {
                 let look = match replica {
-                    Some(replica) => look_at(&shared, &replica, followed.as_ref()).await,
+                    Some(replica) => look_at(&shared, &replica, is_followed, followed.as_ref()).await,
                     None => Look::Away("is not in the config any more".to_owned()),
                 };
                 (at, look)
@@ -267,14 +306,15 @@ impl Sites {
 
     /// Time between two questions to a site now.
     fn pause(&mut self, now: Instant) -> Duration {
-        let carried =
-            |present: Present| self.shared.registry.carried(&self.name, &self.sites[present.party].name);
+        let carried = |present: Present| {
+            let site = &self.sites[present.party].name;
+            self.shared.registry.carried(&self.name, site)
+        };
         let is_urgent = self.judge.present().map_or(0, carried) == 0;
         self.urgent = is_urgent.then(|| self.urgent.unwrap_or(now));
-        let lately = |then: Option<Instant>, within| {
-            then.is_some_and(|then| now.saturating_duration_since(then) < within)
-        };
-        if lately(self.hurried, HURRIED) || lately(self.urgent, TIRED_AFTER) {
+        let is_within =
+            |then: Option<Instant>, time| then.is_some_and(|then| now.saturating_duration_since(then) < time);
+        if is_within(self.hurried, HURRIED) || is_within(self.urgent, TIRED_AFTER) {
             URGENT
         } else if is_urgent {
             TIRED
@@ -286,121 +326,84 @@ impl Sites {
     /// Has every site asked as soon as it may be.
     fn hurry(&mut self, now: Instant) {
         self.hurried = Some(now);
+        self.ask_within(APART, now);
+    }
+
+    /// Has every site asked this long after it was asked last.
+    fn ask_within(&mut self, pause: Duration, now: Instant) {
         for site in &mut self.sites {
-            site.due = site.due.min(site.asked.map_or(now, |asked| asked + APART));
+            site.due = site.due.min(site.asked.map_or(site.due, |asked| (asked + pause).max(now)));
         }
     }
 
     /// Notes what the links have passed on, and asks sooner if they are gone.
     fn note(&mut self, now: Instant) {
-        if let Some((history, offset)) = self.take_passed() {
-            self.passed.push_back((now, history, offset));
-        }
-        while self.passed.front().is_some_and(|(then, ..)| now.saturating_duration_since(*then) > STALE * 2) {
-            self.passed.pop_front();
-        }
+        self.take_passed();
         let pause = self.pause(now);
-        for site in &mut self.sites {
-            site.due = site.due.min(site.asked.map_or(now, |asked| asked + pause));
-        }
+        self.ask_within(pause, now);
+        let status = self.entry.status();
+        self.tell_doubt(status.attention.zip(status.next_step), now);
     }
 
     /// Takes up what the links have passed on by now.
-    fn take_passed(&mut self) -> Option<(History, u64)> {
-        let passed = self.shared.registry.stream(Side::Dialler, &self.name);
-        let passed = passed.filter(|passed| self.given_up.as_ref() != Some(passed));
-        if let Some((history, offset)) = passed {
-            self.judge.passes(history, offset);
+    fn take_passed(&mut self) {
+        for passed in self.shared.registry.passed(Side::Dialler, &self.name) {
+            if !self.given_up.contains(&passed) {
+                self.judge.passes(passed.0, passed.1);
+            }
         }
-        passed
-    }
-
-    /// Whether a site has what the links had passed on a while ago. Its gateway looks at its Redis once a
-    /// second, and the links are faster.
-    fn is_abreast(&self, standing: &Standing, now: Instant) -> bool {
-        let then = now.checked_sub(STALE);
-        let before = self.passed.iter().rev().find(|(at, ..)| then.is_some_and(|then| *at <= then));
-        before.is_none_or(|(_, history, offset)| *history != standing.history || standing.offset >= *offset)
     }
 
     /// A site was asked, and this is what it is.
     fn seen(&mut self, at: usize, look: Look) {
-        let now = Instant::now();
-        let is_abreast = match &look {
-            Look::Master { standing, .. } => self.is_abreast(standing, now),
-            _ => true,
-        };
         let site = &mut self.sites[at];
-        (site.look, site.is_abreast, site.is_asked) = (look, is_abreast, false);
-        self.step();
-        let pause = self.pause(now);
-        self.sites[at].due = now + pause;
-        let (waiting, others) = std::mem::take(&mut self.orders).into_iter().partition(|(of, _)| *of == at);
+        (site.look, site.is_asked) = (look, false);
+        self.take_passed();
+        let change = self.judge.step(&self.looks(), &Sentinels::None, clock::now());
+        self.settle(change.as_ref());
+        let now = Instant::now();
+        self.sites[at].due = now + self.pause(now);
+        let (waiting, others): (Vec<_>, _) =
+            std::mem::take(&mut self.orders).into_iter().partition(|(of, _)| *of == at);
         self.orders = others;
-        let waiting: Vec<(usize, Order)> = waiting;
-        for (_, order) in waiting {
+        for (_, order) in waiting.into_iter().filter(|(_, order)| !order.is_given_up()) {
             let answer = self.carry_out(at, order.carry_out);
             let _ = order.answer.send(answer);
         }
     }
 
-    /// What every site is, for the judge. The one that is followed has what it has sent.
     fn looks(&self) -> Vec<Look> {
-        let present = self.judge.present().map(|present| present.party);
-        let look = |(at, site): (usize, &Site)| {
-            let mut look = site.look.clone();
-            if let (Look::Master { standing, .. }, Some(followed)) = (&mut look, self.judge.followed())
-                && present == Some(at)
-                && site.is_abreast
-                && standing.history == followed.history
-            {
-                standing.offset = standing.offset.max(followed.passed.unwrap_or(0));
-            }
-            look
-        };
-        self.sites.iter().enumerate().map(look).collect()
+        self.sites.iter().map(|site| site.look.clone()).collect()
     }
 
-    /// Judges anew.
-    fn step(&mut self) {
-        self.take_passed();
-        let looks = self.looks();
-        let change = self.judge.step(&looks, &Sentinels::None, clock::now());
-        self.changed(change.as_ref());
-    }
-
-    /// Says what has changed, and has sessions act on it.
-    fn changed(&mut self, change: Option<&Change>) {
+    /// Has everybody know what was judged.
+    fn settle(&mut self, change: Option<&Change>) {
+        self.switches += u64::from(matches!(change, Some(Change::Follows { .. })));
+        self.publish();
         let name = &self.name;
         match change {
             Some(Change::Follows { party, by, kinship }) => {
-                self.switches += 1;
-                let (site, by) = (&self.sites[*party].name, words::by(*by));
-                info!(kind = notice::SITE_FOLLOWED, link = %name, %site, by, "replicas of {name:?} follow {site} now: {}", words::follows(by, *kinship));
+                let (site, look) = (&self.sites[*party].name, &self.sites[*party].look);
+                let Look::Master { standing, .. } = look else { return };
+                let (history, offset) = (standing.history.as_str(), standing.offset);
+                let because = match (by, kinship) {
+                    (By::Person, _) => "a person said so",
+                    (By::Lineage, _) => "it has the stream that was followed",
+                    _ => "every other site has a replica of it",
+                };
+                info!(kind = notice::SITE_FOLLOWED, link = %name, %site, by = by_words(*by), history, offset, "site {site} has the master of {name} now: {because}");
             }
             Some(Change::Lost { party, why }) => {
-                let site = &self.sites[*party].name;
-                let why = words::doubt(why, &self.sites[*party].look);
-                warn!(kind = notice::SITE_LOST, link = %name, %site, "replicas of {name:?} follow {site} no more: it {why}");
+                let (site, look) = (&self.sites[*party].name, &self.sites[*party].look);
+                let why = words::doubt(why, look, self.judge.followed(), "");
+                warn!(kind = notice::SITE_LOST, link = %name, %site, "site {site} is not followed for {name} any more: it {why}");
             }
             None => {}
-        }
-        let status = self.publish();
-        let is_open = self.sites.iter().any(|site| site.look == Look::NotYet);
-        let attention = status.attention.filter(|_| !is_open);
-        if attention != self.told {
-            if let Some(attention) = &attention
-                && let Some(replica) = self.shared.config().replica(name)
-            {
-                let next = status.next_step.map(|next| format!("; {next}")).unwrap_or_default();
-                log_throttled!(warn, self.shared.registry, Topic::replica(Kind::SiteDoubt, replica), attention; link = %name, "replicas of {name:?}: {attention}{next}");
-            }
-            self.told = attention;
         }
     }
 
     /// Stores what was judged. Every link is judged again if others go to another place than before.
-    fn publish(&self) -> FollowStatus {
+    fn publish(&mut self) {
         let target = self.judge.present().and_then(|present| {
             let site = &self.sites[present.party];
             let followed = self.judge.followed()?;
@@ -415,42 +418,37 @@ impl Sites {
             Some(Target { party: site.name.clone(), addresses: Vec::new(), standing, vouched })
         });
         let status = self.status();
-        if self.entry.judged(target, status.clone()) {
+        if self.entry.judged(target, status) {
             self.shared.judge_links();
         }
-        status
+        if let Some(kept) = self.kept() {
+            self.keeper.keep(kept.while_running());
+        }
+    }
+
+    /// Why a site is not followed, as a clause; `None` for the one that is, and while it was not asked.
+    fn doubt_of(&self, at: usize) -> Option<String> {
+        let doubt = self.judge.doubts()[at].as_ref()?;
+        Some(words::doubt(doubt, &self.sites[at].look, self.judge.followed(), ""))
     }
 
     /// What `status` shows.
     fn status(&self) -> FollowStatus {
         let present = self.judge.present();
-        let doubts = self.judge.doubts();
         let party = |(at, site): (usize, &Site)| {
-            let standing = match &site.look {
-                Look::Master { standing, .. } => Some(standing),
-                Look::Other { standing, .. } => standing.as_ref(),
-                Look::NotYet | Look::Away(_) => None,
-            };
-            let is_present = present.is_some_and(|present| present.party == at);
-            PartyStatus {
-                party: site.name.clone(),
-                state: words::state(&site.look).to_owned(),
-                words: words::party(&site.look, is_present, doubts[at].as_ref()),
-                history: standing.map(|standing| standing.history.as_str().to_owned()),
-                offset: standing.map(|standing| standing.offset),
-            }
+            let is_followed = present.is_some_and(|present| present.party == at);
+            words::party(&site.name, &site.look, is_followed, self.doubt_of(at))
         };
-        let parties: Vec<_> = self.sites.iter().enumerate().map(party).collect();
-        let (attention, next_step) = self.attention(&parties).unzip();
+        let (attention, next_step) = self.attention().unzip();
         FollowStatus {
             name: self.name.clone(),
             role: Side::Dialler.role().to_owned(),
             present: present.map(|present| PresentStatus {
                 party: self.sites[present.party].name.clone(),
                 since: present.since,
-                by: words::by(present.by).to_owned(),
+                by: by_words(present.by).to_owned(),
             }),
-            parties,
+            parties: self.sites.iter().enumerate().map(party).collect(),
             sentinels: Vec::new(),
             attention,
             next_step,
@@ -459,58 +457,96 @@ impl Sites {
     }
 
     /// What a person must look at, and what to do about it.
-    fn attention(&self, parties: &[PartyStatus]) -> Option<(String, String)> {
+    fn attention(&self) -> Option<(String, String)> {
         let name = &self.name;
+        if self.sites.iter().all(|site| site.look == Look::NotYet) {
+            return None;
+        }
+        let clause = |at: usize| Some(format!("{} {}", self.sites[at].name, self.doubt_of(at)?));
+        let all = || 0..self.sites.len();
         let present = self.judge.present().map(|present| present.party);
-        let others = self.sites.iter().enumerate().filter(|(at, _)| present != Some(*at));
-        let rivals: Vec<_> = others.filter(|(_, site)| matches!(site.look, Look::Master { .. })).collect();
-        let order = |at: usize| {
-            let site = &self.sites[at].name;
-            format!("see what it costs to follow it: replgate follow {name} {site}")
-        };
+        let masters: Vec<_> = all()
+            .filter(|at| Some(*at) != present && matches!(self.sites[*at].look, Look::Master { .. }))
+            .collect();
+        let orders: Vec<_> =
+            masters.iter().map(|at| format!("replgate follow {name} {}", self.sites[*at].name)).collect();
+        let orders = orders.join(", or ");
         let Some(present) = present else {
-            let all: Vec<_> =
-                parties.iter().map(|party| format!("{} {}", party.party, party.words)).collect();
-            let next = match &rivals[..] {
-                [] => "make one Redis the master (REPLICAOF NO ONE), or see to the gateways of these sites"
-                    .to_owned(),
-                [(at, _), ..] => order(*at),
+            let told: Vec<_> = all().filter_map(clause).collect();
+            let next = match &masters[..] {
+                [] => {
+                    "promote a Redis at one of them (REPLICAOF NO ONE), or bring the master back".to_owned()
+                }
+                _ => format!("if it has the right data: {orders}"),
             };
-            return Some((format!("no site is followed: {}", all.join("; ")), next));
+            return Some((
+                format!("no site is known to have the master of {name}: {}", told.join("; ")),
+                next,
+            ));
         };
-        let followed = &self.sites[present].name;
-        let away = match &self.sites[present].look {
-            Look::Away(why) => Some(why),
-            _ => None,
-        };
-        match (&rivals[..], away) {
-            ([], None) => None,
-            ([], Some(why)) => Some((
-                format!("{followed}, which is followed, is not reached: {why}"),
-                "see to its gateway and its Redis, or promote a Redis at another site (REPLICAOF NO ONE)"
-                    .to_owned(),
+        let told: Vec<_> = masters.iter().filter_map(|at| self.rival(*at)).collect();
+        let (own, told) = (&self.sites[present].name, told.join("; "));
+        let is_followed = format!("{own} is followed for {name}");
+        match (&self.sites[present].look, told.is_empty()) {
+            (Look::Away(why), true) => Some((
+                format!("{is_followed}, and {why}"),
+                "bring it back, or promote a Redis at another site (REPLICAOF NO ONE)".to_owned(),
             )),
-            ([(at, site), ..], away) => {
-                let Look::Master { standing, .. } = &site.look else { return None };
-                let offers = match away {
-                    None => format!("offers a master, and so does {followed}, which is followed"),
-                    Some(why) => format!(
-                        "{}, and {followed}, which is followed, is not reached: {why}",
-                        words::rival(self.judge.kinship(standing), standing)
-                    ),
-                };
-                Some((format!("{} {offers}", site.name), order(*at)))
-            }
+            (Look::Away(why), false) => Some((
+                format!("{is_followed}, and {why}; {told}"),
+                format!("if another site has the right data: {orders}"),
+            )),
+            (_, true) => None,
+            (_, false) => Some((
+                format!("{is_followed}; {told}"),
+                format!("make the wrong one a replica (REPLICAOF); if that is the one of {own}: {orders}"),
+            )),
         }
     }
 
-    /// Takes an order. It is carried out by what the site answers now.
+    /// What another site has that offers a master beside the one that is followed.
+    fn rival(&self, at: usize) -> Option<String> {
+        let Site { name, look: Look::Master { standing, .. }, .. } = &self.sites[at] else { return None };
+        let has = match self.judge.kinship(standing)? {
+            Kinship::Same | Kinship::Successor | Kinship::Renamed => {
+                "which has all that came here".to_owned()
+            }
+            Kinship::Behind(lost) => format!("which lacks the last {lost} bytes that came here"),
+            Kinship::Uncertain => {
+                "which took over, and it is not known what had come here by then".to_owned()
+            }
+            Kinship::Stranger => format!("with data of another history ({})", standing.history.short()),
+        };
+        Some(format!("{name} offers a master too, {has}"))
+    }
+
+    /// Logs what a person must look at, once it has lasted.
+    fn tell_doubt(&mut self, attention: Option<(String, String)>, now: Instant) {
+        let Some((attention, next_step)) = attention else {
+            self.doubt = None;
+            return;
+        };
+        let shape: String = attention.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        let known = self.doubt.take().filter(|(known, ..)| *known == shape);
+        let (shape, since, is_told) = known.unwrap_or((shape, now, false));
+        let is_due = now.saturating_duration_since(since) >= DOUBT_AFTER;
+        self.doubt = Some((shape, since, is_told || is_due));
+        if is_told || !is_due {
+            return;
+        }
+        let config = self.shared.config();
+        let Some(replica) = config.replica(&self.name) else { return };
+        let topic = Topic::replica(Kind::SiteDoubt, replica);
+        let (name, words) = (&self.name, format!("{attention}; {next_step}"));
+        log_throttled!(warn, self.shared.registry, topic, &words; link = %name, "{words}");
+    }
+
+    /// Takes an order. It is carried out by what the site answers to a question of now.
     fn ordered(&mut self, order: Order) {
         let found = self.sites.iter().position(|site| site.name.eq_ignore_ascii_case(&order.party));
         let Some(at) = found else {
             let all: Vec<_> = self.sites.iter().map(|site| site.name.as_str()).collect();
-            let words =
-                format!("no site of replica {:?} has this name; its sites are {}", self.name, all.join(", "));
+            let words = format!("{} has no site {:?}; it has: {}", self.name, order.party, all.join(", "));
             let _ = order.answer.send(Err(words));
             return;
         };
@@ -519,37 +555,50 @@ impl Sites {
     }
 
     /// Says what it costs to follow a site, or follows it. The error says why it cannot be.
-    fn carry_out(&mut self, at: usize, carry_out: bool) -> Result<Vec<String>, String> {
-        let site = self.sites[at].name.clone();
-        if self.judge.present().is_some_and(|present| present.party == at) {
-            return Ok(vec![format!("{site} is followed already: nothing changes")]);
-        }
-        let Look::Master { standing, .. } = self.sites[at].look.clone() else {
-            let why = words::party(&self.sites[at].look, false, None);
-            return Err(format!("{site} {why}"));
+    fn carry_out(&mut self, at: usize, is_order: bool) -> Result<Vec<String>, String> {
+        let (site, name) = (self.sites[at].name.clone(), self.name.clone());
+        let standing = match &self.sites[at].look {
+            Look::Master { standing, .. } => standing.clone(),
+            Look::Other { words, .. } | Look::Away(words) => return Err(format!("{site} {words}")),
+            Look::NotYet => return Err(format!("{site} was not asked yet; ask again")),
         };
+        let mut lines = Vec::new();
+        if let Some(present) = self.judge.present() {
+            if present.party == at {
+                return Ok(vec![format!("{site} is followed for {name} already.")]);
+            }
+            let own = &self.sites[present.party];
+            lines.push(match &own.look {
+                Look::Away(why) => format!("{} is followed now, and {why}.", own.name),
+                _ => format!(
+                    "{} is followed now, and has a master: links to it end, and it must not be written to any more.",
+                    own.name
+                ),
+            });
+        }
+        lines.push(format!("{site} offers the master of {name}."));
         self.take_passed();
         let kinship = self.judge.kinship(&standing);
-        let links = self.shared.registry.links_of(Side::Dialler, &self.name);
-        let costs = words::costs(&site, kinship, &standing, links);
-        if carry_out {
-            if !kinship.is_some_and(Kinship::is_proof) {
-                self.given_up = self.shared.registry.stream(Side::Dialler, &self.name);
-                self.passed.clear();
-            }
-            let looks = self.looks();
-            let change = self.judge.order(at, &looks, &Sentinels::None, clock::now());
-            let change =
-                change.map_err(|doubt| format!("{site} {}", words::doubt(&doubt, &self.sites[at].look)))?;
-            self.changed(Some(&change));
+        lines.extend(words::cost(kinship, &standing, self.judge.followed()));
+        if !is_order {
+            return Ok(lines);
         }
-        Ok(costs)
+        if !kinship.is_some_and(Kinship::is_proof) {
+            self.given_up = self.shared.registry.passed(Side::Dialler, &name);
+        }
+        let ordered = self.judge.order(at, &self.looks(), &Sentinels::None, clock::now());
+        let change = ordered.map_err(|why| {
+            format!("{site} {}", words::doubt(&why, &self.sites[at].look, self.judge.followed(), ""))
+        })?;
+        self.settle(Some(&change));
+        lines.push(format!("{site} is followed for {name} from now on."));
+        Ok(lines)
     }
 }
 
 /// Asks every gateway of a site. An answer that proves that it has what was followed ends the wait for the
 /// others.
-async fn look_at(shared: &Shared, replica: &Replica, followed: Option<&Followed>) -> Look {
+async fn look_at(shared: &Shared, replica: &Replica, is_followed: bool, followed: Option<&Followed>) -> Look {
     let mut asked = JoinSet::new();
     for (at, peer) in replica.peers.iter().enumerate() {
         let one = Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() });
@@ -558,9 +607,9 @@ async fn look_at(shared: &Shared, replica: &Replica, followed: Option<&Followed>
     }
     let mut answers = Answers::new(followed);
     let mut until = Instant::now() + DEADLINE;
-    while let Ok(Some(answer)) =
-        timeout(until.saturating_duration_since(Instant::now()), asked.join_next()).await
-    {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(Some(answer)) = timeout(left, asked.join_next()).await else { break };
         let Ok((at, answer)) = answer else { continue };
         answers.take(at, answer);
         if answers.has_proof() {
@@ -570,5 +619,6 @@ async fn look_at(shared: &Shared, replica: &Replica, followed: Option<&Followed>
             until = until.min(Instant::now() + GRACE);
         }
     }
-    answers.look(&format!("no gateway of it has answered within {} s", DEADLINE.as_secs()))
+    let away = format!("has not answered within {} s", DEADLINE.as_secs());
+    answers.look(replica.peers.len(), is_followed, &away)
 }

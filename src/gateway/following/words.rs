@@ -24,6 +24,9 @@ pub(super) fn doubt(doubt: &Doubt, look: &Look, followed: Option<&Followed>, sen
             took_over_at(standing)
         ),
         Doubt::Stranger => format!("says that it is the master, with data of another history{}", at(standing)),
+        Doubt::Restarted if standing.is_some_and(|standing| standing.earlier.is_some()) => {
+            format!("took over from another stream than the one that was followed{}", at(standing))
+        }
         Doubt::Restarted => format!("was started again with a new history{}", at(standing)),
         Doubt::Ambiguous => "has the data that was followed, and so has another one".to_owned(),
         Doubt::Unproven => {
@@ -94,7 +97,8 @@ pub(super) fn party(name: &str, look: &Look, is_followed: bool, doubt: Option<St
     let (state, own, standing) = match look {
         Look::NotYet => ("unknown", "was not asked yet".to_owned(), None),
         Look::Master { standing, .. } => ("master", "is the master".to_owned(), Some(standing)),
-        Look::Other { standing, words } => ("replica", words.clone(), standing.as_ref()),
+        Look::Other { standing: Some(standing), words } => ("replica", words.clone(), Some(standing)),
+        Look::Other { standing: None, words } => ("unknown", words.clone(), None),
         Look::Away(words) => ("away", words.clone(), None),
     };
     let words = match doubt {

@@ -224,7 +224,7 @@ impl Cluster {
         self.far.history = Some(node.history);
         let until = node.data.len().min(self.far.data.len() + count);
         self.far.data = node.data[..until].to_vec();
-        self.judge.passes(node.history, until as u64);
+        self.judge.passes(node.history, Some(until as u64));
     }
 
     fn look(&mut self) {

@@ -134,13 +134,17 @@ pub struct Judge {
     /// The party that is followed, or was last.
     last: Option<usize>,
     doubts: Vec<Option<Doubt>>,
+    /// Whether nothing was followed before, and nobody got anything of what is followed: a Redis of a new site,
+    /// say, that was a master before it became a replica. So there is nothing that a successor must have.
+    is_unused: bool,
 }
 
 impl Judge {
     /// A judge over this many parties, with what is known from before.
     pub fn new(parties: usize, followed: Option<Followed>, present: Option<Present>) -> Self {
         let present = present.filter(|present| present.party < parties && followed.is_some());
-        Self { followed, present, last: present.map(|present| present.party), doubts: vec![None; parties] }
+        let last = present.map(|present| present.party);
+        Self { followed, present, last, doubts: vec![None; parties], is_unused: false }
     }
 
     /// The place of a party is taken by another one, which is not followed.
@@ -160,15 +164,23 @@ impl Judge {
         self.followed.as_ref()
     }
 
+    /// Whether nobody got anything of what is followed, and nothing was followed before. It need not be known
+    /// after a restart then.
+    pub fn is_unused(&self) -> bool {
+        self.is_unused
+    }
+
     /// Why each party is not followed; `None` for the one that is, and for one that was not asked yet.
     pub fn doubts(&self) -> &[Option<Doubt>] {
         &self.doubts
     }
 
-    /// The links have passed this on.
-    pub fn passes(&mut self, history: History, offset: u64) {
+    /// The links have passed this on; `None` if that is not known.
+    pub fn passes(&mut self, history: History, offset: Option<u64>) {
         if let Some(followed) = &mut self.followed {
             followed.passes(history, offset);
+            // A snapshot may be all that was passed on: of a master whose stream has not begun.
+            self.is_unused &= followed.history != history;
         }
     }
 
@@ -233,7 +245,12 @@ impl Judge {
         let Some(Present { party, .. }) = self.present else { return };
         match &looks[party] {
             Look::NotYet | Look::Away(_) => {}
-            Look::Other { .. } => self.present = None,
+            Look::Other { .. } => {
+                self.present = None;
+                if self.is_unused {
+                    (self.followed, self.last) = (None, None);
+                }
+            }
             Look::Master { standing, vouched } => {
                 // What its links have passed on since it was looked at is more than it had then.
                 let goes_on =
@@ -280,7 +297,7 @@ impl Judge {
         {
             return None;
         }
-        if looks.iter().any(|look| *look == Look::NotYet) {
+        if looks.contains(&Look::NotYet) {
             return None;
         }
         if self.followed.is_some() {
@@ -307,6 +324,7 @@ impl Judge {
     fn take(&mut self, party: usize, standing: &Standing, by: By, now: i64) {
         self.present = Some(Present { party, by, since: now });
         self.last = Some(party);
+        self.is_unused |= self.followed.is_none();
         self.continue_with(standing);
     }
 

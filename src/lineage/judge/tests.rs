@@ -31,7 +31,7 @@ fn settled() -> Judge {
     let mut judge = Judge::new(2, None, None);
     let change = judge.step(&[master('a', 100, None, "one"), replica('a', 90, None)], &Sentinels::None, 5);
     assert_eq!(change, Some(Change::Follows { party: 0, by: By::First, kinship: None }));
-    judge.passes(history('a'), 100);
+    judge.passes(history('a'), Some(100));
     judge
 }
 
@@ -60,6 +60,23 @@ fn the_first_master_is_taken_only_if_every_other_party_answers_as_its_replica() 
         assert_eq!((party, &doubts[0]), (None, &Some(Doubt::Unproven)), "{other:?}");
     }
     assert_eq!(only(&[Look::NotYet]), (None, vec![None, None]), "nothing is said before all were asked");
+}
+
+#[test]
+fn a_redis_of_which_nothing_was_passed_on_leaves_no_history_when_it_becomes_a_replica() {
+    let mut judge = Judge::new(1, None, None);
+    judge.step(&[master('b', 0, None, "1")], &Sentinels::None, 1);
+    assert_eq!(party(&judge), Some(0));
+    // It was blank, and takes the data of a master elsewhere. Then it is promoted.
+    judge.step(&[replica('a', 500, None)], &Sentinels::None, 2);
+    assert_eq!((party(&judge), judge.followed()), (None, None));
+    let change = judge.step(&[master('c', 700, Some(('a', 700)), "1")], &Sentinels::None, 3);
+    assert_eq!(change, Some(Change::Follows { party: 0, by: By::First, kinship: None }));
+    // What somebody has got of it stands, even if it is a snapshot before the first byte of a stream.
+    judge.passes(history('c'), Some(0));
+    judge.step(&[replica('d', 500, None)], &Sentinels::None, 4);
+    judge.step(&[master('e', 700, Some(('d', 700)), "1")], &Sentinels::None, 5);
+    assert_eq!((party(&judge), &judge.doubts()[0]), (None, &Some(Doubt::Restarted)));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 /// Time for which a failed login is not tried again: a replica asks again after one second.
 const FAILED: Duration = Duration::from_millis(900);
 
-/// The last failure at each master. There are as many as the config has masters.
+/// The last failure at each place: a master, or one of several Redis that may be it. There are as many as the
+/// config and its Sentinels name.
 #[derive(Debug, Default)]
 pub(in crate::session) struct Logins(Mutex<HashMap<String, (Instant, String)>>);
 

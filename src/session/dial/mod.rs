@@ -156,6 +156,13 @@ pub struct Unreached {
     pub refusals: Vec<Refuse>,
 }
 
+impl Unreached {
+    /// Whether a gateway answered that its site has no master now.
+    pub fn has_no_master(&self) -> bool {
+        self.refusals.iter().any(|refuse| refuse.reason.code == ReasonCode::NoMaster)
+    }
+}
+
 /// Asks the far site about a master without opening a link.
 pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), Unreached> {
     let reached = reach(dialer, replica, about(replica), |_| Ok(())).await?;

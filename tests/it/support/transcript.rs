@@ -174,9 +174,13 @@ fn lines_match(shown: &[String], actual: &[String]) -> bool {
 }
 
 /// The values after these differ in each run.
-const CHANGING: [&str; 10] = [
+const CHANGING: [&str; 14] = [
     "offset=",
     "offset:",
+    "offset ",
+    "history ",
+    "followed (",
+    "last ",
     "lag=",
     "replid:",
     "replid2:",
@@ -194,7 +198,7 @@ fn steady(line: &str) -> String {
         let mut from = 0;
         while let Some(at) = line[from..].find(key) {
             let start = from + at + key.len();
-            let long = key.ends_with(' ');
+            let long = key.ends_with("  ");
             let end = line[start..]
                 .find(|c: char| !long && (c == ',' || c.is_whitespace()))
                 .map_or(line.len(), |length| start + length);

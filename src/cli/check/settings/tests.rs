@@ -39,7 +39,18 @@ const INFO: &[(&str, &str)] = &[
 fn judged(facts: &Facts, link: &LinkSettings, mean: Option<f64>, room: u64) -> Vec<Finding> {
     let redis = units::address("127.0.0.1:6379").unwrap();
     let sites = ["dc2".to_owned()];
-    judge(&Judged { name: "orders", redis: &redis, link, facts, mean, room, sites: &sites, user: "replgate" })
+    let (user, may_be_replica) = ("replgate", false);
+    judge(&Judged {
+        name: "orders",
+        redis: &redis,
+        link,
+        facts,
+        mean,
+        room,
+        sites: &sites,
+        user,
+        may_be_replica,
+    })
 }
 
 fn codes(findings: &[Finding]) -> Vec<Code> {
