@@ -109,6 +109,9 @@ pub struct FollowStatus {
     pub parties: Vec<PartyStatus>,
     /// Each Sentinel and what it says, as a clause.
     pub sentinels: Vec<SentinelStatus>,
+    /// Whether this site waits: nobody is followed, since its Redis are replicas of another site, through this
+    /// gateway. Nothing is wrong then.
+    pub standby: bool,
     /// Why nobody is followed, or what a person must look at although somebody is: a sentence.
     pub attention: Option<String>,
     /// What to do about it: a sentence with a command.

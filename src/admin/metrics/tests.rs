@@ -389,6 +389,7 @@ fn who_is_followed_is_told_by_name_and_role_and_never_by_what_sentinels_name() {
         role: role.to_owned(),
         present: followed
             .then(|| PresentStatus { party: "10.0.0.99:6379".to_owned(), ..PresentStatus::default() }),
+        standby: false,
         attention: attention.map(str::to_owned),
         switches: 3,
         ..FollowStatus::default()

@@ -519,6 +519,7 @@ impl Follower {
                 .iter()
                 .map(|sentinel| words::sentinel(&sentinel.place.to_string(), &sentinel.said()))
                 .collect(),
+            standby: false,
             attention,
             next_step,
             switches: self.switches,

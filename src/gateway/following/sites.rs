@@ -450,6 +450,7 @@ impl Sites {
             }),
             parties: self.sites.iter().enumerate().map(party).collect(),
             sentinels: Vec::new(),
+            standby: false,
             attention,
             next_step,
             switches: self.switches,
