@@ -368,7 +368,7 @@ impl Follower {
         if matches!(change, Some(Change::Follows { .. })) {
             self.switches += 1;
         }
-        let status = self.status(looks, said);
+        let status = self.status(looks, sentinels, said);
         let attention = status.attention.clone().zip(Some(status.next_step.clone().unwrap_or_default()));
         if self.entry.judged(self.target.clone(), status) {
             self.shared.reloads.send_modify(|reloads| *reloads += 1);
@@ -492,7 +492,7 @@ impl Follower {
     }
 
     /// What `status` shows.
-    fn status(&self, looks: &[Look], said: &str) -> FollowStatus {
+    fn status(&self, looks: &[Look], sentinels: &Sentinels, said: &str) -> FollowStatus {
         let present = self.judge.present();
         let doubts: Vec<_> = self.judge.doubts().iter().zip(looks).collect();
         let doubt = |party: usize| {
@@ -504,7 +504,7 @@ impl Follower {
             let is_followed = present.is_some_and(|present| present.party == party);
             words::party(&self.name(party), &looks[party], is_followed, doubt(party))
         });
-        let (attention, next_step) = self.attention(looks, said).unzip();
+        let (attention, next_step) = self.attention(looks, sentinels, said).unzip();
         FollowStatus {
             name: self.master.name.clone(),
             role: Side::Acceptor.role().to_owned(),
@@ -527,7 +527,7 @@ impl Follower {
     }
 
     /// What a person must look at, and what to do about it.
-    fn attention(&self, looks: &[Look], said: &str) -> Option<(String, String)> {
+    fn attention(&self, looks: &[Look], sentinels: &Sentinels, said: &str) -> Option<(String, String)> {
         let name = &self.master.name;
         let clause = |party: usize| {
             let doubt = self.judge.doubts()[party].as_ref()?;
@@ -559,7 +559,27 @@ impl Follower {
                     format!("{own} is followed as the master of {name}; {told}"),
                     format!("make the wrong one a replica (REPLICAOF); if {own} is the wrong one: {order}"),
                 )),
-                (_, true) => None,
+                (_, true) => {
+                    let next = match sentinels {
+                        Sentinels::None => return None,
+                        Sentinels::Name { party, .. } if *party == present.party => return None,
+                        Sentinels::Name { party, .. } => {
+                            format!(
+                                "have {} become the master, or the Sentinels name {own}",
+                                self.name(*party)
+                            )
+                        }
+                        Sentinels::Silent => {
+                            "bring the Sentinels back: without them only a proof moves it".to_owned()
+                        }
+                        Sentinels::Undecided if looks[present.party] == Look::NotYet => return None,
+                        Sentinels::Undecided => {
+                            "compare what each Sentinel says (SENTINEL MASTER), and `redis` or `networks`"
+                                .to_owned()
+                        }
+                    };
+                    Some((format!("{own} is followed as the master of {name}; {said}"), next))
+                }
             };
         }
         if looks.iter().all(|look| *look == Look::NotYet) {
