@@ -368,7 +368,7 @@ impl Follower {
         if matches!(change, Some(Change::Follows { .. })) {
             self.switches += 1;
         }
-        let status = self.status(looks, said);
+        let status = self.status(looks, sentinels, said);
         let attention = status.attention.clone().zip(Some(status.next_step.clone().unwrap_or_default()));
         if self.entry.judged(self.target.clone(), status) {
             self.shared.reloads.send_modify(|reloads| *reloads += 1);
@@ -492,7 +492,7 @@ impl Follower {
     }
 
     /// What `status` shows.
-    fn status(&self, looks: &[Look], said: &str) -> FollowStatus {
+    fn status(&self, looks: &[Look], sentinels: &Sentinels, said: &str) -> FollowStatus {
         let present = self.judge.present();
         let doubts: Vec<_> = self.judge.doubts().iter().zip(looks).collect();
         let doubt = |party: usize| {
@@ -504,7 +504,7 @@ impl Follower {
             let is_followed = present.is_some_and(|present| present.party == party);
             words::party(&self.name(party), &looks[party], is_followed, doubt(party))
         });
-        let (attention, next_step) = self.attention(looks, said).unzip();
+        let (attention, next_step) = self.attention(looks, sentinels, said).unzip();
         FollowStatus {
             name: self.master.name.clone(),
             role: Side::Acceptor.role().to_owned(),
@@ -526,7 +526,7 @@ impl Follower {
     }
 
     /// What a person must look at, and what to do about it.
-    fn attention(&self, looks: &[Look], said: &str) -> Option<(String, String)> {
+    fn attention(&self, looks: &[Look], sentinels: &Sentinels, said: &str) -> Option<(String, String)> {
         let name = &self.master.name;
         let clause = |party: usize| {
             let doubt = self.judge.doubts()[party].as_ref()?;
@@ -558,7 +558,10 @@ impl Follower {
                     format!("{own} is followed as the master of {name}; {told}"),
                     format!("make the wrong one a replica (REPLICAOF); if {own} is the wrong one: {order}"),
                 )),
-                (_, true) => None,
+                (_, true) => {
+                    let next_step = self.unsupported(present.party, sentinels)?;
+                    Some((format!("{own} is followed as the master of {name}, but {said}"), next_step))
+                }
             };
         }
         if looks.iter().all(|look| *look == Look::NotYet) {
@@ -574,6 +577,28 @@ impl Follower {
             format!("if it has the right data: {order}")
         };
         Some((format!("no Redis is known to be the master of {name}: {}", clauses.join("; ")), next))
+    }
+
+    /// What to do if the Sentinels do not say that the one that is followed is the master.
+    fn unsupported(&self, present: usize, sentinels: &Sentinels) -> Option<String> {
+        if self.sentinels.iter().any(|sentinel| sentinel.said() == Word::NotYet) {
+            return None;
+        }
+        match sentinels {
+            Sentinels::None => None,
+            Sentinels::Name { party, .. } if *party == present => None,
+            Sentinels::Name { party, .. } => {
+                Some(format!("see why {} is not the master yet", self.name(*party)))
+            }
+            Sentinels::Undecided => Some(
+                "have the Sentinels and the config agree; `replgate status` shows what each of them says"
+                    .to_owned(),
+            ),
+            Sentinels::Silent => Some(
+                "bring the Sentinels back; until then only its data proves which Redis is the master"
+                    .to_owned(),
+            ),
+        }
     }
 
     /// Logs who is followed now, or that nobody is.
