@@ -560,25 +560,8 @@ impl Follower {
                     format!("make the wrong one a replica (REPLICAOF); if {own} is the wrong one: {order}"),
                 )),
                 (_, true) => {
-                    let next = match sentinels {
-                        Sentinels::None => return None,
-                        Sentinels::Name { party, .. } if *party == present.party => return None,
-                        Sentinels::Name { party, .. } => {
-                            format!(
-                                "have {} become the master, or the Sentinels name {own}",
-                                self.name(*party)
-                            )
-                        }
-                        Sentinels::Silent => {
-                            "bring the Sentinels back: without them only a proof moves it".to_owned()
-                        }
-                        Sentinels::Undecided if looks[present.party] == Look::NotYet => return None,
-                        Sentinels::Undecided => {
-                            "compare what each Sentinel says (SENTINEL MASTER), and `redis` or `networks`"
-                                .to_owned()
-                        }
-                    };
-                    Some((format!("{own} is followed as the master of {name}; {said}"), next))
+                    let next_step = self.unsupported(present.party, sentinels)?;
+                    Some((format!("{own} is followed as the master of {name}, but {said}"), next_step))
                 }
             };
         }
@@ -595,6 +578,28 @@ impl Follower {
             format!("if it has the right data: {order}")
         };
         Some((format!("no Redis is known to be the master of {name}: {}", clauses.join("; ")), next))
+    }
+
+    /// What to do if the Sentinels do not say that the one that is followed is the master.
+    fn unsupported(&self, present: usize, sentinels: &Sentinels) -> Option<String> {
+        if self.sentinels.iter().any(|sentinel| sentinel.said() == Word::NotYet) {
+            return None;
+        }
+        match sentinels {
+            Sentinels::None => None,
+            Sentinels::Name { party, .. } if *party == present => None,
+            Sentinels::Name { party, .. } => {
+                Some(format!("see why {} is not the master yet", self.name(*party)))
+            }
+            Sentinels::Undecided => Some(
+                "have the Sentinels and the config agree; `replgate status` shows what each of them says"
+                    .to_owned(),
+            ),
+            Sentinels::Silent => Some(
+                "bring the Sentinels back; until then only its data proves which Redis is the master"
+                    .to_owned(),
+            ),
+        }
     }
 
     /// Logs who is followed now, or that nobody is.

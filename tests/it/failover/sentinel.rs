@@ -105,6 +105,7 @@ fn without_their_sentinels_links_stay_and_then_follow_the_history() {
         let sentinels = sentinels();
         sentinels.len() == 3 && sentinels.iter().all(|sentinel| sentinel["names"].is_null())
     });
+    sites.first.wait_log("but only 0 of 3 Sentinels answer; bring the Sentinels back");
     alpha.ask(&["SET", "without", "Sentinel"]);
     always("alpha is followed", Duration::from_secs(2), || sites.follows(alpha) && sites.first.links() == 2);
     let full = alpha.sync_full();
