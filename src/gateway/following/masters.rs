@@ -561,7 +561,7 @@ impl Follower {
                 (_, true) => None,
             };
         }
-        if looks.iter().all(|look| *look == Look::NotYet) {
+        if looks.iter().all(|look| *look == Look::NotYet) || self.stands_by(looks) {
             return None;
         }
         let mut clauses: Vec<_> = known().filter_map(clause).collect();
@@ -574,6 +574,17 @@ impl Follower {
             format!("if it has the right data: {order}")
         };
         Some((format!("no Redis is known to be the master of {name}: {}", clauses.join("; ")), next))
+    }
+
+    /// Whether another site has the master, as far as can be seen here: every Redis is a replica, and the config
+    /// has a way to a master of this name at another site.
+    fn stands_by(&self, looks: &[Look]) -> bool {
+        let mut known = looks.iter().zip(&self.parties).filter(|(_, party)| party.is_some());
+        let has_a_way = || {
+            let config = self.shared.config();
+            config.replicas.iter().any(|replica| replica.master == self.master.name)
+        };
+        known.all(|(look, _)| matches!(look, Look::Other { .. })) && has_a_way()
     }
 
     /// Logs who is followed now, or that nobody is.
