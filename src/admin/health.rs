@@ -779,7 +779,7 @@ mod tests {
         // These have no limit of their own: what they compare is in the state.
         for (alert, expression) in [
             ("ReplgateOutageNotCovered", "replgate_outage_covered_seconds < replgate_link_hold_seconds"),
-            ("ReplgateNobodyFollowed", "replgate_following == 0"),
+            ("ReplgateNobodyFollowed", "replgate_following == 0 and replgate_follow_attention == 1"),
             ("ReplgateFollowAttention", "replgate_follow_attention == 1 and replgate_following == 1"),
             ("ReplgateReplicaWithoutLink", "replgate_replica_without_link == 1"),
             ("ReplgateReloadFailed", "replgate_reload_refused == 1"),

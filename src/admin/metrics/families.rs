@@ -41,6 +41,8 @@ struct Place<'a> {
     is_current: bool,
     /// Whether a client here asked a moment ago and got no link.
     without: bool,
+    /// Whether the master is known to be elsewhere, so that no link is missed.
+    is_elsewhere: bool,
     tally: &'a Tally,
     links: Vec<&'a LinkStatus>,
 }
@@ -117,6 +119,7 @@ fn places<'a>(snapshot: &'a Snapshot<'_>) -> Vec<Place<'a>> {
                 labels: Arc::from(labels),
                 is_replica,
                 is_current: *is_current,
+                is_elsewhere: snapshot.status.elsewhere.has(place.role, &place.name, &place.site),
                 without: is_replica && snapshot.status.without_link.contains(&place.name),
                 tally,
                 links: links.remove(&key).unwrap_or_default(),
@@ -278,8 +281,8 @@ fn of_links(page: &mut Page, places: &[Place<'_>]) {
     page.gauge("replgate_links", "Links now.", states);
     page.gauge(
         "replgate_link_up",
-        "Whether a link carries a replica, none is held, and no client was left without one.",
-        each(places, |place| Some(place.is_up())),
+        "Whether a link carries a replica, none is held, and no client was left without one. Not told where the master is known to be elsewhere.",
+        each(places, |place| (!place.is_elsewhere).then(|| place.is_up())),
     );
     let without = current().filter(|place| place.is_replica).map(|place| {
         let labels = place.labels.iter().filter(|(label, _)| *label != "role").cloned();

@@ -565,7 +565,7 @@ impl Follower {
                 }
             };
         }
-        if looks.iter().all(|look| *look == Look::NotYet) {
+        if looks.iter().all(|look| *look == Look::NotYet) || self.stands_by(looks) {
             return None;
         }
         let mut clauses: Vec<_> = known().filter_map(clause).collect();
@@ -600,6 +600,17 @@ impl Follower {
                     .to_owned(),
             ),
         }
+    }
+
+    /// Whether another site has the master, as far as can be seen here: every Redis is a replica, and the config
+    /// has a way to a master of this name at another site.
+    fn stands_by(&self, looks: &[Look]) -> bool {
+        let mut known = looks.iter().zip(&self.parties).filter(|(_, party)| party.is_some());
+        let has_a_way = || {
+            let config = self.shared.config();
+            config.replicas.iter().any(|replica| replica.master == self.master.name)
+        };
+        known.all(|(look, _)| matches!(look, Look::Other { .. })) && has_a_way()
     }
 
     /// Logs who is followed now, or that nobody is.
