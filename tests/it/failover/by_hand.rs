@@ -83,8 +83,8 @@ fn a_redis_without_what_was_passed_on_is_refused_until_a_person_orders_it() {
     let writer = Writer::by_hand(&to);
     first_byte(&sites.bravo, alpha2).join().expect("it arrives");
     writer.stop();
-    assert_eq!(alpha2.sync_full(), 2, "both had more than it had");
     sites.settle(alpha2, &[&sites.bravo, &sites.charli], "person");
+    assert_eq!(alpha2.sync_full(), 2, "both had more than it had");
 }
 
 #[test]
