@@ -33,7 +33,7 @@ pub fn look(answers: &[Reply], user: &str) -> Look {
     match first(replication, "role") {
         Some(b"master") if is_set(persistence, "loading") => Look::Away("loads its data".to_owned()),
         Some(b"master") => match standing {
-            Some(standing) => Look::Master { standing, vouched: false },
+            Some(standing) => Look::Master { standing },
             None => Look::Away("says that it is the master, and not of which stream".to_owned()),
         },
         Some(b"slave") => Look::Other { standing, words: replica(replication, persistence) },
@@ -156,10 +156,10 @@ mod tests {
         );
         let run = Some(TWO.to_owned());
         let standing = Standing { history: history(ONE), offset: 70, earlier: None, run };
-        assert_eq!(seen("loading:0\n", &text), Look::Master { standing: standing.clone(), vouched: false });
+        assert_eq!(seen("loading:0\n", &text), Look::Master { standing: standing.clone() });
         let promoted = text.replace(NONE, TWO).replace("second_repl_offset:-1", "second_repl_offset:51");
         let standing = Standing { earlier: Some((history(TWO), 51)), ..standing };
-        assert_eq!(seen("loading:0\n", &promoted), Look::Master { standing, vouched: false });
+        assert_eq!(seen("loading:0\n", &promoted), Look::Master { standing });
         assert_eq!(away(seen("loading:1\n", &text)), "loads its data");
     }
 

@@ -53,6 +53,8 @@ struct State {
     is_judged: bool,
     /// Where the Redis stands that is there while there is no target, if that is known.
     standing: Option<Standing>,
+    /// What a gateway of the followed site was refused for last, as a sentence, and when.
+    refused: Option<(String, Instant)>,
 }
 
 /// What new links go to.
@@ -64,8 +66,6 @@ pub struct Target {
     pub addresses: Vec<SocketAddr>,
     /// Where it stands, as it was last seen.
     pub standing: Standing,
-    /// Whether it was followed on a proof or on somebody's word, not only because nothing else was there.
-    pub vouched: bool,
 }
 
 /// Why a far site is offered no master.
@@ -269,8 +269,8 @@ impl Entry {
             target.as_ref().map(|target| (target.party.clone(), target.addresses.clone()))
         };
         let moved = place(&state.target) != place(&target);
-        let standing = state.standing.take();
-        *state = State { target, status, is_judged: true, standing };
+        let (standing, refused) = (state.standing.take(), state.refused.take());
+        *state = State { target, status, is_judged: true, standing, refused };
         drop(state);
         self.judged.notify_waiters();
         moved
@@ -279,6 +279,18 @@ impl Entry {
     /// While there is no target: this is where the Redis stands that is there instead, if that is known.
     pub fn has_instead(&self, standing: Option<Standing>) {
         self.state().standing = standing;
+    }
+
+    /// A gateway of the site that is followed got no link, since its master is another one: a sentence.
+    pub fn refuses(&self, words: String) {
+        self.state().refused = Some((words, Instant::now()));
+    }
+
+    /// Why a gateway of the site that is followed got no link within this time, if one did not.
+    pub fn refused_within(&self, within: Duration) -> Option<String> {
+        let state = self.state();
+        let (words, then) = state.refused.as_ref()?;
+        (then.elapsed() < within).then(|| words.clone())
     }
 
     /// What a far site is told of the master: where new links go, if its Redis was reachable when it was last
@@ -336,7 +348,7 @@ mod tests {
     }
 
     fn target(party: &str) -> Target {
-        Target { party: party.to_owned(), addresses: Vec::new(), standing: standing(), vouched: true }
+        Target { party: party.to_owned(), addresses: Vec::new(), standing: standing() }
     }
 
     fn status(state: &str) -> FollowStatus {

@@ -11,14 +11,15 @@ use tokio::time::timeout;
 
 use super::Shared;
 use crate::config::Replica;
-use crate::follow::Entry;
+use crate::escape::shown;
+use crate::follow::{Entry, Target};
 use crate::lineage::Followed;
 use crate::link::Side;
+use crate::registry::{Kind, Topic, log_throttled};
 use crate::wire::hello::Accept;
 
 /// Why a site is not followed of which it is not known what it has.
-pub const UNTOLD: &str =
-    "does not say whether it has the master: write follow = \"master\" in its [[master]]";
+pub const UNTOLD: &str = "does not say whether it has the master: it is of an earlier release, or its [[master]] lacks follow = \"master\"";
 
 /// Time for which a client waits for another site to be followed, if the one that is followed gives it no link.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
@@ -39,18 +40,31 @@ pub(super) fn present(shared: &Shared, replica: &Arc<Replica>) -> Result<Arc<Rep
 }
 
 /// Whether a link that a gateway has accepted goes on from what is followed: there may be several gateways at
-/// its site. The error says why not.
+/// its site. The error says why not; it is logged, and `status` shows it for a while.
 pub(super) fn fits(shared: &Shared, replica: &Replica, accept: &Accept) -> Result<(), String> {
     let Some(entry) = followed(shared, replica) else { return Ok(()) };
-    let Some(offer) = &accept.offer else { return Err(UNTOLD.to_owned()) };
     let target = entry.target()?;
+    let found = goes_on_from(shared, replica, &target, accept);
+    if let Err(why) = &found {
+        let node = shown(accept.identity.node.as_bytes());
+        let words = format!("the gateway {node} of {} is refused: {why}", replica.site);
+        let topic = Topic::replica(Kind::SiteDoubt, replica);
+        log_throttled!(warn, shared.registry, topic, &words; link = %replica.name, site = %replica.site, "{words}");
+        entry.refuses(words);
+    }
+    found
+}
+
+/// Whether what a gateway offers goes on from what is followed. The error says why not.
+fn goes_on_from(shared: &Shared, replica: &Replica, target: &Target, accept: &Accept) -> Result<(), String> {
+    let Some(offer) = &accept.offer else { return Err(format!("it {UNTOLD}")) };
     let history = target.standing.history;
     let passed = shared.registry.passed(Side::Dialler, &replica.name);
     let of_it = passed.into_iter().find(|(stream, _)| *stream == history).and_then(|(_, offset)| offset);
     let followed = Followed { history, passed: of_it, run: None };
     // What its links have passed on since its Redis was looked at is more than that had then.
     let goes_on = offer.standing.history == history || followed.kinship(&offer.standing).is_proof();
-    if offer.vouched || goes_on {
+    if goes_on {
         return Ok(());
     }
     Err(format!(

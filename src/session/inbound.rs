@@ -531,8 +531,8 @@ fn offer(shared: &Shared, master: &Master) -> Option<Result<Box<Offer>, Absent>>
     Some(offered.map(offer_of))
 }
 
-fn offer_of(Target { standing, vouched, .. }: Target) -> Box<Offer> {
-    Box::new(Offer { standing, vouched })
+fn offer_of(Target { standing, .. }: Target) -> Box<Offer> {
+    Box::new(Offer { standing })
 }
 
 /// Decides on a HELLO. The link keeps the admission that is returned.

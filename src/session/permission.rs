@@ -207,12 +207,8 @@ mod tests {
         let follow = |party: &str, address: &str| {
             let history = crate::lineage::History::read(&[b'a'; 40]).unwrap();
             let standing = crate::lineage::Standing { history, offset: 7, earlier: None, run: None };
-            let target = crate::follow::Target {
-                party: party.to_owned(),
-                addresses: vec![at(address)],
-                standing,
-                vouched: true,
-            };
+            let target =
+                crate::follow::Target { party: party.to_owned(), addresses: vec![at(address)], standing };
             let status = crate::follow::FollowStatus {
                 name: "orders".to_owned(),
                 role: Side::Acceptor.role().to_owned(),

@@ -337,7 +337,7 @@ impl Refuse {
             out.put(T_BY, &[&instance.0, node.as_bytes()].concat());
         }
         if let Some(standing) = &self.standing {
-            out.put(T_OFFER, &Offer { standing: Standing::clone(standing), vouched: false }.encode());
+            out.put(T_OFFER, &Offer { standing: Standing::clone(standing) }.encode());
         }
         out.0
     }

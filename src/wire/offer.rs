@@ -6,28 +6,21 @@
 use super::fields::{FieldError, T_OFFER};
 use crate::lineage::{History, Standing};
 
-/// Whether the gateway has followed the master on a proof or on somebody's word.
-const VOUCHED: u8 = 1;
-
 /// Whether an earlier history comes behind the present one.
-const EARLIER: u8 = 2;
+const EARLIER: u8 = 1;
 
 /// A master that is followed, and offered now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Where it stands.
     pub standing: Standing,
-    /// Whether it was followed on a proof or on somebody's word, not only because nothing else was
-    /// there.
-    pub vouched: bool,
 }
 
 impl Offer {
     /// The value of the field, without the process.
     pub(super) fn encode(&self) -> Vec<u8> {
         let Standing { history, offset, earlier, .. } = &self.standing;
-        let flags = if self.vouched { VOUCHED } else { 0 } | if earlier.is_some() { EARLIER } else { 0 };
-        let mut value = vec![flags];
+        let mut value = vec![if earlier.is_some() { EARLIER } else { 0 }];
         for (history, offset) in [(*history, *offset)].into_iter().chain(*earlier) {
             value.extend(history.as_bytes());
             value.extend(offset.to_be_bytes());
@@ -40,8 +33,7 @@ impl Offer {
         let (flags, rest) = value.split_first().ok_or(FieldError::Value(T_OFFER))?;
         let ((history, offset), rest) = place(rest)?;
         let earlier = if flags & EARLIER == 0 { None } else { Some(place(rest)?.0) };
-        let standing = Standing { history, offset, earlier, run: None };
-        Ok(Self { standing, vouched: flags & VOUCHED != 0 })
+        Ok(Self { standing: Standing { history, offset, earlier, run: None } })
     }
 
     #[cfg(test)]
@@ -53,7 +45,7 @@ impl Offer {
             earlier: Some((history(b'b'), 901)),
             run: None,
         };
-        Self { standing, vouched: true }
+        Self { standing }
     }
 }
 
@@ -81,17 +73,16 @@ mod tests {
         fn an_offer_is_read_as_it_was_written_whatever_a_later_release_appends(
             (history, offset) in place(),
             earlier in proptest::option::of(place()),
-            vouched: bool,
             more in proptest::collection::vec(any::<u8>(), 0..60),
             flags: u8,
         ) {
-            let offer = Offer { standing: Standing { history, offset, earlier, run: None }, vouched };
+            let offer = Offer { standing: Standing { history, offset, earlier, run: None } };
             let mut value = offer.encode();
             prop_assert_eq!(value.len(), if earlier.is_some() { 97 } else { 49 });
             for end in 0..value.len() {
                 prop_assert_eq!(Offer::decode(&value[..end]), Err(FieldError::Value(T_OFFER)), "cut at {}", end);
             }
-            value[0] |= flags & !(VOUCHED | EARLIER);
+            value[0] |= flags & !EARLIER;
             value.extend(more);
             prop_assert_eq!(Offer::decode(&value), Ok(offer));
         }

@@ -356,12 +356,9 @@ impl Follower {
         self.target = self.judge.present().and_then(|present| {
             let party = self.name(present.party);
             match (&looks[present.party], seen[present.party].as_ref().and_then(|seen| seen.address)) {
-                (Look::Master { standing, .. }, Some(address)) => Some(Target {
-                    party,
-                    addresses: vec![address],
-                    standing: standing.clone(),
-                    vouched: present.by != By::First,
-                }),
+                (Look::Master { standing, .. }, Some(address)) => {
+                    Some(Target { party, addresses: vec![address], standing: standing.clone() })
+                }
                 _ => self.target.take().filter(|target| target.party == party),
             }
         });

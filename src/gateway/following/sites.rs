@@ -3,9 +3,12 @@
 //!
 //! One task for each entry with a choice. Only what a gateway says whose certificate carries the site counts.
 //! While nobody is followed, or no link to the site that is followed has a lane, every site is asked about once
-//! a second; otherwise seldom, so that two sites that both have a master are told.
+//! a second; otherwise, and while no client wants a link, seldom: so that two sites that both have a master are
+//! told.
 
+mod advice;
 mod answers;
+mod doubt;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,14 +21,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use self::answers::Answers;
+use self::answers::{Answers, Found, Why};
+use self::doubt::Repeated;
 use super::keeper::Keeper;
 use super::words;
 use crate::clock;
 use crate::config::Replica;
 use crate::follow::kept::{Kept, by_words};
 use crate::follow::{Entry, FollowStatus, Order, PresentStatus, Target};
-use crate::lineage::judge::{By, Change, Judge, Look, Present, Sentinels};
+use crate::lineage::judge::{By, Change, Doubt, Judge, Look, Present, Sentinels};
 use crate::lineage::{Followed, History, Kinship, Standing};
 use crate::link::Side;
 use crate::registry::{Kind, Topic, log_throttled, notice};
@@ -35,14 +39,31 @@ use crate::session::dial;
 /// Time between two questions to a site while something must be found out.
 const URGENT: Duration = Duration::from_secs(1);
 
-/// The same once that has lasted for [`TIRED_AFTER`]; a replica that asks for a link shortens it.
+/// The same once that has lasted for [`TIRED_AFTER`]; a replica that asks for a link shortens it. Without one,
+/// [`SELDOM`] after [`IDLE_AFTER`].
 const TIRED: Duration = Duration::from_secs(5);
 
 /// How long it is urgent.
 const TIRED_AFTER: Duration = Duration::from_secs(60);
 
-/// Time between two questions to a site while all is well.
+/// Time between two questions to a site while all is well, or nobody wants a link. The same for a site that does
+/// not say what it has: asked so, it prepares a link each time.
 const SELDOM: Duration = Duration::from_secs(30);
+
+/// Time between two questions to a site while a person should look at something, so that it is told soon that
+/// this is over.
+const DOUBTFUL: Duration = Duration::from_secs(2);
+
+/// Time without a link, and without a client that wants one, after which there is no hurry.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+
+/// Time for which the site that is followed must be away on end before another one is followed by its history.
+/// Every site may say that it has what came here, and none can show it; so a restart of a Redis or a gateway, which
+/// takes less, must not decide.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+
+/// Time for which it is shown that a gateway of the site that is followed was refused.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Time between the first questions to two sites, and least time between two to one.
 const APART: Duration = Duration::from_millis(250);
@@ -58,9 +79,6 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Time given to the other gateways of a site once one has answered.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// Time for which there must be a doubt before it is logged: while the master moves there are short ones.
-const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
 /// Time given to the links of an entry to end at a stop.
 const LAST_LINKS: Duration = Duration::from_secs(5);
@@ -160,11 +178,60 @@ async fn follow(
 struct Site {
     name: String,
     look: Look,
+    /// What its best answer is by itself.
+    best: Look,
+    why: Why,
+    /// Since when it is away.
+    away: Option<Instant>,
+    /// A gateway of it whose master is another one than what is followed there.
+    stranger: Option<String>,
     /// When it is asked next, if it is not being asked.
     due: Instant,
     /// When it was asked last.
     asked: Option<Instant>,
     is_asked: bool,
+}
+
+impl Site {
+    /// It was asked, and this is what it is.
+    fn found(&mut self, Found { look, best, why, stranger }: Found, now: Instant) {
+        self.away = matches!(look, Look::Away(_)).then(|| self.away.unwrap_or(now));
+        (self.look, self.best, self.why, self.stranger) = (look, best, why, stranger);
+    }
+
+    /// Has it asked this long after it was asked last.
+    fn ask_within(&mut self, pause: Duration, now: Instant) {
+        self.due = self.due.min(self.asked.map_or(self.due, |asked| (asked + pause).max(now)));
+    }
+
+    fn is_away(&self) -> bool {
+        matches!(self.look, Look::Away(_))
+    }
+
+    /// Whether it has been away for long enough, so that another one may be followed.
+    fn is_gone(&self, now: Instant) -> bool {
+        self.away.is_some_and(|since| now.saturating_duration_since(since) >= AWAY_FOR)
+    }
+}
+
+/// An order that waits for the answer of a site.
+#[derive(Debug)]
+struct Waiting {
+    /// The site's place.
+    at: usize,
+    /// When it was given.
+    given: Instant,
+    order: Order,
+}
+
+/// Takes out the orders that an answer of this site decides, to a question of this moment: not those that were
+/// given later.
+fn decided(waiting: &mut Vec<Waiting>, at: usize, asked: Option<Instant>) -> Vec<Order> {
+    let is_decided = |order: &Waiting| order.at == at && asked.is_some_and(|asked| asked >= order.given);
+    let (decided, others) = std::mem::take(waiting).into_iter().partition(is_decided);
+    *waiting = others;
+    let decided: Vec<Waiting> = decided;
+    decided.into_iter().map(|waiting| waiting.order).collect()
 }
 
 /// The sites of one entry.
@@ -181,10 +248,12 @@ struct Sites {
     /// Since when something must be found out.
     urgent: Option<Instant>,
     hurried: Option<Instant>,
-    /// Orders that wait for the answer of the site, by its place.
-    orders: Vec<(usize, Order)>,
-    /// What a person should look at, without digits, since when, and whether it was logged.
-    doubt: Option<(String, Instant, bool)>,
+    orders: Vec<Waiting>,
+    /// What a person should look at.
+    doubt: Repeated,
+    is_doubtful: bool,
+    /// Why a session has refused a gateway of the site that is followed.
+    refused: Option<String>,
 }
 
 impl Sites {
@@ -199,6 +268,10 @@ impl Sites {
         let site = |(at, name): (usize, String)| Site {
             name,
             look: Look::NotYet,
+            best: Look::NotYet,
+            why: Why::Other,
+            away: None,
+            stranger: None,
             due: now + APART * u32::try_from(at).unwrap_or(u32::MAX),
             asked: None,
             is_asked: false,
@@ -220,9 +293,11 @@ impl Sites {
             switches: 0,
             given_up: Vec::new(),
             urgent: None,
-            hurried: None,
+            hurried: Some(now),
             orders: Vec::new(),
-            doubt: None,
+            doubt: Repeated::default(),
+            is_doubtful: false,
+            refused: None,
         }
     }
 
@@ -248,8 +323,8 @@ impl Sites {
                 () = cancel.cancelled() => break,
                 Some(found) = asked.join_next(), if !asked.is_empty() => {
                     // Its tasks end by themselves alone.
-                    if let Ok((at, look)) = found {
-                        self.seen(at, look);
+                    if let Ok((at, found)) = found {
+                        self.seen(at, found);
                     }
                 }
                 Some(order) = orders.recv() => self.ordered(order),
@@ -284,7 +359,7 @@ impl Sites {
     }
 
     /// Asks every site whose time has come.
-    fn ask(&mut self, asked: &mut JoinSet<(usize, Look)>, now: Instant) {
+    fn ask(&mut self, asked: &mut JoinSet<(usize, Option<Found>)>, now: Instant) {
         for (at, site) in self.sites.iter_mut().enumerate() {
             if site.is_asked || site.due > now {
                 continue;
@@ -295,17 +370,17 @@ impl Sites {
             let (shared, followed) = (Arc::clone(&self.shared), self.judge.followed().cloned());
             let is_followed = self.judge.present().is_some_and(|present| present.party == at);
             asked.spawn(async move {
-                let look = match replica {
-                    Some(replica) => look_at(&shared, &replica, is_followed, followed.as_ref()).await,
-                    None => Look::Away("is not in the config any more".to_owned()),
+                let found = match replica {
+                    Some(replica) => Some(look_at(&shared, &replica, is_followed, followed.as_ref()).await),
+                    None => None,
                 };
-                (at, look)
+                (at, found)
             });
         }
     }
 
     /// Time between two questions to a site now.
-    fn pause(&mut self, now: Instant) -> Duration {
+    fn pause(&mut self, at: usize, now: Instant) -> Duration {
         let carried = |present: Present| {
             let site = &self.sites[present.party].name;
             self.shared.registry.carried(&self.name, site)
@@ -314,33 +389,45 @@ impl Sites {
         self.urgent = is_urgent.then(|| self.urgent.unwrap_or(now));
         let is_within =
             |then: Option<Instant>, time| then.is_some_and(|then| now.saturating_duration_since(then) < time);
-        if is_within(self.hurried, HURRIED) || is_within(self.urgent, TIRED_AFTER) {
-            URGENT
-        } else if is_urgent {
-            TIRED
-        } else {
+        let is_idle = || {
+            !is_within(self.hurried, IDLE_AFTER)
+                && self.shared.registry.links_of(Side::Dialler, &self.name) == 0
+        };
+        if self.sites[at].why == Why::Untold {
             SELDOM
+        } else if is_within(self.hurried, HURRIED) {
+            URGENT
+        } else if !is_urgent {
+            if self.is_doubtful { DOUBTFUL } else { SELDOM }
+        } else if is_idle() {
+            SELDOM
+        } else if is_within(self.urgent, TIRED_AFTER) {
+            URGENT
+        } else {
+            TIRED
         }
     }
 
     /// Has every site asked as soon as it may be.
     fn hurry(&mut self, now: Instant) {
         self.hurried = Some(now);
-        self.ask_within(APART, now);
-    }
-
-    /// Has every site asked this long after it was asked last.
-    fn ask_within(&mut self, pause: Duration, now: Instant) {
-        for site in &mut self.sites {
-            site.due = site.due.min(site.asked.map_or(site.due, |asked| (asked + pause).max(now)));
+        for site in self.sites.iter_mut().filter(|site| site.why != Why::Untold) {
+            site.ask_within(APART, now);
         }
     }
 
     /// Notes what the links have passed on, and asks sooner if they are gone.
     fn note(&mut self, now: Instant) {
         self.take_passed();
-        let pause = self.pause(now);
-        self.ask_within(pause, now);
+        let refused = self.entry.refused_within(REFUSED_FOR);
+        if refused != self.refused {
+            self.refused = refused;
+            self.publish();
+        }
+        for at in 0..self.sites.len() {
+            let pause = self.pause(at, now);
+            self.sites[at].ask_within(pause, now);
+        }
         let status = self.entry.status();
         self.tell_doubt(status.attention.zip(status.next_step), now);
     }
@@ -354,32 +441,50 @@ impl Sites {
         }
     }
 
-    /// A site was asked, and this is what it is.
-    fn seen(&mut self, at: usize, look: Look) {
-        let site = &mut self.sites[at];
-        (site.look, site.is_asked) = (look, false);
-        self.take_passed();
-        let change = self.judge.step(&self.looks(), &Sentinels::None, clock::now());
-        self.settle(change.as_ref());
+    /// A site was asked, and this is what it is; `None` if it is not in the config any more: then this task ends
+    /// soon.
+    fn seen(&mut self, at: usize, found: Option<Found>) {
         let now = Instant::now();
-        self.sites[at].due = now + self.pause(now);
-        let (waiting, others): (Vec<_>, _) =
-            std::mem::take(&mut self.orders).into_iter().partition(|(of, _)| *of == at);
-        self.orders = others;
-        for (_, order) in waiting.into_iter().filter(|(_, order)| !order.is_given_up()) {
-            let answer = self.carry_out(at, order.carry_out);
-            let _ = order.answer.send(answer);
+        let site = &mut self.sites[at];
+        site.is_asked = false;
+        let Some(found) = found else {
+            site.due = now + SELDOM;
+            return;
+        };
+        site.found(found, now);
+        self.take_passed();
+        let change = self.judge.step(&self.looks(now), &Sentinels::None, clock::now());
+        self.settle(change.as_ref());
+        self.sites[at].due = now + self.pause(at, now);
+        for order in decided(&mut self.orders, at, self.sites[at].asked) {
+            if !order.is_given_up() {
+                let answer = self.carry_out(at, order.carry_out);
+                let _ = order.answer.send(answer);
+            }
+        }
+        if self.orders.iter().any(|waiting| waiting.at == at) {
+            // Given while that question was under way.
+            self.sites[at].due = now;
         }
     }
 
-    fn looks(&self) -> Vec<Look> {
-        self.sites.iter().map(|site| site.look.clone()).collect()
+    /// What the judge sees: a site that is followed and away for a moment is not known to be so yet.
+    fn looks(&self, now: Instant) -> Vec<Look> {
+        let present = self.judge.present().map(|present| present.party);
+        let look = |(at, site): (usize, &Site)| {
+            let is_short = present == Some(at) && site.is_away() && !site.is_gone(now);
+            if is_short { Look::NotYet } else { site.look.clone() }
+        };
+        self.sites.iter().enumerate().map(look).collect()
     }
 
     /// Has everybody know what was judged.
     fn settle(&mut self, change: Option<&Change>) {
         self.switches += u64::from(matches!(change, Some(Change::Follows { .. })));
         self.publish();
+        if !self.is_current() {
+            return;
+        }
         let name = &self.name;
         match change {
             Some(Change::Follows { party, by, kinship }) => {
@@ -388,7 +493,7 @@ impl Sites {
                 let (history, offset) = (standing.history.as_str(), standing.offset);
                 let because = match (by, kinship) {
                     (By::Person, _) => "a person said so",
-                    (By::Lineage, _) => "it has the stream that was followed",
+                    (By::Lineage, _) => "it says that it has all that came here",
                     _ => "every other site has a replica of it",
                 };
                 info!(kind = notice::SITE_FOLLOWED, link = %name, %site, by = by_words(*by), history, offset, "site {site} has the master of {name} now: {because}");
@@ -407,17 +512,17 @@ impl Sites {
         let target = self.judge.present().and_then(|present| {
             let site = &self.sites[present.party];
             let followed = self.judge.followed()?;
-            let (standing, vouched) = match &site.look {
-                Look::Master { standing, vouched } => (standing.clone(), *vouched),
+            let standing = match &site.look {
+                Look::Master { standing } => standing.clone(),
                 _ => {
                     let offset = followed.passed.unwrap_or(0);
-                    let standing = Standing { history: followed.history, offset, earlier: None, run: None };
-                    (standing, false)
+                    Standing { history: followed.history, offset, earlier: None, run: None }
                 }
             };
-            Some(Target { party: site.name.clone(), addresses: Vec::new(), standing, vouched })
+            Some(Target { party: site.name.clone(), addresses: Vec::new(), standing })
         });
         let status = self.status();
+        self.is_doubtful = status.attention.is_some();
         if self.entry.judged(target, status) {
             self.shared.judge_links();
         }
@@ -429,6 +534,9 @@ impl Sites {
     /// Why a site is not followed, as a clause; `None` for the one that is, and while it was not asked.
     fn doubt_of(&self, at: usize) -> Option<String> {
         let doubt = self.judge.doubts()[at].as_ref()?;
+        if *doubt == Doubt::Ambiguous {
+            return Some("says that it has all that came here, and so does another one".to_owned());
+        }
         Some(words::doubt(doubt, &self.sites[at].look, self.judge.followed(), ""))
     }
 
@@ -469,40 +577,40 @@ impl Sites {
         let masters: Vec<_> = all()
             .filter(|at| Some(*at) != present && matches!(self.sites[*at].look, Look::Master { .. }))
             .collect();
-        let orders: Vec<_> =
-            masters.iter().map(|at| format!("replgate follow {name} {}", self.sites[*at].name)).collect();
-        let orders = orders.join(", or ");
-        let Some(present) = present else {
-            let told: Vec<_> = all().filter_map(clause).collect();
-            let next = match &masters[..] {
-                [] => {
-                    "promote a Redis at one of them (REPLICAOF NO ONE), or bring the master back".to_owned()
-                }
-                _ => format!("if it has the right data: {orders}"),
+        let state = |at: usize| {
+            let site = &self.sites[at];
+            let state = match &site.look {
+                Look::NotYet | Look::Other { .. } => advice::State::NoMaster,
+                Look::Master { .. } => advice::State::Master,
+                Look::Away(_) => advice::State::Away(site.why),
             };
-            return Some((
-                format!("no site is known to have the master of {name}: {}", told.join("; ")),
-                next,
-            ));
+            (site.name.as_str(), state, present == Some(at))
         };
-        let told: Vec<_> = masters.iter().filter_map(|at| self.rival(*at)).collect();
-        let (own, told) = (&self.sites[present].name, told.join("; "));
-        let is_followed = format!("{own} is followed for {name}");
-        match (&self.sites[present].look, told.is_empty()) {
-            (Look::Away(why), true) => Some((
-                format!("{is_followed}, and {why}"),
-                "bring it back, or promote a Redis at another site (REPLICAOF NO ONE)".to_owned(),
-            )),
-            (Look::Away(why), false) => Some((
-                format!("{is_followed}, and {why}; {told}"),
-                format!("if another site has the right data: {orders}"),
-            )),
-            (_, true) => None,
-            (_, false) => Some((
-                format!("{is_followed}; {told}"),
-                format!("make the wrong one a replica (REPLICAOF); if that is the one of {own}: {orders}"),
-            )),
+        let states: Vec<_> = all().map(state).collect();
+        let Some(at) = present else {
+            let told: Vec<_> = all().filter_map(clause).collect();
+            let words = format!("no site is known to have the master of {name}: {}", told.join("; "));
+            return Some((words, advice::next_step(name, &states)));
+        };
+        let own = &self.sites[at];
+        let mut told = Vec::new();
+        if let Look::Away(why) = &own.look {
+            told.push(format!("{} is followed for {name}, and {why}", own.name));
         }
+        told.extend(masters.iter().filter_map(|at| self.rival(*at)));
+        let refused = own.stranger.as_ref().or(self.refused.as_ref());
+        if told.is_empty() {
+            let refused = refused?;
+            return Some((
+                format!("{} is followed for {name}; {refused}", own.name),
+                advice::of_stranger(name, &own.name),
+            ));
+        }
+        if !own.is_away() {
+            told.insert(0, format!("{} is followed for {name}", own.name));
+        }
+        told.extend(refused.cloned());
+        Some((told.join("; "), advice::next_step(name, &states)))
     }
 
     /// What another site has that offers a master beside the one that is followed.
@@ -510,7 +618,7 @@ impl Sites {
         let Site { name, look: Look::Master { standing, .. }, .. } = &self.sites[at] else { return None };
         let has = match self.judge.kinship(standing)? {
             Kinship::Same | Kinship::Successor | Kinship::Renamed => {
-                "which has all that came here".to_owned()
+                "and says that it has all that came here".to_owned()
             }
             Kinship::Behind(lost) => format!("which lacks the last {lost} bytes that came here"),
             Kinship::Uncertain => {
@@ -521,18 +629,20 @@ impl Sites {
         Some(format!("{name} offers a master too, {has}"))
     }
 
-    /// Logs what a person must look at, once it has lasted.
+    /// Whether the config in use has these sites. If not, this task ends soon, and nothing of it counts any more.
+    fn is_current(&self) -> bool {
+        let config = self.shared.config();
+        let names = self.sites.iter().map(|site| &site.name);
+        config.replica(&self.name).is_some_and(|entry| sites(entry).iter().eq(names))
+    }
+
+    /// Logs what a person must look at, once it has lasted, and again if it goes on.
     fn tell_doubt(&mut self, attention: Option<(String, String)>, now: Instant) {
         let Some((attention, next_step)) = attention else {
-            self.doubt = None;
+            self.doubt = Repeated::default();
             return;
         };
-        let shape: String = attention.chars().filter(|letter| !letter.is_ascii_digit()).collect();
-        let known = self.doubt.take().filter(|(known, ..)| *known == shape);
-        let (shape, since, is_told) = known.unwrap_or((shape, now, false));
-        let is_due = now.saturating_duration_since(since) >= DOUBT_AFTER;
-        self.doubt = Some((shape, since, is_told || is_due));
-        if is_told || !is_due {
+        if !self.doubt.is_due(&attention, now) || !self.is_current() {
             return;
         }
         let config = self.shared.config();
@@ -551,21 +661,23 @@ impl Sites {
             let _ = order.answer.send(Err(words));
             return;
         };
-        self.sites[at].due = Instant::now();
-        self.orders.push((at, order));
+        let given = Instant::now();
+        self.sites[at].due = given;
+        self.orders.push(Waiting { at, given, order });
     }
 
     /// Says what it costs to follow a site, or follows it. The error says why it cannot be.
     fn carry_out(&mut self, at: usize, is_order: bool) -> Result<Vec<String>, String> {
         let (site, name) = (self.sites[at].name.clone(), self.name.clone());
-        let standing = match &self.sites[at].look {
+        let standing = match &self.sites[at].best {
             Look::Master { standing, .. } => standing.clone(),
             Look::Other { words, .. } | Look::Away(words) => return Err(format!("{site} {words}")),
             Look::NotYet => return Err(format!("{site} was not asked yet; ask again")),
         };
         let mut lines = Vec::new();
         if let Some(present) = self.judge.present() {
-            if present.party == at {
+            let is_another = !self.judge.kinship(&standing).is_some_and(Kinship::is_proof);
+            if present.party == at && !(is_another && self.sites[at].why == Why::Partial) {
                 return Ok(vec![format!("{site} is followed for {name} already.")]);
             }
             let own = &self.sites[present.party];
@@ -577,7 +689,7 @@ impl Sites {
                 ),
             });
         }
-        lines.push(format!("{site} offers the master of {name}."));
+        lines.push(format!("{site} offers the master of {name}. What follows is what it says of it."));
         self.take_passed();
         let kinship = self.judge.kinship(&standing);
         lines.extend(words::cost(kinship, &standing, self.judge.followed()));
@@ -587,7 +699,9 @@ impl Sites {
         if !kinship.is_some_and(Kinship::is_proof) {
             self.given_up = self.shared.registry.passed(Side::Dialler, &name);
         }
-        let ordered = self.judge.order(at, &self.looks(), &Sentinels::None, clock::now());
+        self.sites[at].look = self.sites[at].best.clone();
+        let looks = self.looks(Instant::now());
+        let ordered = self.judge.order(at, &looks, &Sentinels::None, clock::now());
         let change = ordered.map_err(|why| {
             format!("{site} {}", words::doubt(&why, &self.sites[at].look, self.judge.followed(), ""))
         })?;
@@ -597,9 +711,14 @@ impl Sites {
     }
 }
 
-/// Asks every gateway of a site. An answer that proves that it has what was followed ends the wait for the
-/// others.
-async fn look_at(shared: &Shared, replica: &Replica, is_followed: bool, followed: Option<&Followed>) -> Look {
+/// Asks every gateway of a site. An answer that shows that it has what was followed ends the wait for the others,
+/// but at the site that is followed: there each of them counts that has another master.
+async fn look_at(
+    shared: &Shared,
+    replica: &Replica,
+    is_followed: bool,
+    followed: Option<&Followed>,
+) -> Found {
     let mut asked = JoinSet::new();
     for (at, peer) in replica.peers.iter().enumerate() {
         let one = Arc::new(Replica { peers: vec![peer.clone()], ..replica.clone() });
@@ -613,13 +732,67 @@ async fn look_at(shared: &Shared, replica: &Replica, is_followed: bool, followed
         let Ok(Some(answer)) = timeout(left, asked.join_next()).await else { break };
         let Ok((at, answer)) = answer else { continue };
         answers.take(at, answer);
-        if answers.has_proof() {
+        if answers.has_proof() && !is_followed {
             break;
         }
-        if answers.is_told() {
+        if answers.has_answered() {
             until = until.min(Instant::now() + GRACE);
         }
     }
     let away = format!("has not answered within {} s", DEADLINE.as_secs());
     answers.look(replica.peers.len(), is_followed, &away)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn an_order_is_decided_by_the_answer_to_a_question_that_was_sent_after_it() {
+        let given = Instant::now();
+        let order =
+            |party: &str| Order { party: party.to_owned(), carry_out: true, answer: oneshot::channel().0 };
+        let mut waiting: Vec<_> =
+            [0, 1].map(|at| Waiting { at, given, order: order(&format!("dc{at}")) }).into();
+        let before = given.checked_sub(Duration::from_millis(1));
+        for asked in [None, before] {
+            assert!(decided(&mut waiting, 1, asked).is_empty(), "it was under way");
+        }
+        let now = decided(&mut waiting, 1, Some(given + Duration::from_millis(1)));
+        assert_eq!(now.iter().map(|order| order.party.as_str()).collect::<Vec<_>>(), ["dc1"]);
+        assert_eq!(waiting.len(), 1, "that of the other site waits");
+    }
+
+    #[test]
+    fn a_site_is_gone_once_it_was_away_on_end_and_not_at_the_first_blink() {
+        let now = Instant::now();
+        let after = |millis| now + Duration::from_millis(millis);
+        let mut site = Site {
+            name: "dc1".to_owned(),
+            look: Look::NotYet,
+            best: Look::NotYet,
+            why: Why::Other,
+            away: None,
+            stranger: None,
+            due: now,
+            asked: None,
+            is_asked: false,
+        };
+        let found = |look: Look| Found { best: look.clone(), look, why: Why::Other, stranger: None };
+        let away = || found(Look::Away("is not reached".to_owned()));
+        let back = || found(Look::Other { standing: None, words: "loads".to_owned() });
+        for (at, seen, is_gone) in [
+            (0, away(), false),
+            (4_900, away(), false),
+            (4_950, back(), false),
+            (5_100, away(), false),
+            (10_000, away(), false),
+            (10_100, away(), true),
+        ] {
+            site.found(seen, after(at));
+            assert_eq!(site.is_gone(after(at)), is_gone, "after {at} ms");
+        }
+    }
 }

@@ -37,7 +37,7 @@ impl Node {
     fn look(&self) -> Look {
         match (self.up && self.seen, self.follows) {
             (false, _) => Look::Away("does not answer".to_owned()),
-            (true, None) => Look::Master { standing: self.standing(), vouched: false },
+            (true, None) => Look::Master { standing: self.standing() },
             (true, Some(_)) => {
                 Look::Other { standing: Some(self.standing()), words: "is a replica".to_owned() }
             }

@@ -23,9 +23,6 @@ pub enum Look {
     Master {
         /// Where it stands.
         standing: Standing,
-        /// Whether the gateway of that site has followed it on a proof or on somebody's word. Says nothing of a
-        /// Redis of this site.
-        vouched: bool,
     },
     /// It says that it is not the master.
     Other {
@@ -251,12 +248,12 @@ impl Judge {
                     (self.followed, self.last) = (None, None);
                 }
             }
-            Look::Master { standing, vouched } => {
+            Look::Master { standing } => {
                 // What its links have passed on since it was looked at is more than it had then.
                 let goes_on =
                     self.followed.as_ref().is_some_and(|followed| followed.history == standing.history);
                 let proven = self.kinship(standing).is_some_and(Kinship::is_proof);
-                if goes_on || proven || *vouched || self.is_vouched_for(party, standing, sentinels) {
+                if goes_on || proven || self.is_seen_as_master(party, standing, sentinels) {
                     self.continue_with(standing);
                 } else {
                     self.present = None;
@@ -266,7 +263,7 @@ impl Judge {
     }
 
     /// Whether the Sentinels say of this very process that it is the master.
-    fn is_vouched_for(&self, party: usize, standing: &Standing, sentinels: &Sentinels) -> bool {
+    fn is_seen_as_master(&self, party: usize, standing: &Standing, sentinels: &Sentinels) -> bool {
         matches!(sentinels, Sentinels::Name { party: named, run: Some(run) }
             if *named == party && standing.run.as_ref() == Some(run))
     }
@@ -283,7 +280,7 @@ impl Judge {
                 // They name an address. Of one that was started again meanwhile they may not know.
                 let is_known = kinship.is_none_or(Kinship::is_proof)
                     || !self.was_followed_at(*party)
-                    || self.is_vouched_for(*party, standing, sentinels);
+                    || self.is_seen_as_master(*party, standing, sentinels);
                 is_known.then_some((*party, By::Sentinel))
             }
             Sentinels::Undecided => None,

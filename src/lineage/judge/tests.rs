@@ -10,7 +10,7 @@ fn standing(letter: char, offset: u64, earlier: Option<(char, u64)>, run: &str) 
 }
 
 fn master(letter: char, offset: u64, earlier: Option<(char, u64)>, run: &str) -> Look {
-    Look::Master { standing: standing(letter, offset, earlier, run), vouched: false }
+    Look::Master { standing: standing(letter, offset, earlier, run) }
 }
 
 fn replica(letter: char, offset: u64, earlier: Option<(char, u64)>) -> Look {
@@ -236,17 +236,17 @@ fn the_stream_that_goes_on_elsewhere_is_what_a_successor_must_have() {
 }
 
 #[test]
-fn a_site_that_vouches_for_its_master_stays_the_one_that_is_followed() {
-    let offer = |vouched| Look::Master { standing: standing('z', 5, None, "-"), vouched };
-    let mut judge = settled();
-    judge.step(&[offer(true), away()], &Sentinels::None, 9);
-    assert_eq!(party(&judge), Some(0));
-    let mut judge = settled();
-    judge.step(&[offer(false), away()], &Sentinels::None, 9);
-    assert_eq!(party(&judge), None);
-    let mut judge = settled();
-    judge.step(&[replica('z', 5, None), offer(true)], &Sentinels::None, 9);
-    assert_eq!(party(&judge), None, "its word is no proof for another site");
+fn another_master_at_the_party_that_is_followed_needs_a_proof_as_one_elsewhere_does() {
+    for (there, stays) in [
+        (master('a', 130, None, "-"), true),
+        (master('b', 120, Some(('a', 101)), "-"), true),
+        (master('b', 120, Some(('a', 91)), "-"), false),
+        (master('z', 500, None, "-"), false),
+    ] {
+        let mut judge = settled();
+        judge.step(&[there.clone(), away()], &Sentinels::None, 9);
+        assert_eq!(party(&judge).is_some(), stays, "{there:?}");
+    }
 }
 
 #[test]
