@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::advice;
 use super::keeper::Keeper;
 use super::words;
 use crate::clock;
@@ -23,8 +24,8 @@ use crate::follow::pace::Lead;
 use crate::follow::sentinel::{Claim, Watched, Word};
 use crate::follow::vote::{self, Outcome, Said};
 use crate::follow::{Entry, FollowStatus, Order, PresentStatus, Target};
-use crate::lineage::Followed;
 use crate::lineage::judge::{By, Change, Doubt, Judge, Look, Present, Sentinels};
+use crate::lineage::{Followed, Kinship};
 use crate::link::Side;
 use crate::registry::{Kind, Topic, log_throttled, notice};
 use crate::session::Shared;
@@ -332,8 +333,30 @@ impl Follower {
         if !is_calm || self.counted.is_none_or(|then| then.elapsed() >= CALM) {
             self.count();
         }
+        self.adopt(&looks);
         let change = self.judge.step(&looks, &sentinels, clock::now());
         self.settle(&seen, &looks, &sentinels, &said, change);
+    }
+
+    /// A Redis here may have become a replica of another site through this gateway, by a full sync, which leaves
+    /// nothing of its earlier history. Then that stream is what a successor must have.
+    fn adopt(&mut self, looks: &[Look]) {
+        if self.judge.present().is_some() || looks.iter().any(|look| matches!(look, Look::Master { .. })) {
+            return;
+        }
+        let config = self.shared.config();
+        let entries = config.replicas.iter().filter(|replica| replica.master == self.master.name);
+        let passed = entries.flat_map(|entry| self.shared.registry.passed(Side::Dialler, &entry.name));
+        let passed: Vec<_> = passed.map(|(stream, _)| stream).collect();
+        let own = looks.iter().find_map(|look| match look {
+            Look::Other { standing: Some(standing), .. } => {
+                Some(standing.history).filter(|history| passed.contains(history))
+            }
+            _ => None,
+        });
+        if let Some(history) = own {
+            self.judge.adopt(history);
+        }
     }
 
     /// Takes up how far the links have passed the stream on.
@@ -516,7 +539,7 @@ impl Follower {
                 .iter()
                 .map(|sentinel| words::sentinel(&sentinel.place.to_string(), &sentinel.said()))
                 .collect(),
-            standby: false,
+            standby: present.is_none() && self.stands_by(looks),
             attention,
             next_step,
             switches: self.switches,
@@ -526,55 +549,67 @@ impl Follower {
     /// What a person must look at, and what to do about it.
     fn attention(&self, looks: &[Look], sentinels: &Sentinels, said: &str) -> Option<(String, String)> {
         let name = &self.master.name;
-        let clause = |party: usize| {
-            let doubt = self.judge.doubts()[party].as_ref()?;
-            let words = words::doubt(doubt, &looks[party], self.judge.followed(), said);
-            Some(format!("{} {words}", self.name(party)))
-        };
         // A place without a Redis says nothing.
         let known = || (0..self.parties.len()).filter(|party| self.parties[*party].is_some());
-        let masters: Vec<_> = known()
-            .filter(|party| matches!(looks[*party], Look::Master { .. }))
-            .filter(|party| self.judge.doubts()[*party].is_some())
-            .collect();
-        let follow = |party: &usize| format!("replgate follow {name} {}", self.name(*party));
-        let follow: Vec<_> = masters.iter().map(follow).collect();
-        let order = follow.join(", or ");
-        let told = masters.iter().filter_map(|party| clause(*party)).collect::<Vec<_>>().join("; ");
-        if let Some(present) = self.judge.present() {
-            let own = self.name(present.party);
-            return match (&looks[present.party], told.is_empty()) {
-                (Look::Away(why), true) => Some((
-                    format!("{own} is followed as the master of {name}, and {why}"),
-                    "bring it back, or promote another Redis".to_owned(),
-                )),
-                (Look::Away(why), false) => Some((
-                    format!("{own} is followed as the master of {name}, and {why}; {told}"),
-                    format!("if another one has the right data: {order}"),
-                )),
-                (_, false) => Some((
-                    format!("{own} is followed as the master of {name}; {told}"),
-                    format!("make the wrong one a replica (REPLICAOF); if {own} is the wrong one: {order}"),
-                )),
-                (_, true) => {
-                    let next_step = self.unsupported(present.party, sentinels)?;
-                    Some((format!("{own} is followed as the master of {name}, but {said}"), next_step))
-                }
-            };
-        }
-        if looks.iter().all(|look| *look == Look::NotYet) || self.stands_by(looks) {
-            return None;
-        }
-        let mut clauses: Vec<_> = known().filter_map(clause).collect();
-        if !said.is_empty() {
-            clauses.push(said.to_owned());
-        }
-        let next = if masters.is_empty() {
-            "promote one of them (REPLICAOF NO ONE), or bring the master back".to_owned()
-        } else {
-            format!("if it has the right data: {order}")
+        let clause = |party: usize| {
+            let doubt = self.judge.doubts()[party].as_ref()?;
+            Some((self.name(party), words::doubt(doubt, &looks[party], self.judge.followed(), said)))
         };
-        Some((format!("no Redis is known to be the master of {name}: {}", clauses.join("; ")), next))
+        let present = self.judge.present().map(|present| present.party);
+        let Some(party) = present else {
+            if looks.iter().all(|look| *look == Look::NotYet) || self.stands_by(looks) {
+                return None;
+            }
+            let mut told = advice::together(known().filter_map(clause));
+            if !said.is_empty() {
+                told += &format!("; {said}");
+            }
+            let attention = format!("no Redis is known to be the master of {name}: {told}");
+            return Some((attention, self.next_step(looks, None)));
+        };
+        let rivals = known().filter(|party| matches!(looks[*party], Look::Master { .. }));
+        let mut told = advice::together(rivals.filter_map(clause));
+        let own = self.name(party);
+        if let Look::Away(why) = &looks[party] {
+            let away = format!("{own} is followed as the master of {name}, and {why}");
+            told = if told.is_empty() { away } else { format!("{away}; {told}") };
+            return Some((told, self.next_step(looks, present)));
+        }
+        if told.is_empty() {
+            let next_step = self.unsupported(party, sentinels)?;
+            return Some((format!("{own} is followed as the master of {name}, but {said}"), next_step));
+        }
+        told = format!("{own} is followed as the master of {name}; {told}");
+        Some((told, self.next_step(looks, present)))
+    }
+
+    /// What to do where it is not clear which Redis is the master, or where it is away.
+    fn next_step(&self, looks: &[Look], present: Option<usize>) -> String {
+        let has_data = |look: &Look| {
+            let (Look::Master { standing } | Look::Other { standing: Some(standing), .. }) = look else {
+                return false;
+            };
+            // A replica is behind what was passed on more often than not.
+            let is_same = self.judge.followed().is_some_and(|followed| followed.history == standing.history);
+            is_same || self.judge.kinship(standing).is_some_and(Kinship::is_proof)
+        };
+        let places = self.parties.iter().zip(looks);
+        let parties: Vec<_> = places
+            .filter_map(|(party, look)| {
+                let place = &party.as_ref()?.place;
+                Some(advice::Party { place, look, has_data: has_data(look) })
+            })
+            .collect();
+        let present = present.and_then(|party| Some(&self.parties[party].as_ref()?.place));
+        let config = self.shared.config();
+        let entry = config.replicas.iter().find(|replica| replica.master == self.master.name);
+        let entry = entry.map(|entry| {
+            let ip = entry.listen.ip();
+            let ip = if ip.is_unspecified() { "127.0.0.1".to_owned() } else { ip.to_string() };
+            format!("{ip} {}", entry.listen.port())
+        });
+        advice::Scene { name: &self.master.name, parties: &parties, present, entry: entry.as_deref() }
+            .next_step()
     }
 
     /// What to do if the Sentinels do not say that the one that is followed is the master.
@@ -602,12 +637,14 @@ impl Follower {
     /// Whether another site has the master, as far as can be seen here: every Redis is a replica, and the config
     /// has a way to a master of this name at another site.
     fn stands_by(&self, looks: &[Look]) -> bool {
-        let mut known = looks.iter().zip(&self.parties).filter(|(_, party)| party.is_some());
+        let known = || looks.iter().zip(&self.parties).filter(|(_, party)| party.is_some());
         let has_a_way = || {
             let config = self.shared.config();
             config.replicas.iter().any(|replica| replica.master == self.master.name)
         };
-        known.all(|(look, _)| matches!(look, Look::Other { .. })) && has_a_way()
+        let is_replica = |look: &Look| matches!(look, Look::Other { standing: Some(_), .. });
+        let is_none = |look: &Look| !matches!(look, Look::Master { .. } | Look::NotYet);
+        known().any(|(look, _)| is_replica(look)) && known().all(|(look, _)| is_none(look)) && has_a_way()
     }
 
     /// Logs who is followed now, or that nobody is.

@@ -2,6 +2,7 @@
 //!
 //! Sessions read what came of it in [`crate::follow`].
 
+mod advice;
 mod keeper;
 mod masters;
 mod sites;

@@ -66,6 +66,14 @@ pub(super) fn cost(
             "It took over at offset {}. How far the stream had been passed on is not known: a replica that is further loses what it has more, and gets all data again by a full sync.",
             took_over_at(Some(standing))
         ),
+        Some(Kinship::Stranger) if standing.earlier.is_some() => {
+            let (earlier, _) = standing.earlier.expect("it was just seen");
+            format!(
+                "It took over from the history {} at offset {}: a replica that has that up to there continues by a partial resync; every other one loses what it has, and gets all data of this one by a full sync.",
+                earlier.short(),
+                took_over_at(Some(standing))
+            )
+        }
         Some(Kinship::Stranger) => format!(
             "Its data is of another history than what was followed{}: every replica loses what it has, and gets all data of this one by a full sync.",
             followed.map_or_else(String::new, |followed| format!(

@@ -181,6 +181,15 @@ impl Judge {
         }
     }
 
+    /// A person has made a party a replica of this stream, and it has the data of that now, whatever was followed
+    /// before. Only while nobody is followed.
+    pub fn adopt(&mut self, history: History) {
+        if self.present.is_none() && self.followed.as_ref().is_none_or(|known| known.history != history) {
+            self.followed = Some(Followed { history, passed: Some(0), run: None });
+            (self.last, self.is_unused) = (None, false);
+        }
+    }
+
     /// Judges anew. `looks` has one for each party; `now` is in seconds since 1970.
     pub fn step(&mut self, looks: &[Look], sentinels: &Sentinels, now: i64) -> Option<Change> {
         debug_assert_eq!(looks.len(), self.doubts.len());
