@@ -310,9 +310,8 @@ impl Follower {
                 None => known.push((run, party)),
                 Some((_, first)) => {
                     let words = format!("is the same Redis as {}", self.name(*first));
-                    if let Look::Master { standing, .. } = &looks[party] {
-                        looks[party] = Look::Other { standing: Some(standing.clone()), words };
-                    }
+                    // It is no replica of itself, and so proves nothing.
+                    looks[party] = Look::Other { standing: None, words };
                 }
             }
         }
@@ -405,10 +404,12 @@ impl Follower {
             self.keeper.keep(kept.while_running());
         }
         let is_urgent = Instant::now() < self.urgent_until
-            || self.judge.present().is_none_or(|present| {
-                let awaits = matches!(sentinels, Sentinels::Name { party, .. } if *party != present.party);
-                awaits || !matches!(looks[present.party], Look::Master { .. })
-            });
+            || !self.stands_by(looks)
+                && self.judge.present().is_none_or(|present| {
+                    let awaits =
+                        matches!(sentinels, Sentinels::Name { party, .. } if *party != present.party);
+                    awaits || !matches!(looks[present.party], Look::Master { .. })
+                });
         self.lead.every(if is_urgent { URGENT } else { CALM });
     }
 
