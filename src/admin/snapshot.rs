@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::awaited::{self, Awaited};
 use crate::clock;
 use crate::config::Config;
 use crate::follow::FollowStatus;
@@ -80,7 +81,8 @@ pub struct Status {
     /// The last events of this process, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
-    /// The entries of its config that had a working link with a far site and have none now.
+    /// The entries of its config that had a working link with a far site and have none now, although one is to be
+    /// there: not with a site that does not have the master now.
     #[serde(default)]
     pub missing_links: Vec<MissingLink>,
     /// The entries of its config of which a replica asked for a sync a moment ago and got an error.
@@ -145,14 +147,17 @@ impl Status {
         let (tls, config) = (shared.tls.now(), shared.config());
         let listeners = shared.registry.listeners();
         let far_sites = far_sites(&config);
+        let following = awaited::with_waiting(shared.following.status());
+        let awaited = Awaited::new(&following, &links);
         let missing_links = shared.registry.missing_links(clock::now()).into_iter().filter_map(|missing| {
             let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
-            Some(MissingLink { site, ..missing })
+            awaited.is(&missing.role, &missing.name, &site).then(|| MissingLink { site, ..missing })
         });
         let missing_syncs = shared.registry.missing_syncs().into_iter().filter_map(|missing| {
             let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
-            Some(MissingSync { site, ..missing })
+            awaited.is(&missing.role, &missing.name, &site).then(|| MissingSync { site, ..missing })
         });
+        let (missing_links, missing_syncs) = (missing_links.collect(), missing_syncs.collect());
         Self {
             site: config.site.clone(),
             node: shared.process.node.clone(),
@@ -175,12 +180,12 @@ impl Status {
             counts,
             syncs,
             started: clock::now().saturating_sub(i64::try_from(shared.age().as_secs()).unwrap_or(i64::MAX)),
-            missing_links: missing_links.collect(),
-            missing_syncs: missing_syncs.collect(),
+            missing_links,
+            missing_syncs,
             far_sites,
             format: FORMAT,
             events: shared.events.latest(),
-            following: shared.following.status(),
+            following,
             run_id: shared.run_id.clone(),
         }
     }
