@@ -151,11 +151,11 @@ impl Status {
         let awaited = Awaited::new(&following, &links);
         let missing_links = shared.registry.missing_links(clock::now()).into_iter().filter_map(|missing| {
             let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
-            awaited.is(&missing.role, &missing.name, &site).then(|| MissingLink { site, ..missing })
+            awaited.is(&missing.role, &missing.name, &site).then_some(MissingLink { site, ..missing })
         });
         let missing_syncs = shared.registry.missing_syncs().into_iter().filter_map(|missing| {
             let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
-            awaited.is(&missing.role, &missing.name, &site).then(|| MissingSync { site, ..missing })
+            awaited.is(&missing.role, &missing.name, &site).then_some(MissingSync { site, ..missing })
         });
         let (missing_links, missing_syncs) = (missing_links.collect(), missing_syncs.collect());
         Self {

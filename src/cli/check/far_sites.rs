@@ -24,7 +24,7 @@ use crate::admin::{awaited, follow_words};
 use crate::clock;
 use crate::config::{Config, Replica};
 use crate::escape::shown;
-use crate::follow::FollowStatus;
+use crate::follow::{FollowStatus, PartyStatus};
 use crate::lineage::Standing;
 use crate::session::Process;
 use crate::session::choice::UNTOLD;
@@ -427,8 +427,12 @@ fn several(name: &str, sites: &[Arc<Replica>], told: &[Told]) -> Option<Finding>
 pub(super) fn doubts(following: &[FollowStatus]) -> Vec<Finding> {
     let sites = following.iter().filter(|entry| entry.role == "replica" && !awaited::waits(entry));
     let doubt = |entry: &FollowStatus| {
-        let why = entry.attention.as_deref()?;
-        let all = std::iter::once(why.to_owned()).chain(follow_words::others(entry));
+        let is_rival =
+            |party: &PartyStatus| party.state == "master" && !follow_words::is_present(entry, party);
+        let rival =
+            entry.parties.iter().any(is_rival).then(|| "another site offers the master too".to_owned());
+        let why = entry.attention.clone().or(rival)?;
+        let all = std::iter::once(why).chain(follow_words::others(entry));
         let all = shown(all.collect::<Vec<_>>().join("; ").as_bytes());
         let text = format!("replica {:?}: the running gateway says: {all}", entry.name);
         Some(Finding::new(Code::SiteDoubt, &entry.name, text))
@@ -592,6 +596,8 @@ mod tests {
             "replica \"orders\": the running gateway says: dc1 does not answer; dc2 took over at offset 5, without the last 9 bytes"
         );
         assert!(doubts(&[entry(serde_json::json!({}))]).is_empty());
+        let rival = serde_json::json!({"parties": [{"party": "dc2", "state": "master", "words": "x"}]});
+        assert!(doubts(&[entry(rival)])[0].text.ends_with("another site offers the master too; dc2 x"));
         let here = serde_json::json!({"attention": "nobody", "present": null, "standby": true});
         assert!(doubts(&[entry(here)]).is_empty(), "the master is here");
     }
