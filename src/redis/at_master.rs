@@ -77,6 +77,13 @@ impl AtMaster {
             }
             Answer::TooLong => self.gate.master_raves(),
             Answer::Line { length, text } => {
+                // The observer must not take it for what passes.
+                if let Some(verdict) = self.gate.begins_another_stream(text) {
+                    if let Verdict::Stop { reason, .. } = &verdict {
+                        self.observer.refused(reason, true);
+                    }
+                    return verdict;
+                }
                 self.observer.answered(text, now);
                 if open {
                     return Verdict::Pass(length);
@@ -153,14 +160,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::gate::Rules;
+    use super::super::judged::Judged;
     use super::super::replication::{Observed, SyncKind};
     use super::super::returning::Predecessors;
     use super::*;
+    use crate::lineage::{History, Standing};
     use crate::memory::Budget;
     use crate::tap::{Action, Driver, Recall, Remembered};
 
     const ID: &str = "0123456789012345678901234567890123456789";
     const OTHER: &str = "9876543210987654321098765432109876543210";
+
+    const EARLIER: &str = "5555555555555555555555555555555555555555";
 
     /// The byte of the stream at this offset.
     fn at(offset: u64) -> u8 {
@@ -231,6 +242,25 @@ mod tests {
                 observed,
                 now: Instant::now(),
             }
+        }
+
+        /// A link to a master whose stream was judged when the link was opened, if `judged`: it has the id
+        /// [`ID`], and had [`EARLIER`].
+        fn to_followed(judged: bool, rules: &Rules) -> Self {
+            let mut link = Self::with(rules.clone(), Earlier::without_bytes());
+            let id = |text: &str| History::read(text.as_bytes()).unwrap();
+            let standing =
+                Standing { history: id(ID), offset: 100, earlier: Some((id(EARLIER), 90)), run: None };
+            let gate = Gate::new("dc1", rules.clone());
+            link.tap.gate = if judged { gate.only(Judged::of(&standing)) } else { gate };
+            link
+        }
+
+        /// What the replica gets if its master answers this sync with this.
+        fn gets(mut self, introduction: &[&str], sync: &str, answer: &str) -> (String, Self) {
+            self.asks(introduction, sync);
+            self.say(Flow::ToReplica, answer.as_bytes());
+            (String::from_utf8(std::mem::take(&mut self.replica)).unwrap(), self)
         }
 
         fn say(&mut self, flow: Flow, bytes: &[u8]) {
@@ -420,6 +450,96 @@ mod tests {
         link.asks(&["PING"], &format!("PSYNC {ID} 100"));
         link.say(Flow::ToReplica, b"+CONTINUE\r\nabc");
         assert_eq!(link.tap.may_be_asked_again(), None, "it names no port");
+    }
+
+    /// Nothing of the answer has passed, and the replica asks again.
+    fn must_ask_again((got, link): (String, Link)) {
+        assert!(
+            got.starts_with("-LOADING replgate dc1: ") && got.contains("another one than was judged"),
+            "{got}"
+        );
+        assert_eq!(got.matches('\n').count(), 1, "{got}");
+        assert!(link.end.is_some() && link.tap.position().is_none());
+        let view = link.observed.view(link.now);
+        assert_eq!((view.sync, view.replid), (None, None), "nothing is recorded as passed");
+    }
+
+    #[test]
+    fn nothing_passes_of_another_stream_than_was_judged() {
+        let rules = Rules::default();
+        let continues = format!("PSYNC {ID} 101");
+        let after_earlier = format!("PSYNC {EARLIER} 80");
+        let others = [
+            ("PSYNC ? -1", format!("+FULLRESYNC {OTHER} 0\r\n$0\r\n")),
+            ("PSYNC ? -1", format!("+FULLRESYNC {EARLIER} 0\r\n$0\r\n")),
+            ("PSYNC ? -1", "+FULLRESYNC\r\n$0\r\n".into()),
+            ("PSYNC ? -1", "+CONTINUE\r\n*1".into()),
+            ("PSYNC ? -1", "+SOMETHING else\r\n*1".into()),
+            (&continues, format!("+FULLRESYNC {OTHER} 0\r\n$0\r\n")),
+            (&continues, format!("+CONTINUE {OTHER}\r\n*1")),
+            (&continues, format!("+CONTINUE {}\r\n*1", &ID[1..])),
+            (&format!("PSYNC {OTHER} 101"), "+CONTINUE\r\n*1".into()),
+        ];
+        for (sync, answer) in &others {
+            must_ask_again(Link::to_followed(true, &rules).gets(&INTRODUCTION, sync, answer));
+        }
+        let same = [
+            ("PSYNC ? -1", format!("+FULLRESYNC {ID} 100\r\n$0\r\n")),
+            (&continues, format!("+FULLRESYNC {ID} 100\r\n$0\r\n")),
+            (&continues, format!("+CONTINUE {ID}\r\n*1")),
+            (&continues, "+CONTINUE\r\n*1".into()),
+            (&after_earlier, format!("+CONTINUE {ID}\r\n*1")),
+            (&after_earlier, "+CONTINUE\r\n*1".into()),
+            (&continues, "-NOMASTERLINK Can't SYNC while not connected with my master\r\n".into()),
+        ];
+        let every = others.iter().map(|case| (false, case)).chain(same.iter().map(|case| (true, case)));
+        for (judged, (sync, answer)) in every {
+            let (got, link) = Link::to_followed(judged, &rules).gets(&INTRODUCTION, sync, answer);
+            assert_eq!((&got, link.end), (answer, None), "judged: {judged}");
+        }
+    }
+
+    #[test]
+    fn no_snapshot_of_another_stream_passes_on_the_second_connection_of_a_sync() {
+        let rules = Rules::default();
+        let redis = ["REPLCONF capa eof rdb-only 1 rdb-channel 1 main-ch-client-id 17 listening-port 6380"];
+        let valkey = ["REPLCONF capa eof rdb-only 1 rdb-channel 1 listening-port 6380"];
+        let full = |id| format!("+FULLRESYNC {id} 100\r\n$0\r\n");
+        let ends_at = |id| format!("$ENDOFF:100 {id} 0 9\r\n$0\r\n");
+        let cases = [
+            ("+RDBCHANNELSYNC 17\r\n", &redis, "PSYNC ? -1", full(OTHER), full(ID)),
+            ("+DUALCHANNELSYNC\r\n", &valkey, "SYNC", ends_at(OTHER), ends_at(ID)),
+            ("+DUALCHANNELSYNC\r\n", &valkey, "SYNC", "$0\r\n".into(), ends_at(ID)),
+        ];
+        for (main, introduction, sync, other, same) in cases {
+            for (judged, answer) in [(true, &other), (true, &same), (false, &other)] {
+                let begun = Link::to_followed(judged, &rules).gets(&INTRODUCTION, "PSYNC ? -1", main);
+                assert_eq!((begun.0.as_str(), begun.1.end), (main, None));
+                let second = Link::to_followed(judged, &rules).gets(introduction, sync, answer);
+                if judged && answer == &other {
+                    must_ask_again(second);
+                } else {
+                    assert_eq!((&second.0, second.1.end), (answer, None), "judged: {judged}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_replica_of_a_followed_master_cannot_fall_back_to_a_sync_that_names_no_stream() {
+        for (judged, dump) in [(true, false), (true, true), (false, false)] {
+            let rules = Rules { dump, ..Rules::default() };
+            let unknown = "-ERR unknown command 'PSYNC'\r\n";
+            let (_, mut link) = Link::to_followed(judged, &rules).gets(&INTRODUCTION, "PSYNC ? -1", unknown);
+            link.say(Flow::ToMaster, b"SYNC\r\n");
+            assert_eq!(link.master == b"SYNC\r\n", !judged, "{:?}", link.end);
+            let said = String::from_utf8(link.replica).unwrap();
+            assert_eq!(said.contains("does not tell which stream"), judged, "{said}");
+        }
+        // A client that only dumps the data loses none.
+        let rules = Rules { dump: true, ..Rules::default() };
+        let (got, _) = Link::to_followed(true, &rules).gets(&["PING"], "SYNC", "$0\r\n");
+        assert_eq!(got, "$0\r\n");
     }
 
     proptest! {

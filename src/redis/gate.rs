@@ -17,6 +17,7 @@ use super::command::{self, Parsed};
 use super::full_syncs::{FullSyncs, Taken};
 use super::grants::{Grants, Member};
 use super::guesses::{Guess, Guesses};
+use super::judged::Judged;
 use super::listing::{Listed, Listing};
 use super::openings::Opening;
 use super::pace::{self, Pace};
@@ -122,6 +123,10 @@ pub struct Gate {
     /// Bytes of empty lines before a sync was asked for.
     empty: usize,
     listed: Listed,
+    /// The stream that the master must have; `None` if any will do.
+    judged: Option<Judged>,
+    /// The id that the last PSYNC has asked for, once there was one.
+    asked: Option<Vec<u8>>,
     /// Earlier links of the same replica, and whether the sync waits for their end.
     predecessors: Option<Box<dyn Predecessors>>,
     waits: bool,
@@ -164,6 +169,8 @@ impl Gate {
         Self {
             site: site.to_owned(),
             listed: Listed::new(rules.listing.clone()),
+            judged: None,
+            asked: None,
             predecessors: None,
             waits: false,
             recall: None,
@@ -183,6 +190,12 @@ impl Gate {
             joined: false,
             refusal: None,
         }
+    }
+
+    /// Nothing passes of a master whose stream is another one than was judged.
+    pub fn only(mut self, judged: Judged) -> Self {
+        self.judged = Some(judged);
+        self
     }
 
     /// A sync that is asked for waits until these earlier links of the same replica have ended.
@@ -326,6 +339,13 @@ impl Gate {
             }
             b"PSYNC" => is_psync(options).then_some(Phase::AskedPsync),
             b"SYNC" => {
+                // Its answer names no stream. Replicas fall back to it after a PSYNC; a dump begins with it.
+                if self.judged.is_some() && self.asked.is_some() && !self.paired {
+                    return self.refuse(
+                        "the command SYNC, whose answer does not tell which stream of writes the master has"
+                            .to_owned(),
+                    );
+                }
                 let may = self.may_sync || self.paired || self.rules.dump;
                 if !may {
                     return self.refuse(
@@ -377,6 +397,9 @@ impl Gate {
             return self.password(length, options, now);
         }
         self.phase = next;
+        if next == Phase::AskedPsync {
+            self.asked = options.first().map(|id| id.to_vec());
+        }
         let rewritten = match name.as_slice() {
             b"REPLCONF" => {
                 self.special |= !replconf::is_plain(options);
@@ -568,6 +591,26 @@ impl Gate {
     pub fn master_raves(&self) -> Verdict {
         let reason = "the master answered with a line that is not a reply".to_owned();
         Verdict::Stop { pass: 0, reply: Vec::new(), reason, breach: false }
+    }
+
+    /// Ends the link if this line, without its end, begins another stream than was judged. The replica asks
+    /// again over a new link, which is judged anew.
+    pub fn begins_another_stream(&mut self, line: &[u8]) -> Option<Verdict> {
+        let judged = self.judged.as_ref()?;
+        let is_it = match self.phase {
+            Phase::AskedPsync => judged.is_stream_of(line, self.asked.as_deref().unwrap_or_default()),
+            Phase::AskedSync if self.paired => judged.is_snapshot_of(line),
+            _ => true,
+        };
+        (!is_it).then(|| {
+            self.recall = None;
+            if !line.starts_with(b"+FULLRESYNC") {
+                self.give_back();
+            }
+            let reason =
+                "the master's stream of writes is another one than was judged; it will be judged anew";
+            self.ask_again(reason, Duration::ZERO)
+        })
     }
 
     /// Takes a whole line from the master: `line` is without its end, `whole` with it. Must not be

@@ -16,6 +16,7 @@ pub mod grants;
 pub mod guesses;
 pub mod info;
 pub mod introduction;
+pub mod judged;
 pub mod lag;
 pub mod listing;
 pub mod names;

@@ -31,6 +31,7 @@ use crate::link::{Link, Side};
 use crate::race;
 use crate::redis::at_master::AtMaster;
 use crate::redis::gate::{Gate, Rules};
+use crate::redis::judged::Judged;
 use crate::redis::listing::Listing;
 use crate::redis::observer::Observer;
 use crate::redis::replication::Observed;
@@ -231,7 +232,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             Err(No::new(Kind::Stopping, ReasonCode::Stopping, &words))
         }
     };
-    let (redis, party) = match connected {
+    let (redis, target) = match connected {
         Ok(connected) => connected,
         Err(no) => {
             // Replicas ask again every second, which must not use up the site's links.
@@ -304,7 +305,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
     let predecessors = key.map(|key| Predecessors::new(&shared.links, id, key, address, &changed));
     let tap: Box<dyn Tap> = match (rules, &observed) {
         (Some(rules), Some(observed)) => Box::new(AtMaster::new(
-            gate(&shared.process.site, rules, predecessors),
+            gate(&shared.process.site, rules, target.as_ref(), predecessors),
             Observer::new(Arc::clone(observed)),
         )),
         _ => Box::new(Blind),
@@ -335,7 +336,7 @@ async fn serve_site(shared: Arc<Shared>, mut lane: Lane, hello: Hello, seat: Sea
             master,
             site: site.clone(),
             redis: address,
-            party,
+            party: target.map(|target| target.party),
         }),
         share: shared.memory.share(&site),
         meter: shared.registry.meter(&site),
@@ -373,9 +374,13 @@ async fn current(shared: &Shared, lane: &mut Lane, hello: &Hello) -> Result<(), 
     })
 }
 
-/// The gate of a link, which lets earlier links of its replica end first, if the replica is known.
-fn gate(site: &str, rules: Rules, predecessors: Option<Predecessors>) -> Gate {
-    let gate = Gate::new(site, rules);
+/// The gate of a link. If one of several Redis is followed, it lets only the stream of this one pass. It lets
+/// earlier links of its replica end first, if the replica is known.
+fn gate(site: &str, rules: Rules, target: Option<&Target>, predecessors: Option<Predecessors>) -> Gate {
+    let mut gate = Gate::new(site, rules);
+    if let Some(target) = target {
+        gate = gate.only(Judged::of(&target.standing));
+    }
     match predecessors {
         Some(predecessors) => gate.after(Box::new(predecessors)),
         None => gate,
@@ -569,9 +574,9 @@ fn admit(
     Ok((master, admission))
 }
 
-/// Connects to a master's Redis and authenticates, ready for a replica. Also returns which party it is, if
-/// one of several is followed.
-async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
+/// Connects to a master's Redis and authenticates, ready for a replica. Also returns what was judged,
+/// if one of several is followed.
+async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<Target>), No> {
     if master.follow == Follow::Master {
         return connect_to_followed(shared, master).await;
     }
@@ -595,7 +600,7 @@ async fn connect(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<
 
 /// As [`connect`], to the Redis that is followed. The connection itself is asked whether it leads to the very
 /// process that was judged: another one may have taken its place since then, without any data.
-async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<String>), No> {
+async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStream, Option<Target>), No> {
     let entry = shared.following.entry(Side::Acceptor, &master.name);
     let entry = entry.ok_or_else(|| no_master(master, "the gateway has just begun to look for it"))?;
     if entry.target().is_err() {
@@ -639,7 +644,7 @@ async fn connect_to_followed(shared: &Shared, master: &Master) -> Result<(TcpStr
         entry.hurry();
     }
     let target = entry.target_within(NO_MASTER, is_it).await.map_err(|why| no_master(master, &why))?;
-    Ok((redis, Some(target.party)))
+    Ok((redis, Some(target)))
 }
 
 fn no_master(master: &Master, why: &str) -> No {

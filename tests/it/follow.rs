@@ -566,3 +566,32 @@ fn a_redis_that_is_restarted_without_its_data_again_and_again_never_gets_a_link(
     assert_eq!(two.bravo.digest(), before);
     two.alpha2.process.signal("CONT");
 }
+
+#[test]
+fn a_master_that_takes_another_ones_data_before_the_replica_asks_passes_none_of_it_on() {
+    let mut two = Two::new();
+    let before = two.bravo.digest();
+    let blank = Redis::start(Version::System, two.lab.path(), "blank", QUIET);
+    // Only the raw client below asks for a sync.
+    two.bravo.process.signal("STOP");
+    two.alpha2.process.signal("STOP");
+    let mut replica = Client::connect(two.entry).expect("the gateway accepts");
+    assert!(replica.try_ask(&["PING"]).is_some());
+    assert!(
+        replica.try_ask(&["REPLCONF", "listening-port", "6380", "capa", "eof", "capa", "psync2"]).is_some()
+    );
+    two.alpha.replicaof(blank.port);
+    two.alpha.wait_equal(&blank);
+    two.alpha.ask(&["REPLICAOF", "NO", "ONE"]);
+    replica.send(&Client::encode(&["PSYNC", "?", "-1"]));
+    let mut said = String::new();
+    while let Some(line) = replica.line() {
+        said.push_str(&line);
+    }
+    assert!(!said.contains("FULLRESYNC"), "{said}");
+    assert_eq!(two.alpha.ask(&["DBSIZE"]), "0");
+    two.bravo.process.signal("CONT");
+    always("the data of dc2 stays", Duration::from_secs(3), || two.bravo.digest() == before);
+    two.alpha2.process.signal("CONT");
+    eprintln!("the replica was told {said:?}");
+}
