@@ -597,6 +597,7 @@ impl Link {
                 End::LocalClosed(_)
                 | End::CommandRefused(_)
                 | End::Declined(_)
+                | End::Moved(_)
                 | End::Protocol(_)
                 | End::NotDelivered
                 | End::MemoryShort

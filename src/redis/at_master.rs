@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(got.matches('\n').count(), 1, "{got}");
         assert!(link.end.is_some() && link.tap.position().is_none());
         let view = link.observed.view(link.now);
-        assert_eq!((view.sync, view.replid), (None, None), "nothing is recorded as passed");
+        assert_eq!((view.sync, view.replication_id), (None, None), "nothing is recorded as passed");
     }
 
     #[test]
