@@ -203,6 +203,19 @@ impl Judge {
         }
     }
 
+    /// The newest links to who is followed have passed on this stream, and that is the one which it has: then it is
+    /// what is followed. A Redis renames its stream when a replica comes to it for the first time, or after an
+    /// hour without one, and a far site cannot tell that from another process.
+    pub fn has_renamed(&mut self, history: History, passed: Option<u64>) {
+        if let Some(followed) = &mut self.followed
+            && self.present.is_some()
+            && followed.history != history
+        {
+            *followed = Followed { history, passed, run: None };
+            self.is_unused = false;
+        }
+    }
+
     /// Judges anew. `looks` has one for each party; `now` is in seconds since 1970.
     pub fn step(&mut self, looks: &[Look], sentinels: &Sentinels, now: i64) -> Option<Change> {
         debug_assert_eq!(looks.len(), self.doubts.len());

@@ -257,6 +257,19 @@ fn the_stream_that_goes_on_elsewhere_is_what_a_successor_must_have() {
 }
 
 #[test]
+fn a_far_master_that_renames_its_stream_is_known_by_what_the_links_have_passed_on() {
+    let there = [master('n', 130, None, "-"), away()];
+    let mut judge = settled();
+    judge.has_renamed(history('n'), Some(120));
+    judge.step(&there, &Sentinels::None, 9);
+    assert_eq!((party(&judge), judge.followed().unwrap().passed), (Some(0), Some(120)));
+    let mut nobody = settled();
+    nobody.step(&[replica('q', 1, None), away()], &Sentinels::None, 9);
+    nobody.has_renamed(history('n'), Some(120));
+    assert_eq!(nobody.followed().unwrap().history, history('a'), "nobody is followed");
+}
+
+#[test]
 fn another_master_at_the_party_that_is_followed_needs_a_proof_as_one_elsewhere_does() {
     for (there, stays) in [
         (master('a', 130, None, "-"), true),
