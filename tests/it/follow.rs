@@ -569,7 +569,7 @@ fn a_redis_that_is_restarted_without_its_data_again_and_again_never_gets_a_link(
 
 #[test]
 fn a_master_that_takes_another_ones_data_before_the_replica_asks_passes_none_of_it_on() {
-    let mut two = Two::new();
+    let two = Two::new();
     let before = two.bravo.digest();
     let blank = Redis::start(Version::System, two.lab.path(), "blank", QUIET);
     // Only the raw client below asks for a sync.
