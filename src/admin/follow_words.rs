@@ -1,5 +1,6 @@
 //! What is said of who is followed, in the words that everything shares which shows it.
 
+use super::awaited;
 use crate::clock;
 use crate::follow::{FollowStatus, PartyStatus, PresentStatus};
 
@@ -26,6 +27,15 @@ pub fn present(entry: &FollowStatus, now: i64) -> String {
     }
 }
 
+/// What the entry does: `follows 10.0.0.6:6379 for 3 minutes, by Sentinel`; `waits: …`.
+pub fn does(entry: &FollowStatus, now: i64) -> String {
+    match (awaited::waits(entry), entry.role.as_str()) {
+        (false, _) => format!("follows {}", present(entry, now)),
+        (true, "replica") => "waits: this site has the master".to_owned(),
+        (true, _) => "waits: its Redis are replicas of another site".to_owned(),
+    }
+}
+
 /// Whether this party is the one that is followed.
 pub fn is_present(entry: &FollowStatus, party: &PartyStatus) -> bool {
     entry.present.as_ref().is_some_and(|present| present.party == party.party)
@@ -46,7 +56,7 @@ pub fn words(party: &PartyStatus) -> &str {
     if party.words.is_empty() { "was not asked yet" } else { &party.words }
 }
 
-/// How often another party was followed.
+/// How often a party was followed, the first one included.
 pub fn switches(entry: &FollowStatus) -> String {
     match entry.switches {
         0 => "no switch since the start".to_owned(),
@@ -79,7 +89,7 @@ fn answers(entry: &FollowStatus) -> String {
 
 /// All of it in one sentence: who is followed, what the others are, and the Sentinels.
 pub fn sentence(entry: &FollowStatus, now: i64) -> String {
-    let whom = format!("{} follows {}", entry.name, present(entry, now));
+    let whom = format!("{} {}", entry.name, does(entry, now));
     std::iter::once(whom).chain(others(entry)).chain(sentinels(entry)).collect::<Vec<_>>().join("; ")
 }
 
@@ -127,6 +137,15 @@ mod tests {
         assert!(words.starts_with("orders follows nobody; 10.0.0.5:6379 is a replica"), "{words}");
         assert!(words.contains("; 10.0.0.6:6379 is the master; "), "{words}");
         assert!(words.ends_with("; Sentinels: 2 of 3 answer"), "{words}");
+        let waits = FollowStatus { standby: true, ..nobody };
+        let words = sentence(&waits, 280);
+        let wanted = "orders waits: its Redis are replicas of another site; 10.0.0.5:6379 is a replica";
+        assert!(words.starts_with(wanted), "{words}");
+        let of_sites = FollowStatus { role: "replica".to_owned(), ..waits.clone() };
+        assert_eq!(does(&of_sites, 280), "waits: this site has the master");
+        assert!(
+            does(&FollowStatus { standby: true, ..entry("person") }, 280).starts_with("follows 10.0.0.6")
+        );
         assert_eq!(sentinels(&FollowStatus { sentinels: vec![], ..entry("") }), None);
     }
 }

@@ -8,7 +8,8 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::{Status, link_words};
+use super::awaited::{self, Awaited};
+use super::{Status, follow_words, link_words};
 use crate::clock;
 use crate::follow::FollowStatus;
 use crate::redis::replication::Stage;
@@ -24,6 +25,11 @@ const FULL: f64 = 0.9;
 
 /// Most details of a finding; the rest is counted.
 const TOLD: usize = 3;
+
+/// What to do where who is followed cannot be reached. After a restart, or once the path is there again, replicas
+/// go on by themselves.
+const REACH: &str = "start it again, or repair the way to it: replicas then go on by themselves; if it is lost for \
+                     good: docs/failover.md";
 
 /// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -200,42 +206,91 @@ pub fn findings(status: &Status, now: i64) -> Vec<Finding> {
     found
 }
 
-/// The level of an entry that follows a master. Nobody is followed for a moment after the start: that needs no
-/// attention.
-pub fn of_following(entry: &FollowStatus) -> Level {
-    match (&entry.present, &entry.attention) {
-        (_, None) => Level::Good,
-        (Some(_), Some(_)) => Level::Look,
-        (None, Some(_)) => Level::Bad,
+/// What is wrong with an entry that follows a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unfollowed {
+    /// Nobody is followed.
+    Nobody,
+    /// Who is followed cannot be reached, and no link is left.
+    Lost,
+    /// Who is followed cannot be reached, and links are there.
+    Away,
+    /// There is a doubt, although somebody is followed.
+    Doubt,
+}
+
+impl Unfollowed {
+    const ALL: [Self; 4] = [Self::Nobody, Self::Lost, Self::Away, Self::Doubt];
+
+    /// Nobody is followed for a moment after the start: that needs no attention.
+    fn of(awaited: &Awaited<'_>, entry: &FollowStatus) -> Option<Self> {
+        let is_needless = entry.role == "replica" && awaited.is_master_here(&entry.name);
+        match &entry.present {
+            None => (entry.attention.is_some() && !awaited::waits(entry)).then_some(Self::Nobody),
+            Some(_) if awaited::is_away(entry) && awaited.has_link(&entry.role, &entry.name) => {
+                Some(Self::Away)
+            }
+            Some(_) if awaited::is_away(entry) && !is_needless => Some(Self::Lost),
+            Some(_) => entry.attention.is_some().then_some(Self::Doubt),
+        }
+    }
+
+    fn level(self) -> Level {
+        if matches!(self, Self::Nobody | Self::Lost) { Level::Bad } else { Level::Look }
+    }
+
+    fn what(self, names: &str) -> String {
+        match self {
+            Self::Nobody => format!("no master is followed for {names}"),
+            Self::Lost => format!("the master of {names} cannot be reached, and no link is left"),
+            Self::Away => format!("the master of {names} cannot be reached"),
+            Self::Doubt => format!("the master of {names} needs a look"),
+        }
+    }
+
+    /// What is known of an entry.
+    fn detail(entry: &FollowStatus) -> String {
+        let present = || entry.parties.iter().find(|party| follow_words::is_present(entry, party));
+        let words = entry.attention.clone().or_else(|| present().map(follow_words::clause));
+        format!("{}: {}", entry.name, words.unwrap_or_default())
     }
 }
 
+/// The level of an entry that follows a master.
+pub fn of_following(awaited: &Awaited<'_>, entry: &FollowStatus) -> Level {
+    Unfollowed::of(awaited, entry).map_or(Level::Good, Unfollowed::level)
+}
+
 /// The entries of which nobody is followed, or those to look at although somebody is.
-fn following(status: &Status, level: Level) -> Option<Finding> {
+fn following(status: &Status, level: Level) -> Vec<Finding> {
+    let awaited = Awaited::of(status);
+    let wrong: Vec<_> =
+        status.following.iter().filter_map(|entry| Some((Unfollowed::of(&awaited, entry)?, entry))).collect();
+    let kinds = Unfollowed::ALL.into_iter().filter(|kind| kind.level() == level);
+    kinds.filter_map(|kind| not_followed(kind, &wrong)).collect()
+}
+
+fn not_followed(kind: Unfollowed, wrong: &[(Unfollowed, &FollowStatus)]) -> Option<Finding> {
     let all: Vec<&FollowStatus> =
-        status.following.iter().filter(|entry| of_following(entry) == level).collect();
-    let names = || match &all[..] {
+        wrong.iter().filter(|(other, _)| *other == kind).map(|(_, entry)| *entry).collect();
+    let names = match &all[..] {
+        [] => return None,
         [one] => one.name.clone(),
         _ => format!("{} entries", all.len()),
     };
-    let what = match (level, all.is_empty()) {
-        (_, true) => return None,
-        (Level::Bad, _) => format!("no master is followed for {}", names()),
-        _ => format!("the master of {} needs a look", names()),
-    };
-    let detail =
-        |entry: &&FollowStatus| format!("{}: {}", entry.name, entry.attention.as_deref().unwrap_or_default());
     let mut steps: Vec<&str> = all.iter().filter_map(|entry| entry.next_step.as_deref()).collect();
     steps.dedup();
     let next = match steps[..] {
-        [one] => one.to_owned(),
-        _ => "replgate status --wide has the next step of each; replgate follow NAME PARTY shows what a switch would cost".to_owned(),
+        [] => REACH,
+        [one] => one,
+        _ => "replgate status --wide has the next step of each",
     };
+    let details = all.iter().map(|entry| Unfollowed::detail(entry));
     Some(Finding {
-        level,
-        what,
-        details: told(all.iter().map(detail), "entries: replgate status --wide"),
-        next,
+        level: kind.level(),
+        what: kind.what(&names),
+        details: told(details, "entries: replgate status --wide"),
+        next: next.to_owned(),
     })
 }
 
@@ -591,9 +646,44 @@ mod tests {
         let (_, words) = of(&many).remove(0);
         assert!(words.starts_with("no master is followed for 9 entries: m0: it is away / m1: "), "{words}");
         assert!(
-            words.contains(" / and 6 more entries: replgate status --wide -> replgate status --wide has"),
+            words.contains(" / and 6 more entries: replgate status --wide -> replgate status --wide has the next step of each"),
             "{words}"
         );
+    }
+
+    #[test]
+    fn a_site_that_waits_is_well_and_a_followed_master_that_is_away_is_not() {
+        let entry = |fields: serde_json::Value| {
+            let mut entry = json!({"name": "orders", "role": "master", "parties": [
+                {"party": "10.0.0.5:6379", "state": "away", "words": "is followed, and cannot be reached"},
+                {"party": "10.0.0.6:6379", "state": "replica", "words": "is a replica"}]});
+            entry.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            entry
+        };
+        let of = |entries: &[serde_json::Value], links: &[serde_json::Value]| {
+            found(|json| (json["following"], json["links"]) = (entries.into(), links.into()))
+        };
+        let waits = json!({"standby": true, "attention": "they are replicas", "next_step": "promote one"});
+        assert_eq!(of(&[entry(waits)], &[]), []);
+        let present = json!({"party": "10.0.0.5:6379", "since": 40, "by": "lineage"});
+        let away = entry(json!({"present": present}));
+        let (level, words) = of(std::slice::from_ref(&away), &[]).remove(0);
+        let start = "the master of orders cannot be reached, and no link is left: orders: 10.0.0.5:6379 is followed, and cannot be reached -> start it again";
+        assert!(level == Level::Bad && words.starts_with(start), "{words}");
+        let (level, words) = of(std::slice::from_ref(&away), &[link(1, json!({}))]).remove(0);
+        assert!(
+            level == Level::Look && words.starts_with("the master of orders cannot be reached: "),
+            "{words}"
+        );
+        let told = entry(json!({"present": present, "attention": "it is away", "next_step": "wait"}));
+        let (level, words) = of(&[told], &[]).remove(0);
+        assert!(level == Level::Bad && words.ends_with(" left: orders: it is away -> wait"), "{words}");
+        // The far site that was followed is away, and the master is here meanwhile.
+        let of_sites = json!({"role": "replica", "present": {"party": "dc2"},
+            "parties": [{"party": "dc2", "state": "away", "words": "does not answer"}]});
+        let here = json!({"present": {"party": "10.0.0.6:6379"}});
+        assert_eq!(of(&[entry(of_sites.clone()), entry(here)], &[]), []);
+        assert_eq!(of(&[entry(of_sites)], &[])[0].0, Level::Bad);
     }
 
     #[test]
@@ -779,7 +869,7 @@ mod tests {
         // These have no limit of their own: what they compare is in the state.
         for (alert, expression) in [
             ("ReplgateOutageNotCovered", "replgate_outage_covered_seconds < replgate_link_hold_seconds"),
-            ("ReplgateNobodyFollowed", "replgate_following == 0 and replgate_follow_attention == 1"),
+            ("ReplgateNobodyFollowed", "replgate_following == 0 unless replgate_follow_standby == 1"),
             ("ReplgateFollowAttention", "replgate_follow_attention == 1 and replgate_following == 1"),
             ("ReplgateReplicaWithoutLink", "replgate_replica_without_link == 1"),
             ("ReplgateReloadFailed", "replgate_reload_refused == 1"),

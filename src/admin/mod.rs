@@ -3,8 +3,9 @@
 //! `snapshot.rs` is the state at one moment. Two rules judge it: `health.rs` what needs attention, for people, and
 //! `ready.rs` whether the gateway is ready, for probes. Everything else shows it: `socket.rs` is the Unix socket
 //! over which `replgate status` asks and people give orders (`orders.rs`), `http/` the listener of `[admin]`, which serves `page/` and `metrics/` too;
-//! `link_words.rs` and `follow_words.rs` have the words that they share.
+//! `awaited.rs` knows which links are to be there; `link_words.rs` and `follow_words.rs` have the words that they share.
 
+pub mod awaited;
 pub mod follow_words;
 pub mod health;
 pub mod http;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::awaited::{self, Awaited};
 use crate::clock;
 use crate::config::Config;
 use crate::follow::FollowStatus;
@@ -80,7 +81,8 @@ pub struct Status {
     /// The last events of this process, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
-    /// The entries of its config that had a working link with a far site and have none now.
+    /// The entries of its config that had a working link with a far site and have none now, although one is to be
+    /// there: not with a site that does not have the master now.
     #[serde(default)]
     pub missing_links: Vec<MissingLink>,
     /// The entries of its config of which a replica asked for a sync a moment ago and got an error.
@@ -89,9 +91,6 @@ pub struct Status {
     /// Who is followed, for each `[[master]]` and `[[replica]]` that follows a master.
     #[serde(default)]
     pub following: Vec<FollowStatus>,
-    /// For which entries the master is elsewhere; not shown.
-    #[serde(skip)]
-    pub elsewhere: Elsewhere,
     /// Random, new at each start: in a container every process has the same `pid`. Empty in an answer of a
     /// gateway from before there was one.
     #[serde(default)]
@@ -127,47 +126,6 @@ fn far_sites(config: &Config) -> Vec<FarSite> {
     sites.into_values().collect()
 }
 
-/// Entries with a far site of which it is known that the master is elsewhere, so that no link of theirs is missed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Elsewhere(HashSet<(bool, String, String)>);
-
-impl Elsewhere {
-    /// Whether the master is elsewhere for this entry with this site.
-    pub fn has(&self, role: &str, name: &str, site: &str) -> bool {
-        !self.0.is_empty()
-            && self.0.contains(&(role == "replica", name.to_owned(), site.to_ascii_lowercase()))
-    }
-}
-
-/// What is elsewhere, as far as the entries that follow a master tell it.
-fn elsewhere(config: &Config, following: &[FollowStatus]) -> Elsewhere {
-    let of = |role: &str, name: &str| following.iter().find(|entry| entry.role == role && entry.name == name);
-    let mut all = HashSet::new();
-    for master in &config.masters {
-        // Every Redis here is a replica, and nobody needs to look at that.
-        let stands_by = of("master", &master.name).is_some_and(|entry| {
-            entry.present.is_none()
-                && entry.attention.is_none()
-                && entry.parties.iter().all(|party| party.state == "replica")
-        });
-        if stands_by {
-            let site = |site: &String| (false, master.name.clone(), site.to_ascii_lowercase());
-            all.extend(master.allow.iter().map(site));
-        }
-    }
-    for replica in &config.replicas {
-        let is_here = of("master", &replica.master).is_some_and(|entry| entry.present.is_some());
-        let followed = of("replica", &replica.name).and_then(|entry| entry.present.as_ref());
-        for origin in &replica.from {
-            let is_other = followed.is_some_and(|present| !present.party.eq_ignore_ascii_case(&origin.site));
-            if is_here || is_other {
-                all.insert((true, replica.name.clone(), origin.site.to_ascii_lowercase()));
-            }
-        }
-    }
-    Elsewhere(all)
-}
-
 /// The site as the config spells it; `None` if the config in use has no such entry.
 fn spelled<'a>(far_sites: &'a [FarSite], role: &str, name: &str, site: &str) -> Option<&'a str> {
     let far = far_sites.iter().find(|far| far.site.eq_ignore_ascii_case(site))?;
@@ -189,17 +147,17 @@ impl Status {
         let (tls, config) = (shared.tls.now(), shared.config());
         let listeners = shared.registry.listeners();
         let far_sites = far_sites(&config);
-        let following = shared.following.status();
-        let elsewhere = elsewhere(&config, &following);
+        let following = awaited::with_waiting(shared.following.status());
+        let awaited = Awaited::new(&following, &links);
         let missing_links = shared.registry.missing_links(clock::now()).into_iter().filter_map(|missing| {
             let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
-            let missing = MissingLink { site, ..missing };
-            (!elsewhere.has(&missing.role, &missing.name, &missing.site)).then_some(missing)
+            awaited.is(&missing.role, &missing.name, &site).then_some(MissingLink { site, ..missing })
         });
         let missing_syncs = shared.registry.missing_syncs().into_iter().filter_map(|missing| {
             let site = spelled(&far_sites, &missing.role, &missing.name, &missing.site)?.to_owned();
-            Some(MissingSync { site, ..missing })
+            awaited.is(&missing.role, &missing.name, &site).then_some(MissingSync { site, ..missing })
         });
+        let (missing_links, missing_syncs) = (missing_links.collect(), missing_syncs.collect());
         Self {
             site: config.site.clone(),
             node: shared.process.node.clone(),
@@ -222,13 +180,12 @@ impl Status {
             counts,
             syncs,
             started: clock::now().saturating_sub(i64::try_from(shared.age().as_secs()).unwrap_or(i64::MAX)),
-            missing_links: missing_links.collect(),
-            missing_syncs: missing_syncs.collect(),
+            missing_links,
+            missing_syncs,
             far_sites,
             format: FORMAT,
             events: shared.events.latest(),
             following,
-            elsewhere,
             run_id: shared.run_id.clone(),
         }
     }
@@ -238,62 +195,4 @@ impl Status {
 pub(super) fn lost(config: &Config, listeners: &[ListenAddress]) -> Vec<ListenAddress> {
     let listeners: HashSet<&ListenAddress> = listeners.iter().collect();
     config.listeners().filter(|address| !listeners.contains(address)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::config::Source;
-    use crate::follow::{PartyStatus, PresentStatus};
-
-    /// A site that may have the master of "orders", with a replica of it, and one that follows two sites.
-    const BOTH: &str = "site = \"dc2\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n[tunnel]\nlisten = \"127.0.0.1:1\"\n[[master]]\nname = \"orders\"\nredis = \"127.0.0.1:2\"\nfollow = \"master\"\nallow = [\"dc1\", \"dc3\"]\n[[replica]]\nname = \"near\"\nmaster = \"orders\"\nlisten = \"127.0.0.1:3\"\nsite = \"dc1\"\npeers = [\"gw:1\"]\n[[replica]]\nname = \"stock\"\nlisten = \"127.0.0.1:4\"\nfrom = [{ site = \"dc1\", peers = [\"gw:1\"] }, { site = \"DC3\", peers = [\"gw:1\"] }]\n";
-
-    fn entry(name: &str, role: &str, present: Option<&str>, state: &str, attention: bool) -> FollowStatus {
-        FollowStatus {
-            name: name.to_owned(),
-            role: role.to_owned(),
-            present: present
-                .map(|party| PresentStatus { party: party.to_owned(), ..PresentStatus::default() }),
-            parties: vec![PartyStatus { state: state.to_owned(), ..PartyStatus::default() }],
-            attention: attention.then(|| "look".to_owned()),
-            ..FollowStatus::default()
-        }
-    }
-
-    #[test]
-    fn no_link_is_missed_where_the_master_is_known_to_be_elsewhere() {
-        let config = Config::parse(&[Source::new(Path::new("gateway.toml"), BOTH)]).unwrap();
-        let seen = |following: &[FollowStatus]| {
-            let elsewhere = elsewhere(&config, following);
-            let all = [
-                ("master", "orders", "DC3"),
-                ("replica", "near", "dc1"),
-                ("replica", "stock", "dc1"),
-                ("replica", "stock", "dc3"),
-            ];
-            all.map(|(role, name, site)| elsewhere.has(role, name, site))
-        };
-        assert_eq!(seen(&[]), [false; 4]);
-        // The master is at another site, and bravo its replica.
-        let stands_by = entry("orders", "master", None, "replica", false);
-        assert_eq!(seen(&[stands_by]), [true, false, false, false]);
-        // It is here.
-        let here = entry("orders", "master", Some("127.0.0.1:2"), "master", false);
-        assert_eq!(seen(&[here]), [false, true, false, false]);
-        // It is nowhere: that is missed.
-        for nowhere in [
-            entry("orders", "master", None, "away", true),
-            entry("orders", "master", None, "master", true),
-            entry("orders", "master", None, "replica", true),
-        ] {
-            assert_eq!(seen(&[nowhere]), [false; 4]);
-        }
-        let followed = |site| seen(&[entry("stock", "replica", site, "master", false)]);
-        assert_eq!(followed(Some("dc3")), [false, false, true, false]);
-        assert_eq!(followed(Some("dc1")), [false, false, false, true]);
-        assert_eq!(followed(None), [false; 4]);
-    }
 }

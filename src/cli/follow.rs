@@ -72,12 +72,7 @@ impl Follow {
 /// What it costs or has cost, who is followed now, and what the Sentinels say.
 fn told(sentences: &[String], following: &FollowStatus, now: i64) -> Vec<String> {
     let mut lines: Vec<String> = sentences.iter().map(|sentence| one_line(sentence)).collect();
-    lines.push(format!(
-        "{} ({}) follows {}",
-        following.name,
-        following.role,
-        follow_words::present(following, now)
-    ));
+    lines.push(format!("{} ({}) {}", following.name, following.role, follow_words::does(following, now)));
     let said = |sentinel: &crate::follow::SentinelStatus| {
         format!("Sentinel {} {}", sentinel.sentinel, sentinel.words)
     };

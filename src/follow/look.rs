@@ -12,6 +12,9 @@ use crate::lineage::judge::Look;
 use crate::lineage::{History, Standing};
 use crate::redis::info::fields;
 
+/// How the words for a replica end that has no connection to its master.
+pub const LOST: &str = ", and has lost it";
+
 /// What is asked, in this order.
 pub const QUESTIONS: &[&[&str]] = &[&["INFO", "server"], &["INFO", "persistence"], &["INFO", "replication"]];
 
@@ -87,7 +90,7 @@ fn replica(replication: &[u8], persistence: &[u8]) -> String {
     } else if first(replication, "master_link_status") == Some(b"up") {
         ""
     } else {
-        ", and has lost it"
+        LOST
     };
     format!("is a replica of {place}{state}")
 }

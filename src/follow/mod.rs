@@ -116,7 +116,7 @@ pub struct FollowStatus {
     pub attention: Option<String>,
     /// What to do about it: a sentence with a command.
     pub next_step: Option<String>,
-    /// How often another party was followed, since the start.
+    /// How often a party was followed, the first one included, since the start.
     pub switches: u64,
 }
 

@@ -89,8 +89,8 @@ pub enum Kinship {
     Behind(u64),
     /// It took over, and it is not known what had been passed on by then.
     Uncertain,
-    /// The same process has given its stream a new id, and has followed nobody meanwhile: it does so after
-    /// an hour without a replica.
+    /// The same process has given its stream a new id: it does so after an hour without a replica. It was
+    /// seen as the master until then.
     Renamed,
     /// Nothing shows that it has the data that was followed.
     Stranger,

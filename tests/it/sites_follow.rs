@@ -159,6 +159,8 @@ fn a_blank_redis_at_another_site_that_says_it_is_the_master_gets_no_replica() {
     three.alpha.kill();
     three.wait_words("dc1", "is followed, and");
     three.third.wait_log("dc2 offers a master too, with data of another history");
+    let step = three.following()["next_step"].as_str().unwrap_or_default().to_owned();
+    assert!(step.starts_with("wait for dc1") && !step.contains("romote"), "{step}");
     always("the data of dc3 stays", Duration::from_secs(5), || {
         three.charli.digest() == before && three.followed().as_deref() == Some("dc1")
     });
@@ -212,13 +214,115 @@ fn the_site_that_is_followed_is_kept_while_another_offers_a_master_too_until_a_p
 fn a_site_that_does_not_say_whether_it_has_the_master_is_not_followed() {
     // As every site with an earlier release.
     let three = Three::with("follow = \"any\"");
-    three.wait_words("dc2", "write follow = \"master\" in its [[master]]");
+    three.wait_words("dc2", "its [[master]] lacks follow = \"master\"");
     three.third.wait_kind("site-doubt");
     let (code, _, err) = three.order(&["dc2", "--yes"]);
     assert!(code != 0 && err.contains("does not say whether it has the master"), "{err}");
     let out = replgate_ok(three.lab.path(), &["follow", "-c", "dc3.toml", "orders", "dc1", "--yes"]);
     assert!(out.contains("dc1 is followed for orders from now on"), "{out}");
     three.charli.wait_equal(&three.alpha);
+}
+
+#[test]
+fn the_followed_site_is_kept_once_it_does_not_say_any_more_whether_it_has_the_master() {
+    let three = Three::new();
+    let number = || three.third.each("number");
+    let link = number();
+    let text = std::fs::read_to_string(&three.first.config).expect("the test has written it");
+    reload(&three.first, &text.replace(FOLLOW, "follow = \"any\""));
+    // Its gateway lets the link go on; dc3 asks again by itself, or here for a person.
+    let (code, _, err) = three.order(&["dc1", "--yes"]);
+    assert!(
+        code != 0 && err.contains("dc1 does not say whether it has the master: it is of an earlier release"),
+        "{err}"
+    );
+    three.wait_words("dc1", "is followed, and does not say whether it has the master");
+    let status = three.following();
+    assert_eq!(status["present"]["party"], "dc1");
+    let step = status["next_step"].as_str().unwrap_or_default();
+    assert!(step.starts_with("at dc1 upgrade the gateway") && !step.contains("romote"), "{step}");
+    three.alpha.ask(&["SET", "it", "goes on"]);
+    three.charli.wait_equal(&three.alpha);
+    always("it stays so", Duration::from_secs(7), || three.followed().as_deref() == Some("dc1"));
+    assert_eq!(number(), link, "the same link");
+    reload(&three.first, &text);
+    let (code, out, err) = three.order(&["dc1"]);
+    assert!(code == 0 && out.contains("dc1 is followed for orders already"), "{out}{err}");
+    eventually("nothing is wrong any more", SOON, || three.following()["attention"].is_null());
+}
+
+#[test]
+fn a_restart_of_the_followed_gateway_moves_no_replica_to_another_site_that_claims_to_have_its_data() {
+    let mut three = Three::new();
+    // bravo has every byte; so it cannot be told from a successor.
+    three.bravo.ask(&["REPLICAOF", "NO", "ONE"]);
+    three.third.wait_log("dc2 offers a master too, and says that it has all that came here");
+    assert_eq!(three.first.stop(), Some(0));
+    eventually("dc1 is away", SOON, || three.following()["parties"][0]["state"] == "away");
+    three.first.start_again();
+    three.alpha.ask(&["SET", "at", "alpha"]);
+    three.charli.wait_equal(&three.alpha);
+    assert_eq!(three.followed().as_deref(), Some("dc1"));
+    three.wait_words("dc2", "says that it is the master too");
+    // Once it is away on end it is another thing.
+    let began = std::time::Instant::now();
+    three.first.kill();
+    eventually("dc2 is followed", SOON, || three.followed().as_deref() == Some("dc2"));
+    assert!(began.elapsed() >= Duration::from_secs(5), "after {:?}", began.elapsed());
+}
+
+#[test]
+fn a_second_gateway_of_the_followed_site_cannot_vouch_for_another_master() {
+    let lab = Lab::new();
+    let redis = |name| Redis::start(Version::System, lab.path(), name, QUIET);
+    let (alpha, stale, charli) = (redis("alpha"), redis("stale"), redis("charli"));
+    alpha.fill();
+    let (wans, entries) = ([(); 3].map(|()| free_port()), [(); 3].map(|()| free_port()));
+    let text = both_roles("dc1", alpha.port, [wans[0], wans[1]], entries[0], "dc2", FOLLOW);
+    let mut first = lab.gateway("dc1", &text);
+    let text = both_roles("dc1", stale.port, [wans[2], wans[1]], entries[1], "dc2", FOLLOW);
+    let other = lab.another("dc1", "other", &text.replace("state-dc1", "state-other"));
+    eventually("it follows its Redis", SOON, || {
+        other.status()["following"][0]["present"]["party"].is_string()
+    });
+    // On a person's word, even.
+    let party = format!("127.0.0.1:{}", stale.port);
+    replgate_ok(lab.path(), &["follow", "-c", "other.toml", "orders", &party, "--yes"]);
+    let peers = |port: u16| format!("peers = [\"127.0.0.1:{port}\"");
+    let text = from_both(entries[2], [wans[0], wans[1]]);
+    // dc2 is not needed here.
+    let text = text.replace(&format!(", {{ site = \"dc2\", {}] }}", peers(wans[1])), "");
+    let text = text.replace(&peers(wans[0]), &format!("{}, \"127.0.0.1:{}\"", peers(wans[0]), wans[2]));
+    let text = text.replace("from = [", &format!("from = [{{ site = \"dc2\", {}] }}, ", peers(wans[1])));
+    let third = lab.gateway("dc3", &text);
+    let following = || third.status()["following"][0].clone();
+    // Nothing was followed before, and dc2 is not there: a person says that it is dc1.
+    replgate_ok(lab.path(), &["follow", "-c", "dc3.toml", "orders", "dc1", "--yes"]);
+    charli.replicaof(entries[2]);
+    charli.wait_equal(&alpha);
+    let words = "is refused: its master has the history";
+    eventually("the other gateway is told of", SOON, || {
+        following()["attention"].as_str().is_some_and(|said| said.contains(words))
+    });
+    let before = charli.digest();
+    assert_eq!(first.stop(), Some(0));
+    eventually("dc1 is away", SOON, || following().to_string().contains("is reached in part"));
+    always("the data of dc3 stays", Duration::from_secs(7), || charli.digest() == before);
+    assert_eq!((stale.listed().0, following()["present"]["party"].as_str()), (0, Some("dc1")));
+    let step = following()["next_step"].to_string();
+    assert!(
+        step.contains("bring back the gateway of dc1") && step.contains("replgate follow orders dc1"),
+        "{step}"
+    );
+    first.start_again();
+    charli.wait_equal(&alpha);
+    assert_eq!(charli.digest(), before);
+    first.kill();
+    eventually("dc1 is away", SOON, || following().to_string().contains("is reached in part"));
+    let out = replgate_ok(lab.path(), &["follow", "-c", "dc3.toml", "orders", "dc1"]);
+    assert!(out.contains("every replica loses what it has") && out.contains("--yes"), "{out}");
+    replgate_ok(lab.path(), &["follow", "-c", "dc3.toml", "orders", "dc1", "--yes"]);
+    charli.wait_equal(&stale);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Snapshot;
 use super::page::{Label, Labels, Page, Value};
+use crate::admin::awaited::{self, Awaited};
 use crate::admin::ready::unready;
 use crate::follow::FollowStatus;
 use crate::link::LaneLoss;
@@ -41,8 +42,8 @@ struct Place<'a> {
     is_current: bool,
     /// Whether a client here asked a moment ago and got no link.
     without: bool,
-    /// Whether the master is known to be elsewhere, so that no link is missed.
-    is_elsewhere: bool,
+    /// Whether a link is to be there.
+    awaited: bool,
     tally: &'a Tally,
     links: Vec<&'a LinkStatus>,
 }
@@ -105,6 +106,7 @@ fn places<'a>(snapshot: &'a Snapshot<'_>) -> Vec<Place<'a>> {
         let key = (link.role.as_str(), link.name.as_str(), link.site.to_ascii_lowercase());
         links.entry(key).or_default().push(link);
     }
+    let awaited = Awaited::of(snapshot.status);
     let places = snapshot.tallies.places.iter();
     places
         .map(|(place, is_current, tally)| {
@@ -115,12 +117,14 @@ fn places<'a>(snapshot: &'a Snapshot<'_>) -> Vec<Place<'a>> {
             ];
             let key = (place.role, place.name.as_str(), place.site.to_ascii_lowercase());
             let is_replica = place.role == "replica";
+            let without = is_replica && snapshot.status.without_link.contains(&place.name);
+            let is_awaited = awaited.is(place.role, &place.name, &place.site);
             Place {
                 labels: Arc::from(labels),
                 is_replica,
                 is_current: *is_current,
-                is_elsewhere: snapshot.status.elsewhere.has(place.role, &place.name, &place.site),
-                without: is_replica && snapshot.status.without_link.contains(&place.name),
+                without,
+                awaited: is_awaited,
                 tally,
                 links: links.remove(&key).unwrap_or_default(),
             }
@@ -260,11 +264,16 @@ fn of_following(page: &mut Page, snapshot: &Snapshot<'_>) {
     page.gauge(
         "replgate_follow_attention",
         "Whether a person must look at who is followed, or at why nobody is.",
-        each(|entry| entry.attention.is_some().into()),
+        each(|entry| (entry.attention.is_some() && !awaited::waits(entry)).into()),
+    );
+    page.gauge(
+        "replgate_follow_standby",
+        "Whether nobody is followed since the Redis here are replicas of another site, or the master is here.",
+        each(|entry| awaited::waits(entry).into()),
     );
     page.counter(
         "replgate_follow_switches_total",
-        "Times that another one was followed.",
+        "Times that a Redis or a site was followed, the first one included.",
         each(|entry| entry.switches.into()),
     );
 }
@@ -281,8 +290,8 @@ fn of_links(page: &mut Page, places: &[Place<'_>]) {
     page.gauge("replgate_links", "Links now.", states);
     page.gauge(
         "replgate_link_up",
-        "Whether a link carries a replica, none is held, and no client was left without one. Not told where the master is known to be elsewhere.",
-        each(places, |place| (!place.is_elsewhere).then(|| place.is_up())),
+        "Whether a link carries a replica, none is held, and no client was left without one; where one is to be.",
+        each(places, |place| place.awaited.then(|| place.is_up())),
     );
     let without = current().filter(|place| place.is_replica).map(|place| {
         let labels = place.labels.iter().filter(|(label, _)| *label != "role").cloned();

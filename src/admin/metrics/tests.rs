@@ -409,6 +409,50 @@ fn who_is_followed_is_told_by_name_and_role_and_never_by_what_sentinels_name() {
         assert_eq!(told[&format!("replgate_{name}{{{entry}}}")], value, "{name} of {entry}");
     }
     assert!(!page.contains("10.0.0.99"), "{page}");
+
+    let waits = FollowStatus { standby: true, ..entry("carts", "master", false, Some("they are replicas")) };
+    snapshot.status.following = vec![waits, entry("orders", "replica", false, None)];
+    let told = samples(&snapshot.text(Format::Text));
+    for (name, entry, value) in [
+        ("following", carts, 0.0),
+        ("follow_standby", carts, 1.0),
+        ("follow_attention", carts, 0.0),
+        ("follow_standby", orders, 0.0),
+    ] {
+        assert_eq!(told[&format!("replgate_{name}{{{entry}}}")], value, "{name} of {entry}");
+    }
+}
+
+#[test]
+fn whether_a_link_is_up_is_told_only_where_one_is_to_be() {
+    let mut snapshot = of(&counting(&config(&[("carts", &["dc3"]), ("stock", &["dc3"])], &["orders"])));
+    let entry = |name: &str, role: &str, party: Option<&str>| FollowStatus {
+        name: name.to_owned(),
+        role: role.to_owned(),
+        present: party.map(|party| PresentStatus { party: party.to_owned(), ..PresentStatus::default() }),
+        ..FollowStatus::default()
+    };
+    let mut up = |following: Vec<FollowStatus>| {
+        snapshot.status.following = following;
+        let told = samples(&snapshot.text(Format::Text));
+        let is = |name, role, site| {
+            let series = format!(r#"replgate_link_up{{name="{name}",role="{role}",site="{site}"}}"#);
+            told.get(&series).copied()
+        };
+        (is("carts", "master", "dc3"), is("stock", "master", "dc3"), is("orders", "replica", "DC1"))
+    };
+    let zero = Some(0.0);
+    assert_eq!(up(vec![]), (zero, zero, zero), "nothing follows");
+    let five = Some("10.0.0.5:6379");
+    assert_eq!(
+        up(vec![entry("carts", "master", None), entry("orders", "replica", Some("dc9"))]),
+        (None, zero, None)
+    );
+    assert_eq!(
+        up(vec![entry("carts", "master", five), entry("orders", "replica", Some("dc1"))]),
+        (zero, zero, zero)
+    );
+    assert_eq!(up(vec![entry("orders", "master", five)]), (zero, zero, None), "its master is here");
 }
 
 /// A snapshot of which every metric has a sample.

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use maud::{Markup, html};
 
 use super::findings::mark;
+use crate::admin::awaited::Awaited;
 use crate::admin::health::{self, Level};
 use crate::admin::{Status, follow_words};
 use crate::follow::{FollowStatus, PartyStatus};
@@ -19,12 +20,13 @@ const PARTIES: usize = 16;
 /// The entries, those that need attention first.
 pub(super) fn part(status: &Status, now: i64) -> Markup {
     let mut entries: Vec<&FollowStatus> = status.following.iter().collect();
-    entries.sort_by_key(|entry| Reverse(health::of_following(entry)));
+    let awaited = Awaited::of(status);
+    entries.sort_by_key(|entry| Reverse(health::of_following(&awaited, entry)));
     html! {
         @if !entries.is_empty() {
             section #following {
                 h2 { "Who is followed" }
-                @for entry in entries.iter().take(ENTRIES) { (card(entry, now)) }
+                @for entry in entries.iter().take(ENTRIES) { (card(entry, health::of_following(&awaited, entry), now)) }
                 @if entries.len() > ENTRIES {
                     p.muted { "And " (plural(entries.len() - ENTRIES, "more name")) ": replgate status --wide" }
                 }
@@ -33,14 +35,13 @@ pub(super) fn part(status: &Status, now: i64) -> Markup {
     }
 }
 
-fn card(entry: &FollowStatus, now: i64) -> Markup {
-    let level = health::of_following(entry);
+fn card(entry: &FollowStatus, level: Level, now: i64) -> Markup {
     let place = if entry.role == "replica" { "replicas are here" } else { "the master is here" };
     html! {
         div.card {
             p {
                 span.state.(level.class()) { (mark(level)) b { (entry.name) } }
-                " follows " (follow_words::present(entry, now)) ". "
+                " " (follow_words::does(entry, now)) ". "
                 span.muted { (place) ", " (follow_words::switches(entry)) }
             }
             table {

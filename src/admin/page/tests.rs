@@ -234,6 +234,10 @@ fn who_is_followed_is_shown_with_every_party_and_sentinel() {
     let page = shown(&json!({ "present": null, "attention": "two say so", "next_step": "replgate follow" }));
     says(&page, "No master is followed for ordersorders: two say soNext: replgate follow");
     says(&page, "orders follows nobody.");
+    let waits = json!({ "present": null, "standby": true, "attention": "x", "next_step": "promote" });
+    let page = shown(&waits);
+    says(&page, "orders waits: its Redis are replicas of another site. the master is here");
+    says(&page, "All well");
     let status = status(vec![streaming(1)], &json!({}));
     assert!(!html(&status, &of_orders(), NOW).contains("Who is followed"), "nothing follows");
 }

@@ -4,7 +4,7 @@
 //! that does is asked once about each master, since the far gateway lets only so many through that
 //! ask for no sync. All peers are tried concurrently, within a bound and until one deadline.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +20,11 @@ use super::codes::Code;
 use super::names::{self, Looked};
 use super::path::{self, Measured};
 use super::report::Finding;
+use crate::admin::{awaited, follow_words};
 use crate::clock;
 use crate::config::{Config, Replica};
 use crate::escape::shown;
+use crate::follow::{FollowStatus, PartyStatus};
 use crate::lineage::Standing;
 use crate::session::Process;
 use crate::session::choice::UNTOLD;
@@ -49,6 +51,8 @@ pub(super) struct Before<'a> {
     pub(super) carried: &'a HashMap<String, f64>,
     /// The largest receive buffer of a connection.
     pub(super) receive: Option<u64>,
+    /// The names of the masters that this site has itself.
+    pub(super) here: &'a HashSet<String>,
     /// Bounds what runs at a time.
     pub(super) gate: &'a Arc<Semaphore>,
     /// When all of it ends.
@@ -175,7 +179,7 @@ pub(super) async fn check(config: &Config, material: Material, before: &Before<'
     }
     drop(running);
     paths.sort_by_key(|(way, _)| way.first());
-    let mut findings = told_of_entries(&entries, &answers, before.names);
+    let mut findings = told_of_entries(&entries, &answers, before.names, before.here);
     for (way, measured) in paths {
         let carried = way.entries().filter_map(|at| before.carried.get(&entries[at].name));
         let carried = carried.copied().reduce(f64::max);
@@ -286,6 +290,7 @@ fn told_of_entries(
     entries: &[Arc<Replica>],
     answers: &HashMap<(usize, Address), Answer>,
     names: &HashMap<Address, Looked>,
+    here: &HashSet<String>,
 ) -> Vec<Finding> {
     let (mut findings, mut open, mut count) = (Vec::new(), Vec::new(), 0);
     let mut at = 0;
@@ -313,7 +318,9 @@ fn told_of_entries(
         if has_choice {
             findings.extend(several(&entry.name, sites, &told));
         }
-        if !works && !is_open {
+        // What has its master here needs none elsewhere.
+        let all_wait = here.contains(&entry.name) && told.iter().all(|told| told.no_master);
+        if !works && !is_open && !all_wait {
             let text = match has_choice {
                 true => format!(
                     "none of its sites ({}) has the master now; the lines above say why",
@@ -378,11 +385,11 @@ fn told_of_site(
                     ),
                 )
             }
-            Some(Err(failed)) if replica.has_choice() && failed.no_master => {
+            Some(Err(failed)) if failed.no_master => {
                 told.no_master = true;
                 finding(
                     Code::PeerNoMaster,
-                    format!("peer {}: {} has no master now", failed.words, replica.site),
+                    format!("peer {}: {} has no master now, and waits", failed.words, replica.site),
                 )
             }
             Some(Err(Failed { words, .. })) => {
@@ -410,10 +417,27 @@ fn several(name: &str, sites: &[Arc<Replica>], told: &[Told]) -> Option<Finding>
     let what = if is_same {
         "with the same stream: one follows the other, and does not say so; write follow = \"master\" in its [[master]]"
     } else {
-        "with different data: make the wrong one a replica of the other; the one that is followed stays so meanwhile"
+        "with different data: find out which has the right data, and make the other one its replica: what was written to that alone is lost; the one that is followed stays so meanwhile"
     };
     let text = format!("replica {name:?}: {} offer the master, {what}", all.join(" and "));
     Some(Finding::new(Code::SitesSeveral, name, text))
+}
+
+/// What the running gateway refuses or doubts of what sites offer: it alone knows what was followed.
+pub(super) fn doubts(following: &[FollowStatus]) -> Vec<Finding> {
+    let sites = following.iter().filter(|entry| entry.role == "replica" && !awaited::waits(entry));
+    let doubt = |entry: &FollowStatus| {
+        let is_rival =
+            |party: &PartyStatus| party.state == "master" && !follow_words::is_present(entry, party);
+        let rival =
+            entry.parties.iter().any(is_rival).then(|| "another site offers the master too".to_owned());
+        let why = entry.attention.clone().or(rival)?;
+        let all = std::iter::once(why).chain(follow_words::others(entry));
+        let all = shown(all.collect::<Vec<_>>().join("; ").as_bytes());
+        let text = format!("replica {:?}: the running gateway says: {all}", entry.name);
+        Some(Finding::new(Code::SiteDoubt, &entry.name, text))
+    };
+    sites.filter_map(doubt).collect()
 }
 
 /// The entries of which a peer was not tried in time.
@@ -503,7 +527,7 @@ mod tests {
             ((1, peer("b")), failed()),
             ((2, peer("c")), failed()),
         ]);
-        let found = told_of_entries(&entries(&config), &answers, &HashMap::new());
+        let found = told_of_entries(&entries(&config), &answers, &HashMap::new(), &HashSet::new());
         let codes: Vec<_> = found.iter().map(|finding| finding.code).collect();
         use Code::{NoWay, NotReached, Peer, PeerUnreached};
         assert_eq!(codes, [Peer, PeerUnreached, PeerUnreached, PeerUnreached, NoWay, NotReached]);
@@ -522,7 +546,7 @@ mod tests {
     fn told(first: Answer, second: Answer) -> Vec<(Code, String)> {
         let peer = |host: &str| Address { host: host.to_owned(), port: 1 };
         let answers = HashMap::from([((0, peer("a")), first), ((1, peer("b")), second)]);
-        let found = told_of_entries(&choice(), &answers, &HashMap::new());
+        let found = told_of_entries(&choice(), &answers, &HashMap::new(), &HashSet::new());
         found.into_iter().map(|finding| (finding.code, finding.text)).collect()
     }
 
@@ -541,12 +565,50 @@ mod tests {
     }
 
     #[test]
+    fn a_site_that_waits_is_no_fault_where_the_master_is_here() {
+        let config = config(&[("dc1", "m", &["a:1"])]);
+        let peer = Address { host: "a".to_owned(), port: 1 };
+        let found = |answer: Answer, here: &[&str]| {
+            let answers = HashMap::from([((0, peer.clone()), answer)]);
+            let here = here.iter().map(|name| (*name).to_owned()).collect();
+            let found = told_of_entries(&entries(&config), &answers, &HashMap::new(), &here);
+            found.into_iter().map(|finding| finding.code).collect::<Vec<_>>()
+        };
+        use Code::{NoWay, PeerNoMaster, PeerUnreached};
+        assert_eq!(found(fails("a:1: no", true), &["r0"]), [PeerNoMaster]);
+        assert_eq!(found(fails("a:1: no", true), &[]), [PeerNoMaster, NoWay]);
+        assert_eq!(found(fails("a:1: no", false), &["r0"]), [PeerUnreached, NoWay]);
+    }
+
+    #[test]
+    fn a_site_whose_offer_the_running_gateway_refuses_is_told() {
+        let entry = |fields: serde_json::Value| -> FollowStatus {
+            let mut entry = serde_json::json!({"name": "orders", "role": "replica", "present": {"party": "dc1"},
+                "parties": [{"party": "dc1", "words": "is followed"},
+                    {"party": "dc2", "words": "took over at offset 5, without the last 9 bytes"}]});
+            entry.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            serde_json::from_value(entry).unwrap()
+        };
+        let found = doubts(&[entry(serde_json::json!({"attention": "dc1 does not answer"}))]);
+        assert_eq!(found[0].code, Code::SiteDoubt);
+        assert_eq!(
+            found[0].text,
+            "replica \"orders\": the running gateway says: dc1 does not answer; dc2 took over at offset 5, without the last 9 bytes"
+        );
+        assert!(doubts(&[entry(serde_json::json!({}))]).is_empty());
+        let rival = serde_json::json!({"parties": [{"party": "dc2", "state": "master", "words": "x"}]});
+        assert!(doubts(&[entry(rival)])[0].text.ends_with("another site offers the master too; dc2 x"));
+        let here = serde_json::json!({"attention": "nobody", "present": null, "standby": true});
+        assert!(doubts(&[entry(here)]).is_empty(), "the master is here");
+    }
+
+    #[test]
     fn one_of_several_sites_has_the_master_and_the_others_need_not() {
         use Code::{NoWay, Peer, PeerNoMaster, PeerUnreached, PeerUntold, SiteUnreached, SitesSeveral};
         let found = told(offers(b'a'), fails("b:1: refused: is a replica", true));
         assert_eq!(codes(&found), [Peer, PeerNoMaster]);
         assert!(found[0].1.ends_with("its Redis is up (stream aaaaaaaa, at 7)"), "{found:?}");
-        assert!(found[1].1.ends_with("refused: is a replica: dc2 has no master now"), "{found:?}");
+        assert!(found[1].1.ends_with("refused: is a replica: dc2 has no master now, and waits"), "{found:?}");
         let found = told(offers(b'a'), fails("b:1: Connection refused", false));
         assert_eq!(codes(&found), [Peer, PeerUnreached, SiteUnreached]);
         assert!(found[2].1.contains("no gateway of dc2 says that it has the master"), "{found:?}");

@@ -15,11 +15,31 @@ pub(super) struct Seen {
     pub(super) answers: bool,
     /// What it says of itself, as far as it may be read.
     pub(super) facts: Option<Facts>,
+    /// The far sites of the entry whose listener at this gateway it follows, if it does.
+    pub(super) through: Option<String>,
 }
 
 impl Seen {
     fn is(&self, role: &str) -> bool {
         self.facts.as_ref().is_some_and(|facts| facts.info("role") == Some(role))
+    }
+
+    /// Whether it says that it is a master.
+    pub(super) fn is_master(&self) -> bool {
+        self.is("master")
+    }
+
+    /// It, with its stream.
+    fn whole(&self) -> String {
+        let known =
+            self.facts.as_ref().map(|facts| (facts.info("master_replid"), facts.info("master_repl_offset")));
+        match known {
+            Some((Some(history), offset)) => {
+                let history: String = history.chars().take(8).collect();
+                format!("{} (stream {history}, at {})", self.redis, offset.unwrap_or("?"))
+            }
+            _ => self.redis.to_string(),
+        }
     }
 
     fn history(&self) -> Option<&str> {
@@ -47,10 +67,17 @@ pub(super) fn judge(master: &Master, seen: &[Seen], named: Option<&Address>, is_
     }
     let masters: Vec<&Seen> = seen.iter().filter(|seen| seen.is("master")).collect();
     let first = match masters[..] {
+        [] if seen.iter().any(|seen| seen.through.is_some()) => {
+            let sites = seen.iter().find_map(|seen| seen.through.clone()).unwrap_or_default();
+            let text = format!(
+                "its Redis are replicas of another site ({sites}), through this gateway: this site waits, and offers the master again once it has it"
+            );
+            return vec![finding(Code::MasterElsewhere, text)];
+        }
         [] if seen.iter().any(|seen| seen.answers && seen.facts.is_none()) => return Vec::new(),
         [] => {
             let text = format!(
-                "none of its Redis says that it is a master ({all}): replicas get no link until one is promoted (SENTINEL FAILOVER, or REPLICAOF NO ONE)"
+                "none of its Redis says that it is a master ({all}): replicas get no link; start the master again if it is away, and look at the other sites first, so that no second one is made: docs/failover.md"
             );
             return vec![finding(Code::NoMaster, text)];
         }
@@ -71,10 +98,8 @@ pub(super) fn judge(master: &Master, seen: &[Seen], named: Option<&Address>, is_
     findings.push(finding(Code::MasterFound, format!("{} is the master{how}", first.redis)));
     if !strays.is_empty() && master.sentinel.is_none() && !is_known {
         let text = format!(
-            "nothing was followed yet, and {} is not seen as a replica of {}: a gateway that is started now follows nobody before that is so, or before a person says it: replgate follow {} {}",
+            "nothing was followed yet, and {} is not seen as a replica of {}: a gateway that is started now follows nobody before that is so: start it, or make it a replica; if neither can be, a person says which is the master: docs/failover.md",
             strays.join(", "),
-            first.redis,
-            master.name,
             first.redis
         );
         findings.push(finding(Code::FirstUnproven, text));
@@ -84,11 +109,11 @@ pub(super) fn judge(master: &Master, seen: &[Seen], named: Option<&Address>, is_
 
 /// Several say that they are the master.
 fn several(masters: &[&Seen], named: Option<&Address>, finding: &dyn Fn(Code, String) -> Finding) -> Finding {
-    let names = masters.iter().map(|seen| seen.redis.to_string()).collect::<Vec<_>>().join(" and ");
+    let names = masters.iter().map(|seen| seen.whole()).collect::<Vec<_>>().join(" and ");
     let right = named.filter(|named| masters.iter().any(|seen| seen.redis == **named));
     let Some(right) = right else {
         let text = format!(
-            "{names} say that they are the master: one that is followed stays so while it lives, and a gateway that follows none yet follows neither; stop the writers of the wrong one, and make it a replica of the other"
+            "{names} say that they are the master: one that is followed stays so while it lives, and a gateway that follows none yet follows neither; find out which has the right data, and make the other one its replica: what was written to that alone is lost"
         );
         return finding(Code::MastersSeveral, text);
     };
@@ -124,7 +149,7 @@ mod tests {
 
     fn seen(redis: &str, role: Option<&str>, history: &str) -> Seen {
         let facts = role.map(|role| Facts::of(&[("role", role), ("master_replid", history)], &[]));
-        Seen { redis: units::address(redis).unwrap(), answers: role.is_some(), facts }
+        Seen { redis: units::address(redis).unwrap(), answers: role.is_some(), facts, through: None }
     }
 
     fn found(more: &str, seen: &[Seen], named: Option<&str>, is_known: bool) -> Vec<(Code, String)> {
@@ -166,7 +191,8 @@ mod tests {
             [Code::MasterFound, Code::FirstUnproven]
         );
         assert!(all[0].1.ends_with(", and 10.0.0.5:6379 is not seen as its replica"), "{all:?}");
-        assert!(all[1].1.ends_with("replgate follow orders 10.0.0.6:6379"), "{all:?}");
+        assert!(all[1].1.contains("10.0.0.5:6379 is not seen as a replica of 10.0.0.6:6379"), "{all:?}");
+        assert!(!all[1].1.contains("replgate follow"), "it may lose data: {all:?}");
         assert_eq!(found(MASTER, &stray, None, true).len(), 1, "it is known whom it follows");
         let other = [seen(FIVE, Some("slave"), "b"), seen(SIX, Some("master"), "a")];
         assert_eq!(found(MASTER, &other, None, false)[1].0, Code::FirstUnproven, "it has another history");
@@ -175,15 +201,32 @@ mod tests {
     }
 
     #[test]
+    fn a_site_whose_redis_follow_another_site_waits() {
+        let five = Seen { through: Some("dc2".to_owned()), ..seen(FIVE, Some("slave"), "a") };
+        let all = found(MASTER, &[five.clone(), seen(SIX, Some("slave"), "a")], None, false);
+        assert_eq!(all.iter().map(|(code, _)| *code).collect::<Vec<_>>(), [Code::MasterElsewhere]);
+        assert!(all[0].1.contains("replicas of another site (dc2)"), "{all:?}");
+        let all = found(MASTER, &[five, seen(SIX, Some("master"), "b")], None, true);
+        assert_eq!(all[0].0, Code::MasterFound, "one is a master all the same");
+    }
+
+    #[test]
     fn no_master_and_two_masters_are_told() {
         let of = |seen: &[Seen], named| found(MASTER, seen, named, false).remove(0);
         let (code, text) = of(&[seen(FIVE, Some("slave"), "a"), seen(SIX, None, "")], None);
-        assert!(code == Code::NoMaster && text.contains("until one is promoted"), "{text}");
+        assert!(code == Code::NoMaster && text.contains("look at the other sites first"), "{text}");
         let (code, text) = of(&[seen(FIVE, None, ""), seen(SIX, None, "")], None);
         assert!(code == Code::NoMaster && text.contains("none of its Redis answers"), "{text}");
         let both = [seen(FIVE, Some("master"), "a"), seen(SIX, Some("master"), "b")];
         let (code, text) = of(&both, None);
-        assert!(code == Code::MastersSeveral && text.contains("make it a replica of the other"), "{text}");
+        assert!(
+            code == Code::MastersSeveral && text.contains("what was written to that alone is lost"),
+            "{text}"
+        );
+        assert!(
+            text.contains("10.0.0.5:6379 (stream a, at ?) and 10.0.0.6:6379 (stream b, at ?) say"),
+            "{text}"
+        );
         let (code, text) = of(&both, Some(SIX));
         assert!(code == Code::MastersSeveral && text.contains("the Sentinels name 10.0.0.6:6379"), "{text}");
         assert!(text.ends_with("; do: redis-cli -h 10.0.0.5 -p 6379 REPLICAOF 10.0.0.6 6379"), "{text}");

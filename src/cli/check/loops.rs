@@ -101,11 +101,17 @@ pub(super) fn of_master(
     findings
 }
 
-/// Whether a master follows a site, through this gateway, that also follows it.
-fn ring(config: &Config, master: &Candidate, facts: &Facts, known: &Known<'_>) -> Option<Finding> {
+/// The entry whose listener this Redis follows: it is a replica of another site, through this gateway.
+pub(super) fn through<'a>(config: &'a Config, facts: &Facts, known: &Known<'_>) -> Option<&'a Replica> {
     let (host, port) = facts.follows()?;
     let followed = SocketAddr::new(host.parse().ok()?, port);
-    let entry = config.replicas.iter().find(|entry| known.reaches(followed, entry.listen))?;
+    let mut entries = config.replicas.iter().map(AsRef::as_ref);
+    entries.find(|entry: &&Replica| known.reaches(followed, entry.listen))
+}
+
+/// Whether a master follows a site, through this gateway, that also follows it.
+fn ring(config: &Config, master: &Candidate, facts: &Facts, known: &Known<'_>) -> Option<Finding> {
+    let entry = through(config, facts, known)?;
     let site = &entry.from.iter().find(|origin| master.admits(&origin.site))?.site;
     let is_of_site = |host: &str| {
         let (host, site) = (host.to_ascii_lowercase(), site.to_ascii_lowercase());

@@ -31,7 +31,7 @@ use super::words::redis_cli;
 use super::{addresses, masters};
 use crate::admin::Status;
 use crate::client::Unasked;
-use crate::config::{Auth, Commands, Config, Master, Sentinel};
+use crate::config::{Auth, Commands, Config, Master, Replica, Sentinel};
 use crate::follow::FollowStatus;
 use crate::race;
 use crate::tls::material::Material;
@@ -57,7 +57,7 @@ struct AskedMaster {
 
 impl AskedMaster {
     /// What it is, to be compared with the others.
-    fn seen(&self, candidate: &Candidate) -> Seen {
+    fn seen(&self, candidate: &Candidate, config: &Config, known: &loops::Known<'_>) -> Seen {
         let facts =
             self.facts.as_ref().and_then(|facts| facts.as_ref().ok()).filter(|facts| facts.is_known());
         let role = || {
@@ -68,7 +68,8 @@ impl AskedMaster {
             Some(Facts { info: HashMap::from([("role".to_owned(), role.to_owned())]), ..Facts::default() })
         };
         let (redis, answers) = (candidate.redis.clone(), self.tried.answers);
-        Seen { redis, answers, facts: facts.cloned().or_else(role) }
+        let through = facts.and_then(|facts| loops::through(config, facts, known)).map(Replica::sites);
+        Seen { redis, answers, facts: facts.cloned().or_else(role), through }
     }
 }
 
@@ -149,6 +150,7 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
         .collect();
     let known = loops::Known { places: &places, is_local: &is_local };
 
+    let mut here = HashSet::new();
     for (master, Asking { candidates, sentinels }) in config.masters.iter().zip(asked_masters) {
         report.extend(masters::judge(config, master));
         let about = format!("master {:?}", master.name);
@@ -160,7 +162,7 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
             }
             match timeout_at(until, asked).await {
                 Ok(Ok(asked)) => {
-                    seen.push(asked.seen(&candidate));
+                    seen.push(asked.seen(&candidate, config, &known));
                     let facts = asked.facts.as_ref().and_then(|facts| facts.as_ref().ok());
                     report.extend(loops::of_master(config, &candidate, facts, &known));
                     report.extend(of_master(config, &candidate, asked, running, login.as_ref()));
@@ -187,6 +189,9 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
                     report.add(Finding::new(Code::MasterNotReached, &master.name, text));
                 }
             }
+        }
+        if seen.iter().any(Seen::is_master) {
+            here.insert(master.name.clone());
         }
         // A Redis that was not looked at in time may be the master.
         if seen.len() == master.redis.len() {
@@ -246,8 +251,10 @@ pub(super) async fn check(config: &Config, material: Option<Material>, wanted: W
             None => HashMap::new(),
         };
         let receive = kernel.receive;
-        let before = far_sites::Before { names: &names, carried: &carried, receive, gate: &gate, until };
+        let before =
+            far_sites::Before { names: &names, carried: &carried, receive, gate: &gate, until, here: &here };
         report.extend(far_sites::check(config, material, &before).await);
+        report.extend(running.map(|status| far_sites::doubts(&status.following)).unwrap_or_default());
     }
 }
 

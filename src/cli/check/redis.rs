@@ -141,7 +141,7 @@ async fn role(master: &Candidate) -> Tried {
             tried.role = Some(finding(Code::RedisMaster, format!(" is a master at offset {offset}")));
         }
         Some("slave") if master.is_asked() => {
-            let text = " is a replica: it gets no link before it is promoted".to_owned();
+            let text = " is a replica: links go to the master alone".to_owned();
             tried.role = Some(finding(Code::CandidateReplica, text));
         }
         Some("slave") => {

@@ -164,8 +164,7 @@ fn role(judged: &Judged<'_>) -> Vec<Finding> {
         (_, Some((host, port))) => {
             let what = format!("master {:?}: Redis at {}", judged.name, judged.redis);
             let lags = if judged.may_be_replica {
-                let text =
-                    format!("{what} is a replica of {host}:{port}: it gets no link before it is promoted");
+                let text = format!("{what} is a replica of {host}:{port}: links go to the master alone");
                 findings.push(Finding::new(Code::CandidateReplica, judged.name, text));
                 "if it takes over now, it lacks what was written since"
             } else {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::View;
 use super::links::{self, Row};
 use super::wide::NAMES;
+use crate::admin::awaited::Awaited;
 use crate::admin::health::{self, Finding, Level, is_unwell};
 use crate::admin::link_words::{listed, states};
 use crate::admin::{Status, follow_words};
@@ -127,11 +128,12 @@ pub(super) fn head(status: &Status, view: View, now: i64) -> Vec<Line> {
 /// Who is followed, for each entry that follows a master.
 fn following(status: &Status, most: usize, room: (usize, usize), now: i64) -> Vec<Line> {
     let mut all: Vec<&FollowStatus> = status.following.iter().collect();
-    all.sort_by_key(|entry| std::cmp::Reverse(health::of_following(entry)));
+    let awaited = Awaited::of(status);
+    all.sort_by_key(|entry| std::cmp::Reverse(health::of_following(&awaited, entry)));
     let (entries, of_one) = room;
     let mut lines = Vec::new();
     for entry in all.iter().take(entries) {
-        let tone = match health::of_following(entry) {
+        let tone = match health::of_following(&awaited, entry) {
             Level::Bad => Tone::Bad,
             Level::Look => Tone::Warning,
             _ => Tone::Plain,

@@ -219,6 +219,25 @@ orders  to dc2    streaming  0.0 s  1.2 MB/s  80 ms  2       3 d  10.0.0.6:6379
     has(Tone::Bad, "carts follows nobody; 10.0.0.5:6379 is a replica of 10.0.0.6:6379;");
     has(Tone::Warning, "orders follows 10.0.0.6:6379 for 3 minutes, by Sentinel;");
 
+    let waits = json!({"present": null, "standby": true, "attention": "x", "next_step": "promote one"});
+    status.following = serde_json::from_value(json!([following("orders", waits)])).unwrap();
+    let shown = text(&status, columns(80));
+    assert!(shown.starts_with("ok: 1 link, streaming\n"), "{shown}");
+    assert!(
+        shown.contains("\norders waits: its Redis are replicas of another site; 10.0.0.5:6379"),
+        "{shown}"
+    );
+    let wide = super::wide::text(&status, View::default(), NOW);
+    assert!(wide.contains("orders (master here) waits: its Redis") && !wide.contains("promote"), "{wide}");
+
+    let mut away = following("orders", json!({}));
+    away["parties"][1]["state"] = "away".into();
+    status.following = serde_json::from_value(json!([away])).unwrap();
+    let first = |status: &Status| text(status, columns(80)).lines().next().unwrap().to_owned();
+    assert_eq!(first(&status), "ok: 1 link, streaming; but the master of orders cannot be reached");
+    status.links.clear();
+    assert_eq!(first(&status), "NOT WELL: the master of orders cannot be reached, and no link is left");
+
     let many: Vec<Value> = (0..600).map(|at| following(&format!("m{at}"), json!({}))).collect();
     status.following = serde_json::from_value(many.into()).unwrap();
     let view = View { lines: Some(24), ..columns(80) };

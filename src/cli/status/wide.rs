@@ -7,7 +7,7 @@ use super::View;
 use super::table::Table;
 use crate::admin::health::is_unwell;
 use crate::admin::link_words::{self, held};
-use crate::admin::{Status, follow_words};
+use crate::admin::{Status, awaited, follow_words};
 use crate::cli::text::{bytes, cut, one_line};
 use crate::clock;
 use crate::follow::FollowStatus;
@@ -47,9 +47,9 @@ fn following(entries: &[FollowStatus], now: i64) -> String {
     for entry in entries {
         let here = if entry.role == "replica" { "replicas here" } else { "master here" };
         let mut lines = vec![format!(
-            "{} ({here}) follows {}; {}",
+            "{} ({here}) {}; {}",
             entry.name,
-            follow_words::present(entry, now),
+            follow_words::does(entry, now),
             follow_words::switches(entry)
         )];
         for party in &entry.parties {
@@ -61,8 +61,11 @@ fn following(entries: &[FollowStatus], now: i64) -> String {
         lines.extend(
             entry.sentinels.iter().map(|said| format!("    Sentinel {} {}", said.sentinel, said.words)),
         );
-        lines.extend(entry.attention.iter().map(|words| format!("    attention: {words}")));
-        lines.extend(entry.next_step.iter().map(|words| format!("    next: {words}")));
+        let is_told = !awaited::waits(entry);
+        lines.extend(
+            entry.attention.iter().filter(|_| is_told).map(|words| format!("    attention: {words}")),
+        );
+        lines.extend(entry.next_step.iter().filter(|_| is_told).map(|words| format!("    next: {words}")));
         for line in lines {
             let indent = line.chars().take_while(|letter| *letter == ' ').count();
             out += &format!("{:indent$}{}\n", "", one_line(&line));

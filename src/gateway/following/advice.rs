@@ -42,7 +42,7 @@ impl Scene<'_> {
         match self.present {
             Some(own) if is_away(own) && rivals.is_empty() => self.without_master(),
             Some(own) if is_away(own) => format!(
-                "wait for {own}, or bring it back; if it is lost for good and nothing writes to it any more, see what another one costs: {order} (--yes follows it)"
+                "repair what is said of {own}, or wait for it; if it is lost for good and nothing writes to it any more, see what another one costs: {order} (--yes follows it)"
             ),
             Some(own) => format!(
                 "find out which one clients write to, and make the other one its replica (REPLICAOF); if {own} is the wrong one, see what another one costs: {order} (--yes follows it)"
@@ -69,7 +69,7 @@ impl Scene<'_> {
             |party| format!("promote the one that has most: {}", no_one(party.place)),
         );
         format!(
-            "wait for the master, or bring it back; if it is lost for good, make sure that nothing writes to it any more, then {promote}"
+            "repair what is said of the master, or wait for it; if it is lost for good, make sure that nothing writes to it any more, then {promote}"
         )
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let away = || (Look::Away("cannot be reached".to_owned()), false);
         let said = advice(&[away(), (replica(5), true), (replica(9), true)], Some(0), None);
         assert!(
-            said.starts_with("wait for the master, or bring it back; if it is lost for good, make sure"),
+            said.contains("or wait for it; if it is lost for good, make sure that nothing writes"),
             "{said}"
         );
         assert!(
@@ -157,7 +157,10 @@ mod tests {
         );
         let master = (Look::Master { standing: standing(3) }, false);
         let said = advice(&[away(), master], Some(0), None);
-        assert!(said.starts_with("wait for 10.0.0.1:6379") && said.contains("(--yes follows it)"), "{said}");
+        assert!(
+            said.contains("of 10.0.0.1:6379, or wait for it; if") && said.contains("(--yes follows it)"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -60,6 +60,10 @@ impl Keeper {
         if let Some(kept) = kept.as_ref().filter(|kept| kept.followed.passed.is_some()) {
             keeper.keep(kept.while_running());
             keeper.written().await;
+            if keeper.failed.is_some() {
+                // What it says of the offset would be believed after a crash. A full disk lets it be removed.
+                let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
+            }
         } else {
             keeper.written.clone_from(&kept);
         }

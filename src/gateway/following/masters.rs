@@ -20,6 +20,7 @@ use crate::clock;
 use crate::config::{Follow, Master, Sentinel};
 use crate::follow::candidate::{Candidate, Seen};
 use crate::follow::kept::{Kept, by_words};
+use crate::follow::look::LOST;
 use crate::follow::pace::Lead;
 use crate::follow::sentinel::{Claim, Watched, Word};
 use crate::follow::vote::{self, Outcome, Said};
@@ -310,9 +311,8 @@ impl Follower {
                 None => known.push((run, party)),
                 Some((_, first)) => {
                     let words = format!("is the same Redis as {}", self.name(*first));
-                    if let Look::Master { standing, .. } = &looks[party] {
-                        looks[party] = Look::Other { standing: Some(standing.clone()), words };
-                    }
+                    // It is no replica of itself, and so proves nothing.
+                    looks[party] = Look::Other { standing: None, words };
                 }
             }
         }
@@ -405,10 +405,12 @@ impl Follower {
             self.keeper.keep(kept.while_running());
         }
         let is_urgent = Instant::now() < self.urgent_until
-            || self.judge.present().is_none_or(|present| {
-                let awaits = matches!(sentinels, Sentinels::Name { party, .. } if *party != present.party);
-                awaits || !matches!(looks[present.party], Look::Master { .. })
-            });
+            || !self.stands_by(looks)
+                && self.judge.present().is_none_or(|present| {
+                    let awaits =
+                        matches!(sentinels, Sentinels::Name { party, .. } if *party != present.party);
+                    awaits || !matches!(looks[present.party], Look::Master { .. })
+                });
         self.lead.every(if is_urgent { URGENT } else { CALM });
     }
 
@@ -634,15 +636,18 @@ impl Follower {
         }
     }
 
-    /// Whether another site has the master, as far as can be seen here: every Redis is a replica, and the config
-    /// has a way to a master of this name at another site.
+    /// Whether another site has the master, as far as can be seen here: no Redis is a master, one is a replica whose
+    /// own master is there, and the config has a way to a master of this name at another site.
     fn stands_by(&self, looks: &[Look]) -> bool {
         let known = || looks.iter().zip(&self.parties).filter(|(_, party)| party.is_some());
         let has_a_way = || {
             let config = self.shared.config();
             config.replicas.iter().any(|replica| replica.master == self.master.name)
         };
-        let is_replica = |look: &Look| matches!(look, Look::Other { standing: Some(_), .. });
+        let is_replica = |look: &Look| match look {
+            Look::Other { standing: Some(_), words } => !words.ends_with(LOST),
+            _ => false,
+        };
         let is_none = |look: &Look| !matches!(look, Look::Master { .. } | Look::NotYet);
         known().any(|(look, _)| is_replica(look)) && known().all(|(look, _)| is_none(look)) && has_a_way()
     }

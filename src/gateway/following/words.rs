@@ -14,6 +14,9 @@ pub(super) fn doubt(doubt: &Doubt, look: &Look, followed: Option<&Followed>, sen
     match doubt {
         Doubt::NoMaster(words) | Doubt::Away(words) => words.clone(),
         Doubt::Rival => "says that it is the master too".to_owned(),
+        Doubt::Behind(lost) if standing.is_some_and(|standing| standing.earlier.is_none()) => {
+            format!("was set back: it lacks the last {lost} bytes that were passed on{}", at(standing))
+        }
         Doubt::Behind(lost) => format!(
             "took over at offset {}, without the last {lost} bytes that were passed on, up to offset {}",
             took_over_at(standing),
@@ -27,7 +30,9 @@ pub(super) fn doubt(doubt: &Doubt, look: &Look, followed: Option<&Followed>, sen
         Doubt::Restarted if standing.is_some_and(|standing| standing.earlier.is_some()) => {
             format!("took over from another stream than the one that was followed{}", at(standing))
         }
-        Doubt::Restarted => format!("was started again with a new history{}", at(standing)),
+        Doubt::Restarted => {
+            format!("has another history than when it was followed, as after a start without its data{}", at(standing))
+        }
         Doubt::Ambiguous => "has the data that was followed, and so has another one".to_owned(),
         Doubt::Unproven => {
             "says that it is the master; nothing was followed before, and not every other one answers as its replica"

@@ -141,6 +141,8 @@ impl Judge {
     pub fn new(parties: usize, followed: Option<Followed>, present: Option<Present>) -> Self {
         let present = present.filter(|present| present.party < parties && followed.is_some());
         let last = present.map(|present| present.party);
+        // What the process has done meanwhile was not seen.
+        let followed = followed.map(|followed| Followed { run: None, ..followed });
         Self { followed, present, last, doubts: vec![None; parties], is_unused: false }
     }
 
@@ -207,6 +209,7 @@ impl Judge {
         }
         if self.present.is_none() {
             self.advance(looks);
+            self.note_replica(looks);
         }
         self.doubt(looks, sentinels);
         let party = lost?.party;
@@ -250,9 +253,12 @@ impl Judge {
     fn judge_present(&mut self, looks: &[Look], sentinels: &Sentinels) {
         let Some(Present { party, .. }) = self.present else { return };
         match &looks[party] {
-            Look::NotYet | Look::Away(_) => {}
+            Look::NotYet => {}
+            // Whatever it does meanwhile is not seen.
+            Look::Away(_) => self.forget_process(),
             Look::Other { .. } => {
                 self.present = None;
+                self.forget_process();
                 if self.is_unused {
                     (self.followed, self.last) = (None, None);
                 }
@@ -266,8 +272,18 @@ impl Judge {
                     self.continue_with(standing);
                 } else {
                     self.present = None;
+                    self.forget_process();
                 }
             }
+        }
+    }
+
+    /// A process counts as the one that was followed only while every look shows it as the master: Redis also
+    /// gives up the earlier id of its stream after an hour without a replica, and with that what would show that
+    /// it has followed another one.
+    fn forget_process(&mut self) {
+        if let Some(followed) = &mut self.followed {
+            followed.run = None;
         }
     }
 
@@ -286,9 +302,8 @@ impl Judge {
                     return None;
                 }
                 let kinship = self.kinship(standing);
-                // They name an address. Of one that was started again meanwhile they may not know.
+                // They name an address, and may not know that another process has taken its place.
                 let is_known = kinship.is_none_or(Kinship::is_proof)
-                    || !self.was_followed_at(*party)
                     || self.is_seen_as_master(*party, standing, sentinels);
                 is_known.then_some((*party, By::Sentinel))
             }
@@ -334,20 +349,16 @@ impl Judge {
         self.continue_with(standing);
     }
 
-    /// What is followed has this standing now.
+    /// What is followed has this standing now. All that it has may have been passed on by now, by another gateway
+    /// of this site for one.
     fn continue_with(&mut self, standing: &Standing) {
-        let passed = match &self.followed {
+        let known = self.followed.as_ref().filter(|followed| {
             // The offsets go on under another id.
-            Some(followed)
-                if followed.history == standing.history || followed.kinship(standing).is_proof() =>
-            {
-                // All that was passed on came from this stream.
-                followed.passed.or(Some(standing.offset))
-            }
-            // Nothing of this stream was passed on.
-            _ => Some(0),
-        };
-        self.followed = Some(Followed { history: standing.history, passed, run: standing.run.clone() });
+            followed.history == standing.history || followed.kinship(standing).is_proof()
+        });
+        let passed = known.and_then(|followed| followed.passed).unwrap_or(0).max(standing.offset);
+        self.followed =
+            Some(Followed { history: standing.history, passed: Some(passed), run: standing.run.clone() });
     }
 
     /// Nobody has the master here. The stream may go on somewhere else, with a replica here: then that is
@@ -366,6 +377,23 @@ impl Judge {
         if next.all(|other| other.history == first.history) {
             let passed = followed.passed;
             self.followed = Some(Followed { history: first.history, passed, run: None });
+        }
+    }
+
+    /// Nothing was followed yet, and there is a replica: its stream is what a successor must have. Otherwise, should it
+    /// come again without its data, it would be the first one.
+    fn note_replica(&mut self, looks: &[Look]) {
+        if self.followed.is_some() || masters(looks).next().is_some() {
+            return;
+        }
+        let mut replicas = looks.iter().filter_map(|look| match look {
+            Look::Other { standing: Some(standing), .. } => Some(standing),
+            _ => None,
+        });
+        if let Some(first) = replicas.next()
+            && replicas.all(|other| other.history == first.history)
+        {
+            self.adopt(first.history);
         }
     }
 

@@ -63,15 +63,20 @@ fn the_first_master_is_taken_only_if_every_other_party_answers_as_its_replica() 
 }
 
 #[test]
-fn a_redis_of_which_nothing_was_passed_on_leaves_no_history_when_it_becomes_a_replica() {
+fn a_redis_of_which_nothing_was_passed_on_counts_by_whom_it_follows_once_it_is_a_replica() {
     let mut judge = Judge::new(1, None, None);
     judge.step(&[master('b', 0, None, "1")], &Sentinels::None, 1);
     assert_eq!(party(&judge), Some(0));
     // It was blank, and takes the data of a master elsewhere. Then it is promoted.
     judge.step(&[replica('a', 500, None)], &Sentinels::None, 2);
-    assert_eq!((party(&judge), judge.followed()), (None, None));
+    assert_eq!((party(&judge), judge.followed().unwrap().history), (None, history('a')));
+    // One that comes again without that data is not the first one.
+    let mut other = judge.clone();
+    other.step(&[master('x', 0, None, "2")], &Sentinels::None, 3);
+    assert_eq!((party(&other), &other.doubts()[0]), (None, &Some(Doubt::Stranger)));
     let change = judge.step(&[master('c', 700, Some(('a', 700)), "1")], &Sentinels::None, 3);
-    assert_eq!(change, Some(Change::Follows { party: 0, by: By::First, kinship: None }));
+    let kinship = Some(Kinship::Successor);
+    assert_eq!(change, Some(Change::Follows { party: 0, by: By::Lineage, kinship }));
     // What somebody has got of it stands, even if it is a snapshot before the first byte of a stream.
     judge.passes(history('c'), Some(0));
     judge.step(&[replica('d', 500, None)], &Sentinels::None, 4);
@@ -88,7 +93,7 @@ fn a_successor_is_followed_once_the_one_before_is_no_master() {
         let kinship = Some(Kinship::Successor);
         assert_eq!(change, Some(Change::Follows { party: 1, by: By::Lineage, kinship }));
         assert_eq!(judge.present(), Some(Present { party: 1, by: By::Lineage, since: 9 }));
-        assert_eq!(judge.followed().unwrap().passed, Some(100), "the offsets go on");
+        assert_eq!(judge.followed().unwrap().passed, Some(120), "all that it has may be passed on by now");
         assert_eq!(judge.step(&looks, &Sentinels::None, 10), None, "once");
     }
 }
@@ -135,7 +140,7 @@ fn who_lacks_bytes_that_were_passed_on_needs_a_persons_word() {
     assert_eq!((party(&judge), &judge.doubts()[1]), (None, &Some(Doubt::Behind(10))));
     let change = judge.order(1, &looks, &Sentinels::None, 11).unwrap();
     assert_eq!(change, Change::Follows { party: 1, by: By::Person, kinship: Some(Kinship::Behind(10)) });
-    assert_eq!(judge.followed().unwrap().passed, Some(0), "nothing of it was passed on");
+    assert_eq!(judge.followed().unwrap().passed, Some(120), "of its own stream");
     assert_eq!(judge.step(&looks, &Sentinels::None, 12), None);
     assert_eq!(judge.present(), Some(Present { party: 1, by: By::Person, since: 11 }));
 }
@@ -171,9 +176,9 @@ fn whom_the_sentinels_name_is_followed_once_it_says_so_itself() {
     assert_eq!(party(&judge), Some(0), "it is no master yet");
     // It lacks ten bytes, and the old one still says that it is the master.
     let looks = [old(), master('b', 120, Some(('a', 91)), "two")];
-    let kinship = Some(Kinship::Behind(10));
+    let kinship = Some(Kinship::Behind(40));
     assert_eq!(
-        judge.step(&looks, &named(1, None), 9),
+        judge.step(&looks, &named(1, Some("two")), 9),
         Some(Change::Follows { party: 1, by: By::Sentinel, kinship })
     );
     assert_eq!(judge.step(&looks, &named(1, None), 9), None);
@@ -205,6 +210,22 @@ fn without_a_majority_that_agrees_nothing_moves_and_without_one_that_answers_his
     assert_eq!((party(&judge), &judge.doubts()[1]), (None, &Some(Doubt::NotNamed)));
     judge.step(&looks, &Sentinels::Silent, 9);
     assert_eq!(party(&judge), Some(1));
+}
+
+#[test]
+fn a_process_that_was_no_master_in_between_is_not_known_by_its_name_any_more() {
+    // It followed another one, and has given up every trace of that since.
+    let renamed = || [master('n', 130, None, "one"), replica('a', 90, None)];
+    for between in [replica('x', 5, None), away(), master('y', 7, Some(('x', 5)), "one")] {
+        let mut judge = settled();
+        judge.step(&[between.clone(), replica('a', 90, None)], &Sentinels::None, 8);
+        judge.step(&renamed(), &Sentinels::None, 9);
+        assert_eq!(party(&judge), None, "{between:?}");
+    }
+    let judge = settled();
+    let mut restarted = Judge::new(2, judge.followed().cloned(), judge.present());
+    restarted.step(&renamed(), &Sentinels::None, 9);
+    assert_eq!(party(&restarted), None, "nobody has seen what it did meanwhile");
 }
 
 #[test]
