@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::file;
-use crate::lineage::judge::{By, Present};
+use crate::lineage::judge::{By, Judge};
 use crate::lineage::{Followed, History};
 use crate::link::Side;
 
@@ -26,19 +26,21 @@ pub struct Kept {
     pub followed: Followed,
     /// Who was followed, if somebody was: the party's name, who said so, since when (seconds since 1970).
     pub present: Option<(String, By, i64)>,
+    /// The party that is followed, or was last.
+    pub last: Option<String>,
 }
 
 impl Kept {
     /// What a judge knows, whose parties have these names.
-    pub fn of(followed: &Followed, present: Option<Present>, name: impl Fn(usize) -> String) -> Self {
-        let present = present.map(|present| (name(present.party), present.by, present.since));
-        Self { followed: followed.clone(), present }
+    pub fn of(followed: &Followed, judge: &Judge, name: impl Fn(usize) -> String) -> Self {
+        let present = judge.present().map(|present| (name(present.party), present.by, present.since));
+        Self { followed: followed.clone(), present, last: judge.last().map(name) }
     }
 
     /// The same without how far the stream was passed on.
     pub fn while_running(&self) -> Self {
         let followed = Followed { passed: None, ..self.followed.clone() };
-        Self { followed, present: self.present.clone() }
+        Self { followed, present: self.present.clone(), last: self.last.clone() }
     }
 }
 
@@ -51,6 +53,7 @@ struct Written {
     present: Option<String>,
     by: Option<String>,
     since: Option<i64>,
+    last: Option<String>,
 }
 
 /// The words for who said so, in files and in `status`.
@@ -98,7 +101,7 @@ pub fn read(path: &Path) -> Result<Option<Kept>, String> {
         (None, None, None) => None,
         _ => return Err("`present`, `by` and `since` do not belong together".to_owned()),
     };
-    Ok(Some(Kept { followed, present }))
+    Ok(Some(Kept { followed, present, last: written.last }))
 }
 
 /// Writes it as a whole or not at all. The folder is made if it is not there.
@@ -114,6 +117,7 @@ pub fn write(path: &Path, name: &str, kept: &Kept) -> io::Result<()> {
         present,
         by,
         since,
+        last: kept.last.clone(),
     };
     let head = format!(
         "# What this gateway has followed for {name:?}: by this it knows another Redis that has the same data.\n\
@@ -130,7 +134,8 @@ mod tests {
     fn kept() -> Kept {
         let history = History::read(&[b'a'; 40]).unwrap();
         let followed = Followed { history, passed: Some(77), run: Some("r".to_owned()) };
-        Kept { followed, present: Some(("10.0.0.6:6379".to_owned(), By::Lineage, 1700)) }
+        let last = Some("10.0.0.6:6379".to_owned());
+        Kept { followed, present: last.clone().map(|last| (last, By::Lineage, 1700)), last }
     }
 
     #[test]

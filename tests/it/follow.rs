@@ -111,7 +111,6 @@ fn links_to_a_master_that_hangs_end_when_another_one_is_promoted_and_say_so() {
         two.bravo.ask(&["GET", "after"]) == "the switch"
     });
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!(two.alpha2.sync_full(), 0);
     two.first.wait_end("moved");
     two.second.wait_far_end("NoMaster");
@@ -396,7 +395,6 @@ fn links_follow_the_sentinels_and_a_returning_old_master_does_not_get_them_back(
     two.alpha2.ask(&["SET", "after", "the switch"]);
     eventually("the first byte at dc2", SOON, || two.bravo.ask(&["GET", "after"]) == "the switch");
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(3), "{took:?}");
     eprintln!("first byte at dc2 {took:?} after +switch-master");
     assert_eq!((two.followed(), needless_full_syncs(&two.alpha2)), (Some(at(&two.alpha2)), 0));
     assert_eq!(following(&two.first)["present"]["by"], "sentinel");

@@ -1,6 +1,6 @@
 //! Validates the files as written: makes a [`Config`] of it and records every fault.
 //!
-//! What a `[[master]]` holds is in [`master`], what a `[[replica]]` holds in [`replica`].
+//! What a `[[master]]` holds is in [`mod@master`], what a `[[replica]]` holds in [`mod@replica`].
 
 mod master;
 mod replica;

@@ -184,8 +184,9 @@ impl Follower {
             doubts: Doubts::default(),
             master: Arc::clone(&master),
         };
+        let last = kept.as_ref().and_then(|kept| kept.last.clone());
         let (followed, present) = kept.map(|kept| (kept.followed, kept.present)).unzip();
-        follower.lay_out(Vec::new(), followed, present.flatten());
+        follower.lay_out(Vec::new(), followed, present.flatten(), last);
         follower.ask_sentinels(&master);
         follower
     }
@@ -196,6 +197,7 @@ impl Follower {
         mut before: Vec<Candidate>,
         followed: Option<Followed>,
         present: Option<(String, By, i64)>,
+        last: Option<String>,
     ) {
         let mut watch = |place: &Address, follower: &Self| {
             let at = before.iter().position(|candidate| candidate.place == *place);
@@ -217,7 +219,8 @@ impl Follower {
             let party = (0..self.parties.len()).find(|party| self.name(*party) == name)?;
             Some(Present { party, by, since })
         });
-        self.judge = Judge::new(self.parties.len(), followed, present);
+        let last = last.and_then(|name| (0..self.parties.len()).find(|party| self.name(*party) == name));
+        self.judge = Judge::new(self.parties.len(), followed, present).followed_last(last);
     }
 
     /// Begins to look at a Redis.
@@ -240,12 +243,14 @@ impl Follower {
     fn change(&mut self, master: Arc<Master>) {
         let present = self.judge.present();
         let present = present.map(|present| (self.name(present.party), present.by, present.since));
+        let names: Vec<_> = (0..self.parties.len()).map(|party| self.name(party)).collect();
         let earlier = std::mem::replace(&mut self.master, master);
         let mut before: Vec<_> = self.parties.drain(..).flatten().collect();
         if earlier.auth() != self.master.auth() {
             before.clear();
         }
-        self.lay_out(before, self.judge.followed().cloned(), present);
+        let last = self.judge.last().and_then(|last| names.get(last).cloned());
+        self.lay_out(before, self.judge.followed().cloned(), present, last);
         if earlier.sentinel != self.master.sentinel {
             let master = Arc::clone(&self.master);
             self.ask_sentinels(&master);
@@ -405,19 +410,17 @@ impl Follower {
             self.keeper.keep(kept.while_running());
         }
         let is_urgent = Instant::now() < self.urgent_until
-            || !self.stands_by(looks)
-                && self.judge.present().is_none_or(|present| {
-                    let awaits =
-                        matches!(sentinels, Sentinels::Name { party, .. } if *party != present.party);
-                    awaits || !matches!(looks[present.party], Look::Master { .. })
-                });
+            || self.judge.present().is_none_or(|present| {
+                let awaits = matches!(sentinels, Sentinels::Name { party, .. } if *party != present.party);
+                awaits || !matches!(looks[present.party], Look::Master { .. })
+            });
         self.lead.every(if is_urgent { URGENT } else { CALM });
     }
 
     /// What a restart must know: nothing, where nobody got anything of the first one.
     fn kept(&self) -> Option<Kept> {
         let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
-        Some(Kept::of(followed, self.judge.present(), |party| self.name(party)))
+        Some(Kept::of(followed, &self.judge, |party| self.name(party)))
     }
 
     /// What the Sentinels say together, also as a clause.

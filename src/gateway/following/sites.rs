@@ -136,7 +136,7 @@ fn of_links(shared: &Shared, entry: &Replica) -> Option<Kept> {
     let site = sites(entry).into_iter().find(carries)?;
     let (history, passed) = shared.registry.stream(Side::Dialler, &entry.name)?;
     let followed = Followed { history, passed, run: None };
-    Some(Kept { followed, present: Some((site, By::First, clock::now())) })
+    Some(Kept { followed, present: Some((site.clone(), By::First, clock::now())), last: Some(site) })
 }
 
 /// The task of an entry.
@@ -355,7 +355,7 @@ impl Sites {
 
     fn kept(&self) -> Option<Kept> {
         let followed = self.judge.followed().filter(|_| !self.judge.is_unused())?;
-        Some(Kept::of(followed, self.judge.present(), |party| self.sites[party].name.clone()))
+        Some(Kept::of(followed, &self.judge, |party| self.sites[party].name.clone()))
     }
 
     /// Asks every site whose time has come.

@@ -153,6 +153,17 @@ impl Judge {
         self.doubts[party] = None;
     }
 
+    /// The party that is followed, or was last.
+    pub fn last(&self) -> Option<usize> {
+        self.last
+    }
+
+    /// This party was the last one that was followed.
+    pub fn followed_last(mut self, party: Option<usize>) -> Self {
+        self.last = self.last.or(party.filter(|party| *party < self.doubts.len()));
+        self
+    }
+
     /// Who is followed.
     pub fn present(&self) -> Option<Present> {
         self.present
@@ -302,8 +313,10 @@ impl Judge {
                     return None;
                 }
                 let kinship = self.kinship(standing);
-                // They name an address, and may not know that another process has taken its place.
+                // They name an address, and may not know that another process has taken the place of the one that
+                // was followed there.
                 let is_known = kinship.is_none_or(Kinship::is_proof)
+                    || !self.was_followed_at(*party)
                     || self.is_seen_as_master(*party, standing, sentinels);
                 is_known.then_some((*party, By::Sentinel))
             }

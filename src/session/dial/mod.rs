@@ -169,9 +169,10 @@ pub async fn probe(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(Sock
     Ok(part(reached).await)
 }
 
-/// As [`probe`], but it counts as no dial, and changes nothing for later ones.
+/// As [`probe`], but it counts as no dial, and changes nothing for later ones. Only the addresses of the entry are
+/// tried, not that of other links: each gateway of a site may have something else to say.
 pub async fn look(dialer: &Arc<Dialer>, replica: &Arc<Replica>) -> Result<(SocketAddr, Accept), Unreached> {
-    let reached = race(dialer, replica, about(replica), |_| Ok(())).await?;
+    let reached = race(dialer, replica, None, about(replica), |_| Ok(())).await?;
     Ok(part(reached).await)
 }
 
@@ -224,7 +225,8 @@ async fn reach(
     want: impl Fn(Option<Id>) -> Request,
     fits: impl Fn(&Accept) -> Result<(), String>,
 ) -> Result<(Lane, Accept), Unreached> {
-    let reached = race(dialer, replica, want, fits).await;
+    let sibling = dialer.registry.sibling(&replica.name, &replica.site);
+    let reached = race(dialer, replica, sibling, want, fits).await;
     let dialled = match &reached {
         Ok(_) => Dialled::Opened,
         Err(unreached) if unreached.answered => Dialled::Refused,
@@ -237,14 +239,14 @@ async fn reach(
     reached
 }
 
-/// As [`reach`], but nothing of it is noted.
+/// As [`reach`], but nothing of it is noted. `sibling` is the address and the gateway of another link of the entry.
 async fn race(
     dialer: &Arc<Dialer>,
     replica: &Arc<Replica>,
+    sibling: Option<(SocketAddr, Id)>,
     want: impl Fn(Option<Id>) -> Request,
     fits: impl Fn(&Accept) -> Result<(), String>,
 ) -> Result<(Lane, Accept), Unreached> {
-    let sibling = dialer.registry.sibling(&replica.name, &replica.site);
     let instance = sibling.map(|(_, instance)| instance);
     let (mut failures, mut answered, mut refusals) = (Vec::new(), false, Vec::new());
     let judge = |(lane, accept): (Lane, Accept)| match fits(&accept) {

@@ -89,7 +89,7 @@ fn back(entry: &str, own: &str, why: Why) -> String {
     match why {
         Why::Untold => tell(own),
         Why::NoRedis => {
-            format!("wait for its Redis, and see `replgate status` at {own}: another one there may take over")
+            format!("wait for the Redis of {own}, and see `replgate status` there: another one may take over")
         }
         Why::Partial => format!(
             "bring back the gateway of {own} that is missing; if it is gone for good, and the other one has the right data: {}",
@@ -160,6 +160,9 @@ mod tests {
             "at dc1 upgrade the gateway, or write follow = \"master\" in its [[master]]"
         );
         let no_redis = next_step("orders", &[("dc1", State::Away(Why::NoRedis), true)]);
-        assert!(no_redis.starts_with("wait for its Redis, and see `replgate status` at dc1"), "{no_redis}");
+        assert!(
+            no_redis.starts_with("wait for the Redis of dc1, and see `replgate status` there"),
+            "{no_redis}"
+        );
     }
 }
