@@ -262,7 +262,7 @@ fn a_far_master_that_renames_its_stream_is_known_by_what_the_links_have_passed_o
     let mut judge = settled();
     judge.has_renamed(history('n'), Some(120));
     judge.step(&there, &Sentinels::None, 9);
-    assert_eq!((party(&judge), judge.followed().unwrap().passed), (Some(0), Some(120)));
+    assert_eq!((party(&judge), judge.followed().unwrap().passed), (Some(0), Some(130)));
     let mut nobody = settled();
     nobody.step(&[replica('q', 1, None), away()], &Sentinels::None, 9);
     nobody.has_renamed(history('n'), Some(120));
