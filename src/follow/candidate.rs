@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::asking::Asking;
-use super::look::{self, QUESTIONS};
+use super::look::{self, QUESTIONS, Upstream};
 use super::pace::Pace;
 use crate::config::Auth;
 use crate::lineage::judge::Look;
@@ -18,6 +18,8 @@ use crate::units::Address;
 pub struct Seen {
     /// What it is.
     pub look: Look,
+    /// Whom it follows, if it is a replica.
+    pub upstream: Option<Upstream>,
     /// The address that was looked at, if it was ever reached.
     pub address: Option<SocketAddr>,
     /// Every address of its name.
@@ -39,15 +41,16 @@ impl Candidate {
         let user = login.as_ref().and_then(|login| login.username.clone());
         let user = user.unwrap_or_else(|| "default".to_owned());
         let mut asking = Asking::new(place.clone(), login, QUESTIONS, None, pace);
-        let (tell, seen) =
-            watch::channel(Seen { look: Look::NotYet, address: None, known: asking.known().to_vec() });
+        let known = asking.known().to_vec();
+        let (tell, seen) = watch::channel(Seen { look: Look::NotYet, upstream: None, address: None, known });
         let looking = tokio::spawn(async move {
             loop {
-                let look = match asking.next().await {
-                    Ok(answers) => look::look(&answers, &user),
-                    Err(why) => Look::Away(why),
+                let (look, upstream) = match asking.next().await {
+                    Ok(answers) => (look::look(&answers, &user), look::upstream(&answers)),
+                    Err(why) => (Look::Away(why), None),
                 };
-                tell.send_replace(Seen { look, address: asking.address(), known: asking.known().to_vec() });
+                let known = asking.known().to_vec();
+                tell.send_replace(Seen { look, upstream, address: asking.address(), known });
                 changed.notify_one();
             }
         });

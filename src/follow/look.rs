@@ -11,9 +11,7 @@ use crate::escape::shown;
 use crate::lineage::judge::Look;
 use crate::lineage::{History, Standing};
 use crate::redis::info::fields;
-
-/// How the words for a replica end that has no connection to its master.
-pub const LOST: &str = ", and has lost it";
+use crate::units::Address;
 
 /// What is asked, in this order.
 pub const QUESTIONS: &[&[&str]] = &[&["INFO", "server"], &["INFO", "persistence"], &["INFO", "replication"]];
@@ -46,6 +44,29 @@ pub fn look(answers: &[Reply], user: &str) -> Look {
         }
         None => Look::Away("does not say what its role is: is it a Redis?".to_owned()),
     }
+}
+
+/// Whom it follows, if it is a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// The address, as it was given to the replica.
+    pub place: Address,
+    /// Whether its link there is up, or it gets all data over it.
+    pub works: bool,
+}
+
+/// Reads from the answers to [`QUESTIONS`] whom a replica follows; `None` if it is no replica or does not say.
+pub fn upstream(answers: &[Reply]) -> Option<Upstream> {
+    let [_, Reply::Text(persistence), Reply::Text(replication)] = answers else { return None };
+    if first(replication, "role") != Some(b"slave") {
+        return None;
+    }
+    let host = text(first(replication, "master_host")?)?.to_owned();
+    let port = text(first(replication, "master_port")?)?.parse().ok()?;
+    let works = first(replication, "master_link_status") == Some(b"up")
+        || is_set(replication, "master_sync_in_progress")
+        || is_set(persistence, "loading");
+    Some(Upstream { place: Address { host, port }, works })
 }
 
 /// Looks once over a connection on which every answer was read, within `within`. Returns the connection too. The
@@ -90,7 +111,7 @@ fn replica(replication: &[u8], persistence: &[u8]) -> String {
     } else if first(replication, "master_link_status") == Some(b"up") {
         ""
     } else {
-        LOST
+        ", and has lost it"
     };
     format!("is a replica of {place}{state}")
 }
@@ -181,6 +202,23 @@ mod tests {
         assert!(said(&text.replace("in_progress:0", "in_progress:1")).1.ends_with("gets all data from it"));
         assert_eq!(said("role:slave\nmaster_host:\x1b[2J\n").0, None);
         assert!(!said("role:slave\nmaster_host:\x1b[2J\n").1.contains('\x1b'));
+    }
+
+    #[test]
+    fn a_link_of_a_replica_works_while_it_is_up_or_gets_all_data() {
+        let of = |persistence: &str, replication: &str| {
+            let reply = |text: &str| Reply::Text(text.as_bytes().to_vec());
+            upstream(&[reply(""), reply(persistence), reply(replication)])
+        };
+        let text = "role:slave\r\nmaster_host:fd00::6\r\nmaster_port:6390\r\nmaster_link_status:down\r\nmaster_sync_in_progress:0\r\n";
+        let place = Address { host: "fd00::6".to_owned(), port: 6390 };
+        let works = |works| Some(Upstream { place: place.clone(), works });
+        assert_eq!(of("", text), works(false));
+        assert_eq!(of("", &text.replace("status:down", "status:up")), works(true));
+        assert_eq!(of("", &text.replace("in_progress:0", "in_progress:1")), works(true));
+        assert_eq!(of("loading:1\r\n", text), works(true));
+        assert_eq!(of("", &text.replace("slave", "master")), None);
+        assert_eq!(upstream(&[]), None);
     }
 
     #[test]

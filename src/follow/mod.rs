@@ -193,6 +193,19 @@ impl Following {
     }
 }
 
+impl State {
+    /// Why nobody is followed, if that was judged.
+    fn why_nobody(&self) -> Option<String> {
+        let FollowStatus { name, standby, attention, .. } = &self.status;
+        if *standby && attention.is_none() {
+            return Some(format!(
+                "{name} waits at this site: its Redis are replicas of another site through this gateway"
+            ));
+        }
+        attention.clone()
+    }
+}
+
 impl Entry {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds a state")
@@ -202,11 +215,7 @@ impl Entry {
     pub fn target(&self) -> Result<Target, String> {
         let state = self.state();
         state.target.clone().ok_or_else(|| {
-            state
-                .status
-                .attention
-                .clone()
-                .unwrap_or_else(|| "it is not known yet who is the master".to_owned())
+            state.why_nobody().unwrap_or_else(|| "it is not known yet who is the master".to_owned())
         })
     }
 
@@ -240,11 +249,7 @@ impl Entry {
                 Err(format!("site {} has the master of {} now", target.party, state.status.name))
             }
             Some(target) => Err(format!("{} is the master of {} now", target.party, state.status.name)),
-            None => Err(state
-                .status
-                .attention
-                .clone()
-                .unwrap_or_else(|| format!("{party} is no master any more"))),
+            None => Err(state.why_nobody().unwrap_or_else(|| format!("{party} is no master any more"))),
         }
     }
 
@@ -382,5 +387,9 @@ mod tests {
         entry.judged(None, FollowStatus { attention: Some("nobody".to_owned()), ..status("replica") });
         entry.has_instead(Some(standing()));
         assert_eq!(entry.offer(), Err(Absent::NoMaster("nobody".to_owned(), Some(Box::new(standing())))));
+        entry.judged(None, FollowStatus { standby: true, ..status("replica") });
+        let words = "orders waits at this site: its Redis are replicas of another site through this gateway";
+        assert_eq!(entry.offer(), Err(Absent::NoMaster(words.to_owned(), Some(Box::new(standing())))));
+        assert_eq!(entry.goes_on("dc1"), Err(words.to_owned()));
     }
 }

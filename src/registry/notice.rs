@@ -32,6 +32,8 @@ notices! {
     MASTER_FOLLOWED = "master-followed": Link;
     /// The Redis that was followed is not the master any more.
     MASTER_LOST = "master-lost": Link;
+    /// The Redis of a master are replicas of another site from now on.
+    MASTER_STANDBY = "master-standby": Link;
     /// Another site is followed for a `[[replica]]` from now on.
     SITE_FOLLOWED = "site-followed": Link;
     /// The site that was followed does not have the master any more.

@@ -595,3 +595,113 @@ fn a_master_that_takes_another_ones_data_before_the_replica_asks_passes_none_of_
     two.alpha2.process.signal("CONT");
     eprintln!("the replica was told {said:?}");
 }
+
+/// A config of a site whose Redis is the master, or follows the other site through this gateway.
+fn both_ways(site: &str, own: (u16, u16), redis: &[u16], other: (&str, u16)) -> String {
+    let redis: Vec<_> = redis.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    format!(
+        "{}[state]\ndir = \"state-{site}\"\n[tunnel]\nlisten = \"127.0.0.1:{}\"\n[[master]]\nname = \"orders\"\nredis = [{}]\nfollow = \"master\"\nallow = [\"{}\"]\n[[replica]]\nname = \"orders\"\nlisten = \"127.0.0.1:{}\"\nsite = \"{}\"\npeers = [\"127.0.0.1:{}\"]\n",
+        tls(site),
+        own.0,
+        redis.join(", "),
+        other.0,
+        own.1,
+        other.0,
+        other.1
+    )
+}
+
+#[test]
+fn a_site_that_comes_back_as_a_replica_waits_and_is_the_masters_site_again_without_an_order() {
+    let lab = Lab::new();
+    let redis = |name| Redis::start(Version::System, lab.path(), name, QUIET);
+    let (mut alpha, alpha2, bravo) = (redis("alpha"), redis("alpha2"), redis("bravo"));
+    alpha.fill();
+    alpha2.replicaof(alpha.port);
+    alpha2.wait_equal(&alpha);
+    let (wan, entry) = ([free_port(), free_port()], [free_port(), free_port()]);
+    let mut first = lab
+        .gateway("dc1", &both_ways("dc1", (wan[0], entry[0]), &[alpha.port, alpha2.port], ("dc2", wan[1])));
+    let second = lab.gateway("dc2", &both_ways("dc2", (wan[1], entry[1]), &[bravo.port], ("dc1", wan[0])));
+    bravo.replicaof(entry[1]);
+    bravo.wait_equal(&alpha);
+    let is_standby = |gateway: &Gateway| {
+        let status = following(gateway);
+        status["standby"] == true && status["attention"].is_null() && status["next_step"].is_null()
+    };
+    eventually("dc2 waits", SOON, || is_standby(&second));
+    second.wait_event("waits at this site", &["kind=\"master-standby\""]);
+    assert_eq!(second.lines("ERROR", ""), 0, "{}", second.log());
+    // Alpha is lost, with the site. Bravo takes over.
+    alpha.kill();
+    alpha2.process.signal("STOP");
+    let away = || following(&first).to_string();
+    eventually("it is told what to do", SOON, || away().contains("or wait for it"));
+    bravo.ask(&["REPLICAOF", "NO", "ONE"]);
+    eventually("dc2 has the master", SOON, || followed(&second) == Some(at(&bravo)));
+    bravo.ask(&["SET", "since", "the failover"]);
+    // Alpha comes back blank, and gets all data of bravo through its own gateway.
+    alpha.start_again();
+    first.wait_kind("master-lost");
+    let listener = format!("REPLICAOF 127.0.0.1 {}", entry[0]);
+    eventually("it is told how it becomes a replica", SOON, || {
+        let next = following(&first)["next_step"].as_str().unwrap_or_default().to_owned();
+        next.find(&listener).is_some_and(|at| next.find("replgate follow").is_some_and(|last| at < last))
+    });
+    alpha.replicaof(entry[0]);
+    alpha2.process.signal("CONT");
+    alpha.wait_equal(&bravo);
+    alpha2.wait_equal(&bravo);
+    eventually("dc1 waits", SOON, || is_standby(&first));
+    first.wait_kind("master-standby");
+    let stream = bravo.info("master_replid");
+    let file = lab.path().join("state-dc1/follow-master-orders.toml");
+    eventually("the stream is kept", SOON, || {
+        std::fs::read_to_string(&file).is_ok_and(|kept| kept.contains(&stream))
+    });
+    // Without the other site it does not wait any more.
+    second.process.signal("STOP");
+    bravo.process.signal("STOP");
+    alpha.ask(&["CLIENT", "KILL", "TYPE", "master"]);
+    eventually("it is told where to look", Duration::from_secs(30), || {
+        let status = following(&first);
+        let next = status["next_step"].as_str().unwrap_or_default();
+        status["standby"] == false && next.starts_with("look first why the replica's own link")
+    });
+    second.process.signal("CONT");
+    bravo.process.signal("CONT");
+    eventually("dc1 waits again", Duration::from_secs(30), || is_standby(&first));
+    // A restart does not forget it. Then the planned return.
+    assert_eq!(first.stop(), Some(0));
+    first.start_again();
+    eventually("dc1 waits again", Duration::from_secs(30), || is_standby(&first));
+    alpha.wait_equal(&bravo);
+    alpha2.wait_equal(&bravo);
+    let full = bravo.sync_full() + alpha.sync_full();
+    alpha.ask(&["REPLICAOF", "NO", "ONE"]);
+    bravo.replicaof(entry[1]);
+    eventually("dc1 follows alpha", SOON, || followed(&first) == Some(at(&alpha)));
+    assert_eq!(following(&first)["present"]["by"], "lineage");
+    alpha.ask(&["SET", "back", "home"]);
+    bravo.wait_equal(&alpha);
+    alpha2.wait_equal(&alpha);
+    eventually("dc2 waits again", SOON, || is_standby(&second));
+    assert_eq!(bravo.sync_full() + alpha.sync_full(), full, "nobody needed all data");
+}
+
+#[test]
+fn a_site_whose_master_hangs_at_the_start_does_not_wait() {
+    let lab = Lab::new();
+    let (alpha, alpha2) = (lab.redis("alpha"), lab.redis("alpha2"));
+    alpha2.replicaof(alpha.port);
+    alpha2.wait_equal(&alpha);
+    alpha.process.signal("STOP");
+    let config =
+        both_ways("dc1", (free_port(), free_port()), &[alpha.port, alpha2.port], ("dc2", free_port()));
+    let first = lab.gateway("dc1", &config);
+    first.wait_kind("master-doubt");
+    let status = following(&first);
+    assert!(status["standby"] == false && status["attention"].is_string(), "{status}");
+    alpha.process.signal("CONT");
+    eventually("alpha is followed", SOON, || followed(&first) == Some(at(&alpha)));
+}

@@ -3,6 +3,8 @@
 //!
 //! With Sentinels alone, the parties are the Redis that they name and the one that they named before.
 
+mod standby;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::standby::Standby;
 use super::advice;
 use super::keeper::Keeper;
 use super::words;
@@ -20,7 +23,6 @@ use crate::clock;
 use crate::config::{Follow, Master, Sentinel};
 use crate::follow::candidate::{Candidate, Seen};
 use crate::follow::kept::{Kept, by_words};
-use crate::follow::look::LOST;
 use crate::follow::pace::Lead;
 use crate::follow::sentinel::{Claim, Watched, Word};
 use crate::follow::vote::{self, Outcome, Said};
@@ -138,6 +140,7 @@ struct Follower {
     /// When it was last asked how far the links have passed the stream on.
     counted: Option<Instant>,
     doubts: Doubts,
+    standby: Standby,
 }
 
 /// What was last said of a doubt.
@@ -182,6 +185,7 @@ impl Follower {
             urgent_until: Instant::now(),
             counted: None,
             doubts: Doubts::default(),
+            standby: Standby::default(),
             master: Arc::clone(&master),
         };
         let last = kept.as_ref().and_then(|kept| kept.last.clone());
@@ -340,6 +344,7 @@ impl Follower {
         }
         self.adopt(&looks);
         let change = self.judge.step(&looks, &sentinels, clock::now());
+        self.look_beyond(&seen, &looks);
         self.settle(&seen, &looks, &sentinels, &said, change);
     }
 
@@ -404,6 +409,10 @@ impl Follower {
         }));
         if let Some(change) = change {
             self.tell(&change, looks, said);
+        }
+        if self.standby.is_news() {
+            let name = &self.master.name;
+            info!(kind = notice::MASTER_STANDBY, link = %name, "{name} waits at this site: its Redis are replicas of another site through this gateway");
         }
         self.tell_doubts(attention);
         if let Some(kept) = self.kept() {
@@ -544,7 +553,7 @@ impl Follower {
                 .iter()
                 .map(|sentinel| words::sentinel(&sentinel.place.to_string(), &sentinel.said()))
                 .collect(),
-            standby: present.is_none() && self.stands_by(looks),
+            standby: self.standby.is_on(),
             attention,
             next_step,
             switches: self.switches,
@@ -562,7 +571,7 @@ impl Follower {
         };
         let present = self.judge.present().map(|present| present.party);
         let Some(party) = present else {
-            if looks.iter().all(|look| *look == Look::NotYet) || self.stands_by(looks) {
+            if known().any(|party| looks[party] == Look::NotYet) || self.standby.is_on() {
                 return None;
             }
             let mut told = advice::together(known().filter_map(clause));
@@ -570,7 +579,13 @@ impl Follower {
                 told += &format!("; {said}");
             }
             let attention = format!("no Redis is known to be the master of {name}: {told}");
-            return Some((attention, self.next_step(looks, None)));
+            let mut next_step = self.next_step(looks, None);
+            if self.standby.is_cut_off() {
+                next_step = format!(
+                    "look first why the replica's own link through this gateway is down: replgate status shows it; {next_step}"
+                );
+            }
+            return Some((attention, next_step));
         };
         let rivals = known().filter(|party| matches!(looks[*party], Look::Master { .. }));
         let mut told = advice::together(rivals.filter_map(clause));
@@ -639,20 +654,21 @@ impl Follower {
         }
     }
 
-    /// Whether another site has the master, as far as can be seen here: no Redis is a master, one is a replica whose
-    /// own master is there, and the config has a way to a master of this name at another site.
-    fn stands_by(&self, looks: &[Look]) -> bool {
-        let known = || looks.iter().zip(&self.parties).filter(|(_, party)| party.is_some());
-        let has_a_way = || {
-            let config = self.shared.config();
-            config.replicas.iter().any(|replica| replica.master == self.master.name)
+    /// Takes up whether the Redis here are replicas of another site, through this gateway: none is a master, and
+    /// one follows a listener of this gateway.
+    fn look_beyond(&mut self, seen: &[Option<Seen>], looks: &[Look]) {
+        let config = self.shared.config();
+        let is_own = |place: &Address| {
+            let mut replicas = config.replicas.iter();
+            replicas
+                .any(|replica| replica.master == self.master.name && standby::is_at(place, replica.listen))
         };
-        let is_replica = |look: &Look| match look {
-            Look::Other { standing: Some(_), words } => !words.ends_with(LOST),
-            _ => false,
-        };
-        let is_none = |look: &Look| !matches!(look, Look::Master { .. } | Look::NotYet);
-        known().any(|(look, _)| is_replica(look)) && known().all(|(look, _)| is_none(look)) && has_a_way()
+        let upstreams = seen.iter().flatten().filter_map(|seen| seen.upstream.as_ref());
+        let own = upstreams.filter(|upstream| is_own(&upstream.place)).map(|upstream| upstream.works);
+        let works = own.reduce(|one, other| one || other);
+        let is_alone = self.judge.present().is_none()
+            && !looks.iter().any(|look| matches!(look, Look::Master { .. } | Look::NotYet));
+        self.standby.look(works.filter(|_| is_alone), Instant::now());
     }
 
     /// Logs who is followed now, or that nobody is.
