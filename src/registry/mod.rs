@@ -336,6 +336,14 @@ impl Registry {
         all
     }
 
+    /// The streams that links of an entry carry now, over a lane.
+    pub fn carries_now(&self, side: Side, name: &str) -> Vec<lineage::History> {
+        let state = self.lock();
+        let live =
+            state.links.iter().filter(|link| link.side == side && link.name == name && !link.is_held());
+        live.filter_map(|link| Some(link.passed()?.0)).collect()
+    }
+
     /// The stream that the links of an entry carry, or have carried last, and how far they have passed it on;
     /// `None` if no link has passed any since the start.
     pub fn stream(&self, side: Side, name: &str) -> Option<(lineage::History, Option<u64>)> {

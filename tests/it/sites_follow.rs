@@ -276,6 +276,62 @@ fn a_restart_of_the_followed_gateway_moves_no_replica_to_another_site_that_claim
 }
 
 #[test]
+fn a_second_gateway_of_the_followed_site_cannot_vouch_for_another_master() {
+    let lab = Lab::new();
+    let redis = |name| Redis::start(Version::System, lab.path(), name, QUIET);
+    let (alpha, stale, charli) = (redis("alpha"), redis("stale"), redis("charli"));
+    alpha.fill();
+    let (wans, entries) = ([(); 3].map(|()| free_port()), [(); 3].map(|()| free_port()));
+    let text = both_roles("dc1", alpha.port, [wans[0], wans[1]], entries[0], "dc2", FOLLOW);
+    let mut first = lab.gateway("dc1", &text);
+    let text = both_roles("dc1", stale.port, [wans[2], wans[1]], entries[1], "dc2", FOLLOW);
+    let other = lab.another("dc1", "other", &text.replace("state-dc1", "state-other"));
+    eventually("it follows its Redis", SOON, || {
+        other.status()["following"][0]["present"]["party"].is_string()
+    });
+    // On a person's word, even.
+    let party = format!("127.0.0.1:{}", stale.port);
+    let config = other.config.to_str().expect("a path of letters");
+    replgate_ok(lab.path(), &["follow", "-c", config, "orders", &party, "--yes"]);
+    let peers = |port: u16| format!("peers = [\"127.0.0.1:{port}\"");
+    let text = from_both(entries[2], [wans[0], wans[1]]);
+    let text = text.replace(&peers(wans[0]), &format!("{}, \"127.0.0.1:{}\"", peers(wans[0]), wans[2]));
+    let third = lab.gateway("dc3", &text);
+    let following = || third.status()["following"][0].clone();
+    // Nothing was followed before, and dc2 is not there: a person says that it is dc1.
+    eventually("dc3 has asked", SOON, || following()["parties"][0]["state"] == "master");
+    replgate_ok(lab.path(), &["follow", "-c", "dc3.toml", "orders", "dc1", "--yes"]);
+    charli.replicaof(entries[2]);
+    charli.wait_equal(&alpha);
+    let words = "is refused: its master has the history";
+    eventually("the other gateway is told of", SOON, || {
+        following()["attention"].as_str().is_some_and(|said| said.contains(words))
+    });
+    let before = charli.digest();
+    assert_eq!(first.stop(), Some(0));
+    eventually("dc1 is away", SOON, || following().to_string().contains("is reached in part"));
+    always("the data of dc3 stays", Duration::from_secs(7), || charli.digest() == before);
+    assert_eq!((stale.listed().0, following()["present"]["party"].as_str()), (0, Some("dc1")));
+    let step = following()["next_step"].to_string();
+    assert!(
+        step.contains("bring back the gateway of dc1") && step.contains("replgate follow orders dc1"),
+        "{step}"
+    );
+    first.start_again();
+    charli.wait_equal(&alpha);
+    assert_eq!(charli.digest(), before);
+    first.kill();
+    eventually("dc1 is away", SOON, || following().to_string().contains("is reached in part"));
+    let out = replgate_ok(lab.path(), &["follow", "-c", "dc3.toml", "orders", "dc1"]);
+    assert!(out.contains("every replica loses what it has"), "{out}");
+    replgate_ok(lab.path(), &["follow", "-c", "dc3.toml", "orders", "dc1", "--yes"]);
+    // Its link to the gateway that is gone is held for a while; a new one goes to the other.
+    charli.ask(&["REPLICAOF", "NO", "ONE"]);
+    charli.replicaof(entries[2]);
+    charli.wait_equal(&stale);
+}
+
+#[test]
 fn what_was_followed_is_known_after_a_restart_and_no_site_but_that_one_is_followed() {
     let mut three = Three::new();
     assert_eq!(three.third.stop(), Some(0));

@@ -349,18 +349,20 @@ impl Follower {
     }
 
     /// A Redis here may have become a replica of another site through this gateway, by a full sync, which leaves
-    /// nothing of its earlier history. Then that stream is what a successor must have.
+    /// nothing of its earlier history. Then that stream is what a successor must have. Only while a link carries
+    /// it: one that came here earlier may be older than what was followed since.
     fn adopt(&mut self, looks: &[Look]) {
-        if self.judge.present().is_some() || looks.iter().any(|look| matches!(look, Look::Master { .. })) {
+        let is_open = |look: &Look| matches!(look, Look::Master { .. } | Look::NotYet);
+        if self.judge.present().is_some() || looks.iter().any(is_open) {
             return;
         }
         let config = self.shared.config();
         let entries = config.replicas.iter().filter(|replica| replica.master == self.master.name);
-        let passed = entries.flat_map(|entry| self.shared.registry.passed(Side::Dialler, &entry.name));
-        let passed: Vec<_> = passed.map(|(stream, _)| stream).collect();
+        let carried: Vec<_> =
+            entries.flat_map(|entry| self.shared.registry.carries_now(Side::Dialler, &entry.name)).collect();
         let own = looks.iter().find_map(|look| match look {
             Look::Other { standing: Some(standing), .. } => {
-                Some(standing.history).filter(|history| passed.contains(history))
+                Some(standing.history).filter(|history| carried.contains(history))
             }
             _ => None,
         });
