@@ -392,7 +392,7 @@ impl Follower {
             let party = self.name(present.party);
             match (&looks[present.party], seen[present.party].as_ref().and_then(|seen| seen.address)) {
                 (Look::Master { standing, .. }, Some(address)) => {
-                    Some(Target { party, addresses: vec![address], standing: standing.clone() })
+                    Some(Target { party, addresses: vec![address], standing: self.judge.told(standing) })
                 }
                 _ => self.target.take().filter(|target| target.party == party),
             }

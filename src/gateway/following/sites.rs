@@ -441,19 +441,6 @@ impl Sites {
         }
     }
 
-    /// Takes up that the site which is followed has the very stream that its links have passed on last.
-    fn take_renamed(&mut self) {
-        let Some(present) = self.judge.present() else { return };
-        let Site { name, look: Look::Master { standing }, .. } = &self.sites[present.party] else { return };
-        let newest = self.shared.registry.stream(Side::Dialler, &self.name);
-        if let Some((history, passed)) = newest.filter(|newest| !self.given_up.contains(newest))
-            && history == standing.history
-            && self.shared.registry.carried(&self.name, name) > 0
-        {
-            self.judge.has_renamed(history, passed);
-        }
-    }
-
     /// A site was asked, and this is what it is; `None` if it is not in the config any more: then this task ends
     /// soon.
     fn seen(&mut self, at: usize, found: Option<Found>) {
@@ -466,7 +453,6 @@ impl Sites {
         };
         site.found(found, now);
         self.take_passed();
-        self.take_renamed();
         let change = self.judge.step(&self.looks(now), &Sentinels::None, clock::now());
         self.settle(change.as_ref());
         self.sites[at].due = now + self.pause(at, now);

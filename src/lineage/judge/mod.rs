@@ -134,6 +134,9 @@ pub struct Judge {
     /// Whether nothing was followed before, and nobody got anything of what is followed: a Redis of a new site,
     /// say, that was a master before it became a replica. So there is nothing that a successor must have.
     is_unused: bool,
+    /// The earlier id of what is followed, if its Redis has renamed the stream, and the first offset that does not
+    /// belong to it.
+    renamed: Option<(History, u64)>,
 }
 
 impl Judge {
@@ -143,7 +146,7 @@ impl Judge {
         let last = present.map(|present| present.party);
         // What the process has done meanwhile was not seen.
         let followed = followed.map(|followed| Followed { run: None, ..followed });
-        Self { followed, present, last, doubts: vec![None; parties], is_unused: false }
+        Self { followed, present, last, doubts: vec![None; parties], is_unused: false, renamed: None }
     }
 
     /// The place of a party is taken by another one, which is not followed.
@@ -180,6 +183,15 @@ impl Judge {
         self.is_unused
     }
 
+    /// A Redis with this standing as another site is told of it. Redis renames its stream when its first replica
+    /// comes, or after an hour without one, and then states no earlier id. Who has seen that it is the same process
+    /// all the time says it in its place.
+    pub fn told(&self, standing: &Standing) -> Standing {
+        let is_followed = self.followed.as_ref().is_some_and(|known| known.history == standing.history);
+        let renamed = self.renamed.filter(|_| is_followed);
+        Standing { earlier: standing.earlier.or(renamed), ..standing.clone() }
+    }
+
     /// Why each party is not followed; `None` for the one that is, and for one that was not asked yet.
     pub fn doubts(&self) -> &[Option<Doubt>] {
         &self.doubts
@@ -200,19 +212,6 @@ impl Judge {
         if self.present.is_none() && self.followed.as_ref().is_none_or(|known| known.history != history) {
             self.followed = Some(Followed { history, passed: Some(0), run: None });
             (self.last, self.is_unused) = (None, false);
-        }
-    }
-
-    /// The newest links to who is followed have passed on this stream, and that is the one which it has: then it is
-    /// what is followed. A Redis renames its stream when a replica comes to it for the first time, or after an
-    /// hour without one, and a far site cannot tell that from another process.
-    pub fn has_renamed(&mut self, history: History, passed: Option<u64>) {
-        if let Some(followed) = &mut self.followed
-            && self.present.is_some()
-            && followed.history != history
-        {
-            *followed = Followed { history, passed, run: None };
-            self.is_unused = false;
         }
     }
 
@@ -378,6 +377,10 @@ impl Judge {
     /// What is followed has this standing now. All that it has may have been passed on by now, by another gateway
     /// of this site for one.
     fn continue_with(&mut self, standing: &Standing) {
+        if let Some(before) = self.followed.as_ref().filter(|before| before.history != standing.history) {
+            let is_renamed = before.kinship(standing) == Kinship::Renamed;
+            self.renamed = is_renamed.then_some((before.history, standing.offset + 1));
+        }
         let known = self.followed.as_ref().filter(|followed| {
             // The offsets go on under another id.
             followed.history == standing.history || followed.kinship(standing).is_proof()

@@ -257,16 +257,24 @@ fn the_stream_that_goes_on_elsewhere_is_what_a_successor_must_have() {
 }
 
 #[test]
-fn a_far_master_that_renames_its_stream_is_known_by_what_the_links_have_passed_on() {
-    let there = [master('n', 130, None, "-"), away()];
-    let mut judge = settled();
-    judge.has_renamed(history('n'), Some(120));
-    judge.step(&there, &Sentinels::None, 9);
-    assert_eq!((party(&judge), judge.followed().unwrap().passed), (Some(0), Some(130)));
-    let mut nobody = settled();
-    nobody.step(&[replica('q', 1, None), away()], &Sentinels::None, 9);
-    nobody.has_renamed(history('n'), Some(120));
-    assert_eq!(nobody.followed().unwrap().history, history('a'), "nobody is followed");
+fn a_stream_that_was_renamed_is_told_to_other_sites_with_its_earlier_name() {
+    let (mut here, mut there) = (settled(), settled());
+    let renamed = standing('n', 130, None, "one");
+    here.step(&[Look::Master { standing: renamed.clone() }, away()], &Sentinels::None, 9);
+    let told = here.told(&renamed);
+    assert_eq!(told.earlier, Some((history('a'), 131)));
+    assert_eq!(here.told(&standing('x', 1, None, "two")).earlier, None, "another Redis");
+    // The other site does not know the process.
+    let offer = |standing: &Standing| Look::Master { standing: Standing { run: None, ..standing.clone() } };
+    there.step(&[offer(&told), away()], &Sentinels::None, 9);
+    assert_eq!((party(&there), there.followed().unwrap().history), (Some(0), history('n')));
+    let mut untold = settled();
+    untold.step(&[offer(&renamed), away()], &Sentinels::None, 9);
+    assert_eq!(party(&untold), None);
+    // Once another one has taken over, that is told by Redis itself.
+    let taken = standing('b', 140, Some(('n', 131)), "two");
+    here.step(&[away(), Look::Master { standing: taken.clone() }], &Sentinels::None, 10);
+    assert_eq!(here.told(&taken), taken);
 }
 
 #[test]
